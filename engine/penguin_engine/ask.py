@@ -1,0 +1,234 @@
+"""One question about images or a clip, from files to a grounded answer. Needs any `Runtime`; knows no ROS.
+
+A clip is read twice: once to label its frames, once to encode them at the sizes that follow from the labels. Between
+the two nothing but labels is held, so memory does not grow with the length of the clip.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from penguin_engine.generation import Generation, Sampling, generate
+from penguin_engine.runtime import Runtime, check_fits
+from penguin_models.errors import MediaError, PromptError
+from penguin_models.grounding import Grounding, parse
+from penguin_models.media import Clip
+from penguin_models.processor import Processor, Visual
+from penguin_models.tra import Allocation, KeyframePolicy
+from penguin_models.types import Frame, FrameKind, PatchedImage, Size, UInt8Array
+
+# Frames are encoded together up to about so many patches; their pixels are freed before the next ones are read.
+_PATCHES_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """What is known of a clip after it was read once."""
+
+    times_s: tuple[float, ...]
+    kinds: tuple[FrameKind, ...]
+    size: Size
+
+
+@dataclass
+class Answer:
+    """An answer and what it cost.
+
+    Attributes:
+        raw: as the model wrote it.
+        grounding: clean text, objects and time ranges.
+        image_size: pixels of the image that boxes refer to: the last one shown.
+        ended_by: "end", "stop", "length" or "cancelled".
+        frames: images or sampled frames that the model looked at.
+        key_frames: of them, labelled as key frames.
+        visual_tokens: what they cost.
+        prompt_tokens: all tokens before the answer.
+        generated_tokens: tokens of the answer.
+        seconds: wall time of "read" (decoding and labelling), "encode", "prefill" and "decode".
+    """
+
+    raw: str = ""
+    grounding: Grounding = field(default_factory=lambda: Grounding(""))
+    image_size: Size | None = None
+    ended_by: str = ""
+    frames: int = 0
+    key_frames: int = 0
+    visual_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: plain types, boxes in pixels of the image they refer to."""
+        boxes = [o.box.to_pixels(self.image_size) if self.image_size else None for o in self.grounding.objects]
+        return {
+            "answer": self.grounding.text,
+            "raw": self.raw,
+            "objects": [
+                {"label": o.label, "box_px": box} for o, box in zip(self.grounding.objects, boxes, strict=True)
+            ],
+            "time_ranges": [{"start_s": t.start_s, "end_s": t.end_s} for t in self.grounding.time_ranges],
+            "malformed_boxes": self.grounding.malformed,
+            "ended_by": self.ended_by,
+            "frames": self.frames,
+            "key_frames": self.key_frames,
+            "tokens": {
+                "visual": self.visual_tokens,
+                "prompt": self.prompt_tokens,
+                "generated": self.generated_tokens,
+            },
+            "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
+        }
+
+
+def ask(
+    runtime: Runtime,
+    processor: Processor,
+    question: str,
+    images: Sequence[UInt8Array] = (),
+    clip: Clip | None = None,
+    policy: KeyframePolicy | None = None,
+    max_tokens: int | None = None,
+    size_rule: str = "strict",
+    sampling: Sampling | None = None,
+    on_text: Callable[[str], None] = lambda piece: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Answer:
+    """Answers a question.
+
+    Args:
+        runtime: runs the model.
+        processor: of the same checkpoint.
+        question: plain text.
+        images: uint8 [H, W, 3] each, of any sizes.
+        clip: a video or bag, shown after the images.
+        policy: labels the clip's frames; needed with a clip.
+        max_tokens: budget of visual tokens; the checkpoint's if None.
+        size_rule: "strict" or "reference".
+        sampling: how the answer is generated.
+        on_text: called with each piece of text as it comes.
+        cancelled: asked between two tokens.
+
+    Raises:
+        PromptError: an empty question, or reserved tokens in it.
+        BudgetError: the budget is too small for the frames.
+        ContextLengthError: prompt and answer exceed the context; raised before anything is encoded.
+        MediaError: the clip cannot be read.
+    """
+    sampling = sampling or Sampling()
+    if not question.strip():
+        raise PromptError("the question is empty")
+    answer, clock = Answer(), _Clock()
+    labelled = None
+    if clip is not None:
+        assert policy is not None, "a clip needs a policy"
+        labelled = label_clip(clip, policy)
+    answer.seconds["read"] = clock.lap()
+
+    visuals = [Visual(Size(*image.shape[:2])) for image in images]
+    if labelled is not None:
+        visuals.append(Visual.video(labelled.size, labelled.kinds))
+    allocations = processor.allocate(visuals, max_tokens, size_rule)
+    parts = processor.prompt_parts([_message(question, len(images), labelled)])
+    _count(answer, parts, visuals, allocations)
+    wanted = answer.prompt_tokens + sampling.max_new_tokens
+    check_fits(wanted, runtime.info.context_length, "the prompt with its answer")
+
+    visual_tokens: list[Any] = []
+    for batch in _batches(_patched(processor, images, clip, visuals, allocations)):
+        visual_tokens += runtime.encode(batch)
+    answer.seconds["encode"] = clock.lap()
+
+    cache = runtime.open_cache(wanted)
+    try:
+        logits = cache.append([p for pair in zip(parts, [*visual_tokens, []], strict=True) for p in pair])
+        answer.seconds["prefill"] = clock.lap()
+        generation = Generation()
+        for piece in generate(cache, logits, processor, sampling, generation, cancelled):
+            on_text(piece)
+        answer.seconds["decode"] = clock.lap()
+    finally:
+        cache.close()
+    return replace(
+        answer,
+        raw=generation.text,
+        grounding=parse(generation.text),
+        image_size=visuals[-1].native if visuals else None,
+        ended_by=generation.ended_by,
+        generated_tokens=len(generation.ids),
+    )
+
+
+def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
+    """Reads a clip once and labels its frames, holding one at a time.
+
+    Raises:
+        MediaError: the clip is empty or cannot be read.
+    """
+    policy.reset()
+    times, kinds, size = [], [], None
+    for time_s, rgb in clip:
+        frame = Frame(rgb, round(time_s * 1e9))
+        kinds.append(policy.observe(frame))
+        times.append(time_s)
+        size = frame.size
+    if size is None:
+        raise MediaError("the clip has no frames")
+    return LabelledClip(tuple(times), tuple(kinds), size)
+
+
+def _message(question: str, images: int, labelled: LabelledClip | None) -> dict[str, Any]:
+    content: list[dict[str, Any]] = [{"type": "image"}] * images
+    if labelled is not None:
+        content = [*content, {"type": "video", "num_frames": len(labelled.kinds), "timestamps": labelled.times_s}]
+    return {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+
+
+def _count(
+    answer: Answer, parts: list[list[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]
+) -> None:
+    kinds = [kind for visual in visuals for kind in visual.kinds]
+    answer.frames = len(kinds)
+    answer.key_frames = kinds.count(FrameKind.KEY)
+    answer.visual_tokens = sum(a.total_tokens(v.kinds) for v, a in zip(visuals, allocations, strict=True))
+    answer.prompt_tokens = answer.visual_tokens + sum(len(part) for part in parts)
+
+
+def _patched(
+    processor: Processor,
+    images: Sequence[UInt8Array],
+    clip: Clip | None,
+    visuals: Sequence[Visual],
+    allocations: Sequence[Allocation],
+) -> Iterator[PatchedImage]:
+    for image, visual, allocation in zip(images, visuals, allocations, strict=False):
+        yield from processor.patch([image], visual.kinds, allocation)
+    if clip is not None:
+        yield from processor.patch((frame.rgb for frame in clip), visuals[-1].kinds, allocations[-1])
+
+
+def _batches(images: Iterator[PatchedImage]) -> Iterator[list[PatchedImage]]:
+    batch: list[PatchedImage] = []
+    patches = 0
+    for image in images:
+        if batch and patches + image.grid.area > _PATCHES_PER_BATCH:
+            yield batch
+            batch, patches = [], 0
+        batch.append(image)
+        patches += image.grid.area
+    if batch:
+        yield batch
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds

@@ -1,0 +1,20 @@
+"""The model, without ROS and without runtimes.
+
+`load_pretrained` and `save_pretrained` are the usual way in; importing the package itself does not import torch.
+"""
+
+from typing import Any
+
+__all__ = ["convert_llm_to_encoder", "load_pretrained", "save_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_pretrained", "save_pretrained"):
+        from penguin_models import checkpoint
+
+        return getattr(checkpoint, name)
+    if name == "convert_llm_to_encoder":
+        from penguin_models.encoder_from_llm import convert_llm_to_encoder
+
+        return convert_llm_to_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,112 @@
+"""Conversations as the decoder reads them: the released chat template, and what of it is trained.
+
+A conversation is a list of messages {"role": "system" | "user" | "assistant", "content": ...}; the content is a string
+or a list of parts:
+  {"type": "text", "text": str}
+  {"type": "image", "time": seconds (optional)}
+  {"type": "video", "num_frames": int, "timestamps": [seconds, ...] (may be empty)}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from penguin_models.errors import PromptError
+
+Message = Mapping[str, Any]
+
+IMAGE = "<image>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"
+NO_THINKING = THINK_START + THINK_END
+"""Closed at once: the model answers without thinking aloud."""
+RESERVED = (IMAGE, TURN_START, TURN_END)
+_ROLES = ("system", "user", "assistant")
+
+
+class Segment(NamedTuple):
+    """A stretch of the prompt, and whether training learns to say it."""
+
+    text: str
+    trained: bool
+
+
+def render(conversation: Sequence[Message], add_generation_prompt: bool = True, think: bool = False) -> str:
+    """The prompt text of a conversation; every frame is one `<image>`.
+
+    Args:
+        conversation: see the module's docstring. No system message is added.
+        add_generation_prompt: end with the beginning of an answer.
+        think: let the model think before it answers.
+
+    Raises:
+        PromptError: a malformed message, or a reserved token in a text.
+    """
+    prompt = "".join(
+        f"{TURN_START}{_role(message)}\n{render_content(message)}{TURN_END}\n" for message in conversation
+    )
+    if add_generation_prompt:
+        prompt += f"{TURN_START}assistant\n" + ("" if think else NO_THINKING)
+    return prompt
+
+
+def training_segments(conversation: Sequence[Message]) -> list[Segment]:
+    """Splits a conversation into what is trained and what is not.
+
+    Trained are the assistant's words and the `<|im_end|>` after them. Answers that do not think get the closed think
+    prefix, which is not trained; of answers that do, only the opening `<think>` is not.
+    """
+    segments = []
+    for message in conversation:
+        role, content = _role(message), render_content(message)
+        opening = f"{TURN_START}{role}\n"
+        if role != "assistant":
+            segments.append(Segment(f"{opening}{content}{TURN_END}\n", False))
+            continue
+        thinks = content.startswith(THINK_START)
+        segments.append(Segment(opening + (THINK_START if thinks else NO_THINKING), False))
+        segments.append(Segment((content.removeprefix(THINK_START) if thinks else content) + TURN_END, True))
+        segments.append(Segment("\n", False))
+    return segments
+
+
+def render_content(message: Message) -> str:
+    """Text of one message, with `<image>` for every frame."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return _checked(content)
+    if not isinstance(content, Sequence):
+        raise PromptError(f"a message's content must be a string or a list of parts, not {content!r}")
+    return "".join(_render_part(part) for part in content)
+
+
+def _render_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text":
+        return _checked(part["text"])
+    if kind == "image":
+        time = part.get("time")
+        return f"{IMAGE}\n" if time is None else f"Time {time:.1f}s: {IMAGE}\n"
+    if kind == "video":
+        frames, times = part["num_frames"], part.get("timestamps") or []
+        if len(times) not in (0, frames):
+            raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
+        if not times:
+            return ",".join([IMAGE] * frames) + "\n"
+        return ",".join(f"Time {time:.1f}s:{IMAGE}" for time in times) + "\n"
+    raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
+
+
+def _checked(text: str) -> str:
+    for token in RESERVED:
+        if token in text:
+            raise PromptError(f"the text contains {token!r}, which has a meaning of its own to the model; leave it out")
+    return text
+
+
+def _role(message: Message) -> str:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in _ROLES:
+        raise PromptError(f"a message's role must be one of {', '.join(_ROLES)}, not {role!r}")
+    return str(role)

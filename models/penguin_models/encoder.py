@@ -1,0 +1,303 @@
+"""Penguin-Encoder: a transformer with the layers of a Qwen3 LLM that reads image patches.
+
+Attention is bidirectional inside a frame and never crosses frames, so a frame's features depend only on its pixels and
+size, and frames can be encoded in any order and grouping. Parameter names are those of released checkpoints.
+
+Axes: N patches of all frames, packed; D hidden; A heads; K key-value heads; E head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from penguin_models.config import EncoderConfig
+from penguin_models.types import Size
+
+MAX_PATCHES_PER_PASS = 4096
+"""Frames are encoded in passes of about this many patches: memory stays constant, however long the video."""
+
+
+@dataclass(frozen=True)
+class FrameShape:
+    """Patch grid of one frame and how many patches a side become one token."""
+
+    grid: Size
+    merge_size: int
+
+    @property
+    def patches(self) -> int:
+        """Patches of the frame."""
+        return self.grid.area
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where each frame lies in a packed sequence; frames of equal length lie side by side.
+
+    Attributes:
+        runs: (frames, patches of each) for runs of frames of equal length.
+        cos: [N, 1, E], see `rotary_table`.
+        sin: [N, 1, E].
+        cu_seqlens: int32 [frames + 1], first patch of each frame; only where packed attention is used.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    cos: Tensor
+    sin: Tensor
+    cu_seqlens: Tensor | None
+
+
+@lru_cache(maxsize=256)
+def patch_positions(grid: Size, merge_size: int) -> Tensor:
+    """Row and column of each patch of a frame in block order: int64 [N, 2]."""
+    rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
+    m = merge_size
+    positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
+    return positions.transpose(1, 2).reshape(-1, 2)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Factors of the released 2D rotary embedding: out = x * cos + rotate_half(x) * sin.
+
+    Both axes use the same frequencies f. The first half of a head takes the angle row * f in both factors, the second
+    half the angle column * f. The two halves of a pair thus turn by different angles: not a rotation, but what
+    checkpoints were trained with.
+
+    Args:
+        positions: [N, 2] row and column of each patch.
+        head_dim: E.
+        theta: base of the frequencies.
+
+    Returns:
+        cos and sin, float32 [N, 1, E].
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    frequencies = theta**-exponents  # [E/2]
+    angles = (positions.float()[:, :, None] * frequencies).flatten(1)[:, None]  # [N, 1, E]: rows, then columns
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Applies `rotary_table` to queries or keys [N, heads, E]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm; computed in float32 whatever the type of its input."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises the last axis."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class FrameAttention(nn.Module):
+    """Grouped-query attention inside each frame of a packed sequence."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        hidden, self.head_dim = config.hidden_size, config.head_dim
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """Attends inside each frame: [N, D] -> [N, D]."""
+        heads = (x.shape[0], -1, self.head_dim)
+        q = rotate(self.q_norm(self.q_proj(x).view(heads)), packing.cos, packing.sin)
+        k = rotate(self.k_norm(self.k_proj(x).view(heads)), packing.cos, packing.sin)
+        v = self.v_proj(x).view(heads)
+        if packing.cu_seqlens is None:
+            attended = _attend_in_runs(q, k, v, packing.runs)
+        else:
+            attended = _attend_packed(q, k, v, packing)
+        return self.o_proj(attended.flatten(1))
+
+
+class GatedMLP(nn.Module):
+    """SiLU-gated feed-forward layer."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, D] -> [N, D]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = FrameAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """[N, D] -> [N, D]."""
+        x = x + self.self_attn(self.input_layernorm(x), packing)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class PatchEmbeddings(nn.Module):
+    """The patch embedding: a convolution whose kernel is its stride, hence one matrix product per patch."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        p = config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=p, stride=p)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Flattened patches [N, C*P*P] -> [N, D]."""
+        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
+        return F.linear(patches.to(weight.dtype), weight.flatten(1), bias)
+
+
+class EncoderLayers(nn.Module):
+    """The transformer layers and the final norm."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """[N, D] -> [N, D]."""
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(layer, x, packing, use_reentrant=False)
+            else:
+                x = layer(x, packing)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+class PenguinEncoder(nn.Module):
+    """The vision encoder: patches of frames of any sizes -> one feature vector per visual token."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = PatchEmbeddings(config)
+        self.encoder = EncoderLayers(config)
+
+    def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
+        """Encodes frames of any sizes.
+
+        Without gradients the frames go through in passes of about `MAX_PATCHES_PER_PASS` patches.
+
+        Args:
+            patches: [N, C*P*P], the patches of all frames one after the other, each frame in block order. May lie on
+                another device than the weights.
+            frames: shape of each frame; their patches add up to N.
+
+        Returns:
+            [tokens, D]: after the final norm, the mean of each merge_size x merge_size block (the bilinear
+            downsampling of the reference is this mean for merge_size 2), frames in the given order.
+        """
+        total = sum(frame.patches for frame in frames)
+        assert total == patches.shape[0], f"{patches.shape[0]} patches given, the frames have {total}"
+        starts, start = [], 0
+        for frame in frames:
+            starts.append(start)
+            start += frame.patches
+        # Frames of equal length side by side, for attention in runs; undone at the end.
+        order = sorted(range(len(frames)), key=lambda i: (frames[i].patches, frames[i].merge_size))
+        limit = total if torch.is_grad_enabled() else MAX_PATCHES_PER_PASS
+        features: list[Tensor] = [patches] * len(frames)
+        for indices in _passes(order, frames, limit):
+            chunk = torch.cat([patches[starts[i] : starts[i] + frames[i].patches] for i in indices])
+            encoded = self._encode([frames[i] for i in indices], chunk)
+            for i, feature in zip(indices, encoded.split([frames[i].patches for i in indices]), strict=True):
+                features[i] = _merge(feature, frames[i].merge_size)
+        return torch.cat(features) if features else patches.new_empty(0, self.config.hidden_size)
+
+    def _encode(self, frames: Sequence[FrameShape], patches: Tensor) -> Tensor:
+        weight = self.embeddings.patch_embedding.weight
+        x = self.embeddings(patches.to(weight.device))
+        return self.encoder(x, self._pack(frames, weight))  # type: ignore[no-any-return]
+
+    def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> Packing:
+        positions = torch.cat([patch_positions(frame.grid, frame.merge_size) for frame in frames])
+        cos, sin = rotary_table(positions.to(like.device), self.config.head_dim, self.config.rope_theta)
+        lengths = [frame.patches for frame in frames]
+        runs = tuple((len(list(group)), length) for length, group in groupby(lengths))
+        cu_seqlens = None
+        if packed_attention_available(like):
+            cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(device=like.device, dtype=torch.int32)
+        return Packing(runs, cos.to(like.dtype), sin.to(like.dtype), cu_seqlens)
+
+
+def packed_attention_available(like: Tensor) -> bool:
+    """Whether torch's packed flash attention serves this device and type (CUDA, 16 bit, torch >= 2.10)."""
+    if like.device.type != "cuda" or like.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    try:
+        from torch.nn.attention import varlen  # noqa: F401
+    except ImportError:  # an older torch: attention in runs gives the same numbers
+        return False
+    return torch.cuda.get_device_capability(like.device) >= (8, 0)
+
+
+def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(length for _, length in packing.runs)
+    cu = packing.cu_seqlens
+    assert cu is not None
+    attended = varlen_attn(q, k, v, cu, cu, longest, longest, enable_gqa=q.shape[1] != k.shape[1])
+    assert isinstance(attended, Tensor)
+    return attended
+
+
+def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    """Batched attention over each run of frames of equal length: [N, heads, E] -> [N, A, E]."""
+    attended, start = [], 0
+    for frames, length in runs:
+        end = start + frames * length
+        batch = [x[start:end].unflatten(0, (frames, length)).transpose(1, 2) for x in (q, k, v)]  # [frames, heads, n, E]
+        out = F.scaled_dot_product_attention(*batch, enable_gqa=q.shape[1] != k.shape[1])
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+        start = end
+    return torch.cat(attended)
+
+
+def _merge(features: Tensor, merge_size: int) -> Tensor:
+    """Mean of each block: [n, D] in block order -> [n / merge_size^2, D]."""
+    return features if merge_size == 1 else features.unflatten(0, (-1, merge_size**2)).mean(dim=1)
+
+
+def _passes(order: Sequence[int], frames: Sequence[FrameShape], limit: int) -> Iterator[list[int]]:
+    """Cuts the frames into passes of at most `limit` patches; a larger frame is a pass of its own."""
+    current: list[int] = []
+    patches = 0
+    for i in order:
+        if current and patches + frames[i].patches > limit:
+            yield current
+            current, patches = [], 0
+        current.append(i)
+        patches += frames[i].patches
+    if current:
+        yield current

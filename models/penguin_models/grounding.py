@@ -1,0 +1,210 @@
+"""Text with boxes and time ranges <-> objects.
+
+What we write and train with: a phrase in square brackets followed by its box in round ones, coordinates as integers in
+[0, 1000] relative to the image's width and height, origin top left, so that they do not depend on resolution:
+
+    There is a [red cube](120,340,220,480) on the tray.
+
+and, as the released model is trained, "During the period 206.00 - 208.00 seconds." for spans of time.
+
+The parser also takes what other models write: a bare [x1, y1, x2, y2] after a phrase, JSON lists with "bbox_2d", and
+<box> tags. Malformed boxes are counted, never raised.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penguin_models.errors import PromptError
+from penguin_models.types import Size
+
+SCALE = 1000
+"""Coordinates run from 0 to this."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in units of 1/1000 of the image's width and height; x1 <= x2 and y1 <= y2, all in [0, 1000]."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.x1 <= self.x2 <= SCALE and 0 <= self.y1 <= self.y2 <= SCALE):
+            raise PromptError(f"box {self.x1, self.y1, self.x2, self.y2} must be ordered and within [0, {SCALE}]")
+
+    def to_pixels(self, size: Size) -> tuple[float, float, float, float]:
+        """(x_min, y_min, x_max, y_max) in pixels of an image of this size."""
+        x, y = size.width / SCALE, size.height / SCALE
+        return self.x1 * x, self.y1 * y, self.x2 * x, self.y2 * y
+
+    @classmethod
+    def from_pixels(cls, x_min: float, y_min: float, x_max: float, y_max: float, size: Size) -> Box:
+        """The box of these pixels, rounded and clipped to the image."""
+        x, y = SCALE / size.width, SCALE / size.height
+        return cls(*(min(SCALE, max(0, round(v))) for v in (x_min * x, y_min * y, x_max * x, y_max * y)))
+
+
+@dataclass(frozen=True)
+class GroundedObject:
+    """A phrase and where in the image it points."""
+
+    label: str
+    box: Box
+
+    def __post_init__(self) -> None:
+        words = self.label.split()
+        if not words or self.label != " ".join(words) or re.search(r"[\[\]\x00-\x1f\x7f]", self.label):
+            raise PromptError(f"label {self.label!r} must be words with single spaces between, without [ or ]")
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """A span of the video in seconds; written with two decimals."""
+
+    start_s: float
+    end_s: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start_s) and math.isfinite(self.end_s) and 0 <= self.start_s <= self.end_s):
+            raise PromptError(f"time range {self.start_s} - {self.end_s} must be ordered and not negative")
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What a text points at.
+
+    Attributes:
+        text: for people: phrases without boxes and brackets.
+        objects: in the order of the text.
+        time_ranges: in the order of the text.
+        malformed: boxes and time ranges that could not be read.
+    """
+
+    text: str
+    objects: tuple[GroundedObject, ...] = ()
+    time_ranges: tuple[TimeRange, ...] = ()
+    malformed: int = 0
+
+
+def format_object(item: GroundedObject) -> str:
+    """An object as the model writes it: [label](x1,y1,x2,y2)."""
+    box = item.box
+    return f"[{item.label}]({box.x1},{box.y1},{box.x2},{box.y2})"
+
+
+def format_time_range(span: TimeRange) -> str:
+    """A span as the model writes it: During the period 206.00 - 208.00 seconds."""
+    return f"During the period {span.start_s:.2f} - {span.end_s:.2f} seconds."
+
+
+def format_grounding(objects: Sequence[GroundedObject], time_ranges: Sequence[TimeRange] = ()) -> str:
+    """A plain answer: the objects, comma-separated, then the spans."""
+    listed = ", ".join(format_object(item) for item in objects)
+    return " ".join(filter(None, (listed, *map(format_time_range, time_ranges))))
+
+
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_FOUR = rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*"
+_LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
+_BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
+_TAG = re.compile(
+    r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL
+)
+_BARE = re.compile(rf"(?P<phrase>[^\[\].,:;!?\n]*[^\[\].,:;!?\s])[\s:]*\[{_FOUR}\]")
+_BARE_BROKEN = re.compile(r"\[[\d\s,.\-]*\d[\d\s,.\-]*(?:\]|$)")
+_JSON = re.compile(r"(?:```(?:json)?\s*)?(\[\s*\{.*\}\s*\]|\{.*\})(?:\s*```)?", re.DOTALL)
+_TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
+
+
+def parse(text: str) -> Grounding:
+    """Reads what a text points at; `parse(format_grounding(x, y))` gives x and y back."""
+    parser = _Parser()
+    text = _LINK.sub(parser.link, text.replace("\x00", ""))
+    if '"bbox_2d"' in text:
+        text = _JSON.sub(parser.json, text)
+    text = _BROKEN_LINK.sub(parser.broken_link, text)
+    text = _TAG.sub(parser.tag, text)
+    text = _BARE.sub(parser.bare, text)
+    text = _BARE_BROKEN.sub(parser.broken, text)
+    spans = [span for match in _TIME.finditer(text) if (span := parser.time(match))]
+    clean, objects = parser.resolve(text)
+    return Grounding(clean, objects, tuple(spans), parser.malformed)
+
+
+class _Parser:
+    """Collects objects while their syntax is replaced by marks, which keep the order of the text."""
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self._found: list[tuple[GroundedObject, bool]] = []
+
+    def link(self, match: re.Match[str]) -> str:
+        return self._add(match[1], match.groups()[1:], shown=True)
+
+    def broken_link(self, match: re.Match[str]) -> str:
+        self.malformed += 1
+        return match[1]
+
+    def tag(self, match: re.Match[str]) -> str:
+        numbers = re.findall(_NUMBER, match["body"])
+        label = match["label"] or "object"
+        return self._add(label, numbers, shown=match["label"] is not None)
+
+    def bare(self, match: re.Match[str]) -> str:
+        phrase = match["phrase"]
+        label = re.sub(r"^\s*(?:(?:and|or|the|a|an)\s+)*", "", phrase, flags=re.IGNORECASE) or phrase.strip()
+        mark = self._add(label, match.groups()[1:], shown=False)
+        return phrase + mark
+
+    def broken(self, match: re.Match[str]) -> str:
+        self.malformed += 1
+        return ""
+
+    def json(self, match: re.Match[str]) -> str:
+        try:
+            items = json.loads(match[1])
+        except json.JSONDecodeError:
+            self.malformed += 1
+            return match[0]
+        marks = []
+        for item in items if isinstance(items, list) else [items]:
+            box = item.get("bbox_2d") if isinstance(item, dict) else None
+            if isinstance(box, list):
+                marks.append(self._add(str(item.get("label", "object")), [str(v) for v in box], shown=True))
+        return ", ".join(marks)
+
+    def time(self, match: re.Match[str]) -> TimeRange | None:
+        try:
+            return TimeRange(float(match[1]), float(match[2]))
+        except ValueError:  # not numbers, or not ordered
+            self.malformed += 1
+            return None
+
+    def resolve(self, text: str) -> tuple[str, tuple[GroundedObject, ...]]:
+        """Replaces the marks: the clean text, and the objects in its order."""
+        objects = []
+
+        def label(match: re.Match[str]) -> str:
+            item, shown = self._found[int(match[1])]
+            objects.append(item)
+            return item.label if shown else ""
+
+        clean = re.sub("\x00(\\d+)\x00", label, text)
+        return re.sub(r"[ \t]{2,}", " ", clean).strip(), tuple(objects)
+
+    def _add(self, label: str, numbers: Sequence[str], shown: bool) -> str:
+        try:
+            x1, y1, x2, y2 = (round(float(number)) for number in numbers)
+            item = GroundedObject(" ".join(label.split()), Box(x1, y1, x2, y2))
+        except ValueError:  # not four numbers, out of range, out of order, or an unusable label
+            self.malformed += 1
+            return label if shown else ""
+        self._found.append((item, shown))
+        return f"\x00{len(self._found) - 1}\x00"

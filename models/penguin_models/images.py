@@ -1,0 +1,53 @@
+"""Pixels -> patches: the resize that checkpoints were trained with, normalisation and patch order.
+
+Axes: H, W pixels; h, w patches; m merge size; P patch size; C colours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from penguin_models.config import ImageConfig
+from penguin_models.types import Float32Array, PatchedImage, Size, UInt8Array
+
+
+def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
+    """Bicubic resize as Pillow does it: uint8 [H, W, 3] -> [size.height, size.width, 3]."""
+    if rgb.shape[:2] == size:
+        return rgb
+    resized = Image.fromarray(rgb).resize((size.width, size.height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
+def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfig) -> PatchedImage:
+    """Resizes an image and cuts it into normalised patches.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        size: target size in pixels; multiples of patch_size * merge_size.
+        merge_size: m.
+        config: patch size, mean and standard deviation.
+    """
+    assert all(side % (config.patch_size * merge_size) == 0 for side in size), (size, merge_size)
+    grid = Size(size.height // config.patch_size, size.width // config.patch_size)
+    normalised = normalise(resize(rgb, size), config)
+    return PatchedImage(cut_patches(normalised, merge_size, config.patch_size), grid, merge_size)
+
+
+def normalise(rgb: UInt8Array, config: ImageConfig) -> Float32Array:
+    """(x / 255 - mean) / std: uint8 [H, W, 3] -> float32 of the same shape."""
+    mean, std = np.float32(config.mean), np.float32(config.std)
+    scaled = rgb.astype(np.float32)
+    scaled *= 1 / (255 * std)
+    scaled -= mean / std
+    return scaled
+
+
+def cut_patches(image: Float32Array, merge_size: int, patch_size: int) -> Float32Array:
+    """Cuts [H, W, C] into [h*w, C*P*P]: blocks of m x m patches in raster order, raster inside, channel first."""
+    height, width, channels = image.shape
+    m, p = merge_size, patch_size
+    blocks = image.reshape(height // (m * p), m, p, width // (m * p), m, p, channels)
+    ordered = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [h/m, w/m, m, m, C, P, P]
+    return np.ascontiguousarray(ordered).reshape(-1, channels * p * p)

@@ -1,0 +1,158 @@
+"""Image and video files -> RGB frames.
+
+A video is read as a `Clip`: it can be iterated more than once, decodes anew each time, and never holds more than one
+frame. Sampling is that of the released code: ffmpeg's fps filter rounding down, then evenly spread frames if there
+are more than max_frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import av
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from penguin_models.errors import MediaError
+from penguin_models.types import UInt8Array
+
+FPS = 1.0
+MAX_FRAMES = 180
+
+
+class ClipFrame(NamedTuple):
+    """One sampled frame: seconds from the start of the clip, and uint8 [H, W, 3]."""
+
+    time_s: float
+    rgb: UInt8Array
+
+
+class Clip(Protocol):
+    """A sequence of sampled frames that can be read again."""
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        """Reads the frames from the start, one at a time."""
+        ...
+
+
+def load_image(path: str | Path) -> UInt8Array:
+    """Reads an image file as it is meant to be seen (EXIF orientation applied): uint8 [H, W, 3].
+
+    Raises:
+        MediaError: the file is missing, empty, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as err:
+        raise MediaError(f"{path} is not an image that Pillow can read") from err
+    except Image.DecompressionBombError as err:
+        raise MediaError(f"{path} is too large: {err}") from err
+    except FileNotFoundError as err:
+        raise MediaError(f"image {path} does not exist") from err
+    except (OSError, SyntaxError, ValueError) as err:
+        raise MediaError(f"image {path} cannot be decoded: {err}") from err
+
+
+class VideoFile:
+    """A video file as a `Clip`."""
+
+    def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
+        """Checks that the file is a video.
+
+        Args:
+            path: any file that ffmpeg reads.
+            fps: sampled frames per second of video.
+            max_frames: where there would be more, this many are taken evenly from them.
+
+        Raises:
+            MediaError: the file is missing or broken, or has no video; or fps or max_frames is not positive.
+        """
+        if fps <= 0 or max_frames <= 0:
+            raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0")
+        self._path = Path(path)
+        self._fps = Fraction(fps).limit_denominator(1001)
+        if not self._path.is_file():
+            raise MediaError(f"video {path} does not exist")
+        with _open(self._path) as container:
+            stream = _video_stream(self._path, container)
+            self._start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+            duration_s = container.duration / av.time_base if container.duration else None
+        self._indices: set[int] | None = None
+        # Only a video that may have too many samples must be counted first, by decoding it once.
+        if duration_s is None or duration_s * fps > max_frames - 2:
+            count = sum(1 for _ in self._samples())
+            if count > max_frames:
+                self._indices = set(np.linspace(0, count - 1, max_frames, dtype=int).tolist())
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        """Decodes the file and yields the sampled frames.
+
+        Raises:
+            MediaError: the file breaks off or holds no frame.
+        """
+        empty = True
+        for index, frame in enumerate(self._samples()):
+            empty = False
+            if self._indices is None or index in self._indices:
+                yield ClipFrame(self._start_s + float(index / self._fps), _upright(frame))
+        if empty:
+            raise MediaError(f"video {self._path} has no frames")
+
+    def _samples(self) -> Iterator[av.VideoFrame]:
+        with _open(self._path) as container:
+            stream = _video_stream(self._path, container)
+            stream.thread_type = "AUTO"
+            graph, source, sink = _fps_graph(stream, self._fps)
+            try:
+                for frame in container.decode(stream):
+                    source.push(frame)
+                    yield from _pull(sink)
+                source.push(None)
+                yield from _pull(sink)
+            except av.error.FFmpegError as err:
+                raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
+            finally:
+                del graph
+
+
+def _open(path: Path) -> Any:
+    try:
+        return av.open(str(path))
+    except (av.error.FFmpegError, OSError) as err:
+        raise MediaError(f"video {path} cannot be opened: {err}") from err
+
+
+def _video_stream(path: Path, container: Any) -> Any:
+    if not container.streams.video:
+        raise MediaError(f"{path} has no video stream")
+    return container.streams.video[0]
+
+
+def _fps_graph(stream: Any, fps: Fraction) -> tuple[Any, Any, Any]:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=stream)
+    rate = graph.add("fps", f"fps={fps.numerator}/{fps.denominator}:round=down")
+    sink = graph.add("buffersink")
+    source.link_to(rate)
+    rate.link_to(sink)
+    graph.configure()
+    return graph, source, sink
+
+
+def _pull(sink: Any) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            yield sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):  # nothing more for now, or at all
+            return
+
+
+def _upright(frame: av.VideoFrame) -> UInt8Array:
+    """The frame as it is meant to be seen: phones store a rotation beside the pixels."""
+    rgb = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

@@ -1,0 +1,200 @@
+"""Frames and conversations -> token ids and patches. No torch, no transformers: a robot's runtime can do without.
+
+Every image and video keeps its own size. The number of `<image>` places equals the number of visual tokens by
+construction, or an error says where they differ before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from penguin_models.chat import IMAGE, TURN_END, Message, render, training_segments
+from penguin_models.config import ImageConfig, read_json
+from penguin_models.errors import CheckpointError, PromptError
+from penguin_models.images import patch_image
+from penguin_models.tra import SIZE_RULES, Allocation, grid_size, split_budget
+from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt8Array
+
+IMAGE_MERGE_SIZE = 1
+VIDEO_MERGE_SIZE = 2
+IGNORE_INDEX = -100
+_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Visual:
+    """What the allocation must know of an image or a video before its pixels are read.
+
+    Attributes:
+        native: size of its frames in pixels.
+        kinds: kind of each frame; one key frame for an image.
+        merge_size: patches a side that become one token.
+    """
+
+    native: Size
+    kinds: tuple[FrameKind, ...] = (FrameKind.KEY,)
+    merge_size: int = IMAGE_MERGE_SIZE
+
+    @classmethod
+    def video(cls, native: Size, kinds: Sequence[FrameKind]) -> Visual:
+        """A video with frames of these kinds."""
+        return cls(native, tuple(kinds), VIDEO_MERGE_SIZE)
+
+
+@dataclass(eq=False)
+class Processor:
+    """Prepares prompts for one checkpoint.
+
+    Attributes:
+        tokenizer: of the `tokenizers` library.
+        images: how pixels become patches.
+        image_token_id: id of `<image>`.
+        end_token_id: id of `<|im_end|>`, which ends an answer.
+        side_files: small tokenizer files by name, kept so that saving loses nothing.
+    """
+
+    tokenizer: Tokenizer
+    images: ImageConfig
+    image_token_id: int
+    end_token_id: int
+    side_files: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, image_token_id: int | None = None) -> Processor:
+        """Reads tokenizer and image settings of a checkpoint folder.
+
+        Args:
+            folder: has tokenizer.json and preprocessor_config.json.
+            image_token_id: id of `<image>` that the model expects; read from config.json if None.
+
+        Raises:
+            CheckpointError: a file is missing or broken, or the tokenizer gives `<image>` another id.
+        """
+        folder = Path(folder)
+        if image_token_id is None:
+            image_token_id = int(read_json(folder / "config.json")["image_token_index"])
+        tokenizer = _load_tokenizer(folder)
+        if tokenizer.token_to_id(IMAGE) is None:  # released tokenizers leave the placeholder to the processor
+            tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
+        if (found := tokenizer.token_to_id(IMAGE)) != image_token_id:
+            raise CheckpointError(
+                f"{folder}: the tokenizer gives {IMAGE} the id {found}, config.json says {image_token_id}; "
+                "the files are of different checkpoints"
+            )
+        end_token_id = tokenizer.token_to_id(TURN_END)
+        if end_token_id is None:
+            raise CheckpointError(f"{folder}: the tokenizer has no {TURN_END} token")
+        images = ImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
+        side = {name: (folder / name).read_text() for name in _SIDE_FILES if (folder / name).is_file()}
+        return cls(tokenizer, images, image_token_id, end_token_id, side)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the files that `from_pretrained` reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "preprocessor_config.json").write_text(json.dumps(self.images.to_dict(), indent=2) + "\n")
+        for name, text in self.side_files.items():
+            (folder / name).write_text(text)
+
+    def allocate(
+        self, visuals: Sequence[Visual], max_tokens: int | None = None, rule: str = "strict"
+    ) -> list[Allocation]:
+        """Sizes for the images and videos of one prompt.
+
+        Args:
+            visuals: in the order of the prompt.
+            max_tokens: visual tokens of the whole prompt; the checkpoint's setting if None.
+            rule: "strict" (never above native size or budget) or "reference" (as released).
+
+        Raises:
+            BudgetError: the budget is too small for so many frames ("strict" only).
+        """
+        max_tokens = self.images.max_tokens if max_tokens is None else max_tokens
+        shares = split_budget([self._native_tokens(visual) for visual in visuals], max_tokens) if visuals else []
+        return [
+            SIZE_RULES[rule](v.native, v.kinds, v.merge_size, self.images.min_tokens, share, self.images.patch_size)
+            for v, share in zip(visuals, shares, strict=True)
+        ]
+
+    def patch(
+        self, frames: Iterable[UInt8Array], kinds: Sequence[FrameKind], allocation: Allocation
+    ) -> Iterator[PatchedImage]:
+        """Resizes and cuts frames one at a time: uint8 [H, W, 3] each, at the size that its kind has."""
+        for rgb, kind in zip(frames, kinds, strict=True):
+            yield patch_image(rgb, allocation.size(kind), allocation.merge_size, self.images)
+
+    def prompt_parts(self, conversation: Sequence[Message], think: bool = False) -> list[list[int]]:
+        """Token ids of a prompt cut at its `<image>` places: n places give n + 1 lists, some maybe empty."""
+        return [self.encode_text(text) for text in render(conversation, think=think).split(IMAGE)]
+
+    def prompt_ids(self, conversation: Sequence[Message], visual_tokens: Sequence[int], think: bool = False) -> Int64Array:
+        """Token ids of a prompt, each `<image>` repeated once per visual token: int64 [length].
+
+        Args:
+            conversation: see chat.py.
+            visual_tokens: tokens of each frame, in the order of the prompt.
+            think: let the model think before it answers.
+
+        Raises:
+            PromptError: the conversation shows another number of frames.
+        """
+        return self._ids(render(conversation, think=think), visual_tokens)
+
+    def training_ids(
+        self, conversation: Sequence[Message], visual_tokens: Sequence[int]
+    ) -> tuple[Int64Array, Int64Array]:
+        """Token ids of a whole conversation and its labels, both int64 [length]; -100 where nothing is learnt."""
+        ids: list[Int64Array] = []
+        labels: list[Int64Array] = []
+        rest = list(visual_tokens)
+        for text, trained in training_segments(conversation):
+            here, rest = rest[: (places := text.count(IMAGE))], rest[places:]
+            ids.append(self._ids(text, here))
+            labels.append(ids[-1] if trained else np.full_like(ids[-1], IGNORE_INDEX))
+        if rest:
+            raise PromptError(f"the conversation shows {len(visual_tokens) - len(rest)} frames, {len(visual_tokens)} given")
+        return np.concatenate(ids), np.concatenate(labels)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def _ids(self, text: str, visual_tokens: Sequence[int]) -> Int64Array:
+        texts = text.split(IMAGE)
+        if len(texts) != len(visual_tokens) + 1:
+            raise PromptError(f"the conversation shows {len(texts) - 1} frames, {len(visual_tokens)} given")
+        ids = self.encode_text(texts[0])
+        for tokens, after in zip(visual_tokens, texts[1:], strict=True):
+            ids += [self.image_token_id] * tokens + self.encode_text(after)
+        return np.array(ids, dtype=np.int64)
+
+    def _native_tokens(self, visual: Visual) -> int:
+        factor = self.images.patch_size * visual.merge_size
+        return len(visual.kinds) * grid_size(visual.native, factor).area // factor**2
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as err:  # noqa: BLE001 (the library raises plain Exception)
+            raise CheckpointError(f"{file} cannot be read: {err}") from err
+    if not (folder / "vocab.json").is_file():
+        raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
+    from transformers import AutoTokenizer  # only for checkpoints without the single-file form
+
+    slow: Any = AutoTokenizer.from_pretrained(folder)
+    return slow.backend_tokenizer  # type: ignore[no-any-return]

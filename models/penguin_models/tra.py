@@ -1,0 +1,197 @@
+"""Temporal-Redundancy-Aware compression: which frames are key frames, and at what size each is encoded.
+
+Used by training, by offline video and by the online memory. Policies see one frame at a time at constant cost and hold
+no clip. Sizes are pure functions of the frames' kinds and native size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from penguin_models.errors import BudgetError, MediaError
+from penguin_models.types import Frame, FrameKind, Size
+
+KEY_AREA_RATIO = 16
+"""A compressed intermediate frame has this fraction of a key frame's area."""
+MIN_TOKENS_FACTOR = 1.5
+BUDGET_SHARE = 0.95
+"""Share of the budget that the released rule aims at; rounding to the patch grid may take the rest, or more."""
+
+
+class KeyframePolicy(Protocol):
+    """Labels frames as they arrive."""
+
+    def observe(self, frame: Frame) -> FrameKind:
+        """Kind of the frame, given all frames before it; the first is a key frame."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets what has been seen: the next frame is a first frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Sizes of the frames of one video.
+
+    Attributes:
+        key: size of key frames in pixels.
+        intermediate: size of intermediate frames.
+        merge_size: m; sides are multiples of patch_size * m.
+        patch_size: side of a patch in pixels.
+    """
+
+    key: Size
+    intermediate: Size
+    merge_size: int
+    patch_size: int
+
+    def size(self, kind: FrameKind) -> Size:
+        """Size in pixels of a frame of this kind."""
+        return self.key if kind == FrameKind.KEY else self.intermediate
+
+    def tokens(self, kind: FrameKind) -> int:
+        """Visual tokens of a frame of this kind."""
+        return self.size(kind).area // (self.merge_size * self.patch_size) ** 2
+
+    def total_tokens(self, kinds: Sequence[FrameKind]) -> int:
+        """Visual tokens of a video with these kinds of frames."""
+        keys = sum(kind == FrameKind.KEY for kind in kinds)
+        return keys * self.tokens(FrameKind.KEY) + (len(kinds) - keys) * self.tokens(FrameKind.INTERMEDIATE)
+
+
+SizeRule = Callable[[Size, Sequence[FrameKind], int, int, int, int], Allocation]
+
+
+def reference_sizes(
+    native: Size,
+    kinds: Sequence[FrameKind],
+    merge_size: int = 2,
+    min_tokens: int = 16,
+    max_tokens: int = 16384,
+    patch_size: int = 14,
+) -> Allocation:
+    """The released allocation, exactly: what checkpoints were trained with.
+
+    With f = patch_size * m, P_min = 1.5 min_tokens f^2, P_max = 0.95 max_tokens f^2 and A = H W: native sizes if all
+    frames fit P_max; else A_key = P_max / (N_key + N_int / 16), A_int = A_key / 16; where A_int falls below P_min,
+    A_int = P_min and A_key = (P_max - N_int P_min) / N_key; A_key is at least P_min.
+
+    The result may exceed max_tokens and the native size; `strict_sizes` never does.
+
+    Args:
+        native: size of the frames in pixels.
+        kinds: kind of each frame; 0 and 1 do.
+        merge_size: m.
+        min_tokens: see P_min.
+        max_tokens: see P_max.
+        patch_size: side of a patch in pixels.
+    """
+    factor = patch_size * merge_size
+    key_area, intermediate_area = _reference_areas(native, kinds, factor, min_tokens, max_tokens)
+    floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
+    return Allocation(
+        _fit(native, key_area, factor, floor), _fit(native, intermediate_area, factor, floor), merge_size, patch_size
+    )
+
+
+def strict_sizes(
+    native: Size,
+    kinds: Sequence[FrameKind],
+    merge_size: int = 2,
+    min_tokens: int = 16,
+    max_tokens: int = 16384,
+    patch_size: int = 14,
+) -> Allocation:
+    """The released allocation made safe: never above the native size, never above the budget.
+
+    Equal to `reference_sizes` wherever that neither enlarges a frame nor overshoots. Arguments as there.
+
+    Raises:
+        BudgetError: even with every frame at the smallest size the rule allows, max_tokens is exceeded.
+    """
+    factor = patch_size * merge_size
+    largest = grid_size(native, factor)
+    floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
+    smallest = _within(_fit(native, floor, factor, floor), largest)
+
+    def allocation(key_area: float, intermediate_area: float) -> Allocation:
+        key = _within(_fit(native, key_area, factor, floor), largest)
+        intermediate = _within(_fit(native, intermediate_area, factor, floor), key)
+        return Allocation(key, intermediate, merge_size, patch_size)
+
+    key_area, intermediate_area = _reference_areas(native, kinds, factor, min_tokens, max_tokens)
+    best = allocation(key_area, intermediate_area)
+    if best.total_tokens(kinds) <= max_tokens:
+        return best
+    best = Allocation(smallest, smallest, merge_size, patch_size)
+    if (needed := best.total_tokens(kinds)) > max_tokens:
+        raise BudgetError(
+            f"{len(kinds)} frames need at least {needed} visual tokens ({smallest.area // factor**2} each), "
+            f"the budget is {max_tokens}; raise it, or use fewer frames"
+        )
+    # Sides grow with the area, so the largest key area that fits can be bisected.
+    low, high = 0, math.ceil(key_area)
+    while low < high:
+        middle = (low + high + 1) // 2
+        candidate = allocation(middle, middle / KEY_AREA_RATIO)
+        if candidate.total_tokens(kinds) <= max_tokens:
+            low, best = middle, candidate
+        else:
+            high = middle - 1
+    return best
+
+
+SIZE_RULES: dict[str, SizeRule] = {"strict": strict_sizes, "reference": reference_sizes}
+
+
+def grid_size(native: Size, factor: int) -> Size:
+    """The native size rounded to multiples of `factor`, at least one."""
+    return Size(*(max(factor, round(side / factor) * factor) for side in native))
+
+
+def split_budget(native_tokens: Sequence[int], max_tokens: int) -> list[int]:
+    """Shares of the budget for several images or videos of one prompt, in proportion to their native tokens.
+
+    Images of equal size get what the released rule gives each of them.
+    """
+    total = sum(native_tokens)
+    return [max(1, max_tokens * tokens // total) for tokens in native_tokens]
+
+
+def _reference_areas(
+    native: Size, kinds: Sequence[FrameKind], factor: int, min_tokens: int, max_tokens: int
+) -> tuple[float, float]:
+    if not kinds:
+        raise MediaError("no frames to allocate tokens to")
+    floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
+    budget = BUDGET_SHARE * max_tokens * factor**2
+    keys = sum(kind == FrameKind.KEY for kind in kinds)
+    others = len(kinds) - keys
+    if len(kinds) * native.area <= budget:
+        return native.area, native.area
+    key_area = budget / (keys + others / KEY_AREA_RATIO)
+    intermediate_area = key_area / KEY_AREA_RATIO
+    if intermediate_area < floor and keys:
+        intermediate_area = floor
+        key_area = (budget - others * floor) / keys
+    return max(key_area, floor), max(intermediate_area, floor)
+
+
+def _fit(native: Size, area: float, factor: int, floor: float) -> Size:
+    """Sides of about this area in the native aspect ratio, multiples of `factor`, product not below `floor`."""
+    width = math.sqrt(area * native.width / native.height)
+    height = width * native.height / native.width
+    size = Size(*(max(factor, round(side / factor) * factor) for side in (height, width)))
+    if size.area < floor:
+        width = math.sqrt(floor * native.width / native.height)
+        height = width * native.height / native.width
+        size = Size(*(max(factor, math.ceil(side / factor) * factor) for side in (height, width)))
+    return size
+
+
+def _within(size: Size, largest: Size) -> Size:
+    return Size(min(size.height, largest.height), min(size.width, largest.width))
