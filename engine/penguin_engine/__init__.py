@@ -1,0 +1,1 @@
+"""Running the model: runtimes, generation, questions and benchmarks. No ROS."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penguin_engine.generation import Generation, Sampling, generate
-from penguin_engine.runtime import Runtime, check_fits
+from penguin_engine.runtime import Runtime, check_fits, interleave
 from penguin_models.errors import MediaError, PromptError
 from penguin_models.grounding import Grounding, parse
 from penguin_models.media import Clip
@@ -144,7 +144,7 @@ def ask(
 
     cache = runtime.open_cache(wanted)
     try:
-        logits = cache.append([p for pair in zip(parts, [*visual_tokens, []], strict=True) for p in pair])
+        logits = cache.append(interleave(parts, visual_tokens))
         answer.seconds["prefill"] = clock.lap()
         generation = Generation()
         for piece in generate(cache, logits, processor, sampling, generation, cancelled):

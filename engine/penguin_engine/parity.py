@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from penguin_engine.generation import Generation, Sampling, generate
+from penguin_engine.runtime import interleave
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_models.chat import render
 from penguin_models.checkpoint import load_pretrained
@@ -65,7 +66,9 @@ class Row:
 
     def check(self, name: str, ours: Any, expected: Any) -> None:
         """Compares discrete results."""
-        self.equal[name] = bool(np.array_equal(ours, expected)) if isinstance(expected, np.ndarray) else ours == expected
+        self.equal[name] = (
+            bool(np.array_equal(ours, expected)) if isinstance(expected, np.ndarray) else ours == expected
+        )
         if not self.equal[name] and not self.note:
             self.note = f"{name}: {_short(ours)} is not {_short(expected)}"
 
@@ -161,7 +164,7 @@ def _compare_generated(
     visual = runtime.encode(images)
     tokens = sum(map(len, parts)) + sum(v.length for v in visual)
     cache = runtime.open_cache(tokens + length)
-    logits = cache.append([p for pair in zip(parts, [*visual, []], strict=True) for p in pair])
+    logits = cache.append(interleave(parts, visual))
     generation = Generation()
     for _ in generate(cache, logits, processor, Sampling(max_new_tokens=length), generation):
         pass

@@ -104,6 +104,15 @@ def part_length(part: Part) -> int:
     return len(part) if isinstance(part, Sequence) else part.length
 
 
+def interleave(texts: Sequence[TokenIds], visuals: Sequence[VisualTokens]) -> list[Part]:
+    """The parts of a prompt whose text was cut at its images: one more text than visuals."""
+    assert len(texts) == len(visuals) + 1, (len(texts), len(visuals))
+    parts: list[Part] = [texts[0]]
+    for visual, text in zip(visuals, texts[1:], strict=True):
+        parts += [visual, text]
+    return parts
+
+
 def check_fits(tokens: int, limit: int, what: str) -> None:
     """Raises ContextLengthError where tokens exceed a limit, saying by how many."""
     if tokens > limit:

@@ -43,9 +43,7 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = True, 
     Raises:
         PromptError: a malformed message, or a reserved token in a text.
     """
-    prompt = "".join(
-        f"{TURN_START}{_role(message)}\n{render_content(message)}{TURN_END}\n" for message in conversation
-    )
+    prompt = "".join(f"{TURN_START}{_role(message)}\n{render_content(message)}{TURN_END}\n" for message in conversation)
     if add_generation_prompt:
         prompt += f"{TURN_START}assistant\n" + ("" if think else NO_THINKING)
     return prompt

@@ -136,7 +136,9 @@ def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
         second = raw.get("vision_encoder")
         if not second:
             lacks = ENCODER_KEY if encoder_raw is None else "encoder tensors"
-            raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take it from")
+            raise CheckpointError(
+                f"{folder} has no {lacks}, and its config.json names no vision_encoder to take it from"
+            )
         beside = folder / second
         encoder_folder = resolve_checkpoint(beside if beside.is_dir() else second)
         encoder_raw = encoder_raw or read_json(encoder_folder / "config.json")

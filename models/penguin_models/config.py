@@ -137,7 +137,9 @@ class PenguinConfig:
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}")
         decoder = {name: raw[name] for name in DECODER_FIELDS if raw.get(name) is not None}
-        return cls(EncoderConfig.from_dict(encoder), decoder, int(raw["image_token_index"]), raw | {ENCODER_KEY: encoder})
+        return cls(
+            EncoderConfig.from_dict(encoder), decoder, int(raw["image_token_index"]), raw | {ENCODER_KEY: encoder}
+        )
 
     def to_dict(self, dtype: str) -> dict[str, Any]:
         """The released `config.json`, with the encoder inside and `dtype` as the type of the weights."""

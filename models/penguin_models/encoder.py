@@ -128,7 +128,7 @@ class FrameAttention(nn.Module):
             attended = _attend_in_runs(q, k, v, packing.runs)
         else:
             attended = _attend_packed(q, k, v, packing)
-        return self.o_proj(attended.flatten(1))
+        return self.o_proj(attended.flatten(1))  # type: ignore[no-any-return]
 
 
 class GatedMLP(nn.Module):
@@ -142,7 +142,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, D]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):
@@ -158,7 +158,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """[N, D] -> [N, D]."""
         x = x + self.self_attn(self.input_layernorm(x), packing)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
 class PatchEmbeddings(nn.Module):
@@ -230,7 +230,7 @@ class PenguinEncoder(nn.Module):
         for indices in _passes(order, frames, limit):
             chunk = torch.cat([patches[starts[i] : starts[i] + frames[i].patches] for i in indices])
             encoded = self._encode([frames[i] for i in indices], chunk)
-            for i, feature in zip(indices, encoded.split([frames[i].patches for i in indices]), strict=True):
+            for i, feature in zip(indices, torch.split(encoded, [frames[i].patches for i in indices]), strict=True):
                 features[i] = _merge(feature, frames[i].merge_size)
         return torch.cat(features) if features else patches.new_empty(0, self.config.hidden_size)
 
@@ -277,7 +277,9 @@ def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, i
     attended, start = [], 0
     for frames, length in runs:
         end = start + frames * length
-        batch = [x[start:end].unflatten(0, (frames, length)).transpose(1, 2) for x in (q, k, v)]  # [frames, heads, n, E]
+        batch = [
+            x[start:end].unflatten(0, (frames, length)).transpose(1, 2) for x in (q, k, v)
+        ]  # [frames, heads, n, E]
         out = F.scaled_dot_product_attention(*batch, enable_gqa=q.shape[1] != k.shape[1])
         attended.append(out.transpose(1, 2).flatten(0, 1))
         start = end
@@ -286,7 +288,7 @@ def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, i
 
 def _merge(features: Tensor, merge_size: int) -> Tensor:
     """Mean of each block: [n, D] in block order -> [n / merge_size^2, D]."""
-    return features if merge_size == 1 else features.unflatten(0, (-1, merge_size**2)).mean(dim=1)
+    return features if merge_size == 1 else features.view(-1, merge_size**2, features.shape[-1]).mean(dim=1)
 
 
 def _passes(order: Sequence[int], frames: Sequence[FrameShape], limit: int) -> Iterator[list[int]]:

@@ -114,9 +114,7 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _FOUR = rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*"
 _LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
 _BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
-_TAG = re.compile(
-    r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL
-)
+_TAG = re.compile(r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL)
 _BARE = re.compile(rf"(?P<phrase>[^\[\].,:;!?\n]*[^\[\].,:;!?\s])[\s:]*\[{_FOUR}\]")
 _BARE_BROKEN = re.compile(r"\[[\d\s,.\-]*\d[\d\s,.\-]*(?:\]|$)")
 _JSON = re.compile(r"(?:```(?:json)?\s*)?(\[\s*\{.*\}\s*\]|\{.*\})(?:\s*```)?", re.DOTALL)

@@ -37,7 +37,7 @@ def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfi
 
 def normalise(rgb: UInt8Array, config: ImageConfig) -> Float32Array:
     """(x / 255 - mean) / std: uint8 [H, W, 3] -> float32 of the same shape."""
-    mean, std = np.float32(config.mean), np.float32(config.std)
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     scaled = rgb.astype(np.float32)
     scaled *= 1 / (255 * std)
     scaled -= mean / std

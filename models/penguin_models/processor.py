@@ -135,7 +135,9 @@ class Processor:
         """Token ids of a prompt cut at its `<image>` places: n places give n + 1 lists, some maybe empty."""
         return [self.encode_text(text) for text in render(conversation, think=think).split(IMAGE)]
 
-    def prompt_ids(self, conversation: Sequence[Message], visual_tokens: Sequence[int], think: bool = False) -> Int64Array:
+    def prompt_ids(
+        self, conversation: Sequence[Message], visual_tokens: Sequence[int], think: bool = False
+    ) -> Int64Array:
         """Token ids of a prompt, each `<image>` repeated once per visual token: int64 [length].
 
         Args:
@@ -160,7 +162,9 @@ class Processor:
             ids.append(self._ids(text, here))
             labels.append(ids[-1] if trained else np.full_like(ids[-1], IGNORE_INDEX))
         if rest:
-            raise PromptError(f"the conversation shows {len(visual_tokens) - len(rest)} frames, {len(visual_tokens)} given")
+            raise PromptError(
+                f"the conversation shows {len(visual_tokens) - len(rest)} frames, {len(visual_tokens)} given"
+            )
         return np.concatenate(ids), np.concatenate(labels)
 
     def encode_text(self, text: str) -> list[int]:
@@ -190,7 +194,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
     if file.is_file():
         try:
             return Tokenizer.from_file(str(file))
-        except Exception as err:  # noqa: BLE001 (the library raises plain Exception)
+        except Exception as err:
             raise CheckpointError(f"{file} cannot be read: {err}") from err
     if not (folder / "vocab.json").is_file():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")

@@ -82,17 +82,17 @@ class ReferencePolicy:
     def _compare(self, hsv: Tensor) -> float:
         """Share of patches like the key frame's, in bands that stay in the processor's cache."""
         assert self._key is not None and self._key_lit is not None
-        like = counted = 0
+        norms, dots = torch.empty_like(self._key_lit, dtype=torch.float32), torch.empty(self._key_lit.shape)
         for start in range(0, len(self._key), _BAND_ROWS):
             band = slice(start, start + _BAND_ROWS)
             patches = _patches(hsv[start * PATCH : (start + _BAND_ROWS) * PATCH])
-            norms = torch.linalg.vector_norm(patches, dim=-1) + _EPSILON
-            cosines = torch.linalg.vecdot(patches, self._key[band]) / norms
-            counts = (norms >= _NEAR_ZERO) | self._key_lit[band]
-            like += int(((cosines > PATCH_SIMILARITY) & counts).sum())
-            counted += int(counts.sum())
+            torch.linalg.vector_norm(patches, dim=-1, out=norms[band])
+            dots[band] = torch.linalg.vecdot(patches, self._key[band])
+        norms += _EPSILON
+        counted = (norms >= _NEAR_ZERO) | self._key_lit
+        like = (dots.div_(norms) > PATCH_SIMILARITY) & counted
         # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
-        return like / counted if counted else 1.0
+        return int(like.sum()) / int(counted.sum()) if counted.any() else 1.0
 
 
 class _HsvConverter:

@@ -1,0 +1,1 @@
+"""The `penguin-vl` command line, one file for each command."""

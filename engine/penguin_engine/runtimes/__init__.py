@@ -1,0 +1,1 @@
+"""One file for each runtime; all of them are a `penguin_engine.runtime.Runtime`."""

@@ -96,7 +96,7 @@ class TorchCache:
     def truncate(self, length: int) -> None:
         """Forgets everything after the first `length` tokens."""
         surplus = self.length - length
-        assert 0 <= length and surplus >= 0, f"cannot truncate {self.length} tokens to {length}"
+        assert length >= 0 and surplus >= 0, f"cannot truncate {self.length} tokens to {length}"
         for layer in self._cache.layers:
             layer.crop(-surplus)
 

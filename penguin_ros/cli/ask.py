@@ -1,0 +1,128 @@
+"""`penguin-vl ask`: a question about images, a video or a bag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
+from penguin_models.types import UInt8Array
+from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+
+
+def ask(
+    model: ModelOption,
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
+    bag: Annotated[Path | None, typer.Option(help="Bag folder, or a single .mcap or .db3 file.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic of the bag; needed if it has several.")] = None,
+    fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = FPS,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = MAX_FRAMES,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
+    ] = None,
+    allocation: Annotated[
+        str, typer.Option(help="strict: never above native size or budget; reference: as released.")
+    ] = "strict",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask about images, a video or a recorded bag; the answer streams as it is generated."""
+    from penguin_engine.ask import ask as run
+    from penguin_engine.generation import Sampling
+    from penguin_engine.runtimes.torch import TorchRuntime
+    from penguin_models.checkpoint import load_pretrained
+    from penguin_models.media import load_image
+    from penguin_models.reference_policy import ReferencePolicy
+
+    if allocation not in ("strict", "reference"):
+        raise typer.BadParameter(f"{allocation!r} is neither 'strict' nor 'reference'", param_hint="--allocation")
+    if video is not None and bag is not None:
+        raise typer.BadParameter("give either --video or --bag", param_hint="--video")
+    if topic is not None and bag is None:
+        raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
+    if save is not None and not (image or video or bag):
+        raise typer.BadParameter("there is no image to draw into", param_hint="--save")
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
+    images = [load_image(path) for path in image or []]
+    clip = _open_clip(video, bag, topic, fps, max_frames)
+    with working(f"loading {model}"):
+        runtime_model, processor = load_pretrained(model, dtype, device)
+    answer = run(
+        TorchRuntime(runtime_model),
+        processor,
+        question,
+        images=images,
+        clip=clip,
+        policy=ReferencePolicy() if clip else None,
+        max_tokens=max_tokens,
+        size_rule=allocation,
+        sampling=sampling,
+        on_text=(lambda piece: None) if as_json else lambda piece: stdout.out(piece, end=""),
+    )
+    if save is not None:
+        from penguin_ros.overlay import save_overlay
+
+        shown = clip.last if clip is not None else images[-1]
+        assert shown is not None
+        save_overlay(save, shown, answer.grounding.objects)
+    if as_json:
+        print_json(answer.to_dict())
+        return
+    stdout.out("\n")
+    _print_grounding(answer)
+
+
+class _Remembering:
+    """A clip that keeps the last frame it gave out."""
+
+    def __init__(self, clip: Clip):
+        self._clip = clip
+        self.last: UInt8Array | None = None
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        for frame in self._clip:
+            self.last = frame.rgb
+            yield frame
+
+
+def _open_clip(
+    video: Path | None, bag: Path | None, topic: str | None, fps: float, max_frames: int
+) -> _Remembering | None:
+    if video is not None:
+        from penguin_models.media import VideoFile
+
+        return _Remembering(VideoFile(video, fps, max_frames))
+    if bag is not None:
+        from penguin_ros.bags import BagClip
+
+        return _Remembering(BagClip(bag, topic, fps, max_frames))
+    return None
+
+
+def _print_grounding(answer) -> None:  # type: ignore[no-untyped-def]
+    result = answer.to_dict()
+    for item in result["objects"]:
+        x1, y1, x2, y2 = item["box_px"] or (float("nan"),) * 4
+        stdout.out(f"  {item['label']}: ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}) px")
+    for span in result["time_ranges"]:
+        stdout.out(f"  from {span['start_s']:.2f} s to {span['end_s']:.2f} s")
+    if result["malformed_boxes"]:
+        stdout.out(f"  {result['malformed_boxes']} boxes could not be read")
+    tokens, seconds = result["tokens"], result["seconds"]
+    frames = f"{result['frames']} frames ({result['key_frames']} key)"
+    stdout.out(
+        f"{frames}, {tokens['visual']} visual + {tokens['prompt'] - tokens['visual']} text tokens in, "
+        f"{tokens['generated']} out ({result['ended_by']}); "
+        + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+    )

@@ -1,0 +1,40 @@
+"""`penguin-vl`: one command line for everything; each command is a file beside this one.
+
+Exit codes: 0 done, 1 failed, 2 bad usage. Errors are one line on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from penguin_models.errors import PenguinError
+from penguin_ros.cli import ask, bench, demo, doctor, parity, pull
+
+app = typer.Typer(
+    name="penguin-vl",
+    help="A vision-language model for ROS 2 robots.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("ask")(ask.ask)
+app.command("parity")(parity.parity)
+app.command("pull")(pull.pull)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Entry point of the `penguin-vl` executable."""
+    try:
+        app()
+    except PenguinError as err:
+        sys.stderr.write(f"error: {err}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

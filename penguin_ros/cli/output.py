@@ -1,0 +1,33 @@
+"""How commands speak: results on standard output (people or JSON), progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+# Where the output is no terminal, lines are as long as they need to be.
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+stderr = Console(stderr=True, highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or owner/name on the model hub.")]
+DeviceOption = Annotated[str, typer.Option(help="Device of the weights: cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; as stored if not given.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on a line of its own."""
+    stdout.out(json.dumps(value))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows what is going on, on a terminal."""
+    with stderr.status(what):
+        yield

@@ -1,0 +1,120 @@
+"""Pixels of image messages -> RGB, without ROS: raw encodings of sensor_msgs, and compressed images.
+
+Used for bags and wherever cv_bridge is not installed. Values are those of cv_bridge: 16-bit colour is scaled to 8 bit,
+alpha is dropped, Bayer patterns are interpolated by OpenCV. Depth is refused with a reason.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from penguin_models.errors import MediaError
+from penguin_models.types import UInt8Array
+
+
+class _Layout(NamedTuple):
+    """How an encoding stores a pixel: OpenCV's conversion to RGB, values per pixel, bytes of a value."""
+
+    conversion: int | None
+    channels: int
+    itemsize: int = 1
+
+
+_LAYOUTS = {
+    "rgb8": _Layout(None, 3),
+    "bgr8": _Layout(cv2.COLOR_BGR2RGB, 3),
+    "8UC3": _Layout(cv2.COLOR_BGR2RGB, 3),
+    "rgba8": _Layout(cv2.COLOR_RGBA2RGB, 4),
+    "bgra8": _Layout(cv2.COLOR_BGRA2RGB, 4),
+    "8UC4": _Layout(cv2.COLOR_BGRA2RGB, 4),
+    "mono8": _Layout(cv2.COLOR_GRAY2RGB, 1),
+    "8UC1": _Layout(cv2.COLOR_GRAY2RGB, 1),
+    "rgb16": _Layout(None, 3, 2),
+    "bgr16": _Layout(cv2.COLOR_BGR2RGB, 3, 2),
+    "rgba16": _Layout(cv2.COLOR_RGBA2RGB, 4, 2),
+    "bgra16": _Layout(cv2.COLOR_BGRA2RGB, 4, 2),
+    "mono16": _Layout(cv2.COLOR_GRAY2RGB, 1, 2),
+    # Two bytes a pixel: colour is shared by pairs of pixels.
+    "yuv422": _Layout(cv2.COLOR_YUV2RGB_UYVY, 2),
+    "uyvy": _Layout(cv2.COLOR_YUV2RGB_UYVY, 2),
+    "yuv422_yuy2": _Layout(cv2.COLOR_YUV2RGB_YUYV, 2),
+    "yuyv": _Layout(cv2.COLOR_YUV2RGB_YUYV, 2),
+}
+# OpenCV names a Bayer pattern by its second row: its BG is a sensor whose first row begins RG.
+for _pattern, _code in (("rggb", "BG"), ("bggr", "RG"), ("gbrg", "GR"), ("grbg", "GB")):
+    for _bits in (8, 16):
+        _LAYOUTS[f"bayer_{_pattern}{_bits}"] = _Layout(getattr(cv2, f"COLOR_Bayer{_code}2RGB"), 1, _bits // 8)
+_DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
+
+
+def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool = False) -> UInt8Array:
+    """Converts the fields of a `sensor_msgs/Image`.
+
+    Args:
+        encoding: as in sensor_msgs/image_encodings.hpp.
+        height: rows.
+        width: columns.
+        step: bytes of one row, padding included.
+        data: a buffer of height * step bytes.
+        is_bigendian: byte order of 16-bit values.
+
+    Returns:
+        uint8 [height, width, 3], a copy.
+
+    Raises:
+        MediaError: the encoding is not a colour image, or sizes do not fit each other.
+    """
+    conversion, channels, itemsize = _layout(encoding)
+    if height <= 0 or width <= 0:
+        raise MediaError(f"image of {width}x{height} pixels is empty")
+    if channels == 2 and width % 2:
+        raise MediaError(f"a {encoding} image must have an even width, not {width}")
+    row_bytes = width * channels * itemsize
+    if step < row_bytes:
+        raise MediaError(f"step {step} is less than the {row_bytes} bytes of a row of {width} {encoding} pixels")
+    buffer = np.frombuffer(data, np.uint8)
+    if buffer.size < step * height:
+        raise MediaError(f"image data ends after {buffer.size} of {step * height} bytes ({height} rows of {step})")
+    rows = buffer[: step * height].reshape(height, step)[:, :row_bytes]
+    if itemsize == 2:
+        wide = np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2")
+        rows = cv2.convertScaleAbs(wide.astype(np.uint16), alpha=255 / 65535)
+    pixels = np.ascontiguousarray(rows).reshape((height, width, channels) if channels > 1 else (height, width))
+    return pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+def compressed_to_rgb(data: Any, image_format: str = "") -> UInt8Array:
+    """Decodes the data of a `sensor_msgs/CompressedImage` (JPEG, PNG, WebP, ...): uint8 [H, W, 3].
+
+    Raises:
+        MediaError: depth, truncated or broken data.
+    """
+    if "compressedDepth" in image_format or image_format.split(";")[0].strip() in _DEPTH:
+        raise MediaError(f"format {image_format!r} is a depth image; subscribe to a colour topic")
+    try:
+        with Image.open(io.BytesIO(bytes(data))) as image:
+            return np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as err:
+        raise MediaError(f"compressed image ({image_format or 'no format'}) cannot be decoded: {err}") from err
+
+
+def message_to_rgb(message: Any) -> UInt8Array:
+    """Converts an Image or CompressedImage message of any library (rclpy, rosbags)."""
+    if hasattr(message, "format"):
+        return compressed_to_rgb(message.data, message.format)
+    return raw_to_rgb(
+        message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
+    )
+
+
+def _layout(encoding: str) -> _Layout:
+    if encoding in _DEPTH:
+        raise MediaError(f"encoding {encoding} is depth or a measurement, not a picture; use a colour topic")
+    if encoding not in _LAYOUTS:
+        raise MediaError(f"encoding {encoding!r} is not supported; supported are {', '.join(_LAYOUTS)}")
+    return _LAYOUTS[encoding]
