@@ -277,10 +277,9 @@ def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, i
     attended, start = [], 0
     for frames, length in runs:
         end = start + frames * length
-        batch = [
-            x[start:end].unflatten(0, (frames, length)).transpose(1, 2) for x in (q, k, v)
-        ]  # [frames, heads, n, E]
-        out = F.scaled_dot_product_attention(*batch, enable_gqa=q.shape[1] != k.shape[1])
+        # [frames, heads, n, E]
+        qs, ks, vs = (x[start:end].view(frames, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(qs, ks, vs, enable_gqa=q.shape[1] != k.shape[1])
         attended.append(out.transpose(1, 2).flatten(0, 1))
         start = end
     return torch.cat(attended)
