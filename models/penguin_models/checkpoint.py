@@ -63,9 +63,9 @@ def load_pretrained(
         _check_tied(folder, stored)
     check_tensors(folder, expected, stored)
     weights_dtype = _dtype(dtype) or _STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
-    for name, tensor in read_tensors(stored):
-        copy = torch.empty(tensor.shape, dtype=weights_dtype, device=target).copy_(tensor)
-        _set_parameter(model, name, copy)
+    for name, tensor in stored.items():
+        _set_parameter(model, name, torch.empty(tensor.shape, dtype=weights_dtype, device=target))
+    _fill(dict(model.named_parameters()), stored)
     if config.tie_word_embeddings:
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
     rotary = model.language_model.model.rotary_emb
@@ -152,12 +152,22 @@ def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
     head = stored.pop(LM_HEAD, None)
     if head is None or EMBEDDINGS not in stored:
         return
-    first, second = (tensor for _, tensor in read_tensors({"head": head, "table": stored[EMBEDDINGS]}))
-    if not torch.equal(first, second):
+    table = stored[EMBEDDINGS]
+    heads, tables = read_tensors({"head": head}), read_tensors({"table": table})
+    same = head.shape == table.shape and all(
+        torch.equal(ours, theirs) for (_, _, ours), (_, _, theirs) in zip(heads, tables, strict=True)
+    )
+    if not same:
         raise CheckpointError(
             f"{folder}: config.json ties lm_head to the embeddings, but {head.name} differs from them; "
             'set "tie_word_embeddings" to false if the head is meant to be separate'
         )
+
+
+@torch.no_grad()
+def _fill(parameters: dict[str, nn.Parameter], stored: dict[str, StoredTensor]) -> None:
+    for name, rows, block in read_tensors(stored):
+        parameters[name][rows] = block
 
 
 def _set_parameter(model: nn.Module, name: str, value: Tensor) -> None:

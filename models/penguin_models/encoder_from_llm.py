@@ -51,8 +51,8 @@ def convert_llm_to_encoder(
     parameters = {n: p for n, p in encoder.named_parameters() if not n.startswith("embeddings.")}
     check_tensors(folder, {name: tuple(p.shape) for name, p in parameters.items()}, stored)
     with torch.no_grad():
-        for name, tensor in read_tensors(stored):
-            parameters[name].copy_(tensor)
+        for name, rows, block in read_tensors(stored):
+            parameters[name][rows] = block
         embedding = encoder.embeddings.patch_embedding
         nn.init.normal_(
             embedding.weight,

@@ -46,7 +46,10 @@ def load_image(path: str | Path) -> UInt8Array:
     """
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # Pillow would clip 16 bit at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except UnidentifiedImageError as err:
         raise MediaError(f"{path} is not an image that Pillow can read") from err
     except Image.DecompressionBombError as err:
@@ -106,17 +109,15 @@ class VideoFile:
         with _open(self._path) as container:
             stream = _video_stream(self._path, container)
             stream.thread_type = "AUTO"
-            graph, source, sink = _fps_graph(stream, self._fps)
+            sampler = None
             try:
                 for frame in container.decode(stream):
-                    source.push(frame)
-                    yield from _pull(sink)
-                source.push(None)
-                yield from _pull(sink)
+                    sampler = sampler or _FpsFilter(frame, self._fps)
+                    yield from sampler.push(frame)
+                if sampler is not None:
+                    yield from sampler.finish()
             except av.error.FFmpegError as err:
                 raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
-            finally:
-                del graph
 
 
 def _open(path: Path) -> Any:
@@ -132,23 +133,42 @@ def _video_stream(path: Path, container: Any) -> Any:
     return container.streams.video[0]
 
 
-def _fps_graph(stream: Any, fps: Fraction) -> tuple[Any, Any, Any]:
-    graph = av.filter.Graph()
-    source = graph.add_buffer(template=stream)
-    rate = graph.add("fps", f"fps={fps.numerator}/{fps.denominator}:round=down")
-    sink = graph.add("buffersink")
-    source.link_to(rate)
-    rate.link_to(sink)
-    graph.configure()
-    return graph, source, sink
+class _FpsFilter:
+    """ffmpeg's fps filter, rounding down."""
 
+    def __init__(self, first: av.VideoFrame, fps: Fraction):
+        self._graph = av.filter.Graph()
+        self._source: Any = self._graph.add_buffer(
+            width=first.width, height=first.height, format=first.format, time_base=first.time_base
+        )
+        rate = self._graph.add("fps", f"fps={fps.numerator}/{fps.denominator}:round=down")
+        self._sink: Any = self._graph.add("buffersink")
+        self._source.link_to(rate)
+        rate.link_to(self._sink)
+        self._graph.configure()
+        self._only: av.VideoFrame | None = first  # the newest frame, as long as nothing was sampled
 
-def _pull(sink: Any) -> Iterator[av.VideoFrame]:
-    while True:
-        try:
-            yield sink.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):  # nothing more for now, or at all
-            return
+    def push(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """Takes a frame; yields what is sampled by now."""
+        self._only = self._only and frame
+        self._source.push(frame)
+        yield from self._pull()
+
+    def finish(self) -> Iterator[av.VideoFrame]:
+        """Yields what is sampled of the end; of a video shorter than 1/fps, its last frame."""
+        self._source.push(None)
+        yield from self._pull()
+        if self._only is not None:
+            yield self._only  # the filter drops a frame that does not last long enough
+
+    def _pull(self) -> Iterator[av.VideoFrame]:
+        while True:
+            try:
+                sample = self._sink.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):  # nothing more for now, or at all
+                return
+            self._only = None
+            yield sample
 
 
 def _upright(frame: av.VideoFrame) -> UInt8Array:

@@ -7,13 +7,13 @@ becomes that of our modules (`PenguinVL`) or is ignored on purpose.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -36,7 +36,7 @@ _TO_RELEASED = (
     (re.compile(r"^vision_(encoder|projector)\."), r"model.vision_\1."),
 )
 # A mapped file counts as memory of the process: reopening it after so much keeps the peak near the model's size.
-_REOPEN_BYTES = 128 * 2**20
+_REOPEN_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -109,27 +109,38 @@ def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: 
         raise CheckpointError(f"{folder} does not fit its config.json; tensors " + "; ".join(problems))
 
 
-def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, tensor) one at a time; a tensor is valid only until the next is taken."""
+def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, slice, Tensor]]:
+    """Streams tensors in blocks of rows, so that little more than one block is in memory.
+
+    Yields:
+        (name, rows, block): block holds these rows of the tensor; it is valid only until the next is taken.
+    """
     by_file = sorted(stored.items(), key=lambda item: (item[1].file, item[1].name))
     for file, items in groupby(by_file, key=lambda item: item[1].file):
-        for part in _parts(items):
+        for batch in _batches(items):
             with _open(file) as tensors:
-                for name, tensor in part:
-                    yield name, tensors.get_tensor(tensor.name)
+                for name, tensor, rows in batch:
+                    yield name, rows, tensors.get_slice(tensor.name)[rows]
 
 
-def _parts(items: Iterable[tuple[str, StoredTensor]]) -> Iterator[list[tuple[str, StoredTensor]]]:
-    part: list[tuple[str, StoredTensor]] = []
+def _batches(
+    items: Iterable[tuple[str, StoredTensor]],
+) -> Iterator[list[tuple[str, StoredTensor, slice]]]:
+    """Cuts tensors into blocks of rows, and gathers blocks up to about `_REOPEN_BYTES`."""
+    batch: list[tuple[str, StoredTensor, slice]] = []
     size = 0
     for name, tensor in items:
-        part.append((name, tensor))
-        size += 4 * torch.Size(tensor.shape).numel()
-        if size >= _REOPEN_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+        row_bytes = 4 * math.prod(tensor.shape[1:])
+        block = max(1, _REOPEN_BYTES // row_bytes)
+        for start in range(0, tensor.shape[0], block):
+            stop = min(start + block, tensor.shape[0])
+            batch.append((name, tensor, slice(start, stop)))
+            size += (stop - start) * row_bytes
+            if size >= _REOPEN_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _weight_files(folder: Path) -> list[Path]:

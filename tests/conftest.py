@@ -1,0 +1,84 @@
+"""What tests share: the authors' numbers, the small checkpoint they were computed with, and synthetic frames."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder with the authors' numbers."""
+    return DATA / "reference"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(reference):
+    """Folder of the small checkpoint."""
+    return reference / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint):
+    """The small checkpoint: (model, processor)."""
+    from penguin_models import load_pretrained
+
+    return load_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def model(loaded):
+    return loaded[0]
+
+
+@pytest.fixture(scope="session")
+def processor(loaded):
+    return loaded[1]
+
+
+@pytest.fixture
+def edit_checkpoint(checkpoint, tmp_path):
+    """Makes a changed copy of the small checkpoint.
+
+    Called with functions that change its tensors (a dict of arrays) and its config (a dict) in place.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    def edit(tensors=lambda t: None, config=lambda c: None, name="edited"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in checkpoint.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        arrays = load_file(folder / "model.safetensors")
+        tensors(arrays)
+        save_file(arrays, folder / "model.safetensors")
+        values = json.loads((folder / "config.json").read_text())
+        config(values)
+        (folder / "config.json").write_text(json.dumps(values))
+        return folder
+
+    return edit
+
+
+@pytest.fixture
+def picture():
+    """Makes a smooth random picture: uint8 [height, width, 3]."""
+
+    def make(height, width, seed=0):
+        import cv2
+
+        small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+    return make

@@ -1,0 +1,211 @@
+"""Checkpoints are read completely or not at all, and written so that they read back bit for bit."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from penguin_models import load_pretrained, save_pretrained
+from penguin_models.errors import CheckpointError
+
+ENCODER = "model.vision_encoder."
+
+
+def assert_same_weights(first, second):
+    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
+    assert ours.keys() == theirs.keys()
+    for name, parameter in ours.items():
+        assert torch.equal(parameter, theirs[name]), name
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", "300KB"])
+def test_saved_and_loaded_again_is_bit_identical(model, processor, tmp_path, shard_size):
+    save_pretrained(model, processor, tmp_path / "saved", max_shard_size=shard_size)
+    again, processor_again = load_pretrained(tmp_path / "saved")
+    assert_same_weights(model, again)
+    assert (tmp_path / "saved" / "model.safetensors.index.json").exists() == (shard_size == "300KB")
+    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "A cup?"}]}]
+    assert processor_again.prompt_parts(conversation) == processor.prompt_parts(conversation)
+    assert processor_again.images == processor.images
+
+
+def test_saving_over_shards_leaves_no_stale_shard(model, processor, tmp_path):
+    save_pretrained(model, processor, tmp_path, max_shard_size="300KB")
+    save_pretrained(model, processor, tmp_path)
+    assert [f.name for f in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+    assert_same_weights(model, load_pretrained(tmp_path)[0])
+
+
+def test_saved_names_are_the_released_ones(model, processor, checkpoint, tmp_path):
+    save_pretrained(model, processor, tmp_path)
+    saved, released = load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors")
+    assert saved.keys() == released.keys()
+    assert all(np.array_equal(saved[name], released[name]) for name in released)
+
+
+def test_training_layout_with_its_extras(edit_checkpoint, model):
+    def to_training(tensors):
+        for name in [n for n in tensors if n.startswith(ENCODER)]:
+            tensors[f"{ENCODER}vision_encoder.{name.removeprefix(ENCODER)}"] = tensors.pop(name)
+        tensors[f"{ENCODER}vision_encoder_teacher.encoder.layers.0.x"] = np.zeros(3, np.float32)
+        tensors[f"{ENCODER}vision_distill_layer.weight"] = np.zeros(3, np.float32)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
+
+    assert_same_weights(load_pretrained(edit_checkpoint(to_training))[0], model)
+
+
+@pytest.mark.parametrize("prefix", ["", ENCODER, f"{ENCODER}vision_encoder."])
+def test_encoder_in_a_second_checkpoint(edit_checkpoint, model, checkpoint, prefix):
+    def without_encoder(tensors):
+        for name in [n for n in tensors if n.startswith(ENCODER)]:
+            taken[prefix + name.removeprefix(ENCODER)] = tensors.pop(name)
+
+    def naming_it(config):
+        config["vision_encoder"] = "encoder"
+        config.pop("vision_encoder_config")
+
+    taken: dict = {}
+    folder = edit_checkpoint(without_encoder, naming_it)
+    (folder / "encoder").mkdir()
+    save_file(taken, folder / "encoder" / "model.safetensors")
+    config = json.loads((checkpoint / "config.json").read_text())["vision_encoder_config"]
+    (folder / "encoder" / "config.json").write_text(json.dumps(config))
+    assert_same_weights(load_pretrained(folder)[0], model)
+
+
+def test_encoder_inside_although_config_names_another(edit_checkpoint, model, checkpoint):
+    """Released weights carry the encoder; only its configuration then comes from the second checkpoint."""
+    folder = edit_checkpoint(config=lambda c: (c.pop("vision_encoder_config"), c.update(vision_encoder="encoder")))
+    (folder / "encoder").mkdir()
+    config = json.loads((checkpoint / "config.json").read_text())["vision_encoder_config"]
+    (folder / "encoder" / "config.json").write_text(json.dumps(config))
+    assert_same_weights(load_pretrained(folder)[0], model)
+
+
+def drop(name):
+    return lambda tensors: tensors.pop(name)
+
+
+def reshape(name):
+    return lambda tensors: tensors.update({name: np.zeros((7, 5), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        (drop("model.norm.weight"), {}, r"1 missing: model\.norm\.weight"),
+        (drop(f"{ENCODER}encoder.norm.weight"), {}, r"1 missing: model\.vision_encoder\.encoder\.norm\.weight"),
+        (lambda t: t.update(surprise=np.zeros(1)), {}, "1 unexpected: surprise"),
+        (reshape("model.norm.weight"), {}, r"model\.norm\.weight is \[7, 5\], config\.json wants \[96\]"),
+        (lambda t: None, {"num_hidden_layers": 2}, r"11 unexpected: model\.layers\.2\..* and 6 more"),
+        (lambda t: None, {"tie_word_embeddings": False}, r"1 missing: lm_head\.weight"),
+        (lambda t: t.update({"lm_head.weight": np.ones_like(t["model.embed_tokens.weight"])}), {}, "ties lm_head"),
+        (lambda t: None, {"model_type": "llama"}, "'llama' model"),
+        (lambda t: None, {"hidden_size": None}, "lacks hidden_size"),
+        (lambda t: None, {"vision_encoder_config": None}, "names no vision_encoder"),
+        (lambda t: None, {"vision_encoder_config": None, "vision_encoder": "no/such"}, "no/such is not a folder"),
+        (lambda t: None, {"image_token_index": 7}, "gives <image> the id 1503"),
+    ],
+)
+def test_what_does_not_fit_is_named(edit_checkpoint, monkeypatch, tensors, config, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = edit_checkpoint(tensors, lambda c: c.update(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(folder)
+
+
+def test_tied_head_in_the_file_is_accepted(edit_checkpoint, model):
+    folder = edit_checkpoint(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
+    assert_same_weights(load_pretrained(folder)[0], model)
+
+
+def test_untied_head(edit_checkpoint, model):
+    folder = edit_checkpoint(
+        lambda t: t.update({"lm_head.weight": np.ones_like(t["model.embed_tokens.weight"])}),
+        lambda c: c.update(tie_word_embeddings=False),
+    )
+    untied, processor = load_pretrained(folder)
+    assert (untied.language_model.lm_head.weight == 1).all()
+    assert torch.equal(untied.language_model.model.embed_tokens.weight, model.language_model.model.embed_tokens.weight)
+    save_pretrained(untied, processor, folder / "again")
+    assert_same_weights(load_pretrained(folder / "again")[0], untied)
+
+
+def test_truncated_weights(edit_checkpoint):
+    file = edit_checkpoint() / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        load_pretrained(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, r"config\.json is missing"),
+        ("config.json", "{", "cannot be read as JSON"),
+        ("config.json", "[]", "holds a list"),
+        ("model.safetensors", None, "has neither"),
+        ("tokenizer.json", None, "neither tokenizer.json nor vocab.json"),
+        ("tokenizer.json", "{}", r"tokenizer\.json cannot be read"),
+        ("preprocessor_config.json", None, "is missing"),
+        ("preprocessor_config.json", '{"resample": 2}', "not bicubic"),
+    ],
+)
+def test_missing_and_broken_files(edit_checkpoint, file, content, message):
+    folder = edit_checkpoint()
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "a/b/c", "nowhere"])
+def test_unknown_folder(path):
+    with pytest.raises(CheckpointError, match="not a checkpoint folder"):
+        load_pretrained(path)
+
+
+def test_dtype_and_device_are_what_was_asked_for(checkpoint):
+    half, _ = load_pretrained(checkpoint, dtype="bfloat16")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
+    with pytest.raises(CheckpointError, match="'int7' is unknown"):
+        load_pretrained(checkpoint, dtype="int7")
+    if not torch.cuda.is_available():
+        with pytest.raises(CheckpointError, match="cannot use device 'cuda'"):
+            load_pretrained(checkpoint, device="cuda")
+
+
+PEAK_SCRIPT = """
+import json, resource, sys
+from penguin_models import load_pretrained
+load_pretrained(sys.argv[1])
+from pathlib import Path
+Path("/proc/self/clear_refs").write_text("5")
+status = lambda name: int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) * 1024
+before = status("VmRSS")
+model, _ = load_pretrained(sys.argv[2], dtype=sys.argv[3])
+weights = sum(p.numel() * p.element_size() for p in model.parameters())
+print(json.dumps({"peak": status("VmHWM") - before, "weights": weights}))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_needs_little_more_than_the_weights(edit_checkpoint, checkpoint, dtype):
+    def larger(tensors):
+        random = np.random.default_rng(0)
+        for layer in range(3):
+            for name, shape in (("gate", (wide, 96)), ("up", (wide, 96)), ("down", (96, wide))):
+                tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = random.random(shape, np.float32)
+
+    wide = 250_000  # 860 MB of float32
+    folder = edit_checkpoint(larger, lambda c: c.update(intermediate_size=wide))
+    command = [sys.executable, "-c", PEAK_SCRIPT, str(checkpoint), str(folder), dtype]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert result["peak"] <= 1.2 * result["weights"], result

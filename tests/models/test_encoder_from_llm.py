@@ -1,0 +1,74 @@
+"""An encoder takes over an LLM's layers."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from penguin_models import convert_llm_to_encoder
+from penguin_models.encoder import FrameShape
+from penguin_models.errors import CheckpointError
+from penguin_models.types import Size
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    """A Qwen3 checkpoint as transformers writes it: (model, folder)."""
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZES, rope_theta=5e5, tie_word_embeddings=False))
+    for parameter in model.parameters():  # norms are ones otherwise: nothing would tell them apart
+        torch.nn.init.normal_(parameter)
+    folder = tmp_path_factory.mktemp("llm")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("layers", [None, 2])
+def test_layers_and_norms_are_taken_over(llm, layers):
+    model, folder = llm
+    encoder = convert_llm_to_encoder(folder, num_hidden_layers=layers)
+    theirs = dict(model.model.named_parameters())
+    ours = dict(encoder.encoder.named_parameters())
+    assert len(encoder.encoder.layers) == (layers or 3)
+    for name, parameter in ours.items():
+        assert torch.equal(parameter, theirs[name]), name
+    assert encoder.config.rope_theta == 5e5
+    with torch.inference_mode():
+        features = encoder(torch.randn(12, 588), [FrameShape(Size(3, 4), 1)])
+    assert features.shape == (12, 32) and features.isfinite().all()
+
+
+def test_patch_embedding_is_new_and_seeded(llm):
+    first, again, other = (convert_llm_to_encoder(llm[1], seed=seed).embeddings.patch_embedding for seed in (1, 1, 2))
+    assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
+    assert abs(first.weight.std() - 0.02) < 0.002 and (first.bias == 0).all()
+
+
+def test_too_many_layers(llm):
+    with pytest.raises(CheckpointError, match=r"4 encoder layers were asked for; .* has 3"):
+        convert_llm_to_encoder(llm[1], num_hidden_layers=4)
+
+
+def test_other_models_are_refused(tmp_path):
+    sizes = {name: value for name, value in SIZES.items() if name != "head_dim"}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="a 'llama' model; an encoder starts from a 'qwen3' model"):
+        convert_llm_to_encoder(tmp_path)
+
+
+def test_shapes_that_cannot_fit(llm, tmp_path):
+    model, _ = llm
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
+    with pytest.raises(CheckpointError, match=r"9 misshapen: model\.layers"):
+        convert_llm_to_encoder(tmp_path)

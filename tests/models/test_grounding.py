@@ -1,0 +1,121 @@
+"""Boxes and time ranges: what we write reads back, what others write is understood, what is broken is counted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_models.errors import PromptError
+from penguin_models.grounding import (
+    Box,
+    GroundedObject,
+    TimeRange,
+    format_grounding,
+    format_object,
+    parse,
+)
+from penguin_models.types import Size
+
+CUBE = GroundedObject("red cube", Box(120, 340, 220, 480))
+MUG = GroundedObject("mug", Box(0, 0, 1000, 1000))
+
+coordinates = st.integers(0, 1000)
+boxes = st.builds(
+    lambda a, b, c, d: Box(min(a, c), min(b, d), max(a, c), max(b, d)),
+    coordinates,
+    coordinates,
+    coordinates,
+    coordinates,
+)
+characters = st.characters(exclude_characters="[]", exclude_categories=["Cs", "Cc"])
+labels = st.text(characters, min_size=1).map(lambda text: " ".join(text.split())).filter(bool)
+objects = st.builds(GroundedObject, labels, boxes)
+hundredths = st.integers(0, 10**6).map(lambda n: n / 100)
+spans = st.builds(lambda a, b: TimeRange(min(a, b), max(a, b)), hundredths, hundredths)
+
+
+@given(st.lists(objects, max_size=6), st.lists(spans, max_size=3))
+def test_what_is_written_reads_back(items, ranges):
+    result = parse(format_grounding(items, ranges))
+    assert result.objects == tuple(items)
+    assert result.time_ranges == tuple(ranges)
+    assert result.malformed == 0
+
+
+@given(st.text())
+def test_no_text_breaks_the_parser(text):
+    assert parse(text).malformed >= 0
+
+
+def test_phrases_stay_in_the_text():
+    result = parse(f"There is a {format_object(CUBE)} beside the {format_object(MUG)}.")
+    assert result.text == "There is a red cube beside the mug."
+    assert result.objects == (CUBE, MUG)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "clean"),
+    [
+        ("the red cube [120, 340, 220, 480]", (CUBE,), "the red cube"),
+        ("A mug [0,0,1000,1000] and a red cube [120,340,220,480].", (MUG, CUBE), "A mug and a red cube."),
+        ('```json\n[{"bbox_2d": [120, 340, 220, 480], "label": "red cube"}]\n```', (CUBE,), "red cube"),
+        ('{"bbox_2d": [0, 0, 1000, 1000], "label": "mug"}', (MUG,), "mug"),
+        ("<ref>red cube</ref><box>(120,340),(220,480)</box>", (CUBE,), "red cube"),
+        ("<ref>mug</ref><box>[[0, 0, 1000, 1000]]</box> here", (MUG,), "mug here"),
+        ("<box>120 340 220 480</box>", (GroundedObject("object", CUBE.box),), ""),
+    ],
+)
+def test_other_syntaxes(text, expected, clean):
+    result = parse(text)
+    assert (result.objects, result.text, result.malformed) == (expected, clean, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[cube](1,2,3)",
+        "[cube](1,2,3,4",
+        "[cube](9,9,1,1)",
+        "[cube](0,0,1001,5)",
+        "[](1,2,3,4)",
+        "a cube [1,2,3]",
+        "a cube [9, 9, 1, 1]",
+        "<ref>cube</ref><box>1,2</box>",
+        '[{"bbox_2d": [1, 2, 3], "label": "cube"}]',
+        "During the period 9.00 - 1.00 seconds.",
+        "During the period now - then seconds.",
+    ],
+)
+def test_malformed_is_counted_not_raised(text):
+    result = parse(text)
+    assert (result.objects, result.time_ranges, result.malformed) == ((), (), 1)
+
+
+def test_brackets_that_are_no_boxes_are_left_alone():
+    text = "See [1] and [the manual](https://example.org), or f(1,2,3,4)."
+    assert parse(text).text == text.replace("[1]", "").replace("  ", " ") or parse(text).malformed <= 1
+    assert parse("list[int] costs (1,2,3,4)").objects == ()
+
+
+def test_pixels():
+    size = Size(480, 640)
+    assert CUBE.box.to_pixels(size) == pytest.approx((76.8, 163.2, 140.8, 230.4))
+    assert Box.from_pixels(76.8, 163.2, 140.8, 230.4, size) == CUBE.box
+    assert Box.from_pixels(-5, -5, 700, 500, size) == Box(0, 0, 1000, 1000)
+
+
+@pytest.mark.parametrize("label", ["", " cup", "cup ", "a  b", "a\nb", "[cup]", "cup]"])
+def test_labels_that_could_not_be_read_back_are_refused(label):
+    with pytest.raises(PromptError, match="label"):
+        GroundedObject(label, MUG.box)
+
+
+@pytest.mark.parametrize("numbers", [(5, 0, 4, 9), (0, 5, 9, 4), (-1, 0, 5, 5), (0, 0, 1001, 5)])
+def test_boxes_must_be_ordered_and_in_range(numbers):
+    with pytest.raises(PromptError, match=r"within \[0, 1000\]"):
+        Box(*numbers)
+
+
+@pytest.mark.parametrize("span", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_time_ranges_must_be_ordered(span):
+    with pytest.raises(PromptError, match="time range"):
+        TimeRange(*span)

@@ -1,0 +1,136 @@
+"""Images and videos from files."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from penguin_models.errors import MediaError
+from penguin_models.media import VideoFile, load_image
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Writes a video whose n-th frame has grey level 8 n: a function of frames, fps -> path."""
+
+    def write(frames, rate, name="video.mkv"):
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ffv1", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 32, 24, "bgr0"
+            for i in range(frames):
+                rgb = np.full((24, 32, 3), 8 * i % 256, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+def levels(clip):
+    return [(round(f.time_s, 3), int(f.rgb[0, 0, 0]) // 8) for f in clip]
+
+
+def test_sampling_is_that_of_the_released_code(video):
+    """ffmpeg's fps filter rounding down: of each second the last frame, at the second's beginning."""
+    assert levels(VideoFile(video(12, 4))) == [(0.0, 3), (1.0, 7), (2.0, 11)]
+    assert levels(VideoFile(video(12, 4), fps=2)) == [(0.0, 1), (0.5, 3), (1.0, 5), (1.5, 7), (2.0, 9), (2.5, 11)]
+
+
+def test_frames_repeat_where_the_video_is_slower_than_asked(video):
+    assert [level for _, level in levels(VideoFile(video(2, 1), fps=2))] == [0, 0, 1, 1]
+
+
+def test_too_many_frames_are_thinned_evenly(video):
+    path = video(24, 4)
+    everything = levels(VideoFile(path, fps=4))
+    assert len(everything) == 24
+    chosen = np.linspace(0, 23, 5, dtype=int)
+    assert levels(VideoFile(path, fps=4, max_frames=5)) == [everything[i] for i in chosen]
+
+
+def test_a_clip_can_be_read_again(video):
+    clip = VideoFile(video(12, 4))
+    assert levels(clip) == levels(clip)
+    next(iter(clip))  # abandoned half-way
+    assert len(levels(clip)) == 3
+
+
+def test_pixels_are_exact(video):
+    frame = next(iter(VideoFile(video(4, 4))))
+    assert frame.rgb.shape == (24, 32, 3) and frame.rgb.dtype == np.uint8 and (frame.rgb == 24).all()
+
+
+def write_bytes(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_no_video(video, tmp_path, reference):
+    with pytest.raises(MediaError, match="does not exist"):
+        VideoFile(tmp_path / "none.mp4")
+    with pytest.raises(MediaError, match="cannot be opened"):
+        VideoFile(write_bytes(tmp_path / "text.mp4", b"hello" * 100))
+    with pytest.raises(MediaError, match="cannot be opened"):
+        VideoFile(write_bytes(tmp_path / "empty.mp4", b""))
+    with pytest.raises(MediaError, match=r"fps 0 .* must be above 0"):
+        VideoFile(video(4, 4), fps=0)
+
+
+def test_a_sound_file_has_no_video_stream(tmp_path):
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match="has no video stream"):
+        VideoFile(path)
+
+
+def test_a_video_shorter_than_one_sample_has_one_frame(video):
+    assert levels(VideoFile(video(1, 4))) == [(0.0, 0)]
+    assert levels(VideoFile(video(3, 4))) == [(0.0, 2)]
+
+
+def test_a_video_without_frames(video):
+    path = video(12, 4)
+    with av.open(str(path)) as container:
+        first = next(packet.pos for packet in container.demux(video=0))
+    path.write_bytes(path.read_bytes()[:first])
+    with pytest.raises(MediaError, match=r"has no frames|cannot be"):
+        list(VideoFile(path))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (5, 4), (204, 204, 204)).convert(mode).save(path)
+    rgb = load_image(path)
+    assert rgb.shape == (4, 5, 3) and rgb.dtype == np.uint8 and (rgb == 204).all()
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "wide.png")
+    assert load_image(tmp_path / "wide.png")[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (6, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned a quarter: shown upright as 4 wide, 6 high
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+
+
+def test_bad_images(tmp_path, reference):
+    with pytest.raises(MediaError, match="does not exist"):
+        load_image(tmp_path / "none.png")
+    with pytest.raises(MediaError, match="not an image"):
+        load_image(write_bytes(tmp_path / "text.png", b"hello"))
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        load_image(tmp_path)
+    whole = (reference / "media" / "tabletop.png").read_bytes()
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        load_image(write_bytes(tmp_path / "cut.png", whole[: len(whole) // 2]))

@@ -1,0 +1,102 @@
+"""Key frames: the released labels, one frame at a time."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from penguin_models.errors import MediaError
+from penguin_models.reference_policy import ReferencePolicy, comparison_size
+from penguin_models.types import Frame, FrameKind, Size
+
+KEY, INTERMEDIATE = FrameKind
+# In HSV (0, 255, 20) and (0, 0, 255): nearly at right angles. Red and blue would not be: both are bright.
+DARK_RED, WHITE = (20, 0, 0), (255, 255, 255)
+
+
+def frame(rgb):
+    return Frame(np.ascontiguousarray(rgb, dtype=np.uint8), 0)
+
+
+def uniform(value, size=(56, 70)):
+    return frame(np.broadcast_to(np.array(value, np.uint8), (*size, 3)))
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_labels_and_similarities_equal_the_released_ones(reference, run):
+    expected = json.loads((reference / "tra_labels.json").read_text())["runs"][run]
+    policy = ReferencePolicy()
+    for name, label, similarity in zip(
+        expected["files"], expected["frame_types"], expected["similarity_to_last_keyframe"], strict=True
+    ):
+        rgb = np.array(Image.open(reference / "media" / expected["source"] / name).convert("RGB"))
+        assert policy.observe(frame(rgb)) == label
+        assert policy.similarity == pytest.approx(similarity, abs=1e-6)
+
+
+def test_compared_with_the_last_key_frame():
+    """Dark red to white is a cut, white to white is not, and back is a cut again."""
+    policy = ReferencePolicy()
+    red, white = uniform(DARK_RED), uniform(WHITE)
+    assert [policy.observe(f) for f in (red, red, white, white, red)] == [KEY, INTERMEDIATE, KEY, INTERMEDIATE, KEY]
+
+
+def test_similarity_is_the_share_of_similar_patches():
+    policy = ReferencePolicy()
+    policy.observe(uniform(DARK_RED, (140, 140)))
+    partly = np.array(uniform(DARK_RED, (140, 140)).rgb)
+    partly[:28] = WHITE
+    assert policy.observe(frame(partly)) == KEY
+    assert policy.similarity == pytest.approx(0.8)
+
+
+def test_black_patches_do_not_count():
+    policy = ReferencePolicy()
+    black = np.zeros((140, 140, 3), np.uint8)
+    spot = black.copy()
+    spot[:14, :14] = 255
+    assert policy.observe(frame(spot)) == KEY
+    assert policy.observe(frame(black)) == KEY  # the only patch that counts went dark
+    assert policy.observe(frame(black)) == INTERMEDIATE
+    assert policy.similarity == 1.0
+
+
+def test_reset_begins_anew_and_allows_another_size():
+    policy = ReferencePolicy()
+    policy.observe(uniform((9, 9, 9)))
+    with pytest.raises(MediaError, match="follows frames of"):
+        policy.observe(uniform((9, 9, 9), (70, 70)))
+    policy.reset()
+    assert policy.observe(uniform((9, 9, 9), (70, 70))) == KEY
+
+
+@pytest.mark.parametrize(
+    ("native", "expected"),
+    [
+        (Size(240, 320), Size(238, 322)),  # as in the released labels
+        (Size(1080, 1920), Size(1050, 1876)),  # more than 10240 patches
+        (Size(5, 9), Size(42, 70)),  # fewer than 10
+        (Size(1, 2000), Size(14, 2002)),
+    ],
+)
+def test_comparison_size(native, expected):
+    assert comparison_size(native) == expected
+
+
+def test_memory_does_not_hold_frames():
+    """What the policy holds after one frame is what it holds after a hundred."""
+    import gc
+
+    import torch
+
+    def tensors():
+        gc.collect()
+        return sum(o.numel() for o in gc.get_objects() if type(o) is torch.Tensor)
+
+    policy, random = ReferencePolicy(), np.random.default_rng(0)
+    policy.observe(frame(random.integers(0, 256, (140, 140, 3))))
+    before = tensors()
+    for _ in range(100):
+        policy.observe(frame(random.integers(0, 256, (140, 140, 3))))
+    assert tensors() == before

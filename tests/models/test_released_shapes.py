@@ -1,0 +1,103 @@
+"""The released 2B: what its files hold, written down, against what our model expects at those sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from penguin_models.checkpoint import empty_model
+from penguin_models.config import EncoderConfig, PenguinConfig
+from penguin_models.encoder import FrameShape
+from penguin_models.types import Size
+from penguin_models.vlm import PenguinVL
+from penguin_models.weights import our_name, released_name
+
+DECODER_2B = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": True,
+}
+
+TENSORS = {
+    "model.embed_tokens.weight": (151_936, 2048),
+    "model.norm.weight": (2048,),
+    "model.vision_encoder.embeddings.patch_embedding.weight": (1024, 3, 14, 14),
+    "model.vision_encoder.embeddings.patch_embedding.bias": (1024,),
+    "model.vision_encoder.encoder.norm.weight": (1024,),
+    "model.vision_projector.readout.0.weight": (2048, 1024),
+    "model.vision_projector.readout.0.bias": (2048,),
+    "model.vision_projector.readout.2.weight": (2048, 2048),
+    "model.vision_projector.readout.2.bias": (2048,),
+}
+DECODER_LAYER = {
+    "input_layernorm.weight": (2048,),
+    "post_attention_layernorm.weight": (2048,),
+    "self_attn.q_proj.weight": (2048, 2048),
+    "self_attn.k_proj.weight": (1024, 2048),
+    "self_attn.v_proj.weight": (1024, 2048),
+    "self_attn.o_proj.weight": (2048, 2048),
+    "self_attn.q_norm.weight": (128,),
+    "self_attn.k_norm.weight": (128,),
+    "mlp.gate_proj.weight": (6144, 2048),
+    "mlp.up_proj.weight": (6144, 2048),
+    "mlp.down_proj.weight": (2048, 6144),
+}
+ENCODER_LAYER = {
+    "input_layernorm.weight": (1024,),
+    "post_attention_layernorm.weight": (1024,),
+    "self_attn.q_proj.weight": (2048, 1024),
+    "self_attn.k_proj.weight": (1024, 1024),
+    "self_attn.v_proj.weight": (1024, 1024),
+    "self_attn.o_proj.weight": (1024, 2048),
+    "self_attn.q_norm.weight": (128,),
+    "self_attn.k_norm.weight": (128,),
+    "mlp.gate_proj.weight": (3072, 1024),
+    "mlp.up_proj.weight": (3072, 1024),
+    "mlp.down_proj.weight": (1024, 3072),
+}
+
+
+def released_tensors(layers):
+    tensors = dict(TENSORS)
+    for layer in range(layers):
+        tensors |= {f"model.layers.{layer}.{name}": shape for name, shape in DECODER_LAYER.items()}
+        tensors |= {f"model.vision_encoder.encoder.layers.{layer}.{name}": s for name, s in ENCODER_LAYER.items()}
+    return tensors
+
+
+def config_2b(layers=28):
+    encoder = replace(EncoderConfig(), num_hidden_layers=layers)
+    return PenguinConfig.create(encoder, DECODER_2B | {"num_hidden_layers": layers}, image_token_id=151_669)
+
+
+def test_names_and_shapes_at_full_depth():
+    model = empty_model(config_2b())
+    # The tied head is not in the files.
+    ours = {n: tuple(p.shape) for n, p in model.named_parameters() if n != "language_model.lm_head.weight"}
+    assert {released_name(name): shape for name, shape in ours.items()} == released_tensors(28)
+    assert all(our_name(released_name(name)) == name for name in ours)
+    encoder_parameters = sum(p.numel() for p in model.vision_encoder.parameters())
+    assert encoder_parameters == pytest.approx(441e6, rel=0.005)
+
+
+def test_forward_at_true_widths():
+    """Random weights, one layer each: an image and a question go through, and gradients are not needed for it."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = PenguinVL(config_2b(layers=1)).eval()
+    finally:
+        torch.set_default_dtype(previous)
+    with torch.inference_mode():
+        visual = model.vision_projector(model.vision_encoder(torch.randn(24, 588), [FrameShape(Size(4, 6), 2)]))
+        assert visual.shape == (6, 2048)
+        ids = torch.tensor([[1, *[151_669] * 6, 2, 3]])
+        logits = model.language_model(inputs_embeds=model.embed_prompt(ids, visual), logits_to_keep=1).logits
+    assert logits.shape == (1, 1, 151_936) and logits.isfinite().all()

@@ -1,0 +1,87 @@
+"""Sizes: equal to the released rule, and a strict rule that never breaks its limits."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_models.errors import BudgetError, MediaError
+from penguin_models.tra import grid_size, reference_sizes, split_budget, strict_sizes
+from penguin_models.types import FrameKind, Size
+
+KEY, INTERMEDIATE = FrameKind
+
+sizes = st.builds(Size, st.integers(1, 2200), st.integers(1, 4000))
+kinds = st.lists(st.sampled_from(FrameKind), min_size=0, max_size=179).map(lambda rest: [KEY, *rest])
+merges = st.sampled_from([1, 2])
+min_tokens = st.integers(1, 64)
+budgets = st.integers(1, 16384)
+
+
+def test_all_released_allocations_are_equal(reference):
+    cases = json.loads((reference / "tra_sizes.json").read_text())
+    for case in cases:
+        labels = [FrameKind(k) for k in case["frame_types"]]
+        native = Size(case["height"], case["width"])
+        ours = reference_sizes(native, labels, case["merge_size"], case["min_tokens"], case["max_tokens"])
+        assert list(ours.key) == case["key_hw"]
+        if case["intermediate_hw"] is not None:
+            assert list(ours.intermediate) == case["intermediate_hw"]
+        assert ours.total_tokens(labels) == case["total_tokens"]
+    assert len(cases) == 200
+
+
+@given(sizes, kinds, merges, min_tokens, budgets)
+def test_strict_never_exceeds_budget_or_native_size(native, labels, m, minimum, budget):
+    largest = grid_size(native, 14 * m)
+    try:
+        allocation = strict_sizes(native, labels, m, minimum, budget)
+    except BudgetError as err:
+        assert str(budget) in str(err)
+        return
+    assert allocation.total_tokens(labels) <= budget
+    for size in (allocation.key, allocation.intermediate):
+        assert size.height <= largest.height and size.width <= largest.width
+        assert size.height % (14 * m) == size.width % (14 * m) == 0 and size.area > 0
+    assert allocation.intermediate.area <= allocation.key.area
+
+
+@given(sizes, kinds, merges, min_tokens, budgets)
+def test_strict_agrees_where_the_reference_neither_enlarges_nor_overshoots(native, labels, m, minimum, budget):
+    released = reference_sizes(native, labels, m, minimum, budget)
+    largest = grid_size(native, 14 * m)
+    used = [released.size(kind) for kind in set(labels)]
+    enlarges = any(s.height > largest.height or s.width > largest.width for s in used)
+    if enlarges or released.total_tokens(labels) > budget:
+        return
+    ours = strict_sizes(native, labels, m, minimum, budget)
+    assert [ours.size(kind) for kind in set(labels)] == used
+
+
+@given(sizes, kinds, merges, min_tokens)
+def test_strict_refuses_only_what_cannot_fit(native, labels, m, minimum):
+    """One token less than the smallest allocation is refused, with the number that is needed; that number fits."""
+    with pytest.raises(BudgetError) as refused:
+        strict_sizes(native, labels, m, minimum, max_tokens=0)
+    needed = int(str(refused.value).split("need at least ")[1].split()[0])
+    assert strict_sizes(native, labels, m, minimum, needed).total_tokens(labels) <= needed
+    with pytest.raises(BudgetError):
+        strict_sizes(native, labels, m, minimum, needed - 1)
+
+
+def test_a_single_key_frame_is_not_blown_up():
+    """The released rule makes one key frame of 35 more than ten times as large as the camera's image."""
+    native, labels = Size(360, 640), [KEY, *[INTERMEDIATE] * 34]
+    assert reference_sizes(native, labels, 2, 16, 10240).key.area > 10 * native.area
+    assert strict_sizes(native, labels, 2, 16, 10240).key == grid_size(native, 28)
+
+
+def test_no_frames():
+    with pytest.raises(MediaError, match="no frames"):
+        reference_sizes(Size(10, 10), [])
+
+
+def test_budget_is_split_in_proportion():
+    assert split_budget([300, 100], 1000) == [750, 250]
+    assert split_budget([10**6, 1], 10) == [9, 1]
