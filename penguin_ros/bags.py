@@ -12,7 +12,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from penguin_models.errors import MediaError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame
+from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling
 from penguin_ros.images import message_to_rgb
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -38,8 +38,7 @@ class BagClip:
             MediaError: the bag cannot be read, or has no such topic or no image topic (its topics are listed), or no
                 images on it; or fps or max_frames is not positive.
         """
-        if fps <= 0 or max_frames <= 0:
-            raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0")
+        check_sampling(fps, max_frames)
         self._path = Path(path)
         with open_bag(self._path) as reader:
             self.topic = choose_topic(self._path, reader, topic)
@@ -70,8 +69,9 @@ class BagClip:
     def _decode(self, reader: AnyReader, connection: Any, data: bytes, index: int) -> Any:
         try:
             return message_to_rgb(reader.deserialize(data, connection.msgtype))
-        except MediaError as err:
-            raise MediaError(f"bag {self._path}, image {index} of {self.topic}: {err}") from err
+        except Exception as err:  # whatever a parser makes of damaged bytes
+            reason = str(err) if isinstance(err, MediaError) else f"the message cannot be read: {_reason(err)}"
+            raise MediaError(f"bag {self._path}, image {index} of {self.topic}: {reason}") from err
 
 
 @contextmanager
@@ -131,4 +131,4 @@ def choose_topic(path: Path, reader: AnyReader, topic: str | None) -> str:
 
 
 def _reason(err: Exception) -> str:
-    return str(err).strip() or type(err).__name__
+    return f"{type(err).__name__}: {' '.join(str(err).split())}".rstrip(": ")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from penguin_models.errors import MediaError
+from penguin_models.media import to_rgb
 from penguin_models.types import UInt8Array
 
 
@@ -72,6 +73,10 @@ def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Any, is_
     conversion, channels, itemsize = _layout(encoding)
     if height <= 0 or width <= 0:
         raise MediaError(f"image of {width}x{height} pixels is empty")
+    if encoding.startswith("bayer_") and min(height, width) < 3:
+        raise MediaError(
+            f"a {encoding} image must be at least 3x3 pixels, not {width}x{height}: colours come from neighbours"
+        )
     if channels == 2 and width % 2:
         raise MediaError(f"a {encoding} image must have an even width, not {width}")
     row_bytes = width * channels * itemsize
@@ -98,8 +103,8 @@ def compressed_to_rgb(data: Any, image_format: str = "") -> UInt8Array:
         raise MediaError(f"format {image_format!r} is a depth image; subscribe to a colour topic")
     try:
         with Image.open(io.BytesIO(bytes(data))) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as err:
+            return to_rgb(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as err:
         raise MediaError(f"compressed image ({image_format or 'no format'}) cannot be decoded: {err}") from err
 
 

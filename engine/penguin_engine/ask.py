@@ -6,15 +6,15 @@ the two nothing but labels is held, so memory does not grow with the length of t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from penguin_engine.answer import Answer, Clock
 from penguin_engine.generation import Generation, Sampling, generate
 from penguin_engine.runtime import Runtime, check_fits, interleave
 from penguin_models.errors import MediaError, PromptError
-from penguin_models.grounding import Grounding, parse
+from penguin_models.grounding import parse
 from penguin_models.media import Clip
 from penguin_models.processor import Processor, Visual
 from penguin_models.tra import Allocation, KeyframePolicy
@@ -31,57 +31,6 @@ class LabelledClip:
     times_s: tuple[float, ...]
     kinds: tuple[FrameKind, ...]
     size: Size
-
-
-@dataclass
-class Answer:
-    """An answer and what it cost.
-
-    Attributes:
-        raw: as the model wrote it.
-        grounding: clean text, objects and time ranges.
-        image_size: pixels of the image that boxes refer to: the last one shown.
-        ended_by: "end", "stop", "length" or "cancelled".
-        frames: images or sampled frames that the model looked at.
-        key_frames: of them, labelled as key frames.
-        visual_tokens: what they cost.
-        prompt_tokens: all tokens before the answer.
-        generated_tokens: tokens of the answer.
-        seconds: wall time of "read" (decoding and labelling), "encode", "prefill" and "decode".
-    """
-
-    raw: str = ""
-    grounding: Grounding = field(default_factory=lambda: Grounding(""))
-    image_size: Size | None = None
-    ended_by: str = ""
-    frames: int = 0
-    key_frames: int = 0
-    visual_tokens: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For programs: plain types, boxes in pixels of the image they refer to."""
-        boxes = [o.box.to_pixels(self.image_size) if self.image_size else None for o in self.grounding.objects]
-        return {
-            "answer": self.grounding.text,
-            "raw": self.raw,
-            "objects": [
-                {"label": o.label, "box_px": box} for o, box in zip(self.grounding.objects, boxes, strict=True)
-            ],
-            "time_ranges": [{"start_s": t.start_s, "end_s": t.end_s} for t in self.grounding.time_ranges],
-            "malformed_boxes": self.grounding.malformed,
-            "ended_by": self.ended_by,
-            "frames": self.frames,
-            "key_frames": self.key_frames,
-            "tokens": {
-                "visual": self.visual_tokens,
-                "prompt": self.prompt_tokens,
-                "generated": self.generated_tokens,
-            },
-            "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
-        }
 
 
 def ask(
@@ -121,7 +70,7 @@ def ask(
     sampling = sampling or Sampling()
     if not question.strip():
         raise PromptError("the question is empty")
-    answer, clock = Answer(), _Clock()
+    answer, clock = Answer(), Clock()
     labelled = None
     if clip is not None:
         assert policy is not None, "a clip needs a policy"
@@ -221,14 +170,3 @@ def _batches(images: Iterator[PatchedImage]) -> Iterator[list[PatchedImage]]:
         patches += image.grid.area
     if batch:
         yield batch
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return seconds

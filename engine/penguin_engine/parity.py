@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from penguin_engine.generation import Generation, Sampling, generate
@@ -94,17 +95,20 @@ def run_parity(folder: str | Path) -> Iterator[Row]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MediaError(f"{folder} is not a folder of reference vectors")
-    comparisons = [run for name, run in _COMPARISONS.items() if (folder / name).is_file()]
-    if not comparisons:
+    present = [name for name in _COMPARISONS if (folder / name).is_file()]
+    if not present:
         raise MediaError(f"{folder} has none of {', '.join(_COMPARISONS)}: it holds no reference vectors")
-    for run in comparisons:
-        yield from run(folder)
+    for name in present:
+        try:
+            yield from _COMPARISONS[name](folder)
+        except (KeyError, TypeError, IndexError) as err:
+            raise MediaError(f"{folder / name} does not have the form of reference vectors: {err!r}") from err
 
 
 def _model_cases(folder: Path) -> Iterator[Row]:
     model, processor = load_pretrained(folder / "checkpoint", dtype="float32")
-    cases = json.loads((folder / "expected.json").read_text())
-    tensors = load_file(folder / "expected.safetensors")
+    cases = _json(folder / "expected.json")
+    tensors = _tensors(folder / "expected.safetensors")
     for name, case in cases.items():
         if not isinstance(case, dict):
             continue
@@ -202,7 +206,7 @@ def _prepare(
 
 def _chat_template(folder: Path) -> Iterator[Row]:
     row = Row("chat template")
-    for number, case in enumerate(json.loads((folder / "chat_template.json").read_text())):
+    for number, case in enumerate(_json(folder / "chat_template.json")):
         ours = render(case["conversation"], case["add_generation_prompt"], think=case["add_think_prompt"])
         row.check(f"conversation {number}", ours, case["text"])
     yield row
@@ -211,7 +215,7 @@ def _chat_template(folder: Path) -> Iterator[Row]:
 def _training_labels(folder: Path) -> Iterator[Row]:
     processor = Processor.from_pretrained(folder / "checkpoint")
     row = Row("training labels")
-    for number, case in enumerate(json.loads((folder / "labels.json").read_text())):
+    for number, case in enumerate(_json(folder / "labels.json")):
         ids, labels = processor.training_ids(case["messages"], [math.prod(grid) for grid in case["visual_grid"]])
         row.check(f"ids {number}", ids.tolist(), case["input_ids"])
         row.check(f"labels {number}", labels.tolist(), case["labels"])
@@ -219,7 +223,7 @@ def _training_labels(folder: Path) -> Iterator[Row]:
 
 
 def _key_frames(folder: Path) -> Iterator[Row]:
-    for run in json.loads((folder / "tra_labels.json").read_text())["runs"]:
+    for run in _json(folder / "tra_labels.json")["runs"]:
         row, policy = Row(f"key frames, {run['source']} every {run['stride']}"), ReferencePolicy()
         kinds, similarities = [], []
         for index, name in enumerate(run["files"]):
@@ -231,7 +235,7 @@ def _key_frames(folder: Path) -> Iterator[Row]:
 
 
 def _sizes(folder: Path) -> Iterator[Row]:
-    cases = json.loads((folder / "tra_sizes.json").read_text())
+    cases = _json(folder / "tra_sizes.json")
     row = Row(f"{len(cases)} allocations")
     different = 0
     for case in cases:
@@ -256,6 +260,20 @@ def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
             return np.array((image.crop(tuple(crop)) if crop else image).convert("RGB"))  # type: ignore[arg-type]
     except OSError as err:
         raise MediaError(f"reference image {path} cannot be read: {err}") from err
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as err:
+        raise MediaError(f"{path} cannot be read as JSON: {err}") from err
+
+
+def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (OSError, SafetensorError) as err:
+        raise MediaError(f"{path} cannot be read as safetensors: {err}") from err
 
 
 def _short(value: Any) -> str:

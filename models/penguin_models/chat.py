@@ -97,6 +97,10 @@ def _render_part(part: Any) -> str:
 
 
 def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise PromptError(f"the question or message is not valid Unicode (character {err.start}); send UTF-8") from err
     for token in RESERVED:
         if token in text:
             raise PromptError(f"the text contains {token!r}, which has a meaning of its own to the model; leave it out")

@@ -7,6 +7,7 @@ are more than max_frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,12 @@ class Clip(Protocol):
         ...
 
 
+def check_sampling(fps: float, max_frames: int) -> None:
+    """Raises MediaError where fps or max_frames make no sense."""
+    if not 0 < fps < math.inf or max_frames <= 0:
+        raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0 and finite")
+
+
 def load_image(path: str | Path) -> UInt8Array:
     """Reads an image file as it is meant to be seen (EXIF orientation applied): uint8 [H, W, 3].
 
@@ -46,10 +53,7 @@ def load_image(path: str | Path) -> UInt8Array:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # Pillow would clip 16 bit at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as err:
         raise MediaError(f"{path} is not an image that Pillow can read") from err
     except Image.DecompressionBombError as err:
@@ -58,6 +62,13 @@ def load_image(path: str | Path) -> UInt8Array:
         raise MediaError(f"image {path} does not exist") from err
     except (OSError, SyntaxError, ValueError) as err:
         raise MediaError(f"image {path} cannot be decoded: {err}") from err
+
+
+def to_rgb(image: Image.Image) -> UInt8Array:
+    """Any Pillow image as uint8 [H, W, 3]; 16-bit grey is scaled to 8 bit (Pillow would clip it)."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"))
 
 
 class VideoFile:
@@ -74,8 +85,7 @@ class VideoFile:
         Raises:
             MediaError: the file is missing or broken, or has no video; or fps or max_frames is not positive.
         """
-        if fps <= 0 or max_frames <= 0:
-            raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0")
+        check_sampling(fps, max_frames)
         self._path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1001)
         if not self._path.is_file():

@@ -19,7 +19,7 @@ from penguin_models.chat import IMAGE, TURN_END, Message, render, training_segme
 from penguin_models.config import ImageConfig, read_json
 from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.images import patch_image
-from penguin_models.tra import SIZE_RULES, Allocation, grid_size, split_budget
+from penguin_models.tra import SIZE_RULES, Allocation, grid_size, smallest_size, split_budget
 from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 
 IMAGE_MERGE_SIZE = 1
@@ -118,7 +118,11 @@ class Processor:
             BudgetError: the budget is too small for so many frames ("strict" only).
         """
         max_tokens = self.images.max_tokens if max_tokens is None else max_tokens
-        shares = split_budget([self._native_tokens(visual) for visual in visuals], max_tokens) if visuals else []
+        if len(visuals) > 1:
+            floors = [self._floor_tokens(visual) if rule == "strict" else 0 for visual in visuals]
+            shares = split_budget([self._native_tokens(visual) for visual in visuals], max_tokens, floors)
+        else:
+            shares = [max_tokens] * len(visuals)
         return [
             SIZE_RULES[rule](v.native, v.kinds, v.merge_size, self.images.min_tokens, share, self.images.patch_size)
             for v, share in zip(visuals, shares, strict=True)
@@ -187,6 +191,11 @@ class Processor:
     def _native_tokens(self, visual: Visual) -> int:
         factor = self.images.patch_size * visual.merge_size
         return len(visual.kinds) * grid_size(visual.native, factor).area // factor**2
+
+    def _floor_tokens(self, visual: Visual) -> int:
+        factor = self.images.patch_size * visual.merge_size
+        smallest = smallest_size(visual.native, factor, self.images.min_tokens)
+        return len(visual.kinds) * smallest.area // factor**2
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

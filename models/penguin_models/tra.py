@@ -93,9 +93,8 @@ def reference_sizes(
     factor = patch_size * merge_size
     key_area, intermediate_area = _reference_areas(native, kinds, factor, min_tokens, max_tokens)
     floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
-    return Allocation(
-        _fit(native, key_area, factor, floor), _fit(native, intermediate_area, factor, floor), merge_size, patch_size
-    )
+    key, intermediate = (fit_area(native, area, factor, floor) for area in (key_area, intermediate_area))
+    return Allocation(key, intermediate, merge_size, patch_size)
 
 
 def strict_sizes(
@@ -116,11 +115,11 @@ def strict_sizes(
     factor = patch_size * merge_size
     largest = grid_size(native, factor)
     floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
-    smallest = _within(_fit(native, floor, factor, floor), largest)
+    smallest = smallest_size(native, factor, min_tokens)
 
     def allocation(key_area: float, intermediate_area: float) -> Allocation:
-        key = _within(_fit(native, key_area, factor, floor), largest)
-        intermediate = _within(_fit(native, intermediate_area, factor, floor), key)
+        key = _within(fit_area(native, key_area, factor, floor), largest)
+        intermediate = _within(fit_area(native, intermediate_area, factor, floor), key)
         return Allocation(key, intermediate, merge_size, patch_size)
 
     key_area, intermediate_area = _reference_areas(native, kinds, factor, min_tokens, max_tokens)
@@ -153,13 +152,37 @@ def grid_size(native: Size, factor: int) -> Size:
     return Size(*(max(factor, round(side / factor) * factor) for side in native))
 
 
-def split_budget(native_tokens: Sequence[int], max_tokens: int) -> list[int]:
+def smallest_size(native: Size, factor: int, min_tokens: int) -> Size:
+    """The smallest size that the rule gives a frame, its native size where that is smaller."""
+    floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
+    return _within(fit_area(native, floor, factor, floor), grid_size(native, factor))
+
+
+def split_budget(native_tokens: Sequence[int], max_tokens: int, floors: Sequence[int]) -> list[int]:
     """Shares of the budget for several images or videos of one prompt, in proportion to their native tokens.
 
-    Images of equal size get what the released rule gives each of them.
+    Images of equal size get what the released rule gives each of them; none gets less than its floor.
+
+    Raises:
+        BudgetError: the floors alone exceed the budget.
     """
-    total = sum(native_tokens)
-    return [max(1, max_tokens * tokens // total) for tokens in native_tokens]
+    if sum(floors) > max_tokens:
+        raise BudgetError(
+            f"{len(floors)} images and videos need at least {sum(floors)} visual tokens, the budget is {max_tokens}; "
+            "raise it, or use fewer"
+        )
+    shares = dict(enumerate(floors))
+    open_shares, left = set(shares), max_tokens
+    while open_shares:
+        total = sum(native_tokens[i] for i in open_shares)
+        proportional = {i: left * native_tokens[i] // total for i in open_shares}
+        short = {i for i in open_shares if proportional[i] < floors[i]}
+        if not short:
+            shares |= proportional
+            break
+        open_shares -= short
+        left -= sum(floors[i] for i in short)
+    return [shares[i] for i in range(len(floors))]
 
 
 def _reference_areas(
@@ -181,8 +204,11 @@ def _reference_areas(
     return max(key_area, floor), max(intermediate_area, floor)
 
 
-def _fit(native: Size, area: float, factor: int, floor: float) -> Size:
-    """Sides of about this area in the native aspect ratio, multiples of `factor`, product not below `floor`."""
+def fit_area(native: Size, area: float, factor: int, floor: float) -> Size:
+    """The released rounding: sides of about this area in the native aspect ratio, both multiples of `factor`.
+
+    Where their product is below `floor`, they are computed from `floor` and rounded up.
+    """
     width = math.sqrt(area * native.width / native.height)
     height = width * native.height / native.width
     size = Size(*(max(factor, round(side / factor) * factor) for side in (height, width)))

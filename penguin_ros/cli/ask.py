@@ -31,7 +31,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.", min=0)] = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,

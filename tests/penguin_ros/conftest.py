@@ -1,0 +1,77 @@
+"""What these tests share: real bags, written with rosbags."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+START_NS = 1_700_000_000_123_456_789
+
+
+class BagMaker:
+    """Messages of rosbags' types, and bags of them below a folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+
+    def raw(self, rgb, encoding="rgb8"):
+        height, width, channels = rgb.shape
+        return self._message(
+            "sensor_msgs/msg/Image",
+            header=self._header(),
+            height=height,
+            width=width,
+            encoding=encoding,
+            is_bigendian=0,
+            step=width * channels,
+            data=np.ascontiguousarray(rgb).reshape(-1),
+        )
+
+    def jpeg(self, rgb, kept=1.0):
+        """A JPEG of which only the first part is there."""
+        file = io.BytesIO()
+        Image.fromarray(rgb).save(file, "jpeg", quality=95)
+        data = file.getvalue()
+        return self.compressed(data[: int(len(data) * kept)], "rgb8; jpeg compressed bgr8")
+
+    def compressed(self, data, image_format):
+        array = np.frombuffer(data, np.uint8)
+        return self._message("sensor_msgs/msg/CompressedImage", header=self._header(), format=image_format, data=array)
+
+    def text(self, words):
+        return self._message("std_msgs/msg/String", data=words)
+
+    def write(self, topics, name="bag", storage="mcap", compression="none"):
+        """Writes a bag: topics are {name: [(seconds, message or its bytes), ...]}, or a type name for an empty topic.
+
+        Bytes are written as they are, under the type of the topic's first message.
+        """
+        writer = Writer(self._folder / name, version=9, storage_plugin=StoragePlugin[storage.upper()])
+        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+        with writer:
+            for topic, content in topics.items():
+                kind, messages = (content, []) if isinstance(content, str) else (content[0][1].__msgtype__, content)
+                connection = writer.add_connection(topic, kind, typestore=self._store)
+                for seconds, message in messages:
+                    data = message if isinstance(message, bytes) else self._store.serialize_cdr(message, kind)
+                    writer.write(connection, START_NS + round(seconds * 1e9), data)
+        return self._folder / name
+
+    def _header(self):
+        time = self._message("builtin_interfaces/msg/Time", sec=0, nanosec=0)
+        return self._message("std_msgs/msg/Header", stamp=time, frame_id="camera")
+
+    def _message(self, kind, **fields):
+        return self._store.types[kind](**fields)
+
+
+@pytest.fixture
+def bags(tmp_path):
+    return BagMaker(tmp_path)

@@ -1,0 +1,280 @@
+"""Real bags -> clips: which messages are sampled, their pixels, and what is said about bags that cannot be read."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from penguin_models.errors import MediaError
+from penguin_ros.bags import BagClip
+
+STORAGE = [
+    ("sqlite3", "none"), ("sqlite3", "message"), ("sqlite3", "file"),
+    ("mcap", "none"), ("mcap", "storage"), ("mcap", "message"), ("mcap", "file"),
+]  # fmt: skip
+# Recorded at these seconds: with one frame a second, the spans [0, 1), [1, 2) and [3, 4) hold images.
+SECONDS = (0.0, 0.4, 0.99, 1.0, 1.5, 3.2)
+
+
+def frame(number):
+    """A picture that says which it is: its number in red, a ramp in blue."""
+    rgb = np.full((16, 24, 3), (20 * number, 100, 0), np.uint8)
+    rgb[..., 2] = 5 * np.arange(24)
+    return rgb
+
+
+def raw_frames(bags, seconds=SECONDS):
+    return [(time, bags.raw(frame(number))) for number, time in enumerate(seconds)]
+
+
+def sampled(clip):
+    """What a clip gives: (seconds, number of the frame)."""
+    return [(time_s, round(rgb[..., 0].mean() / 20)) for time_s, rgb in clip]
+
+
+def error_of(path, **options):
+    """What is said when a bag is opened and read to its end: always one line."""
+    with pytest.raises(MediaError) as raised:
+        list(BagClip(path, **options))
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def storage_file(bag):
+    (file,) = [file for file in bag.iterdir() if file.name != "metadata.yaml"]
+    return file
+
+
+@pytest.mark.parametrize(("storage", "compression"), STORAGE)
+def test_raw_images_keep_their_pixels(bags, storage, compression):
+    chat = [(time + 0.1, bags.text("hello")) for time in SECONDS]
+    bag = bags.write({"/camera": raw_frames(bags), "/chat": chat}, storage=storage, compression=compression)
+    clip = BagClip(bag)
+    assert clip.topic == "/camera"
+    frames = list(clip)
+    assert [time_s for time_s, _ in frames] == [0, 1, 3]
+    for (_, rgb), number in zip(frames, (2, 4, 5), strict=True):
+        np.testing.assert_array_equal(rgb, frame(number))
+
+
+@pytest.mark.parametrize(("storage", "compression"), STORAGE)
+def test_compressed_images_keep_their_pixels_nearly(bags, storage, compression):
+    jpegs = [(time, bags.jpeg(frame(number))) for number, time in enumerate(SECONDS)]
+    clip = BagClip(bags.write({"/camera/compressed": jpegs}, storage=storage, compression=compression))
+    assert sampled(clip) == [(0, 2), (1, 4), (3, 5)]
+    for (_, rgb), number in zip(clip, (2, 4, 5), strict=True):
+        assert np.abs(rgb.astype(int) - frame(number)).mean() < 3
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_a_single_file_without_its_metadata(bags, storage):
+    file = storage_file(bags.write({"/camera": raw_frames(bags)}, storage=storage))
+    (file.parent / "metadata.yaml").unlink()
+    assert sampled(BagClip(file)) == [(0, 2), (1, 4), (3, 5)]
+
+
+def test_a_bag_without_message_definitions_holds_the_usual_types(bags):
+    bag = bags.write({"/camera": raw_frames(bags)}, storage="sqlite3")
+    with sqlite3.connect(storage_file(bag)) as database:
+        database.execute("DELETE FROM message_definitions")
+    database.close()
+    assert sampled(BagClip(bag)) == [(0, 2), (1, 4), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (0.5, [(0, 4), (2, 5)]),
+        (1, [(0, 2), (1, 4), (3, 5)]),
+        (2, [(0, 1), (0.5, 2), (1, 3), (1.5, 4), (3, 5)]),
+        (1000, [(0, 0), (0.4, 1), (0.99, 2), (1, 3), (1.5, 4), (3.2, 5)]),
+    ],
+)
+def test_the_last_image_of_each_span_is_sampled(bags, fps, expected):
+    assert sampled(BagClip(bags.write({"/camera": raw_frames(bags)}), fps=fps)) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "expected"),
+    [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (99, list(range(10)))],
+)
+def test_at_most_max_frames_evenly_spread(bags, max_frames, expected):
+    bag = bags.write({"/camera": raw_frames(bags, range(10))})
+    assert sampled(BagClip(bag, max_frames=max_frames)) == [(number, number) for number in expected]
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_images_are_taken_in_the_order_of_their_times(bags, storage):
+    messages = raw_frames(bags, range(4))
+    bag = bags.write({"/camera": [messages[2], messages[0], messages[3], messages[1]]}, storage=storage)
+    assert sampled(BagClip(bag)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_iterating_again_gives_the_same_frames(bags):
+    clip = BagClip(bags.write({"/camera": raw_frames(bags)}))
+    next(iter(clip))  # an iteration that is given up half-way
+    pairs = list(zip(clip, clip, strict=True))  # and two at once
+    assert len(pairs) == 3
+    for first, second in pairs:
+        assert first.time_s == second.time_s
+        np.testing.assert_array_equal(first.rgb, second.rgb)
+
+
+def test_frames_may_change_their_size(bags):
+    messages = [(0, bags.raw(frame(0))), (1, bags.raw(frame(1)[:8, :8]))]
+    assert [rgb.shape for _, rgb in BagClip(bags.write({"/camera": messages}))] == [(16, 24, 3), (8, 8, 3)]
+
+
+@pytest.fixture
+def several(bags):
+    """A bag with two image topics of different length, and one of text."""
+    front, rear = raw_frames(bags, range(3)), [(time, bags.jpeg(frame(4))) for time in range(2)]
+    return bags.write({"/rear": rear, "/front": front, "/chat": [(0, bags.text("hello"))]})
+
+
+@pytest.mark.parametrize(("topic", "expected"), [("/front", [0, 1, 2]), ("/rear", [4, 4])])
+def test_the_topic_can_be_chosen(several, topic, expected):
+    clip = BagClip(several, topic)
+    assert clip.topic == topic
+    assert [number for _, number in sampled(clip)] == expected
+
+
+@pytest.mark.parametrize(
+    ("topic", "message"),
+    [
+        (None, "has several image topics, choose one with --topic: /front, /rear"),
+        ("/left", "has no topic /left; its image topics: /front, /rear"),
+        ("/chat", "/chat of bag .* is std_msgs/msg/String, not an image; image topics: /front, /rear"),
+    ],
+)
+def test_a_topic_that_cannot_be_read(several, topic, message):
+    with pytest.raises(MediaError, match=message):
+        BagClip(several, topic)
+
+
+@pytest.mark.parametrize("topic", [None, "/chat"])
+def test_a_bag_without_image_topics_lists_what_it_has(bags, topic):
+    bag = bags.write({"/odom": "nav_msgs/msg/Odometry", "/chat": [(0, bags.text("hello"))]})
+    listing = r"its topics: /chat \(std_msgs/msg/String\), /odom \(nav_msgs/msg/Odometry\)"
+    with pytest.raises(MediaError, match=f"has no image topic; {listing}"):
+        BagClip(bag, topic)
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_a_topic_without_messages(bags, storage):
+    bag = bags.write({"/camera": "sensor_msgs/msg/Image", "/chat": [(0, bags.text("hello"))]}, storage=storage)
+    assert error_of(bag) == f"bag {bag} has no images on /camera"
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_a_bag_without_topics(bags, storage):
+    bag = bags.write({}, storage=storage)
+    assert error_of(bag) == f"bag {bag} has no image topic; its topics: none"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 0}, "fps 0 and max_frames 180 must be above 0"),
+        ({"fps": -1.0}, "fps -1.0 "),
+        ({"fps": float("nan")}, "fps nan "),
+        ({"fps": float("inf")}, "fps inf "),
+        ({"max_frames": 0}, "max_frames 0 must be above 0"),
+    ],
+)
+def test_impossible_sampling(bags, options, message):
+    with pytest.raises(MediaError, match=message):
+        BagClip(bags.write({"/camera": raw_frames(bags)}), **options)
+
+
+def test_a_missing_bag(tmp_path):
+    assert error_of(tmp_path / "none") == f"bag {tmp_path / 'none'} does not exist"
+
+
+@pytest.mark.parametrize("name", ["bag.mcap", "bag.db3"])
+def test_a_file_of_zero_bytes(tmp_path, name):
+    (tmp_path / name).touch()
+    assert error_of(tmp_path / name) == f"bag {tmp_path / name} is empty (0 bytes)"
+
+
+@pytest.mark.parametrize("name", ["bag.mcap", "bag.db3", "bag.txt", "bag"])
+def test_a_file_that_is_no_bag(tmp_path, name):
+    (tmp_path / name).write_text("hello " * 1000)
+    assert error_of(tmp_path / name).startswith(f"bag {tmp_path / name} cannot be read: ")
+
+
+@pytest.mark.parametrize(("storage", "compression"), [("sqlite3", "none"), ("mcap", "none"), ("mcap", "storage")])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("single", [False, True])
+def test_a_truncated_recording(bags, storage, compression, kept, single):
+    bag = bags.write({"/camera": raw_frames(bags, range(40))}, storage=storage, compression=compression)
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
+    path = file if single else bag
+    assert error_of(path).startswith(f"bag {path} cannot be read")
+
+
+def test_a_folder_without_metadata(tmp_path):
+    assert error_of(tmp_path) == (
+        f"{tmp_path} has no metadata.yaml; give the folder of a bag, or its .mcap or .db3 file"
+    )
+
+
+def test_a_folder_without_its_recording(bags):
+    bag = bags.write({"/camera": raw_frames(bags)})
+    storage_file(bag).unlink()
+    assert "bag.mcap" in error_of(bag)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"", b"{", b"rosbag2_bagfile_information: 3", b"other: 1", b"\x00\x01", b"\xff\xfe", b"a: [b\nc: d"],
+)
+def test_corrupted_metadata(bags, metadata):
+    bag = bags.write({"/camera": raw_frames(bags)})
+    (bag / "metadata.yaml").write_bytes(metadata)
+    assert error_of(bag).startswith(f"bag {bag} cannot be read: ")
+
+
+def undecodable(bags):
+    """Images that cannot be decoded, by what is wrong; the last two cannot even be taken from their bytes."""
+    return {
+        "depth": bags.raw(frame(0)[..., :2].copy(), "16UC1"),
+        "truncated jpeg": bags.jpeg(frame(0), kept=0.7),
+        "truncated message": b"\x00\x01\x00\x00garbage",
+        "empty message": b"",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("depth", "16UC1 is depth"),
+        ("truncated jpeg", "cannot be decoded"),
+        ("truncated message", "deserialize"),
+        ("empty message", "CDR"),
+    ],
+)
+def test_an_image_that_cannot_be_decoded_is_named(bags, wrong, reason):
+    good = bags.jpeg if "jpeg" in wrong else bags.raw
+    messages = [(number, good(frame(number))) for number in range(4)]
+    messages[2] = (2, undecodable(bags)[wrong])
+    bag = bags.write({"/camera": messages})
+    assert error_of(bag).startswith(f"bag {bag}, image 2 of /camera: ")
+    assert reason in error_of(bag)
+
+
+def test_the_frames_before_it_are_given(bags):
+    messages = [(0, bags.jpeg(frame(0))), (1, bags.jpeg(frame(1))), (2, bags.jpeg(frame(2), kept=0.5))]
+    frames = iter(BagClip(bags.write({"/camera": messages})))
+    assert [next(frames).time_s, next(frames).time_s] == [0, 1]
+    with pytest.raises(MediaError, match="image 2 of /camera"):
+        next(frames)
+
+
+def test_an_image_that_is_not_sampled_is_not_decoded(bags):
+    messages = [(0, bags.jpeg(frame(0), kept=0.5)), (0.5, bags.jpeg(frame(1)))]
+    assert sampled(BagClip(bags.write({"/camera": messages}))) == [(0, 1)]

@@ -1,0 +1,243 @@
+"""Image messages -> RGB: every encoding against pixels computed by hand, and what is refused."""
+
+from __future__ import annotations
+
+import array
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from sensor_msgs.msg import CompressedImage as RosCompressedImage
+from sensor_msgs.msg import Image as RosImage
+
+from penguin_models.errors import MediaError
+from penguin_ros.images import compressed_to_rgb, message_to_rgb, raw_to_rgb
+
+CHANNELS = {
+    "rgb8": "rgb", "bgr8": "bgr", "8UC3": "bgr", "rgba8": "rgba", "bgra8": "bgra", "8UC4": "bgra",
+    "rgb16": "rgb", "bgr16": "bgr", "rgba16": "rgba", "bgra16": "bgra",
+}  # fmt: skip
+MONO = ("mono8", "8UC1", "mono16")
+YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"}
+BAYER = ("rggb", "bggr", "gbrg", "grbg")
+DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
+
+
+def padded(stored, padding=0, big_endian=False):
+    """Height, width, step and data of pixels as they are stored; rows end with `padding` bytes of rubbish."""
+    order = ">" if big_endian else "<"
+    rows = stored.astype(stored.dtype.newbyteorder(order)).reshape(len(stored), -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
+    return *stored.shape[:2], rows.shape[1], rows.tobytes()
+
+
+def random_values(encoding, *shape):
+    dtype = np.uint16 if encoding.endswith("16") else np.uint8
+    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def eight_bit(values):
+    return values if values.dtype == np.uint8 else np.round(values / 257).astype(np.uint8)
+
+
+def byte_orders(encodings):
+    """Each encoding with each byte order; the flag must not matter to 8-bit values."""
+    return pytest.mark.parametrize(("encoding", "big_endian"), [(e, b) for e in encodings for b in (False, True)])
+
+
+@byte_orders(CHANNELS)
+@pytest.mark.parametrize("padding", [0, 5])
+def test_colour(encoding, big_endian, padding):
+    planes = dict(zip("rgba", random_values(encoding, 4, 5, 7), strict=True))
+    stored = np.stack([planes[channel] for channel in CHANNELS[encoding]], axis=-1)
+    got = raw_to_rgb(encoding, *padded(stored, padding, big_endian), big_endian)
+    np.testing.assert_array_equal(got, eight_bit(np.stack([planes[channel] for channel in "rgb"], axis=-1)))
+    assert got.dtype == np.uint8
+
+
+@byte_orders(MONO)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_grey(encoding, big_endian, padding):
+    stored = random_values(encoding, 5, 7)
+    got = raw_to_rgb(encoding, *padded(stored, padding, big_endian), big_endian)
+    np.testing.assert_array_equal(got, np.repeat(eight_bit(stored)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (128, 0), (129, 1), (257, 1), (32768, 128), (65535, 255)])
+def test_sixteen_bits_are_scaled_and_rounded(value, expected):
+    assert raw_to_rgb("mono16", 1, 1, 2, struct.pack("<H", value)).tolist() == [[[expected] * 3]]
+
+
+@pytest.mark.parametrize("encoding", YUV)
+@pytest.mark.parametrize(("u", "v"), [(128, 128), (90, 200), (160, 90), (54, 34), (240, 110)])
+def test_yuv_is_bt601(encoding, u, v):
+    """Two pixels of different brightness share a colour: R = 1.164 (Y - 16) + 1.596 (V - 128) and so on."""
+    pair, luma = {"u": [u], "v": [v], "y": [60, 180]}, np.array([60, 180])
+    values = {name: list(own) for name, own in pair.items()}
+    data = bytes(values[name].pop(0) for name in YUV[encoding])
+    expected = [
+        1.164 * (luma - 16) + 1.596 * (v - 128),
+        1.164 * (luma - 16) - 0.392 * (u - 128) - 0.813 * (v - 128),
+        1.164 * (luma - 16) + 2.017 * (u - 128),
+    ]
+    # Three rows of two such pairs, and a row padding of two bytes.
+    got = raw_to_rgb(encoding, 3, 4, 10, (data * 2 + b"\xa5\xa5") * 3)
+    np.testing.assert_allclose(got, np.tile(np.clip(expected, 0, 255).T, (3, 2, 1)), atol=2)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (3, 3)])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", BAYER)
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_a_mosaic_of_one_colour_gives_that_colour(pattern, bits, size, big_endian):
+    colour = {"r": 10, "g": 120, "b": 230}
+    mosaic = np.empty(size, np.uint16 if bits == 16 else np.uint8)
+    for place, channel in enumerate(pattern):
+        mosaic[place // 2 :: 2, place % 2 :: 2] = colour[channel] * (257 if bits == 16 else 1)
+    got = raw_to_rgb(f"bayer_{pattern}{bits}", *padded(mosaic, 4, big_endian), big_endian)
+    np.testing.assert_array_equal(got, np.broadcast_to([*colour.values()], (*size, 3)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 8), (8, 2)])
+def test_a_mosaic_too_small_to_interpolate_is_refused(size):
+    """OpenCV leaves such an image black without a word."""
+    with pytest.raises(MediaError, match="bayer_rggb8"):
+        raw_to_rgb("bayer_rggb8", *padded(np.full(size, 200, np.uint8)))
+
+
+@given(
+    encoding=st.sampled_from(["rgb8", "bgr8", "mono8"]),
+    pixels=st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda size: arrays(np.uint8, (*size, 3))),
+    padding=st.integers(0, 9),
+)
+def test_any_size_and_padding_round_trips(encoding, pixels, padding):
+    stored = {"rgb8": pixels, "bgr8": pixels[..., ::-1], "mono8": pixels[..., 0]}[encoding]
+    height, width, step, data = padded(stored, padding)
+    buffer = bytearray(data)
+    got = raw_to_rgb(encoding, height, width, step, buffer)
+    buffer[:] = bytes(len(buffer))  # the result is a copy
+    np.testing.assert_array_equal(got, np.repeat(pixels[..., :1], 3, axis=-1) if encoding == "mono8" else pixels)
+
+
+@pytest.mark.parametrize("container", [bytes, bytearray, memoryview, lambda d: array.array("B", d)])
+def test_data_in_any_buffer(container):
+    assert raw_to_rgb("rgb8", 1, 2, 6, container(bytes(range(6)))).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+
+
+def test_bytes_after_the_last_row_are_ignored():
+    assert raw_to_rgb("mono8", 1, 1, 1, b"\x07\x09").tolist() == [[[7, 7, 7]]]
+
+
+@pytest.mark.parametrize("encoding", DEPTH)
+def test_depth_is_refused_with_a_reason(encoding):
+    with pytest.raises(MediaError, match=f"encoding {encoding} is depth .* use a colour topic"):
+        raw_to_rgb(encoding, 1, 1, 8, bytes(8))
+
+
+@pytest.mark.parametrize("encoding", ["", "RGB8", "rgb32", "nv21"])
+def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
+    with pytest.raises(MediaError, match=f"'{encoding}' is not supported; supported are rgb8, bgr8, .*bayer_grbg16"):
+        raw_to_rgb(encoding, 1, 1, 8, bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "height", "width", "step", "size", "message"),
+    [
+        ("rgb8", 2, 4, 11, 24, "step 11 is less than the 12 bytes of a row of 4 rgb8 pixels"),
+        ("mono16", 2, 4, 7, 24, "step 7 is less than the 8 bytes"),
+        ("bgra16", 1, 1, 4, 24, "step 4 is less than the 8 bytes"),
+        ("rgb8", 2, 4, 12, 23, r"ends after 23 of 24 bytes \(2 rows of 12\)"),
+        ("mono8", 3, 4, 6, 17, "ends after 17 of 18 bytes"),
+        ("mono8", 1, 1, 1, 0, "ends after 0 of 1 bytes"),
+        ("rgb8", 0, 4, 12, 0, "4x0 pixels is empty"),
+        ("rgb8", 4, 0, 0, 0, "0x4 pixels is empty"),
+        ("yuv422", 2, 3, 6, 12, "yuv422 image must have an even width, not 3"),
+        ("yuyv", 2, 5, 10, 20, "even width, not 5"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(encoding, height, width, step, size, message):
+    with pytest.raises(MediaError, match=message):
+        raw_to_rgb(encoding, height, width, step, bytes(size))
+
+
+def compress(pixels, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["png", "rgb8; png compressed bgr8", "", "jpeg"])
+def test_png_round_trips_whatever_the_format_says(image_format):
+    pixels = random_values("rgb8", 5, 7, 3)
+    np.testing.assert_array_equal(compressed_to_rgb(compress(pixels, "png"), image_format), pixels)
+
+
+def test_jpeg_round_trips_nearly(picture):
+    pixels = picture(48, 64)
+    got = compressed_to_rgb(compress(pixels, "jpeg", quality=95), "bgr8; jpeg compressed bgr8")
+    assert np.abs(got.astype(int) - pixels).mean() < 2
+
+
+def test_compressed_alpha_is_dropped_and_grey_repeated():
+    rgba = random_values("rgba8", 5, 7, 4)
+    np.testing.assert_array_equal(compressed_to_rgb(compress(rgba, "png")), rgba[..., :3])
+    np.testing.assert_array_equal(compressed_to_rgb(compress(rgba[..., 0], "png")), rgba[..., [0, 0, 0]])
+
+
+def test_compressed_sixteen_bit_grey_is_scaled_like_raw():
+    stored = np.array([[0, 257, 1000, 30000, 65535]], np.uint16)
+    got = compressed_to_rgb(compress(stored, "png"), "mono16; png compressed ")
+    np.testing.assert_allclose(got, np.repeat(eight_bit(stored)[..., None], 3, axis=-1), atol=1)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
+def test_truncated_data_is_refused(picture, kind, kept):
+    data = compress(picture(48, 64), kind)
+    with pytest.raises(MediaError, match=rf"compressed image \({kind}\) cannot be decoded: \S"):
+        compressed_to_rgb(data[: int(len(data) * kept)], kind)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(100), b"not an image", b"\xff\xd8\xff\xe0" + bytes(20)])
+def test_garbage_is_refused(data):
+    with pytest.raises(MediaError, match=r"compressed image \(no format\) cannot be decoded"):
+        compressed_to_rgb(data)
+
+
+def test_a_header_that_claims_an_enormous_size_is_refused():
+    data = bytearray(compress(np.zeros((1, 1, 3), np.uint8), "png"))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)  # width and height in the header chunk, which ends with its CRC
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(MediaError, match=r"cannot be decoded: .*3600000000 pixels"):
+        compressed_to_rgb(data, "png")
+
+
+@pytest.mark.parametrize("image_format", ["16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "16UC1; png"])
+def test_compressed_depth_is_refused(image_format):
+    data = compress(np.full((2, 2), 1000, np.uint16), "png")
+    with pytest.raises(MediaError, match=f"format '{image_format}' is a depth image; subscribe to a colour topic"):
+        compressed_to_rgb(data, image_format)
+
+
+def test_messages_of_rosbags(bags):
+    pixels = random_values("rgb8", 5, 7, 3)
+    np.testing.assert_array_equal(message_to_rgb(bags.raw(pixels)), pixels)
+    np.testing.assert_array_equal(message_to_rgb(bags.raw(pixels, "bgr8")), pixels[..., ::-1])
+    np.testing.assert_array_equal(message_to_rgb(bags.compressed(compress(pixels, "png"), "png")), pixels)
+
+
+def test_messages_of_rclpy():
+    pixels = random_values("rgb8", 5, 7, 3)
+    height, width, step, data = padded(pixels, padding=2)
+    raw = RosImage(height=height, width=width, step=step, encoding="rgb8", data=data)
+    np.testing.assert_array_equal(message_to_rgb(raw), pixels)
+    wide = RosImage(height=1, width=1, step=2, encoding="mono16", is_bigendian=1, data=struct.pack(">H", 0x1200))
+    assert message_to_rgb(wide).tolist() == [[[18, 18, 18]]]
+    png = RosCompressedImage(format="png", data=compress(pixels, "png"))
+    np.testing.assert_array_equal(message_to_rgb(png), pixels)
