@@ -34,7 +34,7 @@ demo: $(ros_stamp) ## set up, then ask the shipped model about shipped images an
 	@$(with_ros) penguin-vl demo
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
-	@$(with_ros) python -m pytest tests
+	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto tests
 
 lint: $(deps_stamp) ## ruff and mypy
 	@$(bin)/ruff check .

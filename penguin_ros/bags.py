@@ -98,8 +98,6 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
         yield reader
     except MediaError:
         raise
-    except GeneratorExit:
-        raise
     except Exception as err:
         raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}") from err
     finally:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from penguin_models.errors import MediaError
-from penguin_models.media import to_rgb
+from penguin_models.media import DECODING_ERRORS, to_rgb
 from penguin_models.types import UInt8Array
 
 
@@ -104,7 +104,7 @@ def compressed_to_rgb(data: Any, image_format: str = "") -> UInt8Array:
     try:
         with Image.open(io.BytesIO(bytes(data))) as image:
             return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as err:
+    except (UnidentifiedImageError, Image.DecompressionBombError, *DECODING_ERRORS) as err:
         raise MediaError(f"compressed image ({image_format or 'no format'}) cannot be decoded: {err}") from err
 
 

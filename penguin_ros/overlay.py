@@ -41,6 +41,14 @@ def label_colour(label: str) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def check_writable(path: Path) -> None:
+    """Raises MediaError where an overlay could not be written: better before the answer than after it."""
+    if not path.absolute().parent.is_dir():
+        raise MediaError(f"overlay {path} cannot be written: there is no folder {path.parent}")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise MediaError(f"overlay {path} cannot be written: name it .png or .jpg")
+
+
 def save_overlay(path: Path, rgb: UInt8Array, objects: Sequence[GroundedObject]) -> None:
     """Writes the image with its objects; the ending of the name chooses the format.
 

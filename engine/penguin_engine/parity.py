@@ -101,8 +101,8 @@ def run_parity(folder: str | Path) -> Iterator[Row]:
     for name in present:
         try:
             yield from _COMPARISONS[name](folder)
-        except (KeyError, TypeError, IndexError) as err:
-            raise MediaError(f"{folder / name} does not have the form of reference vectors: {err!r}") from err
+        except KeyError as err:
+            raise MediaError(f"{folder / name} does not have the form of reference vectors: it lacks {err}") from err
 
 
 def _model_cases(folder: Path) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class EncoderConfig:
             raise CheckpointError(f"encoder: activation {values['hidden_act']!r} is not supported, only 'silu' is")
         if values.get("attention_bias"):
             raise CheckpointError("encoder: attention_bias is true, which no Penguin-Encoder has")
+        _check_sizes("encoder configuration", values, list(cls.__dataclass_fields__)[:8])
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         known["rope_theta"] = float(_rope_theta(values))
         missing = [n for n in ("hidden_size", "num_hidden_layers", "num_attention_heads") if n not in known]
@@ -136,6 +138,7 @@ class PenguinConfig:
         missing = [n for n in (*DECODER_FIELDS[:5], "image_token_index") if raw.get(n) is None]
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}")
+        _check_sizes("config.json", raw, DECODER_FIELDS[:8])
         decoder = {name: raw[name] for name in DECODER_FIELDS if raw.get(name) is not None}
         return cls(
             EncoderConfig.from_dict(encoder), decoder, int(raw["image_token_index"]), raw | {ENCODER_KEY: encoder}
@@ -165,7 +168,7 @@ class PenguinConfig:
         )
 
 
-# The first five must be in every file.
+# The first five must be in every file; the first eight are sizes.
 DECODER_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -174,8 +177,8 @@ DECODER_FIELDS = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
-    "hidden_act",
     "max_position_embeddings",
+    "hidden_act",
     "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
@@ -256,6 +259,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
     return values
+
+
+def _check_sizes(where: str, values: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        value = values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise CheckpointError(f"{where}: {name} is {value!r}, it must be a whole number of at least 1")
 
 
 def _rope_theta(values: dict[str, Any]) -> float:

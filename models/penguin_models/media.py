@@ -22,6 +22,8 @@ from penguin_models.types import UInt8Array
 
 FPS = 1.0
 MAX_FRAMES = 180
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError)
+"""What Pillow's decoders make of damaged files."""
 
 
 class ClipFrame(NamedTuple):
@@ -60,7 +62,7 @@ def load_image(path: str | Path) -> UInt8Array:
         raise MediaError(f"{path} is too large: {err}") from err
     except FileNotFoundError as err:
         raise MediaError(f"image {path} does not exist") from err
-    except (OSError, SyntaxError, ValueError) as err:
+    except DECODING_ERRORS as err:
         raise MediaError(f"image {path} cannot be decoded: {err}") from err
 
 

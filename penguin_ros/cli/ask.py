@@ -53,6 +53,10 @@ def ask(
         raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
     if save is not None and not (image or video or bag):
         raise typer.BadParameter("there is no image to draw into", param_hint="--save")
+    if save is not None:
+        from penguin_ros.overlay import check_writable
+
+        check_writable(save)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)

@@ -85,7 +85,8 @@ def _ask_hub(repo: str, call: Any) -> Any:
     except RevisionNotFoundError as err:
         raise CheckpointError(f"{repo} has no such revision on the model hub") from err
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
+        cause = type(err.__cause__ or err).__name__
         raise CheckpointError(
-            f"the model hub cannot be reached for {repo} ({type(err).__name__}); check the network and run the same "
-            "command again: what is already downloaded is kept"
+            f"the model hub cannot be reached for {repo} ({cause}); check the network and run the same command again: "
+            "what is already downloaded is kept"
         ) from err

@@ -106,6 +106,8 @@ def reshape(name):
         (lambda t: t.update({"lm_head.weight": np.ones_like(t["model.embed_tokens.weight"])}), {}, "ties lm_head"),
         (lambda t: None, {"model_type": "llama"}, "'llama' model"),
         (lambda t: None, {"hidden_size": None}, "lacks hidden_size"),
+        (lambda t: None, {"hidden_size": "x"}, "hidden_size is 'x', it must be a whole number"),
+        (lambda t: None, {"vocab_size": -1}, "vocab_size is -1, it must be a whole number of at least 1"),
         (lambda t: None, {"vision_encoder_config": None}, "names no vision_encoder"),
         (lambda t: None, {"vision_encoder_config": None, "vision_encoder": "no/such"}, "no/such is not a folder"),
         (lambda t: None, {"image_token_index": 7}, "gives <image> the id 1503"),
