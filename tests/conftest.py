@@ -71,7 +71,7 @@ def edit_checkpoint(checkpoint, tmp_path):
     return edit
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture():
     """Makes a smooth random picture: uint8 [height, width, 3]."""
 

@@ -121,6 +121,8 @@ def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
     times, kinds, size = [], [], None
     for time_s, rgb in clip:
         frame = Frame(rgb, round(time_s * 1e9))
+        if size not in (None, frame.size):
+            raise MediaError(f"a frame of {frame.size} follows frames of {size}: a clip must keep its size")
         kinds.append(policy.observe(frame))
         times.append(time_s)
         size = frame.size

@@ -21,7 +21,7 @@ from typing import Any
 
 from penguin_models.errors import BudgetError
 from penguin_models.images import resize
-from penguin_models.tra import MIN_TOKENS_FACTOR, fit_area, grid_size
+from penguin_models.tra import MIN_TOKENS_FACTOR, KeyframePolicy, fit_area, grid_size
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
 _CONTEXT_RUNG, _KEY_RUNG = 4, 3
@@ -144,8 +144,9 @@ class MemoryCounters:
 class FrameMemory:
     """The frames of one camera."""
 
-    def __init__(self, config: MemoryConfig):
+    def __init__(self, config: MemoryConfig, policy: KeyframePolicy):
         self.config = config
+        self._policy = policy
         self.counters = MemoryCounters()
         self._frames: list[HeldFrame] = []
         self._tokens = 0
@@ -161,12 +162,8 @@ class FrameMemory:
         """Visual tokens held; never above the budget."""
         return self._tokens
 
-    def add(self, frame: Frame, kind: FrameKind) -> int | None:
-        """Takes a frame.
-
-        Args:
-            frame: newer than all before it, or it is late.
-            kind: from a `KeyframePolicy`.
+    def add(self, frame: Frame) -> int | None:
+        """Takes a frame; the policy labels it unless it is late.
 
         Returns:
             Index in `frames` of the first one that is new or has changed: everything before it is as it was. None if
@@ -178,7 +175,7 @@ class FrameMemory:
                 self.counters.late += 1
                 return None
             self.clear()
-        held = self._arrive(frame, kind)
+        held = self._arrive(frame, self._policy.observe(frame))
         first_changed = len(self._frames)
         if self._tokens + held.tokens > self.config.token_budget or first_changed >= self.config.max_frames:
             self._saturated = True
@@ -193,6 +190,7 @@ class FrameMemory:
         self._frames.clear()
         self._tokens = 0
         self._saturated = False
+        self._policy.reset()
         self.counters.clears += 1
 
     def _smaller(self, kind: FrameKind, size: Size) -> Size | None:

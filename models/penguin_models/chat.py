@@ -21,6 +21,7 @@ TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"
 NO_THINKING = THINK_START + THINK_END
 """Closed at once: the model answers without thinking aloud."""
+USER_TURN = f"{TURN_START}user\n"
 RESERVED = (IMAGE, TURN_START, TURN_END)
 _ROLES = ("system", "user", "assistant")
 
@@ -79,6 +80,11 @@ def render_content(message: Message) -> str:
     return "".join(_render_part(part) for part in content)
 
 
+def video_time(time_s: float) -> str:
+    """What stands before a frame of a video."""
+    return f"Time {time_s:.1f}s:"
+
+
 def _render_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
@@ -92,7 +98,7 @@ def _render_part(part: Any) -> str:
             raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
         if not times:
             return ",".join([IMAGE] * frames) + "\n"
-        return ",".join(f"Time {time:.1f}s:{IMAGE}" for time in times) + "\n"
+        return ",".join(f"{video_time(time)}{IMAGE}" for time in times) + "\n"
     raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
 
 

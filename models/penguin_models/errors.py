@@ -25,5 +25,9 @@ class ContextLengthError(PenguinError):
     """A prompt is longer than the model's context, or than the cache that was opened for it."""
 
 
+class NoFramesError(PenguinError):
+    """A question about what has been seen, before anything was seen."""
+
+
 class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from penguin_models.chat import IMAGE, TURN_END, Message, render, training_segments
+from penguin_models.chat import IMAGE, TURN_END, USER_TURN, Message, render, training_segments, video_time
 from penguin_models.config import ImageConfig, read_json
 from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.images import patch_image
@@ -138,6 +138,13 @@ class Processor:
     def prompt_parts(self, conversation: Sequence[Message], think: bool = False) -> list[list[int]]:
         """Token ids of a prompt cut at its `<image>` places: n places give n + 1 lists, some maybe empty."""
         return [self.encode_text(text) for text in render(conversation, think=think).split(IMAGE)]
+
+    def video_time_ids(self, time_s: float, first: bool) -> list[int]:
+        """Token ids of what stands before a frame of a video that begins a user turn.
+
+        For prompts that grow frame by frame: equal to the parts that `prompt_parts` gives for the whole video.
+        """
+        return self.encode_text((USER_TURN if first else ",") + video_time(time_s))
 
     def prompt_ids(
         self, conversation: Sequence[Message], visual_tokens: Sequence[int], think: bool = False

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from penguin_models.errors import MediaError
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
 PATCH = 14
@@ -58,17 +57,10 @@ class ReferencePolicy:
         self._key = self._converter = None
 
     def observe(self, frame: Frame) -> FrameKind:
-        """Kind of the frame.
-
-        Raises:
-            MediaError: the frame has another size than the ones before; `reset` starts anew.
-        """
-        if self._converter is None:
+        """Kind of the frame; one of another size than the frames before it is a key frame."""
+        if self._converter is None or frame.size != self._converter.native:
+            self.reset()
             self._converter = _HsvConverter(frame.size)
-        elif frame.size != self._converter.native:
-            raise MediaError(
-                f"a frame of {frame.size} follows frames of {self._converter.native}; reset the policy first"
-            )
         hsv = self._converter.convert(frame.rgb)
         self.similarity = 1.0 if self._key is None else self._compare(hsv)
         if self._key is not None and self.similarity >= MIN_FRAME_SIMILARITY:

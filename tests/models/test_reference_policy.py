@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penguin_models.errors import MediaError
 from penguin_models.reference_policy import ReferencePolicy, comparison_size
 from penguin_models.types import Frame, FrameKind, Size
 
@@ -62,13 +61,13 @@ def test_black_patches_do_not_count():
     assert policy.similarity == 1.0
 
 
-def test_reset_begins_anew_and_allows_another_size():
-    policy = ReferencePolicy()
-    policy.observe(uniform((9, 9, 9)))
-    with pytest.raises(MediaError, match="follows frames of"):
-        policy.observe(uniform((9, 9, 9), (70, 70)))
+def test_reset_and_another_size_begin_anew():
+    policy, grey = ReferencePolicy(), uniform((9, 9, 9))
+    assert [policy.observe(grey), policy.observe(grey)] == [KEY, INTERMEDIATE]
     policy.reset()
+    assert policy.observe(grey) == KEY
     assert policy.observe(uniform((9, 9, 9), (70, 70))) == KEY
+    assert policy.observe(uniform((9, 9, 9), (70, 70))) == INTERMEDIATE
 
 
 @pytest.mark.parametrize(
