@@ -29,5 +29,9 @@ class NoFramesError(PenguinError):
     """A question about what has been seen, before anything was seen."""
 
 
+class PolicyError(PenguinError):
+    """A setting of a key-frame policy is out of range."""
+
+
 class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
