@@ -45,8 +45,8 @@ def check_writable(path: Path) -> None:
     """Raises MediaError where an overlay could not be written: better before the answer than after it."""
     if not path.absolute().parent.is_dir():
         raise MediaError(f"overlay {path} cannot be written: there is no folder {path.parent}")
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise MediaError(f"overlay {path} cannot be written: name it .png or .jpg")
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise MediaError(f"overlay {path} cannot be written: name it .png, .jpg or .webp")
 
 
 def save_overlay(path: Path, rgb: UInt8Array, objects: Sequence[GroundedObject]) -> None:

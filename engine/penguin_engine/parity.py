@@ -57,8 +57,12 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether all comparisons are within tolerance (NaN is not)."""
-        return all(error <= TOLERANCES[name] for name, error in self.errors.items()) and all(self.equal.values())
+        """Whether something was compared, and all of it is within tolerance (NaN is not)."""
+        return (
+            bool(self.errors or self.equal)
+            and all(error <= TOLERANCES[name] for name, error in self.errors.items())
+            and all(self.equal.values())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -99,15 +103,20 @@ def run_parity(folder: str | Path) -> Iterator[Row]:
     if not present:
         raise MediaError(f"{folder} has none of {', '.join(_COMPARISONS)}: it holds no reference vectors")
     for name in present:
+        empty = True
         try:
-            yield from _COMPARISONS[name](folder)
+            for row in _COMPARISONS[name](folder):
+                empty = False
+                yield row
         except KeyError as err:
             raise MediaError(f"{folder / name} does not have the form of reference vectors: it lacks {err}") from err
+        if empty:
+            raise MediaError(f"{folder / name} holds nothing to compare")
 
 
 def _model_cases(folder: Path) -> Iterator[Row]:
     model, processor = load_pretrained(folder / "checkpoint", dtype="float32")
-    cases = _json(folder / "expected.json")
+    cases = _json(folder / "expected.json", dict)
     tensors = _tensors(folder / "expected.safetensors")
     for name, case in cases.items():
         if not isinstance(case, dict):
@@ -223,7 +232,7 @@ def _training_labels(folder: Path) -> Iterator[Row]:
 
 
 def _key_frames(folder: Path) -> Iterator[Row]:
-    for run in _json(folder / "tra_labels.json")["runs"]:
+    for run in _json(folder / "tra_labels.json", dict)["runs"]:
         row, policy = Row(f"key frames, {run['source']} every {run['stride']}"), ReferencePolicy()
         kinds, similarities = [], []
         for index, name in enumerate(run["files"]):
@@ -250,7 +259,7 @@ def _sizes(folder: Path) -> Iterator[Row]:
         if not same and not different:
             row.note = f"{case['height']}x{case['width']}, {len(kinds)} frames: {ours} is not {case['key_hw']}"
         different += not same
-    row.equal["sizes"] = different == 0
+    row.equal["sizes"] = bool(cases) and different == 0
     yield row
 
 
@@ -262,11 +271,14 @@ def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
         raise MediaError(f"reference image {path} cannot be read: {err}") from err
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, kind: type = list) -> Any:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as err:
         raise MediaError(f"{path} cannot be read as JSON: {err}") from err
+    if not isinstance(values, kind):
+        raise MediaError(f"{path} holds a {type(values).__name__}, reference vectors have a {kind.__name__} there")
+    return values
 
 
 def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -279,6 +291,11 @@ def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def absent_files(folder: Path) -> list[str]:
+    """Files of reference vectors that a folder does not have; what they would show is not compared."""
+    return [name for name in _COMPARISONS if not (folder / name).is_file()]
 
 
 _COMPARISONS: dict[str, Callable[[Path], Iterator[Row]]] = {

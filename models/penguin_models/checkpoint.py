@@ -78,23 +78,31 @@ def save_pretrained(
 ) -> None:
     """Writes a checkpoint in the released layout; loading it again gives bit-identical weights.
 
-    Files are written beside the folder and then moved into it, so that an interrupted save loses nothing.
+    Files are complete before they replace those of an earlier save, whose weights are removed last.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise CheckpointError(f"{folder} cannot be made a folder: {err.strerror}") from err
     state = {released_name(name): p.detach() for name, p in model.named_parameters()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     config = model.config.to_dict(str(model.dtype).removeprefix("torch."))
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         staging = Path(temporary)
         save_torch_state_dict(state, staging, max_shard_size=max_shard_size)
         (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         processor.save_pretrained(staging)
+        written = {file.name for file in staging.iterdir()}
+        for name in written:
+            (staging / name).replace(folder / name)
         for stale in folder.glob("model*.safetensors*"):
-            stale.unlink()
-        for file in staging.iterdir():
-            file.replace(folder / file.name)
+            if stale.name not in written:
+                stale.unlink()
 
 
 def resolve_checkpoint(path_or_repo: str | Path) -> Path:
@@ -187,8 +195,10 @@ def _device(device: str | torch.device) -> torch.device:
     """Checks that torch has the device: nothing falls back to the CPU."""
     try:
         target = torch.device(device)
+        if target.type == "meta":
+            raise RuntimeError("it has no memory")
         torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as err:
-        reason: Any = str(err).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        reason: Any = str(err).strip().splitlines()[0][:150]
         raise CheckpointError(f"torch {torch.__version__} cannot use device {str(device)!r} here: {reason}") from err
     return target

@@ -25,7 +25,7 @@ class EncoderConfig:
         num_hidden_layers: transformer layers.
         num_attention_heads: query heads.
         num_key_value_heads: key and value heads; divides the query heads.
-        head_dim: width of one head; a multiple of 4, since half of the frequencies serve each axis.
+        head_dim: width of one head; even, since each frequency turns a pair.
         patch_size: side of a square patch in pixels.
         num_channels: colours.
         rms_norm_eps: epsilon of every RMSNorm.
@@ -147,7 +147,8 @@ class PenguinConfig:
     def to_dict(self, dtype: str) -> dict[str, Any]:
         """The released `config.json`, with the encoder inside and `dtype` as the type of the weights."""
         assert ENCODER_KEY in self.raw
-        return self.raw | {"vision_encoder": None, "torch_dtype": dtype}
+        kept = {name: value for name, value in self.raw.items() if name != "dtype"}  # transformers 5's torch_dtype
+        return kept | {"vision_encoder": None, "torch_dtype": dtype}
 
     @classmethod
     def create(cls, encoder: EncoderConfig, decoder: dict[str, Any], image_token_id: int, **raw: Any) -> PenguinConfig:

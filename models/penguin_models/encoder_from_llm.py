@@ -18,7 +18,8 @@ from penguin_models.encoder import PenguinEncoder
 from penguin_models.errors import CheckpointError
 from penguin_models.weights import StoredTensor, check_tensors, index_tensors, read_tensors
 
-_LLM_PREFIX = "language_model.model."  # what `index_tensors` makes of an LLM's "model."
+# What `index_tensors` makes of an LLM's "model."; a base model without head has no prefix.
+_LLM_PREFIX = "language_model.model."
 
 
 def convert_llm_to_encoder(
@@ -68,7 +69,7 @@ def _encoder_part(stored: dict[str, StoredTensor], layers: int) -> dict[str, Sto
     """The LLM's layers and final norm under the names they have in `PenguinEncoder`."""
     part = {}
     for name, tensor in stored.items():
-        _, _, rest = name.partition(_LLM_PREFIX)
+        rest = name.removeprefix(_LLM_PREFIX)
         if rest == "norm.weight" or (rest.startswith("layers.") and int(rest.split(".")[1]) < layers):
             part[f"encoder.{rest}"] = tensor
     return part

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from penguin_models.errors import PromptError
 from penguin_models.types import Size
@@ -116,8 +117,10 @@ _LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
 _BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
 _TAG = re.compile(r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL)
 _BARE = re.compile(rf"(?P<phrase>[^\[\].,:;!?\n]*[^\[\].,:;!?\s])[\s:]*\[{_FOUR}\]")
-_BARE_BROKEN = re.compile(r"\[[\d\s,.\-]*\d[\d\s,.\-]*(?:\]|$)")
-_JSON = re.compile(r"(?:```(?:json)?\s*)?(\[\s*\{.*\}\s*\]|\{.*\})(?:\s*```)?", re.DOTALL)
+# Three or more numbers: "[1]" and "[2, 3]" are references, years, lists.
+_BARE_BROKEN = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{2,}}\s*,?\s*(?:\]|$)")
+_JSON_START = re.compile(r"(?:```(?:json)?\s*)?(?=[\[{])")
+_JSON_END = re.compile(r"\s*```")
 _TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
 
 
@@ -126,7 +129,7 @@ def parse(text: str) -> Grounding:
     parser = _Parser()
     text = _LINK.sub(parser.link, text.replace("\x00", ""))
     if '"bbox_2d"' in text:
-        text = _JSON.sub(parser.json, text)
+        text = parser.json(text)
     text = _BROKEN_LINK.sub(parser.broken_link, text)
     text = _TAG.sub(parser.tag, text)
     text = _BARE.sub(parser.bare, text)
@@ -165,18 +168,34 @@ class _Parser:
         self.malformed += 1
         return ""
 
-    def json(self, match: re.Match[str]) -> str:
-        try:
-            items = json.loads(match[1])
-        except json.JSONDecodeError:
-            self.malformed += 1
-            return match[0]
-        marks = []
-        for item in items if isinstance(items, list) else [items]:
-            box = item.get("bbox_2d") if isinstance(item, dict) else None
-            if isinstance(box, list):
-                marks.append(self._add(str(item.get("label", "object")), [str(v) for v in box], shown=True))
-        return ", ".join(marks)
+    def json(self, text: str) -> str:
+        """Replaces every JSON value that holds a "bbox_2d", at any depth; other JSON is left alone."""
+        pieces, position = [], 0
+        while (start := _JSON_START.search(text, position)) is not None:
+            try:
+                value, end = json.JSONDecoder().raw_decode(text, start.end())
+            except (json.JSONDecodeError, RecursionError):
+                pieces.append(text[position : start.end() + 1])
+                position = start.end() + 1
+                continue
+            if close := _JSON_END.match(text, end):
+                end = close.end()
+            marks = self._json_boxes(value)
+            shown = ", ".join(filter(None, marks)) if marks else text[start.start() : end]
+            pieces += [text[position : start.start()], shown]
+            position = end
+        return "".join(pieces) + text[position:]
+
+    def _json_boxes(self, value: Any) -> list[str]:
+        if isinstance(value, list):
+            return [mark for item in value for mark in self._json_boxes(item)]
+        if not isinstance(value, dict):
+            return []
+        if "bbox_2d" not in value:
+            return [mark for item in value.values() for mark in self._json_boxes(item)]
+        box = value["bbox_2d"]
+        numbers = [str(number) for number in box] if isinstance(box, list) else []
+        return [self._add(str(value.get("label", "object")), numbers, shown=True)]
 
     def time(self, match: re.Match[str]) -> TimeRange | None:
         try:
@@ -201,7 +220,7 @@ class _Parser:
         try:
             x1, y1, x2, y2 = (round(float(number)) for number in numbers)
             item = GroundedObject(" ".join(label.split()), Box(x1, y1, x2, y2))
-        except ValueError:  # not four numbers, out of range, out of order, or an unusable label
+        except (ValueError, OverflowError):  # not four numbers, out of range or order, or an unusable label
             self.malformed += 1
             return label if shown else ""
         self._found.append((item, shown))

@@ -137,7 +137,10 @@ def _jetson() -> Finding:
 def _power_mode() -> str:
     if shutil.which("nvpmodel") is None:
         return "power mode unknown (no nvpmodel)"
-    done = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=10, check=False)
+    try:
+        done = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError) as err:
+        return f"power mode unknown ({type(err).__name__})"
     modes = [line.partition(":")[2].strip() for line in done.stdout.splitlines() if "Power Mode" in line]
     return f"power mode {modes[0]}" if modes else "power mode unknown"
 
@@ -150,7 +153,7 @@ def _memory() -> str:
     }
     if "MemTotal" not in values:
         return "memory unknown"
-    return f"{values['MemTotal'] / 2**20:.1f} GiB memory, {values['MemAvailable'] / 2**20:.1f} GiB free"
+    return f"{values['MemTotal'] / 2**20:.1f} GiB memory, {values.get('MemAvailable', 0) / 2**20:.1f} GiB free"
 
 
 def _cpus() -> int:

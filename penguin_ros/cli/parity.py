@@ -17,12 +17,20 @@ def parity(
     """Compare with numbers of the authors' implementation; exit code 0 only when all are within tolerance."""
     from rich.table import Table
 
-    from penguin_engine.parity import TOLERANCES, run_parity
+    from penguin_engine.parity import TOLERANCES, absent_files, run_parity
 
     rows = list(run_parity(folder))
+    absent = absent_files(folder)
     passed = all(row.passed for row in rows)
     if as_json:
-        print_json({"passed": passed, "tolerances": TOLERANCES, "cases": [row.to_dict() for row in rows]})
+        print_json(
+            {
+                "passed": passed,
+                "not_compared": absent,
+                "tolerances": TOLERANCES,
+                "cases": [row.to_dict() for row in rows],
+            }
+        )
         raise typer.Exit(0 if passed else 1)
     table = Table(
         "case", *TOLERANCES, "equal", "", box=None, title="largest absolute differences", title_justify="left"
@@ -38,6 +46,8 @@ def parity(
     for row in rows:
         if row.note:
             stdout.out(f"{row.case}: {row.note}")
+    if absent:
+        stdout.out(f"not in this folder, not compared: {', '.join(absent)}")
     stdout.out(
         "all within tolerance" if passed else f"{sum(not row.passed for row in rows)} of {len(rows)} cases differ"
     )

@@ -86,6 +86,32 @@ def test_a_changed_result_is_found(vectors, file, change, case):
     assert [row.case for row in run_parity(vectors) if not row.passed] == [case]
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "error"),
+    [
+        ("expected.json", "{}", "holds nothing to compare"),
+        ("expected.json", "[]", "holds a list"),
+        ("tra_labels.json", '{"runs": []}', "holds nothing to compare"),
+        ("tra_labels.json", "{}", "lacks 'runs'"),
+        ("labels.json", "{}", "holds a dict"),
+    ],
+)
+def test_files_that_compare_nothing_are_errors(vectors, file, content, error):
+    (vectors / file).write_text(content)
+    with pytest.raises(MediaError, match=error):
+        list(run_parity(vectors))
+
+
+@pytest.mark.parametrize("file", ["tra_sizes.json", "labels.json", "chat_template.json"])
+def test_empty_lists_do_not_pass(vectors, file):
+    (vectors / file).write_text("[]")
+    for other in vectors.glob("*.json"):
+        if other.name != file:
+            other.unlink()
+    (row,) = run_parity(vectors)
+    assert not row.passed
+
+
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(MediaError, match="is not a folder"):
         list(run_parity(tmp_path / "none"))

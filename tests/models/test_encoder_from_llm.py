@@ -47,6 +47,13 @@ def test_layers_and_norms_are_taken_over(llm, layers):
     assert features.shape == (12, 32) and features.isfinite().all()
 
 
+def test_a_base_model_without_head(llm, tmp_path):
+    model, folder = llm
+    model.model.save_pretrained(tmp_path)
+    ours, base = convert_llm_to_encoder(folder), convert_llm_to_encoder(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), base.parameters(), strict=True))
+
+
 def test_patch_embedding_is_new_and_seeded(llm):
     first, again, other = (convert_llm_to_encoder(llm[1], seed=seed).embeddings.patch_embedding for seed in (1, 1, 2))
     assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
