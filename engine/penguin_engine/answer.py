@@ -24,7 +24,7 @@ class Answer:
         visual_tokens: what they cost.
         prompt_tokens: all tokens before the answer.
         generated_tokens: tokens of the answer.
-        seconds: wall time of "read" (decoding and labelling), "encode", "prefill" and "decode".
+        seconds: wall time of "read" (decoding, labelling and cutting frames), "encode", "prefill" and "decode".
     """
 
     raw: str = ""

@@ -87,9 +87,11 @@ def ask(
     check_fits(wanted, runtime.info.context_length, "the prompt with its answer")
 
     visual_tokens: list[Any] = []
+    answer.seconds["encode"] = 0.0
     for batch in _batches(_patched(processor, images, clip, visuals, allocations)):
+        answer.seconds["read"] += clock.lap()
         visual_tokens += runtime.encode(batch)
-    answer.seconds["encode"] = clock.lap()
+        answer.seconds["encode"] += clock.lap()
 
     cache = runtime.open_cache(wanted)
     try:

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from penguin_engine.event_clips import EventClip
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_models.config import EncoderConfig, PenguinConfig
 from penguin_models.encoder import FrameShape, PenguinEncoder
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.tra import KeyframePolicy
-from penguin_models.types import Frame, Size
+from penguin_models.types import Frame, FrameKind, Size
 from penguin_models.vlm import PenguinVL
 
 REFERENCE_BYTES_PER_PATCH = 174_000
@@ -143,7 +144,7 @@ def policy_speed(policy: KeyframePolicy | None = None, size: Size = FULL_HD, sec
     # A still camera with sensor noise: every frame must be compared in full.
     scene = np.pad(base, ((0, size.height - base.shape[0]), (0, size.width - base.shape[1]), (0, 0)), mode="edge")
     frames = [Frame((scene + random.integers(0, 12, scene.shape)).astype(np.uint8), i) for i in range(4)]
-    for frame in frames:
+    for frame in frames * 5:  # allocators settle
         policy.observe(frame)
     start_memory, count = _status("VmRSS"), 0
     start = time.perf_counter()
@@ -157,6 +158,31 @@ def policy_speed(policy: KeyframePolicy | None = None, size: Size = FULL_HD, sec
         "frames_per_s": count / elapsed,
         "reference_frames_per_s": REFERENCE_FRAMES_PER_S,
         "growth_bytes": _status("VmRSS") - start_memory,
+    }
+
+
+def policy_recall(make: Callable[[], KeyframePolicy], clips: int = 8, seconds: float = 60.0) -> dict[str, Any]:
+    """Events that a policy notices on drawn clips, and key frames where nothing happened.
+
+    An event is noticed when a key frame falls between its start and 1 s after its end. Half of the clips are calm: only
+    noise, flicker and slow changes of light.
+    """
+    noticed: list[bool] = []
+    false = 0
+    timeline: list[dict[str, Any]] = []
+    for seed in range(clips):
+        for calm in (False, True):
+            clip, policy = EventClip(1000 * calm + seed, seconds, calm=calm), make()
+            keys = [frame.stamp_ns * 1e-9 for frame in clip if policy.observe(frame) == FrameKind.KEY][1:]
+            spans = [(event.start_s, event.end_s + 1.0) for event in clip.events]
+            noticed += [any(start <= key <= end for key in keys) for start, end in spans]
+            false += sum(not any(start <= key <= end for start, end in spans) for key in keys)
+            timeline.append({"events": spans, "key_frames": keys})
+    return {
+        "events": len(noticed),
+        "recall": sum(noticed) / len(noticed),
+        "false_key_frames_per_min": false / (2 * clips * seconds / 60),
+        "timeline": timeline,
     }
 
 

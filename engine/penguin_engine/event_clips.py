@@ -95,11 +95,19 @@ class EventClip:
             if kind == "moves":
                 free[0].moving, free[0].target = event, self._place()
             elif kind == "camera":
-                shift = self._random.uniform(0.06, 0.25, 2) * self._random.choice([-1, 1], 2)
-                self._camera.append((event, (float(shift[0]), float(shift[1]))))
+                self._camera.append((event, self._shift()))
             events.append(event)
             time_s += self._random.uniform(4, 9)
         return events
+
+    def _shift(self) -> tuple[float, float]:
+        """A move of the camera that keeps what lies on the table in view."""
+        here = np.sum([shift for _, shift in self._camera], axis=0)
+        while True:
+            there = self._random.uniform(-0.15, 0.15, 2)
+            if np.abs(there - here).max() > 0.08:
+                x, y = there - here
+                return float(x), float(y)
 
     def _thing(self, appears_s: float) -> _Thing:
         place = self._place()

@@ -136,7 +136,6 @@ def generate(
     sampling: Sampling,
     generation: Generation,
     cancelled: Callable[[], bool] = lambda: False,
-    end_token_ids: Sequence[int] = (),
 ) -> Iterator[str]:
     """Continues a cache and yields pieces of text; their sum is the answer.
 
@@ -147,9 +146,7 @@ def generate(
         sampling: how tokens are chosen and when to stop.
         generation: filled as the answer grows.
         cancelled: asked between two tokens.
-        end_token_ids: end an answer, besides the processor's.
     """
-    ends = {processor.end_token_id, *end_token_ids}
     sampler, stream = Sampler(sampling), TextStream(processor.decode, sampling.stop)
 
     def emit(piece: str) -> Iterator[str]:
@@ -159,7 +156,7 @@ def generate(
 
     while not generation.ended_by:
         token = sampler.choose(logits)
-        if token in ends:
+        if token in processor.end_token_ids:
             generation.ended_by = "end"
             break
         generation.ids.append(token)

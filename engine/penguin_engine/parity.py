@@ -181,7 +181,7 @@ def _compare_generated(
     generation = Generation()
     for _ in generate(cache, logits, processor, Sampling(max_new_tokens=length), generation):
         pass
-    ours = generation.ids + [processor.end_token_id] * (generation.ended_by == "end")
+    ours = generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
     row.check("generated", np.array([ours]), expected)
 
 

@@ -88,21 +88,31 @@ def video_time(time_s: float) -> str:
 def _render_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
-        return _checked(part["text"])
+        return _checked(part.get("text"))
     if kind == "image":
         time = part.get("time")
-        return f"{IMAGE}\n" if time is None else f"Time {time:.1f}s: {IMAGE}\n"
+        return f"{IMAGE}\n" if time is None else f"Time {_seconds(time):.1f}s: {IMAGE}\n"
     if kind == "video":
-        frames, times = part["num_frames"], part.get("timestamps") or []
+        frames, times = part.get("num_frames"), part.get("timestamps") or []
+        if not isinstance(frames, int) or frames < 1:
+            raise PromptError(f"a video part must have num_frames of at least 1, not {frames!r}")
         if len(times) not in (0, frames):
             raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
         if not times:
             return ",".join([IMAGE] * frames) + "\n"
-        return ",".join(f"{video_time(time)}{IMAGE}" for time in times) + "\n"
+        return ",".join(f"{video_time(_seconds(time))}{IMAGE}" for time in times) + "\n"
     raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
 
 
-def _checked(text: str) -> str:
+def _seconds(time: Any) -> float:
+    if not isinstance(time, int | float):
+        raise PromptError(f"a time must be a number of seconds, not {time!r}")
+    return float(time)
+
+
+def _checked(text: Any) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"a text must be a string, not {text!r}")
     try:
         text.encode()
     except UnicodeEncodeError as err:

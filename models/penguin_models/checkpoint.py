@@ -56,6 +56,12 @@ def load_pretrained(
     target = _device(device)
     folder = resolve_checkpoint(path_or_repo)
     config, stored = _describe(folder)
+    processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
+    if processor.images.patch_size != config.encoder.patch_size:
+        raise CheckpointError(
+            f"{folder}: preprocessor_config.json has patches of {processor.images.patch_size} pixels, "
+            f"the encoder of {config.encoder.patch_size}"
+        )
     model = empty_model(config)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     if config.tie_word_embeddings:
@@ -70,7 +76,7 @@ def load_pretrained(
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
     rotary = model.language_model.model.rotary_emb
     model.language_model.model.rotary_emb = type(rotary)(model.language_model.config).to(target)
-    return model.eval(), Processor.from_pretrained(folder, config.image_token_id)
+    return model.eval(), processor
 
 
 def save_pretrained(
@@ -130,8 +136,11 @@ def resolve_checkpoint(path_or_repo: str | Path) -> Path:
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
     """A model whose parameters have shapes but no memory."""
-    with torch.device("meta"):
-        return PenguinVL(config)
+    try:
+        with torch.device("meta"):
+            return PenguinVL(config)
+    except (ValueError, TypeError, KeyError) as err:  # what transformers makes of impossible settings
+        raise CheckpointError(f"config.json describes no Qwen3 decoder: {' '.join(str(err).split())[:200]}") from err
 
 
 def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
@@ -142,7 +151,7 @@ def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
     encoder_raw = raw.get(ENCODER_KEY)
     if not has_encoder or encoder_raw is None:
         second = raw.get("vision_encoder")
-        if not second:
+        if not isinstance(second, str) or not second:
             lacks = ENCODER_KEY if encoder_raw is None else "encoder tensors"
             raise CheckpointError(
                 f"{folder} has no {lacks}, and its config.json names no vision_encoder to take it from"
@@ -184,9 +193,9 @@ def _set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if not isinstance(dtype, str):
-        return dtype
-    if dtype not in DTYPES:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
     return DTYPES[dtype]
 

@@ -60,11 +60,16 @@ class EncoderConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
         """Reads the `vision_encoder_config` part of a released configuration, or a Qwen3 configuration."""
+        if not isinstance(values, dict):
+            raise CheckpointError(f"encoder configuration is a {type(values).__name__}, not an object")
         if values.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"encoder: activation {values['hidden_act']!r} is not supported, only 'silu' is")
         if values.get("attention_bias"):
             raise CheckpointError("encoder: attention_bias is true, which no Penguin-Encoder has")
         _check_sizes("encoder configuration", values, list(cls.__dataclass_fields__)[:8])
+        _check_positive("encoder configuration", values, ["rms_norm_eps", "rope_theta"])
+        if values.get("num_channels", 3) != 3:
+            raise CheckpointError(f"encoder configuration: num_channels is {values['num_channels']}, images have 3")
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         known["rope_theta"] = float(_rope_theta(values))
         missing = [n for n in ("hidden_size", "num_hidden_layers", "num_attention_heads") if n not in known]
@@ -113,9 +118,7 @@ class PenguinConfig:
     def eos_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as far as the configuration names them."""
         eos = self.raw.get("eos_token_id")
-        if eos is None:
-            return ()
-        return tuple(eos) if isinstance(eos, list) else (int(eos),)
+        return tuple(int(i) for i in (eos if isinstance(eos, list) else [eos]) if i is not None and _is_whole(i, 0))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], encoder: dict[str, Any] | None = None) -> PenguinConfig:
@@ -139,6 +142,11 @@ class PenguinConfig:
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}")
         _check_sizes("config.json", raw, DECODER_FIELDS[:8])
+        _check_positive("config.json", raw, ["rms_norm_eps", "rope_theta"])
+        if raw.get("hidden_act", "silu") != "silu":
+            raise CheckpointError(f"config.json: hidden_act is {raw['hidden_act']!r}, Qwen3 decoders use 'silu'")
+        if not _is_whole(raw["image_token_index"], 0):
+            raise CheckpointError(f"config.json: image_token_index is {raw['image_token_index']!r}, not a token id")
         decoder = {name: raw[name] for name in DECODER_FIELDS if raw.get(name) is not None}
         return cls(
             EncoderConfig.from_dict(encoder), decoder, int(raw["image_token_index"]), raw | {ENCODER_KEY: encoder}
@@ -218,10 +226,17 @@ class ImageConfig:
         """Reads a released `preprocessor_config.json`."""
         if raw.get("resample", BICUBIC) != BICUBIC:
             raise CheckpointError(f"preprocessor_config.json: resample {raw['resample']} is not bicubic ({BICUBIC})")
-        values: dict[str, Any] = {n: raw[n] for n in ("patch_size", "min_tokens", "max_tokens") if n in raw}
+        sizes = ("patch_size", "min_tokens", "max_tokens")
+        _check_sizes("preprocessor_config.json", raw, sizes)
+        values: dict[str, Any] = {name: raw[name] for name in sizes if raw.get(name) is not None}
         for name in ("mean", "std"):
-            if (given := raw.get(f"image_{name}")) is not None:
-                values[name] = tuple(float(v) for v in given)
+            given = raw.get(f"image_{name}")
+            if given is None:
+                continue
+            numbers = isinstance(given, list) and all(isinstance(v, int | float) for v in given)
+            if not numbers or len(given) != 3 or (name == "std" and min(given) <= 0):
+                raise CheckpointError(f"preprocessor_config.json: image_{name} is {given!r}, it must be 3 numbers")
+            values[name] = tuple(float(v) for v in given)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,9 +279,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _check_sizes(where: str, values: dict[str, Any], names: Sequence[str]) -> None:
     for name in names:
+        if values.get(name) is not None and not _is_whole(values[name], 1):
+            raise CheckpointError(f"{where}: {name} is {values[name]!r}, it must be a whole number of at least 1")
+
+
+def _check_positive(where: str, values: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
         value = values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise CheckpointError(f"{where}: {name} is {value!r}, it must be a whole number of at least 1")
+        if value is not None and (not isinstance(value, int | float) or value <= 0):
+            raise CheckpointError(f"{where}: {name} is {value!r}, it must be a number above 0")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _rope_theta(values: dict[str, Any]) -> float:

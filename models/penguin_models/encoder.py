@@ -226,13 +226,15 @@ class PenguinEncoder(nn.Module):
         # Frames of equal length side by side, for attention in runs; undone at the end.
         order = sorted(range(len(frames)), key=lambda i: (frames[i].patches, frames[i].merge_size))
         limit = total if torch.is_grad_enabled() else MAX_PATCHES_PER_PASS
-        features: list[Tensor] = [patches] * len(frames)
+        features: dict[int, Tensor] = {}
         for indices in _passes(order, frames, limit):
             chunk = torch.cat([patches[starts[i] : starts[i] + frames[i].patches] for i in indices])
             encoded = self._encode([frames[i] for i in indices], chunk)
             for i, feature in zip(indices, torch.split(encoded, [frames[i].patches for i in indices]), strict=True):
                 features[i] = _merge(feature, frames[i].merge_size)
-        return torch.cat(features) if features else patches.new_empty(0, self.config.hidden_size)
+        if not features:
+            return patches.new_empty(0, self.config.hidden_size)
+        return torch.cat([features[i] for i in range(len(frames))])
 
     def _encode(self, frames: Sequence[FrameShape], patches: Tensor) -> Tensor:
         weight = self.embeddings.patch_embedding.weight

@@ -27,7 +27,7 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError)
 
 
 class ClipFrame(NamedTuple):
-    """One sampled frame: seconds from the start of the clip, and uint8 [H, W, 3]."""
+    """One sampled frame: its time in seconds as the container counts it, and uint8 [H, W, 3]."""
 
     time_s: float
     rgb: UInt8Array
@@ -91,7 +91,7 @@ class VideoFile:
         self._path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1001)
         if not self._path.is_file():
-            raise MediaError(f"video {path} does not exist")
+            raise MediaError(f"video {path} {'is not a file' if self._path.exists() else 'does not exist'}")
         with _open(self._path) as container:
             stream = _video_stream(self._path, container)
             self._start_s = float((stream.start_time or 0) * (stream.time_base or 0))
@@ -186,5 +186,5 @@ class _FpsFilter:
 def _upright(frame: av.VideoFrame) -> UInt8Array:
     """The frame as it is meant to be seen: phones store a rotation beside the pixels."""
     rgb = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

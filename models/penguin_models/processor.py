@@ -25,7 +25,16 @@ from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt
 IMAGE_MERGE_SIZE = 1
 VIDEO_MERGE_SIZE = 2
 IGNORE_INDEX = -100
-_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
+_SIDE_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 @dataclass(frozen=True)
@@ -56,30 +65,35 @@ class Processor:
         tokenizer: of the `tokenizers` library.
         images: how pixels become patches.
         image_token_id: id of `<image>`.
-        end_token_id: id of `<|im_end|>`, which ends an answer.
+        end_token_ids: ids that end an answer: `<|im_end|>`, and what config.json names.
         side_files: small tokenizer files by name, kept so that saving loses nothing.
     """
 
     tokenizer: Tokenizer
     images: ImageConfig
     image_token_id: int
-    end_token_id: int
-    side_files: dict[str, str] = field(default_factory=dict, repr=False)
+    end_token_ids: tuple[int, ...]
+    side_files: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, image_token_id: int | None = None) -> Processor:
+    def from_pretrained(
+        cls, folder: str | Path, image_token_id: int | None = None, end_token_ids: Sequence[int] = ()
+    ) -> Processor:
         """Reads tokenizer and image settings of a checkpoint folder.
 
         Args:
             folder: has tokenizer.json and preprocessor_config.json.
             image_token_id: id of `<image>` that the model expects; read from config.json if None.
+            end_token_ids: ids that end an answer besides `<|im_end|>`.
 
         Raises:
             CheckpointError: a file is missing or broken, or the tokenizer gives `<image>` another id.
         """
         folder = Path(folder)
         if image_token_id is None:
-            image_token_id = int(read_json(folder / "config.json")["image_token_index"])
+            image_token_id = read_json(folder / "config.json").get("image_token_index")
+            if not isinstance(image_token_id, int):
+                raise CheckpointError(f"{folder / 'config.json'} has no image_token_index")
         tokenizer = _load_tokenizer(folder)
         if tokenizer.token_to_id(IMAGE) is None:  # released tokenizers leave the placeholder to the processor
             tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
@@ -91,9 +105,10 @@ class Processor:
         end_token_id = tokenizer.token_to_id(TURN_END)
         if end_token_id is None:
             raise CheckpointError(f"{folder}: the tokenizer has no {TURN_END} token")
+        ends = tuple(dict.fromkeys((end_token_id, *end_token_ids)))
         images = ImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
-        side = {name: (folder / name).read_text() for name in _SIDE_FILES if (folder / name).is_file()}
-        return cls(tokenizer, images, image_token_id, end_token_id, side)
+        side = {name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()}
+        return cls(tokenizer, images, image_token_id, ends, side)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the files that `from_pretrained` reads."""
@@ -101,8 +116,8 @@ class Processor:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "preprocessor_config.json").write_text(json.dumps(self.images.to_dict(), indent=2) + "\n")
-        for name, text in self.side_files.items():
-            (folder / name).write_text(text)
+        for name, content in self.side_files.items():
+            (folder / name).write_bytes(content)
 
     def allocate(
         self, visuals: Sequence[Visual], max_tokens: int | None = None, rule: str = "strict"

@@ -6,7 +6,6 @@ becomes that of our modules (`PenguinVL`) or is ignored on purpose.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from penguin_models.config import read_json
 from penguin_models.errors import CheckpointError
 
 ENCODER_PREFIX = "vision_encoder."
@@ -36,6 +36,8 @@ _TO_RELEASED = (
     (re.compile(r"^vision_(encoder|projector)\."), r"model.vision_\1."),
 )
 # A mapped file counts as memory of the process: reopening it after so much keeps the peak near the model's size.
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Stored types that are read; quantised checkpoints are not."""
 _REOPEN_BYTES = 32 * 2**20
 
 
@@ -100,9 +102,15 @@ def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: 
         for name, shape in expected.items()
         if name in found and found[name].shape != shape
     ]
+    quantised = [f"{t.name} is {t.dtype}" for name, t in found.items() if name in expected and t.dtype not in FLOATS]
     problems = [
         f"{len(names)} {kind}: {_some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+            (f"not of type {', '.join(FLOATS)}", quantised),
+        )
         if names
     ]
     if problems:
@@ -146,10 +154,10 @@ def _batches(
 def _weight_files(folder: Path) -> list[Path]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (KeyError, json.JSONDecodeError) as err:
-            raise CheckpointError(f"{index} is not a safetensors index: {err}") from err
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} is not a safetensors index: it has no weight_map")
+        names = sorted(set(weight_map.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {_some(missing)}, which its index names; download them again")

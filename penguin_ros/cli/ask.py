@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from penguin_engine.answer import Answer
 from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, ModelOption, print_json, stdout, working
@@ -26,7 +27,8 @@ def ask(
         int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
     ] = None,
     allocation: Annotated[
-        str, typer.Option(help="strict: never above native size or budget; reference: as released.")
+        Literal["strict", "reference"],
+        typer.Option(help="strict: never above native size or budget; reference: as released."),
     ] = "strict",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
@@ -45,8 +47,6 @@ def ask(
     from penguin_models.media import load_image
     from penguin_models.reference_policy import ReferencePolicy
 
-    if allocation not in ("strict", "reference"):
-        raise typer.BadParameter(f"{allocation!r} is neither 'strict' nor 'reference'", param_hint="--allocation")
     if video is not None and bag is not None:
         raise typer.BadParameter("give either --video or --bag", param_hint="--video")
     if topic is not None and bag is None:
@@ -57,6 +57,8 @@ def ask(
         from penguin_ros.overlay import check_writable
 
         check_writable(save)
+    if not 0 < top_p <= 1:
+        raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
@@ -114,11 +116,11 @@ def _open_clip(
     return None
 
 
-def _print_grounding(answer) -> None:  # type: ignore[no-untyped-def]
+def _print_grounding(answer: Answer) -> None:
     result = answer.to_dict()
     for item in result["objects"]:
-        x1, y1, x2, y2 = item["box_px"] or (float("nan"),) * 4
-        stdout.out(f"  {item['label']}: ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}) px")
+        box = "({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(*item["box_px"]) if item["box_px"] else "no image"
+        stdout.out(f"  {item['label']}: {box}")
     for span in result["time_ranges"]:
         stdout.out(f"  from {span['start_s']:.2f} s to {span['end_s']:.2f} s")
     if result["malformed_boxes"]:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,9 @@ stderr = Console(stderr=True, highlight=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or owner/name on the model hub.")]
 DeviceOption = Annotated[str, typer.Option(help="Device of the weights: cpu, cuda, cuda:1, ...")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; as stored if not given.")]
+DtypeOption = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights; as stored if not given.")
+]
 
 
 def print_json(value: Any) -> None:

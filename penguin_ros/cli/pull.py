@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,9 +85,17 @@ def _ask_hub(repo: str, call: Any) -> Any:
         raise CheckpointError(f"{repo} does not exist on the model hub, or needs `hf auth login`") from err
     except RevisionNotFoundError as err:
         raise CheckpointError(f"{repo} has no such revision on the model hub") from err
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
-        cause = type(err.__cause__ or err).__name__
-        raise CheckpointError(
-            f"the model hub cannot be reached for {repo} ({cause}); check the network and run the same command again: "
-            "what is already downloaded is kept"
-        ) from err
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS):
+            raise CheckpointError(f"{repo} cannot be written: {err.strerror} ({err.filename})") from err
+        raise _unreachable(repo, err) from err
+    except (HfHubHTTPError, LocalEntryNotFoundError) as err:
+        raise _unreachable(repo, err) from err
+
+
+def _unreachable(repo: str, err: Exception) -> CheckpointError:
+    cause = type(err.__cause__ or err).__name__
+    return CheckpointError(
+        f"the model hub cannot be reached for {repo} ({cause}); check the network and run the same command again: "
+        "what is already downloaded is kept"
+    )

@@ -30,7 +30,7 @@ class Script:
 
 def run(processor, tokens, **arguments):
     cancelled = arguments.pop("cancelled", lambda: False)
-    cache, generation = Script([*tokens, processor.end_token_id]), Generation()
+    cache, generation = Script([*tokens, processor.end_token_ids[0]]), Generation()
     pieces = list(generate(cache, cache.logits(), processor, Sampling(**arguments), generation, cancelled))
     assert "".join(pieces) == generation.text and all(pieces)
     return generation, pieces, cache

@@ -109,6 +109,17 @@ def reshape(name):
         (lambda t: None, {"hidden_size": "x"}, "hidden_size is 'x', it must be a whole number"),
         (lambda t: None, {"vocab_size": -1}, "vocab_size is -1, it must be a whole number of at least 1"),
         (lambda t: None, {"vision_encoder_config": None}, "names no vision_encoder"),
+        (lambda t: None, {"vision_encoder_config": None, "vision_encoder": 5}, "names no vision_encoder"),
+        (lambda t: None, {"vision_encoder_config": [1]}, "encoder configuration is a list"),
+        (lambda t: None, {"rms_norm_eps": "x"}, "rms_norm_eps is 'x', it must be a number above 0"),
+        (lambda t: None, {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        (lambda t: None, {"num_key_value_heads": 5}, "misshapen|describes no Qwen3"),
+        (lambda t: None, {"image_token_index": "x"}, "image_token_index is 'x'"),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(96, np.int8)}),
+            {},
+            r"1 not of type .*: model\.norm\.weight is I8",
+        ),
         (lambda t: None, {"vision_encoder_config": None, "vision_encoder": "no/such"}, "no/such is not a folder"),
         (lambda t: None, {"image_token_index": 7}, "gives <image> the id 1503"),
     ],
@@ -156,11 +167,18 @@ def test_truncated_weights(edit_checkpoint):
         ("tokenizer.json", "{}", r"tokenizer\.json cannot be read"),
         ("preprocessor_config.json", None, "is missing"),
         ("preprocessor_config.json", '{"resample": 2}', "not bicubic"),
+        ("preprocessor_config.json", '{"patch_size": 16}', "patches of 16 pixels, the encoder of 14"),
+        ("preprocessor_config.json", '{"patch_size": 0}', "patch_size is 0, it must be a whole number"),
+        ("preprocessor_config.json", '{"max_tokens": "x"}', "max_tokens is 'x'"),
+        ("preprocessor_config.json", '{"image_mean": "abc"}', "image_mean is 'abc', it must be 3 numbers"),
+        ("preprocessor_config.json", '{"image_std": [0, 0, 0]}', "image_std is .* must be 3 numbers"),
+        ("model.safetensors.index.json", "[]", "holds a list"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "has no weight_map"),
     ],
 )
 def test_missing_and_broken_files(edit_checkpoint, file, content, message):
     folder = edit_checkpoint()
-    (folder / file).unlink()
+    (folder / file).unlink(missing_ok=True)
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(CheckpointError, match=message):

@@ -62,6 +62,9 @@ def test_frames_and_places_must_agree(processor, tokens):
         ({"role": "robot", "content": "hi"}, "role must be one of system, user, assistant, not 'robot'"),
         ({"role": "user", "content": 7}, "must be a string or a list of parts"),
         ({"role": "user", "content": [{"type": "sound"}]}, "type 'text', 'image' or 'video'"),
+        ({"role": "user", "content": [{"type": "text"}]}, "must be a string, not None"),
+        ({"role": "user", "content": [{"type": "video"}]}, "num_frames of at least 1, not None"),
+        ({"role": "user", "content": [{"type": "image", "time": "x"}]}, "number of seconds, not 'x'"),
         (
             {"role": "user", "content": [{"type": "video", "num_frames": 3, "timestamps": [0.0]}]},
             "a video of 3 frames has 1 timestamps",

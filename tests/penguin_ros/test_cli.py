@@ -302,8 +302,6 @@ def test_a_bag_without_image_topics(cli, asking, bags):
         (["--model", CLIP.parent], "data/config.json is missing; a checkpoint folder needs it"),
         (["--device", "cuda:99"], "torch .* cannot use device 'cuda:99' here: "),
         (["--device", "tpu"], "torch .* cannot use device 'tpu' here: "),
-        (["--dtype", "float8"], "dtype 'float8' is unknown; choose from float32, float16, bfloat16"),
-        (["--top-p", 0], "top_p is 0.0, it must be above 0"),
     ],
 )
 def test_bad_questions_models_and_devices(cli, asking, options, message):
@@ -341,12 +339,14 @@ def test_a_tensor_of_a_wrong_shape_is_named(cli, asking, edit_checkpoint):
         (["ask", "--model", "x", "-q", "x", "--topic", "/a"], "--topic goes with --bag"),
         (["ask", "--model", "x", "-q", "x", "--topic", "/a", "--video", "b"], "--topic goes with --bag"),
         (["ask", "--model", "x", "-q", "x", "--save", "a.png"], "there is no image to draw into"),
-        (["ask", "--model", "x", "-q", "x", "--allocation", "loose"], "'loose' is neither 'strict' nor 'reference'"),
+        (["ask", "--model", "x", "-q", "x", "--allocation", "loose"], "Invalid value for '--allocation'"),
+        (["ask", "--model", "x", "-q", "x", "--dtype", "float8"], "Invalid value for '--dtype'"),
+        (["ask", "--model", "x", "-q", "x", "--top-p", "0"], "0.0 is not above 0 and at most 1"),
         (["ask", "--model", "x", "-q", "x", "--fps", "0"], "Invalid value for '--fps'"),
         (["ask", "--model", "x", "-q", "x", "--max-tokens", "0"], "Invalid value for '--max-tokens'"),
         (["ask", "--model", "x", "-q", "x", "--seed", "-1"], "Invalid value for '--seed'"),
         (["parity"], "Missing argument"),
-        (["bench", "model", "--dtype", "int8"], "'int8' is not one of float32, float16, bfloat16"),
+        (["bench", "model", "--dtype", "int8"], "Invalid value for '--dtype'"),
     ],
 )
 def test_bad_usage(cli, args, message):
