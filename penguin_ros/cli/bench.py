@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from penguin_ros.cli.output import DtypeOption, JsonOption, print_json, stdout, working
+from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, ModelOption, print_json, stdout, working
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -95,6 +95,40 @@ def tra(
         f"frames/s at {rows[0]['size']}; the released implementation of the reference rule: about "
         f"{bench.REFERENCE_FRAMES_PER_S:.0f}"
     )
+
+
+@app.command()
+def session(
+    model: ModelOption,
+    tokens: Annotated[list[int] | None, typer.Option(help="Visual tokens held; 1000, 4000 and 8000.")] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time to the first token of a question: prefix reused, prefilled anew, and offline from the frames."""
+    from penguin_engine import bench
+    from penguin_engine.bench_session import first_token
+    from penguin_engine.runtimes.torch import TorchRuntime
+    from penguin_models.checkpoint import load_pretrained
+
+    loaded, processor = load_pretrained(model, dtype, device)
+    runtime = TorchRuntime(loaded)
+    rows = []
+    for visual_tokens in tokens or [1000, 4000, 8000]:
+        with working(f"{visual_tokens} visual tokens"):
+            rows.append(first_token(runtime, processor, visual_tokens))
+    result = {"machine": bench.machine(), "model": model, "sessions": rows}
+    if as_json:
+        print_json(result)
+        return
+    _print_machine(result["machine"])
+    columns = ("visual tokens", "frames", "reused", "fresh prefill", "offline", "fresh/reused", "offline/reused")
+    table = Table(*columns, box=None)
+    for row in rows:
+        seconds = [f"{1000 * row[name]:.1f} ms" for name in ("reused_s", "fresh_s", "offline_s")]
+        ratios = [f"{row[name]:.0f}" for name in ("fresh_over_reused", "offline_over_reused")]
+        table.add_row(str(row["visual_tokens"]), str(row["frames"]), *seconds, *ratios)
+    stdout.print(table)
 
 
 def _print_machine(machine: dict[str, Any]) -> None:
