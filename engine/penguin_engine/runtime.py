@@ -10,12 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from penguin_models.errors import ContextLengthError, PenguinError
+from penguin_models.errors import ContextLengthError
 from penguin_models.types import Float32Array, PatchedImage
-
-
-class RuntimeUnavailableError(PenguinError):
-    """The machine lacks what a runtime needs; nothing else is used in its place."""
 
 
 @dataclass(frozen=True)
