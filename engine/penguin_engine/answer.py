@@ -18,6 +18,7 @@ class Answer:
         raw: as the model wrote it.
         grounding: clean text, objects and time ranges.
         image_size: pixels of the image that boxes refer to: the last one shown.
+        start_ns: stamp of the first frame shown; times in the answer count from it. 0 for files.
         ended_by: "end", "stop", "length" or "cancelled".
         frames: images or sampled frames that the model looked at.
         key_frames: of them, labelled as key frames.
@@ -30,6 +31,7 @@ class Answer:
     raw: str = ""
     grounding: Grounding = field(default_factory=lambda: Grounding(""))
     image_size: Size | None = None
+    start_ns: int = 0
     ended_by: str = ""
     frames: int = 0
     key_frames: int = 0
@@ -37,6 +39,16 @@ class Answer:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def first_token_s(self) -> float:
+        """From the start of the work to the first token."""
+        return self.total_s - self.seconds.get("decode", 0.0)
+
+    @property
+    def total_s(self) -> float:
+        """From the start of the work to the last token."""
+        return sum(self.seconds.values())
 
     def to_dict(self) -> dict[str, Any]:
         """For programs: plain types, boxes in pixels of the image they refer to."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from penguin_engine.runtime import Cache
+from penguin_engine.answer import Answer, Clock
+from penguin_engine.runtime import Cache, Part
 from penguin_models.errors import PromptError
+from penguin_models.grounding import parse
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array
 
@@ -136,6 +138,7 @@ def generate(
     sampling: Sampling,
     generation: Generation,
     cancelled: Callable[[], bool] = lambda: False,
+    on_token: Callable[[int], None] = lambda count: None,
 ) -> Iterator[str]:
     """Continues a cache and yields pieces of text; their sum is the answer.
 
@@ -146,6 +149,7 @@ def generate(
         sampling: how tokens are chosen and when to stop.
         generation: filled as the answer grows.
         cancelled: asked between two tokens.
+        on_token: called after each token with their number.
     """
     sampler, stream = Sampler(sampling), TextStream(processor.decode, sampling.stop)
 
@@ -160,6 +164,7 @@ def generate(
             generation.ended_by = "end"
             break
         generation.ids.append(token)
+        on_token(len(generation.ids))
         yield from emit(stream.push(token))
         if stream.stopped:
             generation.ended_by = "stop"
@@ -170,3 +175,39 @@ def generate(
         else:
             logits = cache.append([[token]])
     yield from emit(stream.finish())
+
+
+def write_answer(
+    answer: Answer,
+    clock: Clock,
+    cache: Cache,
+    parts: Sequence[Part],
+    processor: Processor,
+    sampling: Sampling,
+    on_text: Callable[[str], None],
+    cancelled: Callable[[], bool],
+    on_token: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Prefills the last parts of a prompt, generates, and fills in what the answer says and cost.
+
+    Args:
+        answer: its text, tokens and seconds of prefill and decode are set.
+        clock: last read when the prefill begins.
+        cache: holds the beginning of the prompt; grows by the parts and the answer.
+        parts: rest of the prompt.
+        processor: decodes.
+        sampling: how tokens are chosen and when to stop.
+        on_text: called with each piece of text as it comes.
+        cancelled: asked between two tokens.
+        on_token: called after each token with their number.
+    """
+    logits = cache.append(parts)
+    answer.prompt_tokens = cache.length
+    answer.seconds["prefill"] = clock.lap()
+    generation = Generation()
+    for piece in generate(cache, logits, processor, sampling, generation, cancelled, on_token):
+        on_text(piece)
+    answer.seconds["decode"] = clock.lap()
+    answer.raw, answer.ended_by = generation.text, generation.ended_by
+    answer.grounding = parse(generation.text)
+    answer.generated_tokens = len(generation.ids)

@@ -29,6 +29,22 @@ class NoFramesError(PenguinError):
     """A question about what has been seen, before anything was seen."""
 
 
+class BusyError(PenguinError):
+    """More questions wait than the queue may hold."""
+
+
+class CancelledError(PenguinError):
+    """A question was given up before its answer began: by who asked, or because the robot stopped."""
+
+
+class UnknownCameraError(PenguinError):
+    """A question about a camera that is not watched."""
+
+
+class NotActiveError(PenguinError):
+    """A question to a node that is not active."""
+
+
 class PolicyError(PenguinError):
     """A setting of a key-frame policy is out of range."""
 
