@@ -105,6 +105,30 @@ def fill_answer(message: Any, outcome: Outcome) -> None:
     message.total_s = answer.total_s
 
 
+def answer_dict(message: Any) -> dict[str, Any]:
+    """The response of `Ask` or the result of `AskStream`, for programs."""
+    return {
+        "answer": message.answer,
+        "objects": [
+            {"label": o.label, "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px]} for o in message.objects
+        ],
+        "time_ranges": [
+            {"start": stamp_to_ns(t.start) * 1e-9, "end": stamp_to_ns(t.end) * 1e-9} for t in message.time_ranges
+        ],
+        "malformed_boxes": message.malformed_boxes,
+        "camera": message.camera,
+        "stamp": stamp_to_ns(message.header.stamp) * 1e-9,
+        "frame_id": message.header.frame_id,
+        "frames": message.frames_used,
+        "tokens": {
+            "visual": message.visual_tokens,
+            "prompt": message.prompt_tokens,
+            "generated": message.generated_tokens,
+        },
+        "seconds": {"queue": message.queue_s, "first_token": message.first_token_s, "total": message.total_s},
+    }
+
+
 def memory_message(watch: Watch) -> MemoryState:
     """The memory of a camera that has seen something."""
     memory = watch.session.memory

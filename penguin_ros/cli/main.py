@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull
+from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros
 
 app = typer.Typer(
     name="penguin-vl",
@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 app.command("ask")(ask.ask)
 app.command("parity")(parity.parity)
+app.command("node")(ros.node)
+app.command("replay")(ros.replay)
 app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

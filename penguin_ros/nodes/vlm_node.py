@@ -269,8 +269,9 @@ class VlmNode(LifecycleNode):
             self._overlay_out.publish(convert.overlay_message(outcome))
 
     def on_answer(self, outcome: Outcome) -> None:
-        """Counts an answer."""
-        self._answers.add(outcome.answer)
+        """Counts an answer that was completed."""
+        if outcome.answer.ended_by != "cancelled":
+            self._answers.add(outcome.answer)
 
     def on_failure(self, doing: str, error: Exception) -> None:
         """Logs what nobody waits for."""
