@@ -69,13 +69,11 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
             stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.set())  # launch sends SIGINT a second time
     executor.create_task(start)
     spinning = threading.Thread(target=spin, name="executor")
     spinning.start()
     stop.wait()  # this thread takes the signals, so that none of them interrupts a callback
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
     _say_goodbye(node, executor)
     executor.shutdown()
     spinning.join()
