@@ -15,7 +15,6 @@ from penguin_engine.memory import MemoryConfig
 from penguin_engine.watch import CaptionConfig
 from penguin_models.errors import PenguinError
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
-from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.tra import KeyframePolicy
 
 
@@ -135,7 +134,11 @@ class NodeSettings:
 
     def policy(self) -> KeyframePolicy:
         """A new key-frame policy."""
-        return NoveltyPolicy(self.novelty) if self["keyframe.policy"] == "novelty" else ReferencePolicy()
+        if self["keyframe.policy"] == "novelty":
+            return NoveltyPolicy(self.novelty)
+        from penguin_models.reference_policy import ReferencePolicy  # needs torch, the others do not
+
+        return ReferencePolicy()
 
     def changes_to(self, other: NodeSettings) -> set[str]:
         """Names of the parameters that differ."""

@@ -152,7 +152,11 @@ class SceneSession:
         self.encode(step)
         parts = self._prefix_parts(step, common)
         end = self._cache.length
-        self._cache.append(parts)
+        try:
+            self._cache.append(parts)
+        except BaseException:
+            self._cache.truncate(end)
+            raise
         for frame, time_ids in zip(step, parts[::2], strict=True):
             end += part_length(time_ids) + frame.tokens
             self._prefilled.append(_Prefilled(frame.seq, frame.size, end))
