@@ -15,6 +15,7 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from penguin_engine.questions import Outcome, Question, Ticket
@@ -39,6 +40,9 @@ _CODES = (
     ((PromptError, ContextLengthError, BudgetError), Ask.Response.ERROR_BAD_REQUEST),
     (Exception, Ask.Response.ERROR_INTERNAL),
 )
+
+_QOS = QoSProfile(depth=100)
+"""Deep enough that a flood of requests is refused by us, with a reason, and not lost by the middleware."""
 
 MakeQuestion = Callable[[str, list[str], float, int], Question]
 Submit = Callable[[Question, Callable[[str, int], None]], Ticket]
@@ -65,7 +69,7 @@ class AskServer:
         self._make_question, self._submit, self._cancel = make_question, submit, cancel
         self._tickets: dict[bytes, Ticket] = {}
         group = ReentrantCallbackGroup()  # others must run while a coroutine waits
-        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group)
+        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=_QOS)
         self._action = ActionServer(
             node,
             AskStream,
@@ -73,6 +77,7 @@ class AskServer:
             execute_callback=self._on_goal,
             cancel_callback=self._on_cancel,
             callback_group=group,
+            goal_service_qos_profile=_QOS,
         )
 
     def destroy(self) -> None:

@@ -14,8 +14,11 @@ from diagnostic_msgs.msg import DiagnosticArray
 from penguin_vl.msg import GroundedCaption, MemoryState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
@@ -23,10 +26,10 @@ from penguin_engine.generation import Sampling
 from penguin_engine.mailbox import Mailbox
 from penguin_engine.questions import Outcome, Question, QuestionQueue, Ticket
 from penguin_engine.runtime import Runtime
-from penguin_engine.session import SceneSession, question_ids, session_capacity
+from penguin_engine.session import SceneSession, check_horizon, question_ids, session_capacity
 from penguin_engine.watch import Watch
 from penguin_engine.worker import SceneWorker
-from penguin_models.errors import NotActiveError, PenguinError
+from penguin_models.errors import NotActiveError, PenguinError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_ros import convert
 from penguin_ros.nodes import diagnostics, parameters
@@ -136,12 +139,13 @@ class VlmNode(LifecycleNode):
         self._runtime, self._processor = self._open_model(settings)
         self._check_against_model(settings)
         self._captions_out = self.create_lifecycle_publisher(GroundedCaption, "~/captions", 10)
-        self._memory_out = self.create_lifecycle_publisher(MemoryState, "~/memory", 1)
+        latched = QoSProfile(depth=len(settings["image_topics"]), durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        self._memory_out = self.create_lifecycle_publisher(MemoryState, "~/memory", latched)
         self._overlay_out = self.create_lifecycle_publisher(CompressedImage, "~/annotated/compressed", 1)
         self._detections_out = None
         if convert.Detection2DArray is not None:
             self._detections_out = self.create_lifecycle_publisher(convert.Detection2DArray, "~/detections", 10)
-        watches = [self._watch(self.resolve_topic_name(topic)) for topic in settings["image_topics"]]
+        watches = [self._watch(self._camera_name(topic)) for topic in settings["image_topics"]]
         queue = QuestionQueue(settings["queue_size"])
         self._worker = SceneWorker(self._runtime, self._processor, watches, settings.caption, queue, self)
         self._worker.start()
@@ -186,7 +190,15 @@ class VlmNode(LifecycleNode):
             max_new_tokens or limits.max_new_tokens, limits.temperature, limits.top_p, limits.top_k, limits.seed
         )
         question_ids(self._processor, text, sampling)
-        return Question(text, tuple(map(self.resolve_topic_name, cameras)), horizon_s, sampling)
+        check_horizon(horizon_s)
+        return Question(text, tuple(map(self._camera_name, cameras)), horizon_s, sampling)
+
+    def _camera_name(self, topic: str) -> str:
+        try:
+            validate_topic_name(topic)
+            return self.resolve_topic_name(topic)
+        except InvalidTopicNameException as err:
+            raise UnknownCameraError(f"{topic!r} names no camera: {' '.join(str(err).split())}") from err
 
     def _submit(self, question: Question, on_text: Callable[[str, int], None]) -> Ticket:
         if self._worker is None:
@@ -248,8 +260,8 @@ class VlmNode(LifecycleNode):
     # What the worker tells (in its thread)
 
     def on_frame(self, watch: Watch) -> None:
-        """Publishes the memory, where somebody listens."""
-        if watch.newest is not None and self._memory_out.get_subscription_count():
+        """Publishes the memory."""
+        if watch.newest is not None:
             self._memory_out.publish(convert.memory_message(watch))
 
     def on_bad_frame(self, watch: Watch) -> None:
