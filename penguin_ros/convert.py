@@ -56,9 +56,12 @@ def image_to_rgb(message: Image | CompressedImage) -> UInt8Array:
     # cv_bridge reads past the end of short data, and makes pictures of depth.
     check_raw(message.encoding, message.height, message.width, message.step, len(message.data))
     try:
-        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+        rgb = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except Exception as err:  # whatever its C++ side raises
         raise MediaError(f"cv_bridge cannot convert this {message.encoding} image: {err}") from err
+    if rgb.shape != (message.height, message.width, 3):
+        raise MediaError(f"cv_bridge made {rgb.shape} of a {message.width}x{message.height} {message.encoding} image")
+    return rgb
 
 
 def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros
+from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros, soak
 
 app = typer.Typer(
     name="penguin-vl",
@@ -26,6 +26,7 @@ app.command("replay")(ros.replay)
 app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+bench.app.command("soak")(soak.soak)
 app.add_typer(bench.app, name="bench")
 
 
