@@ -108,12 +108,12 @@ def soak(
     Raises:
         SoakError: the node did not start, died or stopped answering.
     """
-    load = _Load(node_name, topics)
+    load = _Load(pid, node_name, topics)
     try:
-        load.wait_until_it_answers(pid)
+        load.wait_until_it_answers()
         samples, began = [], monotonic()
         while monotonic() - began < minutes * 60:
-            sample = load.run_until(monotonic() + every_s, pid, (monotonic() - began + every_s) / 60)
+            sample = load.run_until(monotonic() + every_s, (monotonic() - began + every_s) / 60)
             samples.append(sample)
             on_sample(sample)
         return samples
@@ -124,7 +124,8 @@ def soak(
 class _Load:
     """Publishers and clients in a thread of their own."""
 
-    def __init__(self, node_name: str, topics: Sequence[str]):
+    def __init__(self, pid: int, node_name: str, topics: Sequence[str]):
+        self._pid = pid
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node("soak")
         self._publishers = [self._node.create_publisher(Image, topic, 1) for topic in topics]
@@ -149,15 +150,15 @@ class _Load:
         self._node.destroy_node()
         rclpy.shutdown()
 
-    def wait_until_it_answers(self, pid: int) -> None:
+    def wait_until_it_answers(self) -> None:
         deadline = monotonic() + _STARTING_S
         while monotonic() < deadline:
-            process_state(pid)
+            process_state(self._pid)
             if self._ask.wait_for_service(1.0) and self._call(Ask.Request(question="Ready?", max_new_tokens=1)):
                 return
         raise SoakError(f"the node did not answer within {_STARTING_S:.0f} s of its start")
 
-    def run_until(self, deadline: float, pid: int, minute: float) -> Sample:
+    def run_until(self, deadline: float, minute: float) -> Sample:
         durations: list[float] = []
         cancelled, captions = 0, self._captions
         while monotonic() < deadline:
@@ -173,7 +174,7 @@ class _Load:
                 self._result(self._clear.call_async(Trigger.Request()))
             if self._asked % 30 == 0:
                 self._change_budget(1500 if self._asked % 60 else 2500)
-        resident, threads, files = process_state(pid)
+        resident, threads, files = process_state(self._pid)
         p50, p95 = (float(np.percentile(durations, share)) for share in (50, 95))
         return Sample(minute, resident, threads, files, len(durations), cancelled, self._captions - captions, p50, p95)
 
@@ -200,8 +201,11 @@ class _Load:
     def _result(self, future: Any) -> Any:
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        if not done.wait(_ANSWER_S):
-            raise SoakError(f"the node did not answer for {_ANSWER_S:.0f} s")
+        deadline = monotonic() + _ANSWER_S
+        while not done.wait(0.5):
+            process_state(self._pid)
+            if monotonic() > deadline:
+                raise SoakError(f"the node did not answer for {_ANSWER_S:.0f} s")
         return future.result()
 
     def _on_caption(self, message: GroundedCaption) -> None:

@@ -462,19 +462,6 @@ def test_doctor_in_words(cli):
     assert re.search(r"^machine +.* cores, .* GiB memory", result.out, re.MULTILINE)
 
 
-def test_demo(cli):
-    report = cli("demo", "--json").json
-    assert report["weights"] == "untrained"
-    assert [answer["media"] for answer in report["answers"]] == [
-        "tabletop.png",
-        "portrait.png",
-        "manifest.png",
-        "clip.mp4",
-    ]
-    assert [answer["frames"] for answer in report["answers"]] == [1, 1, 1, 6]
-    assert "UNTRAINED" in cli("demo").out
-
-
 @pytest.mark.parametrize("repo", ["a b", "", "a/b/c"])
 def test_pull_of_what_is_no_repository(cli, repo):
     assert cli("pull", repo).error == f"{repo!r} is not a repository name such as tencent/Penguin-VL-2B"
