@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import math
 from typing import Any
 
 import cv2
@@ -182,11 +181,11 @@ def _header(frame: HeldFrame) -> Header:
 
 def _objects(outcome: Outcome) -> list[GroundedObject]:
     objects = []
-    for item in outcome.answer.grounding.objects:
+    for item, score in zip(outcome.answer.grounding.objects, outcome.answer.scores, strict=True):
         x_min, y_min, x_max, y_max = item.box.to_pixels(outcome.frame.native)
         objects.append(
             GroundedObject(
-                label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=math.nan
+                label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=score
             )
         )
     return objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ class Answer:
     Attributes:
         raw: as the model wrote it.
         grounding: clean text, objects and time ranges.
+        scores: of each object's box, 0 to 1; NaN where it could not be measured.
         image_size: pixels of the image that boxes refer to: the last one shown.
         start_ns: stamp of the first frame shown; times in the answer count from it. 0 for files.
         ended_by: "end", "stop", "length" or "cancelled".
@@ -30,6 +32,7 @@ class Answer:
 
     raw: str = ""
     grounding: Grounding = field(default_factory=lambda: Grounding(""))
+    scores: tuple[float, ...] = ()
     image_size: Size | None = None
     start_ns: int = 0
     ended_by: str = ""
@@ -57,7 +60,8 @@ class Answer:
             "answer": self.grounding.text,
             "raw": self.raw,
             "objects": [
-                {"label": o.label, "box_px": box} for o, box in zip(self.grounding.objects, boxes, strict=True)
+                {"label": o.label, "box_px": box, "score": None if math.isnan(score) else round(score, 4)}
+                for o, box, score in zip(self.grounding.objects, boxes, self.scores, strict=True)
             ],
             "time_ranges": [{"start_s": t.start_s, "end_s": t.end_s} for t in self.grounding.time_ranges],
             "malformed_boxes": self.grounding.malformed,

@@ -76,6 +76,7 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert caption.visual_tokens == 6 and caption.generated_tokens > 5 and caption.total_s >= caption.first_token_s > 0
     (cube,) = caption.objects
     assert (cube.label, cube.x_min_px, cube.y_max_px) == ("red cube", pytest.approx(8.4), pytest.approx(22.4))
+    assert 0 < cube.score < 1
     (span,) = caption.time_ranges
     assert (span.start.sec, span.start.nanosec, span.end.sec) == (13, 0, 13)
     # What depends on a subscriber may miss the first caption: the second has all of it.
