@@ -40,6 +40,10 @@ class Path:
         a, b, c, d = mixed / np.linalg.norm(mixed)
         return (float(x), float(y), float(z)), (float(a), float(b), float(c), float(d))
 
+    def places(self) -> list[Vector]:
+        """The positions it was made from."""
+        return [(float(x), float(y), float(z)) for x, y, z in self.positions]
+
     def then(self, other: Path) -> Path:
         """This path, and from its end on the other one."""
         return Path(

@@ -17,13 +17,14 @@ from penguin_models.errors import TabletopError
 from penguin_training.tabletop.meshes import FloatArray
 from penguin_training.tabletop.motion import Path
 from penguin_training.tabletop.scene import Quaternion, Surroundings, Thing, Vector
+from penguin_training.tabletop.shapes import shape_of
 
 _STEP_S = 1 / 240
 _STEPS_KEPT = 4
 """Of this many steps, one pose is kept."""
 _LONGEST_S = 4.0
 _REST_S = 0.15
-_LOST_M = -1.2
+_LOST_M = -0.9
 """A thing this far below the table is gone."""
 _STILL_M_S, _STILL_RAD_S = 0.01, 0.15
 
@@ -101,8 +102,8 @@ class Physics:
         if thing.kind == "ball":
             form: dict[str, Any] = {"shapeType": self._bullet.GEOM_SPHERE, "radius": middle[2]}
         else:
-            points = thing.shape.outer * thing.scale - middle
-            form = {"shapeType": self._bullet.GEOM_MESH, "vertices": points.tolist()}
+            vertices = _hull(thing.kind, thing.variant, thing.scale)
+            form = {"shapeType": self._bullet.GEOM_MESH, "vertices": vertices}
         shape = self._bullet.createCollisionShape(**form, physicsClientId=self._client)
         place = thing.world((middle / thing.scale)[None])[0]
         body: int = self._bullet.createMultiBody(
@@ -136,6 +137,14 @@ class Physics:
 def physics() -> Physics:
     """The process's simulation."""
     return Physics()
+
+
+@lru_cache(maxsize=None)
+def _hull(kind: str, variant: int, scale: float) -> list[list[float]]:
+    """Hull around its middle. Kept: PyBullet never lets go of a list of vertices that it was given."""
+    points = shape_of(kind, variant).outer * scale
+    hull: list[list[float]] = (points - (points.min(axis=0) + points.max(axis=0)) / 2).tolist()
+    return hull
 
 
 def _middle(thing: Thing) -> FloatArray:

@@ -154,6 +154,8 @@ def _sense(picture: Float32Array, sensor: Sensor) -> UInt8Array:
     if sensor.blur > 0:
         picture = cv2.GaussianBlur(picture, (0, 0), sensor.blur * height / 224)
     factor = np.float32(sensor.gain) - np.float32(sensor.gain * sensor.vignette) * _from_middle(height, width)
+    if sensor.side:
+        factor += np.linspace(-sensor.side / 2, sensor.side / 2, width, dtype=np.float32)[None, :, None]
     picture *= factor
     picture *= np.array(sensor.tint, np.float32)
     start = sensor.number * 7919 % _NOISE_VALUES

@@ -83,6 +83,11 @@ class Thing:
         return placed
 
     @property
+    def tilted(self) -> bool:
+        """Whether it does not stand upright."""
+        return self.turn[0] != 0 or self.turn[1] != 0
+
+    @property
     def outer(self) -> FloatArray:
         """Points that span its convex hull in the world, [K, 3]."""
         return self.world(self.shape.outer)
@@ -125,7 +130,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the camera adds to the picture.
+    """What the camera adds to the picture, and changes of light that are slow enough to be left to it.
 
     Attributes:
         noise: standard deviation in grey levels.
@@ -133,6 +138,7 @@ class Sensor:
         tint: white balance, factors on red, green and blue.
         blur: standard deviation in pixels of a 224 pixel image.
         vignette: darkening in the corners.
+        side: how much more light there is at the right edge than at the left one.
         number: chooses the noise of this frame.
     """
 
@@ -141,6 +147,7 @@ class Sensor:
     tint: RGB
     blur: float
     vignette: float
+    side: float
     number: int
 
 
