@@ -37,14 +37,15 @@ _FURTHEST_M = 1.5
 class Director:
     """Plans events one after another."""
 
-    def __init__(self, random: np.random.Generator, size: Size):
+    def __init__(self, random: np.random.Generator, size: Size, with_falls: bool = True):
         """Plans for a camera.
 
         Args:
             random: decides everything.
             size: of the image; only its proportions matter.
+            with_falls: without them no physics is needed.
         """
-        self._random, self._size = random, size
+        self._random, self._size, self._with_falls = random, size, with_falls
         self._makers: dict[EventKind, Callable[[Scene, float, float], Step | None]] = {
             "appears": self._appears,
             "moved": self._moved,
@@ -86,7 +87,7 @@ class Director:
             return len(scene.things) < MOST_THINGS
         if kind == "leaves":
             return len(scene.things) > FEWEST_THINGS
-        return True
+        return kind != "falls" or self._with_falls
 
     def _appears(self, scene: Scene, start_s: float, end_s: float) -> Step | None:
         look = any_thing(self._random, scene.surroundings.table, self._next_id, self._names)
@@ -95,7 +96,7 @@ class Director:
         if thing is None or outside is None:
             return None
         path = carried(thing, outside, thing.position, scene.things, start_s, end_s)
-        event = Event("appears", start_s, end_s, thing.id, thing.label, _onto(scene, thing))
+        event = Event("appears", start_s, end_s, thing.id, thing.label, _on(scene, thing, "on"))
         return Step(event, scene, replace(scene, things=(*scene.things, thing)), thing, path)
 
     def _moved(self, scene: Scene, start_s: float, end_s: float) -> Step | None:
@@ -113,7 +114,7 @@ class Director:
             others = [other for other in scene.things if other.id != thing.id]
             path = carried(thing, thing.position, moved.position, others, start_s, end_s)
             if all(in_view(replace(thing, position=position), scene.camera, self._size) for position in path.places()):
-                where = _onto(scene, moved) or _direction(scene.camera, thing, moved)
+                where = _on(scene, moved, "onto") or _direction(scene.camera, thing, moved)
                 return Step(Event("moved", start_s, end_s, thing.id, thing.label, where), scene, after, thing, path)
         return None
 
@@ -185,8 +186,9 @@ def _with(scene: Scene, moved: Thing, size: Size) -> Scene | None:
     return after if all_clear(after, size) else None
 
 
-def _onto(scene: Scene, thing: Thing) -> str:
-    return "" if thing.on is None else f"onto the {scene.thing(thing.on).label}"
+def _on(scene: Scene, thing: Thing, word: str) -> str:
+    """What a thing is put on, in words; "" for the table."""
+    return "" if thing.on is None else f"{word} the {scene.thing(thing.on).label}"
 
 
 def _direction(camera: Camera, before: Thing, after: Thing) -> str:

@@ -15,6 +15,10 @@ from penguin_training.tabletop.renderer import Sprite
 from penguin_training.tabletop.scene import Thing
 
 _HEIGHT_PX = 96
+_UPRIGHT = 0.75
+"""Cosine of the largest angle between a line of print and the horizontal."""
+_LETTER_PX = 7.0
+"""The least room for a letter, in pixels of the image."""
 _INKS = ((0.05, 0.05, 0.08), (0.10, 0.10, 0.45), (0.45, 0.05, 0.08))
 
 
@@ -68,6 +72,19 @@ def _ink(word: str, width: int, style: int) -> Float32Array:
     covered = np.asarray(image, np.float32)[..., None] / 255
     ink: Float32Array = 1 - covered * (1 - np.array(_INKS[style % len(_INKS)], np.float32))
     return ink
+
+
+def legible(thing: Thing, camera: Camera, size: Size) -> bool:
+    """Whether a word can be read: it faces the camera, stands upright, and its letters are large enough."""
+    corners = printed_corners(thing, camera, size)
+    if corners is None:
+        return False
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    length, height = float(np.linalg.norm(across)), float(np.linalg.norm(down))
+    area = abs(float(across[0] * down[1] - across[1] * down[0]))
+    upright = across[0] > _UPRIGHT * length and down[1] > _UPRIGHT * height
+    letter_px = min(height, length / max(len(thing.word), 2))
+    return bool(upright and area > 0.5 * length * height and letter_px >= _LETTER_PX)
 
 
 def _font(word: str, width: int) -> ImageFont.FreeTypeFont:

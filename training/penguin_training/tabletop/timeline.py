@@ -24,7 +24,17 @@ from penguin_training.tabletop.truth import SceneTruth, truth_of
 SHORTEST_S, LONGEST_S = 6.0, 16.0
 _BEFORE_S, _PAUSE_S = (1.0, 3.0), (1.0, 3.5)
 _LIVE_PAUSE_S = (3.0, 8.0)
+_AFTER_S = 1.0
+"""The last frame of a clip, at one frame a second or more, shows how everything ended."""
 _CALM = 0.15
+
+
+def check_timing(fps: float, seconds: float | None) -> None:
+    """Raises TabletopError where the frame rate or length of a clip makes no sense."""
+    if not 1 <= fps <= 120:
+        raise TabletopError(f"fps {fps} must be from 1 to 120")
+    if seconds is not None and not 1 <= seconds <= 3600:
+        raise TabletopError(f"a length of {seconds} seconds must be from 1 to 3600")
 
 
 class ClipView(NamedTuple):
@@ -72,7 +82,7 @@ class TabletopClip:
         Args:
             seed: of everything; take it from a `Split`.
             size: of the frames in pixels.
-            fps: frames per second.
+            fps: frames per second, at least 1.
             seconds: length; SHORTEST_S to LONGEST_S if not given.
             calm: without events; now and then if not given.
 
@@ -80,8 +90,7 @@ class TabletopClip:
             TabletopError: a setting that makes no sense.
         """
         check_size(size)
-        if not 0 < fps <= 120 or (seconds is not None and not 0 < seconds <= 3600):
-            raise TabletopError(f"fps {fps} must be in (0, 120] and seconds {seconds} in (0, 3600]")
+        check_timing(fps, seconds)
         random = random_of(seed, "clip")
         length = round(float(random.uniform(SHORTEST_S, LONGEST_S)), 1)
         by_chance = bool(random.random() < _CALM)
@@ -164,9 +173,9 @@ def _plan(random: np.random.Generator, scene: Scene, size: Size, seconds: float)
     director = Director(random, size)
     steps: list[Step] = []
     time_s = _tenths(random.uniform(*_BEFORE_S))
-    while time_s < seconds - 2:
+    while time_s < seconds - _AFTER_S:
         step = director.next_step(scene, time_s)
-        if step is not None and step.event.end_s <= seconds - 0.5:
+        if step is not None and step.event.end_s <= seconds - _AFTER_S:
             steps.append(step)
             scene, time_s = step.after, step.event.end_s
         time_s = _tenths(time_s + random.uniform(*_PAUSE_S))

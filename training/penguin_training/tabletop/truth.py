@@ -16,12 +16,15 @@ import numpy as np
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
 from penguin_training.tabletop.picture import Picture, Seen
+from penguin_training.tabletop.printing import legible
 from penguin_training.tabletop.scene import Scene
 from penguin_training.tabletop.view import Rect, overlap, rect_of
 
 MIN_SHARE = 0.45
 MIN_SIDE = 0.035
 NO_TRACE = 0.02
+_READABLE = 0.9
+"""A printed word counts where this much of its object is visible, and printing.legible says so."""
 _APART_M = 0.05
 _ACROSS = 60
 """Left and right need this distance between the middles of the boxes, in thousandths of the width."""
@@ -39,7 +42,8 @@ class VisibleObject:
     Attributes:
         id: of the thing, the same in all frames of a clip.
         label: what it is called; twins share one.
-        kind, colour, size, word: as the scene has them; colour None, word "" where there is none.
+        kind, colour, size: as the scene has them; colour None where the kind has only one look.
+        word: printed on it, "" if there is none or it cannot be read.
         box: around its visible pixels.
         share: of it that is visible.
         right_m, ahead_m: where it stands as seen from the camera, on the ground.
@@ -145,7 +149,9 @@ def _truth(scene: Scene, seen: Mapping[int, Seen], size: Size) -> SceneTruth:
             continue
         if found.share >= MIN_SHARE and _large(found.box, size):
             right, ahead = scene.camera.on_ground(np.array(thing.position))
-            names = (thing.label, thing.kind, thing.colour, thing.size, thing.word)
+            readable = thing.word and found.share >= _READABLE and legible(thing, scene.camera, size)
+            word = thing.word if readable else ""
+            names = (thing.label, thing.kind, thing.colour, thing.size, word)
             objects.append(VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.on))
         else:
             unclear.append(thing.label)
