@@ -58,7 +58,7 @@ class Camera:
         return float(size.height / 2 / np.tan(self.fov / 2))
 
     def project(self, points: FloatArray, size: Size) -> tuple[FloatArray, FloatArray]:
-        """Pixels [K, 2] and depth along the axis of view [K] of world points [K, 3]; points behind come out mirrored."""
+        """Pixels [K, 2] and depth along the axis of view [K] of points [K, 3]; what is behind comes out mirrored."""
         seen = (points - self.eye) @ self.axes.T
         depth = seen[:, 2]
         safe = np.where(np.abs(depth) < 1e-6, 1e-6, depth)

@@ -97,9 +97,14 @@ TABLES = (
     Table("blue", (0.36, 0.46, 0.62), "cloth", ("blue",)),
 )
 
+# fmt: off
 WORDS = (
-    "TEA SALT MILK RICE SOAP CORN FISH BEANS SUGAR HONEY LEMON APPLE BREAD WATER PAPER TOOLS NAILS TAPE GLUE WIRE "
-    "BOLTS LEFT RIGHT STOP OPEN EXIT PUSH PULL HOT COLD FRAGILE FULL EMPTY NEW OLD SAFE TOP FRONT HOME ZONE DOCK LAB "
-    "KIT MAP SUN MOON STAR TREE BIRD ROBOT"
-).split()
+    "APPLE", "BAG", "BEANS", "BIRD", "BOLTS", "BREAD", "COLD", "CORN", "CUP", "DOCK", "EMPTY", "EXIT", "FISH",
+    "FRAGILE", "FRONT", "FULL", "GLUE", "HAT", "HOME", "HONEY", "HOT", "ICE", "INK", "KEY", "KIT", "LAB", "LEFT",
+    "LEMON", "MAP", "MILK", "MOON", "NAILS", "NEW", "NUT", "OIL", "OLD", "OPEN", "PAPER", "PEN", "POT", "PULL",
+    "PUSH", "RICE", "RIGHT", "ROBOT", "SAFE", "SALT", "SOAP", "STAR", "STOP", "SUGAR", "SUN", "TAPE", "TEA",
+    "TOOLS", "TOP", "TREE", "WATER", "WIRE", "ZONE",
+)
+# fmt: on
+"""What is printed on cards and boxes, besides codes of a letter and a number."""
 CODE_LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"

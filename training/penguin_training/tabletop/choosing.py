@@ -82,9 +82,7 @@ def labelled(things: Sequence[Thing]) -> list[Thing]:
     for thing in things:
         sizes.setdefault(_name(thing.kind, thing.colour), set()).add(thing.size)
     labels = [(_name(thing.kind, thing.colour), thing) for thing in things]
-    return [
-        replace(thing, label=f"{thing.size} {name}" if len(sizes[name]) > 1 else name) for name, thing in labels
-    ]
+    return [replace(thing, label=f"{thing.size} {name}" if len(sizes[name]) > 1 else name) for name, thing in labels]
 
 
 def _name(kind: str, colour: str | None) -> str:

@@ -27,6 +27,8 @@ from penguin_training.tabletop.truth import SceneTruth, VisibleObject
 from penguin_training.tabletop.turns import Expected, Turn
 
 Random = np.random.Generator
+_BACK_AGAIN = 0.5
+"""Boxes that overlap this much: the object was moved, and moved back."""
 _ASKED: dict[EventKind, tuple[str, str, str]] = {
     # How an event is asked for: when does, does it ever, and how many times.
     "appears": ("does the {label} appear", "does something appear", "appear"),
@@ -82,7 +84,11 @@ def caption_paragraph(clip: ClipTruth, random: Random) -> Turn:
         table=clip.first.table,
     )
     middle = told_in_order(random, clip.events) if clip.events else pick(random, NOTHING_NOW)
-    end = say(random, ("in the end, {n} {objects} {are} there.", "in the end there {are} {n} {objects}."), **_number(clip.last))
+    end = say(
+        random,
+        ("in the end, {n} {objects} {are} there.", "in the end there {are} {n} {objects}."),
+        **_number(clip.last),
+    )
     return Turn("clip_paragraph", question, f"{beginning} {middle} {end}", Expected("events", events=clip.events))
 
 
@@ -110,7 +116,9 @@ def when(clip: ClipTruth, random: Random) -> Turn | None:
         return None
     event = once[int(random.integers(len(once)))]
     asked = _ASKED[event.kind][0].format(label=event.label)
-    question = pick(random, ("When {asked}?", "At what time {asked}?", "From when to when {asked}?")).format(asked=asked)
+    question = pick(random, ("When {asked}?", "At what time {asked}?", "From when to when {asked}?")).format(
+        asked=asked
+    )
     return Turn("when", question, format_time_range(event.span), Expected("span", span=event.span))
 
 
@@ -120,9 +128,12 @@ def what_during(clip: ClipTruth, random: Random) -> Turn | None:
         return None
     event = clip.events[int(random.integers(len(clip.events)))]
     period = f"{event.start_s:.2f} - {event.end_s:.2f} seconds"
-    question = pick(
-        random, ("What happens during the period {period}?", "During the period {period}, what happens?", "What can be seen during the period {period}?")
-    ).format(period=period)
+    ways = (
+        "What happens during the period {period}?",
+        "During the period {period}, what happens?",
+        "What can be seen during the period {period}?",
+    )
+    question = pick(random, ways).format(period=period)
     return Turn("what_during", question, capital(told(random, event)) + ".", Expected("events", events=(event,)))
 
 
@@ -221,10 +232,14 @@ def net_changes(clip: ClipTruth) -> tuple[Event, ...]:
             previous = changes.get(thing)
             kind: EventKind = "falls" if previous and "falls" in (previous.kind, event.kind) else event.kind
             changes[thing] = _merged(kind, "" if previous else event.where, previous, event)
-    for thing, change in list(changes.items()):
-        if thing is not None and change.kind == "moved" and not camera_moved and _overlap(before[thing], after[thing]) > 0.5:
-            del changes[thing]  # moved, and moved back
-    return tuple(changes.values())
+    return tuple(
+        change
+        for thing, change in changes.items()
+        if thing is None
+        or change.kind != "moved"
+        or camera_moved
+        or _overlap(before[thing], after[thing]) < _BACK_AGAIN
+    )
 
 
 def _merged(kind: EventKind, where: str, first: Event | None, last: Event) -> Event:

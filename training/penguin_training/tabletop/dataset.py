@@ -62,7 +62,7 @@ class TabletopSettings:
 
     split: Split = Split.TRAIN
     base: int = 0
-    size: Size = Size(224, 224)
+    size: Size = field(default_factory=lambda: Size(224, 224))
     turns: int = 4
     fps: float = 2.0
     seconds: float | None = None

@@ -157,7 +157,7 @@ class Director:
     def _outside(self, thing: Thing, camera: Camera) -> Vector | None:
         """The nearest place beside its place where the camera does not see it, in one of a few directions."""
         best = None
-        for angle in self._random.uniform(-0.6, 0.6, 2) + (0.0, np.pi):
+        for angle in np.array([0.0, np.pi]) + self._random.uniform(-0.6, 0.6, 2):
             way = np.array([np.cos(camera.yaw + angle), np.sin(camera.yaw + angle)])
             found = _first_outside(thing, camera, self._size, way)
             if found is not None and (best is None or found[0] < best[0]):

@@ -58,7 +58,9 @@ TEXT_TASKS: dict[ImageTask, float] = {task: IMAGE_TASKS[task] for task in _FROM_
 """Tasks that a full description of a picture answers as well as the picture."""
 
 
-def turns_about(truth: SceneTruth, random: Random, most: int, tasks: Mapping[ImageTask, float] = IMAGE_TASKS) -> list[Turn]:
+def turns_about(
+    truth: SceneTruth, random: Random, most: int, tasks: Mapping[ImageTask, float] = IMAGE_TASKS
+) -> list[Turn]:
     """Up to `most` different tasks about a picture, at least one.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ class Mesh:
 
     def scaled(self, x: float, y: float, z: float) -> Mesh:
         """Stretched along the axes."""
-        return Mesh(self.vertices * (x, y, z), self.triangles)
+        return Mesh(self.vertices * np.array([x, y, z]), self.triangles)
 
     def turned(self, rotation: FloatArray) -> Mesh:
         """Turned by a matrix [3, 3]."""
@@ -34,7 +35,7 @@ class Mesh:
 
     def moved(self, x: float, y: float, z: float) -> Mesh:
         """Moved."""
-        return Mesh(self.vertices + (x, y, z), self.triangles)
+        return Mesh(self.vertices + np.array([x, y, z]), self.triangles)
 
     def standing(self, height: float) -> Mesh:
         """Scaled to a height, centred over the origin, with its lowest point at z = 0."""
@@ -96,7 +97,7 @@ def read_obj(path: Path, up: str = "z") -> Mesh:
             vertices.append([float(word) for word in words[1:4]])
         elif words[:1] == ["f"]:
             corners = [int(word.split("/")[0]) - 1 for word in words[1:]]
-            triangles += [(corners[0], b, c) for b, c in zip(corners[1:-1], corners[2:], strict=True)]
+            triangles += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
     points = np.array(vertices)
     if up == "y":
         points = points[:, [0, 2, 1]] * (1, -1, 1)
@@ -129,8 +130,7 @@ def simplified(mesh: Mesh, triangles: int) -> Mesh:
 def face_normals(mesh: Mesh) -> FloatArray:
     """Normal of each triangle, [T, 3], length twice the triangle's area."""
     a, b, c = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
-    normals: FloatArray = np.cross(b - a, c - a)
-    return normals
+    return np.cross(b - a, c - a).astype(np.float64)
 
 
 def with_hard_edges(mesh: Mesh, degrees: float = 40.0) -> tuple[Mesh, FloatArray]:
@@ -155,8 +155,8 @@ def with_hard_edges(mesh: Mesh, degrees: float = 40.0) -> tuple[Mesh, FloatArray
         soft = units[numbers] @ units[numbers].T >= np.cos(np.radians(degrees))
         for (face, corner), normal in zip(places, soft @ faces[numbers], strict=True):
             normals[face, corner] = normal
-    flat = normals.reshape(-1, 3)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    flat: FloatArray = normals.reshape(-1, 3)
+    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     vertices = mesh.vertices[mesh.triangles].reshape(-1, 3)
     return Mesh(vertices, np.arange(len(vertices)).reshape(-1, 3)), flat
 

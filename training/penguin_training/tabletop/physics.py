@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
-from penguin_models.errors import TabletopError
+from penguin_training.tabletop.bullet import bullet
 from penguin_training.tabletop.meshes import FloatArray
 from penguin_training.tabletop.motion import Path
 from penguin_training.tabletop.scene import Quaternion, Surroundings, Thing, Vector
@@ -41,15 +41,17 @@ class Physics:
     """A simulated table."""
 
     def __init__(self) -> None:
-        try:
-            import pybullet
-        except ImportError as err:
-            raise TabletopError("the simulated table-top needs PyBullet: pip install 'penguin-vl[sim]'") from err
-        self._bullet: Any = pybullet
-        self._client = pybullet.connect(pybullet.DIRECT)
+        self._bullet: Any = bullet()
+        self._client = self._bullet.connect(self._bullet.DIRECT)
 
     def fall(
-        self, thing: Thing, velocity: Vector, spin: Vector, others: Sequence[Thing], around: Surroundings, start_s: float
+        self,
+        thing: Thing,
+        velocity: Vector,
+        spin: Vector,
+        others: Sequence[Thing],
+        around: Surroundings,
+        start_s: float,
     ) -> Fall | None:
         """Lets a thing go.
 
@@ -64,19 +66,19 @@ class Physics:
         Returns:
             None if it does not come to rest in time.
         """
-        bullet, client = self._bullet, self._client
-        bullet.resetSimulation(physicsClientId=client)
-        bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
-        bullet.setTimeStep(_STEP_S, physicsClientId=client)
-        bullet.setGravity(0, 0, -9.81, physicsClientId=client)
+        client = self._client
+        self._bullet.resetSimulation(physicsClientId=client)
+        self._bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
+        self._bullet.setTimeStep(_STEP_S, physicsClientId=client)
+        self._bullet.setGravity(0, 0, -9.81, physicsClientId=client)
         self._table(around)
         for other in others:
             self._add(other, mass=0.0)
         body = self._add(thing, mass=0.1)
-        bullet.resetBaseVelocity(body, velocity, spin, physicsClientId=client)
+        self._bullet.resetBaseVelocity(body, velocity, spin, physicsClientId=client)
         poses, times, still = [self._pose(body, thing)], [start_s], 0
         for step in range(1, round(_LONGEST_S / _STEP_S) + 1):
-            bullet.stepSimulation(physicsClientId=client)
+            self._bullet.stepSimulation(physicsClientId=client)
             if step % _STEPS_KEPT:
                 continue
             poses.append(self._pose(body, thing))
@@ -90,9 +92,7 @@ class Physics:
 
     def _table(self, around: Surroundings) -> None:
         half = (around.half_width, around.half_depth, 0.02)
-        shape = self._bullet.createCollisionShape(
-            self._bullet.GEOM_BOX, halfExtents=half, physicsClientId=self._client
-        )
+        shape = self._bullet.createCollisionShape(self._bullet.GEOM_BOX, halfExtents=half, physicsClientId=self._client)
         body = self._bullet.createMultiBody(0, shape, -1, (0, 0, -0.02), physicsClientId=self._client)
         self._bullet.changeDynamics(body, -1, lateralFriction=0.6, restitution=0.2, physicsClientId=self._client)
 
@@ -139,7 +139,7 @@ def physics() -> Physics:
     return Physics()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hull(kind: str, variant: int, scale: float) -> list[list[float]]:
     """Hull around its middle. Kept: PyBullet never lets go of a list of vertices that it was given."""
     points = shape_of(kind, variant).outer * scale

@@ -15,13 +15,15 @@ from penguin_training.tabletop.camera import Camera
 from penguin_training.tabletop.catalogue import KINDS
 from penguin_training.tabletop.choosing import choose_things, distinct_things, labelled
 from penguin_training.tabletop.conditions import any_camera, any_light, any_sensor, any_surroundings
-from penguin_training.tabletop.scene import Scene, Thing, Vector, turned
+from penguin_training.tabletop.scene import Scene, Surroundings, Thing, Vector, turned
 from penguin_training.tabletop.view import Rect, in_view, overlap, rect_of
 
 _TRIES = 60
 _GAP_M = 0.012
 _MOST_HIDDEN = 0.3
 """Largest share of a thing's rectangle that another may cover."""
+_MOST_HIDDEN_BY_TWIN = 0.05
+"""The same for one of its colour: where both begin and end would be hard to see."""
 _ON_SOMETHING = 0.45
 _ANY_SIDE = ((-180.0, 180.0),)
 _FACING: dict[str, Sequence[tuple[float, float]]] = {
@@ -69,20 +71,23 @@ def place(random: np.random.Generator, scene: Scene, size: Size, thing: Thing) -
     rects = [rect_of(other, scene.camera, size) for other in others]
     supports = [other for other in others if _can_carry(other, thing, others)]
     for _ in range(_TRIES):
+        support = None
         if supports and random.random() < _ON_SOMETHING:
             support = supports[random.integers(len(supports))]
-            placed = replace(thing, position=_on_top(random, support), on=support.id)
+            position = _on_top(random, support)
         else:
-            point = scene.camera.on_table(*(random.uniform(0.06, 0.94, 2) * (size.width, size.height)), size)
+            x, y = random.uniform(0.06, 0.94, 2)
+            point = scene.camera.on_table(float(x * size.width), float(y * size.height), size)
             if point is None:
                 continue
-            placed = replace(thing, position=(float(point[0]), float(point[1]), 0.0), on=None)
-            if not _on_the_table(placed, scene) or any(_touch(placed, other) for other in others):
+            position = (float(point[0]), float(point[1]), 0.0)
+            if not _fits(position, thing.radius, scene.surroundings, others):
                 continue
-        placed = replace(placed, turn=turned(scene.camera.yaw + _facing(random, thing.kind)))
-        if in_view(placed, scene.camera, size):
-            if _clear(placed, rect_of(placed, scene.camera, size), others, rects, scene.camera):
-                return placed
+        turn = turned(scene.camera.yaw + _facing(random, thing.kind))
+        placed = replace(thing, position=position, turn=turn, on=None if support is None else support.id)
+        rect = rect_of(placed, scene.camera, size)
+        if in_view(placed, scene.camera, size) and _clear(placed, rect, others, rects, scene.camera):
+            return placed
     return None
 
 
@@ -107,10 +112,14 @@ def _filled(random: np.random.Generator, scene: Scene, size: Size, things: Seque
     return replace(scene, things=tuple(labelled(scene.things)))
 
 
-def _on_the_table(thing: Thing, scene: Scene) -> bool:
-    x, y, _ = thing.position
-    around, margin = scene.surroundings, thing.radius + 0.01
-    return abs(x) < around.half_width - margin and abs(y) < around.half_depth - margin
+def _fits(position: Vector, radius: float, around: Surroundings, others: Sequence[Thing]) -> bool:
+    """Whether a circle lies on the table and touches nothing."""
+    x, y, _ = position
+    margin = radius + 0.01
+    if abs(x) > around.half_width - margin or abs(y) > around.half_depth - margin:
+        return False
+    apart = (np.hypot(x - other.position[0], y - other.position[1]) - other.radius for other in others)
+    return all(distance > radius + _GAP_M for distance in apart)
 
 
 def _on_top(random: np.random.Generator, support: Thing) -> Vector:
@@ -123,24 +132,19 @@ def _on_top(random: np.random.Generator, support: Thing) -> Vector:
 
 def _facing(random: np.random.Generator, kind: str) -> float:
     ranges = _FACING.get(kind, _ANY_SIDE)
-    low, high = ranges[random.integers(len(ranges))]
+    low, high = ranges[int(random.integers(len(ranges)))]
     return float(np.radians(random.uniform(low, high)))
 
 
 def _can_carry(support: Thing, thing: Thing, others: Sequence[Thing]) -> bool:
     """Whether a thing fits on a support: small things on large ones; two on a tray, one on everything else."""
     kind = KINDS[thing.kind]
-    if not kind.rides or kind.supports or thing.size != "small":
+    if not kind.rides or kind.supports or thing.size != "small" or thing.colour == support.colour:
         return False
     if not KINDS[support.kind].supports or support.on is not None or support.tilted:
         return False
     carried = sum(other.on == support.id for other in others)
     return carried < 2 if support.kind == "tray" else carried == 0 and support.size == "large"
-
-
-def _touch(thing: Thing, other: Thing) -> bool:
-    apart = np.hypot(thing.position[0] - other.position[0], thing.position[1] - other.position[1])
-    return bool(apart < thing.radius + other.radius + _GAP_M)
 
 
 def _clear(thing: Thing, rect: Rect, others: Sequence[Thing], rects: Sequence[Rect], camera: Camera) -> bool:
@@ -151,6 +155,7 @@ def _clear(thing: Thing, rect: Rect, others: Sequence[Thing], rects: Sequence[Re
             continue
         behind = camera.on_ground(np.array(other.position))[1] > near
         hidden = other_rect if behind else rect
-        if overlap(rect, other_rect) > _MOST_HIDDEN * hidden.area:
+        most = _MOST_HIDDEN if thing.colour != other.colour else _MOST_HIDDEN_BY_TWIN
+        if overlap(rect, other_rect) > most * hidden.area:
             return False
     return True

@@ -46,7 +46,11 @@ def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
     item = one_of(random, [item for item in truth.objects if item.colour and kinds.count(item.kind) == 1])
     if item is None or item.colour is None:
         return None
-    templates = ("what colour is the {kind}?", "which colour does the {kind} have?", "tell me the colour of the {kind}.")
+    templates = (
+        "what colour is the {kind}?",
+        "which colour does the {kind} have?",
+        "tell me the colour of the {kind}.",
+    )
     question = say(random, templates, kind=item.kind)
     expected = Expected("choice", answer=item.colour, options=tuple(COLOURS))
     return _answered("colour", random, question, item.colour, f"The {item.kind} is {item.colour}.", expected)
@@ -145,23 +149,23 @@ def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
 
 def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
     """The larger one of two objects of a kind."""
-    comparable = [item for item in unique(truth) if item.colour and KINDS[item.kind].variants == 1 and not item.word]
-    pairs = [(a, b) for a in comparable for b in comparable if a.kind == b.kind and (a.size, b.size) == ("large", "small")]
-    pairs = [(a, b) for a, b in pairs if a.colour != b.colour and not KINDS[a.kind].printed]
+    comparable = [item for item in unique(truth) if KINDS[item.kind].weight > 0 and KINDS[item.kind].variants == 1]
+    large, small = ([item for item in comparable if item.size == size] for size in ("large", "small"))
+    pairs = [(a, b) for a in large for b in small if a.kind == b.kind and a.colour != b.colour]
     if not pairs:
         return None
-    large, small = pairs[int(random.integers(len(pairs)))]
-    first, second = (large, small) if random.random() < 0.5 else (small, large)
+    larger, smaller = pairs[int(random.integers(len(pairs)))]
+    first, second = (larger, smaller) if random.random() < 0.5 else (smaller, larger)
     question = say(
         random,
         ("which {kind} is larger, the {a} one or the {b} one?", "is the {a} or the {b} {kind} larger?"),
-        kind=large.kind,
+        kind=larger.kind,
         a=first.colour,
         b=second.colour,
     )
-    expected = Expected("choice", answer=str(large.colour), options=(str(first.colour), str(second.colour)))
-    sentence = f"The {large.colour} {large.kind} is larger."
-    return _answered("size", random, question, str(large.colour), sentence, expected)
+    expected = Expected("choice", answer=str(larger.colour), options=(str(first.colour), str(second.colour)))
+    sentence = f"The {larger.colour} {larger.kind} is larger."
+    return _answered("size", random, question, str(larger.colour), sentence, expected)
 
 
 def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:

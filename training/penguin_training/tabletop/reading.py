@@ -64,7 +64,7 @@ def number_in(text: str) -> int | None:
 
 
 def choice_in(text: str, options: Sequence[str]) -> str | None:
-    """The option that a text names: the last one, since a sentence names its subject first; the first for yes and no."""
+    """The option that a text names: the last one, as a sentence names its subject first; of yes and no the first."""
     pattern = "|".join(re.escape(option) for option in sorted(options, key=len, reverse=True))
     found = re.findall(rf"\b({pattern})\b", text.lower())
     if not found:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
-from penguin_models.errors import TabletopError
 from penguin_models.types import BoolArray, Float32Array, Size, UInt8Array
+from penguin_training.tabletop.bullet import bullet
 from penguin_training.tabletop.camera import Camera, Pose, Window, projection_matrix
 from penguin_training.tabletop.catalogue import RGB
 from penguin_training.tabletop.meshes import with_hard_edges
@@ -25,6 +26,8 @@ from penguin_training.tabletop.view import Rect, rect_of
 
 _MARGIN_M = 0.01
 """Between the object and the near and far planes, at scale 1."""
+_MOST_PIXELS = 7000
+"""A larger object is rendered coarser and enlarged: its outline stays smooth, and time does not grow with its size."""
 _EMPTY = 0.9999
 """In the depth buffer: no object, up to rounding; the margin keeps objects well below it."""
 
@@ -52,12 +55,8 @@ class Renderer:
     """Renders objects; one per process. What it gives does not depend on what it rendered before."""
 
     def __init__(self) -> None:
-        try:
-            import pybullet
-        except ImportError as err:
-            raise TabletopError("the simulated table-top needs PyBullet: pip install 'penguin-vl[sim]'") from err
-        self._bullet: Any = pybullet
-        self._client = pybullet.connect(pybullet.DIRECT)
+        self._bullet: Any = bullet()
+        self._client = self._bullet.connect(self._bullet.DIRECT)
         self._visuals: dict[tuple[str, int], list[int]] = {}
 
     def close(self) -> None:
@@ -101,10 +100,12 @@ class Renderer:
             self._bullet.removeBody(body, physicsClientId=self._client)
         depth = thing.scale * near * far / (far - (far - near) * buffer)
         shown = (window.right - window.left) * (window.bottom - window.top)
-        return Sprite(rgba[..., :3], buffer < _EMPTY, depth, window, min(1.0, shown / rect.area))
+        return _enlarged(Sprite(rgba[..., :3], buffer < _EMPTY, depth, window, min(1.0, shown / rect.area)))
 
     def _photograph(self, window: Window, **settings: Any) -> tuple[UInt8Array, Float32Array]:
         height, width = window.bottom - window.top, window.right - window.left
+        coarser = max(1.0, (height * width / _MOST_PIXELS) ** 0.5)
+        height, width = round(height / coarser), round(width / coarser)
         _, _, rgba, buffer, _ = self._bullet.getCameraImage(
             width,
             height,
@@ -114,7 +115,9 @@ class Renderer:
             physicsClientId=self._client,
             **settings,
         )
-        return np.asarray(rgba, np.uint8).reshape(height, width, 4), np.asarray(buffer, np.float32).reshape(height, width)
+        return np.asarray(rgba, np.uint8).reshape(height, width, 4), np.asarray(buffer, np.float32).reshape(
+            height, width
+        )
 
     def _body(self, visual: int, rgb: RGB) -> int:
         body: int = self._bullet.createMultiBody(0, -1, visual, physicsClientId=self._client)
@@ -139,6 +142,21 @@ class Renderer:
             physicsClientId=self._client,
         )
         return visual
+
+
+def _enlarged(sprite: Sprite) -> Sprite:
+    """A sprite that was rendered coarser than its window, at the window's size."""
+    window = sprite.window
+    size = (window.right - window.left, window.bottom - window.top)
+    if sprite.inside.shape == size[::-1]:
+        return sprite
+    weights = sprite.inside.astype(np.float32)
+    # Colours are weighted by the object's share of a pixel: nothing of what is behind it gets into its edge.
+    colours = cv2.resize(sprite.rgb * weights[..., None], size, interpolation=cv2.INTER_LINEAR)
+    shares = cv2.resize(weights, size, interpolation=cv2.INTER_LINEAR)
+    colours /= np.maximum(shares, 1e-3)[..., None]
+    depth = cv2.resize(sprite.depth, size, interpolation=cv2.INTER_NEAREST)
+    return Sprite(colours.astype(np.uint8), shares > 0.5, depth, window, sprite.in_image)
 
 
 def _window(rect: Rect, size: Size) -> Window | None:

@@ -187,9 +187,7 @@ def class_ids(scene: Scene, picture: Picture) -> UInt8Array:
     return classes
 
 
-def _choose(
-    tasks: dict[ClipTask, float], truth: ClipTruth, random: np.random.Generator, most: int
-) -> list[Turn]:
+def _choose(tasks: dict[ClipTask, float], truth: ClipTruth, random: np.random.Generator, most: int) -> list[Turn]:
     weights, names = np.array(list(tasks.values())), list(tasks)
     wanted = int(random.integers(1, most + 1))
     turns: list[Turn] = []

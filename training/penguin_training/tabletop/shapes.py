@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 
-from penguin_models.errors import TabletopError
 from penguin_training.tabletop import arm, meshes
+from penguin_training.tabletop.bullet import assets
 from penguin_training.tabletop.catalogue import KINDS, RGB
 from penguin_training.tabletop.meshes import FloatArray, Mesh
 
@@ -54,20 +53,7 @@ class Shape:
     printed: FloatArray | None = None
 
 
-def assets() -> Path:
-    """The folder of PyBullet's assets.
-
-    Raises:
-        TabletopError: PyBullet is not installed.
-    """
-    try:
-        import pybullet_data
-    except ImportError as err:
-        raise TabletopError("the simulated table-top needs PyBullet: pip install 'penguin-vl[sim]'") from err
-    return Path(pybullet_data.getDataPath())
-
-
-@lru_cache(maxsize=None)
+@cache
 def shape_of(kind: str, variant: int = 0) -> Shape:
     """The shape of a kind at scale 1; computed once."""
     maker = _MAKERS.get(kind)
@@ -112,9 +98,9 @@ def _mug() -> _Parts:
 
 def _tray() -> _Parts:
     width, depth, wall, height = 0.22, 0.20, 0.008, 0.03
-    sides = [
-        meshes.box(width, wall, height).moved(0, sign * (depth - wall) / 2, 0) for sign in (-1, 1)
-    ] + [meshes.box(wall, depth, height).moved(sign * (width - wall) / 2, 0, 0) for sign in (-1, 1)]
+    sides = [meshes.box(width, wall, height).moved(0, sign * (depth - wall) / 2, 0) for sign in (-1, 1)] + [
+        meshes.box(wall, depth, height).moved(sign * (width - wall) / 2, 0, 0) for sign in (-1, 1)
+    ]
     return [(meshes.joined([meshes.box(width, depth, wall), *sides]), None)]
 
 
@@ -124,7 +110,11 @@ def _duck() -> _Parts:
     middles = mesh.vertices[mesh.triangles].mean(axis=1)
     beak = (middles[:, 0] < -0.035) & (middles[:, 2] > 0.055)
     eyes = _dots(0.006, [(-0.027, -0.0175, 0.076), (-0.027, 0.0175, 0.076)])
-    return [(Mesh(mesh.vertices, mesh.triangles[~beak]), None), (Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK), eyes]
+    return [
+        (Mesh(mesh.vertices, mesh.triangles[~beak]), None),
+        (Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK),
+        eyes,
+    ]
 
 
 def _teddy() -> _Parts:
@@ -208,5 +198,8 @@ _MAKERS: dict[str, Callable[[], _Parts]] = {
     "card": _card,
     "box": _box,
 }
-_VARIED: dict[str, Callable[[int], _Parts]] = {"odd shape": _odd_shape, "robot arm": lambda variant: arm.parts(assets(), variant)}
+_VARIED: dict[str, Callable[[int], _Parts]] = {
+    "odd shape": _odd_shape,
+    "robot arm": lambda variant: arm.parts(assets(), variant),
+}
 _PRINTED: dict[str, Callable[[], FloatArray]] = {"card": _card_face, "box": _box_face}

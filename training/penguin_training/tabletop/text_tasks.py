@@ -25,11 +25,20 @@ from penguin_training.tabletop.turns import Expected, Turn
 
 Random = np.random.Generator
 _SIZE = Size(224, 224)
+_CLEARLY = 120
+"""How much boxes must differ to be compared, in thousandths."""
+_BOX_WORDS: tuple[tuple[str, Callable[[Box], int]], ...] = (
+    ("further left", lambda box: -(box.x1 + box.x2)),
+    ("further right", lambda box: box.x1 + box.x2),
+    ("higher up", lambda box: -(box.y1 + box.y2)),
+    ("further down", lambda box: box.y1 + box.y2),
+    ("wider", lambda box: box.x2 - box.x1),
+)
 _FACTS = {
     "cube": "A cube has six equal sides.",
     "ball": "A ball is round and can roll.",
     "cylinder": "A cylinder is round and has a flat top.",
-    "cone": "A cone is round at the bottom and has a point at the top.",
+    "cone": "A cone is round at the bottom and has a point.",
     "ring": "A ring is round and has a hole in the middle.",
     "bottle": "A bottle is tall and has a small top.",
     "bowl": "A bowl is round and open at the top.",
@@ -99,6 +108,7 @@ def _about_events(random: Random, most: int) -> list[Turn]:
     if not events:
         return [_earlier(random)]
     listed_events = " ".join(told_with_time(random, event) for event in events)
+    all_events = Expected("events", events=events)
     turns = []
     for _ in range(int(random.integers(1, most + 1))):
         event = events[int(random.integers(len(events)))]
@@ -112,8 +122,8 @@ def _about_events(random: Random, most: int) -> list[Turn]:
                 Expected("events", events=(event,)),
             ),
             Turn("text_count", "How many events are there?", str(len(events)), Expected("number", number=len(events))),
-            Turn("text_whole", "Say it in one sentence.", told_together(random, events), Expected("events", events=events)),
-            Turn("text_order", "Tell it without times.", told_in_order(random, events), Expected("events", events=events)),
+            Turn("text_whole", "Say it in one sentence.", told_together(random, events), all_events),
+            Turn("text_order", "Tell it without times.", told_in_order(random, events), all_events),
         )
         turns.append(choices[int(random.integers(len(choices)))])
     first = turns[0]
@@ -187,16 +197,10 @@ def _which_box(random: Random) -> Turn:
     a, b = _any_box(random), _any_box(random)
     while second == first:
         second = _any_label(random)
-    word, key = (
-        ("further left", lambda box: -(box.x1 + box.x2)),
-        ("further right", lambda box: box.x1 + box.x2),
-        ("higher up", lambda box: -(box.y1 + box.y2)),
-        ("further down", lambda box: box.y1 + box.y2),
-        ("wider", lambda box: box.x2 - box.x1),
-    )[int(random.integers(5))]
-    while abs(key(a) - key(b)) < 120:
+    word, values = _BOX_WORDS[int(random.integers(len(_BOX_WORDS)))]
+    while abs(values(a) - values(b)) < _CLEARLY:
         b = _any_box(random)
-    answer = first if key(a) > key(b) else second
+    answer = first if values(a) > values(b) else second
     question = f"{format_grounding([GroundedObject(first, a), GroundedObject(second, b)])}. Which one is {word}?"
     return Turn("text_which_box", question, f"The {answer}.", Expected("label", answer=answer))
 
@@ -239,7 +243,9 @@ def _earlier(random: Random) -> Turn:
     spans = sorted((_any_span(random), _any_span(random)), key=lambda span: span.start_s)
     early = first if random.random() < 0.5 else second
     late = second if early == first else first
-    told_both = [f"{format_time_range(span)[:-1]}, the {name} is moved." for span, name in zip(spans, (early, late), strict=True)]
+    told_both = [
+        f"{format_time_range(span)[:-1]}, the {name} is moved." for span, name in zip(spans, (early, late), strict=True)
+    ]
     if random.random() < 0.5:
         told_both.reverse()
     word, answer = ("first", early) if random.random() < 0.5 else ("last", late)
@@ -260,5 +266,3 @@ def _any_box(random: Random) -> Box:
 def _any_span(random: Random) -> TimeRange:
     start = round(float(random.uniform(0, 30)), 1)
     return TimeRange(start, round(start + float(random.uniform(1, 5)), 1))
-
-

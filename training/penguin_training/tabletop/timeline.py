@@ -74,9 +74,7 @@ class TabletopClip:
         size: of the frames.
     """
 
-    def __init__(
-        self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None
-    ):
+    def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
         """Plans a clip; nothing is rendered yet.
 
         Args:
