@@ -50,7 +50,8 @@ def write(
     weights = Mixture() if mixture is None else Mixture(**_weights(mixture))
     samples = TabletopSettings(Split[split.upper()], seed, _size(size), turns, fps, mixture=weights)
     settings = writer.WriterSettings(samples, images, clips, masks)
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("", total=scenes)
         writer.write(out, settings, scenes, jobs, lambda done, total: progress.update(task, completed=done))
     result = {"annotations": str(out / "annotations.jsonl"), "scenes": str(out / "scenes.jsonl"), "samples": scenes}

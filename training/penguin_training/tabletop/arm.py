@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from penguin_training.tabletop.catalogue import RGB
 from penguin_training.tabletop.meshes import FloatArray, Mesh
 
 _HEIGHT_M = 0.30
+_LINKS = 8
 _TRIANGLES_OF_LINK = 180
 _ORANGE, _GREY = (0.95, 0.42, 0.06), (0.25, 0.25, 0.27)
 
@@ -20,11 +22,10 @@ def parts(assets: Path, variant: int) -> list[tuple[Mesh, RGB | None]]:
     """The arm in one of its poses: the orange links and the grey ones."""
     folder = assets / "kuka_iiwa"
     frames = _link_frames(folder / "model.urdf", _joint_angles(variant))
-    links = []
-    for number, frame in enumerate(frames):
-        mesh = meshes.read_obj(folder / "meshes" / f"link_{number}.obj")
-        mesh = meshes.simplified(mesh, _TRIANGLES_OF_LINK)
-        links.append(mesh.turned(frame[:3, :3]).moved(*frame[:3, 3]))
+    links = [
+        mesh.turned(frame[:3, :3]).moved(*frame[:3, 3])
+        for mesh, frame in zip(_link_meshes(folder), frames, strict=True)
+    ]
     reach = float(max(link.vertices[:, 2].max() for link in links))
     scale = _HEIGHT_M / max(reach, 1.0)
     links = [link.scaled(scale, scale, scale) for link in links]
@@ -33,6 +34,13 @@ def parts(assets: Path, variant: int) -> list[tuple[Mesh, RGB | None]]:
         (meshes.joined([link for number, link in enumerate(links) if number not in grey]), _ORANGE),
         (meshes.joined([links[number] for number in grey]), _GREY),
     ]
+
+
+@lru_cache(maxsize=1)
+def _link_meshes(folder: Path) -> list[Mesh]:
+    """The links as they are before any joint turns; shared by all poses."""
+    files = [folder / "meshes" / f"link_{number}.obj" for number in range(_LINKS)]
+    return [meshes.simplified(meshes.read_obj(file), _TRIANGLES_OF_LINK) for file in files]
 
 
 def _joint_angles(variant: int) -> FloatArray:

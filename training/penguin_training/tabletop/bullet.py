@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,30 @@ _MISSING = "the simulated table-top needs PyBullet: pip install 'penguin-vl[sim]
 
 @lru_cache(maxsize=1)
 def bullet() -> Any:
-    """The module; it writes the time of its build to standard error when it is imported.
+    """The module, imported without the line that it would write to standard error.
 
     Raises:
         TabletopError: it is not installed.
     """
     try:
-        import pybullet
+        with _silent():
+            import pybullet
     except ImportError as err:
         raise TabletopError(_MISSING) from err
     return pybullet
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard error goes nowhere: the line comes from C, past Python's own streams."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def assets() -> Path:

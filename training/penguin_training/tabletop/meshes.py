@@ -120,10 +120,10 @@ def welded(mesh: Mesh, cell: float) -> Mesh:
 def simplified(mesh: Mesh, triangles: int) -> Mesh:
     """At most this many triangles, by joining vertices on ever coarser grids."""
     extent = float(np.ptp(mesh.vertices, axis=0).max())
-    cell, result = extent / 100, mesh
+    cell, result = extent / 60, mesh
     while len(result.triangles) > triangles:
         result = welded(mesh, cell)
-        cell *= 1.15
+        cell *= 1.35
     return result
 
 
@@ -134,14 +134,14 @@ def face_normals(mesh: Mesh) -> FloatArray:
 
 
 def with_hard_edges(mesh: Mesh, degrees: float = 40.0) -> tuple[Mesh, FloatArray]:
-    """Gives every corner of every triangle a vertex of its own, with the mean normal of the faces that meet it softly.
+    """Splits vertices where faces meet at an edge: each gets the mean normal of the faces that meet softly there.
 
     Args:
         mesh: T triangles.
         degrees: faces that meet at more than this angle do not share a normal.
 
     Returns:
-        The mesh with vertices [3T, 3], and their unit normals [3T, 3].
+        The mesh with at most 3T vertices, and their unit normals.
     """
     faces = face_normals(mesh)
     units = faces / np.maximum(np.linalg.norm(faces, axis=1, keepdims=True), 1e-12)
@@ -157,8 +157,10 @@ def with_hard_edges(mesh: Mesh, degrees: float = 40.0) -> tuple[Mesh, FloatArray
             normals[face, corner] = normal
     flat: FloatArray = normals.reshape(-1, 3)
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    vertices = mesh.vertices[mesh.triangles].reshape(-1, 3)
-    return Mesh(vertices, np.arange(len(vertices)).reshape(-1, 3)), flat
+    corners = np.column_stack([mesh.triangles.reshape(-1), np.round(flat, 4)])
+    kept, numbers_of = np.unique(corners, axis=0, return_inverse=True)
+    split = Mesh(mesh.vertices[kept[:, 0].astype(np.int64)], numbers_of.reshape(-1, 3))
+    return split, kept[:, 1:]
 
 
 def outer_points(mesh: Mesh, directions: int = 80) -> FloatArray:

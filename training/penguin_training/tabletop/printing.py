@@ -70,7 +70,8 @@ def _ink(word: str, width: int, style: int) -> Float32Array:
     font = _font(word, width)
     draw.text((width / 2, _HEIGHT_PX / 2), word, 255, font, anchor="mm", stroke_width=1)
     covered = np.asarray(image, np.float32)[..., None] / 255
-    return (1 - covered * (1 - np.array(_INKS[style % len(_INKS)]))).astype(np.float32)
+    ink: Float32Array = (1 - covered * (1 - np.array(_INKS[style % len(_INKS)]))).astype(np.float32)
+    return ink
 
 
 def legible(thing: Thing, camera: Camera, size: Size) -> bool:

@@ -26,8 +26,8 @@ from penguin_training.tabletop.view import Rect, rect_of
 
 _MARGIN_M = 0.01
 """Between the object and the near and far planes, at scale 1."""
-_MOST_PIXELS = 7000
-"""A larger object is rendered coarser and enlarged: its outline stays smooth, and time does not grow with its size."""
+_MOST_AREA = 0.035
+"""An object that takes more of the image is rendered coarser and enlarged: time does not grow with its size."""
 _EMPTY = 0.9999
 """In the depth buffer: no object, up to rounding; the margin keeps objects well below it."""
 
@@ -89,6 +89,7 @@ class Renderer:
         ]
         rgba, buffer = self._photograph(
             window,
+            _MOST_AREA * size.area,
             viewMatrix=pose.view_matrix(),
             projectionMatrix=projection_matrix(camera.focal_px(size), size, window, near, far),
             lightDirection=(rotation.T @ light.direction).tolist(),
@@ -102,9 +103,9 @@ class Renderer:
         shown = (window.right - window.left) * (window.bottom - window.top)
         return _enlarged(Sprite(rgba[..., :3], buffer < _EMPTY, depth, window, min(1.0, shown / rect.area)))
 
-    def _photograph(self, window: Window, **settings: Any) -> tuple[UInt8Array, Float32Array]:
+    def _photograph(self, window: Window, most_pixels: float, **settings: Any) -> tuple[UInt8Array, Float32Array]:
         height, width = window.bottom - window.top, window.right - window.left
-        coarser = max(1.0, (height * width / _MOST_PIXELS) ** 0.5)
+        coarser = max(1.0, (height * width / most_pixels) ** 0.5)
         height, width = round(height / coarser), round(width / coarser)
         _, _, rgba, buffer, _ = self._bullet.getCameraImage(
             width,

@@ -143,7 +143,7 @@ def _brick() -> _Parts:
 def _odd_shape(variant: int) -> _Parts:
     """One of the asset's thousand random shapes, lying on its broadest side."""
     mesh = meshes.read_obj(assets() / "random_urdfs" / f"{variant:03d}" / f"{variant:03d}.obj")
-    mesh = meshes.simplified(mesh, 160)
+    mesh = meshes.simplified(mesh, 120)
     extents = np.ptp(mesh.vertices, axis=0)
     order = np.argsort(extents)[::-1]
     turned = mesh.vertices[:, order]
