@@ -23,8 +23,8 @@ from penguin_training.tabletop.planning import all_clear, place
 from penguin_training.tabletop.scene import Scene, Thing, Vector
 from penguin_training.tabletop.view import in_view, out_of_view, rect_of
 
-MOST_THINGS, FEWEST_THINGS = 6, 2
-_KINDS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.14, "camera": 0.1}
+MOST_THINGS, FEWEST_THINGS = 6, 1
+_KINDS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.18, "camera": 0.1}
 _DURATION_S = (1.5, 3.5)
 _SHIFT = 0.15
 """A moved object must move at least this share of the image's width or height."""

@@ -39,20 +39,26 @@ _FACING: dict[str, Sequence[tuple[float, float]]] = {
 
 
 def plan_scene(random: np.random.Generator, size: Size) -> Scene:
-    """A table-top for a picture.
+    """A table-top for a picture, with at least one thing.
 
     Args:
         random: decides everything.
         size: of the image; only its proportions matter.
     """
-    scene = _empty(random)
-    return _filled(random, scene, size, choose_things(random, scene.surroundings.table))
+    while True:
+        empty = _empty(random)
+        scene = _filled(random, empty, size, choose_things(random, empty.surroundings.table))
+        if scene.things:
+            return scene
 
 
 def plan_clip_scene(random: np.random.Generator, size: Size) -> Scene:
     """A table-top for the beginning of a clip: few things, no two of the same name."""
-    scene = _empty(random)
-    return _filled(random, scene, size, distinct_things(random, scene.surroundings.table, 2, 4))
+    while True:
+        empty = _empty(random)
+        scene = _filled(random, empty, size, distinct_things(random, empty.surroundings.table, 2, 5))
+        if scene.things:
+            return scene
 
 
 def place(random: np.random.Generator, scene: Scene, size: Size, thing: Thing) -> Thing | None:

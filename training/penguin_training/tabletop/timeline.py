@@ -100,7 +100,7 @@ class TabletopClip:
         if not (by_chance if calm is None else calm):
             self._steps = _plan(random, self._start, size, self.seconds)
         self.events: tuple[Event, ...] = tuple(step.event for step in self._steps)
-        self.stamps_s = [number / fps for number in range(max(1, round(self.seconds * fps)))]
+        self.stamps_s = [number / fps for number in range(int(np.ceil(self.seconds * fps - 1e-9)))]
 
     def scene(self, time_s: float) -> Scene:
         """What is where at a time."""

@@ -15,9 +15,10 @@ import numpy as np
 
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
+from penguin_training.tabletop.camera import Camera
 from penguin_training.tabletop.picture import Picture, Seen
 from penguin_training.tabletop.printing import legible
-from penguin_training.tabletop.scene import Scene
+from penguin_training.tabletop.scene import Scene, Vector
 from penguin_training.tabletop.view import Rect, overlap, rect_of
 
 MIN_SHARE = 0.45
@@ -47,6 +48,7 @@ class VisibleObject:
         box: around its visible pixels.
         share: of it that is visible.
         right_m, ahead_m: where it stands as seen from the camera, on the ground.
+        position: of its foot in the world, in metres.
         on: id of what carries it, None for the table.
     """
 
@@ -60,6 +62,7 @@ class VisibleObject:
     share: float
     right_m: float
     ahead_m: float
+    position: Vector
     on: int | None
 
     @property
@@ -86,12 +89,14 @@ class SceneTruth:
         relations: that hold clearly.
         unclear: labels of objects that show too little of themselves to count, and too much to be absent.
         table: what the table is called ("wooden", "white", ...).
+        camera: that took the picture.
     """
 
     objects: tuple[VisibleObject, ...]
     relations: tuple[Relation, ...]
     unclear: tuple[str, ...]
     table: str
+    camera: Camera
 
     def counts(self) -> dict[str, int]:
         """How many objects have each label."""
@@ -104,12 +109,19 @@ class SceneTruth:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "objects": [asdict(item) | {"box": box_list(item.box)} for item in self.objects],
+            "objects": [_rounded(asdict(item)) | {"box": box_list(item.box)} for item in self.objects],
             "relations": [asdict(relation) for relation in self.relations],
             "counts": self.counts(),
             "unclear": list(self.unclear),
             "table": self.table,
+            "camera": _rounded(asdict(self.camera)),
         }
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Lengths and angles to a tenth of a millimetre or milliradian."""
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+    return rounded | {name: [round(v, 4) for v in value] for name, value in values.items() if isinstance(value, tuple)}
 
 
 def box_list(box: Box) -> list[int]:
@@ -152,11 +164,12 @@ def _truth(scene: Scene, seen: Mapping[int, Seen], size: Size) -> SceneTruth:
             readable = thing.word and found.share >= _READABLE and legible(thing, scene.camera, size)
             word = thing.word if readable else ""
             names = (thing.label, thing.kind, thing.colour, thing.size, word)
-            objects.append(VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.on))
+            objects.append(VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.position, thing.on))
         else:
             unclear.append(thing.label)
     objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
-    return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), scene.surroundings.table.name)
+    table = scene.surroundings.table.name
+    return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), table, scene.camera)
 
 
 def _large(box: Box, size: Size) -> bool:
