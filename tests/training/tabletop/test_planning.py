@@ -44,7 +44,11 @@ def test_labels_tell_things_apart_as_far_as_they_can(seed):
         by_size = len({other.size for other in same}) > 1
         assert (thing.label.split()[0] in SIZES) == by_size
         twins = [other for other in things if other.label == thing.label]
-        assert all((other.kind, other.colour, other.size) == (thing.kind, thing.colour, thing.size) for other in twins if by_size)
+        assert all(
+            (other.kind, other.colour, other.size) == (thing.kind, thing.colour, thing.size)
+            for other in twins
+            if by_size
+        )
 
 
 @given(seeds)

@@ -114,7 +114,7 @@ def test_the_live_table_goes_on_and_things_happen():
         seen.append(len(frame.truth.objects))
     first.close()
     second.close()
-    assert len(set(kinds)) >= 3 and 0 < min(seen) and max(seen) <= 7
+    assert len(set(kinds)) >= 3 and min(seen) > 0 and max(seen) <= 7
 
 
 def test_a_rate_that_makes_no_sense():

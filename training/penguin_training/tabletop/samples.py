@@ -48,6 +48,7 @@ _CLEAR_CLIP_TASKS: dict[ClipTask, float] = {
     clip_tasks.what_changed: 2.0,
 }
 """These also need a clear first and last picture."""
+ALL_CLIP_TASKS = _CLIP_TASKS | _CLEAR_CLIP_TASKS
 _PLACEHOLDERS: dict[Family, str] = {"image": "<image>\n", "pair": "<image>\n<image>\n", "clip": "<video>\n"}
 
 
@@ -152,7 +153,7 @@ def clip_sample(
     clip = TabletopClip(seed, photographer.size, fps, seconds)
     views = list(clip.frames(photographer))
     truth = ClipTruth(clip.events, views[0].truth, views[-1].truth)
-    tasks = _CLIP_TASKS | (_CLEAR_CLIP_TASKS if clip_tasks.clear([truth.first, truth.last]) else {})
+    tasks = ALL_CLIP_TASKS if clip_tasks.clear([truth.first, truth.last]) else _CLIP_TASKS
     return Sample(
         name,
         seed,

@@ -34,7 +34,7 @@ _BOX_WORDS: tuple[tuple[str, Callable[[Box], int]], ...] = (
     ("further down", lambda box: box.y1 + box.y2),
     ("wider", lambda box: box.x2 - box.x1),
 )
-_FACTS = {
+FACTS = {
     "cube": "A cube has six equal sides.",
     "ball": "A ball is round and can roll.",
     "cylinder": "A cylinder is round and has a flat top.",
@@ -143,9 +143,9 @@ def _any_events(random: Random) -> tuple[Event, ...]:
 
 
 def _fact(random: Random) -> Turn:
-    kind = pick(random, tuple(_FACTS))
+    kind = pick(random, tuple(FACTS))
     question = say(random, ("what is {an}?", "tell me about {an}.", "what does {an} look like?"), an=an(kind))
-    return Turn("text_fact", question, _FACTS[kind], Expected("label", answer=kind))
+    return Turn("text_fact", question, FACTS[kind], Expected("text", answer=FACTS[kind].rstrip(".")))
 
 
 def _spelling(random: Random) -> Turn:
@@ -165,7 +165,7 @@ def _amounts(random: Random) -> Turn:
     label = f"{pick(random, tuple(COLOURS))} {kind}" if KINDS[kind].coloured else kind
     if random.random() < 0.5:
         question = f"What is more than one {label}?"
-        return Turn("text_plural", question, capital(plural(label)) + ".", Expected("text", answer=plural(label)))
+        return Turn("text_plural", question, plural(label), Expected("text", answer=plural(label)))
     question = f"How many are {NUMBERS[number]} {plural(label)}?"
     return Turn("text_number", question, str(number), Expected("number", number=number))
 

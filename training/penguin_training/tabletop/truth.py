@@ -160,11 +160,13 @@ def _truth(scene: Scene, seen: Mapping[int, Seen], size: Size) -> SceneTruth:
         if found is None or found.box is None or found.share < NO_TRACE:
             continue
         if found.share >= MIN_SHARE and _large(found.box, size):
-            right, ahead = scene.camera.on_ground(np.array(thing.position))
+            place = (*scene.camera.on_ground(np.array(thing.position)), thing.position, thing.on)
             readable = thing.word and found.share >= _READABLE and legible(thing, scene.camera, size)
             word = thing.word if readable else ""
             names = (thing.label, thing.kind, thing.colour, thing.size, word)
-            objects.append(VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.position, thing.on))
+            objects.append(
+                VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.position, thing.on)
+            )
         else:
             unclear.append(thing.label)
     objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))

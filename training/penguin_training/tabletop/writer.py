@@ -12,6 +12,7 @@ Nothing is ever half written: files get their names when they are complete, a bl
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _write_in_worker(out: Path, settings: WriterSettings, start: int, end: int) 
 
 
 def _prepare(out: Path, settings: WriterSettings) -> None:
-    """Makes the folders; refuses a folder that holds something else."""
+    """Makes the folders, clears what a stopped run left half written; refuses a folder that holds something else."""
     file, wanted = out / "settings.json", json.dumps(settings.to_dict(), indent=1)
     if file.is_file() and file.read_text() != wanted:
         raise TabletopError(f"{out} holds samples of other settings (see settings.json there); choose another folder")
@@ -148,6 +149,8 @@ def _prepare(out: Path, settings: WriterSettings) -> None:
         raise TabletopError(f"{out} is not empty and holds no settings.json; choose a new folder")
     for name in ("images", "clips", "masks", "parts"):
         (out / name).mkdir(parents=True, exist_ok=True)
+        for leftover in (out / name).glob(".*.part"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     _save_text(file, wanted)
 
 
