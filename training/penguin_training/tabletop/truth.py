@@ -164,9 +164,7 @@ def _truth(scene: Scene, seen: Mapping[int, Seen], size: Size) -> SceneTruth:
             readable = thing.word and found.share >= _READABLE and legible(thing, scene.camera, size)
             word = thing.word if readable else ""
             names = (thing.label, thing.kind, thing.colour, thing.size, word)
-            objects.append(
-                VisibleObject(thing.id, *names, found.box, found.share, right, ahead, thing.position, thing.on)
-            )
+            objects.append(VisibleObject(thing.id, *names, found.box, found.share, *place))
         else:
             unclear.append(thing.label)
     objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
