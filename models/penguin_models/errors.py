@@ -51,3 +51,7 @@ class PolicyError(PenguinError):
 
 class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
+
+
+class TabletopError(PenguinError):
+    """A setting of the simulated table-top is out of range, or what renders it is missing."""
