@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros
+from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, pull, ros
 
 app = typer.Typer(
     name="penguin-vl",
@@ -27,6 +27,7 @@ app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def main() -> None:
