@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros, soak, tabletop
+from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, pull, ros, soak, tabletop
 
 app = typer.Typer(
     name="penguin-vl",
@@ -29,6 +29,7 @@ app.command("demo")(demo.demo)
 bench.app.command("soak")(soak.soak)
 app.add_typer(bench.app, name="bench")
 app.add_typer(tabletop.app, name="tabletop")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def main() -> None:
