@@ -35,3 +35,15 @@ class PolicyError(PenguinError):
 
 class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
+
+
+class SettingError(PenguinError):
+    """A setting of a stage file is unknown, out of range, or contradicts another."""
+
+
+class DataError(PenguinError):
+    """Training data is missing, malformed, or too much of it is."""
+
+
+class TrainingError(PenguinError):
+    """A training run cannot start, go on or be resumed."""

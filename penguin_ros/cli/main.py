@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull
+from penguin_ros.cli import ask, bench, demo, doctor, parity, prepare, pull, train
 
 app = typer.Typer(
     name="penguin-vl",
@@ -24,6 +24,8 @@ app.command("parity")(parity.parity)
 app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.add_typer(prepare.app, name="prepare")
 app.add_typer(bench.app, name="bench")
 
 
