@@ -8,6 +8,7 @@ elsewhere each sample goes through torch's fused attention by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -58,32 +59,39 @@ def packed_attention(
         [1, T, heads, head_dim], and no weights.
     """
     assert attention_mask is None and query.shape[0] == 1 and sum(sample_lengths) == query.shape[2]
-    grouped = query.shape[1] != key.shape[1]
     if packed_attention_available(value):
-        from torch.nn.attention.varlen import varlen_attn
+        assert sample_starts is not None
+        return _attend_together(query, key, value, scaling, max(sample_lengths), sample_starts), None
+    return _attend_one_by_one(query, key, value, scaling, list(sample_lengths)), None
 
-        # Norms and rotation leave float32 under autocast.
-        q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-        longest = max(sample_lengths)
-        attended = varlen_attn(
-            q,
-            k,
-            v,
-            sample_starts,
-            sample_starts,
-            longest,
-            longest,
-            scale=scaling,
-            window_size=(-1, 0),
-            enable_gqa=grouped,
-        )
-        return attended[None], None
-    lengths = list(sample_lengths)
-    parts = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+def _attend_together(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, longest: int, starts: Tensor
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # Norms and rotation leave float32 under autocast.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [T, heads, head_dim]
+    causal, grouped = (-1, 0), q.shape[1] != k.shape[1]
+    attended = varlen_attn(
+        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=causal, enable_gqa=grouped
+    )
+    assert isinstance(attended, Tensor)
+    return attended[None]
+
+
+def _attend_one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, lengths: list[int]
+) -> Tensor:
+    kind, on_cpu, grouped = value.dtype, value.device.type == "cpu", query.shape[1] != key.shape[1]
+    # A CPU does short samples twice as fast in float32; autocast would make them bfloat16.
+    with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
+        pieces = [(x.float() if on_cpu else x.to(kind)).split(lengths, 2) for x in (query, key, value)]
+        parts = [
+            F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+            for q, k, v in zip(*pieces, strict=True)
+        ]
+        return torch.cat(parts, dim=2).transpose(1, 2).to(kind)
 
 
 AttentionInterface.register(PACKED, packed_attention)

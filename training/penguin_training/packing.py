@@ -67,10 +67,14 @@ class PackingPlan:
             self._cached = epoch, self._pack_epoch(epoch)
         return self._cached[1]
 
+    def size(self, numbers: Sequence[int] | Int64Array) -> int:
+        """Tokens of a micro-batch."""
+        return int(self._sizes[np.asarray(numbers)].sum())
+
     def fill(self, epoch: int = 0) -> float:
         """Share of the budget that an epoch's micro-batches fill; the rest would be padding."""
         batches = self.micro_batches(epoch)
-        used = sum(int(self._sizes[batch].sum()) for batch in batches)
+        used = sum(self.size(batch) for batch in batches)
         return used / (self.budget * len(batches))
 
     def _pack_epoch(self, epoch: int) -> list[Int64Array]:

@@ -59,7 +59,10 @@ class StageModel(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Computes activations again for the gradient instead of keeping them."""
-        self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        decoder = self.language_model
+        # transformers renames the first to the second.
+        enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         if self.vision_encoder is not None:
             self.vision_encoder.encoder.gradient_checkpointing = True
 

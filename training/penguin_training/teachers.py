@@ -19,6 +19,19 @@ from penguin_models.errors import CheckpointError, SettingError
 from penguin_training.settings import Teacher as TeacherSettings
 from penguin_training.tiny_teacher import TinyTeacher
 
+_SIGLIP_TYPES = ("videollama3_vision_encoder", "video_llama_3_vision")
+_SIGLIP_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+)
+
 
 class Teacher(Protocol):
     """What training needs of a teacher."""
@@ -65,11 +78,7 @@ class PenguinTeacher:
 
 
 class SiglipTeacher:
-    """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does.
-
-    Its checkpoint must be in transformers' own layout (`model_type` video_llama_3_vision, or a whole
-    video_llama_3 model, of which the vision part is taken).
-    """
+    """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does."""
 
     def __init__(self, model: nn.Module):
         self._model = model.eval().requires_grad_(False)
@@ -113,16 +122,20 @@ def check_teacher(teacher: Teacher, patch_size: int) -> None:
 
 
 def _load_siglip(path: str | Path) -> nn.Module:
-    from transformers import VideoLlama3VisionModel
+    """The teacher in the layout of its authors' repository or of transformers; its own code is never run."""
+    from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
 
     folder = resolve_checkpoint(path)
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in ("video_llama_3_vision", "video_llama_3"):
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") not in _SIGLIP_TYPES:
         raise CheckpointError(
-            f"{folder} is a {kind!r} model; the teacher must be a 'video_llama_3_vision' model, VL3-SigLIP-NaViT in "
-            "transformers' layout"
+            f"{folder} is a {raw.get('model_type')!r} model; a teacher of kind siglip is one of "
+            f"{', '.join(_SIGLIP_TYPES)}"
         )
-    model, report = VideoLlama3VisionModel.from_pretrained(folder, output_loading_info=True)
+    config = VideoLlama3VisionConfig(**{name: raw[name] for name in _SIGLIP_FIELDS if name in raw})
+    model, report = VideoLlama3VisionModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, output_loading_info=True
+    )
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, first {missing[0]}")
