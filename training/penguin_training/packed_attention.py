@@ -80,9 +80,7 @@ def _attend_together(
     return attended[None]
 
 
-def _attend_one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, lengths: list[int]
-) -> Tensor:
+def _attend_one_by_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, lengths: list[int]) -> Tensor:
     kind, on_cpu, grouped = value.dtype, value.device.type == "cpu", query.shape[1] != key.shape[1]
     # A CPU does short samples twice as fast in float32; autocast would make them bfloat16.
     with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():

@@ -45,7 +45,7 @@ def make_accelerator(settings: StageSettings, output: str | None = None) -> Acce
         )
     accelerator = Accelerator(
         mixed_precision="no" if sharded or engine.precision == "float32" else "bf16",
-        log_with=list(engine.trackers) if output else None,
+        log_with=list(engine.trackers) or None,
         project_config=ProjectConfiguration(project_dir=output, logging_dir=output and f"{output}/trackers"),
         cpu=not torch.cuda.is_available(),
     )

@@ -221,7 +221,9 @@ def _image_size(picture: Picture) -> Size:
     """Size of an image as it is meant to be seen, from its header."""
     try:
         with Image.open(picture.path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            # Pillow decodes a whole PNG to look for EXIF behind its pixels, where nobody writes it.
+            known = image.format != "PNG" or "exif" in image.info
+            turned = known and image.getexif().get(_ORIENTATION, 1) >= 5
             width, height = reversed(image.size) if turned else image.size
     except FileNotFoundError as err:
         raise MediaError(f"image {picture.path} does not exist") from err
