@@ -67,8 +67,11 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
 @app.command()
 def teacher(
     files: FilesArgument,
-    classes: Annotated[int, typer.Option(help="Class numbers in the masks are below this.", min=2, max=256)],
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    classes: Annotated[
+        int | None,
+        typer.Option(help="Class numbers are below this; as settings.json beside the files says.", min=2, max=256),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
     images: Annotated[int, typer.Option(help="Images of a step.", min=1)] = 16,
     hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
@@ -82,7 +85,7 @@ def teacher(
     """Train the small teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
-    from penguin_training.train_teacher import TeacherRecipe, train_teacher
+    from penguin_training.train_teacher import TeacherRecipe, count_classes, train_teacher
 
     recipe = TeacherRecipe(hidden_size, layers, steps, images, rate, seed, workers)
     figures = {"loss": 0.0, "accuracy": 0.0}
@@ -95,7 +98,7 @@ def teacher(
                 figures[name] += (value - figures[name]) / min(step, 100)
             progress.update(task, completed=step, description=f"accuracy {figures['accuracy']:.3f}")
 
-        trained = train_teacher(files, classes, recipe, device, report)
+        trained = train_teacher(files, classes or count_classes(files), recipe, device, report)
     trained.save_pretrained(output)
     if as_json:
         print_json({"output": str(output), **figures})

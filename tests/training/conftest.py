@@ -66,8 +66,7 @@ def _write_clip(folder, random, frames=5):
         if i == frames // 2:
             rgb = rgb.copy()
             cv2.circle(rgb, (30, 30), 18, COLOURS["red"], -1)
-        Image.fromarray(rgb).save(folder / f"{i:03d}.png")
-    (folder / "times.json").write_text(json.dumps([0.5 * i for i in range(frames)]))
+        Image.fromarray(rgb).save(folder / f"{500 * i:08d}.png")
 
 
 @pytest.fixture(scope="session")
@@ -86,9 +85,9 @@ def drawn(tmp_path_factory):
         asked = turns("<image>\nDescribe it.", f"There is {said}.", "How many?", str(len(objects)))
         captions.append({"id": f"caption-{i}", "image": [name], "conversations": asked})
         text.append({"id": f"text-{i}", "text": " and ".join(f"a {c} {s}" for c, s, _ in objects)})
-        masks.append({"id": f"mask-{i}", "image": name, "mask": f"images/{i}-mask.png"})
+        masks.append({"id": f"mask-{i}", "image": [name], "masks": [f"images/{i}-mask.png"]})
         if i % 4 == 0:
-            charts.append({"id": f"chart-{i}", "image": name})
+            charts.append({"id": f"chart-{i}", "family": "chart", "image": name, "conversations": []})
     small = []
     for i in range(8):
         rgb, _, ((colour, shape, box), *_) = draw(random, (56, 70))

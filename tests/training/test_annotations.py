@@ -34,6 +34,7 @@ def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation
 def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
     sample = parse({"image": "chart.png"}, tmp_path)
     assert sample.id == "file:1" and not sample.has_text and len(sample.pictures) == 1
+    assert not parse({"image": "chart.png", "conversations": []}, tmp_path).has_text
     assert parse({"text": "words"}, tmp_path).has_text
 
 
@@ -45,7 +46,8 @@ def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
         ({"text": " "}, "text must be a string with something in it"),
         ({"text": "a", "image": "b"}, "a sample with text has no pictures"),
         ({"image": [3]}, "image must be a path or a list of paths"),
-        ({"conversations": []}, "must be a list of turns"),
+        ({"conversations": "x"}, "must be a list of turns"),
+        ({"conversations": []}, "neither pictures nor conversations nor text"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "must have a 'from' among human, user"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no turn from 'gpt'"),
         (
@@ -102,6 +104,19 @@ def test_a_json_list_and_its_errors(tmp_path):
             AnnotationFile(path)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         AnnotationFile(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
+    rows = [{"text": str(i), "family": "ab"[i % 2], "split": "xyz"[i % 3]} for i in range(6)]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    if ending == "json":
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(rows))
+    file = AnnotationFile(path, only={"family": ["a"], "split": ["x", "y"]})
+    assert [file[i].text for i in range(len(file))] == ["0", "4"] and file.name(1) == f"a.{ending}:5"
+    with pytest.raises(DataError, match="has no samples with .'family': ..c"):
+        AnnotationFile(path, only={"family": ["c"]})
 
 
 def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):

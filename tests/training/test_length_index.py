@@ -46,7 +46,9 @@ def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
 
 
 def test_it_fits_one_file(file, reader):
-    with pytest.raises(DataError, match=r"no length index for these settings .*; make it with `penguin-vl prepare lengths"):
+    with pytest.raises(
+        DataError, match=r"no length index .*; make it with `penguin-vl prepare lengths"
+    ):
         load_index(file, reader)
     build_index(file, reader)
     lines = file.path.read_text().splitlines()

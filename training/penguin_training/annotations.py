@@ -3,15 +3,15 @@
 A sample has `id`, `image` and `video` (a path or a list of them, in the order of their placeholders), and one of
   `conversations`: [{"from": "human" | "gpt" | "system", "value": text with <image> and <video>}]
   `text`: a text without pictures, learnt as a whole
-  neither: its pictures feed the reconstruction losses alone.
-Knows nothing of pixels and tokens.
+  neither (or an empty list): its pictures feed the reconstruction losses alone.
+Other fields are left alone; `only` chooses samples by them. Knows nothing of pixels and tokens.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     name = default_id if found is None else str(found)
     paths = {"<image>": _paths(raw, "image", root), "<video>": _paths(raw, "video", root)}
     conversation, text = raw.get("conversations"), raw.get("text")
+    conversation = None if conversation == [] else conversation
     if conversation is not None and text is not None:
         raise DataError("a sample has either conversations or text, not both")
     if text is not None and (not isinstance(text, str) or not text.strip()):
@@ -92,21 +93,28 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     return Annotation(name, _in_order(shown, paths), messages, None)
 
 
+def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a sample has, in each field that `only` names, one of the values given there."""
+    return isinstance(raw, Mapping) and all(raw.get(field) in values for field, values in only.items())
+
+
 class AnnotationFile:
     """A JSON or JSONL file whose samples are read when they are asked for; can be sent to worker processes."""
 
-    def __init__(self, path: Path, root: Path | None = None):
+    def __init__(self, path: Path, root: Path | None = None, only: Mapping[str, Sequence[str]] | None = None):
         """Finds where the samples lie.
 
         Args:
             path: `.json` (a list, read at once) or `.jsonl` (one sample a line, read line by line).
             root: folder that paths in samples are relative to; the file's own folder if None.
+            only: see `wanted`; the rest is as if it were not there.
 
         Raises:
             DataError: the file is missing, empty or not JSON.
         """
         self.path = path
         self.root = path.parent if root is None else root
+        self.only = dict(only or {})
         self._samples: list[Any] | None = None
         self._offsets: Int64Array = np.empty(0, np.int64)
         try:
@@ -116,11 +124,14 @@ class AnnotationFile:
                 self._offsets = _line_offsets(path)
         except OSError as err:
             raise DataError(f"annotation file {path} cannot be read: {err.strerror}") from err
+        self._rows = np.arange(self._stored())
+        if self.only:
+            self._rows = np.array([row for row in self._rows if self._is_wanted(row)], np.int64)
         if not len(self):
-            raise DataError(f"annotation file {path} has no samples")
+            raise DataError(f"annotation file {path} has no samples" + (f" with {self.only}" if self.only else ""))
 
     def __len__(self) -> int:
-        return len(self._offsets) if self._samples is None else len(self._samples)
+        return len(self._rows)
 
     def __getitem__(self, row: int) -> Annotation:
         """Reads one sample.
@@ -128,21 +139,31 @@ class AnnotationFile:
         Raises:
             DataError: it is not JSON, or not of the form of a sample.
         """
-        name = self.name(row)
-        if self._samples is not None:
-            return parse_annotation(self._samples[row], self.root, name)
-        with self.path.open("rb") as file:
-            file.seek(int(self._offsets[row]))
-            line = file.readline()
-        try:
-            raw = json.loads(line)
-        except ValueError as err:
-            raise DataError(f"not JSON: {err}") from err
-        return parse_annotation(raw, self.root, name)
+        return parse_annotation(self._raw(int(self._rows[row])), self.root, self.name(row))
 
     def name(self, row: int) -> str:
         """What a sample is called where it has no id, or cannot be read."""
-        return f"{self.path.name}:{row + 1}"
+        return f"{self.path.name}:{self._rows[row] + 1}"
+
+    def _stored(self) -> int:
+        return len(self._offsets) if self._samples is None else len(self._samples)
+
+    def _raw(self, stored: int) -> Any:
+        if self._samples is not None:
+            return self._samples[stored]
+        with self.path.open("rb") as file:
+            file.seek(int(self._offsets[stored]))
+            line = file.readline()
+        try:
+            return json.loads(line)
+        except ValueError as err:
+            raise DataError(f"not JSON: {err}") from err
+
+    def _is_wanted(self, stored: int) -> bool:
+        try:
+            return wanted(self._raw(stored), self.only)
+        except DataError:
+            return True  # it is named when it is read
 
     def _read_list(self) -> list[Any]:
         try:
@@ -190,7 +211,7 @@ def _paths(raw: Mapping[str, Any], key: str, root: Path) -> list[Path]:
 
 def _messages(conversation: Any) -> tuple[tuple[Message, ...], list[str]]:
     """Messages of a conversation, and the placeholders in their order."""
-    if not isinstance(conversation, list) or not conversation:
+    if not isinstance(conversation, list):
         raise DataError(f"conversations must be a list of turns, not {conversation!r:.60}")
     messages: list[Message] = []
     shown: list[str] = []

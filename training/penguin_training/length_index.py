@@ -79,7 +79,8 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
         "clips": [data.fps, data.max_frames, data.key_frames, data.sizes],
         "visual_tokens": reader.max_visual_tokens,
         "tokens": reader.max_tokens,
-        "sees": reader.sees,
+        "sees": [reader.sees, reader.reconstructs],
+        "only": file.only,
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     return file.path.with_name(f"{file.path.name}.lengths-{fingerprint}.npz")

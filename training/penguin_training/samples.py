@@ -91,6 +91,7 @@ class SampleReader:
         max_tokens: longest sample.
         max_visual_tokens: of one sample.
         sees: whether the stage shows pictures to the model.
+        reconstructs: whether the stage can use pictures without a conversation.
     """
 
     processor: Processor
@@ -98,6 +99,7 @@ class SampleReader:
     max_tokens: int
     max_visual_tokens: int
     sees: bool = True
+    reconstructs: bool = True
 
     def measure(self, annotation: Annotation) -> Measured:
         """Sizes of a sample; reads no pixels of images, but all frames of clips.
@@ -108,6 +110,8 @@ class SampleReader:
         """
         if annotation.pictures and not self.sees:
             raise DataError("a text stage has no use for pictures")
+        if not annotation.has_text and not self.reconstructs:
+            raise DataError("it has no conversation, and the stage reconstructs nothing; choose samples with `only`")
         shown = tuple(self._look_at(picture) for picture in annotation.pictures)
         visuals = [s.visual for s in shown]
         allocations = self._allocate(visuals)

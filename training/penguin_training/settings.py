@@ -137,10 +137,12 @@ class DataFile:
     Attributes:
         path: JSON or JSONL, relative to the data's root; with `streamed` also a hub data set or a URL.
         repeat: how often an epoch shows each sample; a fraction shows a part of them, another part each epoch.
+        only: take only samples in which these fields have one of these values, for example `{family: [image, pair]}`.
     """
 
     path: Name
     repeat: Above = 1.0
+    only: dict[Name, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -47,7 +47,12 @@ def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
     """Measures and encodes samples as the stage wants them."""
     budgets = settings.budgets
     return SampleReader(
-        blueprint.processor, settings.data, budgets.tokens, budgets.visual_tokens, settings.kind == "multimodal"
+        blueprint.processor,
+        settings.data,
+        budgets.tokens,
+        budgets.visual_tokens,
+        sees=settings.kind == "multimodal",
+        reconstructs=settings.reconstruction is not None,
     )
 
 
@@ -60,7 +65,9 @@ def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
     root = Path(settings.data.root) if settings.data.root else None
     if root is not None and not root.is_dir():
         raise DataError(f"data.root {root} is not a folder")
-    return [AnnotationFile(root / file.path if root else Path(file.path), root) for file in settings.data.files]
+    return [
+        AnnotationFile(root / file.path if root else Path(file.path), root, file.only) for file in settings.data.files
+    ]
 
 
 def open_source(settings: StageSettings, blueprint: Blueprint) -> Source:

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError, TrainingError
-from penguin_training.annotations import Annotation, parse_annotation
+from penguin_training.annotations import Annotation, parse_annotation, wanted
 from penguin_training.batches import Batch
 from penguin_training.loader import make_batch
 from penguin_training.packing import PackingPlan
@@ -169,7 +169,8 @@ class StreamedData:
             stream = _open_stream(file.path, self._root())
             try:
                 for number, raw in enumerate(stream):
-                    yield f"{Path(file.path).name}:{number + 1}", raw
+                    if wanted(raw, file.only):
+                        yield f"{Path(file.path).name}:{number + 1}", raw
             except _STREAM_ERRORS as err:
                 raise DataError(f"the stream {file.path} breaks off: {' '.join(str(err).split())[:200]}") from err
 

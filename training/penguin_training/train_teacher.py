@@ -1,7 +1,7 @@
 """Trains the small teacher on segmentation masks: which classes does each patch show, and how much of each?
 
-Rows of the annotation file have `image` and `mask`: a picture of the same size whose 8-bit values are class numbers,
-0 where there is nothing.
+Samples of the annotation file have `image` and `masks`, lists of equal length: for each picture one of the same size
+whose 8-bit values are class numbers, 0 where there is nothing. Samples without masks are passed over.
 """
 
 from __future__ import annotations
@@ -101,6 +101,24 @@ def train_teacher(
     return model.cpu().eval()
 
 
+def count_classes(files: Sequence[Path]) -> int:
+    """How many classes the masks beside annotation files have, as the `settings.json` there says.
+
+    Raises:
+        DataError: there is no such file, or it lists no classes.
+    """
+    counts = []
+    for file in files:
+        settings = file.parent / "settings.json"
+        try:
+            counts.append(len(json.loads(settings.read_text(encoding="utf-8"))["classes"]))
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise DataError(f"{settings} does not list the classes of the masks ({err}); give --classes") from err
+    if not counts or min(counts) < 2:
+        raise DataError(f"the settings.json beside {files[0]} lists no classes: it was written without masks")
+    return max(counts)
+
+
 def class_shares(mask: Any, size: Size, patch_size: int, classes: int) -> Tensor:
     """Share of each class in every patch.
 
@@ -158,12 +176,11 @@ def _read_pairs(file: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"annotation file {file} cannot be read: {err}") from err
     pairs = []
     for row in rows:
-        image, mask = row.get("image"), row.get("mask")
-        image, mask = (value[0] if isinstance(value, list) and value else value for value in (image, mask))
-        if isinstance(image, str) and isinstance(mask, str):
-            pairs.append((file.parent / image, file.parent / mask))
+        images, masks = row.get("image"), row.get("masks")
+        if isinstance(images, list) and isinstance(masks, list) and len(images) == len(masks):
+            pairs += [(file.parent / image, file.parent / mask) for image, mask in zip(images, masks, strict=True)]
     if not pairs:
-        raise DataError(f"annotation file {file} has no sample with an image and a mask")
+        raise DataError(f"annotation file {file} has no sample with as many masks as images; write it with masks")
     return pairs
 
 
