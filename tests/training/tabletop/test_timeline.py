@@ -53,8 +53,11 @@ def test_what_an_event_says_is_so():
         if event.kind == "appears":
             assert labels[1] - labels[0] == {event.label}
             assert out_of_view(clip.scene(event.start_s).thing(event.thing), before.camera, SIZE)
-            assert not out_of_view(clip.scene(event.start_s + 0.5).thing(event.thing), before.camera, SIZE)
-        elif event.kind == "leaves" or event.where == "off the table":
+            assert not out_of_view(clip.scene(event.start_s + 0.11).thing(event.thing), before.camera, SIZE)
+        elif event.kind == "leaves":
+            assert labels[0] - labels[1] == {event.label}
+            assert not out_of_view(clip.scene(event.end_s - 0.11).thing(event.thing), before.camera, SIZE)
+        elif event.where == "off the table":
             assert labels[0] - labels[1] == {event.label}
         else:
             assert labels[0] == labels[1]

@@ -26,7 +26,7 @@ from penguin_training.tabletop.view import Rect, rect_of
 
 _MARGIN_M = 0.01
 """Between the object and the near and far planes, at scale 1."""
-_MOST_AREA = 0.035
+_MOST_AREA = 0.022
 """An object that takes more of the image is rendered coarser and enlarged: time does not grow with its size."""
 _EMPTY = 0.9999
 """In the depth buffer: no object, up to rounding; the margin keeps objects well below it."""
