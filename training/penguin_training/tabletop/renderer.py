@@ -106,7 +106,7 @@ class Renderer:
     def _photograph(self, window: Window, most_pixels: float, **settings: Any) -> tuple[UInt8Array, Float32Array]:
         height, width = window.bottom - window.top, window.right - window.left
         coarser = max(1.0, (height * width / most_pixels) ** 0.5)
-        height, width = round(height / coarser), round(width / coarser)
+        height, width = max(1, round(height / coarser)), max(1, round(width / coarser))
         _, _, rgba, buffer, _ = self._bullet.getCameraImage(
             width,
             height,
@@ -116,9 +116,8 @@ class Renderer:
             physicsClientId=self._client,
             **settings,
         )
-        return np.asarray(rgba, np.uint8).reshape(height, width, 4), np.asarray(buffer, np.float32).reshape(
-            height, width
-        )
+        pixels: UInt8Array = np.asarray(rgba, np.uint8).reshape(height, width, 4)
+        return pixels, np.asarray(buffer, np.float32).reshape(height, width)
 
     def _body(self, visual: int, rgb: RGB) -> int:
         body: int = self._bullet.createMultiBody(0, -1, visual, physicsClientId=self._client)
