@@ -85,6 +85,7 @@ def test_readme_names_every_source_file():
     assert tree, "README.md has no tree that begins with penguin_vl/"
     files = {p.relative_to(ROOT) for p in SOURCES if p.name != "__init__.py"}
     files |= {p.relative_to(ROOT) for folder in ("msg", "srv", "action") for p in (ROOT / folder).iterdir()}
+    files |= {p.relative_to(ROOT) for p in (ROOT / "launch").glob("*.launch.py")}
     assert tree_files(tree[1]) == files
 
 
