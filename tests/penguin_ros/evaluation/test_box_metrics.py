@@ -9,8 +9,6 @@ from penguin_ros.evaluation.box_metrics import BoxCounts, LabelledBox, compare_b
 SIDES = st.tuples(*[st.integers(0, 20)] * 4).map(lambda v: (min(v[::2]), min(v[1::2]), max(v[::2]), max(v[1::2])))
 LABELS = st.sampled_from([("cube",), ("ball",), ("ball", "sphere")])
 THINGS = st.lists(st.builds(LabelledBox, LABELS, SIDES), max_size=6)
-    st.builds(LabelledBox, st.sampled_from([("cube",), ("ball",), ("ball", "sphere")]), SIDES), max_size=6
-)
 
 
 def thing(label, *box):
