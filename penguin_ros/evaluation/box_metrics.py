@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from penguin_models.types import Float32Array
+from penguin_models.types import BoolArray
 from penguin_ros.evaluation.text_metrics import normalise
 
 IOU_THRESHOLD = 0.5
@@ -83,7 +83,7 @@ def compare_boxes(given: Sequence[LabelledBox], expected: Sequence[LabelledBox])
     )
 
 
-def _most_pairs(allowed: Float32Array) -> int:
+def _most_pairs(allowed: BoolArray) -> int:
     rows, columns = linear_sum_assignment(allowed.astype(np.float32), maximize=True)
     return int(allowed[rows, columns].sum())
 

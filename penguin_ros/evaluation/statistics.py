@@ -7,7 +7,7 @@ are drawn with replacement; questions about one bag are treated as independent, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,58 +31,69 @@ class Ratio:
 
 def ratio(parts: Sequence[Ratio]) -> float | None:
     """The score; None where nothing counts."""
-    total = sum(part.denominator for part in parts)
-    return sum(part.numerator for part in parts) / total if total else None
+    total = math.fsum(part.denominator for part in parts)
+    return math.fsum(part.numerator for part in parts) / total if total else None
 
 
-def interval(parts: Sequence[Ratio], seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval (Efron 1979) of a ratio of sums; None for fewer than two questions."""
-    parts = [part for part in parts if part.denominator]
-    if len(parts) < 2:
-        return None
-    sums = np.array([(part.numerator, part.denominator) for part in parts])
-    scores = np.concatenate([_ratios(counts @ sums) for counts in _draws(len(parts), seed)])
-    return _percentiles(scores)
+def intervals(columns: Sequence[Sequence[Ratio]], seed: int = 0) -> list[tuple[float, float] | None]:
+    """95 % percentile bootstrap intervals (Efron 1979) of several scores over the same questions.
+
+    Args:
+        columns: of each score the part of every question; a denominator of 0 where a question does not count.
+        seed: of the draws.
+
+    Returns:
+        Low and high of each score; None where fewer than two questions count.
+    """
+    scores = _resampled(columns, seed)
+    counting = [sum(part.denominator > 0 for part in column) for column in columns]
+    return [_percentiles(scores[:, i]) if count >= 2 else None for i, count in enumerate(counting)]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired comparison of two runs on the same questions: B minus A.
+    """A paired comparison of a score of two runs, over the same questions.
 
     Attributes:
-        questions: that both answered.
-        difference: of the scores, B minus A.
-        low: of its 95 % interval; None for fewer than two questions.
+        a: score of the first run.
+        b: score of the second run.
+        low: of the 95 % interval of b - a; None where fewer than two questions count.
         high: see low.
+        questions: that count in both.
     """
 
-    questions: int
-    difference: float
+    a: float
+    b: float
     low: float | None
     high: float | None
+    questions: int
 
 
-def paired_difference(a: Sequence[Ratio], b: Sequence[Ratio], seed: int = 0) -> Difference | None:
-    """Difference of two scores, and its bootstrap interval with the same questions drawn for both.
+def paired_differences(
+    columns_a: Sequence[Sequence[Ratio]], columns_b: Sequence[Sequence[Ratio]], seed: int = 0
+) -> list[Difference | None]:
+    """Differences of several scores, with bootstrap intervals for which the same questions are drawn in both runs.
 
     Args:
-        a: of the first run, a question each.
-        b: of the second run, the same questions in the same order.
+        columns_a: of each score the part of every question, in the first run.
+        columns_b: the same scores and questions in the second run.
         seed: of the draws.
 
     Returns:
-        None where nothing counts in one of them.
+        None where a score is not defined in one of the runs.
     """
-    score_a, score_b = ratio(a), ratio(b)
-    if score_a is None or score_b is None:
-        return None
-    low = high = None
-    if len(a) >= 2:
-        sums_a, sums_b = (np.array([(part.numerator, part.denominator) for part in parts]) for parts in (a, b))
-        draws = _draws(len(a), seed)
-        scores = np.concatenate([_ratios(counts @ sums_b) - _ratios(counts @ sums_a) for counts in draws])
-        low, high = _percentiles(scores)
-    return Difference(len(a), score_b - score_a, low, high)
+    scores = _resampled([*columns_a, *columns_b], seed)
+    found: list[Difference | None] = []
+    for i, (a, b) in enumerate(zip(columns_a, columns_b, strict=True)):
+        value_a, value_b = ratio(a), ratio(b)
+        if value_a is None or value_b is None:
+            found.append(None)
+            continue
+        count = sum(x.denominator > 0 and y.denominator > 0 for x, y in zip(a, b, strict=True))
+        drawn = scores[:, len(columns_a) + i] - scores[:, i]
+        low, high = _percentiles(drawn) if count >= 2 else (None, None)
+        found.append(Difference(value_a, value_b, low, high, count))
+    return found
 
 
 def sign_test(better: int, worse: int) -> float:
@@ -91,8 +102,8 @@ def sign_test(better: int, worse: int) -> float:
     McNemar 1947 in its exact form: binomial with one half over the questions on which the runs disagree.
     """
     flips = better + worse
-    tail = sum(math.comb(flips, k) for k in range(min(better, worse) + 1)) / 2**flips
-    return min(1.0, 2 * tail)
+    tail = sum(math.comb(flips, k) for k in range(min(better, worse) + 1))
+    return min(1.0, math.ldexp(2.0 * tail, -flips))
 
 
 def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -> dict[str, float] | None:
@@ -102,20 +113,21 @@ def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -
     return {f"p{p}": float(v) for p, v in zip(wanted, np.percentile(values, wanted), strict=True)}
 
 
-def _draws(questions: int, seed: int) -> Iterator[FloatArray]:
-    """How often each question was drawn: [resamples, questions], in blocks."""
+def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
+    """Scores of each draw of questions: [resamples, columns]; NaN where no question that counts was drawn."""
+    sums = np.array([[(part.numerator, part.denominator) for part in column] for column in columns])
+    if sums.size == 0:
+        return np.empty((RESAMPLES, len(columns)))
+    questions = sums.shape[1]
     random = np.random.default_rng(seed)
     block = max(1, _CELLS // questions)
+    blocks = []
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
-        yield random.multinomial(questions, np.full(questions, 1 / questions), size).astype(np.float64)
-
-
-def _ratios(sums: FloatArray) -> FloatArray:
-    """Ratios of [resamples, 2]; NaN where the denominator came out as 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios: FloatArray = sums[:, 0] / sums[:, 1]
-    return ratios
+        counts = random.multinomial(questions, np.full(questions, 1 / questions), size).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            blocks.append((counts @ sums[..., 0].T) / (counts @ sums[..., 1].T))
+    return np.concatenate(blocks)
 
 
 def _percentiles(scores: FloatArray) -> tuple[float, float]:

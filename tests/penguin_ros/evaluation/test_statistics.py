@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from penguin_ros.evaluation.statistics import Ratio, interval, paired_difference, percentiles, ratio, sign_test
+from penguin_ros.evaluation.statistics import Ratio, intervals, paired_differences, percentiles, ratio, sign_test
+
+
+def interval(parts, seed=0):
+    return intervals([parts], seed)[0]
+
+
+def paired_difference(a, b):
+    return paired_differences([a], [b])[0]
 
 
 def shares(right, wrong):
@@ -56,12 +64,25 @@ def test_blocks_of_draws_do_not_show(monkeypatch):
     assert (low, high) == pytest.approx(whole, abs=0.03)
 
 
+def test_questions_that_do_not_count_do_not_matter():
+    """Of 400 questions every second has a part in the score; its interval is that of the 200 alone."""
+    parts = [part for pair in zip(shares(100, 100), [Ratio(0, 0)] * 200, strict=True) for part in pair]
+    low, high = interval(parts)
+    assert (low, high) == (pytest.approx(0.431, abs=0.015), pytest.approx(0.569, abs=0.015))
+
+
+def test_several_scores_at_once_are_those_of_each_alone():
+    a, b = shares(7, 13), shares(12, 8)
+    assert intervals([a, b], seed=2) == [interval(a, seed=2), interval(b, seed=2)]
+    assert intervals([[], []]) == [None, None]
+
+
 def test_a_paired_difference_knows_that_questions_are_the_same():
     """Both runs answer alike but for three of forty questions: far surer than two independent shares would be."""
     a = shares(20, 20)
     b = shares(23, 17)
     found = paired_difference(a, b)
-    assert found.questions == 40 and found.difference == pytest.approx(3 / 40)
+    assert (found.questions, found.a, found.b) == (40, 0.5, 0.575)
     assert 0 <= found.low < 3 / 40 < found.high < 0.18
     swapped = paired_difference(b, a)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
@@ -69,7 +90,7 @@ def test_a_paired_difference_knows_that_questions_are_the_same():
 
 def test_a_difference_of_equal_runs_is_nothing():
     same = paired_difference(shares(5, 5), shares(5, 5))
-    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    assert (same.a, same.b, same.low, same.high) == (0.5, 0.5, 0, 0)
     assert paired_difference([Ratio(0, 0)], [Ratio(1)]) is None
     assert paired_difference([Ratio(0)], [Ratio(1)]).low is None
 
