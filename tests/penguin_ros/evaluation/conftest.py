@@ -68,19 +68,24 @@ class ScriptedRuntime:
         processor: tokenizes what it says.
         answer: (question, numbers of the pictures in the prompt) -> text.
         asked: what it was called with, in turn.
+        encoded: pictures so far.
+        work: called with "encode" for each picture and "append" for each append.
     """
 
     processor: object
     answer: object
     asked: list = field(default_factory=list)
     encoded: int = 0
+    work: object = lambda kind: None
 
     @property
     def info(self):
         return RuntimeInfo("scripted", "none", "float32", 40_960, self.processor.tokenizer.get_vocab_size())
 
     def encode(self, images):
-        self.encoded += len(images)
+        for _ in images:
+            self.encoded += 1
+            self.work("encode")
         return [_Seen(image.tokens, round((float(image.patches.mean()) + 1) * 127.5)) for image in images]
 
     def open_cache(self, max_length):
@@ -105,6 +110,7 @@ class _ScriptedCache:
         return sum(tokens for _, tokens in self._items)
 
     def append(self, parts):
+        self._runtime.work("append")
         for part in parts:
             if isinstance(part, _Seen):
                 self._items.append((part, part.length))
