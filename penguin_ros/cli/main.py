@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, parity, pull, ros, soak, tabletop
+from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, pull, ros, soak, tabletop
 
 app = typer.Typer(
     name="penguin-vl",
@@ -28,6 +28,7 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 bench.app.command("soak")(soak.soak)
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tabletop.app, name="tabletop")
 
 
