@@ -69,7 +69,7 @@ def frame(camera):
 
 def record(asked, arm, right, **fields):
     answers = {
-        "box": {"text": "A mug.", "objects": [ObjectRecord(label="mug", box=(100, 100, 500, 500 if right else 900))]},
+        "box": {"text": "A mug.", "objects": [ObjectRecord(label="mug", box=(100, 100, 500, 500 if right else 950))]},
         "when": {"text": "Then.", "spans": [(1.0, 2.0)] if right else [(7.0, 9.0)]},
         "colour": {"text": "red" if right else "blue"},
         EVIL: {"text": "3" if right else EVIL, "raw": EVIL},
@@ -140,9 +140,7 @@ def test_the_page_needs_nothing_else(two_arms):
     addresses = [value for _, a in page.tags for key, value in a.items() if key in ("src", "href", "xlink:href")]
     assert addresses and all(address.startswith(("#", "data:image/jpeg;base64,")) for address in addresses)
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|https?://(?!www\.w3\.org)", two_arms)
-    (policy,) = page.all("meta", http_equiv=None) and [
-        a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
 
 
@@ -150,9 +148,7 @@ def test_words_of_others_stay_words(two_arms):
     page = Page(two_arms)
     assert len(page.all("script")) == 1
     assert EVIL in page.words
-    assert EVIL.lower() in {a["data-search"].split("about ")[0].strip() for a in page.all("article")} or any(
-        EVIL.lower() in a["data-search"] for a in page.all("article")
-    )
+    assert any(EVIL.lower() in a["data-search"] for a in page.all("article"))
 
 
 def test_every_drawing_is_well_formed(two_arms):
@@ -175,7 +171,7 @@ def test_boxes_are_drawn_where_they_are(two_arms):
     boxes = re.findall(r'<g class="(\w+)"><rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', article)
     found = [(kind, *map(float, sides)) for kind, *sides in boxes]
     assert found[:2] == [("expected", 32, 24, 128, 96), ("given", 32, 24, 128, 96)]
-    assert found[2] == ("given", 32, 24, 128, 192)  # the wrong one of the other arm
+    assert found[2] == ("given", 32, 24, 128, 204)  # the wrong one of the other arm
 
 
 def test_every_question_has_its_card(two_arms):
@@ -238,10 +234,8 @@ def test_a_run_without_answers_has_no_page(folder):
 
 def test_failures_are_shown(folder):
     results = make({"memory": "rrrr"})
-    records = [
-        *results.records[:3],
-        record(QUESTIONS[3], "memory", False, error="PromptError: no", text="", frame=None),
-    ]
+    failed = record(QUESTIONS[3], "memory", False, error="PromptError: no", text="", frame=None)
+    records = [*results.records[:3], failed]
     broken = [BagInfo(name="hall", path="hall", failed="breaks off")]
     results = results.model_copy(update={"records": records, "bags": broken})
     page = Page(render([results.model_copy(update={"summary": summarise(results)})], [folder]))
