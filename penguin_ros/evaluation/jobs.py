@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from penguin_engine.loading import open_runtime
 from penguin_engine.runtime import Runtime
 from penguin_models.errors import PenguinError
 from penguin_models.processor import Processor
@@ -36,26 +37,21 @@ class JournalledJob:
 
 
 @lru_cache(maxsize=1)
-def load(path: str, dtype: str | None, device: str, threads: int) -> tuple[Runtime, Processor]:
-    """Loads a model once in each process.
+def _load(path: str, runtime: str, dtype: str | None, device: str, threads: int) -> tuple[Runtime, Processor]:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return open_runtime(runtime, path, device, dtype)
+
+
+def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
+    """Loads what a spec names, once in each process.
 
     Raises:
         CheckpointError: it cannot be loaded.
     """
-    import torch
-
-    from penguin_engine.runtimes.torch import TorchRuntime
-    from penguin_models.checkpoint import load_pretrained
-
-    if threads:
-        torch.set_num_threads(threads)
-    model, processor = load_pretrained(path, dtype, device)
-    return TorchRuntime(model), processor
-
-
-def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
-    """Loads what a spec names, see `load`."""
-    return load(model.path, model.dtype, model.device, model.threads)
+    return _load(model.path, model.runtime, model.dtype, model.device, model.threads)
 
 
 def evaluate(job: BagJob, sink: Sink, loaded: tuple[Runtime, Processor] | None = None) -> None:

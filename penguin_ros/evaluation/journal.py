@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.recording import Recording
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline, digest
+from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline, digest
 
 _FORMAT = 1
 
@@ -33,9 +33,11 @@ class Progress:
     timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)
 
 
-def run_key(model_hash: str, model: ModelSpec, settings: RunSettings) -> str:
+def run_key(model_hash: str, model: ModelSpec, settings: RunSettings | FileSettings) -> str:
     """Hash of what all answers of a run depend on. Arms may be added later."""
-    return digest([model_hash, model.dtype, model.device, settings.model_dump(mode="json", exclude={"arms"})])
+    return digest(
+        [model_hash, model.runtime, model.dtype, model.device, settings.model_dump(mode="json", exclude={"arms"})]
+    )
 
 
 def recording_key(recording: Recording) -> str:

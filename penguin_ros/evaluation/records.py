@@ -14,12 +14,14 @@ from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame, Size
 from penguin_ros.evaluation.questions import ExpectedObject, Question
 from penguin_ros.evaluation.scoring import Given
+from penguin_ros.evaluation.time_metrics import find_span
 
 ARMS = {
     "memory": "the node's memory, every frame seen",
     "realtime": "the node's memory, frames dropped as this machine would drop them",
     "last-4": "only the last four frames",
     "offline": "the released offline procedure",
+    "file": "questions about files",
 }
 """Ways of answering that can be compared in one run, and what they are."""
 
@@ -33,12 +35,14 @@ class ModelSpec(_Record):
 
     Attributes:
         path: checkpoint folder, or owner/name on the model hub.
+        runtime: what runs it.
         dtype: type of the weights; as stored if None.
-        device: for example "cpu" or "cuda:0".
+        device: for example "cpu" or "cuda:0"; "auto" takes cuda where there is one.
         threads: of the CPU in each process; 0 for the library's choice.
     """
 
     path: str
+    runtime: str = "torch"
     dtype: str | None = None
     device: str = "cpu"
     threads: int = 0
@@ -68,6 +72,36 @@ class RunSettings(_Record):
     offline_fps: float = Field(default=1.0, gt=0)
     offline_max_frames: int = Field(default=180, ge=1)
     realtime_factor: float = Field(default=1.0, gt=0)
+
+    def words(self) -> str:
+        """For people."""
+        rate = f"{self.sample_rate_hz:g}" if self.sample_rate_hz else "all"
+        return f"{self.token_budget} visual tokens, {rate} frames a second, {self.policy} key frames"
+
+
+class FileSettings(_Record):
+    """What answers about files depend on, besides the model.
+
+    Attributes:
+        arms: the only way of answering.
+        fps: sampled frames per second of video.
+        max_frames: most frames of a video.
+        max_tokens: budget of visual tokens; the checkpoint's if None.
+        size_rule: "strict" (never above native size or budget) or "reference" (as released).
+        max_new_tokens: longest answer.
+    """
+
+    arms: list[Literal["file"]] = ["file"]
+    fps: float = Field(default=1.0, gt=0)
+    max_frames: int = Field(default=180, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    size_rule: Literal["strict", "reference"] = "strict"
+    max_new_tokens: int = Field(default=32, ge=1)
+
+    def words(self) -> str:
+        """For people."""
+        budget = f"{self.max_tokens} visual tokens" if self.max_tokens else "the checkpoint's budget"
+        return f"{budget}, {self.size_rule} sizes, {self.fps:g} frames a second, at most {self.max_frames}"
 
 
 class ObjectRecord(_Record):
@@ -213,20 +247,25 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
+def answer_fields(answer: Answer, start_ns: int, question: Question) -> dict[str, Any]:
     """Fields of a record that come from an answer.
 
     Args:
         answer: times in it count from its first frame.
         start_ns: where the clock of the questions begins.
+        question: where it expects a time and the answer has none as the model was trained to write it, one in free
+            words counts.
     """
     offset_s = (answer.start_ns - start_ns) * 1e-9
+    spans = [(span.start_s, span.end_s) for span in answer.grounding.time_ranges]
+    if not spans and any(item.type == "time_range" for item in question.expected):
+        spans = [span] if (span := find_span(answer.grounding.text)) else []
     objects = [(o.label, (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in answer.grounding.objects]
     return {
         "raw": answer.raw,
         "text": answer.grounding.text,
         "objects": [ObjectRecord(label=label, box=box) for label, box in objects],
-        "spans": [(span.start_s + offset_s, span.end_s + offset_s) for span in answer.grounding.time_ranges],
+        "spans": [(start + offset_s, end + offset_s) for start, end in spans],
         "malformed": answer.grounding.malformed,
         "ended_by": answer.ended_by,
         "frames": answer.frames,

@@ -6,13 +6,10 @@ Arm "realtime" is replayed apart, in realtime.py.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
-
-from PIL import Image
 
 from penguin_engine.answer import Answer
 from penguin_engine.generation import Sampling
@@ -33,8 +30,7 @@ from penguin_ros.evaluation.records import (
     frame_record,
     question_key,
 )
-
-_PICTURE_WIDTH, _PICTURE_QUALITY = 640, 80
+from penguin_ros.evaluation.thumbnails import thumbnail
 
 
 @dataclass(frozen=True)
@@ -213,14 +209,14 @@ def answer_record(
     if seen:
         frame = max(seen, key=lambda frame: frame.stamp_ns)
         record.frame = frame_record(job.recording.name, frame, asked.start_ns)
-        sink.picture(record.frame.file, partial(_jpeg, frame))
+        sink.picture(record.frame.file, partial(thumbnail, frame.rgb))
         try:
             record.truth = _truth_at(job, asked.question, frame.stamp_ns)
         except EvaluationError as err:
             outcome = err
     if isinstance(outcome, PenguinError):
         return record.model_copy(update={"error": f"{type(outcome).__name__}: {outcome}"})
-    return record.model_copy(update=answer_fields(outcome, asked.start_ns))
+    return record.model_copy(update=answer_fields(outcome, asked.start_ns, asked.question))
 
 
 def _truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
@@ -232,11 +228,3 @@ def truth_topics(questions: Sequence[Question]) -> list[str]:
     """Topics from which questions take their expected boxes."""
     items = [item for question in questions for item in question.expected]
     return list(dict.fromkeys(item.topic for item in items if item.type == "objects" and item.topic))
-
-
-def _jpeg(frame: Frame) -> bytes:
-    image = Image.fromarray(frame.rgb)
-    image.thumbnail((_PICTURE_WIDTH, 4 * _PICTURE_WIDTH))
-    file = io.BytesIO()
-    image.save(file, "jpeg", quality=_PICTURE_QUALITY)
-    return file.getvalue()

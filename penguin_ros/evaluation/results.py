@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from penguin_models.errors import EvaluationError
 from penguin_models.types import Size
 from penguin_ros.evaluation.questions import Expected, ExpectedObjects, Question, describe
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline
+from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline
 from penguin_ros.evaluation.scoring import Given, score
 from penguin_ros.evaluation.statistics import Ratio
 
@@ -113,7 +113,7 @@ class Results(_Part):
     package: str
     title: str
     model: ModelInfo
-    settings: RunSettings
+    settings: RunSettings | FileSettings
     machine: dict[str, Any]
     recent_s: float = 2.0
     seed: int = 0
@@ -135,7 +135,7 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     correct = found.correct and len(known) == len(expected) and record.error is None
     parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
     parts["accuracy"] = (float(correct), 1.0)
-    age_s = evidence_age_s(question, record.time_s)
+    age_s = None if record.arm == "file" else evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
 
 
@@ -168,9 +168,9 @@ def evidence_age_s(question: Question, asked_s: float) -> float | None:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 of the weights, configuration and tokenizer of a checkpoint, by name and content."""
+    """SHA-256 of a checkpoint's files, by name and content; notes (.md) and hidden files do not count."""
     total = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".jinja")):
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md" and not p.name.startswith(".")):
         total.update(file.name.encode() + b"\0")
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):

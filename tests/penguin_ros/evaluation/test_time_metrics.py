@@ -2,7 +2,7 @@
 
 import pytest
 
-from penguin_ros.evaluation.time_metrics import best_iou, temporal_iou
+from penguin_ros.evaluation.time_metrics import best_iou, find_span, temporal_iou
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,22 @@ def test_temporal_iou(a, b, expected):
 def test_the_first_span_given_meets_the_nearest_expected():
     assert best_iou([(4, 8), (0, 1)], [(0, 1), (4, 6)]) == pytest.approx(0.5)
     assert best_iou([], [(0, 1)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("The event happens in the 24.3 - 30.4 seconds.", (24.3, 30.4)),
+        ("from 3 to 5.5 s", (3, 5.5)),
+        ("between 0:05 and 1:02:10", (5, 3730)),
+        ("It starts at 3 s and ends at about 7 seconds", (3, 7)),
+        ("Start time: 0.8 seconds\nEnd time: 1.1 seconds", (0.8, 1.1)),
+        ("9.0–4.0", (4, 9)),
+        ("30s–40s", (30, 40)),
+        ("at 7 seconds", None),
+        ("two cups and three mugs", None),
+        ("", None),
+    ],
+)
+def test_spans_in_free_words(text, span):
+    assert find_span(text) == span
