@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +11,30 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, ModelOption, print_json, stderr, stdout
+from penguin_ros.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    print_json,
+    stderr,
+    stdout,
+    working,
+)
 
 app = typer.Typer(help="Score a model on recorded bags and on benchmarks.", no_args_is_help=True)
 
+
+class Baseline(str, Enum):
+    """What the memory can be compared with in the same run."""
+
+    last_4 = "last-4"
+    offline = "offline"
+
+
 OutOption = Annotated[Path, typer.Option(help="Folder of the results; a run that was interrupted goes on there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what an earlier run left in --out.")]
+RuntimeOption = Annotated[str, typer.Option(help="What runs the model.")]
 TitleOption = Annotated[str, typer.Option(help="Name of the run in its report; the model's name if not given.")]
 
 
@@ -26,7 +45,7 @@ def bags(
     model: ModelOption,
     out: OutOption = Path("evaluation"),
     baseline: Annotated[
-        list[Literal["last-4", "offline"]] | None,
+        list[Baseline] | None,
         typer.Option(help="Answer in this way too: from the last 4 frames only; by the released offline procedure."),
     ] = None,
     realtime: Annotated[
@@ -51,6 +70,7 @@ def bags(
     ] = None,
     ray_gpus: Annotated[float, typer.Option(help="GPUs for each bag on the cluster.", min=0)] = 0.0,
     title: TitleOption = "",
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
@@ -63,7 +83,7 @@ def bags(
     from penguin_ros.evaluation.run import RunOptions, run_bags
 
     settings = RunSettings(
-        arms=["memory", *(["realtime"] if realtime else []), *(baseline or [])],
+        arms=_arms(realtime, baseline or []),
         token_budget=token_budget,
         sample_rate_hz=sample_rate_hz,
         policy=policy,
@@ -71,7 +91,7 @@ def bags(
         max_new_tokens=max_new_tokens,
         realtime_factor=realtime_factor,
     )
-    spec = ModelSpec(path=model, dtype=dtype, device=device, threads=threads or _threads(jobs))
+    spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads or _threads(jobs))
     options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite, recent_s, seed)
     asked = read_questions(questions)
     with _Bar(show=not as_json) as bar:
@@ -83,6 +103,57 @@ def bags(
 
 
 @app.command()
+def benchmark(
+    name: Annotated[str, typer.Argument(help="docvqa, chartqa, mvbench, ...; a wrong name lists them.")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's own files.")],
+    model: ModelOption,
+    out: OutOption = Path("evaluation"),
+    limit: Annotated[int | None, typer.Option(help="Only so many questions, from the first.", min=1)] = None,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out what has no file.")] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
+    ] = None,
+    allocation: Annotated[
+        Literal["strict", "reference"],
+        typer.Option(help="strict: never above native size or budget; reference: as released."),
+    ] = "strict",
+    fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = 1.0,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = 180,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; as in the usual harness if not given.", min=1)
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of the CPU; the library's choice if 0.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
+    title: TitleOption = "",
+    runtime: RuntimeOption = "torch",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the questions of a standard benchmark, from a local copy of its files."""
+    from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items, run_benchmark
+    from penguin_ros.evaluation.records import FileSettings, ModelSpec
+    from penguin_ros.evaluation.report.page import write_report
+    from penguin_ros.evaluation.run import RunOptions
+
+    items = read_items(name, data, limit, skip_missing)
+    settings = FileSettings(
+        fps=fps,
+        max_frames=max_frames,
+        max_tokens=max_tokens,
+        size_rule=allocation,
+        max_new_tokens=max_new_tokens or BENCHMARKS[name].max_new_tokens,
+    )
+    spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
+    options = RunOptions(out, title, overwrite=overwrite, seed=seed)
+    with _Bar(show=not as_json) as bar:
+        results = run_benchmark(name, items, spec, settings, options, bar.start, bar.advance)
+    page = write_report(out / "report.html", [results], [out])
+    _print_results(results, out / "results.json", page, as_json)
+
+
+@app.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of results, or their file.")],
     against: Annotated[Path | None, typer.Option(help="Compare with these results, on the same questions.")] = None,
@@ -90,7 +161,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write the page of results again, or compare two runs: those given against others."""
-    from penguin_ros.evaluation.report.page import write_report
+    from penguin_ros.evaluation.report.page import shared_arm, write_report
     from penguin_ros.evaluation.results import load_results
     from penguin_ros.evaluation.summary import compare_records
 
@@ -101,12 +172,35 @@ def report(
     if against is None:
         _print_results(runs[0], folders[0] / "results.json", page, as_json)
         return
-    comparison = compare_records(runs[0], "memory", runs[1], "memory")
+    comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
     if as_json:
         print_json({"report": str(page), "comparison": comparison})
         return
     _print_comparison(comparison, runs[0].title, runs[1].title)
     stdout.out(f"page: {page}")
+
+
+@app.command()
+def record(
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or a single .mcap or .db3 file.")],
+    questions: Annotated[Path, typer.Option(help="File to which questions are appended.")],
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Image topic; may be given several times, and left out if there is one.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of the page on this machine; 0 takes any.", min=0, max=65535)] = 8765,
+) -> None:
+    """Replay a bag in a browser on this machine, and type questions about it."""
+    from penguin_ros.evaluation.recorder import Recorder, RecorderServer
+    from penguin_ros.evaluation.recording import open_recording
+
+    with working(f"reading {bag}"):
+        recorder = Recorder(open_recording(bag, camera or [None]), questions)
+    with RecorderServer(recorder, port) as server:
+        stdout.out(f"open {server.address} in a browser; Ctrl-C ends")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            stdout.out(f"\n{len(recorder.questions)} questions in {questions}")
 
 
 class _Bar:
@@ -131,6 +225,10 @@ class _Bar:
         self._progress.advance(self._task, count)
 
 
+def _arms(realtime: bool, baselines: list[Baseline]) -> Any:
+    return ["memory", *(["realtime"] if realtime else []), *(item.value for item in baselines)]
+
+
 def _threads(jobs: int) -> int:
     """Threads of each of several processes; one process alone takes what the library takes."""
     import os
@@ -144,8 +242,13 @@ def _print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         paths = {"results": str(file), "report": str(page)}
         print_json({**paths, "failed": failed, "summary": results.summary})
         return
-    for arm, summary in results.summary["arms"].items():
-        _print_arm(arm, summary)
+    arms = results.summary["arms"]
+    _print_scores({arm: summary["metrics"] for arm, summary in arms.items()})
+    for arm, summary in arms.items():
+        first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
+        errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
+        times = f"; median {first['p50']:.3f} s to the first token, {total['p50']:.3f} s in all" if first else ""
+        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}")
     for comparison in results.summary["comparisons"]:
         _print_comparison(comparison, comparison["a"], comparison["b"])
     stdout.out(f"results: {file}\npage: {page}")
@@ -153,32 +256,31 @@ def _print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         stderr.out(f"error: bag {name} could not be evaluated: {reason}")
 
 
-def _print_arm(arm: str, summary: dict[str, Any]) -> None:
+def _print_scores(columns: dict[str, dict[str, Any]]) -> None:
+    """A row for each score with its 95 % interval and the questions that count, a column for each way of answering."""
     from penguin_ros.evaluation.scoring import METRICS
 
-    table = Table(arm, "score", "95 % interval", "questions", box=None)
-    for name, found in summary["metrics"].items():
-        interval = "" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
-        table.add_row(METRICS[name].title, f"{found['value']:.3f}", interval, str(found["questions"]))
+    table = Table("score", *columns, box=None)
+    for name, info in METRICS.items():
+        found = [column.get(name) for column in columns.values()]
+        if any(found):
+            table.add_row(info.title, *(_score(value) for value in found))
     stdout.print(table)
-    first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
-    if first is not None:
-        errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
-        stdout.out(
-            f"{summary['questions']} questions{errors}; first token after {first['p50']:.3f} s (median) and "
-            f"{first['p90']:.3f} s (90th percentile), answers after {total['p50']:.3f} s and {total['p90']:.3f} s\n"
-        )
+
+
+def _score(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found['value']:.3f}{interval} n={found['questions']}"
 
 
 def _print_comparison(comparison: dict[str, Any], name_a: str, name_b: str) -> None:
-    from penguin_ros.evaluation.scoring import METRICS
-
-    table = Table(f"{name_b} against {name_a}", name_a, name_b, "difference", "95 % interval", box=None)
-    for name, found in comparison["metrics"].items():
-        interval = "" if found["low"] is None else f"{found['low']:+.3f} to {found['high']:+.3f}"
-        change = f"{found['b'] - found['a']:+.3f}"
-        table.add_row(METRICS[name].title, f"{found['a']:.3f}", f"{found['b']:.3f}", change, interval)
-    stdout.print(table)
-    for word, flipped in (("better", comparison["better"]), ("worse", comparison["worse"])):
-        stdout.out(f"{word}: {len(flipped)} of {comparison['questions']}: {', '.join(flipped) or 'none'}")
-    stdout.out(f"chance of flips at least so uneven, were both equally good: {comparison['chance']:.3f}\n")
+    found = comparison["metrics"]["accuracy"]
+    interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
+    stdout.out(
+        f"{name_b} against {name_a}: right answers {found['a']:.3f} -> {found['b']:.3f}, "
+        f"{found['b'] - found['a']:+.3f}{interval} on {comparison['questions']} questions"
+    )
+    for name, flipped in ((name_b, comparison["better"]), (name_a, comparison["worse"])):
+        stdout.out(f"  right only in {name}: {len(flipped)}{': ' if flipped else ''}{', '.join(flipped)}")

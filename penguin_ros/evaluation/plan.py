@@ -89,24 +89,39 @@ def _by_bag(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, l
     return by_bag
 
 
+def check_time(recording: Recording, question: Question) -> None:
+    """Raises EvaluationError where a question is asked before the first or after the last image of its camera."""
+    camera = (question.cameras or recording.cameras)[0]
+    if camera not in recording.cameras:
+        raise EvaluationError(f"bag {recording.name} has no images of {camera} that are read")
+    start_ns, end_ns = recording.span_ns(camera)
+    asked_ns = ask_stamp_ns(question, start_ns)
+    if not start_ns - _SLACK_NS <= asked_ns <= end_ns + _SLACK_NS:
+        raise EvaluationError(
+            f"question {question.id} is asked at {(asked_ns - start_ns) * 1e-9:.2f} s, but bag {recording.name} has "
+            f"images of {camera} from 0 to {(end_ns - start_ns) * 1e-9:.2f} s"
+        )
+
+
 def _problems(recording: Recording, questions: Iterable[Question], truth: dict[str, TruthTopic]) -> list[str]:
     """Questions outside a camera's time, or whose expected boxes are not there."""
-    spans = {camera: recording.span_ns(camera) for camera in recording.cameras}
     found = []
     for question in questions:
-        cameras = question.cameras or recording.cameras[:1]
-        start_ns, end_ns = spans[cameras[0]]
-        asked_ns = ask_stamp_ns(question, start_ns)
-        if not start_ns - _SLACK_NS <= asked_ns <= end_ns + _SLACK_NS:
-            found.append(
-                f"question {question.id} is asked at {(asked_ns - start_ns) * 1e-9:.2f} s, but bag {recording.name} "
-                f"has images of {cameras[0]} from 0 to {(end_ns - start_ns) * 1e-9:.2f} s"
-            )
-            continue
-        shown = [ref.stamp_ns for ref in recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
-        for topic in truth_topics([question]):
-            try:
-                truth[topic].at(max(shown, default=start_ns))
-            except EvaluationError as err:
-                found.append(f"question {question.id}: {err}")
+        try:
+            check_time(recording, question)
+            _check_truth(recording, question, truth)
+        except EvaluationError as err:
+            found.append(str(err))
     return found
+
+
+def _check_truth(recording: Recording, question: Question, truth: dict[str, TruthTopic]) -> None:
+    cameras = question.cameras or recording.cameras[:1]
+    start_ns = recording.span_ns(cameras[0])[0]
+    asked_ns = ask_stamp_ns(question, start_ns)
+    shown = [ref.stamp_ns for ref in recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
+    for topic in truth_topics([question]):
+        try:
+            truth[topic].at(max(shown, default=start_ns))
+        except EvaluationError as err:
+            raise EvaluationError(f"question {question.id}: {err}") from err

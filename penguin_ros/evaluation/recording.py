@@ -6,6 +6,7 @@ image without a stamp counts at the time when it was recorded, as it would for a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,10 +91,12 @@ class Recording:
         ahead: dict[int, StampedImage] = {}  # images whose stamp is later than that of one recorded after them
         turn = iter(refs)
         due: ImageRef | None = next(turn)
+        start_ns, before = self._start(min(wanted))
         with open_bag(self.path) as reader:
             store = reader.typestore  # the reader forgets it when it is closed
             read = store.deserialize_cdr if reader.is2 else store.deserialize_ros1
-            for number, (connection, _, data) in enumerate(reader.messages(self._connections(reader))):
+            messages = reader.messages(self._connections(reader), start=start_ns)
+            for number, (connection, _, data) in enumerate(messages, start=before):
                 if number in wanted:
                     deserialize = partial(read, data, connection.msgtype)
                     ahead[number] = StampedImage(wanted[number], partial(_load, self.path, wanted[number], deserialize))
@@ -102,6 +105,12 @@ class Recording:
                     due = next(turn, None)
                 if due is None:
                     break
+
+    def _start(self, first: int) -> tuple[int, int]:
+        """From when to read so that an image is reached soon, and how many images were recorded before."""
+        recorded = [ref.recorded_ns for ref in sorted(self.images, key=lambda ref: ref.number)]
+        start_ns = recorded[first]
+        return start_ns, bisect_left(recorded, start_ns)
 
     def _connections(self, reader: Any) -> list[Any]:
         return [c for c in reader.connections if c.topic in self.cameras]

@@ -83,12 +83,23 @@ def make_columns(runs: Sequence[Results], folders: Sequence[Path]) -> list[Colum
             failed = "; ".join(f"{bag.name}: {bag.failed}" for bag in runs[0].bags if bag.failed)
             raise EvaluationError(f"no question was answered; {failed or 'there was none'}")
         return [Column(arm, COLOURS[i], runs[0], folders[0], arm) for i, arm in enumerate(arms)]
-    shared = [arm for arm in arms_of(runs[0].records) if arm in arms_of(runs[1].records)]
-    if not shared:
-        raise EvaluationError(f"{runs[0].title} and {runs[1].title} answered in no common way")
+    arm = shared_arm(runs)
     names = [run.title for run in runs] if runs[0].title != runs[1].title else ["first run", "second run"]
     parts = zip(names, COLOURS, runs, folders, strict=False)
-    return [Column(name, colour, run, folder, shared[0]) for name, colour, run, folder in parts]
+    return [Column(name, colour, run, folder, arm) for name, colour, run, folder in parts]
+
+
+def shared_arm(runs: Sequence[Results]) -> str:
+    """The first way of answering that two runs have in common.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    first, second = runs
+    shared = [arm for arm in arms_of(first.records) if arm in arms_of(second.records)]
+    if not shared:
+        raise EvaluationError(f"{first.title} and {second.title} answered in no common way")
+    return shared[0]
 
 
 def summary_of(column: Column) -> dict[str, Any]:
