@@ -203,13 +203,38 @@ def record(
             stdout.out(f"\n{len(recorder.questions)} questions in {questions}")
 
 
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder to make: bags, and questions.jsonl about all of them.")],
+    clips: Annotated[int, typer.Option(help="How many.", min=1)] = 2,
+    seconds: Annotated[float, typer.Option(help="Length of each clip.", min=6.0, max=3600.0)] = 20.0,
+    fps: Annotated[float, typer.Option(help="Images per second.", min=1.0, max=30.0)] = 2.0,
+    size: Annotated[int, typer.Option(help="Width and height in pixels.", min=56, max=1080)] = 224,
+    quality: Annotated[int, typer.Option(help="Of the JPEGs.", min=1, max=95)] = 85,
+    seed: Annotated[int, typer.Option(help="A family of clips of its own.", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write clips of the simulated table-top as bags with questions, of seeds that nothing was trained on."""
+    from penguin_models.types import Size
+    from penguin_ros.evaluation.tabletop_bags import QUESTIONS_FILE, write_clips
+
+    with _Bar(show=not as_json) as bar:
+        bar.start(clips, 0)
+        bags = write_clips(out, clips, seed, seconds, fps, Size(size, size), quality, lambda: bar.advance(1))
+    if as_json:
+        print_json({"bags": [str(path) for path in bags], "questions": str(out / QUESTIONS_FILE)})
+        return
+    named = " ".join(str(path) for path in bags)
+    stdout.out(f"penguin-vl evaluate bags {named} --questions {out / QUESTIONS_FILE} --model ...")
+
+
 class _Bar:
     """Progress on a terminal: answers made of those wanted."""
 
     def __init__(self, show: bool):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=stderr, disable=not show or not stderr.is_terminal)
-        self._task = self._progress.add_task("reading bags", total=None)
+        self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> _Bar:
         self._progress.start()
@@ -219,7 +244,7 @@ class _Bar:
         self._progress.stop()
 
     def start(self, total: int, done: int) -> None:
-        self._progress.update(self._task, description="answers", total=total, completed=done)
+        self._progress.update(self._task, total=total, completed=done)
 
     def advance(self, count: int) -> None:
         self._progress.advance(self._task, count)

@@ -31,8 +31,8 @@ bench.app.command("soak")(soak.soak)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(bench.app, name="bench")
-app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(tabletop.app, name="tabletop")
 
 
 def main() -> None:

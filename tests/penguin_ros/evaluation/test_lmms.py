@@ -73,5 +73,5 @@ def test_two_pictures(tmp_path, model, processor, checkpoint):
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     (samples,) = (tmp_path / "out").rglob("*samples_two_pictures.jsonl")
     found = [json.loads(line) for line in samples.read_text().splitlines()]
-    assert [sample["resps"] for sample in found] == answers
+    assert [sample["filtered_resps"] for sample in found] == [answer.strip() for answer in answers]
     assert [sample["exact"] for sample in found] == [1, 0]

@@ -1,0 +1,144 @@
+"""Clips of the simulated table-top as bags with questions: everything that `evaluate bags` takes, with exact truth.
+
+At each time of asking there are questions about what is in view then (recent perception) and about what has happened
+since the beginning (recall). Needs the extra `sim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from penguin_models.types import Size
+from penguin_ros.evaluation.export import CAMERA, TrueFrame, write_bag
+from penguin_ros.evaluation.questions import (
+    Expected,
+    ExpectedChoice,
+    ExpectedNumber,
+    ExpectedObjects,
+    ExpectedText,
+    ExpectedTime,
+    Question,
+    write_questions,
+)
+from penguin_training.tabletop import clip_tasks
+from penguin_training.tabletop.clip_tasks import ClipTruth
+from penguin_training.tabletop.image_tasks import turns_about
+from penguin_training.tabletop.picture import Photographer
+from penguin_training.tabletop.seeds import Split, random_of
+from penguin_training.tabletop.timeline import ClipView, TabletopClip
+from penguin_training.tabletop.turns import Turn
+
+QUESTIONS_FILE = "questions.jsonl"
+_NOW_TASKS = (clip_tasks.count_at_end, clip_tasks.where_at_end)
+_PAST_TASKS = (clip_tasks.when, clip_tasks.happens, clip_tasks.how_many_times)
+
+
+def write_clips(
+    folder: Path,
+    clips: int,
+    seed: int = 0,
+    seconds: float = 20.0,
+    fps: float = 2.0,
+    size: Size = Size(224, 224),  # noqa: B008 - a tuple
+    quality: int = 85,
+    on_clip: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """Writes clips of the test split as bags, and one file of questions about all of them.
+
+    Args:
+        folder: of the bags and of `questions.jsonl`.
+        clips: how many.
+        seed: a family of clips of its own.
+        seconds: length of each.
+        fps: images per second.
+        size: of the images in pixels.
+        quality: of the JPEGs, 1 to 95.
+        on_clip: called after each clip.
+
+    Returns:
+        The bags.
+
+    Raises:
+        TabletopError: a setting that makes no sense, or PyBullet is not installed.
+        EvaluationError: a bag exists already, or cannot be written.
+    """
+    photographer = Photographer(size)
+    bags, questions = [], []
+    try:
+        for number in range(clips):
+            clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
+            views = list(clip.frames(photographer))
+            frames = [
+                TrueFrame(view.stamp_s, view.picture.rgb, [item.grounded for item in view.truth.objects])
+                for view in views
+            ]
+            bags.append(write_bag(folder / f"tabletop-{number}", frames, quality=quality))
+            questions += clip_questions(f"tabletop-{number}", clip, views)
+            on_clip()
+    finally:
+        photographer.close()
+    write_questions(folder / QUESTIONS_FILE, questions)
+    return bags
+
+
+def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:
+    """Questions about a clip, asked in the middle and at the end."""
+    random = random_of(clip.seed, "bag questions")
+    found = []
+    for view in (views[len(views) // 2], views[-1]):
+        truth = ClipTruth(
+            tuple(event for event in clip.events if event.end_s <= view.stamp_s), views[0].truth, view.truth
+        )
+        for turn, now in _turns(truth, random):
+            expected = _expected(turn)
+            if expected is None:
+                continue
+            found.append(
+                Question(
+                    id=f"{bag}/{len(found) + 1}-{turn.task}",
+                    bag=bag,
+                    camera=CAMERA,
+                    time_s=view.stamp_s,
+                    question=turn.question,
+                    expected=[expected],
+                    kind=turn.task,
+                    evidence_s=(view.stamp_s, view.stamp_s) if now and expected.type != "objects" else None,
+                )
+            )
+    return found
+
+
+def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn, bool]]:
+    """Questions, and whether they are about what is in view now."""
+    for task in _PAST_TASKS:
+        turn = task(truth, random)
+        if turn is not None:
+            yield turn, False
+    if clip_tasks.clear([truth.last]):
+        for task in _NOW_TASKS:
+            turn = task(truth, random)
+            if turn is not None:
+                yield turn, True
+        for turn in turns_about(truth.last, random, most=3):
+            yield turn, True
+
+
+def _expected(turn: Turn) -> Expected | None:
+    """What an evaluation expects; None for answers that only the table-top's own reader understands."""
+    wanted = turn.expected
+    if wanted.kind == "boxes":
+        objects = [{"label": o.label, "box": (o.box.x1, o.box.y1, o.box.x2, o.box.y2)} for o in wanted.objects]
+        return ExpectedObjects.model_validate({"objects": objects, "unit": "1000"})
+    if wanted.kind == "choice":
+        options = list(wanted.options)
+        return ExpectedChoice(options=options, answer=chr(ord("A") + options.index(wanted.answer)))
+    if wanted.kind == "number":
+        return ExpectedNumber(value=wanted.number)
+    if wanted.kind in ("label", "text"):
+        return ExpectedText(accept=[wanted.answer], metric="contains")
+    if wanted.kind == "span" and wanted.span is not None:
+        return ExpectedTime(accept=[(wanted.span.start_s, wanted.span.end_s)])
+    return None

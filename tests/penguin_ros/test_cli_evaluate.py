@@ -1,0 +1,264 @@
+"""`penguin-vl evaluate`: the shipped example from end to end, and one clear line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from penguin_ros.cli.main import main
+from penguin_ros.evaluation.questions import read_questions
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "data" / "evaluation"
+BAGS = [EXAMPLE / "tabletop-0", EXAMPLE / "tabletop-1"]
+
+
+@dataclass
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def error(self):
+        """The one line that a failed command says."""
+        assert self.code == 1, (self.code, self.out, self.err)
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ") and self.out == ""
+        return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """More threads gain nothing with so small a model, and where cores are busy they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the entry point in this process; an exception that would end in a trace fails the test."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["penguin-vl", "evaluate", *map(str, args)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        return Result(raised.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def bags_of(cli, checkpoint, tmp_path):
+    """Evaluates bags with the small checkpoint; what is added replaces what is here."""
+
+    def run(bags, questions, *args):
+        options = ("--model", checkpoint, "--out", tmp_path / "out", "--max-new-tokens", 2)
+        return cli("bags", *bags, "--questions", questions, *options, *args)
+
+    return run
+
+
+def short(tmp_path, *numbers):
+    """A file with only these questions of the example."""
+    lines = (EXAMPLE / "questions.jsonl").read_text().splitlines()
+    file = tmp_path / "short.jsonl"
+    file.write_text("".join(lines[number] + "\n" for number in numbers))
+    return file
+
+
+def changed(tmp_path, **fields):
+    """A file with the first question of the example, changed."""
+    file = tmp_path / "changed.jsonl"
+    first = json.loads((EXAMPLE / "questions.jsonl").read_text().splitlines()[0])
+    file.write_text(json.dumps(first | fields) + "\n")
+    return file
+
+
+def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
+    questions = read_questions(EXAMPLE / "questions.jsonl")
+    done = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "the example").json
+    assert done["failed"] == {}
+    summary = done["summary"]["arms"]["memory"]
+    assert (summary["questions"], summary["errors"]) == (len(questions), 0)
+    assert {"accuracy", "time_miou", "number_accuracy", "choice_accuracy"} < set(summary["metrics"])
+    assert set(summary["groups"]["perception"]) == {"recent", "recall", "not stated"}
+    assert summary["key_frames_per_min"] > 0 and summary["latency_s"]["first_token"]["p99"] > 0
+    page = Path(done["report"]).read_text()
+    assert page.count("<article") == len(questions) and "the example" in page
+    again = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "again").json
+    assert again["summary"] == done["summary"]  # nothing was asked again: even the latencies are the same
+    told = cli("report", tmp_path / "out")
+    assert told.code == 0 and re.search(r"right answers +0\.\d{3} \(", told.out) and "report.html" in told.out
+
+
+def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):
+    options = ("--baseline", "last-4", "--baseline", "offline", "--realtime")
+    result = bags_of(BAGS[:1], short(tmp_path, 0, 1), *options)
+    assert result.code == 0, result.err
+    for arm in ("realtime", "last-4", "offline"):
+        assert re.search(rf"^{arm} against memory: right answers \d.\d{{3}} -> ", result.out, re.MULTILINE)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [record["arm"] for record in results["records"]] == ["memory", "realtime", "last-4", "offline"] * 2
+
+
+def test_two_runs_are_compared(bags_of, cli, tmp_path):
+    questions = short(tmp_path, 0, 1)
+    for name, budget in (("large", 2000), ("small", 100)):
+        options = ("--token-budget", budget, "--out", tmp_path / name, "--title", name)
+        assert bags_of(BAGS[:1], questions, *options).code == 0
+    result = cli("report", tmp_path / "small", "--against", tmp_path / "large", "--json").json
+    assert result["comparison"]["questions"] == 2
+    assert result["report"] == str(tmp_path / "small" / "comparison.html")
+    assert "small against large" in Path(result["report"]).read_text()
+    told = cli("report", tmp_path / "small", "--against", tmp_path / "large")
+    assert told.out.startswith("small against large: right answers")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"time_s": 99.0},
+            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 13.50 s",
+        ),
+        ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
+        ({"bag": "attic"}, "is about bag attic, given are tabletop-0"),
+        ({"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]}, "line 1: .*unknown metric 'bleu'; known"),
+        ({"expected": [{"type": "objects", "topic": "/boxes"}]}, "no topic /boxes; topics with boxes: /ground_truth"),
+        ({"extra": 1}, "line 1: extra: Extra inputs are not permitted"),
+    ],
+)
+def test_questions_that_do_not_fit(bags_of, tmp_path, fields, message):
+    result = bags_of(BAGS[:1], changed(tmp_path, **fields), "--json")
+    assert re.search(message, result.error)
+
+
+def test_malformed_lines_are_numbered(bags_of, tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text((EXAMPLE / "questions.jsonl").read_text().splitlines()[0] + "\n\n{\n")
+    assert re.search(r"q.jsonl: line 3: no JSON", bags_of(BAGS[:1], file).error)
+    assert "cannot be read: No such file" in bags_of(BAGS[:1], tmp_path / "none.jsonl").error
+
+
+def test_bags_that_cannot_be_read(bags_of, tmp_path):
+    """The other bag is evaluated and its results are kept; the command fails at the end."""
+    broken = tmp_path / "tabletop-0.mcap"
+    broken.write_bytes((BAGS[0] / "tabletop-0.mcap").read_bytes()[:5000])
+    lines = [json.loads(line) for line in (EXAMPLE / "questions.jsonl").read_text().splitlines()]
+    numbers = [next(i for i, line in enumerate(lines) if line["bag"] == bag.name) for bag in BAGS]
+    questions = short(tmp_path, *numbers)
+    result = bags_of([broken, BAGS[1]], questions)
+    assert result.code == 1
+    assert re.search(r"error: bag tabletop-0 could not be evaluated: bag .*tabletop-0.mcap cannot be read", result.err)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [record["bag"] for record in results["records"]] == ["tabletop-1"]
+    empty = tmp_path / "empty.mcap"
+    empty.touch()
+    error = bags_of([empty], changed(tmp_path, bag="empty"), "--out", tmp_path / "other").error
+    assert re.search(r"no question was answered; empty: bag .*empty.mcap is empty \(0 bytes\)", error)
+
+
+def test_other_settings_want_another_folder(bags_of, tmp_path):
+    questions = short(tmp_path, 0)
+    assert bags_of(BAGS[:1], questions).code == 0
+    error = bags_of(BAGS[:1], questions, "--token-budget", 100).error
+    assert "holds answers of another model, of other settings" in error and "--overwrite" in error
+    assert bags_of(BAGS[:1], questions, "--token-budget", 100, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--baseline", "first-4"], "'first-4' is not one of"),
+        (["--sample-rate-hz", "-1"], "Invalid value for '--sample-rate-hz'"),
+        (["--token-budget", "3"], "Invalid value for '--token-budget'"),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+    ],
+)
+def test_bad_usage(bags_of, options, message):
+    result = bags_of(BAGS, EXAMPLE / "questions.jsonl", *options)
+    assert result.code == 2 and message in result.out + result.err
+
+
+def test_a_benchmark(cli, checkpoint, tmp_path):
+    data = tmp_path / "chartqa"
+    (data / "png").mkdir(parents=True)
+    Image.new("RGB", (80, 60), "navy").save(data / "png" / "a.png")
+    (data / "test_human.json").write_text(json.dumps([{"imgname": "a.png", "query": "How many?", "label": "3"}]))
+    (data / "test_augmented.json").write_text("[]")
+    options = ("--data", data, "--model", checkpoint, "--max-tokens", 100, "--max-new-tokens", 2)
+    done = cli("benchmark", "chartqa", *options, "--out", tmp_path / "out", "--json").json
+    assert done["summary"]["arms"]["file"]["metrics"]["relaxed"]["questions"] == 1
+    assert "How many?" in Path(done["report"]).read_text()
+    assert "there is no benchmark 'mmlu'; there are docvqa" in cli("benchmark", "mmlu", *options).error
+    assert "has none of OCRBench.json" in cli("benchmark", "ocrbench", *options).error
+
+
+def test_export(cli, tmp_path):
+    pytest.importorskip("pybullet")
+    options = ("--clips", 1, "--seconds", 6, "--fps", 1, "--size", 64)
+    done = cli("export", tmp_path / "made", *options, "--json").json
+    assert done["bags"] == [str(tmp_path / "made" / "tabletop-0")]
+    assert read_questions(Path(done["questions"]))
+    assert "cannot be written" in cli("export", tmp_path / "made", *options, "--json").error
+
+
+def test_the_example_is_what_export_writes(cli, tmp_path):
+    """`penguin-vl evaluate export tests/data/evaluation --clips 2 --seconds 14 --seed 3 --quality 60`."""
+    pytest.importorskip("pybullet")
+    assert cli("export", tmp_path / "made", "--clips", 1, "--seconds", 14, "--seed", 3, "--quality", 60).code == 0
+    made = read_questions(tmp_path / "made" / "questions.jsonl")
+    shipped = [question for question in read_questions(EXAMPLE / "questions.jsonl") if question.bag == "tabletop-0"]
+    assert made == shipped
+
+
+def test_record_serves_its_page_until_it_is_interrupted(tmp_path):
+    import http.client
+
+    file = tmp_path / "questions.jsonl"
+    command = [sys.executable, "-m", "penguin_ros.cli.main", "evaluate", "record", BAGS[0], "--questions", file]
+    process = subprocess.Popen(
+        [*map(str, command), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        line = process.stdout.readline()
+        host = re.search(r"open http://([\d.]+:\d+)/ in a browser", line)[1]
+        connection = http.client.HTTPConnection(host, timeout=30)
+        expected = [{"type": "number", "value": 3}]
+        question = {
+            "time_s": 2.0,
+            "camera": "/camera/image_raw/compressed",
+            "question": "How many?",
+            "expected": expected,
+        }
+        connection.request("POST", "/question", json.dumps(question), {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and f"1 questions in {file}" in rest
+    assert [asked.id for asked in read_questions(file)] == ["tabletop-0-1"]
