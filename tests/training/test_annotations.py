@@ -115,7 +115,7 @@ def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
         path.write_text(json.dumps(rows))
     file = AnnotationFile(path, only={"family": ["a"], "split": ["x", "y"]})
     assert [file[i].text for i in range(len(file))] == ["0", "4"] and file.name(1) == f"a.{ending}:5"
-    with pytest.raises(DataError, match="has no samples with .'family': ..c"):
+    with pytest.raises(DataError, match=r"has no samples with .'family': ..c"):
         AnnotationFile(path, only={"family": ["c"]})
 
 

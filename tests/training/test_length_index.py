@@ -21,7 +21,7 @@ def reader(processor):
 @pytest.fixture
 def file(drawn, tmp_path):
     """A file of its own that names the drawn pictures."""
-    return AnnotationFile(shutil.copy(drawn / "mixed.jsonl", tmp_path / "mixed.jsonl"), drawn)
+    return AnnotationFile(shutil.copy(drawn / "everything.jsonl", tmp_path / "everything.jsonl"), drawn)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -46,9 +46,7 @@ def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
 
 
 def test_it_fits_one_file(file, reader):
-    with pytest.raises(
-        DataError, match=r"no length index .*; make it with `penguin-vl prepare lengths"
-    ):
+    with pytest.raises(DataError, match=r"no length index .*; make it with `penguin-vl prepare lengths"):
         load_index(file, reader)
     build_index(file, reader)
     lines = file.path.read_text().splitlines()
