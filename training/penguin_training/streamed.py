@@ -94,12 +94,7 @@ class StreamedData:
         own_seeds = torch.Generator()  # or it would draw from the run's own
         loader = DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pin, generator=own_seeds)
         progress.stream = state
-        for batch in loader:
-            if isinstance(batch, PenguinError):
-                raise batch
-            state["positions"][state["next"]] = list(batch.position)
-            state["next"] = (state["next"] + 1) % own
-            yield batch
+        return _taken(loader, state)
 
     def micro_batches(self, position: Position, readers: int) -> Iterator[Batch]:
         """Micro-batches of one reader from a position on, pass after pass, each with the position after it.
@@ -179,6 +174,16 @@ class StreamedData:
 
     def _root(self) -> Path:
         return Path(self._settings.data.root or ".")
+
+
+def _taken(loader: DataLoader[Any], state: dict[str, Any]) -> Iterator[Batch]:
+    """What a loader gives, with the state moved on; raises what its workers could not."""
+    for batch in loader:
+        if isinstance(batch, PenguinError):
+            raise batch
+        state["positions"][state["next"]] = list(batch.position)
+        state["next"] = (state["next"] + 1) % len(state["positions"])
+        yield batch
 
 
 class _Stream(IterableDataset[Any]):
