@@ -71,7 +71,7 @@ def _write_clip(folder, random, frames=5):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """Folder with annotation files: captions, charts (no conversation), clips, text, masks, mixed."""
+    """Folder with annotation files: captions, clips, text, mixed of them; charts without conversation; masks."""
     root = tmp_path_factory.mktemp("drawn")
     (root / "images").mkdir()
     random = np.random.default_rng(7)
@@ -102,7 +102,8 @@ def drawn(tmp_path_factory):
     files = {"captions": captions, "charts": charts, "clips": clips, "text": text, "masks": masks, "small": small}
     for name, rows in files.items():
         write_jsonl(root / f"{name}.jsonl", rows)
-    write_jsonl(root / "mixed.jsonl", [*captions, *charts, *clips, *text])
+    write_jsonl(root / "mixed.jsonl", [*captions, *clips, *text])
+    write_jsonl(root / "everything.jsonl", [*captions, *charts, *clips, *text])
     return root
 
 
@@ -143,7 +144,7 @@ def values(drawn, checkpoint, tmp_path):
         "model": {"start": str(checkpoint)},
         "learning_rates": {"llm": 1e-3, "encoder": 1e-3, "patch_embedding": 1e-3, "projector": 1e-3},
         "data": {"root": str(drawn), "files": [{"path": "mixed.jsonl"}], "workers": 0, "fps": 2.0},
-        "budgets": {"tokens": 512, "visual_tokens": 128, "micro_batches": 2},
+        "budgets": {"tokens": 256, "visual_tokens": 128, "micro_batches": 2},
         "schedule": {"steps": 4},
         "engine": {
             "precision": "float32",
@@ -161,6 +162,7 @@ def reconstruction(teacher_folder):
 
     def add(values, **settings):
         values["learning_rates"]["adapter"] = 1e-3
+        values["data"]["files"].append({"path": "charts.jsonl"})
         values["reconstruction"] = {"teacher": {"kind": "tiny", "path": str(teacher_folder)}, **settings}
         return values
 

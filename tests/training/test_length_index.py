@@ -21,7 +21,7 @@ def reader(processor):
 @pytest.fixture
 def file(drawn, tmp_path):
     """A file of its own that names the drawn pictures."""
-    return AnnotationFile(shutil.copy(drawn / "mixed.jsonl", tmp_path / "mixed.jsonl"), drawn)
+    return AnnotationFile(shutil.copy(drawn / "everything.jsonl", tmp_path / "everything.jsonl"), drawn)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

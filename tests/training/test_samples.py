@@ -26,7 +26,7 @@ def reader(processor):
 
 
 def test_what_is_measured_is_what_is_read(reader, drawn):
-    file = AnnotationFile(drawn / "mixed.jsonl")
+    file = AnnotationFile(drawn / "everything.jsonl")
     for row in range(0, len(file), 3):
         annotation = file[row]
         measured = reader.measure(annotation)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from penguin_models.errors import DataError, PenguinError
@@ -127,6 +128,7 @@ def iterate(data: IndexedData, start: int, rank: int, world: int, workers: int, 
             prefetch_factor=_PREFETCHED if workers else None,
             pin_memory=pin,
             worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # or it would draw from the run's own
         )
     )
 

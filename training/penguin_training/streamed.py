@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError, TrainingError
@@ -28,6 +29,7 @@ from penguin_training.training_state import Progress
 
 # What file systems, servers and parsers make of streams that are not there or not whole.
 _STREAM_ERRORS = (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError)
+_ROWS = 64
 _ANNOTATIONS = (".json", ".jsonl", ".gz", ".zst")
 
 
@@ -89,14 +91,10 @@ class StreamedData:
         turn = state["next"]
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]
         stream = _Stream(self, positions, world * own)
-        loader = DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pin)
+        own_seeds = torch.Generator()  # or it would draw from the run's own
+        loader = DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pin, generator=own_seeds)
         progress.stream = state
-        for batch in loader:
-            if isinstance(batch, PenguinError):
-                raise batch
-            state["positions"][state["next"]] = list(batch.position)
-            state["next"] = (state["next"] + 1) % own
-            yield batch
+        return _taken(loader, state)
 
     def micro_batches(self, position: Position, readers: int) -> Iterator[Batch]:
         """Micro-batches of one reader from a position on, pass after pass, each with the position after it.
@@ -168,7 +166,7 @@ class StreamedData:
         for file in self._settings.data.files:
             stream = _open_stream(file.path, self._root())
             try:
-                for number, raw in enumerate(stream):
+                for number, raw in enumerate(_samples(stream)):
                     if wanted(raw, file.only):
                         yield f"{Path(file.path).name}:{number + 1}", raw
             except _STREAM_ERRORS as err:
@@ -176,6 +174,16 @@ class StreamedData:
 
     def _root(self) -> Path:
         return Path(self._settings.data.root or ".")
+
+
+def _taken(loader: DataLoader[Any], state: dict[str, Any]) -> Iterator[Batch]:
+    """What a loader gives, with the state moved on; raises what its workers could not."""
+    for batch in loader:
+        if isinstance(batch, PenguinError):
+            raise batch
+        state["positions"][state["next"]] = list(batch.position)
+        state["next"] = (state["next"] + 1) % len(state["positions"])
+        yield batch
 
 
 class _Stream(IterableDataset[Any]):
@@ -190,6 +198,13 @@ class _Stream(IterableDataset[Any]):
             yield from self._data.micro_batches(self._positions[info.id if info else 0], self._readers)
         except PenguinError as err:
             yield err
+
+
+def _samples(stream: Any) -> Iterator[dict[str, Any]]:
+    """Samples of a stream, all of them in every process: by itself `datasets` would share them among workers."""
+    for columns in stream.iter(batch_size=_ROWS):
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
 
 
 def _open_stream(path: str, root: Path) -> Any:

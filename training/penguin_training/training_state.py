@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from penguin_models.errors import TrainingError
-from penguin_training.optimisation import MovingAverage
+from penguin_training.optimisation import MovingAverage, trained_parameters
 
 _TRAINER = "trainer"
 _NAME = re.compile(r"step-(\d{8})$")
@@ -89,7 +89,7 @@ def save_trainer(
     tensors = _tensors(model, optimizer, average)
     with _quietly():
         dcp.save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
-    own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
+    own = {"torch": torch.get_rng_state(), "progress": vars(progress), "trained": list(trained_parameters(model))}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     torch.save(own, folder / _TRAINER / f"process-{rank}.pt")
@@ -125,6 +125,11 @@ def load_trainer(
         raise TrainingError(
             f"{folder} was written with budgets.micro_batches {progress.window}, it is {now.window} now; "
             "data would be read twice or left out. Set it back, or start anew"
+        )
+    if changed := sorted(set(own["trained"]) ^ set(trained_parameters(model))):
+        raise TrainingError(
+            f"{folder} was written with other learning_rates or another model: {len(changed)} parameters are trained "
+            f"in one and not in the other, first {changed[0]}"
         )
     if progress.stream and progress.world != now.world:
         raise TrainingError(
