@@ -35,3 +35,7 @@ class PolicyError(PenguinError):
 
 class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
+
+
+class EngineError(PenguinError):
+    """An exported folder, a plan or a runtime is missing, damaged, or does not fit the model or this machine."""
