@@ -99,7 +99,8 @@ class Manifest:
         source: the checkpoint it was made from.
         profile: name of the profile.
         opset: of the graphs.
-        dtype: type of the decoder's embeddings, activations and cache.
+        dtype: type of the decoder's embeddings, and of its weights where they are not quantised.
+        cache_dtype: type of the KV cache.
         vision_dtype: the same for the vision graph's weights.
         patch_dim: numbers in one flattened patch.
         decoder: sizes of the decoder.
@@ -116,6 +117,7 @@ class Manifest:
     profile: str
     opset: int
     dtype: str
+    cache_dtype: str
     vision_dtype: str
     patch_dim: int
     decoder: DecoderShape

@@ -53,6 +53,6 @@ def export(
     )
     if ranges := manifest.activation_ranges:
         stdout.out(
-            f"largest activation {max(ranges['largest_input'], ranges['largest_output']):g} of {ranges['limit']:g}, "
-            f"{ranges['layers_made_smaller']:.0f} feed-forward layers made smaller"
+            f"largest activation of a linear layer on the samples: "
+            f"{max(ranges['largest_input'], ranges['largest_output']):g}; float16 ends at {ranges['limit']:g}"
         )

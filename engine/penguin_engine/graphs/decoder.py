@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from penguin_engine.graphs.graph import ONNX_TYPES
+from penguin_engine.graphs.graph import NUMPY_TYPES, ONNX_TYPES
 from penguin_engine.graphs.layers import MASKED, Layers
 from penguin_engine.manifest import DecoderShape
 from penguin_models.types import Float32Array
 
 EMBEDDING_TABLE = "language_model.model.embed_tokens.weight"
+HEAD = "language_model.lm_head"
 
 
-def build_decoder(layers: Layers, shape: DecoderShape, frequencies: Float32Array, tied_head: Path | None) -> None:
+def build_decoder(
+    layers: Layers, shape: DecoderShape, frequencies: Float32Array, cache_dtype: str, tied_head: Path | None
+) -> None:
     """Writes the whole graph.
 
     Inputs: `embeddings` [sequence, hidden], `positions` int64 [sequence] (but see `OnnxRuntimeAttention`), and the
@@ -32,13 +35,14 @@ def build_decoder(layers: Layers, shape: DecoderShape, frequencies: Float32Array
         layers: where to write, with the decoder's narrow type.
         shape: sizes.
         frequencies: float32 [E / 2], angle per position.
+        cache_dtype: type of the cache; only `OnnxRuntimeAttention` can have another than the narrow type.
         tied_head: file of the embedding table [vocab, hidden] in the narrow type where it is the head as well.
     """
     g, model = layers.graph, "language_model.model"
     g.input("embeddings", layers.dtype, ["sequence", shape.hidden])
     kinds = {"rows": PrimitiveAttention, "buffer": NativeAttention}
     kind = OnnxRuntimeAttention if layers.profile.contrib else kinds[layers.profile.cache]
-    attention = kind(layers, shape, frequencies)
+    attention = kind(layers, shape, frequencies, cache_dtype)
     x = layers.wide("embeddings")
     for i in range(shape.layers):
         prefix = f"{model}.layers.{i}"
@@ -49,9 +53,9 @@ def build_decoder(layers: Layers, shape: DecoderShape, frequencies: Float32Array
     last = g.op("Gather", x, g.constant([-1]), axis=0)  # [1, D]
     normed = layers.narrow(layers.rms_norm(last, f"{model}.norm", shape.eps))
     if tied_head is None:
-        logits = layers.linear(normed, "language_model.lm_head")
+        logits = layers.linear(normed, HEAD)
     else:
-        logits = layers.tied_linear(normed, EMBEDDING_TABLE, tied_head)
+        logits = layers.tied_linear(normed, HEAD, EMBEDDING_TABLE, tied_head)
     g.op("Cast", logits, named="logits", to=ONNX_TYPES["float32"])
     g.output("logits", "float32", [1, shape.vocab])
 
@@ -59,9 +63,9 @@ def build_decoder(layers: Layers, shape: DecoderShape, frequencies: Float32Array
 class _Attention:
     """Causal grouped-query attention of new tokens to the cache and to themselves."""
 
-    def __init__(self, layers: Layers, shape: DecoderShape, frequencies: Float32Array):
+    def __init__(self, layers: Layers, shape: DecoderShape, frequencies: Float32Array, cache_dtype: str):
         self._layers, self._graph, self._shape = layers, layers.graph, shape
-        self._frequencies = frequencies
+        self._frequencies, self._cache_dtype = frequencies, cache_dtype
         self._start()
 
     def _start(self) -> None:
@@ -94,8 +98,7 @@ class _Attention:
         return g.op("Mul", position, g.constant(self._frequencies[None], "float32"))
 
     def _past(self, layer: int, shape: Sequence[int | str]) -> list[str]:
-        g, dtype = self._graph, self._layers.dtype
-        return [g.input(f"past_{name}_{layer}", dtype, shape) for name in ("key", "value")]
+        return [self._graph.input(f"past_{name}_{layer}", self._cache_dtype, shape) for name in ("key", "value")]
 
     def _merge_heads(self, x: str) -> str:
         return self._graph.op("Reshape", x, self._graph.constant([-1, self._shape.heads * self._shape.head_dim]))
@@ -221,21 +224,18 @@ class OnnxRuntimeAttention(_Attention):
         angles = np.arange(s.context_length, dtype=np.float32)[:, None] * self._frequencies
         half = s.head_dim // 2
         self._cos, self._sin = (
-            g.weight(name, self._layers.dtype, (s.context_length, half), [values])
-            for name, values in (
-                ("rotary_cos", self._layers.as_narrow(np.cos(angles))),
-                ("rotary_sin", self._layers.as_narrow(np.sin(angles))),
-            )
+            g.weight(name, self._cache_dtype, (s.context_length, half), [values.astype(NUMPY_TYPES[self._cache_dtype])])
+            for name, values in (("rotary_cos", np.cos(angles)), ("rotary_sin", np.sin(angles)))
         )
 
     def _attend(self, q: str, k: str, v: str, layer: int) -> str:
-        g, layers, s = self._graph, self._layers, self._shape
+        g, s = self._graph, self._shape
         shape: list[int | str] = [1, s.kv_heads, "capacity", s.head_dim]
         past = self._past(layer, shape)
         present = [f"present_{name}_{layer}" for name in ("key", "value")]
         rows = [
             g.op("Reshape", x, g.constant([1, -1, heads * s.head_dim]))
-            for x, heads in ((layers.narrow(q), s.heads), (layers.narrow(k), s.kv_heads), (v, s.kv_heads))
+            for x, heads in ((self._cast(q), s.heads), (self._cast(k), s.kv_heads), (self._cast(v), s.kv_heads))
         ]
         attended, *_ = g.ops(
             "GroupQueryAttention",
@@ -252,5 +252,8 @@ class OnnxRuntimeAttention(_Attention):
             do_rotary=1,
         )
         for name in present:
-            g.output(name, layers.dtype, shape)
-        return self._merge_heads(attended)
+            g.output(name, self._cache_dtype, shape)
+        return self._merge_heads(g.op("Cast", attended, to=ONNX_TYPES[self._layers.dtype]))
+
+    def _cast(self, x: str) -> str:
+        return self._graph.op("Cast", x, to=ONNX_TYPES[self._cache_dtype])

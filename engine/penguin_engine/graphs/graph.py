@@ -28,6 +28,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "int8": np.dtype(np.int8),
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
 }
 ONNX_TYPES: dict[str, int] = {
     "float32": onnx.TensorProto.FLOAT,
@@ -146,7 +147,7 @@ class Graph:
         path.write_bytes(model.SerializeToString())
 
     def _external(self, name: str, dtype: str, shape: Sequence[int], file: str, offset: int, length: int) -> None:
-        bits = 4 if dtype == "int4" else 8 * NUMPY_TYPES[dtype].itemsize if dtype in NUMPY_TYPES else 8
+        bits = 4 if dtype == "int4" else 8 * NUMPY_TYPES[dtype].itemsize
         assert length == -(-math.prod(shape) * bits // 8), f"{name}: {length} bytes for {dtype} {list(shape)}"
         tensor = onnx.TensorProto(name=name, data_type=ONNX_TYPES[dtype], dims=list(shape))
         tensor.data_location = onnx.TensorProto.EXTERNAL

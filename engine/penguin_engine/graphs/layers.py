@@ -13,10 +13,10 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from penguin_engine.graphs.graph import NUMPY_TYPES, ONNX_TYPES, Array, Graph
+from penguin_engine.graphs.graph import ONNX_TYPES, Array, Graph
+from penguin_engine.graphs.quantized import QuantizedLinears
 from penguin_engine.graphs.weights import CheckpointWeights
 from penguin_engine.manifest import Profile
-from penguin_models.types import Float32Array
 from penguin_models.weights import released_name
 
 MASKED = -1e9
@@ -32,6 +32,7 @@ class Layers:
         profile: which operators to use.
         dtype: the narrow type.
         shrink: by name of a down projection, the power of two by which its input is divided so that it fits float16.
+        quantized: writes the linear layers that are quantised.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Layers:
         profile: Profile,
         dtype: str,
         shrink: Mapping[str, float] | None = None,
+        quantized: QuantizedLinears | None = None,
     ):
         self.graph, self.weights, self.profile, self.dtype = graph, weights, profile, dtype
-        self._shrink = shrink or {}
+        self._shrink, self._quantized = shrink or {}, quantized
 
     def narrow(self, x: str) -> str:
         """float32 -> type of the weights."""
@@ -60,6 +62,8 @@ class Layers:
 
     def linear(self, x: str, name: str, bias: bool = False) -> str:
         """x W^t + b, narrow [N, in] -> narrow [N, out]; a convolution over whole patches is one too."""
+        if self._quantized and (done := self._quantized.write(x, name, f"{name}.weight")):
+            return done
         rows, *rest = self.weights.shape(f"{name}.weight")
         columns = math.prod(rest)
         blocks = _flat(self.weights.blocks(f"{name}.weight", self.dtype))
@@ -69,14 +73,12 @@ class Layers:
             inputs.append(self.parameter(f"{name}.bias", self.dtype))
         return self.graph.op("Gemm", *inputs, transB=1)
 
-    def tied_linear(self, x: str, name: str, file: Path) -> str:
-        """x W^t for a weight that is the whole content of another file, in the narrow type."""
-        weight = self.graph.shared_weight(released_name(name), self.dtype, self.weights.shape(name), file)
+    def tied_linear(self, x: str, name: str, stored: str, file: Path) -> str:
+        """x W^t for a weight of another name that is the whole content of another file, in the narrow type."""
+        if self._quantized and (done := self._quantized.write(x, name, stored)):
+            return done
+        weight = self.graph.shared_weight(released_name(stored), self.dtype, self.weights.shape(stored), file)
         return self.graph.op("Gemm", x, weight, transB=1)
-
-    def as_narrow(self, values: Float32Array) -> Array:
-        """Numbers in the narrow type."""
-        return values.astype(NUMPY_TYPES[self.dtype])
 
     def rms_norm(self, x: str, name: str, eps: float) -> str:
         """Root-mean-square norm of the last axis, float32 -> float32."""

@@ -70,7 +70,7 @@ class OnnxRuntime:
                 f"{folder} is bfloat16, which ONNX Runtime cannot run on a CPU; export float32 or float16"
             )
         self._vision = _session(folder / VISION, self._device, threads)
-        self._decoder = _session(folder / DECODER, self._device, threads)
+        self._decoder = _session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
         self._info = RuntimeInfo(
             name="onnx",
@@ -117,7 +117,7 @@ class OnnxCache:
         self._binding: Any = session.io_binding()
         profile = PROFILES[manifest.profile]
         memory = _Rows if profile.cache == "rows" else _Buffers
-        self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.dtype, device, max_length)
+        self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.cache_dtype, device, max_length)
         self._inputs = _gqa_inputs if profile.contrib else _position_inputs
 
     @property
@@ -254,7 +254,7 @@ class _Device:
         return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, STORAGE[dtype]), self.memory, self.index)
 
 
-def _session(path: Path, device: _Device, threads: int | None) -> Any:
+def _session(path: Path, device: _Device, threads: int | None, float8: bool = False) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # shapes change from step to step
@@ -262,6 +262,8 @@ def _session(path: Path, device: _Device, threads: int | None) -> Any:
         options.intra_op_num_threads = threads
     # Threads that wait for work give their core back after each run: the robot has other things to do.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if float8:  # moving 8-bit floats through other operators, as it does with integers, makes an invalid graph
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=device.providers)
     except _ERRORS as err:
