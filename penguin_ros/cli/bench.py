@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from penguin_ros.cli import bench_engine
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -20,6 +21,7 @@ from penguin_ros.cli.output import (
 )
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
+app.command("engine")(bench_engine.engine)
 
 
 @app.command()
