@@ -23,7 +23,7 @@ from penguin_engine.bench import machine
 from penguin_engine.bench_worker import WorkerSettings
 from penguin_engine.calibration import Calibration
 from penguin_engine.export import ExportOptions, decoder_shape, export
-from penguin_engine.manifest import DECODER, EMBEDDINGS, MANIFEST, DecoderShape
+from penguin_engine.manifest import DECODER, MANIFEST, DecoderShape
 from penguin_engine.quantize import KINDS, Quantization
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.config import EncoderConfig
@@ -166,22 +166,23 @@ def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:
         return weight_bytes(path)
     if variant.profile is None:
         size = {"float32": 4, "float16": 2, "bfloat16": 2}[variant.precision]
-        return size * (shape.layers * decoder_layer_weights(shape) + shape.vocab * shape.hidden)
+        return size * (shape.linear_weights + shape.head_weights)
+    return exported_weight_bytes(path)
+
+
+def exported_weight_bytes(folder: Path) -> int:
+    """Bytes of weights of an exported decoder and its head."""
     import onnx
 
-    graph = onnx.load(path / DECODER, load_external_data=False).graph
+    graph = onnx.load(folder / DECODER, load_external_data=False).graph
     total = 0
     for tensor in graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries and not tensor.name.startswith("rotary_"):
-            total += int(entries["length"]) if entries["location"] != EMBEDDINGS else (path / EMBEDDINGS).stat().st_size
+            total += (
+                int(entries["length"]) if entries["location"] != EMBEDDINGS else (folder / EMBEDDINGS).stat().st_size
+            )
     return total
-
-
-def decoder_layer_weights(shape: DecoderShape) -> int:
-    """Numbers in the linear layers of one decoder block."""
-    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-    return attention + 3 * shape.hidden * shape.intermediate
 
 
 def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
@@ -202,7 +203,7 @@ def _fractions(
     prompt_tokens: int,
 ) -> dict[str, float]:
     scores = 2 * (prompt_tokens / 2) * shape.heads * shape.head_dim
-    prefill = 2 * shape.layers * (decoder_layer_weights(shape) + scores)
+    prefill = 2 * (shape.linear_weights + shape.layers * scores)
     used = {
         "decode": measured["decode_tokens_per_s"] * weight_bytes / limits["memory_bytes_per_s"],
         "prefill": measured["prefill_tokens_per_s"] * prefill / limits["float32_operations_per_s"],

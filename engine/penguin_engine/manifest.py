@@ -82,6 +82,17 @@ class DecoderShape:
     eps: float
     rope_theta: float
 
+    @property
+    def linear_weights(self) -> int:
+        """Numbers in the linear layers of all blocks."""
+        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head_weights(self) -> int:
+        """Numbers in the head."""
+        return self.vocab * self.hidden
+
 
 @dataclass(frozen=True)
 class ExportedFile:

@@ -21,6 +21,10 @@ def export(
         ),
     ] = "portable",
     dtype: DtypeOption = None,
+    vision_dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Type of encoder and projector; as the decoder if not given."),
+    ] = None,
     sample: Annotated[
         list[Path] | None, typer.Option(help="Image on which a float16 export checks its ranges; may be repeated.")
     ] = None,
@@ -33,7 +37,7 @@ def export(
 
     samples = [load_image(path) for path in sample or []]
     with working(f"exporting {model}"):
-        manifest = run(model, out, ExportOptions(profile, dtype, samples=samples))
+        manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
     size = sum(file.bytes for file in manifest.files.values())
     if as_json:
         print_json(
