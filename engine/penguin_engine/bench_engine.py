@@ -179,9 +179,7 @@ def exported_weight_bytes(folder: Path) -> int:
     for tensor in graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries and not tensor.name.startswith("rotary_"):
-            total += (
-                int(entries["length"]) if entries["location"] != EMBEDDINGS else (folder / EMBEDDINGS).stat().st_size
-            )
+            total += int(entries["length"])
     return total
 
 
