@@ -26,6 +26,8 @@ PATCHES_PER_PASS = 4096
 """Patches that go through the vision graph together: bounds its memory, however many frames there are."""
 TOKENS_PER_STEP = 512
 """New tokens that go through the decoder together: bounds the attention scores to this times the cache."""
+MASKED = -1e9
+"""Added to scores of what must not be seen: finite, so that a fully masked part gives 0 and not NaN."""
 _LARGEST_PADDING = 0.25
 """Frames go through together while padding to the longest adds at most this share."""
 
@@ -57,7 +59,45 @@ class EmbeddingTable:
         if isinstance(part, HostVisualTokens):
             return part.embeddings
         assert isinstance(part, Sequence), f"a part of another runtime: {type(part).__name__}"
-        return np.asarray(self._rows[np.asarray(part, dtype=np.int64)])
+        return self.rows(part)
+
+    def rows(self, ids: Sequence[int]) -> Array:
+        """Embeddings of token ids: [tokens, hidden]."""
+        return np.asarray(self._rows[np.asarray(ids, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some tokens of one part of a prompt, and where they stand in their chunk.
+
+    Attributes:
+        part: token ids or visual tokens.
+        start: first token of the part.
+        length: tokens.
+        offset: in the chunk.
+    """
+
+    part: Part
+    start: int
+    length: int
+    offset: int
+
+
+def chunks(parts: Sequence[Part], size: int) -> Iterator[list[Piece]]:
+    """Cuts a prompt into chunks of at most so many tokens, without looking into its parts."""
+    chunk: list[Piece] = []
+    filled = 0
+    for part in parts:
+        start, rest = 0, part_length(part)
+        while rest:
+            length = min(rest, size - filled)
+            chunk.append(Piece(part, start, length, filled))
+            start, rest, filled = start + length, rest - length, filled + length
+            if filled == size:
+                yield chunk
+                chunk, filled = [], 0
+    if chunk:
+        yield chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +115,23 @@ class VisionPass:
     inputs: dict[str, Array]
 
 
-def vision_passes(images: Sequence[PatchedImage], equal_frames: bool) -> Iterator[VisionPass]:
-    """Packs images into passes: of one merge size, of similar size (or equal, where the graph needs it)."""
+def vision_passes(
+    images: Sequence[PatchedImage],
+    equal_frames: bool,
+    fits: Callable[[Sequence[PatchedImage]], bool] = lambda images: True,
+) -> Iterator[VisionPass]:
+    """Packs images into passes.
+
+    Args:
+        images: of any sizes.
+        equal_frames: whether all frames of a pass must have the same number of patches; else of similar size.
+        fits: what else must hold for images, the longest last, to go through together.
+    """
     order = sorted(range(len(images)), key=lambda i: (images[i].merge_size, images[i].grid.area))
     group: list[int] = []
     for i in order:
-        if group and not _fit_together([images[j] for j in (*group, i)], equal_frames):
+        wider = [images[j] for j in (*group, i)]
+        if group and not (_fit_together(wider, equal_frames) and fits(wider)):
             yield _pack(images, group)
             group = []
         group.append(i)

@@ -74,7 +74,13 @@ def _open_onnx(path: str | Path, device: str, precision: str | None, threads: in
 def _open_tensorrt(
     path: str | Path, device: str, precision: str | None, threads: int | None
 ) -> tuple[Runtime, Processor]:
-    raise EngineError("the tensorrt runtime is not part of this version")
+    _need("tensorrt", "tensorrt", "pycuda")
+    from penguin_engine.runtimes.tensorrt import TensorRTRuntime
+
+    folder = Path(path).expanduser()
+    if device == "cpu":
+        raise EngineError("the tensorrt runtime needs a GPU: --device cuda")
+    return TensorRTRuntime(folder, device, precision), Manifest.read(folder).processor(folder)
 
 
 def _need(name: str, *packages: str) -> None:

@@ -58,7 +58,7 @@ def inspect_machine() -> tuple[list[Finding], list[Finding]]:
 
 
 def _runtimes(cuda: str | None, findings: dict[str, Finding]) -> list[Finding]:
-    torch_ok, tensorrt = findings["torch"].present, findings["tensorrt"].present
+    torch_ok = findings["torch"].present
     if not torch_ok:
         torch_says = "torch is not installed: pip install torch"
     elif cuda:
@@ -71,8 +71,8 @@ def _runtimes(cuda: str | None, findings: dict[str, Finding]) -> list[Finding]:
         _onnx_runtime(findings["onnxruntime"]),
         Finding(
             "runtime tensorrt",
-            "not part of this version" if tensorrt else f"not part of this version; not installed: {', '.join(needed)}",
-            False,
+            f"not installed: {', '.join(needed)}" if needed else "needs an exported folder and `penguin-vl build`",
+            not needed,
         ),
     ]
 

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, export, parity, pull, quantize
+from penguin_ros.cli import ask, bench, build, demo, doctor, export, parity, pull, quantize
 
 app = typer.Typer(
     name="penguin-vl",
@@ -23,6 +23,7 @@ app.command("ask")(ask.ask)
 app.command("parity")(parity.parity)
 app.command("pull")(pull.pull)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("quantize")(quantize.quantize)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from penguin_engine.generation import Generation, Sampling, generate
 from penguin_engine.loading import open_runtime
 from penguin_engine.memory import MemoryConfig
 from penguin_engine.parity import prepare_case
+from penguin_engine.plans import PlanLimits
 from penguin_engine.runtime import interleave
 from penguin_engine.session import SceneSession
 from penguin_models.errors import ContextLengthError
@@ -19,19 +21,39 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.types import Frame, Size
 
 TOLERANCE = 2e-4
-ONNX_PROFILES = ("portable", "fused", "onnxruntime")
-RUNTIMES = ["torch", *(f"onnx {profile}" for profile in ONNX_PROFILES), "tensorrt"]
+RUNTIMES = [
+    "torch",
+    *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
+    "tensorrt portable",
+    # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see fake_gpu.py.
+    *(f"stand-in {profile}" for profile in ("portable", "fused")),
+]
+MAX_TOKENS = 3072
 
 
 @pytest.fixture(scope="module")
-def open_any(checkpoint, exported):
+def open_any(checkpoint, exported, stand_in, tmp_path_factory):
+    real_tensorrt = importlib.util.find_spec("tensorrt") is not None
+
+    def built(profile, dtype):
+        folder = shutil.copytree(exported(profile=profile, dtype=dtype), tmp_path_factory.mktemp("built") / "model")
+        from penguin_engine.build import BuildOptions, build
+        from penguin_engine.runtimes.tensorrt import this_machine
+
+        build(folder, this_machine(), BuildOptions(limits=PlanLimits(MAX_TOKENS)))
+        return open_runtime("tensorrt", folder, "cuda")[0]
+
     def make(name, dtype="float32"):
         kind, _, profile = name.partition(" ")
-        if kind == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
+        if kind == "tensorrt" and not real_tensorrt:
             pytest.skip("tensorrt cannot be imported here: it needs its libraries and a GPU")
         if kind == "torch":
             return open_runtime("torch", checkpoint, precision=dtype)[0]
-        return open_runtime(kind, exported(profile=profile or "portable", dtype=dtype))[0]
+        if kind == "onnx":
+            return open_runtime("onnx", exported(profile=profile, dtype=dtype))[0]
+        if kind == "stand-in":
+            stand_in()
+        return built(profile, dtype)
 
     return make
 
@@ -68,8 +90,9 @@ def cache(runtime):
 
 def test_info(runtime):
     info = runtime.info
-    assert (info.context_length, info.vocab_size) == (40_960, 1536)
-    assert (info.dtype, info.device) == ("float32", "cpu")
+    length, device = (MAX_TOKENS, "cuda:0") if info.name == "tensorrt" else (40_960, "cpu")
+    assert (info.context_length, info.vocab_size) == (length, 1536)
+    assert (info.dtype, info.device) == ("float32", device)
 
 
 def test_logits_are_those_of_torch(runtime, torch_runtime, images, cache):
@@ -166,8 +189,8 @@ def test_long_appends_are_cut_into_chunks(runtime):
 
 
 def test_long_context(runtime, torch_runtime):
-    ids = np.random.default_rng(1).integers(0, 1400, 6000).tolist()
-    ours, theirs = runtime.open_cache(6002), torch_runtime.open_cache(6002)
+    ids = np.random.default_rng(1).integers(0, 1400, 3000).tolist()
+    ours, theirs = runtime.open_cache(3002), torch_runtime.open_cache(3002)
     for part in ([ids], [[7]], [[8]]):
         np.testing.assert_allclose(ours.append(part), theirs.append(part), atol=TOLERANCE)
     ours.close()
@@ -192,8 +215,9 @@ def test_a_cache_filled_to_the_last_token(runtime, cache):
 
 
 def test_cache_beyond_the_context(runtime):
-    with pytest.raises(ContextLengthError, match="needs 40961 tokens, 1 more than the 40960"):
-        runtime.open_cache(40_961)
+    longest = runtime.info.context_length
+    with pytest.raises(ContextLengthError, match=f"needs {longest + 1} tokens, 1 more than the {longest}"):
+        runtime.open_cache(longest + 1)
 
 
 def test_two_caches_side_by_side(runtime):

@@ -1,13 +1,17 @@
 """The commands around compiled engines: export, quantize, bench engine, and --runtime elsewhere."""
 
+import importlib.util
 import json
 import sys
+import threading
 from dataclasses import dataclass
 
 import pytest
 
 from penguin_engine import bench_engine
 from penguin_engine.manifest import Manifest
+from penguin_models.errors import EngineError
+from penguin_ros.cli import build
 from penguin_ros.cli.main import main
 
 
@@ -133,3 +137,36 @@ def test_quantize_with_scores_that_are_none(cli, checkpoint, tmp_path):
 
 def test_doctor_knows_the_onnx_runtime(cli):
     assert "runtime onnx      yes: on the CPU; needs an exported folder" in cli("doctor").out
+
+
+def test_build_without_tensorrt(cli, exported):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed here")
+    result = cli("build", exported(profile="portable", dtype="float16"), "--precision", "fp16")
+    assert result.code == 1
+    assert result.err.startswith("error: building plans needs tensorrt") and "docs/jetson.md" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_the_tensorrt_runtime_without_tensorrt(cli, exported):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed here")
+    result = cli("ask", "--model", exported(profile="portable"), "--runtime", "tensorrt", "-q", "what?")
+    assert result.code == 1
+    assert "error: the tensorrt runtime needs tensorrt" in result.err
+
+
+def test_ctrl_c_stops_a_build_and_waits_for_its_end():
+    """The interrupt reaches the main thread, which tells the build and goes on waiting for what it says."""
+
+    class Building:
+        def __init__(self):
+            self.answers = iter([TimeoutError(), KeyboardInterrupt(), TimeoutError(), EngineError("was cancelled")])
+
+        def result(self, timeout):
+            raise next(self.answers)
+
+    cancelled = threading.Event()
+    with pytest.raises(EngineError, match="was cancelled"):
+        build._wait(Building(), cancelled)
+    assert cancelled.is_set()

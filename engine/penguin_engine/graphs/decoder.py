@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from penguin_engine.exported import MASKED
 from penguin_engine.graphs.graph import NUMPY_TYPES, ONNX_TYPES
-from penguin_engine.graphs.layers import MASKED, Layers
+from penguin_engine.graphs.layers import Layers
 from penguin_engine.manifest import DecoderShape
 from penguin_models.types import Float32Array
 

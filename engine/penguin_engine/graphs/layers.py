@@ -19,9 +19,6 @@ from penguin_engine.graphs.weights import CheckpointWeights
 from penguin_engine.manifest import Profile
 from penguin_models.weights import released_name
 
-MASKED = -1e9
-"""Added to scores of what must not be seen: finite, so that a fully masked part gives 0 and not NaN."""
-
 
 class Layers:
     """Writes layers into a graph.

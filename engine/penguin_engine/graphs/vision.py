@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from penguin_engine.exported import MASKED
 from penguin_engine.graphs.graph import ONNX_TYPES
-from penguin_engine.graphs.layers import MASKED, Layers
+from penguin_engine.graphs.layers import Layers
 from penguin_models.config import EncoderConfig
 from penguin_models.encoder import rotary_frequencies
 

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from penguin_engine.exported import (
+    MASKED,
     STORAGE,
     TOKENS_PER_STEP,
     Array,
@@ -32,7 +33,6 @@ from penguin_models.types import Float32Array, PatchedImage
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 """Numbers of ONNX's types, for bindings."""
-_MASKED = -1e9
 _ERRORS = (
     ort_errors.Fail,
     ort_errors.EPFail,
@@ -206,7 +206,7 @@ class _Rows:
             place = (self._device.memory, self._device.index, self._type)
             self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
             self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
-        return {"past_mask": self._unmasked[:past] if length else np.full(1, _MASKED, np.float32)}
+        return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
 
 
 @dataclass(frozen=True)
