@@ -30,7 +30,7 @@ with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(ros_stamp) ## set up, then ask the shipped model about shipped images and a clip
+demo: $(ros_stamp) ## set up, then replay a shipped bag into the node and ask it
 	@$(with_ros) penguin-vl demo
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite

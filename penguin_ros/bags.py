@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 
-from penguin_models.errors import MediaError
+from penguin_models.errors import MediaError, PenguinError
 from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling
 from penguin_ros.images import message_to_rgb
+from penguin_ros.message_types import typestore
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -90,13 +90,13 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
     # Bags without message definitions (sqlite3 before Iron) hold the usual types.
     reader = None
     try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader = AnyReader([path], default_typestore=typestore())
         reader.open()
     except Exception as err:
         raise MediaError(f"bag {path} cannot be read: {_reason(err)}") from err
     try:
         yield reader
-    except MediaError:
+    except PenguinError:
         raise
     except Exception as err:
         raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}") from err

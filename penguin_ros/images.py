@@ -71,6 +71,20 @@ def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Any, is_
         MediaError: the encoding is not a colour image, or sizes do not fit each other.
     """
     conversion, channels, itemsize = _layout(encoding)
+    check_raw(encoding, height, width, step, len(data))
+    buffer = np.frombuffer(data, np.uint8)
+    row_bytes = width * channels * itemsize
+    rows = buffer[: step * height].reshape(height, step)[:, :row_bytes]
+    if itemsize == 2:
+        wide = np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2")
+        rows = cv2.convertScaleAbs(wide.astype(np.uint16), alpha=255 / 65535)
+    pixels = np.ascontiguousarray(rows).reshape((height, width, channels) if channels > 1 else (height, width))
+    return pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+def check_raw(encoding: str, height: int, width: int, step: int, data_bytes: int) -> None:
+    """Raises MediaError where the fields of a `sensor_msgs/Image` are no colour image, or do not fit each other."""
+    _, channels, itemsize = _layout(encoding)
     if height <= 0 or width <= 0:
         raise MediaError(f"image of {width}x{height} pixels is empty")
     if encoding.startswith("bayer_") and min(height, width) < 3:
@@ -82,15 +96,8 @@ def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Any, is_
     row_bytes = width * channels * itemsize
     if step < row_bytes:
         raise MediaError(f"step {step} is less than the {row_bytes} bytes of a row of {width} {encoding} pixels")
-    buffer = np.frombuffer(data, np.uint8)
-    if buffer.size < step * height:
-        raise MediaError(f"image data ends after {buffer.size} of {step * height} bytes ({height} rows of {step})")
-    rows = buffer[: step * height].reshape(height, step)[:, :row_bytes]
-    if itemsize == 2:
-        wide = np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2")
-        rows = cv2.convertScaleAbs(wide.astype(np.uint16), alpha=255 / 65535)
-    pixels = np.ascontiguousarray(rows).reshape((height, width, channels) if channels > 1 else (height, width))
-    return pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
+    if data_bytes < step * height:
+        raise MediaError(f"image data ends after {data_bytes} of {step * height} bytes ({height} rows of {step})")
 
 
 def compressed_to_rgb(data: Any, image_format: str = "") -> UInt8Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ class Answer:
     Attributes:
         raw: as the model wrote it.
         grounding: clean text, objects and time ranges.
+        scores: of each object's box, 0 to 1; NaN where it could not be measured.
         image_size: pixels of the image that boxes refer to: the last one shown.
+        start_ns: stamp of the first frame shown; times in the answer count from it. 0 for files.
         ended_by: "end", "stop", "length" or "cancelled".
         frames: images or sampled frames that the model looked at.
         key_frames: of them, labelled as key frames.
@@ -29,7 +32,9 @@ class Answer:
 
     raw: str = ""
     grounding: Grounding = field(default_factory=lambda: Grounding(""))
+    scores: tuple[float, ...] = ()
     image_size: Size | None = None
+    start_ns: int = 0
     ended_by: str = ""
     frames: int = 0
     key_frames: int = 0
@@ -38,6 +43,16 @@ class Answer:
     generated_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def first_token_s(self) -> float:
+        """From the start of the work to the first token."""
+        return self.total_s - self.seconds.get("decode", 0.0)
+
+    @property
+    def total_s(self) -> float:
+        """From the start of the work to the last token."""
+        return sum(self.seconds.values())
+
     def to_dict(self) -> dict[str, Any]:
         """For programs: plain types, boxes in pixels of the image they refer to."""
         boxes = [o.box.to_pixels(self.image_size) if self.image_size else None for o in self.grounding.objects]
@@ -45,7 +60,8 @@ class Answer:
             "answer": self.grounding.text,
             "raw": self.raw,
             "objects": [
-                {"label": o.label, "box_px": box} for o, box in zip(self.grounding.objects, boxes, strict=True)
+                {"label": o.label, "box_px": box, "score": None if math.isnan(score) else round(score, 4)}
+                for o, box, score in zip(self.grounding.objects, boxes, self.scores, strict=True)
             ],
             "time_ranges": [{"start_s": t.start_s, "end_s": t.end_s} for t in self.grounding.time_ranges],
             "malformed_boxes": self.grounding.malformed,

@@ -7,14 +7,13 @@ the two nothing but labels is held, so memory does not grow with the length of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from penguin_engine.answer import Answer, Clock
-from penguin_engine.generation import Generation, Sampling, generate
+from penguin_engine.generation import Sampling, write_answer
 from penguin_engine.runtime import Runtime, check_fits, interleave
 from penguin_models.errors import MediaError, PromptError
-from penguin_models.grounding import parse
 from penguin_models.media import Clip
 from penguin_models.processor import Processor, Visual
 from penguin_models.tra import Allocation, KeyframePolicy
@@ -95,22 +94,11 @@ def ask(
 
     cache = runtime.open_cache(wanted)
     try:
-        logits = cache.append(interleave(parts, visual_tokens))
-        answer.seconds["prefill"] = clock.lap()
-        generation = Generation()
-        for piece in generate(cache, logits, processor, sampling, generation, cancelled):
-            on_text(piece)
-        answer.seconds["decode"] = clock.lap()
+        write_answer(answer, clock, cache, interleave(parts, visual_tokens), processor, sampling, on_text, cancelled)
     finally:
         cache.close()
-    return replace(
-        answer,
-        raw=generation.text,
-        grounding=parse(generation.text),
-        image_size=visuals[-1].native if visuals else None,
-        ended_by=generation.ended_by,
-        generated_tokens=len(generation.ids),
-    )
+    answer.image_size = visuals[-1].native if visuals else None
+    return answer
 
 
 def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:

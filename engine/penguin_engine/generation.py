@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from penguin_engine.runtime import Cache
+from penguin_engine.answer import Answer, Clock
+from penguin_engine.runtime import Cache, Part
+from penguin_engine.scores import box_scores
 from penguin_models.errors import PromptError
+from penguin_models.grounding import parse
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array
 
@@ -53,8 +56,13 @@ class Sampler:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 
-    def choose(self, logits: Float32Array) -> int:
-        """Next token given logits float32 [vocab]."""
+    def choose(self, logits: Float32Array) -> tuple[int, float]:
+        """Next token given logits float32 [vocab], and the model's probability of it (at temperature 1)."""
+        token = self._choose(logits)
+        above = logits - logits.max()
+        return token, float(np.exp(above[token]) / np.exp(above).sum(dtype=np.float64))
+
+    def _choose(self, logits: Float32Array) -> int:
         s = self._sampling
         if s.temperature == 0:
             return int(logits.argmax())
@@ -120,11 +128,15 @@ class Generation:
 
     Attributes:
         ids: tokens, the end token not among them.
+        probabilities: of each token when it was chosen, without temperature.
+        ends: length of the streamed text after each token.
         text: what has been streamed.
         ended_by: "end" (the model), "stop" (a stop string), "length", "cancelled", or "" while it goes on.
     """
 
     ids: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     text: str = ""
     ended_by: str = ""
 
@@ -136,6 +148,7 @@ def generate(
     sampling: Sampling,
     generation: Generation,
     cancelled: Callable[[], bool] = lambda: False,
+    on_token: Callable[[int], None] = lambda count: None,
 ) -> Iterator[str]:
     """Continues a cache and yields pieces of text; their sum is the answer.
 
@@ -146,6 +159,7 @@ def generate(
         sampling: how tokens are chosen and when to stop.
         generation: filled as the answer grows.
         cancelled: asked between two tokens.
+        on_token: called after each token with their number.
     """
     sampler, stream = Sampler(sampling), TextStream(processor.decode, sampling.stop)
 
@@ -155,12 +169,15 @@ def generate(
             yield piece
 
     while not generation.ended_by:
-        token = sampler.choose(logits)
+        token, probability = sampler.choose(logits)
         if token in processor.end_token_ids:
             generation.ended_by = "end"
             break
         generation.ids.append(token)
+        on_token(len(generation.ids))
+        generation.probabilities.append(probability)
         yield from emit(stream.push(token))
+        generation.ends.append(len(generation.text))
         if stream.stopped:
             generation.ended_by = "stop"
         elif len(generation.ids) >= sampling.max_new_tokens:
@@ -170,3 +187,40 @@ def generate(
         else:
             logits = cache.append([[token]])
     yield from emit(stream.finish())
+
+
+def write_answer(
+    answer: Answer,
+    clock: Clock,
+    cache: Cache,
+    parts: Sequence[Part],
+    processor: Processor,
+    sampling: Sampling,
+    on_text: Callable[[str], None],
+    cancelled: Callable[[], bool],
+    on_token: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Prefills the last parts of a prompt, generates, and fills in what the answer says and cost.
+
+    Args:
+        answer: its text, tokens and seconds of prefill and decode are set.
+        clock: last read when the prefill begins.
+        cache: holds the beginning of the prompt; grows by the parts and the answer.
+        parts: rest of the prompt.
+        processor: decodes.
+        sampling: how tokens are chosen and when to stop.
+        on_text: called with each piece of text as it comes.
+        cancelled: asked between two tokens.
+        on_token: called after each token with their number.
+    """
+    logits = cache.append(parts)
+    answer.prompt_tokens = cache.length
+    answer.seconds["prefill"] = clock.lap()
+    generation = Generation()
+    for piece in generate(cache, logits, processor, sampling, generation, cancelled, on_token):
+        on_text(piece)
+    answer.seconds["decode"] = clock.lap()
+    answer.raw, answer.ended_by = generation.text, generation.ended_by
+    answer.grounding = parse(generation.text)
+    answer.scores = box_scores(generation.text, answer.grounding.objects, generation.ends, generation.probabilities)
+    answer.generated_tokens = len(generation.ids)

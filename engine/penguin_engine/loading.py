@@ -17,7 +17,7 @@ RUNTIMES = ("torch", "onnx", "tensorrt")
 def open_runtime(
     name: str,
     path: str | Path,
-    device: str = "cpu",
+    device: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
 ) -> tuple[Runtime, Processor]:
@@ -27,7 +27,8 @@ def open_runtime(
         name: "torch", "onnx" or "tensorrt".
         path: for torch a checkpoint folder or `owner/name` on the model hub; else a folder that was exported (and, for
             tensorrt, built).
-        device: "cpu", "cuda", "cuda:1", ...; the onnx runtime also knows "tensorrt".
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where the runtime finds it; the onnx runtime also knows
+            "tensorrt".
         precision: type of the weights, for torch; what an exported folder is expected to hold, for the others. As it is
             if None.
         threads: of one operator on a CPU; all cores if None.
@@ -57,6 +58,8 @@ def _open_torch(path: str | Path, device: str, precision: str | None, threads: i
     from penguin_engine.runtimes.torch import TorchRuntime
     from penguin_models.checkpoint import load_pretrained
 
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
     model, processor = load_pretrained(path, precision, device)
@@ -65,10 +68,12 @@ def _open_torch(path: str | Path, device: str, precision: str | None, threads: i
 
 def _open_onnx(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
     _need("onnx", "onnxruntime")
-    from penguin_engine.runtimes.onnx import OnnxRuntime
+    from penguin_engine.runtimes.onnx import OnnxRuntime, best_device
 
     folder = Path(path).expanduser()
-    return OnnxRuntime(folder, device, precision, threads), Manifest.read(folder).processor(folder)
+    return OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads), Manifest.read(
+        folder
+    ).processor(folder)
 
 
 def _open_tensorrt(
@@ -80,7 +85,9 @@ def _open_tensorrt(
     folder = Path(path).expanduser()
     if device == "cpu":
         raise EngineError("the tensorrt runtime needs a GPU: --device cuda")
-    return TensorRTRuntime(folder, device, precision), Manifest.read(folder).processor(folder)
+    return TensorRTRuntime(folder, "cuda" if device == "auto" else device, precision), Manifest.read(folder).processor(
+        folder
+    )
 
 
 def _need(name: str, *packages: str) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penguin_models.errors import BudgetError
@@ -146,7 +146,7 @@ class FrameMemory:
 
     def __init__(self, config: MemoryConfig, policy: KeyframePolicy):
         self.config = config
-        self._policy = policy
+        self.policy = policy
         self.counters = MemoryCounters()
         self._frames: list[HeldFrame] = []
         self._tokens = 0
@@ -175,7 +175,7 @@ class FrameMemory:
                 self.counters.late += 1
                 return None
             self.clear()
-        held = self._arrive(frame, self._policy.observe(frame))
+        held = self._arrive(frame, self.policy.observe(frame))
         first_changed = len(self._frames)
         if self._tokens + held.tokens > self.config.token_budget or first_changed >= self.config.max_frames:
             self._saturated = True
@@ -185,12 +185,32 @@ class FrameMemory:
         self._count_arrival(held, first_changed)
         return first_changed
 
+    def set_budget(self, token_budget: int) -> None:
+        """Changes the budget. What no longer fits shrinks or leaves, as when a frame arrives.
+
+        Raises:
+            BudgetError: it cannot hold one frame; nothing has changed.
+        """
+        self.config = replace(self.config, token_budget=token_budget)
+        if self._tokens <= token_budget and len(self._frames) <= self.config.max_frames:
+            return
+        self._saturated = True
+        newest = self._frames.pop()
+        self._tokens -= newest.tokens
+        size = self._fitting(newest.size)
+        if size != newest.size:
+            self._change(newest, size, self._tokens_of(size))
+        if self._frames:
+            self._compact(newest.tokens)
+        self._frames.append(newest)
+        self._tokens += newest.tokens
+
     def clear(self) -> None:
         """Forgets all frames."""
         self._frames.clear()
         self._tokens = 0
         self._saturated = False
-        self._policy.reset()
+        self.policy.reset()
         self.counters.clears += 1
 
     def _smaller(self, kind: FrameKind, size: Size) -> Size | None:
@@ -206,14 +226,8 @@ class FrameMemory:
 
     def _arrive(self, frame: Frame, kind: FrameKind) -> HeldFrame:
         """The frame at its arrival size: native, or the largest rung that fits the budget."""
-        factor = self.config.factor
-        size = native = grid_size(frame.size, factor)
-        for rung in range(1, 64):
-            if self._tokens_of(size) <= self.config.token_budget:
-                break
-            size = self._rung(native, rung)
-        while self._tokens_of(size) > self.config.token_budget:  # an extreme aspect ratio: one side is one token
-            size = Size(*(max(factor, side // 2 // factor * factor) for side in size))
+        native = grid_size(frame.size, self.config.factor)
+        size = self._fitting(native)
         if self.config.arrival == "by_kind" and self._saturated and kind == FrameKind.INTERMEDIATE:
             size = self._smaller(kind, size) or size
         return HeldFrame(
@@ -227,6 +241,17 @@ class FrameMemory:
             smaller=self._smaller(kind, size),
             header=frame.header,
         )
+
+    def _fitting(self, native: Size) -> Size:
+        """The largest rung that the whole budget holds."""
+        factor, size = self.config.factor, native
+        for rung in range(1, 64):
+            if self._tokens_of(size) <= self.config.token_budget:
+                break
+            size = self._rung(native, rung)
+        while self._tokens_of(size) > self.config.token_budget:  # an extreme aspect ratio: one side is one token
+            size = Size(*(max(factor, side // 2 // factor * factor) for side in size))
+        return size
 
     def _compact(self, arriving: int) -> int:
         """Makes room; the index of the first frame that changed."""

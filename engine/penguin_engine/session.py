@@ -8,21 +8,21 @@ the first frame that changed, no more.
 Times are seconds since the first frame of the prefix. They would all change when that frame leaves, and that
 invalidates the prefix anyway.
 
-One thread owns a session. `observe` touches no cache: it may be called from `cancelled` or `on_text`, so that frames
-keep arriving while an answer is generated.
+One thread owns a session. `observe` touches no cache: it may be called from `on_token`, so that frames keep arriving
+while an answer is generated.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penguin_engine.answer import Answer, Clock
-from penguin_engine.generation import Generation, Sampling, generate
+from penguin_engine.generation import Sampling, write_answer
 from penguin_engine.memory import FrameMemory, HeldFrame, MemoryConfig
-from penguin_engine.runtime import Cache, Part, Runtime, check_fits, part_length
+from penguin_engine.runtime import Part, Runtime, check_fits, part_length
 from penguin_models.errors import NoFramesError, PromptError
-from penguin_models.grounding import parse
 from penguin_models.images import patch_image
 from penguin_models.processor import Processor
 from penguin_models.tra import KeyframePolicy
@@ -30,8 +30,57 @@ from penguin_models.types import Frame, FrameKind, PatchedImage, Size
 
 _FRAMES_PER_STEP = 8
 """Frames encoded together: also the longest wait of a question behind `advance`."""
-_RESERVED_TOKENS = 2048
+RESERVED_TOKENS = 2048
 """Room in the cache for a question and its answer."""
+
+
+def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
+    """Length in tokens of a cache that holds a full memory, a question and its answer.
+
+    Raises:
+        ContextLengthError: the model's context is too short for it.
+    """
+    longest_time = len(processor.encode_text(",Time 99999.9s:"))
+    capacity = config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
+    check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens")
+    return capacity
+
+
+def check_question(question: str) -> None:
+    """Raises PromptError where there is nothing asked."""
+    if not question.strip():
+        raise PromptError("the question is empty")
+
+
+def question_ids(processor: Processor, question: str, sampling: Sampling, frames: int = 1) -> list[int]:
+    """Token ids of everything after the last frame of a scene.
+
+    Raises:
+        PromptError: an empty question, or reserved tokens in it.
+        ContextLengthError: question and answer are longer than what a session keeps free for them.
+    """
+    check_question(question)
+    video = {"type": "video", "num_frames": frames, "timestamps": [0.0] * frames}
+    content = [video, {"type": "text", "text": question}]
+    tail = processor.prompt_parts([{"role": "user", "content": content}])[-1]
+    check_fits(len(tail) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
+    return tail
+
+
+def check_horizon(horizon_s: float) -> None:
+    """Raises PromptError where a horizon is negative or no number."""
+    if not 0 <= horizon_s < math.inf:
+        raise PromptError(f"the horizon is {horizon_s} s, it must be 0 (everything) or above")
+
+
+def about(frames: Sequence[HeldFrame]) -> Answer:
+    """An answer that has yet to be written, about these frames; boxes will refer to the last of them."""
+    return Answer(
+        image_size=frames[-1].native,
+        frames=len(frames),
+        key_frames=sum(frame.kind == FrameKind.KEY for frame in frames),
+        visual_tokens=sum(frame.tokens for frame in frames),
+    )
 
 
 @dataclass(frozen=True)
@@ -54,11 +103,8 @@ class SceneSession:
         """
         self.memory = FrameMemory(config, policy)
         self._runtime, self._processor = runtime, processor
-        longest_time = len(processor.encode_text(",Time 99999.9s:"))
-        capacity = config.token_budget + config.max_frames * longest_time + _RESERVED_TOKENS
-        check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens")
-        self._capacity = capacity
-        self._cache = runtime.open_cache(capacity)
+        self._capacity = session_capacity(runtime, processor, config)
+        self._cache = runtime.open_cache(self._capacity)
         self._prefilled: list[_Prefilled] = []
         self._base_ns = 0  # stamp of the prefix's first frame
 
@@ -72,6 +118,27 @@ class SceneSession:
         added = self.memory.add(frame)
         return None if added is None else self.memory.frames[-1].kind
 
+    def set_budget(self, token_budget: int) -> None:
+        """Changes the budget of visual tokens; frames that still fit stay, and are prefilled into a new cache.
+
+        Raises:
+            BudgetError: it cannot hold one frame.
+            ContextLengthError: the model's context is too short for it. Nothing has changed in either case.
+        """
+        config = replace(self.memory.config, token_budget=token_budget)
+        capacity = session_capacity(self._runtime, self._processor, config)
+        self.memory.set_budget(token_budget)
+        self._cache.close()
+        self._prefilled.clear()
+        self._capacity = capacity
+        self._cache = self._runtime.open_cache(capacity)
+
+    def reset(self) -> None:
+        """Forgets everything, after an error that may have left cache and memory apart."""
+        self.memory.clear()
+        self._prefilled.clear()
+        self._cache.truncate(0)
+
     def advance(self) -> bool:
         """Encodes and prefills the next few frames; whether there are more to do. Call it while nobody asks."""
         common = self._common()
@@ -82,10 +149,14 @@ class SceneSession:
             return False
         if common == 0:
             self._base_ns = step[0].stamp_ns
-        self._encode(step)
+        self.encode(step)
         parts = self._prefix_parts(step, common)
         end = self._cache.length
-        self._cache.append(parts)
+        try:
+            self._cache.append(parts)
+        except BaseException:
+            self._cache.truncate(end)
+            raise
         for frame, time_ids in zip(step, parts[::2], strict=True):
             end += part_length(time_ids) + frame.tokens
             self._prefilled.append(_Prefilled(frame.seq, frame.size, end))
@@ -98,6 +169,7 @@ class SceneSession:
         horizon_s: float = 0.0,
         on_text: Callable[[str], None] = lambda piece: None,
         cancelled: Callable[[], bool] = lambda: False,
+        on_token: Callable[[int], None] = lambda count: None,
     ) -> Answer:
         """Answers a question about what is in the memory now.
 
@@ -107,7 +179,8 @@ class SceneSession:
             horizon_s: look back at most so far from the newest frame; 0 for everything held. A horizon that leaves
                 frames out needs a prefill of its own.
             on_text: called with each piece of text as it comes.
-            cancelled: asked between two tokens.
+            cancelled: asked between two tokens, and between the frames that are prefilled first.
+            on_token: called after each token with their number; `observe` may be called from it.
 
         Raises:
             NoFramesError: nothing has been seen yet.
@@ -115,60 +188,42 @@ class SceneSession:
             ContextLengthError: question and answer do not fit; nothing was run.
         """
         sampling = sampling or Sampling()
-        frames = self._within(horizon_s)
-        tail = self._tail(question, sampling, len(frames))
-        clock, answer = Clock(), Answer(frames=len(frames), image_size=frames[-1].native)
-        answer.key_frames = sum(frame.kind == FrameKind.KEY for frame in frames)
-        answer.visual_tokens = sum(frame.tokens for frame in frames)
+        frames = self.held(horizon_s)
+        tail = question_ids(self._processor, question, sampling, len(frames))
+        clock, answer = Clock(), about(frames)
+        answer.start_ns = frames[0].stamp_ns
+        generating = (self._processor, sampling, on_text, cancelled, on_token)
         if len(frames) == len(self.memory.frames):
             while self.advance():
-                pass
+                if cancelled():
+                    answer.ended_by = "cancelled"
+                    return answer
             answer.seconds["encode"] = clock.lap()
             prefix = self._cache.length
             try:
-                self._answer(self._cache, [tail], answer, clock, sampling, on_text, cancelled)
+                write_answer(answer, clock, self._cache, [tail], *generating)
             finally:
                 self._cache.truncate(prefix)
             return answer
-        self._encode(frames)
+        self.encode(frames)
         answer.seconds["encode"] = clock.lap()
         cache = self._runtime.open_cache(self._capacity)
         try:
             parts = self._prefix_parts(frames, 0, frames[0].stamp_ns)
-            self._answer(cache, [*parts, tail], answer, clock, sampling, on_text, cancelled)
+            write_answer(answer, clock, cache, [*parts, tail], *generating)
         finally:
             cache.close()
         return answer
 
-    def close(self) -> None:
-        """Frees the cache."""
-        self._cache.close()
+    def held(self, horizon_s: float = 0.0) -> Sequence[HeldFrame]:
+        """Frames not older than the newest by more than a horizon; 0 for all.
 
-    def _answer(
-        self,
-        cache: Cache,
-        parts: Sequence[Part],
-        answer: Answer,
-        clock: Clock,
-        sampling: Sampling,
-        on_text: Callable[[str], None],
-        cancelled: Callable[[], bool],
-    ) -> None:
-        logits = cache.append(parts)
-        answer.prompt_tokens = cache.length
-        answer.seconds["prefill"] = clock.lap()
-        generation = Generation()
-        for piece in generate(cache, logits, self._processor, sampling, generation, cancelled):
-            on_text(piece)
-        answer.seconds["decode"] = clock.lap()
-        answer.raw, answer.ended_by = generation.text, generation.ended_by
-        answer.grounding = parse(generation.text)
-        answer.generated_tokens = len(generation.ids)
-
-    def _within(self, horizon_s: float) -> Sequence[HeldFrame]:
+        Raises:
+            NoFramesError: nothing has been seen yet.
+            PromptError: the horizon is negative.
+        """
         frames = self.memory.frames
-        if horizon_s < 0:
-            raise PromptError(f"the horizon is {horizon_s} s, it must be 0 (everything) or above")
+        check_horizon(horizon_s)
         if not frames:
             raise NoFramesError("no frame has been seen yet; is the camera publishing?")
         if horizon_s == 0:
@@ -176,15 +231,17 @@ class SceneSession:
         oldest = frames[-1].stamp_ns - round(horizon_s * 1e9)
         return [frame for frame in frames if frame.stamp_ns >= oldest]
 
-    def _tail(self, question: str, sampling: Sampling, frames: int) -> list[int]:
-        """Token ids of everything after the last frame."""
-        if not question.strip():
-            raise PromptError("the question is empty")
-        video = {"type": "video", "num_frames": frames, "timestamps": [0.0] * frames}
-        content = [video, {"type": "text", "text": question}]
-        tail = self._processor.prompt_parts([{"role": "user", "content": content}])[-1]
-        check_fits(len(tail) + sampling.max_new_tokens, _RESERVED_TOKENS, "the question with its answer")
-        return tail
+    def encode(self, frames: Sequence[HeldFrame]) -> None:
+        """Encodes those of the frames that have not been, at the size at which they are held."""
+        missing = [frame for frame in frames if frame.encoded is None]
+        for start in range(0, len(missing), _FRAMES_PER_STEP):
+            batch = missing[start : start + _FRAMES_PER_STEP]
+            for frame, encoded in zip(batch, self._runtime.encode([*self._patched(batch)]), strict=True):
+                frame.encoded = encoded
+
+    def close(self) -> None:
+        """Frees the cache."""
+        self._cache.close()
 
     def _common(self) -> int:
         """Leading frames of the memory that are in the cache as they are."""
@@ -202,13 +259,6 @@ class SceneSession:
         if common < len(self._prefilled):
             del self._prefilled[common:]
             self._cache.truncate(self._prefilled[-1].end if self._prefilled else 0)
-
-    def _encode(self, frames: Sequence[HeldFrame]) -> None:
-        missing = [frame for frame in frames if frame.encoded is None]
-        for start in range(0, len(missing), _FRAMES_PER_STEP):
-            batch = missing[start : start + _FRAMES_PER_STEP]
-            for frame, encoded in zip(batch, self._runtime.encode([*self._patched(batch)]), strict=True):
-                frame.encoded = encoded
 
     def _patched(self, frames: Sequence[HeldFrame]) -> Iterator[PatchedImage]:
         merge_size = self.memory.config.merge_size

@@ -25,8 +25,28 @@ class ContextLengthError(PenguinError):
     """A prompt is longer than the model's context, or than the cache that was opened for it."""
 
 
+class EvaluationError(PenguinError):
+    """Questions, a benchmark's files or results are missing or malformed, or do not fit each other."""
+
+
 class NoFramesError(PenguinError):
     """A question about what has been seen, before anything was seen."""
+
+
+class BusyError(PenguinError):
+    """More questions wait than the queue may hold."""
+
+
+class CancelledError(PenguinError):
+    """A question was given up before its answer began: by who asked, or because the robot stopped."""
+
+
+class UnknownCameraError(PenguinError):
+    """A question about a camera that is not watched."""
+
+
+class NotActiveError(PenguinError):
+    """A question to a node that is not active."""
 
 
 class PolicyError(PenguinError):
@@ -39,3 +59,19 @@ class PromptError(PenguinError):
 
 class EngineError(PenguinError):
     """An exported folder, a plan or a runtime is missing, damaged, or does not fit the model or this machine."""
+
+
+class TabletopError(PenguinError):
+    """A setting of the simulated table-top is out of range, or what renders it is missing."""
+
+
+class SettingError(PenguinError):
+    """A setting (of the node, of a stage file) is unknown, out of range, or contradicts another."""
+
+
+class DataError(PenguinError):
+    """Training data is missing, malformed, or too much of it is."""
+
+
+class TrainingError(PenguinError):
+    """A training run cannot start, go on or be resumed."""

@@ -12,11 +12,11 @@ from penguin_engine.answer import Answer
 from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
 from penguin_models.tra import KeyframePolicy
 from penguin_models.types import UInt8Array
+from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
     JsonOption,
-    ModelOption,
     RuntimeOption,
     print_json,
     stdout,
@@ -25,8 +25,12 @@ from penguin_ros.cli.output import (
 
 
 def ask(
-    model: ModelOption,
-    question: Annotated[str, typer.Option("--question", "-q", help="What to ask.")],
+    words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to ask.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask, as an option.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.")] = None,
+    node: Annotated[str | None, typer.Option(help="Ask a running node, for example /penguin, instead.")] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Image topic that the node is to look at; all.")] = None,
+    horizon: Annotated[float, typer.Option(help="Seconds that the node is to look back; 0 is all.", min=0.0)] = 0.0,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
     bag: Annotated[Path | None, typer.Option(help="Bag folder, or a single .mcap or .db3 file.")] = None,
@@ -40,7 +44,7 @@ def ask(
         Literal["strict", "reference"],
         typer.Option(help="strict: never above native size or budget; reference: as released."),
     ] = "strict",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.", min=0)] = 0,
@@ -50,7 +54,17 @@ def ask(
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask about images, a video or a recorded bag; the answer streams as it is generated."""
+    """Ask about images, a video or a recorded bag, or ask a running node; the answer streams as it is generated."""
+    if (words is None) == (question is None):
+        raise typer.BadParameter("give one question", param_hint="QUESTION")
+    text = words or question or ""
+    if node is not None:
+        if model or image or video or bag or save:
+            raise typer.BadParameter("a node has its own model and cameras; --node goes alone", param_hint="--node")
+        ask_running(node, text, camera or [], horizon, max_new_tokens, as_json)
+        return
+    if model is None:
+        raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
     from penguin_engine.ask import ask as run
     from penguin_engine.generation import Sampling
     from penguin_engine.loading import open_runtime
@@ -68,7 +82,7 @@ def ask(
         check_writable(save)
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
+    sampling = Sampling(max_new_tokens or Sampling.max_new_tokens, temperature, top_p, seed=seed)
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
     with working(f"loading {model}"):
@@ -76,7 +90,7 @@ def ask(
     answer = run(
         opened,
         processor,
-        question,
+        text,
         images=images,
         clip=clip,
         policy=_policy() if clip else None,

@@ -59,14 +59,14 @@ def test_the_same_question_gives_the_same_answer(runtime, processor, clip):
 
 
 def test_boxes_are_in_pixels_of_the_image(runtime, processor, picture, monkeypatch):
-    monkeypatch.setattr("penguin_engine.ask.generate", lambda *a: _say("A [cup](0,500,1000,1000).", a[4]))
+    monkeypatch.setattr("penguin_engine.generation.generate", lambda *a: _say("A [cup](0,500,1000,1000).", a[4]))
     result = ask(runtime, processor, "Where?", images=[picture(60, 80)], sampling=FEW).to_dict()
     assert result["answer"] == "A cup."
-    assert result["objects"] == [{"label": "cup", "box_px": (0.0, 30.0, 80.0, 60.0)}]
+    assert result["objects"] == [{"label": "cup", "box_px": (0.0, 30.0, 80.0, 60.0), "score": 0.25}]
 
 
 def _say(text, generation):
-    generation.text = text
+    generation.text, generation.ends, generation.probabilities = text, [len(text)], [0.25]
     yield text
 
 

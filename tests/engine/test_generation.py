@@ -93,7 +93,7 @@ LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
 
 def draw(count=4000, **sampling):
     sampler = Sampler(Sampling(**sampling))
-    return np.bincount([sampler.choose(LOGITS) for _ in range(count)], minlength=4) / count
+    return np.bincount([sampler.choose(LOGITS)[0] for _ in range(count)], minlength=4) / count
 
 
 def test_sampling_follows_the_probabilities():
@@ -107,7 +107,7 @@ def test_sampling_follows_the_probabilities():
 def test_greedy_and_seed():
     def sequence(seed):
         sampler = Sampler(Sampling(temperature=1.0, seed=seed))
-        return [sampler.choose(LOGITS) for _ in range(50)]
+        return [sampler.choose(LOGITS)[0] for _ in range(50)]
 
     assert draw(10)[0] == 1
     assert sequence(1) == sequence(1) != sequence(2)

@@ -275,3 +275,28 @@ def test_clear():
 def test_impossible_settings(values, error):
     with pytest.raises(BudgetError, match=error):
         MemoryConfig(**values)
+
+
+# Changing the budget
+
+
+@given(configs, streams, budgets)
+def test_a_new_budget_holds_at_once_and_from_then_on(config, stream, budget):
+    for number, (memory, _, _) in enumerate(run(config, stream)):
+        if number == len(stream) // 2:
+            newest, sizes_before = memory.frames[-1], dict(snapshot(memory))
+            memory.set_budget(budget)
+            assert memory.frames[-1] is newest
+            for frame in memory.frames:
+                assert frame.size.area <= sizes_before[frame.seq].area
+            if budget >= config.token_budget:
+                assert snapshot(memory) == list(sizes_before.items())
+        assert memory.tokens == sum(frame.tokens for frame in memory.frames) <= memory.config.token_budget
+
+
+def test_a_budget_that_holds_no_frame_changes_nothing():
+    memory, add = memory_for(MemoryConfig(token_budget=1000, patch_size=1))
+    add(Camera().frame(VGA, SECOND), KEY)
+    with pytest.raises(BudgetError, match="a token budget of 3"):
+        memory.set_budget(3)
+    assert memory.config.token_budget == 1000 and len(memory.frames) == 1

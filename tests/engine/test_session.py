@@ -239,3 +239,33 @@ def test_what_cannot_be_asked(runtime, processor, picture):
 def test_a_budget_beyond_the_context_is_refused(runtime, processor):
     with pytest.raises(ContextLengthError, match="a memory of 40000 visual tokens needs"):
         make_session(runtime, processor, budget=40_000)
+
+
+@pytest.mark.parametrize("budget", [200, 90, 400])
+def test_a_new_budget_answers_as_a_fresh_session_would(model, processor, picture, budget):
+    runtime = Recording(model)
+    session = SceneSession(runtime, processor, Alternating(), MemoryConfig(200))
+    for second in range(12):
+        session.observe(Frame(picture(100, 140, second), second * SECOND))
+    session.ask("What?", FEW)
+    session.set_budget(budget)
+    assert session.memory.tokens <= budget
+    kept = session.ask("What?", FEW)
+    reused = runtime.logits[-kept.generated_tokens :]
+    for frame in session.memory.frames:
+        frame.encoded = None
+    session.set_budget(budget)  # a new cache: everything is encoded and prefilled again
+    fresh = session.ask("What?", FEW)
+    assert fresh.raw == kept.raw and fresh.visual_tokens == kept.visual_tokens
+    np.testing.assert_allclose(runtime.logits[-fresh.generated_tokens :], reused, atol=TOLERANCE)
+    session.close()
+
+
+def test_a_budget_above_the_context_changes_nothing(model, processor, picture):
+    session = SceneSession(TorchRuntime(model), processor, Alternating(), MemoryConfig(200))
+    session.observe(Frame(picture(100, 140), SECOND))
+    before = session.ask("What?", FEW).raw
+    with pytest.raises(ContextLengthError, match="a memory of 10000000 visual tokens"):
+        session.set_budget(10_000_000)
+    assert session.memory.config.token_budget == 200 and session.ask("What?", FEW).raw == before
+    session.close()

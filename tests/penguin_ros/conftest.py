@@ -21,11 +21,11 @@ class BagMaker:
         self._folder = folder
         self._store = get_typestore(Stores.ROS2_JAZZY)
 
-    def raw(self, rgb, encoding="rgb8"):
+    def raw(self, rgb, encoding="rgb8", stamp_ns=0):
         height, width, channels = rgb.shape
         return self._message(
             "sensor_msgs/msg/Image",
-            header=self._header(),
+            header=self._header(stamp_ns),
             height=height,
             width=width,
             encoding=encoding,
@@ -34,16 +34,16 @@ class BagMaker:
             data=np.ascontiguousarray(rgb).reshape(-1),
         )
 
-    def jpeg(self, rgb, kept=1.0):
+    def jpeg(self, rgb, kept=1.0, stamp_ns=0):
         """A JPEG of which only the first part is there."""
         file = io.BytesIO()
         Image.fromarray(rgb).save(file, "jpeg", quality=95)
         data = file.getvalue()
-        return self.compressed(data[: int(len(data) * kept)], "rgb8; jpeg compressed bgr8")
+        return self.compressed(data[: int(len(data) * kept)], "rgb8; jpeg compressed bgr8", stamp_ns)
 
-    def compressed(self, data, image_format):
-        array = np.frombuffer(data, np.uint8)
-        return self._message("sensor_msgs/msg/CompressedImage", header=self._header(), format=image_format, data=array)
+    def compressed(self, data, image_format, stamp_ns=0):
+        array, header = np.frombuffer(data, np.uint8), self._header(stamp_ns)
+        return self._message("sensor_msgs/msg/CompressedImage", header=header, format=image_format, data=array)
 
     def text(self, words):
         return self._message("std_msgs/msg/String", data=words)
@@ -64,8 +64,8 @@ class BagMaker:
                     writer.write(connection, START_NS + round(seconds * 1e9), data)
         return self._folder / name
 
-    def _header(self):
-        time = self._message("builtin_interfaces/msg/Time", sec=0, nanosec=0)
+    def _header(self, stamp_ns):
+        time = self._message("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
         return self._message("std_msgs/msg/Header", stamp=time, frame_id="camera")
 
     def _message(self, kind, **fields):

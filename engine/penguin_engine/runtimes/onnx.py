@@ -254,6 +254,11 @@ class _Device:
         return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, STORAGE[dtype]), self.memory, self.index)
 
 
+def best_device() -> str:
+    """ "cuda" where the installed ONNX Runtime has it, else "cpu"."""
+    return "cuda" if _PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+
+
 def _session(path: Path, device: _Device, threads: int | None, float8: bool = False) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -1,0 +1,35 @@
+"""`penguin-vl ask --node`: a question to a node that is running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penguin_ros.cli.output import print_json, stdout
+from penguin_ros.cli.ros import require_ros
+
+
+def ask_running(
+    node: str, question: str, cameras: Sequence[str], horizon_s: float, max_new_tokens: int | None, as_json: bool
+) -> None:
+    """Asks a node over its action, and prints the answer as it comes and what it points at."""
+    require_ros()
+    from penguin_ros.nodes.ask_client import ask_node
+
+    def show(piece: str) -> None:
+        if not as_json:
+            stdout.out(piece, end="")
+
+    result = ask_node(node, question, cameras, horizon_s, max_new_tokens or 0, show)
+    if as_json:
+        print_json(result)
+        return
+    stdout.out("\n")
+    for item in result["objects"]:
+        stdout.out("  {}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(item["label"], *item["box_px"]))
+    for span in result["time_ranges"]:
+        stdout.out(f"  from {span['start']:.2f} to {span['end']:.2f} (stamps in seconds)")
+    seconds = result["seconds"]
+    stdout.out(
+        f"{result['camera']}: {result['frames']} frames, {result['tokens']['visual']} visual tokens; waited "
+        f"{seconds['queue']:.2f} s, first token {seconds['first_token']:.2f} s, total {seconds['total']:.2f} s"
+    )

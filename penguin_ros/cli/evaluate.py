@@ -1,0 +1,286 @@
+"""`penguin-vl evaluate`: scores on recorded bags and on the usual benchmarks, and the report of them."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from penguin_ros.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    print_json,
+    stderr,
+    stdout,
+    working,
+)
+
+app = typer.Typer(help="Score a model on recorded bags and on benchmarks.", no_args_is_help=True)
+
+
+class Baseline(str, Enum):
+    """What the memory can be compared with in the same run."""
+
+    last_4 = "last-4"
+    offline = "offline"
+
+
+OutOption = Annotated[Path, typer.Option(help="Folder of the results; a run that was interrupted goes on there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what an earlier run left in --out.")]
+RuntimeOption = Annotated[str, typer.Option(help="What runs the model.")]
+TitleOption = Annotated[str, typer.Option(help="Name of the run in its report; the model's name if not given.")]
+
+
+@app.command()
+def bags(
+    bag: Annotated[list[Path], typer.Argument(help="Bag folders, or single .mcap or .db3 files.")],
+    questions: Annotated[Path, typer.Option(help="JSON lines: what is asked when, and what is expected.")],
+    model: ModelOption,
+    out: OutOption = Path("evaluation"),
+    baseline: Annotated[
+        list[Baseline] | None,
+        typer.Option(help="Answer in this way too: from the last 4 frames only; by the released offline procedure."),
+    ] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Answer also as the live node would, dropping frames for lack of time.")
+    ] = False,
+    realtime_factor: Annotated[
+        float, typer.Option(help="Work takes so many times as long as it is measured here.", min=0.01)
+    ] = 1.0,
+    token_budget: Annotated[int, typer.Option(help="Visual tokens in total, shared by the cameras.", min=24)] = 4096,
+    sample_rate_hz: Annotated[float, typer.Option(help="Frames a second from each camera; 0 for all.", min=0)] = 2.0,
+    policy: Annotated[Literal["novelty", "reference"], typer.Option(help="What makes a key frame.")] = "novelty",
+    arrival: Annotated[
+        Literal["native", "by_kind"], typer.Option(help="At which size frames arrive in the memory.")
+    ] = "native",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer where a question does not say.", min=1)] = 256,
+    recent_s: Annotated[float, typer.Option(help="Evidence at most this old is recent perception.", min=0)] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help="Bags at a time, each in a process with its own model.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Of the CPU in each process; shared out evenly if 0.", min=0)] = 0,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster (local, auto, ray://HOST:PORT): bags on its machines.")
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs for each bag on the cluster.", min=0)] = 0.0,
+    title: TitleOption = "",
+    runtime: RuntimeOption = "torch",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions about recorded bags, each at its time, and score the answers."""
+    from penguin_ros.evaluation.questions import read_questions
+    from penguin_ros.evaluation.records import ModelSpec, RunSettings
+    from penguin_ros.evaluation.report.page import write_report
+    from penguin_ros.evaluation.run import RunOptions, run_bags
+
+    settings = RunSettings(
+        arms=_arms(realtime, baseline or []),
+        token_budget=token_budget,
+        sample_rate_hz=sample_rate_hz,
+        policy=policy,
+        arrival=arrival,
+        max_new_tokens=max_new_tokens,
+        realtime_factor=realtime_factor,
+    )
+    spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads or _threads(jobs))
+    options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite, recent_s, seed)
+    asked = read_questions(questions)
+    with _Bar(show=not as_json) as bar:
+        results = run_bags(bag, asked, spec, settings, options, bar.start, bar.advance)
+    page = write_report(out / "report.html", [results], [out])
+    _print_results(results, out / "results.json", page, as_json)
+    if any(item.failed for item in results.bags):
+        sys.exit(1)
+
+
+@app.command()
+def benchmark(
+    name: Annotated[str, typer.Argument(help="docvqa, chartqa, mvbench, ...; a wrong name lists them.")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's own files.")],
+    model: ModelOption,
+    out: OutOption = Path("evaluation"),
+    limit: Annotated[int | None, typer.Option(help="Only so many questions, from the first.", min=1)] = None,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out what has no file.")] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
+    ] = None,
+    allocation: Annotated[
+        Literal["strict", "reference"],
+        typer.Option(help="strict: never above native size or budget; reference: as released."),
+    ] = "strict",
+    fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = 1.0,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = 180,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; as in the usual harness if not given.", min=1)
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of the CPU; the library's choice if 0.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
+    title: TitleOption = "",
+    runtime: RuntimeOption = "torch",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the questions of a standard benchmark, from a local copy of its files."""
+    from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items, run_benchmark
+    from penguin_ros.evaluation.records import FileSettings, ModelSpec
+    from penguin_ros.evaluation.report.page import write_report
+    from penguin_ros.evaluation.run import RunOptions
+
+    items = read_items(name, data, limit, skip_missing)
+    settings = FileSettings(
+        fps=fps,
+        max_frames=max_frames,
+        max_tokens=max_tokens,
+        size_rule=allocation,
+        max_new_tokens=max_new_tokens or BENCHMARKS[name].max_new_tokens,
+    )
+    spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
+    options = RunOptions(out, title, overwrite=overwrite, seed=seed)
+    with _Bar(show=not as_json) as bar:
+        results = run_benchmark(name, items, spec, settings, options, bar.start, bar.advance)
+    page = write_report(out / "report.html", [results], [out])
+    _print_results(results, out / "results.json", page, as_json)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of results, or their file.")],
+    against: Annotated[Path | None, typer.Option(help="Compare with these results, on the same questions.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; report.html beside the results if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the page of results again, or compare two runs: those given against others."""
+    from penguin_ros.evaluation.report.page import shared_arm, write_report
+    from penguin_ros.evaluation.results import load_results
+    from penguin_ros.evaluation.summary import compare_records
+
+    paths = [path for path in (against, results) if path is not None]
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    runs = [load_results(path) for path in paths]
+    page = write_report(out or folders[-1] / ("comparison.html" if against else "report.html"), runs, folders)
+    if against is None:
+        _print_results(runs[0], folders[0] / "results.json", page, as_json)
+        return
+    comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
+    if as_json:
+        print_json({"report": str(page), "comparison": comparison})
+        return
+    _print_comparison(comparison, runs[0].title, runs[1].title)
+    stdout.out(f"page: {page}")
+
+
+@app.command()
+def record(
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or a single .mcap or .db3 file.")],
+    questions: Annotated[Path, typer.Option(help="File to which questions are appended.")],
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Image topic; may be given several times, and left out if there is one.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of the page on this machine; 0 takes any.", min=0, max=65535)] = 8765,
+) -> None:
+    """Replay a bag in a browser on this machine, and type questions about it."""
+    from penguin_ros.evaluation.recorder import Recorder, RecorderServer
+    from penguin_ros.evaluation.recording import open_recording
+
+    with working(f"reading {bag}"):
+        recorder = Recorder(open_recording(bag, camera or [None]), questions)
+    with RecorderServer(recorder, port) as server:
+        stdout.out(f"open {server.address} in a browser; Ctrl-C ends")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            stdout.out(f"\n{len(recorder.questions)} questions in {questions}")
+
+
+class _Bar:
+    """Progress on a terminal: answers made of those wanted."""
+
+    def __init__(self, show: bool):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=stderr, disable=not show or not stderr.is_terminal)
+        self._task = self._progress.add_task("reading bags", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, total: int, done: int) -> None:
+        self._progress.update(self._task, description="answers", total=total, completed=done)
+
+    def advance(self, count: int) -> None:
+        self._progress.advance(self._task, count)
+
+
+def _arms(realtime: bool, baselines: list[Baseline]) -> Any:
+    return ["memory", *(["realtime"] if realtime else []), *(item.value for item in baselines)]
+
+
+def _threads(jobs: int) -> int:
+    """Threads of each of several processes; one process alone takes what the library takes."""
+    import os
+
+    return max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
+
+
+def _print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
+    failed = {item.name: item.failed for item in results.bags if item.failed}
+    if as_json:
+        paths = {"results": str(file), "report": str(page)}
+        print_json({**paths, "failed": failed, "summary": results.summary})
+        return
+    arms = results.summary["arms"]
+    _print_scores({arm: summary["metrics"] for arm, summary in arms.items()})
+    for arm, summary in arms.items():
+        first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
+        errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
+        times = f"; median {first['p50']:.3f} s to the first token, {total['p50']:.3f} s in all" if first else ""
+        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}")
+    for comparison in results.summary["comparisons"]:
+        _print_comparison(comparison, comparison["a"], comparison["b"])
+    stdout.out(f"results: {file}\npage: {page}")
+    for name, reason in failed.items():
+        stderr.out(f"error: bag {name} could not be evaluated: {reason}")
+
+
+def _print_scores(columns: dict[str, dict[str, Any]]) -> None:
+    """A row for each score with its 95 % interval and the questions that count, a column for each way of answering."""
+    from penguin_ros.evaluation.scoring import METRICS
+
+    table = Table("score", *columns, box=None)
+    for name, info in METRICS.items():
+        found = [column.get(name) for column in columns.values()]
+        if any(found):
+            table.add_row(info.title, *(_score(value) for value in found))
+    stdout.print(table)
+
+
+def _score(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found['value']:.3f}{interval} n={found['questions']}"
+
+
+def _print_comparison(comparison: dict[str, Any], name_a: str, name_b: str) -> None:
+    found = comparison["metrics"]["accuracy"]
+    interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
+    stdout.out(
+        f"{name_b} against {name_a}: right answers {found['a']:.3f} -> {found['b']:.3f}, "
+        f"{found['b'] - found['a']:+.3f}{interval} on {comparison['questions']} questions"
+    )
+    for name, flipped in ((name_b, comparison["better"]), (name_a, comparison["worse"])):
+        stdout.out(f"  right only in {name}: {len(flipped)}{': ' if flipped else ''}{', '.join(flipped)}")

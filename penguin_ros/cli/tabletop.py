@@ -1,0 +1,134 @@
+"""`penguin-vl tabletop`: pictures, clips and conversations of the simulated table-top."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from penguin_models.types import Size, UInt8Array
+    from penguin_training.tabletop.samples import Sample
+
+app = typer.Typer(help="Write or show scenes of the simulated table-top.", no_args_is_help=True)
+
+SizeOption = Annotated[str, typer.Option(help="Width and height of the pictures in pixels, as 224x224, or one number.")]
+FpsOption = Annotated[float, typer.Option(help="Frames per second of clips.", min=1.0)]
+TurnsOption = Annotated[int, typer.Option(help="Most questions about the same pictures.", min=1)]
+_COLUMNS = 4
+
+
+@app.command()
+def write(
+    out: Annotated[Path, typer.Option(help="Folder to write to; a run that was stopped goes on there.")],
+    scenes: Annotated[int, typer.Option(help="How many samples.", min=1)],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Splits never share a seed.")] = "train",
+    seed: Annotated[int, typer.Option(help="A family of scenes of its own within the split.", min=0)] = 0,
+    size: SizeOption = "224x224",
+    turns: TurnsOption = 4,
+    fps: FpsOption = 2.0,
+    mixture: Annotated[
+        str | None, typer.Option(help="Weights of the families, such as image=3,clip=1; the others get none.")
+    ] = None,
+    images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
+    clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",
+    masks: Annotated[bool, typer.Option(help="Also write the class of every pixel.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Write conversations in the annotation format, with images, clips, masks and everything that is true of them."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from penguin_training.tabletop import writer
+    from penguin_training.tabletop.dataset import Mixture, TabletopSettings
+    from penguin_training.tabletop.seeds import Split
+
+    weights = Mixture() if mixture is None else Mixture(**_weights(mixture))
+    samples = TabletopSettings(Split[split.upper()], seed, _size(size), turns, fps, mixture=weights)
+    settings = writer.WriterSettings(samples, images, clips, masks)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("", total=scenes)
+        writer.write(out, settings, scenes, jobs, lambda done, total: progress.update(task, completed=done))
+    result = {"annotations": str(out / "annotations.jsonl"), "scenes": str(out / "scenes.jsonl"), "samples": scenes}
+    if as_json:
+        print_json(result)
+    else:
+        stdout.out(f"{scenes} samples in {result['annotations']}; what is true of them in {result['scenes']}")
+
+
+@app.command()
+def show(
+    seed: Annotated[int, typer.Option(help="Number of the scene in the test split.", min=0)],
+    out: Annotated[Path, typer.Option(help="Picture to write, with the boxes drawn into it.")],
+    family: Annotated[
+        Literal["image", "pair", "clip", "chart", "text"], typer.Option(help="What to show; of text only the words.")
+    ] = "image",
+    size: SizeOption = "448x448",
+    turns: TurnsOption = 6,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw one sample with its boxes, and print its conversation."""
+    from penguin_ros.overlay import check_writable, save_overlay
+    from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+    from penguin_training.tabletop.seeds import Split
+
+    check_writable(out)
+    only = Mixture(**{**dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0), family: 1.0})
+    dataset = TabletopDataset(TabletopSettings(Split.TEST, size=_size(size), turns=turns, fps=1.0, mixture=only))
+    sample = dataset[seed]
+    dataset.close()
+    if sample.frames:
+        save_overlay(out, _sheet(sample), [])
+    if as_json:
+        print_json(_described(sample))
+        return
+    for event in sample.events:
+        stdout.out(f"{event.start_s:6.1f} s to {event.end_s:4.1f} s  {event.label} {event.kind} {event.where}".rstrip())
+    for turn in sample.turns:
+        stdout.out(f"\n[{turn.task}]\n  {turn.question}\n  {turn.answer}")
+
+
+def _described(sample: Sample) -> dict[str, Any]:
+    return sample.truth() | sample.annotation()
+
+
+def _sheet(sample: Sample) -> UInt8Array:
+    """All frames with their boxes, a few in a row."""
+    import numpy as np
+
+    from penguin_ros.overlay import draw_objects
+
+    boxes = [[item.grounded for item in truth.objects] for truth in sample.truths] or [[] for _ in sample.frames]
+    drawn = [draw_objects(frame, objects) for frame, objects in zip(sample.frames, boxes, strict=True)]
+    columns = min(len(drawn), _COLUMNS)
+    drawn += [np.zeros_like(drawn[0])] * (-len(drawn) % columns)
+    rows = [np.hstack(drawn[start : start + columns]) for start in range(0, len(drawn), columns)]
+    sheet: UInt8Array = np.vstack(rows)
+    return sheet
+
+
+def _size(text: str) -> Size:
+    from penguin_models.types import Size
+
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size such as 224x224", param_hint="--size")
+    width, height = match[1], match[2] or match[1]
+    return Size(int(height), int(width))
+
+
+def _weights(text: str) -> dict[str, float]:
+    """Weights of all families, from "image=3,clip=1"."""
+    weights = dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0)
+    for item in text.split(","):
+        name, _, value = item.partition("=")
+        if name not in weights or not re.fullmatch(r"\d+(\.\d+)?", value):
+            known = ", ".join(weights)
+            raise typer.BadParameter(f"{item!r} is not a weight such as image=3 ({known})", param_hint="--mixture")
+        weights[name] = float(value)
+    return weights

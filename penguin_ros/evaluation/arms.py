@@ -1,0 +1,184 @@
+"""Ways of answering about a recording, and the first of them: the node's memory and session.
+
+Each sees the frames that the node would take, in the order of their stamps, and is asked when they have been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from penguin_engine.answer import Answer
+from penguin_engine.generation import Sampling
+from penguin_engine.mailbox import Mailbox
+from penguin_engine.memory import MemoryConfig
+from penguin_engine.runtime import Runtime
+from penguin_engine.session import SceneSession
+from penguin_engine.several_cameras import ask_cameras
+from penguin_engine.watch import Watch
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.processor import Processor
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.types import Frame
+from penguin_ros.evaluation.questions import Question
+from penguin_ros.evaluation.recording import Recording
+from penguin_ros.evaluation.records import RunSettings, Timeline
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of a bag.
+
+    Attributes:
+        question: as it stands in the file.
+        cameras: that it is about; at least one.
+        stamp_ns: when it is asked.
+        start_ns: where its clock begins: the first image of its first camera.
+        sampling: how the answer is generated.
+    """
+
+    question: Question
+    cameras: tuple[str, ...]
+    stamp_ns: int
+    start_ns: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model and the settings of the run."""
+
+    runtime: Runtime
+    processor: Processor
+    settings: RunSettings
+
+    def watches(self, cameras: Sequence[str]) -> dict[str, Watch]:
+        """Memory, session and mailbox of each camera, as the node makes them."""
+        return {camera: self._watch(camera, self.settings.token_budget // len(cameras)) for camera in cameras}
+
+    def _watch(self, camera: str, token_budget: int) -> Watch:
+        settings, images = self.settings, self.processor.images
+        config = MemoryConfig(
+            token_budget=token_budget,
+            min_tokens=images.min_tokens,
+            patch_size=images.patch_size,
+            arrival=settings.arrival,
+        )
+        policy = NoveltyPolicy() if settings.policy == "novelty" else ReferencePolicy()
+        session = SceneSession(self.runtime, self.processor, policy, config)
+        return Watch(camera, session, Mailbox(settings.sample_rate_hz, config.jump_back_s))
+
+    def ask_watches(
+        self,
+        watches: Mapping[str, Watch],
+        asked: Asked,
+        on_token: Callable[[int], None] = lambda count: None,
+    ) -> Answer:
+        """Asks memories, as the node does: one through its session, several together."""
+        sessions = {camera: watches[camera].session for camera in asked.cameras}
+        question = asked.question
+        if len(sessions) == 1:
+            session = sessions[asked.cameras[0]]
+            return session.ask(question.question, asked.sampling, question.horizon_s, on_token=on_token)
+        return ask_cameras(
+            self.runtime,
+            self.processor,
+            sessions,
+            question.question,
+            asked.sampling,
+            question.horizon_s,
+            on_token=on_token,
+        )
+
+
+class Arm(Protocol):
+    """A way of answering."""
+
+    @property
+    def name(self) -> str:
+        """As in `ARMS`."""
+        ...
+
+    @property
+    def one_camera(self) -> bool:
+        """Whether it has no prompt for several cameras."""
+        ...
+
+    def see(self, frame: Frame) -> None:
+        """Takes a frame."""
+        ...
+
+    def ask(self, asked: Asked) -> Answer:
+        """Answers about what has been seen; any PenguinError means that there is no answer."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        ...
+
+
+class MemoryArm:
+    """The node's memory and session; every frame is encoded and prefilled before the next one comes."""
+
+    name = "memory"
+    one_camera = False
+
+    def __init__(self, engine: Engine, recording: Recording):
+        self._engine = engine
+        self._watches = engine.watches(recording.cameras)
+        self.log = MemoryLog(self.name, recording, self._watches)
+
+    def see(self, frame: Frame) -> None:
+        """Takes a frame into its camera's memory, and prefills it."""
+        session = self._watches[frame.camera].session
+        start = perf_counter()
+        session.observe(frame)
+        while session.advance():
+            pass
+        self.log.add(frame, perf_counter() - start)
+
+    def ask(self, asked: Asked) -> Answer:
+        """Answers from the memories."""
+        return self._engine.ask_watches(self._watches, asked)
+
+    def close(self) -> None:
+        """Frees the caches."""
+        for watch in self._watches.values():
+            watch.session.close()
+
+
+class MemoryLog:
+    """Writes the time lines of memories."""
+
+    def __init__(self, arm: str, recording: Recording, watches: Mapping[str, Watch]):
+        self._watches = watches
+        self._before = dict.fromkeys(watches, (0, 0))
+        self._late = dict.fromkeys(watches, 0)
+        self._start_ns = {camera: recording.span_ns(camera)[0] for camera in watches}
+        self.timelines = {
+            camera: Timeline(
+                camera=camera,
+                arm=arm,
+                token_budget=watch.session.memory.config.token_budget,
+                unstamped=recording.unstamped.get(camera, 0),
+            )
+            for camera, watch in watches.items()
+        }
+
+    def add(self, frame: Frame, seconds: float) -> None:
+        """Notes the state of a memory after it took a frame."""
+        memory, line = self._watches[frame.camera].session.memory, self.timelines[frame.camera]
+        counters = memory.counters
+        late = counters.late > self._late[frame.camera]
+        resized, evicted = self._before[frame.camera]
+        line.time_s.append((frame.stamp_ns - self._start_ns[frame.camera]) * 1e-9)
+        line.kind.append(-1 if late else int(memory.frames[-1].kind))
+        line.tokens.append(memory.tokens)
+        line.frames.append(len(memory.frames))
+        line.shrunk.append(counters.resized - resized)
+        line.left.append(counters.evicted - evicted)
+        line.seconds.append(seconds)
+        self._before[frame.camera] = (counters.resized, counters.evicted)
+        self._late[frame.camera] = counters.late

@@ -1,0 +1,123 @@
+"""Bags in turn or in processes, with the same answers; on many machines in cluster.py.
+
+A bag is the unit of work: its frames must be seen in order. Every process writes its answers to disk as they come.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from penguin_engine.loading import open_runtime
+from penguin_engine.runtime import Runtime
+from penguin_models.errors import PenguinError
+from penguin_models.processor import Processor
+from penguin_ros.evaluation.arms import Engine
+from penguin_ros.evaluation.journal import Journal
+from penguin_ros.evaluation.realtime import replay_realtime
+from penguin_ros.evaluation.records import ModelSpec
+from penguin_ros.evaluation.replay import BagJob, Sink, replay
+
+
+@dataclass(frozen=True)
+class JournalledJob:
+    """A job and where its answers go."""
+
+    job: BagJob
+    folder: Path
+    key: str
+
+    def journal(self, on_answer: Callable[[], None] = lambda: None) -> Journal:
+        """Its journal."""
+        return Journal(self.folder, self.job.recording.name, self.key, on_answer)
+
+
+@lru_cache(maxsize=1)
+def _load(path: str, runtime: str, dtype: str | None, device: str, threads: int) -> tuple[Runtime, Processor]:
+    return open_runtime(runtime, path, device, dtype, threads or None)
+
+
+def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
+    """Loads what a spec names, once in each process.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    return _load(model.path, model.runtime, model.dtype, model.device, model.threads)
+
+
+def evaluate(job: BagJob, sink: Sink, loaded: tuple[Runtime, Processor] | None = None) -> None:
+    """Replays a bag in all arms.
+
+    Args:
+        job: the bag.
+        sink: takes the answers.
+        loaded: the model; loaded as the job says if None.
+
+    Raises:
+        PenguinError: the model or the bag cannot be read; answers so far are in the sink.
+    """
+    engine = Engine(*(loaded or load_model(job.model)), job.settings)
+    replay(job, engine, sink)
+    if "realtime" in job.settings.arms:
+        replay_realtime(job, engine, sink)
+
+
+def run_in_turn(
+    jobs: Sequence[JournalledJob],
+    on_answer: Callable[[], None],
+    loaded: tuple[Runtime, Processor] | None = None,
+) -> dict[str, str]:
+    """Evaluates bags one after the other in this process.
+
+    Returns:
+        Name of each bag that could not be evaluated -> why.
+    """
+    failed = {}
+    for item in jobs:
+        try:
+            _evaluate_journalled(item, on_answer, loaded)
+        except PenguinError as err:
+            failed[item.job.recording.name] = str(err)
+    return failed
+
+
+def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Callable[[int], None]) -> dict[str, str]:
+    """Evaluates bags in processes of their own.
+
+    Args:
+        jobs: the bags.
+        processes: at most so many at a time; each loads the model.
+        on_bag: called with the number of questions and arms of each bag that is done.
+
+    Returns:
+        Name of each bag that could not be evaluated -> why.
+    """
+    failed = {}
+    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = {pool.submit(_evaluate_journalled, item): item.job for item in jobs}
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                future.result()
+            except PenguinError as err:
+                failed[job.recording.name] = str(err)
+            on_bag(len(job.questions) * len(job.settings.arms))
+    return failed
+
+
+def _evaluate_journalled(
+    item: JournalledJob,
+    on_answer: Callable[[], None] = lambda: None,
+    loaded: tuple[Runtime, Processor] | None = None,
+) -> None:
+    journal = item.journal(on_answer)
+    try:
+        evaluate(item.job, journal, loaded)
+    finally:
+        journal.close()

@@ -1,0 +1,150 @@
+"""Answers on disk as they come, so that an interrupted run loses none of them: a file of JSON lines for each bag.
+
+The first line says which model, settings and recording the answers belong to; answers of others are never mixed in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.recording import Recording
+from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline, digest
+
+_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """What is known of a bag so far.
+
+    Attributes:
+        answers: by question, arm and key.
+        timelines: by camera and arm.
+    """
+
+    answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)
+    timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)
+
+
+def run_key(model_hash: str, model: ModelSpec, settings: RunSettings | FileSettings) -> str:
+    """Hash of what all answers of a run depend on. Arms may be added later."""
+    return digest(
+        [model_hash, model.runtime, model.dtype, model.device, settings.model_dump(mode="json", exclude={"arms"})]
+    )
+
+
+def recording_key(recording: Recording) -> str:
+    """Hash of a recording's cameras and stamps."""
+    return digest([recording.cameras, [(ref.camera, ref.stamp_ns) for ref in recording.images]])
+
+
+class Journal:
+    """The file of one bag; also the `Sink` of its replay."""
+
+    def __init__(self, folder: Path, bag: str, key: str, on_answer: Callable[[], None] = lambda: None):
+        """Names the file; nothing is written before the first answer.
+
+        Args:
+            folder: of the results.
+            bag: its name.
+            key: of run and recording.
+            on_answer: called after each answer.
+        """
+        self._path = folder / "progress" / f"{bag}.jsonl"
+        self._pictures = folder / "frames"
+        self._bag, self._key, self._on_answer = bag, key, on_answer
+        self._file: IO[str] | None = None
+
+    def read(self) -> Progress:
+        """What was written before; a line that was cut off is left out.
+
+        Raises:
+            EvaluationError: it belongs to another run, or is damaged.
+        """
+        progress = Progress()
+        lines = self._lines()
+        if not lines:
+            return progress
+        header = _parse(self._path, 1, lines[0])
+        if header != {"format": _FORMAT, "key": self._key}:
+            raise EvaluationError(
+                f"{self._path} holds answers of another model, of other settings or of another recording; "
+                "choose another --out, or discard them with --overwrite"
+            )
+        for number, line in enumerate(lines[1:], start=2):
+            self._add(progress, number, _parse(self._path, number, line))
+        return progress
+
+    def discard(self) -> None:
+        """Forgets what was written before."""
+        self._path.unlink(missing_ok=True)
+
+    def answer(self, record: AnswerRecord) -> None:
+        """Writes an answer."""
+        self._write({"answer": record.model_dump(mode="json")})
+        self._on_answer()
+
+    def timeline(self, timeline: Timeline) -> None:
+        """Writes a time line."""
+        self._write({"timeline": timeline.model_dump(mode="json")})
+
+    def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
+        """Writes a picture that is not there yet; it is complete before it has its name."""
+        target = self._pictures / name
+        if target.exists():
+            return
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{name}.part")
+        part.write_bytes(jpeg())
+        part.replace(target)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, value: dict[str, object]) -> None:
+        if self._file is None:
+            lines = self._lines() or [json.dumps({"format": _FORMAT, "key": self._key})]
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_name(f"{self._path.name}.part")
+            part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            part.replace(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(json.dumps(value) + "\n")
+        self._file.flush()
+
+    def _lines(self) -> list[str]:
+        """Complete lines."""
+        if not self._path.exists():
+            return []
+        return self._path.read_text(encoding="utf-8").split("\n")[:-1]
+
+    def _add(self, progress: Progress, number: int, value: dict[str, object]) -> None:
+        try:
+            if "answer" in value:
+                record = AnswerRecord.model_validate(value["answer"])
+                progress.answers[record.question, record.arm, record.key] = record
+            else:
+                timeline = Timeline.model_validate(value["timeline"])
+                progress.timelines[timeline.camera, timeline.arm] = timeline
+        except (ValidationError, KeyError) as err:
+            raise EvaluationError(f"{self._path}, line {number} is damaged; discard it with --overwrite") from err
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        value = json.loads(line)
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+    except ValueError as err:
+        raise EvaluationError(f"{path}, line {number} is damaged; discard it with --overwrite") from err
+    return value

@@ -1,0 +1,230 @@
+"""One bag, replayed on its own clock: every frame is seen, every question is asked at its time, and nothing depends on
+how fast this machine is. Two replays give the same answers.
+
+Arm "realtime" is replayed apart, in realtime.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from penguin_engine.answer import Answer
+from penguin_engine.generation import Sampling
+from penguin_engine.mailbox import Mailbox
+from penguin_models.errors import EvaluationError, MediaError, PenguinError
+from penguin_models.types import Frame
+from penguin_ros.evaluation.arms import Arm, Asked, Engine, MemoryArm
+from penguin_ros.evaluation.baselines import LastFramesArm, OfflineArm
+from penguin_ros.evaluation.ground_truth import TruthTopic
+from penguin_ros.evaluation.questions import ExpectedObject, Question
+from penguin_ros.evaluation.recording import Recording, StampedImage
+from penguin_ros.evaluation.records import (
+    AnswerRecord,
+    ModelSpec,
+    RunSettings,
+    Timeline,
+    answer_fields,
+    frame_record,
+    question_key,
+)
+from penguin_ros.evaluation.thumbnails import thumbnail
+
+
+@dataclass(frozen=True)
+class BagJob:
+    """Everything that must be known to evaluate one bag, in any process.
+
+    Attributes:
+        recording: the bag.
+        questions: about it.
+        truth: its topics with boxes.
+        model: what answers.
+        settings: of the run.
+        done: answers that are there already: question, arm and key of each.
+    """
+
+    recording: Recording
+    questions: tuple[Question, ...]
+    truth: dict[str, TruthTopic]
+    model: ModelSpec
+    settings: RunSettings
+    done: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)
+
+    def asked(self) -> list[Asked]:
+        """The questions in the order in which they are asked."""
+        return sorted(map(self._asked, self.questions), key=lambda asked: asked.stamp_ns)
+
+    def finished(self, asked: Asked, arm: str) -> AnswerRecord | None:
+        """The answer of an earlier run."""
+        return self.done.get((asked.question.id, arm, question_key(asked.question)))
+
+    def _asked(self, question: Question) -> Asked:
+        cameras = question.cameras or self.recording.cameras[:1]
+        start_ns = self.recording.span_ns(cameras[0])[0]
+        sampling = Sampling(max_new_tokens=question.max_new_tokens or self.settings.max_new_tokens)
+        return Asked(question, cameras, ask_stamp_ns(question, start_ns), start_ns, sampling)
+
+
+class Sink(Protocol):
+    """Takes what a replay finds, piece by piece."""
+
+    def answer(self, record: AnswerRecord) -> None:
+        """An answer is complete."""
+        ...
+
+    def timeline(self, timeline: Timeline) -> None:
+        """A camera's replay is complete."""
+        ...
+
+    def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
+        """A frame that an answer speaks of; made only where it is not there yet."""
+        ...
+
+
+def ask_stamp_ns(question: Question, start_ns: int) -> int:
+    """When a question is asked; its clock begins at `start_ns`."""
+    return start_ns + round(question.time_s * 1e9) if question.time_s is not None else question.stamp_ns or 0
+
+
+def replay(job: BagJob, engine: Engine, sink: Sink) -> None:
+    """Replays a bag for all arms but "realtime". It ends with the last question.
+
+    Raises:
+        MediaError: the bag cannot be read to its end; what was answered before is in the sink.
+    """
+    names = [name for name in job.settings.arms if name != "realtime"]
+    waiting = [asked for asked in job.asked() if any(job.finished(asked, name) is None for name in names)]
+    if not waiting:
+        return
+    arms = [_ARMS[name](engine, job.recording) for name in names]
+    try:
+        _replay(job, arms, job.asked(), sink)
+    finally:
+        for arm in arms:
+            arm.close()
+
+
+_ARMS: dict[str, Callable[[Engine, Recording], Arm]] = {
+    "memory": MemoryArm,
+    "last-4": LastFramesArm,
+    "offline": OfflineArm,
+}
+
+
+def _replay(job: BagJob, arms: Sequence[Arm], questions: Sequence[Asked], sink: Sink) -> None:
+    gate = _Gate(job)
+    waiting = list(questions)
+    for image in job.recording.read():
+        while waiting and waiting[0].stamp_ns < image.ref.stamp_ns:
+            _ask(job, arms, waiting.pop(0), gate.newest, sink)
+        if not waiting:
+            break
+        frame = gate.take(image)
+        if frame is not None:
+            for arm in arms:
+                arm.see(frame)
+    for asked in waiting:
+        _ask(job, arms, asked, gate.newest, sink)
+    for arm in arms:
+        if isinstance(arm, MemoryArm):
+            for timeline in arm.log.timelines.values():
+                sink.timeline(gate.count(timeline))
+
+
+class _Gate:
+    """Takes the images that the node would take at its sampling rate, and decodes those alone."""
+
+    def __init__(self, job: BagJob):
+        rate_hz = job.settings.sample_rate_hz
+        self._mailboxes = {camera: Mailbox(rate_hz) for camera in job.recording.cameras}
+        self._bad: dict[str, list[str]] = {camera: [] for camera in job.recording.cameras}
+        self.newest: dict[str, Frame] = {}
+
+    def take(self, image: StampedImage) -> Frame | None:
+        mailbox = self._mailboxes[image.ref.camera]
+        if not mailbox.offer(image.ref.stamp_ns, image.load):
+            return None
+        mailbox.take()
+        try:
+            frame = image.load()
+        except MediaError as err:
+            self._bad[image.ref.camera].append(str(err))
+            return None
+        self.newest[frame.camera] = frame
+        return frame
+
+    def count(self, timeline: Timeline) -> Timeline:
+        bad = self._bad[timeline.camera]
+        counts = {"images": self._mailboxes[timeline.camera].received, "bad": len(bad), "last_error": (bad or [""])[-1]}
+        return timeline.model_copy(update=counts)
+
+
+def _ask(job: BagJob, arms: Sequence[Arm], asked: Asked, newest: dict[str, Frame], sink: Sink) -> None:
+    for arm in arms:
+        if (arm.one_camera and len(asked.cameras) > 1) or job.finished(asked, arm.name) is not None:
+            continue
+        outcome = attempt(partial(arm.ask, asked))
+        sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink))
+
+
+def attempt(ask: Callable[[], Answer]) -> Answer | PenguinError:
+    """Asks; an error that the question or the settings cause is an outcome like an answer."""
+    try:
+        return ask()
+    except PenguinError as err:
+        return err
+
+
+def answer_record(
+    job: BagJob,
+    asked: Asked,
+    arm: str,
+    outcome: Answer | PenguinError,
+    newest: dict[str, Frame],
+    sink: Sink,
+    waited_s: float = 0.0,
+) -> AnswerRecord:
+    """A record of an answer, or of why there is none.
+
+    Args:
+        job: that the question belongs to.
+        asked: the question.
+        arm: that answered.
+        outcome: the answer, or the error.
+        newest: newest frame of each camera that the arm had seen.
+        sink: takes the picture of the newest frame.
+        waited_s: until the work began.
+    """
+    record = AnswerRecord(
+        question=asked.question.id,
+        arm=arm,
+        key=question_key(asked.question),
+        time_s=(asked.stamp_ns - asked.start_ns) * 1e-9,
+        waited_s=waited_s,
+    )
+    seen = [newest[camera] for camera in asked.cameras if camera in newest]
+    if seen:
+        frame = max(seen, key=lambda frame: frame.stamp_ns)
+        record.frame = frame_record(job.recording.name, frame, asked.start_ns)
+        sink.picture(record.frame.file, partial(thumbnail, frame.rgb))
+        try:
+            record.truth = _truth_at(job, asked.question, frame.stamp_ns)
+        except EvaluationError as err:
+            outcome = err
+    if isinstance(outcome, PenguinError):
+        return record.model_copy(update={"error": f"{type(outcome).__name__}: {outcome}"})
+    return record.model_copy(update=answer_fields(outcome, asked.start_ns, asked.question))
+
+
+def _truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
+    topics = truth_topics([question])
+    return {topic: list(job.truth[topic].at(stamp_ns)) for topic in topics}
+
+
+def truth_topics(questions: Sequence[Question]) -> list[str]:
+    """Topics from which questions take their expected boxes."""
+    items = [item for question in questions for item in question.expected]
+    return list(dict.fromkeys(item.topic for item in items if item.type == "objects" and item.topic))

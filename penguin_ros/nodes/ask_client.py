@@ -1,0 +1,97 @@
+"""Asks a running node over its action, and hands on the answer as it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from penguin_vl.action import AskStream
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from penguin_models.errors import PenguinError
+from penguin_ros.convert import answer_dict
+
+
+class AskFailedError(PenguinError):
+    """A node could not be asked, or answered with an error."""
+
+
+def ask_node(
+    node_name: str,
+    question: str,
+    cameras: Sequence[str] = (),
+    horizon_s: float = 0.0,
+    max_new_tokens: int = 0,
+    on_text: Callable[[str], None] = lambda piece: None,
+    timeout_s: float = 10.0,
+    ros_args: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Asks a question and waits for the end of its answer; Ctrl-C cancels it.
+
+    Args:
+        node_name: full name of the node, for example /penguin.
+        question: in plain words.
+        cameras: image topics to look at; empty for all.
+        horizon_s: look back at most so far; 0 for everything in memory.
+        max_new_tokens: longest answer; 0 for the node's parameter.
+        on_text: called with each piece of text.
+        timeout_s: to find the node; the answer may take any time.
+        ros_args: for rclpy: remappings and the like.
+
+    Returns:
+        What the node answered, as `convert.answer_dict` has it.
+
+    Raises:
+        AskFailedError: there is no such node, or it answered with an error code; the message says why.
+    """
+    rclpy.init(args=list(ros_args), signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("penguin_ask")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin, name="executor")  # this thread takes Ctrl-C
+    spinning.start()
+    goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
+    client = ActionClient(node, AskStream, f"{node_name.rstrip('/')}/ask_stream")
+    try:
+        result = _ask(client, node_name, goal, on_text, timeout_s)
+    finally:
+        executor.shutdown()
+        spinning.join()
+        client.destroy()
+        node.destroy_node()
+        rclpy.shutdown()
+    if result.error_code != AskStream.Result.ERROR_NONE:
+        raise AskFailedError(f"node {node_name}: {result.error_msg} (error code {result.error_code})")
+    return answer_dict(result)
+
+
+def _ask(
+    client: ActionClient, name: str, goal: AskStream.Goal, on_text: Callable[[str], None], timeout_s: float
+) -> AskStream.Result:
+    if not client.wait_for_server(timeout_s):
+        raise AskFailedError(
+            f"there is no node {name} to ask (waited {timeout_s} s); is it running? see: ros2 node list"
+        )
+
+    def wait(future: Future) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(0.5):
+            if not client.server_is_ready():
+                raise AskFailedError(f"node {name} went away before it had answered")
+        return future.result()
+
+    handle = wait(client.send_goal_async(goal, lambda message: on_text(message.feedback.text)))
+    if not handle.accepted:
+        raise AskFailedError(f"node {name} refused the question")
+    finished = handle.get_result_async()
+    try:
+        return wait(finished).result
+    except KeyboardInterrupt:
+        wait(handle.cancel_goal_async())
+        return wait(finished).result

@@ -1,0 +1,169 @@
+"""Publishes the image topics of a bag in the time of their recording, over DDS; the messages are not decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.signals import SignalHandlerOptions
+from rosbags.highlevel import AnyReader
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+
+from penguin_models.errors import MediaError
+from penguin_ros.bags import IMAGE_TYPES, choose_topic, open_bag
+from penguin_ros.convert import ns_to_stamp
+
+_TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
+_LATE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Playback:
+    """How a bag is played.
+
+    Attributes:
+        rate: recorded seconds per second.
+        loops: how often; 0 for ever.
+        start_s: begin so many seconds after the first image.
+        clock: publish the recorded time on /clock with every message.
+        wait_s: wait at most so long until every topic has a subscriber; 0 does not wait.
+    """
+
+    rate: float = 1.0
+    loops: int = 1
+    start_s: float = 0.0
+    clock: bool = False
+    wait_s: float = 0.0
+
+
+@dataclass
+class Played:
+    """What was published.
+
+    Attributes:
+        messages: so many.
+        late: of them, more than a tenth of a second after their time: this machine is too slow for the rate.
+        seconds: it took.
+    """
+
+    messages: int = 0
+    late: int = 0
+    seconds: float = 0.0
+
+
+def image_topics(path: Path, wanted: Sequence[str] = ()) -> list[str]:
+    """Image topics of a bag: those wanted, or all.
+
+    Raises:
+        MediaError: the bag cannot be read, has no image topic, or not one that is wanted.
+    """
+    with open_bag(path) as reader:
+        if wanted:
+            return [choose_topic(path, reader, topic) for topic in wanted]
+        topics = sorted({c.topic for c in reader.connections if c.msgtype in IMAGE_TYPES})
+        return topics or [choose_topic(path, reader, None)]
+
+
+def play(
+    path: Path,
+    topics: Sequence[str] = (),
+    playback: Playback | None = None,
+    ros_args: Sequence[str] = (),
+    stop: threading.Event | None = None,
+    on_message: Callable[[Played], None] = lambda played: None,
+) -> Played:
+    """Plays a bag to its end, or until it is stopped.
+
+    Args:
+        path: a bag folder, or a single .mcap, .db3 or ROS 1 .bag file.
+        topics: image topics; all of the bag's if empty.
+        playback: rate, loops, start.
+        ros_args: for rclpy: remappings and the like.
+        stop: ends it early.
+        on_message: called after each message.
+
+    Raises:
+        MediaError: the bag cannot be read, or holds nothing to play.
+    """
+    playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
+    topics = image_topics(path, topics)
+    rclpy.init(args=list(ros_args), signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("bag_player")
+    began = monotonic()
+    try:
+        with open_bag(path) as reader:
+            player = _Player(node, reader, topics, playback, stop)
+            player.wait()
+            loop = 0
+            while not stop.is_set() and (playback.loops == 0 or loop < playback.loops):
+                for late in player.once():
+                    played.messages += 1
+                    played.late += late
+                    played.seconds = monotonic() - began
+                    on_message(played)
+                loop += 1
+            player.flush()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    return played
+
+
+class _Player:
+    """One open bag and its publishers."""
+
+    def __init__(self, node: Node, reader: AnyReader, topics: Sequence[str], playback: Playback, stop: threading.Event):
+        self._reader, self._playback, self._stop = reader, playback, stop
+        self._connections = [c for c in reader.connections if c.topic in topics]
+        self._publishers: dict[str, Publisher] = {
+            c.topic: node.create_publisher(_TYPES[c.msgtype], c.topic, 10) for c in self._connections
+        }
+        self._clock = node.create_publisher(Clock, "/clock", 10) if playback.clock else None
+        first = next(iter(reader.messages(self._connections)), None)
+        if first is None:
+            raise MediaError(f"the bag has no messages on {', '.join(topics)}")
+        self._start_ns = first[1] + round(playback.start_s * 1e9)
+        if next(iter(reader.messages(self._connections, start=self._start_ns)), None) is None:
+            length_s = (reader.end_time - first[1]) * 1e-9
+            raise MediaError(f"no image comes after a start at {playback.start_s} s; the bag ends at {length_s:.1f} s")
+
+    def wait(self) -> None:
+        """Until somebody listens to every topic, or the time for it is over."""
+        deadline = monotonic() + self._playback.wait_s
+        missing = list(self._publishers.values())
+        while missing and monotonic() < deadline and not self._stop.wait(0.02):
+            missing = [publisher for publisher in missing if publisher.get_subscription_count() == 0]
+        if missing and self._playback.wait_s and not self._stop.is_set():
+            names = ", ".join(publisher.topic_name for publisher in missing)
+            raise MediaError(f"nobody subscribed to {names} within {self._playback.wait_s} s")
+
+    def once(self) -> Iterable[bool]:
+        """Publishes every message in its time; yields whether it was late."""
+        began = monotonic()
+        for connection, stamp_ns, data in self._reader.messages(self._connections, start=self._start_ns):
+            due_s = began + (stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
+            if self._stop.wait(max(0.0, due_s - monotonic())):
+                return
+            if self._clock is not None:
+                self._clock.publish(Clock(clock=ns_to_stamp(stamp_ns)))
+            self._publishers[connection.topic].publish(self._cdr(connection, data))
+            yield monotonic() - due_s > _LATE_S
+
+    def flush(self) -> None:
+        """Waits a moment until reliable subscribers have the last messages."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=1.0))
+
+    def _cdr(self, connection: Any, data: bytes) -> bytes:
+        if self._reader.is2:
+            return bytes(data)
+        return bytes(self._reader.typestore.ros1_to_cdr(data, connection.msgtype))

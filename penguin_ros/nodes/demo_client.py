@@ -1,0 +1,134 @@
+"""The demo's view of a running node: collects what it publishes, and asks it over the service and the action."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from penguin_vl.action import AskStream
+from penguin_vl.msg import GroundedCaption, MemoryState
+from penguin_vl.srv import Ask
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage
+
+from penguin_models.errors import PenguinError
+from penguin_ros.convert import answer_dict
+
+
+class DemoFailedError(PenguinError):
+    """Something that the demo waits for did not happen."""
+
+
+class DemoClient:
+    """Listens to one node.
+
+    Attributes:
+        captions: all that came.
+        pictures: JPEG of each caption's frame with its objects.
+        memory: the newest state.
+        statuses: newest diagnostics by name.
+    """
+
+    def __init__(self, node_name: str, on_caption: Callable[[GroundedCaption], None]):
+        self.captions: list[GroundedCaption] = []
+        self.pictures: list[bytes] = []
+        self.memory: MemoryState | None = None
+        self.statuses: dict[str, DiagnosticStatus] = {}
+        self._on_caption_shown = on_caption
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self._changed = threading.Condition()
+        self._node = rclpy.create_node("penguin_demo")
+        for kind, topic, callback in (
+            (GroundedCaption, f"{node_name}/captions", self._on_caption),
+            (CompressedImage, f"{node_name}/annotated/compressed", self._on_picture),
+            (MemoryState, f"{node_name}/memory", self._on_memory),
+            (DiagnosticArray, "/diagnostics", self._on_diagnostics),
+        ):
+            self._node.create_subscription(kind, topic, callback, 10)
+        self._ask = self._node.create_client(Ask, f"{node_name}/ask")
+        self._stream = ActionClient(self._node, AskStream, f"{node_name}/ask_stream")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin, name="executor")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._executor.shutdown()
+        self._thread.join()
+        self._stream.destroy()
+        self._node.destroy_node()
+        rclpy.shutdown()
+
+    def wait_for(self, what: str, condition: Callable[[], Any], deadline_s: float) -> None:
+        """Waits until something is so.
+
+        Raises:
+            DemoFailedError: it was not by the deadline on the monotonic clock.
+        """
+        with self._changed:
+            while not condition() and monotonic() < deadline_s:
+                self._changed.wait(0.2)  # not everything that is waited for is told here
+            if not condition():
+                raise DemoFailedError(f"the demo waited in vain for {what}")
+
+    def ask(self, question: str, max_new_tokens: int, deadline_s: float) -> dict[str, Any]:
+        """One question over the service.
+
+        Raises:
+            DemoFailedError: no answer in time, or an error code.
+        """
+        response = self._result(self._ask.call_async(Ask.Request(question=question, max_new_tokens=max_new_tokens)),
+                                "the service's answer", deadline_s)  # fmt: skip
+        return _checked(response)
+
+    def stream(
+        self, question: str, max_new_tokens: int, on_text: Callable[[str], None], deadline_s: float
+    ) -> dict[str, Any]:
+        """One question over the action; pieces of text as they come.
+
+        Raises:
+            DemoFailedError: no answer in time, or an error code.
+        """
+        goal = AskStream.Goal(question=question, max_new_tokens=max_new_tokens)
+        sent = self._stream.send_goal_async(goal, lambda message: on_text(message.feedback.text))
+        handle = self._result(sent, "the action to accept its goal", deadline_s)
+        return _checked(self._result(handle.get_result_async(), "the action's result", deadline_s).result)
+
+    def _result(self, future: Any, what: str, deadline_s: float) -> Any:
+        future.add_done_callback(lambda _: self._tell())
+        self.wait_for(what, future.done, deadline_s)
+        return future.result()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_caption(self, message: GroundedCaption) -> None:
+        self.captions.append(message)
+        self._on_caption_shown(message)
+        self._tell()
+
+    def _on_picture(self, message: CompressedImage) -> None:
+        self.pictures.append(bytes(message.data))
+        self._tell()
+
+    def _on_memory(self, message: MemoryState) -> None:
+        self.memory = message
+        self._tell()
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.statuses = self.statuses | {status.name: status for status in message.status}
+        self._tell()
+
+
+def _checked(answer: Any) -> dict[str, Any]:
+    if answer.error_code:
+        raise DemoFailedError(f"the node answered with error {answer.error_code}: {answer.error_msg}")
+    return answer_dict(answer)

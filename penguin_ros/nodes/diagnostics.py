@@ -1,0 +1,157 @@
+"""What `/diagnostics` says: one status for the node, one for each camera, levels with their reason."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from penguin_engine.answer import Answer
+from penguin_engine.runtime import RuntimeInfo
+from penguin_engine.watch import Watch
+from penguin_engine.worker import SceneWorker
+from penguin_ros.nodes.cameras import Camera
+from penguin_ros.settings import NodeSettings
+
+_RECENT = 100
+
+
+class Latencies:
+    """First-token and total times of the last hundred captions or answers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first_s: deque[float] = deque(maxlen=_RECENT)
+        self._total_s: deque[float] = deque(maxlen=_RECENT)
+
+    def add(self, answer: Answer) -> None:
+        """Counts one."""
+        self.count += 1
+        self._first_s.append(answer.first_token_s)
+        self._total_s.append(answer.total_s)
+
+    def percentiles(self) -> dict[str, float]:
+        """50th and 95th percentile in seconds; empty before the first."""
+        return {
+            f"{name} p{share} [s]": float(np.percentile([*times], share))
+            for name, times in (("first token", self._first_s), ("total", self._total_s))
+            for share in (50, 95)
+            if times
+        }
+
+    @property
+    def total_p95_s(self) -> float:
+        """95th percentile of the total times; 0 before the first."""
+        return self.percentiles().get("total p95 [s]", 0.0)
+
+
+class Health:
+    """Levels of a status: the worst one wins, all reasons are told."""
+
+    def __init__(self) -> None:
+        self.level = DiagnosticStatus.OK
+        self._reasons: list[str] = []
+
+    def warn_if(self, condition: bool, reason: str, level: bytes = DiagnosticStatus.WARN) -> None:
+        """Adds a reason."""
+        if condition:
+            self.level = max(self.level, level)
+            self._reasons.append(reason)
+
+    def status(self, name: str, hardware_id: str, values: dict[str, Any]) -> DiagnosticStatus:
+        """The message."""
+        shown = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
+        message = "; ".join(self._reasons) or "OK"
+        return DiagnosticStatus(level=self.level, name=name, message=message, hardware_id=hardware_id, values=shown)
+
+
+def inactive_status(name: str, state: str, error: str) -> DiagnosticStatus:
+    """The node while it is not active."""
+    health = Health()
+    health.warn_if(bool(error), error, DiagnosticStatus.ERROR)
+    health.warn_if(True, f"the node is {state}")
+    return health.status(name, "", {})
+
+
+def node_status(
+    name: str,
+    worker: SceneWorker,
+    settings: NodeSettings,
+    info: RuntimeInfo,
+    answers: Latencies,
+    captions: Latencies,
+    errors: int,
+    last_error: str,
+) -> DiagnosticStatus:
+    """Queue, model, runtime and latencies of an active node."""
+    health, target_s = Health(), settings["latency_target_s"]
+    for what, latencies in (("answers", answers), ("captions", captions)):
+        slow = 0 < target_s < latencies.total_p95_s
+        health.warn_if(slow, f"{what} take {latencies.total_p95_s:.2f} s (p95), above the target of {target_s} s")
+    health.warn_if(len(worker.queue) >= worker.queue.limit, "the queue of questions is full")
+    health.warn_if(errors > 0, f"{errors} unexpected errors, the last: {last_error}")
+    values = {
+        "model": settings["model"],
+        "runtime": info.name,
+        "device": info.device,
+        "precision": info.dtype,
+        "context length [tokens]": info.context_length,
+        "token budget [tokens]": settings["token_budget"],
+        "questions waiting": len(worker.queue),
+        "question running": worker.queue.running,
+        "questions refused": worker.queue.refused,
+        "answers": answers.count,
+        "captions": captions.count,
+        "captions preempted": worker.captions_preempted,
+        "errors": errors,
+    }
+    values |= {f"answer {key}": value for key, value in answers.percentiles().items()}
+    values |= {f"caption {key}": value for key, value in captions.percentiles().items()}
+    return health.status(name, settings["model"], values)
+
+
+def camera_statuses(
+    name: str, cameras: Iterable[Camera], worker: SceneWorker, timeout_s: float
+) -> Iterable[DiagnosticStatus]:
+    """Rate, age, losses and memory of each camera."""
+    for camera in cameras:
+        yield _camera_status(f"{name}: {camera.name}", camera, worker.watches[camera.name], timeout_s)
+
+
+def _camera_status(name: str, camera: Camera, watch: Watch, timeout_s: float) -> DiagnosticStatus:
+    age_s = None if camera.arrived_s is None else monotonic() - camera.arrived_s
+    health, memory, mailbox = Health(), watch.session.memory, watch.mailbox
+    if age_s is None:
+        health.warn_if(True, "no image yet")
+    else:
+        health.warn_if(age_s > timeout_s, f"stale: no image for {age_s:.1f} s", DiagnosticStatus.ERROR)
+    health.warn_if(watch.newest_failed, f"the newest image could not be read: {watch.last_error}")
+    health.warn_if(camera.unstamped > 0, f"{camera.unstamped} images had no stamp")
+    counters = memory.counters
+    values = {
+        "rate [Hz]": camera.rate_hz(),
+        "age of the newest image [s]": "" if age_s is None else age_s,
+        "images": mailbox.received,
+        "skipped by the sampling rate": mailbox.skipped,
+        "dropped": mailbox.dropped,
+        "late": mailbox.late + counters.late,
+        "failed to convert": watch.bad_frames,
+        "unstamped": camera.unstamped,
+        "memory [tokens]": memory.tokens,
+        "memory budget [tokens]": memory.config.token_budget,
+        "frames held": len(memory.frames),
+        "key frames": counters.key_frames,
+        "compactions": counters.compactions,
+        "clears": counters.clears,
+        "captions": watch.captions,
+        "captions skipped": watch.captions_skipped,
+    }
+    return health.status(name, camera.name, values)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

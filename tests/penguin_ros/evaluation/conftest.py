@@ -1,0 +1,154 @@
+"""What these tests share: bags whose images say who they are, and a model that says what it was told to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from penguin_engine.runtime import RuntimeInfo, check_fits, part_length
+from penguin_ros.message_types import typestore
+
+START_NS = 1_700_000_000_000_000_000
+SECOND = 10**9
+
+
+def numbered(number, height=56, width=84):
+    """A picture of one grey, by which `ScriptedRuntime` knows its number."""
+    return np.full((height, width, 3), number, np.uint8)
+
+
+@pytest.fixture
+def picture_bag(bags):
+    """Writes a bag of numbered pictures: {topic: [(stamp in seconds, number), ...]}, recorded a little later."""
+
+    def write(topics, name="bag", delay=0.02, **options):
+        messages = {
+            topic: [(at + delay, bags.raw(numbered(n), stamp_ns=START_NS + round(at * SECOND))) for at, n in pictures]
+            for topic, pictures in topics.items()
+        }
+        return bags.write(messages, name=name, **options)
+
+    return write
+
+
+def message(kind, **fields):
+    return typestore().types[kind](**fields)
+
+
+def header(stamp_ns):
+    stamp = message("builtin_interfaces/msg/Time", sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND)
+    return message("std_msgs/msg/Header", stamp=stamp, frame_id="camera")
+
+
+def append_topic(folder, source, topic, messages, storage="mcap"):
+    """Copies a bag and adds a topic: [(stamp in seconds, message), ...]."""
+    from rosbags.rosbag2 import Reader
+
+    with Reader(source) as reader, Writer(folder, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+        connections = {
+            c.id: writer.add_connection(c.topic, c.msgtype, typestore=typestore()) for c in reader.connections
+        }
+        for connection, stamp, data in reader.messages():
+            writer.write(connections[connection.id], stamp, data)
+        kind = messages[0][1].__msgtype__ if messages else "vision_msgs/msg/Detection2DArray"
+        added = writer.add_connection(topic, kind, typestore=typestore())
+        for at, value in messages:
+            writer.write(added, START_NS + round(at * SECOND), typestore().serialize_cdr(value, kind))
+    return folder
+
+
+@dataclass
+class ScriptedRuntime:
+    """A runtime that "sees" the greys of the pictures and answers by a function of question and what it sees.
+
+    Attributes:
+        processor: tokenizes what it says.
+        answer: (question, numbers of the pictures in the prompt) -> text.
+        asked: what it was called with, in turn.
+        encoded: pictures so far.
+        work: called with "encode" for each picture and "append" for each append.
+    """
+
+    processor: object
+    answer: object
+    asked: list = field(default_factory=list)
+    encoded: int = 0
+    work: object = lambda kind: None
+
+    @property
+    def info(self):
+        return RuntimeInfo("scripted", "none", "float32", 40_960, self.processor.tokenizer.get_vocab_size())
+
+    def encode(self, images):
+        for _ in images:
+            self.encoded += 1
+            self.work("encode")
+        return [_Seen(image.tokens, round((float(image.patches.mean()) + 1) * 127.5)) for image in images]
+
+    def open_cache(self, max_length):
+        check_fits(max_length, 40_960, "the cache")
+        return _ScriptedCache(self)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    length: int
+    number: int
+
+
+class _ScriptedCache:
+    def __init__(self, runtime):
+        self._runtime = runtime
+        self._items = []  # token ids and pictures, with the tokens that each costs
+        self._to_say = None
+
+    @property
+    def length(self):
+        return sum(tokens for _, tokens in self._items)
+
+    def append(self, parts):
+        self._runtime.work("append")
+        for part in parts:
+            if isinstance(part, _Seen):
+                self._items.append((part, part.length))
+            else:
+                self._items += [(token, 1) for token in part]
+        ids = [item for item, _ in self._items if isinstance(item, int)]
+        generating = len(parts) == 1 and part_length(parts[0]) == 1 and self._to_say is not None
+        if not generating:
+            self._to_say = self._script(ids)
+        token = self._to_say.pop(0) if self._to_say else self._runtime.processor.end_token_ids[0]
+        logits = np.zeros(self._runtime.info.vocab_size, np.float32)
+        logits[token] = 1
+        return logits
+
+    def _script(self, ids):
+        text = self._runtime.processor.tokenizer.decode(ids, skip_special_tokens=False)
+        if "<|im_end|>" not in text:
+            return None  # frames alone: nobody has asked
+        question = text.rsplit("<|im_end|>", 1)[0].rsplit("\n", 1)[-1]
+        numbers = [item.number for item, _ in self._items if isinstance(item, _Seen)]
+        self._runtime.asked.append((question, numbers))
+        return self._runtime.processor.encode_text(self._runtime.answer(question, numbers))
+
+    def truncate(self, length):
+        while self.length > length:
+            self._items.pop()
+        assert self.length == length
+        self._to_say = None
+
+    def close(self):
+        self._items = []
+
+
+@pytest.fixture
+def scripted(processor):
+    """Makes a `ScriptedRuntime`; by default it says which pictures it sees."""
+
+    def make(answer=lambda question, numbers: " ".join(map(str, numbers))):
+        return ScriptedRuntime(processor, answer)
+
+    return make

@@ -1,0 +1,91 @@
+"""Answers on disk: what an interrupted run leaves, and that answers of other runs are not taken for it."""
+
+import json
+
+import pytest
+
+from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.journal import Journal, run_key
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline
+
+
+def record(name="q", **fields):
+    return AnswerRecord(question=name, arm="memory", key="k", time_s=1.5, **fields)
+
+
+def write(folder, *records, key="key"):
+    journal = Journal(folder, "bag", key)
+    for item in records:
+        journal.answer(item)
+    journal.timeline(Timeline(camera="/a", arm="memory", token_budget=60))
+    journal.close()
+    return folder / "progress" / "bag.jsonl"
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    first, second = record(raw="red", spans=[(1.0, 2.0)]), record("p", error="why")
+    write(tmp_path, first, second)
+    progress = Journal(tmp_path, "bag", "key").read()
+    assert progress.answers == {("q", "memory", "k"): first, ("p", "memory", "k"): second}
+    assert progress.timelines["/a", "memory"].token_budget == 60
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path):
+    file = write(tmp_path, record("a"), record("b"))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
+    journal = Journal(tmp_path, "bag", "key")
+    assert {name for name, _, _ in journal.read().answers} == {"a"}
+    journal.answer(record("c"))
+    journal.close()
+    assert {name for name, _, _ in Journal(tmp_path, "bag", "key").read().answers} == {"a", "c"}
+
+
+def test_every_answer_is_on_disk_at_once(tmp_path):
+    journal = Journal(tmp_path, "bag", "key")
+    for count in range(1, 4):
+        journal.answer(record(f"q{count}"))
+        assert len(Journal(tmp_path, "bag", "key").read().answers) == count
+    journal.close()
+
+
+def test_answers_of_another_run_are_refused_until_they_are_discarded(tmp_path):
+    write(tmp_path, record())
+    other = Journal(tmp_path, "bag", "another key")
+    with pytest.raises(EvaluationError, match=r"bag.jsonl holds answers of another model.*--overwrite"):
+        other.read()
+    other.discard()
+    assert other.read().answers == {}
+
+
+@pytest.mark.parametrize(
+    "damage", ["nonsense", "[]", json.dumps({"answer": {"question": 1}}), json.dumps({"something": 1})]
+)
+def test_damaged_lines_are_numbered(tmp_path, damage):
+    file = write(tmp_path, record("a"), record("b"))
+    lines = file.read_text().splitlines()
+    lines[2] = damage
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(EvaluationError, match=r"bag.jsonl, line 3 is damaged; discard it with --overwrite"):
+        Journal(tmp_path, "bag", "key").read()
+
+
+def test_pictures_are_made_once(tmp_path):
+    journal, made = Journal(tmp_path, "bag", "key"), []
+    for _ in range(2):
+        journal.picture("a.jpg", lambda: made.append(1) or b"jpeg")
+    assert made == [1] and (tmp_path / "frames" / "a.jpg").read_bytes() == b"jpeg"
+
+
+def test_the_key_knows_what_answers_depend_on():
+    model, settings = ModelSpec(path="m"), RunSettings()
+    base = run_key("hash", model, settings)
+    assert run_key("hash", model, RunSettings(arms=["memory", "last-4"])) == base  # arms may be added
+    assert run_key("hash", ModelSpec(path="elsewhere", threads=3), settings) == base
+    for other in (
+        run_key("other hash", model, settings),
+        run_key("hash", ModelSpec(path="m", dtype="bfloat16"), settings),
+        run_key("hash", model, RunSettings(token_budget=100)),
+        run_key("hash", model, RunSettings(sample_rate_hz=1)),
+    ):
+        assert other != base

@@ -1,0 +1,77 @@
+"""lmms-eval with the model class of this package: a task of two pictures, in lmms-eval's own environment.
+
+Its requirements (PyAV below 16, some two hundred packages) do not go with ours, so it is run as a program:
+`python -m venv lmms && lmms/bin/pip install lmms-eval . && LMMS_EVAL=lmms/bin/lmms-eval pytest tests/.../test_lmms.py`
+"""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from penguin_engine.ask import ask
+from penguin_engine.generation import Sampling
+from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_models.media import load_image
+
+LMMS_EVAL = os.environ.get("LMMS_EVAL") or shutil.which("lmms-eval")
+UTILS = """
+from PIL import Image
+
+def doc_to_visual(doc):
+    return [Image.open(doc["path"])]
+
+def doc_to_text(doc, lmms_eval_specific_kwargs=None):
+    return "<image>\\n" + doc["question"]
+
+def process_results(doc, results):
+    return {"exact": float(results[0].strip() == doc["answer"].strip())}
+"""
+TASK = """
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder}/data.jsonl
+task: two_pictures
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.doc_to_visual
+doc_to_text: !function utils.doc_to_text
+doc_to_target: answer
+generation_kwargs: {{max_new_tokens: 8, until: ["\\n\\n"], temperature: 0, do_sample: false}}
+process_results: !function utils.process_results
+metric_list: [{{metric: exact, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.mark.skipif(LMMS_EVAL is None, reason="lmms-eval is not installed; LMMS_EVAL may name its program")
+def test_two_pictures(tmp_path, model, processor, checkpoint):
+    """The answers that lmms-eval gets are those of `ask`, one of which is expected."""
+    question, task = "What colour is it?", tmp_path / "task"
+    task.mkdir()
+    answers = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (112, 84), colour).save(tmp_path / f"{colour}.png")
+        image = load_image(tmp_path / f"{colour}.png")
+        sampling = Sampling(max_new_tokens=8)
+        answers.append(ask(TorchRuntime(model), processor, question, [image], max_tokens=64, sampling=sampling).raw)
+    rows = [
+        {"path": str(tmp_path / "red.png"), "question": question, "answer": answers[0]},
+        {"path": str(tmp_path / "blue.png"), "question": question, "answer": "something else"},
+    ]
+    (task / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (task / "utils.py").write_text(UTILS)
+    (task / "two_pictures.yaml").write_text(TASK.format(folder=task))
+    arguments = ["--model", "penguin_vl", "--model_args", f"pretrained={checkpoint},max_tokens=64,device=cpu"]
+    arguments += ["--tasks", "two_pictures", "--include_path", str(task), "--batch_size", "1"]
+    arguments += ["--log_samples", "--output_path", str(tmp_path / "out")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([LMMS_EVAL, *arguments], cwd=tmp_path, env=environment, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    (samples,) = (tmp_path / "out").rglob("*samples_two_pictures.jsonl")
+    found = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [sample["resps"] for sample in found] == answers
+    assert [sample["exact"] for sample in found] == [1, 0]

@@ -1,0 +1,162 @@
+"""The page on which questions are written: what it is given, and what it may write."""
+
+import http.client
+import io
+import json
+import threading
+
+import pytest
+from PIL import Image
+
+from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.questions import read_questions
+from penguin_ros.evaluation.recorder import Recorder, RecorderServer
+from penguin_ros.evaluation.recording import open_recording
+
+PICTURES = [(0.5 * i, 10 * i) for i in range(9)]
+TEXT = [{"type": "text", "accept": ["red"]}]
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "questions.jsonl"
+
+
+@pytest.fixture
+def recorder(picture_bag, file):
+    bag = picture_bag({"/front": PICTURES, "/rear": PICTURES[:3]})
+    return Recorder(open_recording(bag, ["/front", "/rear"]), file)
+
+
+@pytest.fixture
+def ask(recorder):
+    """Sends requests to a running server: (status, content type, body)."""
+    server = RecorderServer(recorder)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def request(method, path, body=None, kind="application/json"):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        headers = {"Content-Type": kind} if body is not None else {}
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        content = reply.read()
+        connection.close()
+        return reply.status, reply.getheader("Content-Type"), content
+
+    yield request
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def post(ask, **values):
+    values = {"camera": "/front", "time_s": 1.0, "question": "What?", "expected": TEXT} | values
+    status, _, body = ask("POST", "/question", json.dumps(values))
+    return status, json.loads(body)
+
+
+def grey(jpeg):
+    return round(sum(Image.open(io.BytesIO(jpeg)).convert("RGB").resize((1, 1)).getpixel((0, 0))) / 3)
+
+
+def test_the_page_knows_the_bag(ask, file):
+    status, kind, page = ask("GET", "/")
+    assert (status, kind) == (200, "text/html; charset=utf-8")
+    assert b"http://" not in page.replace(b"http://www.w3.org", b"")
+    info = json.loads(ask("GET", "/info")[2])
+    assert (info["bag"], info["file"], info["questions"]) == ("bag", str(file), [])
+    assert info["times"] == {"/front": [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4], "/rear": [0, 0.5, 1]}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [8, 7, 0], [5, 5, 6, 2, 3]])
+def test_images_in_any_order(ask, order):
+    for index in order:
+        status, kind, jpeg = ask("GET", f"/frame?camera=%2Ffront&index={index}")
+        assert (status, kind) == (200, "image/jpeg") and abs(grey(jpeg) - 10 * index) <= 2
+
+
+@pytest.mark.parametrize(
+    "query", ["camera=/front&index=9", "camera=/front&index=-1", "camera=/none&index=0", "index=x", ""]
+)
+def test_images_that_are_not_there(ask, query):
+    status, _, body = ask("GET", f"/frame?{query}")
+    assert status == 404 and json.loads(body)["error"]
+
+
+def test_a_damaged_image(bags, tmp_path):
+    import numpy as np
+
+    jpeg = bags.jpeg(np.zeros((20, 20, 3), np.uint8), 0.5, 10**18)
+    recorder = Recorder(open_recording(bags.write({"/front": [(0, jpeg)]}), [None]), tmp_path / "q.jsonl")
+    with pytest.raises(Exception, match="cannot be decoded"):
+        recorder.frame("/front", 0)
+
+
+def test_questions_are_written_at_once(ask, file):
+    assert post(ask)[0] == 200
+    assert post(ask, question="When?", expected=[{"type": "time_range", "accept": [[0.5, 1]]}], kind="event")[0] == 200
+    first, second = read_questions(file)
+    assert (first.id, first.bag, first.time_s, first.cameras) == ("bag-1", "bag", 1.0, ("/front",))
+    assert (second.id, second.group) == ("bag-2", "event")
+    assert [q["id"] for q in json.loads(ask("GET", "/info")[2])["questions"]] == ["bag-1", "bag-2"]
+
+
+def test_a_file_is_continued(recorder, file):
+    recorder.add({"camera": "/front", "time_s": 1, "question": "What?", "expected": TEXT})
+    again = Recorder(recorder.recording, file)
+    again.add({"camera": "/front", "time_s": 2, "question": "And now?", "expected": TEXT})
+    assert [question.id for question in read_questions(file)] == ["bag-1", "bag-2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"question": " "}, "the question is empty"),
+        ({"expected": []}, "expected: "),
+        ({"time_s": 9.0}, "is asked at 9.00 s, but bag bag has images of /front from 0 to 4.00 s"),
+        ({"camera": "/rear", "time_s": 3.0}, "images of /rear from 0 to 1.00 s"),
+        ({"camera": "/none"}, "bag bag has no images of /none"),
+        ({"expected": [{"type": "number", "value": None}]}, "value"),
+    ],
+)
+def test_questions_that_cannot_be_asked(ask, file, values, message):
+    status, reply = post(ask, **values)
+    assert status == 400 and message in reply["error"]
+    assert file.read_text() == ""
+
+
+def test_an_id_that_is_taken(ask):
+    assert post(ask, id="mine")[0] == 200
+    status, reply = post(ask, id="mine")
+    assert status == 400 and reply["error"] == "there is a question mine already"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status"),
+    [
+        ("/question", "{", "application/json", 400),
+        ("/question", "[]", "application/json", 400),
+        ("/question", "{}", "text/plain", 404),  # what a form of another site could send
+        ("/elsewhere", "{}", "application/json", 404),
+        ("/question", " " * 1_000_001, "application/json", 413),
+    ],
+)
+def test_other_requests(ask, file, path, body, kind, status):
+    assert ask("POST", path, body, kind)[0] == status
+    assert ask("GET", "/nothing")[0] == 404
+    assert file.read_text() == ""
+
+
+def test_a_file_that_cannot_be_continued(recorder, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("nonsense\n")
+    with pytest.raises(EvaluationError, match=r"bad.jsonl: line 1: no JSON"):
+        Recorder(recorder.recording, bad)
+    with pytest.raises(EvaluationError, match="cannot be written: No such file"):
+        Recorder(recorder.recording, tmp_path / "none" / "q.jsonl")
+
+
+def test_a_port_that_is_taken(recorder):
+    with RecorderServer(recorder) as server, pytest.raises(EvaluationError, match="choose another with --port"):
+        RecorderServer(recorder, server.server_port)

@@ -1,0 +1,220 @@
+"""Whole runs: results on disk, interrupted and resumed, in processes and on Ray, with bags that fail."""
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+
+from penguin_models.errors import EvaluationError, MediaError
+from penguin_ros.evaluation import run as run_module
+from penguin_ros.evaluation.questions import ExpectedText, Question
+from penguin_ros.evaluation.recording import Recording
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
+from penguin_ros.evaluation.results import load_results
+from penguin_ros.evaluation.run import RunOptions, run_bags
+
+CAMERA = "/camera"
+PICTURES = [(float(i), 10 + 9 * i) for i in range(6)]
+
+
+def question(bag, at, accept="10 19"):
+    expected = [ExpectedText(accept=[accept])]
+    return Question(id=f"{bag} {at:g}", bag=bag, time_s=at, question="Which?", expected=expected, max_new_tokens=40)
+
+
+@pytest.fixture
+def two(picture_bag):
+    return [picture_bag({CAMERA: PICTURES}, name=name) for name in ("kitchen", "hall")]
+
+
+@pytest.fixture
+def asked():
+    return [question("kitchen", 1), question("hall", 1), question("hall", 4), question("kitchen", 5)]
+
+
+@pytest.fixture
+def run(two, asked, scripted, checkpoint, tmp_path):
+    """Runs the questions with a scripted model; the hash is that of the small checkpoint."""
+
+    def start(runtime=None, questions=asked, bags=two, out="out", settings=None, **options):
+        runtime = runtime or scripted()
+        return run_bags(
+            bags,
+            questions,
+            ModelSpec(path=str(checkpoint)),
+            settings or RunSettings(sample_rate_hz=0, arms=["memory", "last-4"]),
+            RunOptions(out=tmp_path / out, **options),
+            loaded=(runtime, runtime.processor),
+        )
+
+    return start
+
+
+class StopHere(Exception):  # noqa: N818 - no error of the program
+    pass
+
+
+def verdicts(results):
+    return {(record.question, record.arm): (record.raw, record.correct) for record in results.records}
+
+
+def test_a_run_from_bags_to_results(run, tmp_path):
+    results = run(title="first")
+    assert load_results(tmp_path / "out") == results
+    assert len(results.records) == 8 and results.title == "first" and len(results.model.hash) == 64
+    assert verdicts(results)["kitchen 1", "memory"] == ("10 19", True)
+    assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", False)
+    assert [(bag.name, bag.cameras, bag.failed) for bag in results.bags] == [
+        ("kitchen", [CAMERA], None),
+        ("hall", [CAMERA], None),
+    ]
+    assert {(timeline.bag, timeline.arm) for timeline in results.timelines} == {
+        ("kitchen", "memory"),
+        ("hall", "memory"),
+    }
+    assert results.summary["arms"]["memory"]["metrics"]["accuracy"]["value"] == 0.5
+    assert results.machine["cores"] >= 1
+    pictures = {record.frame.file for record in results.records}
+    assert pictures == {file.name for file in (tmp_path / "out" / "frames").iterdir()}
+
+
+def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
+    runtime, told = scripted(), []
+    run_bags(
+        two,
+        asked,
+        ModelSpec(path=str(checkpoint)),
+        RunSettings(),
+        RunOptions(out=tmp_path),
+        on_start=lambda total, done: told.append((total, done)),
+        on_progress=told.append,
+        loaded=(runtime, runtime.processor),
+    )
+    assert told == [(4, 0), 1, 1, 1, 1]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
+    whole = run(out="whole")
+
+    def stop_at_the_sixth(asked, numbers):
+        if len(runtime.asked) == 6:
+            raise StopHere
+        return " ".join(map(str, numbers))
+
+    runtime = scripted(stop_at_the_sixth)
+    with pytest.raises(StopHere):
+        run(runtime)
+    second = scripted()
+    resumed = run(second)
+    assert len(second.asked) == 3
+    assert verdicts(resumed) == verdicts(whole)
+    third = scripted()
+    assert verdicts(run(third)) == verdicts(whole) and third.asked == [] and third.encoded == 0
+
+
+def test_expectations_may_change_without_asking_again(run, scripted, asked):
+    run()
+    runtime = scripted()
+    changed = [q.model_copy(update={"expected": [ExpectedText(accept=["19 28 37 46"])]}) for q in asked]
+    results = run(runtime, questions=changed)
+    assert runtime.asked == []
+    assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", True)
+
+
+def test_arms_may_be_added_later(run, scripted):
+    run(settings=RunSettings(sample_rate_hz=0))
+    runtime = scripted()
+    results = run(runtime, settings=RunSettings(sample_rate_hz=0, arms=["memory", "offline"]))
+    assert len(runtime.asked) == 4 and len(results.records) == 8
+
+
+def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
+    run()
+    other = RunSettings(sample_rate_hz=0, token_budget=60)
+    with pytest.raises(EvaluationError, match=r"other settings.*--overwrite"):
+        run(settings=other)
+    runtime = scripted()
+    run(runtime, settings=other, overwrite=True)
+    assert len(runtime.asked) == 4
+
+
+def test_a_bag_that_fails_loses_nothing_of_the_others(run, two, asked):
+    before = run(out="whole")
+    (file,) = two[0].glob("*.mcap")
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    results = run()
+    assert [bag.failed is None for bag in results.bags] == [False, True]
+    assert "kitchen" in results.bags[0].failed
+    kept = {key: value for key, value in verdicts(before).items() if key[0].startswith("hall")}
+    assert verdicts(results) == kept
+
+
+def test_a_bag_that_breaks_off_in_the_middle_keeps_its_answers(run, two, asked, monkeypatch):
+    """The questions of the first seconds were answered before the bag turned out to be damaged."""
+    read = Recording.read
+
+    def breaking(self, refs=None):
+        for number, image in enumerate(read(self, refs)):
+            if self.name == "hall" and number == 3:
+                raise MediaError("bag hall cannot be read to its end")
+            yield image
+
+    monkeypatch.setattr(Recording, "read", breaking)
+    results = run()
+    assert {question for question, _ in verdicts(results)} == {"kitchen 1", "kitchen 5", "hall 1"}
+    assert results.bags[1].failed == "bag hall cannot be read to its end"
+
+
+@pytest.mark.parametrize("options", [{"jobs": 2}, {"ray": "local"}])
+def test_realtime_wants_the_machine_for_itself(run, options):
+    with pytest.raises(EvaluationError, match="leave out --jobs and --ray"):
+        run(settings=RunSettings(arms=["memory", "realtime"]), **options)
+
+
+@pytest.fixture
+def real(two, asked, checkpoint, tmp_path):
+    """Runs the questions with the small checkpoint: answers without their latencies."""
+
+    def start(name, **options):
+        model = ModelSpec(path=str(checkpoint), threads=1)
+        settings = RunSettings(sample_rate_hz=0, max_new_tokens=4, arms=["memory", "last-4"])
+        questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
+        results = run_bags(two, questions, model, settings, RunOptions(out=tmp_path / name, **options))
+        pictures = {record.frame.file for record in results.records}
+        assert pictures == {file.name for file in (tmp_path / name / "frames").iterdir()}
+        return results
+
+    return start
+
+
+def plain(results, bags=("kitchen", "hall")):
+    return [record.model_dump(exclude={"seconds"}) for record in results.records if record.bag in bags]
+
+
+def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatch):
+    """One bag is deleted after it was checked, before its process reads it."""
+    one = real("one")
+    assert len(one.records) == 8
+    describe = run_module.describe_model
+
+    def describe_and_delete(*args):
+        shutil.rmtree(two[1])
+        return describe(*args)
+
+    monkeypatch.setattr(run_module, "describe_model", describe_and_delete)
+    several = real("several", jobs=2)
+    assert plain(several) == plain(one, ["kitchen"])
+    assert several.bags[0].failed is None and "does not exist" in several.bags[1].failed
+
+
+def test_ray_that_is_not_installed(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install 'penguin-vl\[ray\]'"):
+        run(ray="local")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
+def test_ray_gives_the_same_answers(real):
+    assert plain(real("ray", ray="local")) == plain(real("one"))

@@ -1,0 +1,172 @@
+"""Answers in words, against cases worked out by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_ros.evaluation.text_metrics import (
+    anls,
+    contains,
+    contains_formula,
+    denies,
+    exact,
+    find_choice,
+    find_number,
+    normalise,
+    normalised,
+    relaxed,
+)
+
+COLOURS = ["red", "green", "dark green", "blue"]
+
+
+def test_exact_forgives_only_white_space_around():
+    assert exact(" red\n", ["blue", "red"]) == 1
+    assert exact("Red", ["red"]) == exact("a red", ["red"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The Red  mug.", "red mug"),
+        ("a light-blue box / an oven", "light blue box oven"),
+        ("Two cubes!", "2 cubes"),
+        ("It's 3.5 m, or -4", "its 3.5 m or -4"),
+        ("1,200.", "1200"),
+        ("3-4", "3 4"),
+        ("Émile’s café", "émiles café"),
+        ("", ""),
+    ],
+)
+def test_normalise(text, normal):
+    assert normalise(text) == normal
+
+
+@given(st.text())
+def test_normalise_twice_is_once(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_normalised_accepts_any_of_several():
+    assert normalised("The crimson one.", ["red one", "crimson one"]) == 1
+    assert normalised("red", ["red one"]) == 0
+    assert normalised("3.5", ["35"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "score"),
+    [
+        ("Hello World", ["hello world"], 1),
+        ("helo", ["hello"], 1 - 1 / 5),  # one letter missing, the longer has five
+        ("kitten", ["sitting"], 1 - 3 / 7),
+        ("ab", ["ad"], 0),  # NL is exactly one half: not below it
+        ("abc", ["xyz"], 0),
+        ("", ["hello"], 0),
+        ("helo", ["nothing", "help"], 1 - 1 / 4),  # the nearest counts
+        ("two  words", ["Two Words"], 1),
+    ],
+)
+def test_anls(answer, accepted, score):
+    assert anls(answer, accepted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "score"),
+    [
+        ("105", "100", 1),
+        ("105.1", "100", 0),
+        ("95", "100", 1),
+        ("-97", "-100", 1),
+        ("97", "-100", 0),
+        ("52%", "50%", 1),
+        ("0.52", "50%", 1),  # a percentage is a fraction
+        ("50", "50%", 0),
+        ("0", "0", 1),
+        ("0.0", "0", 0),  # 5 % of nothing: compared as text
+        ("Blue", "blue", 1),
+        ("blue bar", "blue", 0),
+        ("about 100", "100", 0),
+    ],
+)
+def test_relaxed(answer, target, score):
+    assert relaxed(answer, [target]) == score
+
+
+def test_contains():
+    assert contains("The sign says STOP\nnow", ["go", "stop now"]) == 1
+    assert contains("st op", ["stop"]) == 0
+    assert contains_formula("x ^ 2 + Y", ["x^2+Y"]) == 1
+    assert contains_formula("x ^ 2 + y", ["x^2+Y"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("3", 3),
+        ("There are three cubes and 2 balls.", 3),
+        ("Twelve", 12),
+        ("about -1.5 metres", -1.5),
+        ("12,500 parts", 12_500),
+        ("No, there are 4.", 4),
+        ("There is none.", 0),
+        ("no cubes", 0),
+        ("many", None),
+        ("someone", None),
+        ("B2", None),
+        ("", None),
+    ],
+)
+def test_find_number(answer, number):
+    assert find_number(answer) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("(C) dark green", "C"),
+        ("D: blue", "D"),
+        ("The answer is B", "B"),
+        ("The correct option is (d).", "D"),
+        ("I think it is (A), surely (A)", "A"),
+        ("green", "B"),
+        ("It is blue.", "D"),
+        ("Dark green", "C"),  # the whole answer, although "green" is in it
+        ("it is dark green", None),  # holds two options
+        ("A cube of no colour", None),  # an article, not a letter
+        ("red or blue", None),
+        ("(A) or (B)", None),
+        ("Clearly C here", None),
+        ("Clearly C", "C"),
+        ("E", None),  # there is no fifth option
+        ("", None),
+    ],
+)
+def test_find_choice(answer, letter):
+    assert find_choice(answer, COLOURS) == letter
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "No.",
+        "no, I see only cubes",
+        "There is no red mug on the table.",
+        "There isn't any mug",
+        "There isn’t any mug",
+        "It is not there.",
+        "The mug is not in the picture",
+        "I do not see a mug",
+        "I can't find it",
+        "None of them",
+        "no such thing",
+    ],
+)
+def test_denials(answer):
+    assert denies(answer)
+
+
+@pytest.mark.parametrize("answer", ["Yes.", "The mug is on the table.", "Notably red", "It is not red but blue", ""])
+def test_what_does_not_deny(answer):
+    assert not denies(answer)

@@ -1,0 +1,67 @@
+"""`penguin-vl ask --node`: streams from a running node, and says what went wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+
+def penguin_vl(*args, **options):
+    command = [sys.executable, "-m", "penguin_ros.cli.main", *args]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, **options
+    )
+
+
+def finished(process):
+    out, err = process.communicate(timeout=90)
+    return process.returncode, out, err
+
+
+def test_the_answer_and_what_it_points_at(robot, start, image):
+    node = start(caption__on_keyframe=False)
+    robot.show(node, image(1.0))
+    code, out, err = finished(penguin_vl("ask", "--node", node.name, "What is there?"))
+    assert code == 0, err
+    assert out.startswith("A [red cube](100,200,300,400)") and "red cube: (8, 11) to (25, 22) px" in out
+    assert f"{node.topic}: 1 frames, 6 visual tokens" in out
+
+    code, out, err = finished(penguin_vl("ask", "--node", node.name, "-q", "What?", "--json", "--max-new-tokens", "3"))
+    answer = json.loads(out)
+    assert (code, answer["tokens"]["generated"], answer["frame_id"], answer["stamp"]) == (0, 3, "optical", 1.0)
+
+
+def test_errors_of_the_node_are_one_line(shared_node, robot):
+    for args, words in (
+        (["What?"], "has been seen yet"),
+        (["What?", "--camera", "/x"], "'/x' is not watched"),
+        ([" "], "the question is empty"),
+    ):
+        code, _, err = finished(penguin_vl("ask", "--node", "/shared/penguin", *args))
+        assert code == 1 and err.startswith("error: ") and words in err and err.count("\n") == 1, err
+
+
+def test_ctrl_c_cancels_the_answer(robot, start, image):
+    node = start({"token_s": 0.2}, caption__on_keyframe=False)
+    robot.show(node, image(1.0))
+    process = penguin_vl("ask", "--node", node.name, "What?")
+    assert process.stdout.read(2)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 1 and "cancelled" in err
+
+
+def test_bad_usage_is_exit_code_2():
+    for args, words in (
+        ([], "give one question"),
+        (["What?", "-q", "What?"], "give one question"),
+        (["What?"], "--model"),
+        (["What?", "--node", "/penguin", "--image", "x.png"], "Invalid value for --node"),
+    ):
+        code, _, err = finished(penguin_vl("ask", *args))
+        assert code == 2 and words in err, err

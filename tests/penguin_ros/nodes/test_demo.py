@@ -1,0 +1,45 @@
+"""The demo and the soak, as a stranger runs them: whole graphs in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from PIL import Image
+
+
+def penguin_vl(*args, **env):
+    command = [sys.executable, "-m", "penguin_ros.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
+
+
+def test_the_demo_plays_a_bag_into_the_node_and_asks_it(domain, tmp_path):
+    result = penguin_vl("demo", "--out", tmp_path / "pictures", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["weights"] == "untrained" and report["frames_in"] == 24 and report["key_frames"] >= 3
+    assert 0 < report["tokens_held"] <= report["token_budget"] == 1024
+    assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
+    for way in ("service", "action"):
+        assert report[way]["answer"] and report[way]["tokens"]["generated"] > 0 and report[way]["frames"] >= 1
+    assert len(report["pictures"]) >= 3
+    for path in report["pictures"]:
+        with Image.open(path) as picture:
+            assert picture.size == (320, 240)
+
+
+def test_the_soak_measures_a_node_that_stays_alive(domain):
+    result = penguin_vl("bench", "soak", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["node_exit_code"] == 0 and report["answers"] == sum(s["answers"] for s in report["samples"]) > 0
+    assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
+
+
+def test_the_soak_says_when_the_node_does_not_start(domain):
+    result = penguin_vl("bench", "soak", "--model", "/nowhere", "--minutes", "0.05", ROS_DOMAIN_ID="100")
+    assert result.returncode == 1 and "the node's process" in result.stderr and "/nowhere" in result.stderr

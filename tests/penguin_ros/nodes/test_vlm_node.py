@@ -1,0 +1,368 @@
+"""The node over real DDS: what it publishes and answers, and what it says when it cannot."""
+
+import array
+import io
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from penguin_vl.msg import GroundedCaption, MemoryState
+from penguin_vl.srv import Ask
+from PIL import Image as Picture
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+QUIET = {"caption__on_keyframe": False}
+
+
+def ask(robot, node, question="What?", **fields):
+    return robot.call(Ask, f"{node.name}/ask", Ask.Request(question=question, **fields))
+
+
+def statuses(robot, name):
+    """Diagnostics of one name, the newest first, without the slash that names begin with."""
+    return [s for message in reversed(robot.diagnostics) for s in message.status if s.name == name.lstrip("/")]
+
+
+def seen(robot, node, images=1):
+    """Waits until so many images have arrived: the status of the node's camera and its values."""
+
+    def values():
+        for status in statuses(robot, f"{node.name}: {node.topic}")[:1]:
+            found = {item.key: item.value for item in status.values}
+            if int(found.get("images", 0)) >= images:
+                return status, found
+        return None
+
+    return robot.wait(values)
+
+
+def change(robot, node, transition):
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return robot.call(ChangeState, f"{node.name}/change_state", request).success
+
+
+def set_parameter(robot, node, name, value):
+    kinds = {bool: ("bool_value", 1), int: ("integer_value", 2), float: ("double_value", 3), str: ("string_value", 4)}
+    field, kind = kinds[type(value)]
+    parameter = Parameter(name=name, value=ParameterValue(**{"type": kind, field: value}))
+    return robot.call(
+        SetParameters, f"{node.name}/set_parameters", SetParameters.Request(parameters=[parameter])
+    ).results[0]
+
+
+def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, start, image):
+    node = start()
+    captions, memory = (
+        robot.hear(GroundedCaption, f"{node.name}/captions"),
+        robot.hear(MemoryState, f"{node.name}/memory"),
+    )
+    overlays = robot.hear(CompressedImage, f"{node.name}/annotated/compressed")
+    robot.publish(node.topic, image(12.5, frame_id="left_eye"))
+    caption = robot.wait(lambda: captions)[0]
+    assert (caption.header.frame_id, caption.header.stamp.sec, caption.header.stamp.nanosec) == (
+        "left_eye",
+        12,
+        5 * 10**8,
+    )
+    assert (caption.camera, caption.image_width_px, caption.image_height_px) == (node.topic, 84, 56)
+    assert caption.text == "A red cube. During the period 0.50 - 1.00 seconds." and caption.key_frame
+    assert caption.visual_tokens == 6 and caption.generated_tokens > 5 and caption.total_s >= caption.first_token_s > 0
+    (cube,) = caption.objects
+    assert (cube.label, cube.x_min_px, cube.y_max_px) == ("red cube", pytest.approx(8.4), pytest.approx(22.4))
+    assert 0 < cube.score < 1
+    (span,) = caption.time_ranges
+    assert (span.start.sec, span.start.nanosec, span.end.sec) == (13, 0, 13)
+    # What depends on a subscriber may miss the first caption: the second has all of it.
+    robot.publish(node.topic, image(14.0, size=(112, 84), value=200))
+    overlay = robot.wait(lambda: [m for m in overlays if m.header.stamp.sec == 14])[0]
+    assert overlay.format == "jpeg" and Picture.open(io.BytesIO(bytes(overlay.data))).size == (84, 112)
+    state = robot.wait(lambda: [m for m in memory if m.header.stamp.sec == 14])[0]
+    assert [(f.width_px, f.height_px, f.tokens) for f in state.frames][-1] == (84, 112, 12)
+    assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.key_frames == 2
+
+
+def test_a_question_is_answered_while_frames_keep_coming(robot, start, image):
+    node = start({"token_s": 0.01}, **QUIET)
+    for second in range(1, 6):
+        robot.show(node, image(second))
+    answer = ask(robot, node, max_new_tokens=9)
+    assert answer.error_code == Ask.Response.ERROR_NONE and answer.error_msg == ""
+    assert answer.answer.startswith("A red") and answer.generated_tokens == 9 and answer.malformed_boxes <= 1
+    assert answer.camera == node.topic and answer.frames_used == 5 and answer.header.frame_id == "optical"
+    assert answer.prompt_tokens > answer.visual_tokens == 6 * answer.frames_used
+    assert answer.total_s >= answer.first_token_s > 0 and answer.queue_s >= 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"question": " "}, Ask.Response.ERROR_BAD_REQUEST, "question is empty"),
+        ({"question": "a <image> b"}, Ask.Response.ERROR_BAD_REQUEST, "image"),
+        ({"horizon_s": -1.0}, Ask.Response.ERROR_BAD_REQUEST, "horizon is -1"),
+        ({"horizon_s": float("nan")}, Ask.Response.ERROR_BAD_REQUEST, "horizon is nan"),
+        ({"max_new_tokens": 4_000_000_000}, Ask.Response.ERROR_BAD_REQUEST, "more than the"),
+        ({"cameras": ["/nowhere"]}, Ask.Response.ERROR_UNKNOWN_CAMERA, "'/nowhere' is not watched"),
+        ({"cameras": ["a b"]}, Ask.Response.ERROR_UNKNOWN_CAMERA, "names no camera"),
+        ({}, Ask.Response.ERROR_NO_FRAMES, "has been seen yet"),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_told(robot, shared_node, fields, code, words):
+    answer = ask(robot, shared_node, **{"question": "What?", **fields})
+    assert (answer.error_code, answer.answer) == (code, "") and words in answer.error_msg
+
+
+def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, start, image):
+    node = start({"text": "boom"}, **QUIET)
+    node.may_fail = True
+    robot.publish(node.topic, image(1.0))
+    robot.wait(lambda: "boom" in node.log)
+    answers = []
+    for second in (2.0, 3.0):
+        robot.publish(node.topic, image(second))
+        answers.append(ask(robot, node))
+    codes = {answer.error_code for answer in answers}
+    assert codes <= {Ask.Response.ERROR_INTERNAL, Ask.Response.ERROR_NO_FRAMES} and node.alive
+    status = robot.wait(lambda: [s for s in statuses(robot, node.name) if "unexpected errors" in s.message])[0]
+    assert "boom" in status.message
+
+
+def test_bad_images_are_counted_and_the_next_good_one_is_served(robot, start, image):
+    node = start(**QUIET)
+    truncated, short_step, depth = image(1.0), image(2.0), image(3.0, encoding="32FC1")
+    truncated.data = truncated.data[:100]
+    short_step.step = 3
+    for number, message in enumerate((truncated, short_step, depth), start=1):
+        robot.publish(node.topic, message)
+        seen(robot, node, number)
+    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "3" and s)
+    assert "cannot be read" in node.log
+    assert status.level > b"\x00" and "is depth" in status.message
+    robot.publish(node.topic, image(4.0))
+    seen(robot, node, 4)
+    assert ask(robot, node).frames_used == 1
+
+
+def test_a_compressed_topic_and_a_corrupt_jpeg(robot, start):
+    node = start(image_topics=["camera/compressed"], **QUIET)
+    node.topic = node.topic.replace("/image", "/camera/compressed")
+    file = io.BytesIO()
+    Picture.new("RGB", (112, 84), (200, 10, 10)).save(file, "jpeg")
+    for second, data in ((1, file.getvalue()[:90]), (2, file.getvalue())):
+        message = CompressedImage(format="jpeg", data=array.array("B", data))
+        message.header.stamp.sec = second
+        robot.publish(node.topic, message)
+        seen(robot, node, second)
+    answer = robot.wait(lambda: (a := ask(robot, node)).error_code == 0 and a)
+    assert answer.header.stamp.sec == 2 and answer.frames_used == 1
+    assert robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "1" and s)
+
+
+def test_sizes_may_change_in_mid_stream(robot, start, image):
+    node = start(**QUIET)
+    for second, size in enumerate([(56, 84), (112, 168), (28, 28), (57, 83)], start=1):
+        robot.show(node, image(second, size))
+    answer = ask(robot, node)
+    assert answer.frames_used == 4
+    assert answer.objects[0].x_max_px == pytest.approx(0.3 * 83)
+
+
+def test_a_bag_that_loops_clears_the_memory(robot, start, image):
+    node = start(**QUIET)
+    for second in (100, 101, 102, 50, 51):
+        robot.show(node, image(second))
+    state = node.memory[-1]
+    assert [f.stamp.sec for f in state.frames] == [50, 51] and state.clears == 1
+
+
+def test_clear_memory(robot, start, image):
+    node = start(**QUIET)
+    robot.show(node, image(1.0))
+    assert ask(robot, node).error_code == 0
+    cleared = robot.call(Trigger, f"{node.name}/clear_memory")
+    assert (cleared.success, cleared.message) == (True, "1 frames forgotten")
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NO_FRAMES
+
+
+def test_images_without_a_stamp_get_the_time_of_their_arrival_and_a_warning(robot, start, image):
+    node = start(**QUIET)
+    for number in (1, 2):
+        robot.publish(node.topic, image(0))
+        seen(robot, node, number)
+    assert robot.wait(lambda: ask(robot, node).frames_used == 2)
+    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["unstamped"] == "2" and s)
+    assert "2 images had no stamp" in status.message
+
+
+# Life
+
+
+def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
+    node = start(autostart=False, **QUIET)
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert not robot.call(Trigger, f"{node.name}/clear_memory").success
+    threads, subscriptions = set(), set()
+    for cycle in range(20):
+        assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+        assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+        assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+        if cycle in (0, 19):
+            robot.publish(node.topic, image(1.0 + cycle))
+            robot.wait(lambda: ask(robot, node).error_code == 0)
+        assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
+        assert change(robot, node, Transition.TRANSITION_CLEANUP)
+        if cycle:
+            threads.add(_status(node, "Threads"))
+            subscriptions.add(len(robot.node.get_subscriber_names_and_types_by_node("penguin", node.name[:-8])))
+    assert len(threads) == 1, threads
+    assert len(subscriptions) == 1, subscriptions
+    assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
+
+
+def _status(node, key):
+    lines = Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def test_memory_survives_deactivation(robot, start, image):
+    node = start(**QUIET)
+    robot.show(node, image(1.0))
+    assert ask(robot, node).error_code == 0
+    assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+    assert ask(robot, node).frames_used == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_reason(robot, start):
+    node = start(autostart=False)
+    assert set_parameter(robot, node, "model", "missing").successful
+    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+    robot.wait(lambda: "cannot configure: model missing does not exist" in node.log)
+    robot.wait(lambda: [s for s in statuses(robot, node.name) if s.level == b"\x02" and "model missing" in s.message])
+    assert set_parameter(robot, node, "model", "scripted").successful
+    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+
+
+def test_an_automatic_start_that_fails_ends_the_process(robot, start):
+    node = start(model="missing")
+    assert node.process.wait(60) == 1
+    assert "model missing does not exist" in node.log
+
+
+def test_parameters_that_do_not_fit_end_the_process_with_a_line(robot, start):
+    for parameters, words in (
+        ({"token_budget": 3}, "token_budget"),
+        ({"image_topics": ["a", "a"]}, "each once"),
+        ({"sample_rate_hz": "fast"}, "sample_rate_hz"),
+        ({"keyframe__policy": "none"}, "one of novelty, reference"),
+    ):
+        node = start(**parameters)
+        assert node.process.wait(60) == 1
+        assert words in node.log and "Traceback" not in node.log
+
+
+# Parameters
+
+
+def test_every_parameter_is_described_and_ranges_are_told(robot, shared_node):
+    from penguin_ros.settings import SETTINGS
+
+    request = DescribeParameters.Request(names=[s.name for s in SETTINGS])
+    descriptors = robot.call(DescribeParameters, "/shared/penguin/describe_parameters", request).descriptors
+    assert len(descriptors) == len(SETTINGS) and all(d.description for d in descriptors)
+    for setting, descriptor in zip(SETTINGS, descriptors, strict=True):
+        assert (setting.low is not None) == bool(descriptor.integer_range or descriptor.floating_point_range)
+
+
+def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reason(robot, start, image):
+    node = start(token_budget=600, **QUIET)
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+    for second in range(1, 21):
+        robot.show(node, image(second, (112, 84), 10 * second))
+    assert ask(robot, node).visual_tokens == 240
+    assert set_parameter(robot, node, "token_budget", 100).successful
+    assert 0 < ask(robot, node).visual_tokens <= 100
+    assert set_parameter(robot, node, "answer.max_new_tokens", 3).successful
+    assert ask(robot, node).generated_tokens == 3
+    assert not captions
+    assert set_parameter(robot, node, "caption.on_keyframe", True).successful
+    robot.wait(lambda: captions)
+
+    for name, value, words in (
+        ("token_budget", 3, "out of range"),
+        ("token_budget", 900_000, "there is room for"),
+        ("caption.prompt", " ", "some words"),
+        ("caption.prompt", "<image>", "image"),
+        ("keyframe.policy", "none", "novelty, reference"),
+        ("keyframe.threshold", 300.0, "out of range"),
+        ("sample_rate_hz", -1.0, "out of range"),
+        ("image_reliability", "best_effort", "clean it up first"),
+        ("model", "other", "clean it up first"),
+    ):
+        result = set_parameter(robot, node, name, value)
+        assert not result.successful and words in result.reason, (name, result.reason)
+    assert 0 < ask(robot, node).visual_tokens <= 100
+
+
+def test_the_sampling_rate_can_change_and_skipped_frames_are_counted(robot, start, image):
+    node = start(**QUIET)
+    robot.show(node, image(1.0))
+    assert set_parameter(robot, node, "sample_rate_hz", 1.0).successful
+    assert ask(robot, node).frames_used == 1
+    for number in range(3):
+        robot.publish(node.topic, image(2.0 + number / 10))
+        seen(robot, node, 2 + number)
+    assert int(seen(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
+    assert ask(robot, node).frames_used == 2
+
+
+# Cameras
+
+
+def test_four_cameras_at_thirty_hertz(robot, start, image):
+    names = ["front", "left", "right", "rear"]
+    node = start(image_topics=names, image_reliability="best_effort", sample_rate_hz=5.0, token_budget=1600, **QUIET)
+    base = node.topic.removesuffix("image")
+    publishers = [robot.node.create_publisher(Image, base + name, 1) for name in names]
+    robot.wait(lambda: all(p.get_subscription_count() for p in publishers))
+    messages = {}
+
+    def tick():
+        now = robot.node.get_clock().now().to_msg()
+        for number, publisher in enumerate(publishers):
+            message = messages.setdefault(number, image(0, (240, 320), 60 * number, frame_id=names[number]))
+            message.header.stamp = now
+            publisher.publish(message)
+
+    timer = robot.node.create_timer(1 / 30, tick)
+    for name in names:
+        node.topic = base + name
+        _, values = robot.wait(lambda: (s := seen(robot, node, 30)) and int(s[1]["frames held"]) > 2 and s)
+        assert 0 < int(values["memory [tokens]"]) <= int(values["memory budget [tokens]"]) == 400
+        assert float(values["rate [Hz]"]) > 0 and int(values["skipped by the sampling rate"]) > 0
+    answer = ask(robot, node)
+    assert answer.frames_used >= 12 and answer.header.frame_id in names
+    assert ask(robot, node, cameras=[base + "left"]).header.frame_id == "left"
+    assert ask(robot, node, cameras=["rear"], horizon_s=0.3).frames_used <= 3
+    timer.cancel()
+
+
+def test_a_camera_that_goes_is_stale_and_comes_back(robot, start, image):
+    node = start(camera_timeout_s=0.5, **QUIET)
+
+    def newest(words):
+        return [s for s in statuses(robot, f"{node.name}: {node.topic}")[:1] if words in s.message]
+
+    assert robot.wait(lambda: newest("no image yet"))[0].level == b"\x01"
+    robot.publish(node.topic, image(1.0))
+    assert robot.wait(lambda: newest("stale: no image for"))[0].level == b"\x02"
+    timer = robot.node.create_timer(0.1, lambda: robot.publish(node.topic, image(2.0)))
+    assert robot.wait(lambda: newest("OK"))[0].level == b"\x00"
+    timer.cancel()

@@ -1,0 +1,66 @@
+"""The table of the node's parameters, and what follows from their values."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from penguin_models.errors import PenguinError
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_ros.settings import SETTINGS, NodeSettings
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+
+
+def test_defaults_fit_each_other_and_reach_what_they_are_for():
+    settings = NodeSettings.from_values(DEFAULTS)
+    assert settings.memory.token_budget == settings["token_budget"] == 4096
+    assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
+    assert isinstance(settings.policy(), NoveltyPolicy)
+    assert isinstance(NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"}).policy(), ReferencePolicy)
+
+
+def test_the_budget_is_shared_evenly():
+    values = {**DEFAULTS, "image_topics": ["a", "b", "c"], "token_budget": 1000}
+    assert NodeSettings.from_values(values).memory.token_budget == 333
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("runtime", "magic", "one of torch"),
+        ("token_budget", 1, "from 24 to"),
+        ("image_topics", [], "at least one"),
+        ("image_topics", ["a", "a"], "each once"),
+        ("image_topics", ["a"] + [f"b{i}" for i in range(300)], "cannot hold one frame"),
+        ("keyframe.min_cells", 26, "from 1 to 25"),
+        ("caption.prompt", "", "some words"),
+        ("memory.arrival", "late", "native, by_kind"),
+        ("answer.temperature", -1.0, "from 0.0"),
+    ],
+)
+def test_values_out_of_range_are_named(name, value, words):
+    with pytest.raises(PenguinError, match=re.escape(words)):
+        NodeSettings.from_values({**DEFAULTS, name: value})
+
+
+def test_changes_are_found():
+    before = NodeSettings.from_values(DEFAULTS)
+    after = NodeSettings.from_values({**DEFAULTS, "token_budget": 5000, "caption.prompt": "What?"})
+    assert before.changes_to(after) == {"token_budget", "caption.prompt"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch" / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configurations_are_valid(path):
+    parameters = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    assert set(parameters) <= set(DEFAULTS)
+    assert all(type(value) is type(DEFAULTS[name]) for name, value in parameters.items())
+    NodeSettings.from_values({**DEFAULTS, **parameters})
+
+
+def test_every_parameter_is_in_the_documentation():
+    documented = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
+    assert documented == [setting.name for setting in SETTINGS]

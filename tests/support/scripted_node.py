@@ -1,0 +1,25 @@
+"""The node with a scripted runtime, as a process: python scripted_node.py '{"token_s": 0.1}' --ros-args ..."""
+
+import json
+import sys
+from pathlib import Path
+
+from scripted_runtime import ScriptedRuntime
+
+from penguin_models.errors import CheckpointError
+from penguin_models.processor import Processor
+from penguin_ros.nodes.vlm_main import main
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "reference" / "checkpoint"
+_script = json.loads(sys.argv[1])
+
+
+def _open(settings):
+    if settings["model"] == "missing":
+        raise CheckpointError("model missing does not exist")
+    processor = Processor.from_pretrained(CHECKPOINT)
+    return ScriptedRuntime(processor, **_script), processor
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], _open))

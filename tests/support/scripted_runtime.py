@@ -1,0 +1,72 @@
+"""A runtime without weights: it says what it is told, as slowly as it is told, and sleeps without holding Python."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from penguin_engine.runtime import RuntimeInfo, check_fits, part_length
+
+BOX_ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
+
+
+@dataclass(frozen=True)
+class ScriptedTokens:
+    length: int
+
+
+class ScriptedRuntime:
+    """Answers every prompt with the same text.
+
+    Attributes:
+        text: the answer; "boom" makes the runtime fail instead.
+        encoded: images encoded so far.
+        open_caches: caches that were opened and not closed.
+    """
+
+    def __init__(self, processor, text=BOX_ANSWER, token_s=0.0, encode_s=0.0, context_length=65_536):
+        self.info = RuntimeInfo("scripted", "cpu", "float32", context_length, max(processor.end_token_ids) + 1)
+        self.text, self.token_s, self.encode_s = text, token_s, encode_s
+        self.encoded = self.open_caches = 0
+        self._processor = processor
+
+    def encode(self, images):
+        time.sleep(self.encode_s * len(images))
+        self.encoded += len(images)
+        return [ScriptedTokens(image.grid.area // image.merge_size**2) for image in images]
+
+    def open_cache(self, max_length):
+        check_fits(max_length, self.info.context_length, "the cache")
+        self.open_caches += 1
+        return ScriptedCache(self, max_length)
+
+    def script(self):
+        return [*self._processor.encode_text(self.text), next(iter(self._processor.end_token_ids))]
+
+
+class ScriptedCache:
+    def __init__(self, runtime, max_length):
+        self._runtime, self._max_length = runtime, max_length
+        self.length = self._said = 0
+
+    def append(self, parts):
+        tokens = sum(map(part_length, parts))
+        check_fits(self.length + tokens, self._max_length, "the cache")
+        if self._runtime.text == "boom":
+            raise RuntimeError("boom")
+        time.sleep(self._runtime.token_s)
+        self.length += tokens
+        self._said = self._said + 1 if tokens == 1 else 0
+        script = self._runtime.script()
+        logits = np.zeros(self._runtime.info.vocab_size, np.float32)
+        logits[script[min(self._said, len(script) - 1)]] = 1
+        return logits
+
+    def truncate(self, length):
+        assert length <= self.length
+        self.length = length
+
+    def close(self):
+        self._runtime.open_caches -= 1

@@ -1,0 +1,52 @@
+"""What these tests share: one renderer, and scenes that are put together by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penguin_models.types import Size
+from penguin_training.tabletop.camera import Camera
+from penguin_training.tabletop.catalogue import COLOURS, TABLES
+from penguin_training.tabletop.picture import Photographer
+from penguin_training.tabletop.scene import Light, Scene, Sensor, Surroundings, Thing, turned
+
+SMALL = Size(112, 112)
+
+
+class Maker:
+    """Cameras, things and scenes with only what matters in them."""
+
+    size = SMALL
+
+    @staticmethod
+    def camera(yaw=0.0, pitch=45.0, distance=0.7):
+        return Camera((0.0, 0.0, 0.0), distance, np.radians(yaw), np.radians(pitch), 0.0, np.radians(45))
+
+    @staticmethod
+    def thing(number, kind="cube", colour="red", position=(0.0, 0.0, 0.0), **changes):
+        place = tuple(map(float, position))
+        made = Thing(number, f"{colour} {kind}", kind, colour, "large", 1.0, 0, COLOURS[colour], place, turned(0.0))
+        return replace(made, **changes)
+
+    @classmethod
+    def scene(cls, *things, camera=None):
+        """A grey table without noise, lit from above."""
+        grey = next(table for table in TABLES if table.texture == "stone")
+        around = Surroundings(grey, 0.6, 0.5, (0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.3, 0.3, 0.3))
+        light = Light((0.0, 0.0, 1.0), 0.6, 0.4, 0.0)
+        sensor = Sensor(0.0, 1.0, (1.0, 1.0, 1.0), 0.0, 0.0, 0.0, 0)
+        return Scene(things, camera or cls.camera(), around, light, sensor)
+
+
+@pytest.fixture(scope="session")
+def make():
+    return Maker
+
+
+@pytest.fixture(scope="session")
+def photographer():
+    """Takes pictures of 112 x 112 pixels."""
+    made = Photographer(SMALL)
+    yield made
+    made.close()

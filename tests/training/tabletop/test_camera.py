@@ -1,0 +1,46 @@
+"""A camera's geometry: there and back, by three ways that must agree."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_models.types import Size
+from penguin_training.tabletop.camera import Camera
+
+SIZE = Size(120, 200)
+
+
+def camera(yaw=0.0, pitch=45.0, distance=0.7):
+    return Camera((0.0, 0.0, 0.0), distance, np.radians(yaw), np.radians(pitch), 0.02, np.radians(45))
+
+
+cameras = st.builds(camera, st.floats(-180, 180), st.floats(28, 66), st.floats(0.5, 0.9))
+
+
+@given(cameras, st.floats(0, 200), st.floats(60, 120))
+def test_a_pixel_shows_the_point_that_projects_to_it(view, x, y):
+    point = view.on_table(x, y, SIZE)
+    assert point is not None and point[2] == pytest.approx(0, abs=1e-9)
+    pixels, depth = view.project(point[None], SIZE)
+    assert pixels[0] == pytest.approx([x, y], abs=1e-6) and depth[0] > 0
+    homogeneous = view.table_homography(SIZE) @ [point[0], point[1], 1]
+    assert homogeneous[:2] / homogeneous[2] == pytest.approx([x, y], abs=1e-6)
+
+
+@given(cameras)
+def test_the_target_is_in_the_middle_and_the_axes_are_right(view):
+    pixels, depth = view.project(np.zeros((1, 3)), SIZE)
+    assert pixels[0] == pytest.approx([100, 60]) and depth[0] == pytest.approx(view.distance)
+    assert np.allclose(view.axes @ view.axes.T, np.eye(3)) and np.linalg.det(view.axes) == pytest.approx(1)
+
+
+def test_right_and_ahead():
+    view = camera(yaw=90)  # looks along -x
+    assert view.on_ground(np.array([0, 0.2, 0.0]))[0] == pytest.approx(0.2)
+    near, far = (view.on_ground(np.array([x, 0, 0.0]))[1] for x in (0.2, -0.2))
+    assert far - near == pytest.approx(0.4)
+
+
+def test_the_sky_shows_no_table():
+    assert camera(pitch=10).on_table(100, 0, SIZE) is None

@@ -1,0 +1,107 @@
+"""Pictures: the same bytes for the same scene, whoever renders it and whatever was rendered before."""
+
+import hashlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from penguin_models.errors import TabletopError
+from penguin_models.types import Size
+from penguin_training.tabletop.picture import NOTHING, Photographer
+from penguin_training.tabletop.planning import plan_scene
+from penguin_training.tabletop.seeds import Split, random_of
+
+SEEDS = [Split.TEST.seed(n) for n in range(6)]
+IN_ANOTHER_PROCESS = """
+import hashlib, sys
+from penguin_models.types import Size
+from penguin_training.tabletop.picture import Photographer
+from penguin_training.tabletop.planning import plan_scene
+from penguin_training.tabletop.seeds import random_of
+size = Size(112, 112)
+photographer = Photographer(size)
+for seed in map(int, sys.argv[1:]):
+    picture = photographer.take(plan_scene(random_of(seed, "image"), size))
+    print(hashlib.sha256(picture.rgb.tobytes() + picture.ids.tobytes()).hexdigest())
+"""
+
+
+def digest(photographer, seed):
+    picture = photographer.take(plan_scene(random_of(seed, "image"), photographer.size))
+    return hashlib.sha256(picture.rgb.tobytes() + picture.ids.tobytes()).hexdigest()
+
+
+def test_a_seed_gives_the_same_bytes_in_any_order_and_in_another_process(photographer):
+    forwards = [digest(photographer, seed) for seed in SEEDS]
+    backwards = [digest(photographer, seed) for seed in reversed(SEEDS)][::-1]
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, *map(str, SEEDS)]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert forwards == backwards == elsewhere.stdout.split()
+    assert elsewhere.stderr == ""
+    assert len(set(forwards)) == len(SEEDS)
+
+
+def test_pixels_show_things_where_the_camera_projects_them(make, photographer):
+    scene = make.scene(make.thing(7, position=(0.1, -0.05, 0)))
+    picture = photographer.take(scene)
+    pixels, _ = scene.camera.project(scene.things[0].outer, photographer.size)
+    expected = cv2.boundingRect(np.round(pixels * 2).astype(np.int32))
+    shown = cv2.boundingRect((picture.ids == 7).astype(np.uint8))
+    assert np.abs(np.subtract(expected, shown)).max() <= 2
+    inside = picture.ids[::2, ::2] == 7
+    red = picture.rgb.astype(int)
+    assert np.mean(red[inside][:, 0] > red[inside][:, 1] + 60) > 0.9
+    assert np.mean(red[~inside][:, 0] > red[~inside][:, 1] + 60) < 0.03
+
+
+def test_what_is_nearer_hides_what_is_behind(make, photographer):
+    front, back = make.thing(0, "box", position=(0, -0.1, 0)), make.thing(1, "duck", "yellow", position=(0, 0.06, 0))
+    flat = make.camera(pitch=20)
+    alone = photographer.take(make.scene(back, camera=flat)).seen[1]
+    for things in ((front, back), (back, front)):
+        seen = photographer.take(make.scene(*things, camera=flat)).seen
+        assert seen[0].share == 1 and alone.share == 1
+        assert seen[1].share < 0.3
+
+
+def test_the_table_hides_what_has_fallen_behind_it(make, photographer):
+    fallen, low = make.thing(0, position=(0, 0.55, -0.15)), make.camera(pitch=25)
+    picture = photographer.take(make.scene(fallen, camera=low))
+    assert picture.seen[0].share == 0
+    beside, steep = make.thing(0, position=(0.66, 0, -0.15)), make.camera(pitch=65, distance=1.8)
+    assert photographer.take(make.scene(beside, camera=steep)).seen[0].share > 0.5
+
+
+def test_an_empty_table(make, photographer):
+    picture = photographer.take(make.scene())
+    assert not picture.seen and np.all(picture.ids == NOTHING)
+    assert picture.rgb.std() < 40
+
+
+def test_things_behind_the_camera_are_not_drawn(make, photographer):
+    picture = photographer.take(make.scene(make.thing(0, position=(0, -2, 0))))
+    assert not picture.seen
+
+
+def test_shadows_darken_the_table(make, photographer):
+    ball = make.thing(0, "ball", position=(0, 0, 0.05))
+    with_ball, without = (photographer.take(make.scene(*things)) for things in ((ball,), ()))
+    under = (with_ball.ids[::2, ::2] == NOTHING) & (with_ball.rgb.astype(int).sum(-1) < without.rgb.sum(-1) - 30)
+    assert under.sum() > 20
+
+
+@pytest.mark.parametrize("size", [Size(20, 224), Size(224, 4000)])
+def test_sizes_that_make_no_sense(size):
+    with pytest.raises(TabletopError, match=f"{size.width}x{size.height} must be between 56 and 1080"):
+        Photographer(size)
+
+
+def test_other_proportions(make):
+    wide = Photographer(Size(84, 168))
+    scene = plan_scene(random_of(1, "image"), wide.size)
+    picture = wide.take(scene)
+    wide.close()
+    assert picture.rgb.shape == (84, 168, 3) and len(picture.seen) == len(scene.things)

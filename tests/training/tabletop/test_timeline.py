@@ -1,0 +1,137 @@
+"""Clips and the live table: events at the times that the truth names, and nothing in between."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from penguin_models.errors import TabletopError
+from penguin_models.types import Size
+from penguin_training.tabletop.events import EVENT_KINDS, between
+from penguin_training.tabletop.motion import carried
+from penguin_training.tabletop.planning import all_clear
+from penguin_training.tabletop.seeds import Split
+from penguin_training.tabletop.timeline import LiveTabletop, TabletopClip
+from penguin_training.tabletop.view import out_of_view
+
+SIZE = Size(112, 112)
+CLIPS = [TabletopClip(Split.TRAIN.seed(n), SIZE) for n in range(24)]
+EVENTS = [(clip, event) for clip in CLIPS for event in clip.events]
+
+
+def placed(scene):
+    """What can move, without light and noise."""
+    return scene.things, scene.camera
+
+
+def test_every_kind_of_event_occurs():
+    assert {event.kind for _, event in EVENTS} == set(EVENT_KINDS)
+    assert any(not clip.events for clip in CLIPS)
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: str(clip.seed))
+def test_events_follow_each_other_within_the_clip(clip):
+    times = [time for event in clip.events for time in (event.start_s, event.end_s)]
+    assert times == sorted(times) and times == [round(time, 1) for time in times]
+    assert all(a.end_s + 0.9 < b.start_s for a, b in pairwise(clip.events))
+    assert not times or (times[0] >= 1 and times[-1] <= clip.seconds - 1)
+    assert clip.stamps_s[0] == 0 and clip.stamps_s[-1] < clip.seconds <= clip.stamps_s[-1] + 0.6
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: str(clip.seed))
+def test_things_move_during_events_and_at_no_other_time(clip):
+    edges = [0.0, *(time for event in clip.events for time in (event.start_s, event.end_s)), clip.seconds]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        early, late = (placed(clip.scene(start + share * (end - start))) for share in (0.3, 0.7))
+        assert (early == late) == (number % 2 == 0)
+
+
+def test_what_an_event_says_is_so():
+    for clip, event in EVENTS:
+        before, after = clip.scene(event.start_s - 0.05), clip.scene(event.end_s + 0.05)
+        labels = [{thing.label for thing in scene.things} for scene in (before, after)]
+        if event.kind == "appears":
+            assert labels[1] - labels[0] == {event.label}
+            assert out_of_view(clip.scene(event.start_s).thing(event.thing), before.camera, SIZE)
+            assert not out_of_view(clip.scene(event.start_s + 0.5).thing(event.thing), before.camera, SIZE)
+        elif event.kind == "leaves" or event.where == "off the table":
+            assert labels[0] - labels[1] == {event.label}
+        else:
+            assert labels[0] == labels[1]
+            assert (before.camera != after.camera) == (event.kind == "camera")
+            if event.kind == "moved":
+                start, end = before.thing(event.thing), after.thing(event.thing)
+                (right, ahead) = np.subtract(*(before.camera.on_ground(np.array(t.position)) for t in (end, start)))
+                signs = {"to the right": right, "to the left": -right, "to the back": ahead, "to the front": -ahead}
+                assert signs.get(event.where, 1) > 0
+                assert event.where or max(abs(right), abs(ahead)) < 1.6 * min(abs(right), abs(ahead))
+        assert all_clear(after, SIZE)
+
+
+def test_frames_show_the_events(photographer):
+    clip, event = next((clip, event) for clip, event in EVENTS if event.kind == "appears")
+    views = {view.stamp_s: view for view in clip.frames(photographer)}
+    for stamp, view in views.items():
+        labels = {item.label for item in view.truth.objects}
+        if stamp < event.start_s:
+            assert event.label not in labels
+        elif event.end_s <= stamp < event.end_s + 0.9:
+            assert event.label in labels
+
+
+def test_the_same_seed_gives_the_same_frames_at_any_rate(photographer):
+    slow, fast = (TabletopClip(CLIPS[0].seed, SIZE, fps=fps) for fps in (1.0, 4.0))
+    assert slow.events == fast.events
+    first = {view.stamp_s: view.picture.rgb.tobytes() for view in slow.frames(photographer)}
+    second = {view.stamp_s: view.picture.rgb.tobytes() for view in fast.frames(photographer)}
+    assert all(second[stamp] == rgb for stamp, rgb in first.items()) and len(second) > 3 * len(first)
+
+
+def test_in_a_calm_clip_only_light_and_noise_change(photographer):
+    clip = TabletopClip(5, SIZE, calm=True, seconds=6)
+    frames = [view.picture.rgb.astype(float) for view in clip.frames(photographer)]
+    assert not clip.events and len({frame.tobytes() for frame in frames}) == len(frames)
+    levels = [frame / frame.mean() for frame in frames]
+    assert max(np.abs(level - levels[0]).mean() for level in levels) < 0.12
+    assert placed(clip.scene(0)) == placed(clip.scene(5.9))
+
+
+@pytest.mark.parametrize("settings", [{"fps": 0.5}, {"fps": 500}, {"seconds": 0.5}, {"seconds": 1e6}])
+def test_timings_that_make_no_sense(settings):
+    with pytest.raises(TabletopError, match="must be from 1 to"):
+        TabletopClip(0, SIZE, **settings)
+
+
+def test_the_live_table_goes_on_and_things_happen():
+    first, second = (LiveTabletop(3, SIZE, rate_hz=2.0) for _ in range(2))
+    kinds, seen = [], []
+    for number in range(160):
+        frame, same = first.step(), second.step()
+        assert frame.stamp_s == number / 2 and frame.rgb.shape == (112, 112, 3)
+        assert frame.rgb.tobytes() == same.rgb.tobytes() and frame.events == same.events
+        assert all(event.start_s <= frame.stamp_s < event.end_s for event in frame.events)
+        kinds += [event.kind for event in frame.events]
+        seen.append(len(frame.truth.objects))
+    first.close()
+    second.close()
+    assert len(set(kinds)) >= 3 and min(seen) > 0 and max(seen) <= 7
+
+
+def test_a_rate_that_makes_no_sense():
+    with pytest.raises(TabletopError, match="0 Hz must be above 0"):
+        LiveTabletop(0, SIZE, rate_hz=0)
+
+
+def test_what_is_in_the_way_is_passed_over(make):
+    mover, obstacle = make.thing(0), make.thing(1, "bottle", "blue", position=(0.2, 0, 0))
+    over = carried(mover, (0, 0, 0), (0.4, 0, 0), [obstacle], 1.0, 3.0)
+    assert over.at(2.0)[0] == pytest.approx((0.2, 0, 0.17), abs=1e-6)
+    assert over.at(0.0)[0] == pytest.approx((0, 0, 0)) and over.at(9.0)[0] == pytest.approx((0.4, 0, 0))
+    beside = carried(mover, (0, 0.3, 0), (0.4, 0.3, 0), [obstacle], 1.0, 3.0)
+    assert beside.positions[:, 2].max() == 0
+
+
+def test_a_camera_takes_the_shorter_way_round(make):
+    start, end = make.camera(yaw=170), make.camera(yaw=-170)
+    assert between(start, end, 0.5).yaw == pytest.approx(np.pi)
+    assert between(start, end, 0.0) == start

@@ -1,0 +1,83 @@
+"""All tasks on one picture, and how often each is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from penguin_training.tabletop import captions, pointing, questions
+from penguin_training.tabletop.truth import SceneTruth
+from penguin_training.tabletop.turns import Turn
+
+Random = np.random.Generator
+ImageTask = Callable[[SceneTruth, Random], Turn | None]
+
+IMAGE_TASKS: dict[ImageTask, float] = {
+    captions.caption_short: 2.0,
+    captions.caption_medium: 1.0,
+    captions.caption_detailed: 1.0,
+    captions.caption_grounded: 2.0,
+    captions.find_everything: 1.5,
+    pointing.find_by_name: 2.0,
+    pointing.find_by_place: 1.0,
+    pointing.find_by_print: 0.7,
+    pointing.find_all: 1.0,
+    pointing.name_in_box: 1.5,
+    pointing.describe_box: 0.7,
+    questions.count_objects: 1.5,
+    questions.colour_of: 1.5,
+    questions.kind_of_colour: 1.2,
+    questions.relation_between: 1.2,
+    questions.relation_holds: 1.2,
+    questions.exists: 1.5,
+    questions.what_is_on: 2.0,
+    questions.larger_of: 2.0,
+    questions.side_of_picture: 0.8,
+    questions.table_of: 0.5,
+    questions.read_print: 2.5,
+}
+"""Weights; a task that does not fit a picture is not asked of it."""
+
+_FROM_TEXT = (
+    pointing.find_by_name,
+    pointing.find_all,
+    pointing.name_in_box,
+    questions.count_objects,
+    questions.colour_of,
+    questions.kind_of_colour,
+    questions.relation_between,
+    questions.relation_holds,
+    questions.exists,
+    questions.what_is_on,
+    questions.side_of_picture,
+    questions.table_of,
+    questions.read_print,
+)
+TEXT_TASKS: dict[ImageTask, float] = {task: IMAGE_TASKS[task] for task in _FROM_TEXT}
+"""Tasks that a full description of a picture answers as well as the picture."""
+
+
+def turns_about(
+    truth: SceneTruth, random: Random, most: int, tasks: Mapping[ImageTask, float] = IMAGE_TASKS
+) -> list[Turn]:
+    """Up to `most` different tasks about a picture, at least one.
+
+    Args:
+        truth: of a clear picture that shows something.
+        random: chooses.
+        most: turns.
+        tasks: to choose from, with weights.
+    """
+    weights = np.array(list(tasks.values()))
+    order = random.choice(len(tasks), len(tasks), replace=False, p=weights / weights.sum())
+    wanted = int(random.integers(1, most + 1))
+    turns: list[Turn] = []
+    names = list(tasks)
+    for index in order:
+        if len(turns) == wanted:
+            break
+        turn = names[index](truth, random)
+        if turn is not None:
+            turns.append(turn)
+    return turns
