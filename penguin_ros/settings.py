@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penguin_engine.generation import Sampling
+from penguin_engine.loading import RUNTIMES
 from penguin_engine.memory import MemoryConfig
 from penguin_engine.watch import CaptionConfig
 from penguin_models.errors import SettingError
@@ -45,10 +46,11 @@ _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), Memor
 
 SETTINGS = (
     Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub.", live=False),
-    Setting("runtime", "torch", "What runs the model.", choices=("torch",), live=False),
+    Setting("runtime", "torch", "What runs the model; onnx and tensorrt take an exported folder.", choices=RUNTIMES,
+            live=False),
     Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one.", live=False),
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
-            choices=("auto", "float32", "float16", "bfloat16"), live=False),
+            choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
     Setting("image_topics", ["image_raw"], "Image topics; compressed ones end in /compressed.", live=False),
     Setting("image_reliability", "best_effort", "Reliability of the image subscriptions.",
             choices=("best_effort", "reliable"), live=False),

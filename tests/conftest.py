@@ -47,6 +47,23 @@ def processor(loaded):
     return loaded[1]
 
 
+@pytest.fixture(scope="session")
+def exported(checkpoint, tmp_path_factory):
+    """Exports the small checkpoint, once for each set of options; gives the folder."""
+    from penguin_engine.export import ExportOptions, export
+
+    made = {}
+
+    def make(**options):
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("exported") / "model"
+            export(checkpoint, made[key], ExportOptions(**options))
+        return made[key]
+
+    return make
+
+
 @pytest.fixture
 def edit_checkpoint(checkpoint, tmp_path):
     """Makes a changed copy of the small checkpoint.

@@ -1,30 +1,58 @@
-"""Opens a model by the name of its runtime: what the command line and the node both call."""
+"""One way to open any runtime, used by the node and by every command."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from penguin_engine.manifest import MANIFEST, Manifest
 from penguin_engine.runtime import Runtime
-from penguin_models.errors import CheckpointError
+from penguin_models.errors import EngineError
 from penguin_models.processor import Processor
 
-RUNTIMES = ("torch",)
+RUNTIMES = ("torch", "onnx", "tensorrt")
 
 
 def open_runtime(
-    name: str, model: str, device: str = "auto", precision: str | None = None
+    name: str,
+    path: str | Path,
+    device: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
 ) -> tuple[Runtime, Processor]:
-    """Loads a model.
+    """Opens a runtime and the processor that goes with it.
 
     Args:
-        name: of the runtime.
-        model: checkpoint folder, or owner/name on the model hub.
-        device: cpu, cuda, cuda:1; auto takes cuda where there is one.
-        precision: type of the weights; as stored if None.
+        name: "torch", "onnx" or "tensorrt".
+        path: for torch a checkpoint folder or `owner/name` on the model hub; else a folder that was exported (and, for
+            tensorrt, built).
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where the runtime finds it; the onnx runtime also knows
+            "tensorrt".
+        precision: type of the weights, for torch; what an exported folder is expected to hold, for the others. As it is
+            if None.
+        threads: of one operator on a CPU; all cores if None.
 
     Raises:
-        CheckpointError: no such runtime, or the model cannot be loaded.
+        EngineError: the runtime is unknown or not installed, the folder is of another kind, damaged, or does not fit
+            this machine.
+        CheckpointError: the checkpoint is missing or incomplete.
     """
-    if name not in RUNTIMES:
-        raise CheckpointError(f"there is no runtime {name!r}; there are {', '.join(RUNTIMES)}")
+    if name not in _OPENERS:
+        raise EngineError(f"runtime {name!r} is unknown; choose from {', '.join(RUNTIMES)}")
+    exported = (Path(path).expanduser() / MANIFEST).is_file()
+    if name == "torch" and exported:
+        raise EngineError(f"{path} is an exported folder; use --runtime onnx or tensorrt, or give the checkpoint")
+    if name != "torch" and not exported:
+        raise EngineError(
+            f"{path} is no exported folder, which the {name} runtime needs; make one with: "
+            f"penguin-vl export --model {path} --out DIR"
+        )
+    return _OPENERS[name](path, device, precision, threads)
+
+
+def _open_torch(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
+    _need("torch", "torch", "transformers")
     import torch
 
     from penguin_engine.runtimes.torch import TorchRuntime
@@ -32,5 +60,44 @@ def open_runtime(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded, processor = load_pretrained(model, precision, device)
-    return TorchRuntime(loaded), processor
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, processor = load_pretrained(path, precision, device)
+    return TorchRuntime(model), processor
+
+
+def _open_onnx(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
+    _need("onnx", "onnxruntime")
+    from penguin_engine.runtimes.onnx import OnnxRuntime, best_device
+
+    folder = Path(path).expanduser()
+    return OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads), Manifest.read(
+        folder
+    ).processor(folder)
+
+
+def _open_tensorrt(
+    path: str | Path, device: str, precision: str | None, threads: int | None
+) -> tuple[Runtime, Processor]:
+    _need("tensorrt", "tensorrt", "pycuda")
+    from penguin_engine.runtimes.tensorrt import TensorRTRuntime
+
+    folder = Path(path).expanduser()
+    if device == "cpu":
+        raise EngineError("the tensorrt runtime needs a GPU: --device cuda")
+    return TensorRTRuntime(folder, "cuda" if device == "auto" else device, precision), Manifest.read(folder).processor(
+        folder
+    )
+
+
+def _need(name: str, *packages: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise EngineError(f"the {name} runtime needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+_OPENERS: dict[str, Callable[[str | Path, str, str | None, int | None], tuple[Runtime, Processor]]] = {
+    "torch": _open_torch,
+    "onnx": _open_onnx,
+    "tensorrt": _open_tensorrt,
+}

@@ -137,7 +137,7 @@ def _compare_model(
     expected: dict[str, npt.NDArray[Any]],
     pixel_sum: float | None,
 ) -> None:
-    images, conversation, kinds = _prepare(processor, media, case)
+    images, conversation, kinds = prepare_case(processor, media, case)
     if kinds is not None:
         row.check("key frames", kinds, case["frame_types"])
     row.check("text", render(conversation), case["text"])
@@ -185,10 +185,10 @@ def _compare_generated(
     row.check("generated", np.array([ours]), expected)
 
 
-def _prepare(
+def prepare_case(
     processor: Processor, media: Path, case: dict[str, Any]
 ) -> tuple[list[PatchedImage], list[dict[str, Any]], list[int] | None]:
-    """Patches and conversation of a case, and our key-frame labels where it is a video."""
+    """Patches and conversation of a case in `expected.json`, and our key-frame labels where it is a video."""
     spec, budget = case["case"], case["max_tokens"]
     question = {"type": "text", "text": spec["q"]}
     if spec["kind"] == "image":

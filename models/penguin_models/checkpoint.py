@@ -54,6 +54,28 @@ def load_pretrained(
         CheckpointError: the folder is missing or incomplete, or a tensor is missing, unexpected or misshapen.
     """
     target = _device(device)
+    model, stored, processor = open_checkpoint(path_or_repo)
+    config = model.config
+    weights_dtype = _dtype(dtype) or stored_dtype(stored)
+    for name, tensor in stored.items():
+        _set_parameter(model, name, torch.empty(tensor.shape, dtype=weights_dtype, device=target))
+    _fill(dict(model.named_parameters()), stored)
+    if config.tie_word_embeddings:
+        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+    rotary = model.language_model.model.rotary_emb
+    model.language_model.model.rotary_emb = type(rotary)(model.language_model.config).to(target)
+    return model.eval(), processor
+
+
+def open_checkpoint(path_or_repo: str | Path) -> tuple[PenguinVL, dict[str, StoredTensor], Processor]:
+    """Checks a checkpoint and reads everything but its weights.
+
+    Returns:
+        The model with shapes but no memory, where each of its parameters lies on disk, and the processor.
+
+    Raises:
+        CheckpointError: the folder is missing or incomplete, or a tensor is missing, unexpected or misshapen.
+    """
     folder = resolve_checkpoint(path_or_repo)
     config, stored = _describe(folder)
     processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
@@ -68,15 +90,12 @@ def load_pretrained(
         expected.pop(LM_HEAD, None)
         _check_tied(folder, stored)
     check_tensors(folder, expected, stored)
-    weights_dtype = _dtype(dtype) or _STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
-    for name, tensor in stored.items():
-        _set_parameter(model, name, torch.empty(tensor.shape, dtype=weights_dtype, device=target))
-    _fill(dict(model.named_parameters()), stored)
-    if config.tie_word_embeddings:
-        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
-    rotary = model.language_model.model.rotary_emb
-    model.language_model.model.rotary_emb = type(rotary)(model.language_model.config).to(target)
-    return model.eval(), processor
+    return model, stored, processor
+
+
+def stored_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
+    """Type in which a checkpoint holds its weights."""
+    return _STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
 
 
 def save_pretrained(

@@ -64,6 +64,11 @@ def patch_positions(grid: Size, merge_size: int) -> Tensor:
     return positions.transpose(1, 2).reshape(-1, 2)
 
 
+def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Angles per row or column, float32 [E/2]."""
+    return theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+
+
 def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Factors of the released 2D rotary embedding: out = x * cos + rotate_half(x) * sin.
 
@@ -79,8 +84,7 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor
     Returns:
         cos and sin, float32 [N, 1, E].
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    frequencies = theta**-exponents  # [E/2]
+    frequencies = rotary_frequencies(head_dim, theta).to(positions.device)  # [E/2]
     angles = (positions.float()[:, :, None] * frequencies).flatten(1)[:, None]  # [N, 1, E]: rows, then columns
     return angles.cos(), angles.sin()
 

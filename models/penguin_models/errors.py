@@ -57,6 +57,10 @@ class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
 
 
+class EngineError(PenguinError):
+    """An exported folder, a plan or a runtime is missing, damaged, or does not fit the model or this machine."""
+
+
 class TabletopError(PenguinError):
     """A setting of the simulated table-top is out of range, or what renders it is missing."""
 

@@ -10,9 +10,18 @@ import typer
 
 from penguin_engine.answer import Answer
 from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
+from penguin_models.tra import KeyframePolicy
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, print_json, stdout, working
+from penguin_ros.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    RuntimeOption,
+    print_json,
+    stdout,
+    working,
+)
 
 
 def ask(
@@ -39,6 +48,7 @@ def ask(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.", min=0)] = 0,
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
@@ -57,10 +67,8 @@ def ask(
         raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
     from penguin_engine.ask import ask as run
     from penguin_engine.generation import Sampling
-    from penguin_engine.runtimes.torch import TorchRuntime
-    from penguin_models.checkpoint import load_pretrained
+    from penguin_engine.loading import open_runtime
     from penguin_models.media import load_image
-    from penguin_models.reference_policy import ReferencePolicy
 
     if video is not None and bag is not None:
         raise typer.BadParameter("give either --video or --bag", param_hint="--video")
@@ -78,14 +86,14 @@ def ask(
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
     with working(f"loading {model}"):
-        runtime_model, processor = load_pretrained(model, dtype, device)
+        opened, processor = open_runtime(runtime, model, device, dtype)
     answer = run(
-        TorchRuntime(runtime_model),
+        opened,
         processor,
         text,
         images=images,
         clip=clip,
-        policy=ReferencePolicy() if clip else None,
+        policy=_policy() if clip else None,
         max_tokens=max_tokens,
         size_rule=allocation,
         sampling=sampling,
@@ -115,6 +123,12 @@ class _Remembering:
         for frame in self._clip:
             self.last = frame.rgb
             yield frame
+
+
+def _policy() -> KeyframePolicy:
+    from penguin_models.reference_policy import ReferencePolicy  # it needs torch, which a robot may not have
+
+    return ReferencePolicy()
 
 
 def _open_clip(

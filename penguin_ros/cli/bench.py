@@ -8,9 +8,20 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+from penguin_ros.cli import bench_engine
+from penguin_ros.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RuntimeOption,
+    print_json,
+    stdout,
+    working,
+)
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
+app.command("engine")(bench_engine.engine)
 
 
 @app.command()
@@ -101,6 +112,7 @@ def tra(
 def session(
     model: ModelOption,
     tokens: Annotated[list[int] | None, typer.Option(help="Visual tokens held; 1000, 4000 and 8000.")] = None,
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -108,16 +120,14 @@ def session(
     """Time to the first token of a question: prefix reused, prefilled anew, and offline from the frames."""
     from penguin_engine import bench
     from penguin_engine.bench_session import first_token
-    from penguin_engine.runtimes.torch import TorchRuntime
-    from penguin_models.checkpoint import load_pretrained
+    from penguin_engine.loading import open_runtime
 
-    loaded, processor = load_pretrained(model, dtype, device)
-    runtime = TorchRuntime(loaded)
+    opened, processor = open_runtime(runtime, model, device, dtype)
     rows = []
     for visual_tokens in tokens or [1000, 4000, 8000]:
         with working(f"{visual_tokens} visual tokens"):
-            rows.append(first_token(runtime, processor, visual_tokens))
-    result = {"machine": bench.machine(), "model": model, "sessions": rows}
+            rows.append(first_token(opened, processor, visual_tokens))
+    result = {"machine": bench.machine(), "model": model, "runtime": runtime, "sessions": rows}
     if as_json:
         print_json(result)
         return

@@ -58,7 +58,7 @@ def inspect_machine() -> tuple[list[Finding], list[Finding]]:
 
 
 def _runtimes(cuda: str | None, findings: dict[str, Finding]) -> list[Finding]:
-    torch_ok, tensorrt = findings["torch"].present, findings["tensorrt"].present
+    torch_ok = findings["torch"].present
     if not torch_ok:
         torch_says = "torch is not installed: pip install torch"
     elif cuda:
@@ -68,13 +68,21 @@ def _runtimes(cuda: str | None, findings: dict[str, Finding]) -> list[Finding]:
     needed = [name for name in ("tensorrt", "pycuda") if not findings[name].present]
     return [
         Finding("runtime torch", torch_says, torch_ok),
-        Finding("runtime onnx", "not part of this version", False),
+        _onnx_runtime(findings["onnxruntime"]),
         Finding(
             "runtime tensorrt",
-            "not part of this version" if tensorrt else f"not part of this version; not installed: {', '.join(needed)}",
-            False,
+            f"not installed: {', '.join(needed)}" if needed else "needs an exported folder and `penguin-vl build`",
+            not needed,
         ),
     ]
+
+
+def _onnx_runtime(onnxruntime: Finding) -> Finding:
+    if not onnxruntime.present:
+        return Finding("runtime onnx", "onnxruntime is not installed: pip install onnxruntime", False)
+    devices = {"CUDAExecutionProvider": "--device cuda", "TensorrtExecutionProvider": "--device tensorrt"}
+    found = [option for provider, option in devices.items() if provider in onnxruntime.value]
+    return Finding("runtime onnx", f"on the CPU{''.join(f', {option}' for option in found)}; needs an exported folder")
 
 
 def _torch() -> tuple[str | None, str]:

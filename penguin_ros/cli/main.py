@@ -10,7 +10,23 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, prepare, pull, ros, soak, tabletop, train
+from penguin_ros.cli import (
+    ask,
+    bench,
+    build,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    parity,
+    prepare,
+    pull,
+    quantize,
+    ros,
+    soak,
+    tabletop,
+    train,
+)
 
 app = typer.Typer(
     name="penguin-vl",
@@ -25,6 +41,9 @@ app.command("node")(ros.node)
 app.command("replay")(ros.replay)
 app.command("sim-camera")(ros.sim_camera)
 app.command("pull")(pull.pull)
+app.command("export")(export.export)
+app.command("build")(build.build)
+app.command("quantize")(quantize.quantize)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 bench.app.command("soak")(soak.soak)

@@ -28,6 +28,12 @@ def print_json(value: Any) -> None:
     stdout.out(json.dumps(value))
 
 
+RuntimeOption = Annotated[
+    Literal["torch", "onnx", "tensorrt"],
+    typer.Option(help="What runs the model; onnx and tensorrt take a folder made by `penguin-vl export`."),
+]
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Shows what is going on, on a terminal."""

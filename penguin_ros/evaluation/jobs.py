@@ -38,11 +38,7 @@ class JournalledJob:
 
 @lru_cache(maxsize=1)
 def _load(path: str, runtime: str, dtype: str | None, device: str, threads: int) -> tuple[Runtime, Processor]:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    return open_runtime(runtime, path, device, dtype)
+    return open_runtime(runtime, path, device, dtype, threads or None)
 
 
 def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:

@@ -1,0 +1,251 @@
+"""Runtimes and precisions of one model side by side, and what share of the machine's limits each reaches.
+
+Decoding reads every weight once a token, so memory bandwidth bounds it; encoding and prefill are matrix products, so
+the matrix rate bounds them. Both limits are measured next to each variant, since a shared machine changes its mood.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penguin_engine.bench import machine
+from penguin_engine.bench_worker import WorkerSettings
+from penguin_engine.calibration import Calibration
+from penguin_engine.export import ExportOptions, decoder_shape, export
+from penguin_engine.manifest import DECODER, MANIFEST, DecoderShape
+from penguin_engine.quantize import KINDS, Quantization
+from penguin_models.checkpoint import open_checkpoint
+from penguin_models.config import EncoderConfig
+from penguin_models.errors import EngineError
+
+WORKERS = ("torch", "onnx", "onnx-portable", "onnx-fused", "transformers", "llama.cpp")
+_FRAME_PATCHES = 1280
+_MATRIX = 2048
+_BANDWIDTH_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A runtime and a precision: "torch:float32", "onnx:int8", "onnx-portable:float32", "llama.cpp:q8_0", ..."""
+
+    worker: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.worker}:{self.precision}"
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Reads a variant.
+
+        Raises:
+            EngineError: the runtime is unknown.
+        """
+        worker, _, precision = text.partition(":")
+        if worker not in WORKERS or not precision:
+            raise EngineError(
+                f"variant {text!r} is unknown; it is RUNTIME:PRECISION, RUNTIME one of {', '.join(WORKERS)}"
+            )
+        return cls(worker, precision)
+
+    @property
+    def profile(self) -> str | None:
+        """Profile of the export that it runs; None where it runs the checkpoint."""
+        profiles = {"onnx": "onnxruntime", "onnx-portable": "portable", "onnx-fused": "fused"}
+        return profiles.get(self.worker)
+
+
+def default_variants() -> list[Variant]:
+    """What can be compared on this machine."""
+    names = ["torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32"]
+    if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"):
+        names += ["llama.cpp:f32", "llama.cpp:q8_0"]
+    return [Variant.parse(name) for name in names]
+
+
+def compare_variants(
+    model: Path, work: Path, variants: Sequence[Variant], settings: WorkerSettings, calibrated: bool
+) -> Iterator[dict[str, Any]]:
+    """Measures variants one after the other, each in a process of its own.
+
+    Args:
+        model: checkpoint folder.
+        work: exported forms are kept here, and used again where they are there.
+        variants: to measure.
+        settings: how much is measured; kind, path and precision are filled in.
+        calibrated: whether quantised forms are calibrated; of no use with random weights.
+
+    Yields:
+        One result a variant, in which fractions of limits are between 0 and about 1.
+    """
+    checkpoint, _, _ = open_checkpoint(model)
+    shape, encoder = decoder_shape(checkpoint)[0], checkpoint.config.encoder
+    threads = settings.threads or torch.get_num_threads()
+    for variant in variants:
+        path = prepare(model, work, variant, calibrated)
+        limits = machine_limits(threads)
+        worker = replace(settings, kind=variant.worker.partition("-")[0], path=str(path), threads=threads)
+        measured = _in_own_process(variant, replace(worker, precision=variant.precision))
+        again = machine_limits(threads)
+        limits = {name: max(value, again[name]) for name, value in limits.items()}
+        weight_bytes = decoded_bytes(path, variant, shape)
+        fractions = _fractions(measured, limits, weight_bytes, shape, encoder, settings.prompt_tokens)
+        yield {
+            "variant": str(variant),
+            "weight_bytes": weight_bytes,
+            **measured,
+            "limits": limits,
+            "fractions": fractions,
+        }
+
+
+def prepare(model: Path, work: Path, variant: Variant, calibrated: bool) -> Path:
+    """Folder or file that a variant runs: the checkpoint, or what was exported from it."""
+    if variant.worker == "llama.cpp":
+        from penguin_engine.bench_llama import write_gguf
+
+        return write_gguf(model, work / f"decoder-{variant.precision}.gguf", variant.precision)
+    if variant.profile is None:
+        return model
+    folder = work / f"{variant.profile}-{variant.precision}"
+    if not (folder / MANIFEST).is_file():
+        quantized = variant.precision in KINDS
+        options = ExportOptions(
+            profile=variant.profile,
+            dtype=None if quantized else variant.precision,
+            quantization=Quantization.default(variant.precision, variant.profile == "onnxruntime")
+            if quantized
+            else None,
+            calibration=None if calibrated else Calibration({}, {}),
+        )
+        export(model, folder, options)
+    return folder
+
+
+def machine_limits(threads: int) -> dict[str, float]:
+    """Best memory bandwidth in bytes/s and float32 matrix rate in operations/s that torch reaches here now."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return {
+            "memory_bytes_per_s": _BANDWIDTH_BYTES / _read_seconds(),
+            "float32_operations_per_s": 2 * _MATRIX**3 / _multiply_seconds(),
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read_seconds() -> float:
+    matrix = torch.ones(_BANDWIDTH_BYTES // 4 // 4096, 4096)
+    vector, out = torch.ones(4096), torch.empty(matrix.shape[0])
+    return min(_best(matrix.sum), _best(lambda: torch.mv(matrix, vector, out=out)))
+
+
+def _multiply_seconds() -> float:
+    a = torch.ones(_MATRIX, _MATRIX)
+    result = torch.empty_like(a)
+    return _best(lambda: torch.mm(a, a, out=result))
+
+
+def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:
+    """Bytes of weights that one decoding step reads."""
+    if variant.worker == "llama.cpp":
+        from penguin_engine.bench_llama import weight_bytes
+
+        return weight_bytes(path)
+    if variant.profile is None:
+        size = {"float32": 4, "float16": 2, "bfloat16": 2}[variant.precision]
+        return size * (shape.linear_weights + shape.head_weights)
+    return exported_weight_bytes(path)
+
+
+def exported_weight_bytes(folder: Path) -> int:
+    """Bytes of weights of an exported decoder and its head."""
+    import onnx
+
+    graph = onnx.load(folder / DECODER, load_external_data=False).graph
+    total = 0
+    for tensor in graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if entries and not tensor.name.startswith("rotary_"):
+            total += int(entries["length"])
+    return total
+
+
+def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
+    """Operations per patch of a frame of `_FRAME_PATCHES`, every four of which become one token."""
+    c = config
+    attention = c.hidden_size * c.head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
+    linear = c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size) + c.patch_dim * c.hidden_size
+    scores = c.num_hidden_layers * 2 * _FRAME_PATCHES * c.num_attention_heads * c.head_dim
+    return 2 * (linear + scores + (c.hidden_size + hidden) * hidden / 4)
+
+
+def _fractions(
+    measured: dict[str, Any],
+    limits: dict[str, float],
+    weight_bytes: int,
+    shape: DecoderShape,
+    encoder: EncoderConfig,
+    prompt_tokens: int,
+) -> dict[str, float]:
+    scores = 2 * (prompt_tokens / 2) * shape.heads * shape.head_dim
+    prefill = 2 * (shape.linear_weights + shape.layers * scores)
+    used = {
+        "decode": measured["decode_tokens_per_s"] * weight_bytes / limits["memory_bytes_per_s"],
+        "prefill": measured["prefill_tokens_per_s"] * prefill / limits["float32_operations_per_s"],
+    }
+    if "encode_patches_per_s" in measured:
+        operations = _encoder_operations(encoder, shape.hidden)
+        used["encode"] = measured["encode_patches_per_s"] * operations / limits["float32_operations_per_s"]
+    assert all(math.isfinite(value) for value in used.values())
+    return used
+
+
+def _in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
+    module = "bench_llama" if variant.worker == "llama.cpp" else "bench_worker"
+    command = [sys.executable, "-m", f"penguin_engine.{module}", settings.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EngineError(f"{variant} could not be measured: {lines[-1][:300]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _best(run: Callable[[], Any], at_least_s: float = 0.5) -> float:
+    """Seconds of the fastest of as many runs as fill the time."""
+    run()
+    best, spent = math.inf, 0.0
+    while spent < at_least_s:
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+    return best
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures were measured on, with the versions of what ran."""
+    from importlib import metadata
+
+    packages = ("onnxruntime", "transformers", "tensorrt", "llama_cpp_python")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # not installed
+            continue
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return machine() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}

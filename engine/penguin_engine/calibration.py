@@ -1,0 +1,159 @@
+"""What a model's linear layers see on sample data: how large it gets, and which inputs matter most.
+
+How large, because float16 ends at 65504 and the feed-forward layers of such models come close to it. What an exported
+float16 graph holds in float16 is what linear layers read and write (the residual stream, norms, rotary embedding and
+softmax are float32 in every graph). The product inside a gated feed-forward layer may be made smaller by a power of
+two, which loses nothing; anything else that is too large is an error.
+
+Which inputs matter, because rounding the weights of an input that is always small costs little: quantisation weights
+its errors by the mean square of each input (the diagonal of the Hessian of the layer's squared error).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from penguin_engine.event_clips import EventClip
+from penguin_engine.graphs.weights import FLOAT16_LIMIT
+from penguin_models.errors import EngineError
+from penguin_models.processor import Processor, Visual
+from penguin_models.types import Float32Array, FrameKind, Size, UInt8Array
+from penguin_models.vlm import PenguinVL
+
+HEADROOM = 4.0
+"""Other data than the samples may be larger by this factor."""
+QUESTION = "Describe what you see in detail."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What linear layers saw.
+
+    Attributes:
+        inputs: largest absolute value that a layer read, by its name.
+        outputs: largest absolute value that it wrote.
+        mean_squares: float32 [in], mean square of each of its inputs.
+    """
+
+    inputs: dict[str, float]
+    outputs: dict[str, float]
+    mean_squares: dict[str, Float32Array] = field(default_factory=dict)
+
+    def shrink(self, prefix: str) -> dict[str, float]:
+        """By name of a down projection, the power of two by which its input is divided to fit float16.
+
+        Args:
+            prefix: of the layers that are float16: "vision_" or "language_model.".
+
+        Raises:
+            EngineError: something else does not fit float16.
+        """
+        limit = FLOAT16_LIMIT / HEADROOM
+        shrink: dict[str, float] = {}
+        names = [name for name in self.inputs if name.startswith(prefix)]
+        for name in names:
+            largest = self.inputs[name]
+            factor = 2.0 ** max(0, math.ceil(math.log2(max(largest, self.outputs[name], 1.0) / limit)))
+            if factor > 1 and name.endswith(".down_proj"):
+                shrink[name] = factor
+        self.check_fits(names, shrink)
+        return shrink
+
+    def check_fits(self, names: Iterable[str], shrink: dict[str, float] | None = None) -> None:
+        """Raises EngineError where what layers read or write does not fit float16."""
+        limit = FLOAT16_LIMIT / HEADROOM
+        largest = {name: max(self.inputs[name], self.outputs[name]) for name in names}
+        beyond = {name: v for name, v in largest.items() if not v / (shrink or {}).get(name, 1.0) <= limit}
+        if beyond:
+            name = max(beyond, key=beyond.__getitem__)
+            raise EngineError(
+                f"{len(beyond)} layers do not fit float16 with a headroom of {HEADROOM:g}: {name} reaches "
+                f"{beyond[name]:g} of {FLOAT16_LIMIT:g}; export bfloat16 or float32"
+            )
+
+    def summary(self) -> dict[str, float]:
+        """For the manifest: the largest values found, and how many layers are made smaller for float16."""
+        if not self.inputs:
+            return {}
+        return {
+            "largest_input": max(self.inputs.values()),
+            "largest_output": max(self.outputs.values()),
+            "limit": FLOAT16_LIMIT,
+            "headroom": HEADROOM,
+        }
+
+
+def drawn_samples(count: int) -> list[UInt8Array]:
+    """Drawn table-top pictures, for who has no images of his own at hand."""
+    return [frame.rgb for seed in range(count) for frame in islice(EventClip(seed, seconds=2.0), 1)]
+
+
+@torch.inference_mode()
+def calibrate(
+    model: PenguinVL, processor: Processor, images: Sequence[UInt8Array], question: str = QUESTION
+) -> Calibration:
+    """Runs the model on a question about each image, shown as an image and as a frame of a video.
+
+    Args:
+        model: in a type that does not overflow: float32 or bfloat16.
+        processor: of the same checkpoint.
+        images: uint8 [H, W, 3] each.
+        question: asked about each.
+    """
+    seen: dict[str, _Seen] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.setdefault(name, _Seen()).add(args[0], output)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(remember(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        for image in images:
+            size = Size(*image.shape[:2])
+            for visual in (Visual(size), Visual.video(size, [FrameKind.KEY])):
+                _run(model, processor, image, visual, question)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Calibration(
+        {name: s.largest_input for name, s in seen.items()},
+        {name: s.largest_output for name, s in seen.items()},
+        {name: (s.squares / s.rows).astype(np.float32) for name, s in seen.items()},
+    )
+
+
+@dataclass
+class _Seen:
+    largest_input: float = 0.0
+    largest_output: float = 0.0
+    squares: Any = 0.0
+    rows: int = 0
+
+    def add(self, inputs: Tensor, output: Tensor) -> None:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        self.largest_input = max(self.largest_input, float(rows.abs().max()))
+        self.largest_output = max(self.largest_output, float(output.abs().max()))
+        self.squares = self.squares + rows.double().square().sum(0).numpy()
+        self.rows += rows.shape[0]
+
+
+def _run(model: PenguinVL, processor: Processor, image: UInt8Array, visual: Visual, question: str) -> None:
+    (allocation,) = processor.allocate([visual])
+    patched = list(processor.patch([image], visual.kinds, allocation))
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    ids = processor.prompt_ids([{"role": "user", "content": content}], [patched[0].tokens])
+    model(torch.from_numpy(ids)[None], patched, logits_to_keep=1)

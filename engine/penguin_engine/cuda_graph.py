@@ -1,0 +1,61 @@
+"""CUDA graphs through the driver's own interface: pycuda, which everything else of CUDA goes through, has none.
+
+A step is recorded from a stream once and launched as one piece afterwards, without the cost of launching its hundreds
+of kernels one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from penguin_models.errors import EngineError
+
+_THREAD_LOCAL = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA meanwhile."""
+
+
+class CudaGraph:
+    """A recorded piece of work.
+
+    Args:
+        stream: handle of the stream to record from; it must not be the default stream.
+        work: puts the work onto that stream; nothing of it runs yet.
+
+    Raises:
+        EngineError: the driver refuses.
+    """
+
+    def __init__(self, stream: int, work: Callable[[], None]):
+        self._driver = load_driver()
+        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._stream = ctypes.c_void_p(stream)
+        self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
+        try:
+            work()
+        finally:  # a stream that is left capturing can never be used again
+            self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
+
+    def launch(self) -> None:
+        """Puts the recorded work onto the stream."""
+        self._call("cuGraphLaunch", self._executable, self._stream)
+
+    def close(self) -> None:
+        """Frees the graph; the memory it works on is the caller's."""
+        if self._executable:
+            self._call("cuGraphExecDestroy", self._executable)
+        if self._graph:
+            self._call("cuGraphDestroy", self._graph)
+        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        result = getattr(self._driver, name)(*arguments)
+        if result:
+            raise EngineError(f"{name} failed with CUDA error {result}")
+
+
+def load_driver() -> Any:
+    """The CUDA driver library."""
+    return ctypes.CDLL("libcuda.so.1")

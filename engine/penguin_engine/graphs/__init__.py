@@ -1,0 +1,1 @@
+"""The model as ONNX graphs, written operator by operator."""

@@ -1,0 +1,189 @@
+"""Weight-only quantisation of the decoder: which layers, how good the result is, and when it is not good enough.
+
+Encoder and projector stay 16-bit, the KV cache is float16. The arithmetic is in graphs/quantized.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from penguin_engine.graphs.decoder import HEAD
+from penguin_engine.graphs.quantized import Scheme
+from penguin_engine.runtime import Part, Runtime
+from penguin_models.errors import EngineError
+from penguin_models.types import Float32Array, PatchedImage
+
+KINDS = ("int8", "int4", "fp8")
+LAYERS = (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Which linear layers of the decoder are quantised, and how.
+
+    Attributes:
+        kind: "int8", "int4" or "fp8".
+        keep_blocks: so many blocks at either end of the decoder are sensitive and kept better.
+        keep_head: whether the head is sensitive too.
+        sensitive: how sensitive layers are kept: "int8", or None for as they are.
+    """
+
+    kind: str
+    keep_blocks: int = 0
+    keep_head: bool = False
+    sensitive: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(KINDS)}")
+        if self.keep_blocks < 0:
+            raise EngineError(f"keep_blocks is {self.keep_blocks}, it must be 0 or above")
+
+    @classmethod
+    def default(cls, kind: str, contrib: bool) -> Quantization:
+        """What is sensible: with 4 bits the first and last block and the head are kept better.
+
+        Args:
+            kind: "int8", "int4" or "fp8".
+            contrib: for graphs of ONNX Runtime's own operators, where sensitive layers take 8 bits.
+        """
+        sensitive = kind == "int4"
+        return cls(kind, int(sensitive), sensitive, "int8" if sensitive and contrib else None)
+
+    def schemes(self, layers: int) -> dict[str, Scheme]:
+        """How each linear layer of a decoder with so many blocks is quantised; layers that are not are left out."""
+        names = {f"language_model.model.layers.{i}.{name}": i for i in range(layers) for name in LAYERS}
+        ends = {*range(self.keep_blocks), *range(layers - self.keep_blocks, layers)}
+        sensitive = {name: i in ends for name, i in names.items()} | {HEAD: self.keep_head}
+        kinds = {name: self.sensitive if kept else self.kind for name, kept in sensitive.items()}
+        return {name: Scheme("float8" if kind == "fp8" else kind) for name, kind in kinds.items() if kind is not None}
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"name": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a variant is not called good.
+
+    Attributes:
+        agreement: share of positions at which it must choose the same token as full precision.
+        cosine: of its logits with those of full precision, the mean over positions.
+        score_loss: most that any score of an evaluation may fall, scores being from 0 to 1.
+    """
+
+    agreement: float = 0.95
+    cosine: float = 0.99
+    score_loss: float = 0.02
+
+
+@dataclass
+class Comparison:
+    """A variant against full precision.
+
+    Attributes:
+        positions: at which logits were compared.
+        agreement: share of them at which both choose the same token.
+        cosine: of the logits, mean.
+        divergence: Kullback-Leibler divergence of the variant's next-token distribution, mean, in nats.
+        largest_error: largest absolute difference of two logits.
+        scores: of an evaluation, by name: (full precision, variant).
+    """
+
+    positions: int = 0
+    agreement: float = 0.0
+    cosine: float = 0.0
+    divergence: float = 0.0
+    largest_error: float = 0.0
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def failures(self, limits: Limits | None = None) -> list[str]:
+        """Why the variant is not good; nothing if it is."""
+        limits = limits or Limits()
+        found = [
+            f"{name} is {value:.4f}, at least {least:g} is wanted"
+            for name, value, least in (
+                ("agreement", self.agreement, limits.agreement),
+                ("cosine", self.cosine, limits.cosine),
+            )
+            if not value >= least
+        ]
+        return found + [
+            f"{name} falls from {full:.4f} to {variant:.4f}, by more than {limits.score_loss:g}"
+            for name, (full, variant) in self.scores.items()
+            if not full - variant <= limits.score_loss
+        ]
+
+    def to_dict(self, limits: Limits | None = None) -> dict[str, Any]:
+        """For programs."""
+        failures = self.failures(limits)
+        return {**asdict(self), "limits": asdict(limits or Limits()), "good": not failures, "failures": failures}
+
+
+def compare(
+    full: Runtime,
+    variant: Runtime,
+    prompts: Sequence[tuple[Sequence[Sequence[int]], Sequence[PatchedImage]]],
+    steps: int = 16,
+) -> Comparison:
+    """Lets full precision answer prompts and compares the logits at every step; the variant sees the same tokens.
+
+    Args:
+        full: the model as it was trained.
+        variant: the same model, quantised.
+        prompts: for each, its text cut at the images, and the images.
+        steps: tokens of each answer.
+    """
+    pairs: list[tuple[Float32Array, Float32Array]] = []
+    for texts, images in prompts:
+        caches, logits = [], []
+        for runtime in (full, variant):
+            parts: list[Part] = [texts[0]]
+            for visual, text in zip(runtime.encode(images), texts[1:], strict=True):
+                parts += [visual, text]
+            length = sum(map(len, texts)) + sum(image.tokens for image in images) + steps
+            caches.append(runtime.open_cache(length))
+            logits.append(caches[-1].append(parts))
+        pairs.append((logits[0], logits[1]))
+        for _ in range(steps - 1):
+            token = int(pairs[-1][0].argmax())
+            pairs.append((caches[0].append([[token]]), caches[1].append([[token]])))
+        for cache in caches:
+            cache.close()
+    return _summarise(pairs)
+
+
+def with_scores(comparison: Comparison, full: Mapping[str, float], variant: Mapping[str, float]) -> Comparison:
+    """Adds the scores of an evaluation, which must be the same ones for both.
+
+    Raises:
+        EngineError: the two were not scored alike.
+    """
+    if full.keys() != variant.keys():
+        different = ", ".join(sorted(full.keys() ^ variant.keys()))
+        raise EngineError(f"the two evaluations have different scores ({different}); evaluate both alike")
+    comparison.scores = {name: (full[name], variant[name]) for name in full}
+    return comparison
+
+
+def _summarise(pairs: Sequence[tuple[Float32Array, Float32Array]]) -> Comparison:
+    full, variant = (np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1))
+    lengths = np.linalg.norm(full, axis=-1) * np.linalg.norm(variant, axis=-1)
+    log_p, log_q = _log_softmax(full), _log_softmax(variant)
+    return Comparison(
+        positions=len(pairs),
+        agreement=float((full.argmax(-1) == variant.argmax(-1)).mean()),
+        cosine=float(((full * variant).sum(-1) / np.maximum(lengths, 1e-30)).mean()),
+        divergence=float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()),
+        largest_error=float(np.abs(full - variant).max()),
+    )
+
+
+def _log_softmax(x: Any) -> Any:
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

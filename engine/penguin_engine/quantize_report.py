@@ -1,0 +1,111 @@
+"""Quantises a checkpoint and measures the result against full precision: size, speed, logits, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from penguin_engine.bench_engine import exported_weight_bytes
+from penguin_engine.bench_worker import timed
+from penguin_engine.calibration import QUESTION, drawn_samples
+from penguin_engine.export import ExportOptions, export
+from penguin_engine.loading import open_runtime
+from penguin_engine.manifest import EMBEDDINGS
+from penguin_engine.quantize import Limits, Quantization, compare, with_scores
+from penguin_engine.runtime import Runtime
+from penguin_models.processor import Processor, Visual
+from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
+
+_CALIBRATION_SAMPLES = 8
+_COMPARED = 4
+_SPEED_TOKENS = 16
+_QUESTIONS = (QUESTION, "What is in the picture, and where?", "How many things are there?")
+
+
+def quantize_and_compare(
+    model: str | Path,
+    folder: Path,
+    profile: str,
+    quantization: Quantization,
+    samples: Sequence[UInt8Array] = (),
+    questions: Sequence[str] = (),
+    vision_dtype: str | None = None,
+    scores: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
+    limits: Limits | None = None,
+) -> dict[str, Any]:
+    """Exports a checkpoint with a quantised decoder, and compares it with the checkpoint on torch.
+
+    Args:
+        model: checkpoint.
+        folder: where the export goes.
+        profile: of the export.
+        quantization: which layers, and how.
+        samples: images to calibrate and compare with; drawn ones if empty, others for each.
+        questions: asked in the comparison.
+        vision_dtype: of encoder and projector; 16-bit if None.
+        scores: of an evaluation, of full precision and of the variant.
+        limits: when the variant is good.
+
+    Returns:
+        Sizes, speeds and the comparison, as plain types.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        EngineError: it cannot be exported so, or the scores do not go together.
+    """
+    calibrated_on = list(samples) or drawn_samples(_CALIBRATION_SAMPLES)
+    compared_on = list(samples) or drawn_samples(_CALIBRATION_SAMPLES + _COMPARED)[-_COMPARED:]
+    options = ExportOptions(profile, vision_dtype=vision_dtype, quantization=quantization, samples=calibrated_on)
+    manifest = export(model, folder, options)
+    variant, processor = open_runtime("onnx", folder)
+    full, _ = open_runtime("torch", model, precision="float32")
+    prompts = [
+        _prompt(processor, image, number, question)
+        for number, image in enumerate(compared_on)
+        for question in (questions or _QUESTIONS)
+    ]
+    comparison = compare(full, variant, prompts)
+    if scores is not None:
+        with_scores(comparison, *scores)
+    shape = manifest.decoder
+    return {
+        "model": str(model),
+        "quantization": manifest.quantization,
+        "profile": profile,
+        "bytes": {
+            "decoder": exported_weight_bytes(folder),
+            "embeddings": manifest.files[EMBEDDINGS].bytes,
+            "float32_decoder": 4 * (shape.linear_weights + shape.head_weights),
+        },
+        "decode_tokens_per_s": {"full": _decode_rate(full), "variant": _decode_rate(variant)},
+        "compared_on": "given images" if samples else "drawn images that were not calibrated on",
+        "comparison": comparison.to_dict(limits),
+    }
+
+
+def _prompt(
+    processor: Processor, image: UInt8Array, number: int, question: str
+) -> tuple[list[list[int]], list[PatchedImage]]:
+    """A question about an image, every second time shown as a frame of a video."""
+    size = Size(*image.shape[:2])
+    visual = Visual.video(size, [FrameKind.KEY]) if number % 2 else Visual(size)
+    (allocation,) = processor.allocate([visual])
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    parts = processor.prompt_parts([{"role": "user", "content": content}])
+    return parts, list(processor.patch([image], visual.kinds, allocation))
+
+
+def _decode_rate(runtime: Runtime) -> float:
+    cache = runtime.open_cache(64 + _SPEED_TOKENS)
+    cache.append([list(range(64))])
+
+    def decode() -> None:
+        cache.truncate(64)
+        for token in range(_SPEED_TOKENS):
+            cache.append([[token]])
+
+    decode()
+    rate = _SPEED_TOKENS / timed(decode, at_least_s=1.0)
+    cache.close()
+    return rate

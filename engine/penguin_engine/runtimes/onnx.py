@@ -1,0 +1,305 @@
+"""The model on ONNX Runtime, from an exported folder: any CPU; CUDA and TensorRT where its packages have them.
+
+Neither torch nor transformers is imported. The KV cache lies in memory that is reserved once and bound to the graph:
+no step copies what is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from penguin_engine.exported import (
+    MASKED,
+    STORAGE,
+    TOKENS_PER_STEP,
+    Array,
+    EmbeddingTable,
+    HostVisualTokens,
+    check_precision,
+    encode_in_passes,
+)
+from penguin_engine.manifest import DECODER, PROFILES, VISION, DecoderShape, Manifest
+from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
+from penguin_models.errors import EngineError
+from penguin_models.types import Float32Array, PatchedImage
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
+"""Numbers of ONNX's types, for bindings."""
+_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.EPFail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class OnnxRuntime:
+    """A `Runtime` over an exported folder.
+
+    Args:
+        folder: made by `penguin-vl export`.
+        device: "cpu", "cuda", "cuda:1", "tensorrt", ...
+        precision: what the folder is expected to hold; anything if None.
+        threads: of one operator; all cores if None.
+
+    Raises:
+        EngineError: the folder is damaged or of another precision, or ONNX Runtime here cannot run it on that device.
+    """
+
+    def __init__(
+        self, folder: str | Path, device: str = "cpu", precision: str | None = None, threads: int | None = None
+    ):
+        folder = Path(folder)
+        self._manifest = manifest = Manifest.read(folder)
+        check_precision(manifest, precision, folder)
+        self._device = _Device.parse(device)
+        if self._device.kind == "cpu" and "bfloat16" in (manifest.dtype, manifest.vision_dtype):
+            raise EngineError(
+                f"{folder} is bfloat16, which ONNX Runtime cannot run on a CPU; export float32 or float16"
+            )
+        self._vision = _session(folder / VISION, self._device, threads)
+        self._decoder = _session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
+        self._table = EmbeddingTable(folder, manifest)
+        self._info = RuntimeInfo(
+            name="onnx",
+            device=str(self._device),
+            dtype=manifest.precision,
+            context_length=manifest.decoder.context_length,
+            vocab_size=manifest.decoder.vocab,
+        )
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What this runtime is."""
+        return self._info
+
+    def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
+        """Visual tokens of each image; they wait in host memory."""
+        equal_frames = PROFILES[self._manifest.profile].equal_frames
+        return encode_in_passes(images, equal_frames, self._run_vision)
+
+    def open_cache(self, max_length: int) -> OnnxCache:
+        """An empty cache."""
+        check_fits(max_length, self._info.context_length, "the cache")
+        return OnnxCache(self._decoder, self._table, self._manifest, self._device, max_length)
+
+    def _run_vision(self, inputs: dict[str, Array]) -> Array:
+        binding = self._vision.io_binding()
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        shape = (inputs["blocks"].shape[0], self._manifest.decoder.hidden)
+        tokens = np.empty(shape, STORAGE[self._manifest.dtype])
+        _bind_host_output(binding, "tokens", tokens, self._manifest.dtype)
+        self._vision.run_with_iobinding(binding)
+        return tokens
+
+
+class OnnxCache:
+    """A `Cache` in memory reserved once."""
+
+    def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: _Device, max_length: int):
+        self._session, self._table = session, table
+        self._dtype, self._vocab = manifest.dtype, manifest.decoder.vocab
+        self._max_length = max_length
+        self._length = 0
+        self._binding: Any = session.io_binding()
+        profile = PROFILES[manifest.profile]
+        memory = _Rows if profile.cache == "rows" else _Buffers
+        self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.cache_dtype, device, max_length)
+        self._inputs = _gqa_inputs if profile.contrib else _position_inputs
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return self._length
+
+    def append(self, parts: Sequence[Part]) -> Float32Array:
+        """Extends the cache; see `Cache.append`."""
+        new = sum(part_length(part) for part in parts)
+        check_fits(self._length + new, self._max_length, "the cache")
+        assert new > 0, "nothing to append"
+        embeddings = self._table.embed(parts)
+        for start in range(0, new, TOKENS_PER_STEP):
+            logits = self._step(embeddings[start : start + TOKENS_PER_STEP])
+        return logits
+
+    def truncate(self, length: int) -> None:
+        """Forgets everything after the first `length` tokens."""
+        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
+        self._length = length
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self._memory = self._binding = None
+
+    def _step(self, embeddings: Array) -> Float32Array:
+        assert self._memory is not None, "the cache is closed"
+        new = embeddings.shape[0]
+        inputs = {"embeddings": embeddings, **self._inputs(self._length, new), **self._memory.bind(self._length, new)}
+        for name, value in inputs.items():
+            _bind_host_input(self._binding, name, value, self._dtype)
+        logits: Float32Array = np.empty((1, self._vocab), np.float32)
+        _bind_host_output(self._binding, "logits", logits, "float32")
+        self._session.run_with_iobinding(self._binding)
+        self._length += new
+        return logits.reshape(-1)
+
+
+class _Memory(Protocol):
+    """The memory of a cache, bound to a graph."""
+
+    def bind(self, length: int, new: int) -> dict[str, Array]:
+        """Prepares a step that adds `new` tokens to `length`; further inputs of the graph."""
+        ...
+
+
+class _Buffers:
+    """Input and output of each layer are the same buffer [1, kv_heads, capacity, head_dim]: bound once."""
+
+    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: _Device, capacity: int):
+        size = (1, shape.kv_heads, capacity, shape.head_dim)
+        self._buffers = []
+        for layer in range(shape.layers):
+            for name in ("key", "value"):
+                buffer = device.zeros(size, dtype)
+                self._buffers.append(buffer)
+                place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
+                binding.bind_input(f"past_{name}_{layer}", *place)
+                binding.bind_output(f"present_{name}_{layer}", *place)
+
+    def bind(self, length: int, new: int) -> dict[str, Array]:
+        """Nothing changes from step to step."""
+        return {}
+
+
+class _Rows:
+    """Each layer has rows [capacity, kv_heads, head_dim]: a step reads a prefix and writes right behind it."""
+
+    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: _Device, capacity: int):
+        self._binding, self._device, self._type = binding, device, _ONNX_TYPES[dtype]
+        self._row = (shape.kv_heads, shape.head_dim)
+        self._row_bytes = shape.kv_heads * shape.head_dim * np.dtype(STORAGE[dtype]).itemsize
+        self._rows = {
+            f"{name}_{layer}": device.zeros((capacity, *self._row), dtype)
+            for layer in range(shape.layers)
+            for name in ("key", "value")
+        }
+        self._unmasked = np.zeros(capacity, np.float32)
+
+    def bind(self, length: int, new: int) -> dict[str, Array]:
+        """Binds the prefix and what follows it. An empty prefix is one row that the mask hides."""
+        past = max(length, 1)
+        for name, rows in self._rows.items():
+            start = rows.data_ptr()
+            place = (self._device.memory, self._device.index, self._type)
+            self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
+            self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
+        return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
+
+
+@dataclass(frozen=True)
+class _Device:
+    """Where a session runs: "cpu", "cuda:0", "tensorrt:0"."""
+
+    kind: str
+    index: int
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> _Device:
+        """Reads a device and checks that the installed ONNX Runtime has it: nothing falls back to the CPU."""
+        kind, _, index = text.partition(":")
+        if kind not in _PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
+            raise EngineError(
+                f"device {text!r} is unknown to the onnx runtime; choose cpu, cuda, cuda:1, tensorrt, ..."
+            )
+        available = ort.get_available_providers()
+        if _PROVIDERS[kind] not in available:
+            raise EngineError(
+                f"ONNX Runtime {ort.__version__} here cannot use device {text!r}: it has {', '.join(available)}; "
+                "install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
+            )
+        return cls(kind, int(index or 0))
+
+    @property
+    def memory(self) -> str:
+        """Where caches lie."""
+        return "cpu" if self.kind == "cpu" else "cuda"
+
+    @property
+    def providers(self) -> list[Any]:
+        """The execution providers of a session, the wanted one first."""
+        if self.kind == "cpu":
+            return [_PROVIDERS["cpu"]]
+        options = {"device_id": str(self.index)}
+        wanted = ("tensorrt", "cuda") if self.kind == "tensorrt" else ("cuda",)
+        return [(_PROVIDERS[kind], options) for kind in wanted]
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Memory for a cache; on a CPU it is taken page by page as it fills."""
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, STORAGE[dtype]), self.memory, self.index)
+
+
+def best_device() -> str:
+    """ "cuda" where the installed ONNX Runtime has it, else "cpu"."""
+    return "cuda" if _PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+
+
+def _session(path: Path, device: _Device, threads: int | None, float8: bool = False) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change from step to step
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Threads that wait for work give their core back after each run: the robot has other things to do.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if float8:  # moving 8-bit floats through other operators, as it does with integers, makes an invalid graph
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=device.providers)
+    except _ERRORS as err:
+        reason = " ".join(str(err).split())[:300]
+        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path} on {device}: {reason}") from err
+    if session.get_providers()[0] != _PROVIDERS[device.kind]:
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} did not start {_PROVIDERS[device.kind]} for {path}; are the CUDA "
+            "libraries that it needs installed?"
+        )
+    return session
+
+
+def _gqa_inputs(length: int, new: int) -> dict[str, Array]:
+    return {
+        "last_position": np.array([length + new - 1], np.int32),
+        "total_length": np.array(length + new, np.int32),
+    }
+
+
+def _position_inputs(length: int, new: int) -> dict[str, Array]:
+    return {"positions": np.arange(length, length + new)}
+
+
+def _bind_host_input(binding: Any, name: str, value: Array, dtype: str) -> None:
+    value = np.ascontiguousarray(value)
+    if dtype == "bfloat16" and value.dtype == np.uint16:
+        binding.bind_input(name, "cpu", 0, _ONNX_TYPES[dtype], value.shape, value.ctypes.data)
+    else:
+        binding.bind_cpu_input(name, value)
+
+
+def _bind_host_output(binding: Any, name: str, value: Array, dtype: str) -> None:
+    binding.bind_output(name, "cpu", 0, _ONNX_TYPES[dtype], value.shape, value.ctypes.data)

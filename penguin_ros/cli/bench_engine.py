@@ -1,0 +1,116 @@
+"""`penguin-vl bench engine`: runtimes and precisions of one model side by side."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stdout, working
+
+RANDOM_2B = "random-2b"
+
+
+def engine(
+    model: Annotated[
+        str, typer.Option("--model", help="Checkpoint, or random-2b: the released 2B's shapes with random weights.")
+    ],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="RUNTIME:PRECISION, may be repeated: torch, onnx (its own profile), onnx-portable, onnx-fused or "
+            "transformers with float32, float16, bfloat16, int8, int4; llama.cpp with f32, f16, q8_0, q4_0."
+        ),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers of random-2b; 28 if not given.", min=1)] = None,
+    work: Annotated[Path | None, typer.Option(help="Keep exported forms here and use them again.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of one operator; all cores if not given.", min=1)] = None,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prefill.", min=8)] = 512,
+    new_tokens: Annotated[int, typer.Option(help="Tokens decoded.", min=1)] = 32,
+    scene_frames: Annotated[
+        int, typer.Option(help="VGA frames that the session holds whose first token is timed; 0: leave it out.", min=0)
+    ] = 2,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Loading, memory, encode, prefill, first token, decode and energy, and the share of the machine's limits."""
+    from penguin_engine import bench_engine
+    from penguin_engine.bench_worker import WorkerSettings
+    from penguin_models.checkpoint import resolve_checkpoint
+
+    if layers is not None and model != RANDOM_2B:
+        raise typer.BadParameter(f"goes with --model {RANDOM_2B}", param_hint="--layers")
+    chosen = [bench_engine.Variant.parse(text) for text in variant or []] or bench_engine.default_variants()
+    settings = WorkerSettings(
+        "", "", device, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens, scene_frames=scene_frames
+    )
+    with ExitStack() as stack:
+        folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
+        rows = []
+        running = bench_engine.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
+        for number in range(len(chosen)):
+            with working(f"{chosen[number]}"):
+                rows.append(next(running))
+    result = {"machine": bench_engine.describe_machine(), "model": model, "layers": layers, "variants": rows}
+    if as_json:
+        print_json(result)
+        return
+    _print(result)
+
+
+def _random_2b(folder: Path, layers: int | None) -> Path:
+    from penguin_engine.random_model import write_random_checkpoint
+
+    checkpoint = folder / f"random-2b-{layers or 28}"
+    if not (checkpoint / "model.safetensors.index.json").is_file():
+        with working("writing random weights"):
+            write_random_checkpoint(checkpoint, layers)
+    return checkpoint
+
+
+def _print(result: dict[str, Any]) -> None:
+    machine, rows = result["machine"], result["variants"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    stdout.out(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
+        f"torch {machine['torch']}, {versions}"
+    )
+    table = Table("", *(row["variant"] for row in rows), box=None)
+    for title, name, scale, form in _LINES:
+        values = [row.get(name) for row in rows]
+        if any(value is not None for value in values):
+            table.add_row(title, *("" if value is None else format(value * scale, form) for value in values))
+    for name in ("encode", "prefill", "decode"):
+        of = "memory bandwidth" if name == "decode" else "float32 matrix rate"
+        values = [row["fractions"].get(name) for row in rows]
+        table.add_row(f"{name}, share of {of}", *("" if value is None else f"{value:.2f}" for value in values))
+    for title, name, scale in (
+        ("memory bandwidth, GB/s", "memory_bytes_per_s", 1e-9),
+        ("float32 matrix rate, Gop/s", "float32_operations_per_s", 1e-9),
+    ):
+        table.add_row(f"measured {title}", *(f"{row['limits'][name] * scale:.1f}" for row in rows))
+    stdout.print(table)
+    if all(row.get("joules_per_answer") is None for row in rows):
+        stdout.out("energy: no sensor that can be read on this machine")
+
+
+_LINES = (
+    ("load, s", "load_s", 1, ".1f"),
+    ("resident after loading, MiB", "resident_loaded_bytes", 2**-20, ".0f"),
+    ("resident at the end, MiB", "resident_bytes", 2**-20, ".0f"),
+    ("peak, MiB", "peak_bytes", 2**-20, ".0f"),
+    ("weights read a token, MiB", "weight_bytes", 2**-20, ".0f"),
+    ("encode, patches/s", "encode_patches_per_s", 1, ".0f"),
+    ("prefill, tokens/s", "prefill_tokens_per_s", 1, ".0f"),
+    ("decode, tokens/s", "decode_tokens_per_s", 1, ".2f"),
+    ("visual tokens of the scene", "scene_visual_tokens", 1, ".0f"),
+    ("first token, cold, s", "first_token_cold_s", 1, ".2f"),
+    ("first token, prefix reused, s", "first_token_reused_s", 1, ".3f"),
+    ("joules per answer", "joules_per_answer", 1, ".1f"),
+)

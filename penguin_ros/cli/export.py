@@ -1,0 +1,62 @@
+"""`penguin-vl export`: a checkpoint -> a folder that a robot runs without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+
+
+def export(
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    profile: Annotated[
+        Literal["portable", "fused", "onnxruntime"],
+        typer.Option(
+            help="portable: primitive operators, TensorRT 10.3 and any ONNX Runtime; fused: Attention and cache "
+            "operators of opset 24, TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, nothing else reads it."
+        ),
+    ] = "portable",
+    dtype: DtypeOption = None,
+    vision_dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Type of encoder and projector; as the decoder if not given."),
+    ] = None,
+    sample: Annotated[
+        list[Path] | None, typer.Option(help="Image on which a float16 export checks its ranges; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write graphs, weights, tokenizer and a manifest: all that a robot needs, without torch and transformers."""
+    from penguin_engine.export import ExportOptions
+    from penguin_engine.export import export as run
+    from penguin_models.media import load_image
+
+    samples = [load_image(path) for path in sample or []]
+    with working(f"exporting {model}"):
+        manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
+    size = sum(file.bytes for file in manifest.files.values())
+    if as_json:
+        print_json(
+            {
+                "folder": str(out),
+                "profile": manifest.profile,
+                "opset": manifest.opset,
+                "precision": manifest.precision,
+                "bytes": size,
+                "activation_ranges": manifest.activation_ranges,
+                "files": {name: file.bytes for name, file in manifest.files.items()},
+            }
+        )
+        return
+    stdout.out(
+        f"{out}: {manifest.profile} profile, opset {manifest.opset}, {manifest.precision}, {size / 2**20:.1f} MiB"
+    )
+    if ranges := manifest.activation_ranges:
+        stdout.out(
+            f"largest activation of a linear layer on the samples: "
+            f"{max(ranges['largest_input'], ranges['largest_output']):g}; float16 ends at {ranges['limit']:g}"
+        )

@@ -1,0 +1,94 @@
+"""Energy from the sensors' files, on made-up file systems."""
+
+import threading
+
+import pytest
+
+from penguin_engine.energy import EnergyMeter, Reading
+
+
+@pytest.fixture
+def rapl(tmp_path):
+    def write(name, energy_uj, limit_uj=10_000_000):
+        folder = tmp_path / "sys/class/powercap" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "energy_uj").write_text(f"{energy_uj}\n")
+        (folder / "max_energy_range_uj").write_text(f"{limit_uj}\n")
+
+    return write
+
+
+@pytest.fixture
+def rail(tmp_path):
+    def write(channel, label, millivolts, milliamperes):
+        folder = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"in{channel}_label").write_text(f"{label}\n")
+        (folder / f"in{channel}_input").write_text(f"{millivolts}\n")
+        (folder / f"curr{channel}_input").write_text(f"{milliamperes}\n")
+
+    return write
+
+
+def processor_only(meter):
+    return [name for name in meter.sources if name != "gpu"]
+
+
+def test_a_machine_without_sensors(tmp_path):
+    meter = EnergyMeter(tmp_path)
+    assert processor_only(meter) == []
+    with meter.measure() as reading:
+        pass
+    assert set(reading.joules) <= {"gpu"}
+
+
+def test_processor_packages(tmp_path, rapl):
+    rapl("intel-rapl:0", 1_000_000)
+    rapl("intel-rapl:1", 500_000)
+    rapl("intel-rapl:0:0", 999)  # the cores, a part of package 0
+    meter = EnergyMeter(tmp_path)
+    with meter.measure() as reading:
+        rapl("intel-rapl:0", 3_500_000)
+        rapl("intel-rapl:1", 600_000)
+    assert reading.joules["processor"] == pytest.approx(2.6)
+
+
+def test_a_counter_that_wraps(tmp_path, rapl):
+    rapl("intel-rapl:0", 9_000_000)
+    with EnergyMeter(tmp_path).measure() as reading:
+        rapl("intel-rapl:0", 1_000_000)
+    assert reading.joules["processor"] == pytest.approx(2.0)
+
+
+def test_counters_that_only_root_may_read(tmp_path, rapl):
+    rapl("intel-rapl:0", 1)
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("")
+    assert processor_only(EnergyMeter(tmp_path)) == []
+
+
+def test_a_jetson_is_measured_where_its_whole_board_is_fed(tmp_path, rail):
+    rail(1, "VDD_IN", 20_000, 500)  # 10 W
+    rail(2, "VDD_CPU_GPU_CV", 20_000, 200)
+    meter = EnergyMeter(tmp_path)
+    assert processor_only(meter) == ["board"]
+    import time
+
+    start = time.perf_counter()
+    with meter.measure() as reading:
+        threading.Event().wait(0.15)
+    assert 0 < reading.joules["board"] <= 10 * (time.perf_counter() - start)
+    assert reading.joules["board"] > 10 * 0.15 * 0.99
+
+
+def test_rails_without_a_whole_board_are_added(tmp_path, rail):
+    rail(1, "GPU", 10_000, 100)  # 1 W
+    rail(2, "CPU", 10_000, 300)  # 3 W
+    with EnergyMeter(tmp_path).measure() as reading:
+        threading.Event().wait(0.1)
+    assert reading.joules["board"] > 4 * 0.1 * 0.99
+
+
+def test_nothing_is_counted_twice():
+    assert Reading({"board": 5.0, "gpu": 3.0}).total == 5.0
+    assert Reading({"processor": 5.0, "gpu": 3.0}).total == 8.0
+    assert Reading().total is None

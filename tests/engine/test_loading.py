@@ -1,0 +1,101 @@
+"""One way to open any runtime: what is refused and how, and that a robot needs neither torch nor transformers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from penguin_engine.loading import open_runtime
+from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_models.errors import EngineError
+
+
+def test_torch(checkpoint):
+    runtime, processor = open_runtime("torch", checkpoint, precision="bfloat16")
+    assert isinstance(runtime, TorchRuntime) and runtime.info.dtype == "bfloat16"
+    assert processor.image_token_id == 1503
+
+
+def test_onnx(exported):
+    runtime, processor = open_runtime("onnx", exported(profile="fused"), precision="float32", threads=1)
+    assert (runtime.info.name, runtime.info.device, runtime.info.dtype) == ("onnx", "cpu", "float32")
+    assert processor.image_token_id == 1503
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tflite", {}, "runtime 'tflite' is unknown; choose from torch, onnx, tensorrt"),
+        ("torch", {}, "is an exported folder; use --runtime onnx or tensorrt"),
+        ("onnx", {"precision": "float16"}, "holds float32, float16 was asked for"),
+        ("onnx", {"device": "tpu"}, "device 'tpu' is unknown to the onnx runtime; choose cpu, cuda"),
+        ("onnx", {"device": "cuda:x"}, "device 'cuda:x' is unknown"),
+        ("onnx", {"device": "cpu:1"}, "device 'cpu:1' is unknown"),
+    ],
+)
+def test_refused(exported, name, options, message):
+    with pytest.raises(EngineError, match=message):
+        open_runtime(name, exported(profile="portable"), **options)
+
+
+def test_a_device_that_the_installed_package_lacks(exported):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(EngineError, match=r"cannot use device 'cuda:0': it has .*CPUExecutionProvider; install"):
+        open_runtime("onnx", exported(profile="portable"), device="cuda:0")
+
+
+@pytest.mark.parametrize("name", ["onnx", "tensorrt"])
+def test_a_checkpoint_that_was_not_exported(checkpoint, name):
+    with pytest.raises(EngineError, match=f"which the {name} runtime needs; make one with: penguin-vl export --model"):
+        open_runtime(name, checkpoint)
+
+
+def test_bfloat16_on_a_cpu(exported):
+    with pytest.raises(EngineError, match="is bfloat16, which ONNX Runtime cannot run on a CPU"):
+        open_runtime("onnx", exported(profile="portable", dtype="bfloat16"))
+
+
+def test_a_graph_that_cannot_be_loaded(exported, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(exported(profile="portable"), tmp_path / "copy")
+    graph = folder / "decoder.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+    with pytest.raises(EngineError, match=r"cannot load .*decoder\.onnx on cpu"):
+        open_runtime("onnx", folder)
+
+
+ROBOT = """
+import json, sys
+import numpy as np
+from penguin_engine.ask import ask
+from penguin_engine.generation import Sampling
+from penguin_engine.loading import open_runtime
+from penguin_engine.memory import MemoryConfig
+from penguin_engine.session import SceneSession
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.types import Frame
+
+runtime, processor = open_runtime("onnx", sys.argv[1])
+frame = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+answer = ask(runtime, processor, "what is it?", images=[frame], sampling=Sampling(4))
+session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=200))
+session.observe(Frame(frame, 0))
+print(json.dumps({
+    "tokens": [answer.generated_tokens, session.ask("and now?", sampling=Sampling(4)).generated_tokens],
+    "imported": sorted({"torch", "transformers", "onnx", "ml_dtypes", "safetensors"} & set(sys.modules)),
+}))
+"""
+
+
+@pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
+def test_a_robot_needs_neither_torch_nor_transformers(exported, profile):
+    """Runtime, processor, memory, session and one question, in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-c", ROBOT, exported(profile=profile)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {"tokens": [4, 4], "imported": []}

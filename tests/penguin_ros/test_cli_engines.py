@@ -1,0 +1,172 @@
+"""The commands around compiled engines: export, quantize, bench engine, and --runtime elsewhere."""
+
+import importlib.util
+import json
+import sys
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from penguin_engine import bench_engine
+from penguin_engine.manifest import Manifest
+from penguin_models.errors import EngineError
+from penguin_ros.cli import build
+from penguin_ros.cli.main import main
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        return Result(raised.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_export(cli, checkpoint, tmp_path):
+    result = cli("export", "--model", checkpoint, "--out", tmp_path / "out", "--profile", "fused", "--json")
+    report = json.loads(result.out)
+    assert result.code == 0
+    assert (report["profile"], report["opset"], report["precision"]) == ("fused", 24, "float32")
+    assert report["bytes"] == sum(file.bytes for file in Manifest.read(tmp_path / "out").files.values())
+
+
+def test_export_of_float16_shows_its_ranges(cli, checkpoint, reference, tmp_path):
+    sample = reference / "media" / "portrait.png"
+    result = cli("export", "--model", checkpoint, "--out", tmp_path / "out", "--dtype", "float16", "--sample", sample)
+    assert result.code == 0
+    assert "portable profile, opset 18, float16" in result.out
+    assert "float16 ends at 65504" in result.out
+
+
+def test_export_into_a_folder_of_something_else(cli, checkpoint, tmp_path):
+    (tmp_path / "note.txt").write_text("")
+    result = cli("export", "--model", checkpoint, "--out", tmp_path)
+    assert result.code == 1
+    assert (
+        result.err.strip() == f"error: {tmp_path} exists and is no exported folder; choose another, nothing was changed"
+    )
+
+
+def test_ask_answers_alike_with_every_runtime(cli, checkpoint, exported, reference):
+    answers = []
+    for runtime, model in (("torch", checkpoint), ("onnx", exported(profile="onnxruntime"))):
+        result = cli(
+            *("ask", "--model", model, "--runtime", runtime, "--image", reference / "media" / "tabletop.png"),
+            *("-q", "What is this?", "--max-tokens", 64, "--max-new-tokens", 8, "--json"),
+        )
+        assert result.code == 0, result.err
+        answers.append(json.loads(result.out)["raw"])
+    assert answers[0] == answers[1] != ""
+
+
+def test_ask_with_a_checkpoint_that_was_not_exported(cli, checkpoint):
+    result = cli("ask", "--model", checkpoint, "--runtime", "onnx", "-q", "what?")
+    assert result.code == 1
+    assert result.err.startswith(f"error: {checkpoint} is no exported folder, which the onnx runtime needs")
+    assert result.err.count("\n") == 1
+
+
+def test_bench_session_with_a_runtime(cli, exported, monkeypatch):
+    monkeypatch.setattr("penguin_engine.bench_session._REPEATS", 1)
+    model = exported(profile="onnxruntime")
+    result = cli("bench", "session", "--model", model, "--runtime", "onnx", "--tokens", 400, "--json")
+    report = json.loads(result.out)
+    assert report["runtime"] == "onnx" and report["sessions"][0]["visual_tokens"] == 391
+
+
+def test_bench_engine(cli, checkpoint, tmp_path, monkeypatch):
+    measured = {"encode_patches_per_s": 10.0, "prefill_tokens_per_s": 20.0, "decode_tokens_per_s": 3.5, "load_s": 1.0}
+    monkeypatch.setattr(bench_engine, "_in_own_process", lambda variant, settings: measured)
+    limits = {"memory_bytes_per_s": 1e10, "float32_operations_per_s": 1e11}
+    monkeypatch.setattr(bench_engine, "machine_limits", lambda threads: limits)
+    arguments = ("bench", "engine", "--model", checkpoint, "--work", tmp_path, "--variant", "onnx:float32")
+    report = json.loads(cli(*arguments, "--variant", "torch:bfloat16", "--json").out)
+    assert [row["variant"] for row in report["variants"]] == ["onnx:float32", "torch:bfloat16"]
+    assert report["machine"]["cores"] >= 1 and "onnxruntime" in report["machine"]["versions"]
+    text = cli(*arguments).out
+    assert "3.50" in text and "memory bandwidth, GB/s" in text and "no sensor" in text
+
+
+@pytest.mark.parametrize("arguments", [["--variant", "fast:int8"], ["--variant", "onnx:int7"]])
+def test_bench_of_unknown_variants(cli, checkpoint, tmp_path, arguments):
+    result = cli("bench", "engine", "--model", checkpoint, "--work", tmp_path, *arguments)
+    assert result.code == 1 and result.err.count("\n") == 1
+
+
+def test_layers_go_with_random_weights(cli, checkpoint):
+    result = cli("bench", "engine", "--model", checkpoint, "--layers", 2)
+    assert result.code == 2 and "goes with --model random-2b" in result.err
+
+
+def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("quantize", "--model", checkpoint, "--out", out, "--sample", reference / "media" / "portrait.png")
+    arguments = (*arguments, "--question", "What is this?", "--json")
+    result = cli(*arguments, "--weights", "int8", "--min-agreement", 0.5)
+    report = json.loads(result.out)
+    assert result.code == 0, result.err
+    assert report["comparison"]["good"] and report["comparison"]["positions"] == 16
+    assert report["bytes"]["decoder"] < 0.45 * report["bytes"]["float32_decoder"]
+    assert json.loads((out / "quantization.json").read_text()) == report
+    assert Manifest.read(out).precision == "int8"
+
+    worse = (tmp_path / "full.json", tmp_path / "variant.json")
+    for path, score in zip(worse, (0.9, 0.8), strict=True):
+        path.write_text(json.dumps({"scores": {"object F1": score}}))
+    result = cli(*arguments, "--weights", "int8", "--min-agreement", 0.5, "--scores", *worse)
+    assert result.code == 1
+    assert "is not good: object F1 falls from 0.9000 to 0.8000, by more than 0.02; keep more" in result.err
+
+
+def test_quantize_with_scores_that_are_none(cli, checkpoint, tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    result = cli("quantize", "--model", checkpoint, "--out", tmp_path / "o", "--scores", *[tmp_path / "a.json"] * 2)
+    assert result.code == 1 and "a.json is no file" in result.err
+
+
+def test_doctor_knows_the_onnx_runtime(cli):
+    assert "runtime onnx      yes: on the CPU; needs an exported folder" in cli("doctor").out
+
+
+def test_build_without_tensorrt(cli, exported):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed here")
+    result = cli("build", exported(profile="portable", dtype="float16"), "--precision", "fp16")
+    assert result.code == 1
+    assert result.err.startswith("error: building plans needs tensorrt") and "docs/jetson.md" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_the_tensorrt_runtime_without_tensorrt(cli, exported):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed here")
+    result = cli("ask", "--model", exported(profile="portable"), "--runtime", "tensorrt", "-q", "what?")
+    assert result.code == 1
+    assert "error: the tensorrt runtime needs tensorrt" in result.err
+
+
+def test_ctrl_c_stops_a_build_and_waits_for_its_end():
+    """The interrupt reaches the main thread, which tells the build and goes on waiting for what it says."""
+
+    class Building:
+        def __init__(self):
+            self.answers = iter([TimeoutError(), KeyboardInterrupt(), TimeoutError(), EngineError("was cancelled")])
+
+        def result(self, timeout):
+            raise next(self.answers)
+
+    cancelled = threading.Event()
+    with pytest.raises(EngineError, match="was cancelled"):
+        build._wait(Building(), cancelled)
+    assert cancelled.is_set()
