@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -15,8 +16,9 @@ from std_msgs.msg import Header
 from penguin_engine.memory import HeldFrame
 from penguin_engine.questions import Outcome
 from penguin_engine.watch import Watch
+from penguin_models import grounding
 from penguin_models.errors import MediaError
-from penguin_models.types import FrameKind, UInt8Array
+from penguin_models.types import FrameKind, Size, UInt8Array
 from penguin_ros.images import check_raw, message_to_rgb
 from penguin_ros.overlay import draw_objects
 
@@ -77,7 +79,7 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
         image_width_px=frame.native.width,
         image_height_px=frame.native.height,
         text=answer.grounding.text,
-        objects=_objects(outcome),
+        objects=_answer_objects(outcome),
         time_ranges=_time_ranges(outcome),
         key_frame=frame.kind == FrameKind.KEY,
         visual_tokens=answer.visual_tokens,
@@ -89,11 +91,25 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
     )
 
 
+def truth_message(
+    header: Header, camera: str, size: Size, text: str, objects: Sequence[grounding.GroundedObject]
+) -> GroundedCaption:
+    """What is certain about an image, in the form of a caption; scores are 1."""
+    return GroundedCaption(
+        header=header,
+        camera=camera,
+        image_width_px=size.width,
+        image_height_px=size.height,
+        text=text,
+        objects=_objects(objects, [1.0] * len(objects), size),
+    )
+
+
 def fill_answer(message: Any, outcome: Outcome) -> None:
     """Fills the response of `Ask` or the result of `AskStream`; they have the same fields."""
     answer, frame = outcome.answer, outcome.frame
     message.answer = answer.grounding.text
-    message.objects = _objects(outcome)
+    message.objects = _answer_objects(outcome)
     message.time_ranges = _time_ranges(outcome)
     message.header = _header(frame)
     message.camera = outcome.camera
@@ -179,16 +195,21 @@ def _header(frame: HeldFrame) -> Header:
     return frame.header or Header(stamp=ns_to_stamp(frame.stamp_ns))
 
 
-def _objects(outcome: Outcome) -> list[GroundedObject]:
+def _objects(items: Sequence[grounding.GroundedObject], scores: Sequence[float], size: Size) -> list[GroundedObject]:
     objects = []
-    for item, score in zip(outcome.answer.grounding.objects, outcome.answer.scores, strict=True):
-        x_min, y_min, x_max, y_max = item.box.to_pixels(outcome.frame.native)
+    for item, score in zip(items, scores, strict=True):
+        x_min, y_min, x_max, y_max = item.box.to_pixels(size)
         objects.append(
             GroundedObject(
                 label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=score
             )
         )
     return objects
+
+
+def _answer_objects(outcome: Outcome) -> list[GroundedObject]:
+    answer = outcome.answer
+    return _objects(answer.grounding.objects, answer.scores, outcome.frame.native)
 
 
 def _time_ranges(outcome: Outcome) -> list[TimeRange]:

@@ -13,13 +13,9 @@ from typing import Any
 from penguin_engine.generation import Sampling
 from penguin_engine.memory import MemoryConfig
 from penguin_engine.watch import CaptionConfig
-from penguin_models.errors import PenguinError
+from penguin_models.errors import SettingError
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
 from penguin_models.tra import KeyframePolicy
-
-
-class SettingError(PenguinError):
-    """A parameter of the node has a value that it cannot have."""
 
 
 @dataclass(frozen=True)

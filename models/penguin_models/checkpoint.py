@@ -111,8 +111,12 @@ def save_pretrained(
                 stale.unlink()
 
 
-def resolve_checkpoint(path_or_repo: str | Path) -> Path:
+def resolve_checkpoint(path_or_repo: str | Path, weights: bool = True) -> Path:
     """Folder of a checkpoint; a repository of the model hub is downloaded unless its cache has it.
+
+    Args:
+        path_or_repo: a folder, or `owner/name` on the model hub.
+        weights: False leaves the weights of a repository where they are.
 
     Raises:
         CheckpointError: there is neither such a folder nor such a repository, or the hub cannot be reached.
@@ -124,7 +128,8 @@ def resolve_checkpoint(path_or_repo: str | Path) -> Path:
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name} is not a checkpoint folder")
     try:
-        return Path(snapshot_download(name, allow_patterns=CHECKPOINT_FILES))
+        files = [file for file in CHECKPOINT_FILES if weights or not file.endswith(".safetensors")]
+        return Path(snapshot_download(name, allow_patterns=files))
     except HFValidationError as err:
         raise CheckpointError(f"{name} is neither a folder nor a repository name: {err}") from err
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:

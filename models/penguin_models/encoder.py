@@ -101,7 +101,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # One kernel does it where both types are the same; under autocast they are not.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class FrameAttention(nn.Module):
@@ -237,9 +238,9 @@ class PenguinEncoder(nn.Module):
         return torch.cat([features[i] for i in range(len(frames))])
 
     def _encode(self, frames: Sequence[FrameShape], patches: Tensor) -> Tensor:
-        weight = self.embeddings.patch_embedding.weight
-        x = self.embeddings(patches.to(weight.device))
-        return self.encoder(x, self._pack(frames, weight))  # type: ignore[no-any-return]
+        x = self.embeddings(patches.to(self.embeddings.patch_embedding.weight.device))
+        # The type of the embeddings is that of all that follows, under autocast too.
+        return self.encoder(x, self._pack(frames, x))  # type: ignore[no-any-return]
 
     def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> Packing:
         positions = torch.cat([patch_positions(frame.grid, frame.merge_size) for frame in frames])

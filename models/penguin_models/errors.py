@@ -59,3 +59,15 @@ class PromptError(PenguinError):
 
 class TabletopError(PenguinError):
     """A setting of the simulated table-top is out of range, or what renders it is missing."""
+
+
+class SettingError(PenguinError):
+    """A setting (of the node, of a stage file) is unknown, out of range, or contradicts another."""
+
+
+class DataError(PenguinError):
+    """Training data is missing, malformed, or too much of it is."""
+
+
+class TrainingError(PenguinError):
+    """A training run cannot start, go on or be resumed."""

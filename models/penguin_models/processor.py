@@ -94,20 +94,41 @@ class Processor:
             image_token_id = read_json(folder / "config.json").get("image_token_index")
             if not isinstance(image_token_id, int):
                 raise CheckpointError(f"{folder / 'config.json'} has no image_token_index")
-        tokenizer = _load_tokenizer(folder)
-        if tokenizer.token_to_id(IMAGE) is None:  # released tokenizers leave the placeholder to the processor
-            tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
+        tokenizer = _with_image_token(_load_tokenizer(folder))
         if (found := tokenizer.token_to_id(IMAGE)) != image_token_id:
             raise CheckpointError(
                 f"{folder}: the tokenizer gives {IMAGE} the id {found}, config.json says {image_token_id}; "
                 "the files are of different checkpoints"
             )
+        images = ImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
+        return cls._assemble(folder, tokenizer, images, end_token_ids)
+
+    @classmethod
+    def from_llm(cls, folder: str | Path, images: ImageConfig, end_token_ids: Sequence[int] = ()) -> Processor:
+        """A processor for a new model: the tokenizer of a text-only LLM, with `<image>` added where it lacks it.
+
+        Args:
+            folder: of the LLM's checkpoint.
+            images: how pixels become patches.
+            end_token_ids: ids that end an answer besides `<|im_end|>`.
+
+        Raises:
+            CheckpointError: the tokenizer is missing, or has no `<|im_end|>`.
+        """
+        folder = Path(folder)
+        return cls._assemble(folder, _with_image_token(_load_tokenizer(folder)), images, end_token_ids)
+
+    @classmethod
+    def _assemble(
+        cls, folder: Path, tokenizer: Tokenizer, images: ImageConfig, end_token_ids: Sequence[int]
+    ) -> Processor:
         end_token_id = tokenizer.token_to_id(TURN_END)
         if end_token_id is None:
             raise CheckpointError(f"{folder}: the tokenizer has no {TURN_END} token")
         ends = tuple(dict.fromkeys((end_token_id, *end_token_ids)))
-        images = ImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
         side = {name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()}
+        image_token_id = tokenizer.token_to_id(IMAGE)
+        assert image_token_id is not None, "_with_image_token adds it"
         return cls(tokenizer, images, image_token_id, ends, side)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -218,6 +239,12 @@ class Processor:
         factor = self.images.patch_size * visual.merge_size
         smallest = smallest_size(visual.native, factor, self.images.min_tokens)
         return len(visual.kinds) * smallest.area // factor**2
+
+
+def _with_image_token(tokenizer: Tokenizer) -> Tokenizer:
+    if tokenizer.token_to_id(IMAGE) is None:  # released tokenizers leave the placeholder to the processor
+        tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
+    return tokenizer
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

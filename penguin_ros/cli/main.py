@@ -10,7 +10,7 @@ import sys
 import typer
 
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, pull, ros, soak, tabletop
+from penguin_ros.cli import ask, bench, demo, doctor, evaluate, parity, prepare, pull, ros, soak, tabletop, train
 
 app = typer.Typer(
     name="penguin-vl",
@@ -23,10 +23,13 @@ app.command("ask")(ask.ask)
 app.command("parity")(parity.parity)
 app.command("node")(ros.node)
 app.command("replay")(ros.replay)
+app.command("sim-camera")(ros.sim_camera)
 app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 bench.app.command("soak")(soak.soak)
+app.command("train")(train.train)
+app.add_typer(prepare.app, name="prepare")
 app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tabletop.app, name="tabletop")

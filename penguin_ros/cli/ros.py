@@ -1,4 +1,4 @@
-"""Commands that need ROS: `penguin-vl node` and `penguin-vl replay`."""
+"""Commands that need ROS: `penguin-vl node`, `penguin-vl replay` and `penguin-vl sim-camera`."""
 
 from __future__ import annotations
 
@@ -100,3 +100,18 @@ def replay(
         print_json(result)
     else:
         stdout.out(f"{played.messages} images in {played.seconds:.1f} s, {played.late} of them late")
+
+
+def sim_camera(
+    seed: Annotated[int, typer.Option(help="The same seed shows the same.", min=0)] = 0,
+    width: Annotated[int, typer.Option(help="Width of the images in pixels.", min=56)] = 320,
+    height: Annotated[int, typer.Option(help="Height of the images in pixels.", min=56)] = 240,
+    rate: Annotated[float, typer.Option(help="Images a second.", min=0.1, max=120.0)] = 10.0,
+) -> None:
+    """Publish a live simulated table-top on /sim_camera/image_raw, and the truth about it on /sim_camera/truth."""
+    require_ros()
+    from penguin_ros.nodes.sim_camera import main
+
+    values = {"seed": seed, "width": width, "height": height, "rate_hz": float(rate)}
+    args = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
+    raise typer.Exit(main(["penguin-vl", "--ros-args", *args]))

@@ -8,6 +8,8 @@ from PIL import Image
 
 from penguin_ros.cli.main import main
 
+pytest.importorskip("pybullet_data", reason="PyBullet is not installed: pip install 'penguin-vl[sim]'")
+
 
 @pytest.fixture
 def run(monkeypatch, capfd):

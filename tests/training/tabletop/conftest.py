@@ -1,6 +1,8 @@
 """What these tests share: one renderer, and scenes that are put together by hand."""
 
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,14 @@ from penguin_training.tabletop.picture import Photographer
 from penguin_training.tabletop.scene import Light, Scene, Sensor, Surroundings, Thing, turned
 
 SMALL = Size(112, 112)
+
+
+def pytest_collection_modifyitems(items):
+    """Without PyBullet there is nothing to test here."""
+    if find_spec("pybullet") is None:
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason="PyBullet is not installed: pip install 'penguin-vl[sim]'"))
 
 
 class Maker:

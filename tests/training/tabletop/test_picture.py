@@ -7,6 +7,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size
@@ -84,6 +86,14 @@ def test_an_empty_table(make, photographer):
 def test_things_behind_the_camera_are_not_drawn(make, photographer):
     picture = photographer.take(make.scene(make.thing(0, position=(0, -2, 0))))
     assert not picture.seen
+
+
+@given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.6), st.sampled_from(["box", "bottle", "ring", "tray"]))
+def test_anything_may_be_cut_off_anywhere(make, photographer, x, y, kind):
+    scene = make.scene(make.thing(0, kind, position=(x, y, 0), word="TEA" if kind == "box" else "", scale=1.3))
+    picture = photographer.take(scene)
+    for seen in picture.seen.values():
+        assert 0 <= seen.share <= 1 and (seen.box is None) == (seen.share == 0)
 
 
 def test_shadows_darken_the_table(make, photographer):

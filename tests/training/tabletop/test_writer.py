@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penguin_models.errors import MediaError, TabletopError
+from penguin_models.errors import TabletopError
 from penguin_models.media import VideoFile, load_image
 from penguin_models.types import Size
+from penguin_training.frame_folder import FrameFolder
 from penguin_training.tabletop import writer
-from penguin_training.tabletop.clip_files import FrameFolder
 from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
 from penguin_training.tabletop.writer import WriterSettings, write
 
@@ -119,11 +119,3 @@ def test_folders_that_hold_something_else(tmp_path):
         write(tmp_path / "b", WriterSettings(text), 1)
     with pytest.raises(TabletopError, match="scenes 0 and jobs 1 must be at least 1"):
         write(tmp_path / "c", WriterSettings(text), 0)
-
-
-def test_folders_of_frames_that_are_none(tmp_path):
-    with pytest.raises(MediaError, match="is not a folder"):
-        FrameFolder(tmp_path / "missing")
-    (tmp_path / "picture.jpg").write_bytes(b"")
-    with pytest.raises(MediaError, match="no frames named for their milliseconds"):
-        FrameFolder(tmp_path)

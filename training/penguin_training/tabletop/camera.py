@@ -65,15 +65,6 @@ class Camera:
         pixels = seen[:, :2] / safe[:, None] * self.focal_px(size) + (size.width / 2, size.height / 2)
         return pixels, depth
 
-    def on_table(self, x_px: float, y_px: float, size: Size) -> FloatArray | None:
-        """The point [3] of the table's plane that a pixel shows, None where it shows none."""
-        focal = self.focal_px(size)
-        ray = np.array([(x_px - size.width / 2) / focal, (y_px - size.height / 2) / focal, 1.0]) @ self.axes
-        if ray[2] > -1e-3:
-            return None
-        point: FloatArray = self.eye - ray * (self.eye[2] / ray[2])
-        return point
-
     def table_homography(self, size: Size) -> FloatArray:
         """The matrix [3, 3] that takes (x, y, 1) on the table to homogeneous pixels."""
         focal = self.focal_px(size)

@@ -1,9 +1,9 @@
-"""Clips as files: folders of frames that are named for their time, or MP4."""
+"""Pictures and clips as files; clips are folders as frame_folder.py reads them, or MP4."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,8 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from penguin_models.errors import MediaError, TabletopError
-from penguin_models.media import ClipFrame, load_image
+from penguin_models.errors import TabletopError
 from penguin_models.types import Size, UInt8Array
 
 JPEG_QUALITY = 92
@@ -35,27 +34,6 @@ def save_frames(folder: Path, frames: Sequence[UInt8Array], stamps_s: Sequence[f
         save_image(part / f"{round(stamp * 1000):08d}{ending}", frame)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-
-
-class FrameFolder:
-    """A clip in a folder; a `Clip` as penguin_models.media has it."""
-
-    def __init__(self, folder: Path):
-        """Looks which frames there are.
-
-        Raises:
-            MediaError: the folder is missing, or holds no frames.
-        """
-        if not folder.is_dir():
-            raise MediaError(f"clip {folder} is not a folder")
-        self._files = sorted(file for file in folder.iterdir() if file.stem.isdigit())
-        if not self._files:
-            raise MediaError(f"clip {folder} holds no frames named for their milliseconds, such as 00001500.jpg")
-
-    def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the frames in order of time."""
-        for file in self._files:
-            yield ClipFrame(int(file.stem) / 1000, load_image(file))
 
 
 def save_mp4(path: Path, frames: Sequence[UInt8Array], fps: float) -> None:

@@ -9,7 +9,7 @@ from penguin_training.tabletop.catalogue import RGB, TABLES
 from penguin_training.tabletop.meshes import FloatArray
 from penguin_training.tabletop.scene import Light, Sensor, Surroundings
 
-LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(66)
+LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(62)
 
 
 def any_camera(random: np.random.Generator) -> Camera:

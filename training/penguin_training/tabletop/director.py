@@ -18,7 +18,7 @@ from penguin_training.tabletop.conditions import HIGHEST_PITCH, LOWEST_PITCH
 from penguin_training.tabletop.events import Event, EventKind, Step
 from penguin_training.tabletop.falls import FIXED, plan_fall
 from penguin_training.tabletop.meshes import FloatArray
-from penguin_training.tabletop.motion import carried
+from penguin_training.tabletop.motion import Path, carried
 from penguin_training.tabletop.planning import all_clear, place
 from penguin_training.tabletop.scene import Scene, Thing, Vector
 from penguin_training.tabletop.view import in_view, out_of_view, rect_of
@@ -96,7 +96,8 @@ class Director:
         if thing is None or outside is None:
             return None
         path = carried(thing, outside, thing.position, scene.things, start_s, end_s)
-        event = Event("appears", start_s, end_s, thing.id, thing.label, _on(scene, thing, "on"))
+        seen_s = self._seen(thing, path, scene.camera)
+        event = Event("appears", seen_s[0], end_s, thing.id, thing.label, _on(scene, thing, "on"))
         return Step(event, scene, replace(scene, things=(*scene.things, thing)), thing, path)
 
     def _moved(self, scene: Scene, start_s: float, end_s: float) -> Step | None:
@@ -128,7 +129,7 @@ class Director:
             return None
         others = tuple(other for other in scene.things if other.id != thing.id)
         path = carried(thing, thing.position, outside, others, start_s, end_s)
-        event = Event("leaves", start_s, end_s, thing.id, thing.label)
+        event = Event("leaves", start_s, self._seen(thing, path, scene.camera)[1], thing.id, thing.label)
         return Step(event, scene, replace(scene, things=others), thing, path)
 
     def _camera(self, scene: Scene, start_s: float, end_s: float) -> Step | None:
@@ -163,6 +164,13 @@ class Director:
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
         return None if best is None else best[1]
+
+    def _seen(self, thing: Thing, path: Path, camera: Camera) -> tuple[float, float]:
+        """The tenths of a second between which the camera sees a thing on its path."""
+        tenths = [number / 10 for number in range(round(path.times_s[0] * 10), round(path.times_s[-1] * 10) + 1)]
+        outside = [out_of_view(replace(thing, position=path.at(time)[0]), camera, self._size) for time in tenths]
+        seen = [number for number, out in enumerate(outside) if not out]
+        return tenths[max(seen[0] - 1, 0)], tenths[min(seen[-1] + 1, len(tenths) - 1)]
 
     def _far_enough(self, thing: Thing, moved: Thing, camera: Camera) -> bool:
         a, b = rect_of(thing, camera, self._size), rect_of(moved, camera, self._size)

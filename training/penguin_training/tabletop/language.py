@@ -26,6 +26,17 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def typed(random: np.random.Generator, question: str) -> str:
+    """A question as people type it: mostly as it is, now and then without capital and mark, or with a please."""
+    draw = random.random()
+    if draw < 0.1 and question[0].isalpha():
+        return (question[0].lower() + question[1:]).rstrip("?.")
+    if draw < 0.15 and question[0].isalpha():
+        please = "Please tell me: " if "?" in question else "Please "
+        return please + question[0].lower() + question[1:]
+    return question
+
+
 def an(label: str) -> str:
     """With the indefinite article."""
     return f"{'an' if label[0] in 'aeiou' else 'a'} {label}"

@@ -67,11 +67,7 @@ class Physics:
             None if it does not come to rest in time.
         """
         client = self._client
-        self._bullet.resetSimulation(physicsClientId=client)
-        self._bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
-        self._bullet.setTimeStep(_STEP_S, physicsClientId=client)
-        self._bullet.setGravity(0, 0, -9.81, physicsClientId=client)
-        self._table(around)
+        self._clear(around)
         for other in others:
             self._add(other, mass=0.0)
         body = self._add(thing, mass=0.1)
@@ -90,11 +86,17 @@ class Physics:
                 return Fall(Path(np.array(times), positions, turns), gone)
         return None
 
-    def _table(self, around: Surroundings) -> None:
+    def _clear(self, around: Surroundings) -> None:
+        """Nothing but the table."""
+        bullet, client = self._bullet, self._client
+        bullet.resetSimulation(physicsClientId=client)
+        bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
+        bullet.setTimeStep(_STEP_S, physicsClientId=client)
+        bullet.setGravity(0, 0, -9.81, physicsClientId=client)
         half = (around.half_width, around.half_depth, 0.02)
-        shape = self._bullet.createCollisionShape(self._bullet.GEOM_BOX, halfExtents=half, physicsClientId=self._client)
-        body = self._bullet.createMultiBody(0, shape, -1, (0, 0, -0.02), physicsClientId=self._client)
-        self._bullet.changeDynamics(body, -1, lateralFriction=0.6, restitution=0.2, physicsClientId=self._client)
+        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=client)
+        body = bullet.createMultiBody(0, shape, -1, (0, 0, -0.02), physicsClientId=client)
+        bullet.changeDynamics(body, -1, lateralFriction=0.6, restitution=0.2, physicsClientId=client)
 
     def _add(self, thing: Thing, mass: float) -> int:
         """A body whose origin is the middle of its hull: Bullet turns bodies around their origin."""

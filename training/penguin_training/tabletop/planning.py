@@ -15,7 +15,7 @@ from penguin_training.tabletop.camera import Camera
 from penguin_training.tabletop.catalogue import KINDS
 from penguin_training.tabletop.choosing import choose_things, distinct_things, labelled
 from penguin_training.tabletop.conditions import any_camera, any_light, any_sensor, any_surroundings
-from penguin_training.tabletop.scene import Scene, Surroundings, Thing, Vector, turned
+from penguin_training.tabletop.scene import Scene, Thing, Vector, turned
 from penguin_training.tabletop.view import Rect, in_view, overlap, rect_of
 
 _TRIES = 60
@@ -76,25 +76,21 @@ def place(random: np.random.Generator, scene: Scene, size: Size, thing: Thing) -
     others = [other for other in scene.things if other.id != thing.id]
     rects = [rect_of(other, scene.camera, size) for other in others]
     supports = [other for other in others if _can_carry(other, thing, others)]
-    for _ in range(_TRIES):
+    spots = iter(_free_spots(random, scene, size, thing.radius, others))
+    while True:
         support = None
         if supports and random.random() < _ON_SOMETHING:
-            support = supports[random.integers(len(supports))]
+            support = supports.pop(int(random.integers(len(supports))))
             position = _on_top(random, support)
+        elif (spot := next(spots, None)) is not None:
+            position = spot
         else:
-            x, y = random.uniform(0.06, 0.94, 2)
-            point = scene.camera.on_table(float(x * size.width), float(y * size.height), size)
-            if point is None:
-                continue
-            position = (float(point[0]), float(point[1]), 0.0)
-            if not _fits(position, thing.radius, scene.surroundings, others):
-                continue
+            return None
         turn = turned(scene.camera.yaw + _facing(random, thing.kind))
         placed = replace(thing, position=position, turn=turn, on=None if support is None else support.id)
         rect = rect_of(placed, scene.camera, size)
         if in_view(placed, scene.camera, size) and _clear(placed, rect, others, rects, scene.camera):
             return placed
-    return None
 
 
 def all_clear(scene: Scene, size: Size) -> bool:
@@ -118,14 +114,18 @@ def _filled(random: np.random.Generator, scene: Scene, size: Size, things: Seque
     return replace(scene, things=tuple(labelled(scene.things)))
 
 
-def _fits(position: Vector, radius: float, around: Surroundings, others: Sequence[Thing]) -> bool:
-    """Whether a circle lies on the table and touches nothing."""
-    x, y, _ = position
-    margin = radius + 0.01
-    if abs(x) > around.half_width - margin or abs(y) > around.half_depth - margin:
-        return False
-    apart = (np.hypot(x - other.position[0], y - other.position[1]) - other.radius for other in others)
-    return all(distance > radius + _GAP_M for distance in apart)
+def _free_spots(
+    random: np.random.Generator, scene: Scene, size: Size, radius: float, others: Sequence[Thing]
+) -> list[Vector]:
+    """Places on the table that the picture shows, where a circle of this radius touches nothing."""
+    pixels = random.uniform(0.06, 0.94, (_TRIES, 2)) * (size.width, size.height)
+    rays = np.linalg.solve(scene.camera.table_homography(size), np.column_stack([pixels, np.ones(_TRIES)]).T)
+    spots = (rays[:2] / rays[2]).T
+    around, margin = scene.surroundings, radius + 0.01
+    free = (np.abs(spots) < (around.half_width - margin, around.half_depth - margin)).all(axis=1) & (rays[2] > 0)
+    for other in others:
+        free &= np.hypot(*(spots - other.position[:2]).T) > radius + other.radius + _GAP_M
+    return [(float(x), float(y), 0.0) for x, y in spots[free]]
 
 
 def _on_top(random: np.random.Generator, support: Thing) -> Vector:

@@ -17,7 +17,7 @@ from penguin_training.tabletop.scene import Thing
 _HEIGHT_PX = 96
 _UPRIGHT = 0.75
 """Cosine of the largest angle between a line of print and the horizontal."""
-_LETTER_PX = 7.0
+_LETTER_PX = Size(11, 7)
 """The least room for a letter, in pixels of the image."""
 _INKS = ((0.05, 0.05, 0.08), (0.10, 0.10, 0.45), (0.45, 0.05, 0.08))
 
@@ -83,8 +83,8 @@ def legible(thing: Thing, camera: Camera, size: Size) -> bool:
     length, height = float(np.linalg.norm(across)), float(np.linalg.norm(down))
     area = abs(float(across[0] * down[1] - across[1] * down[0]))
     upright = across[0] > _UPRIGHT * length and down[1] > _UPRIGHT * height
-    letter_px = min(height, length / max(len(thing.word), 2))
-    return bool(upright and area > 0.5 * length * height and letter_px >= _LETTER_PX)
+    large = height >= _LETTER_PX.height and length / max(len(thing.word), 2) >= _LETTER_PX.width
+    return bool(upright and large and area > 0.5 * length * height)
 
 
 def _font(word: str, width: int) -> ImageFont.FreeTypeFont:

@@ -26,7 +26,7 @@ from penguin_training.tabletop.view import Rect, rect_of
 
 _MARGIN_M = 0.01
 """Between the object and the near and far planes, at scale 1."""
-_MOST_AREA = 0.035
+_MOST_AREA = 0.022
 """An object that takes more of the image is rendered coarser and enlarged: time does not grow with its size."""
 _EMPTY = 0.9999
 """In the depth buffer: no object, up to rounding; the margin keeps objects well below it."""
@@ -106,7 +106,7 @@ class Renderer:
     def _photograph(self, window: Window, most_pixels: float, **settings: Any) -> tuple[UInt8Array, Float32Array]:
         height, width = window.bottom - window.top, window.right - window.left
         coarser = max(1.0, (height * width / most_pixels) ** 0.5)
-        height, width = round(height / coarser), round(width / coarser)
+        height, width = max(1, round(height / coarser)), max(1, round(width / coarser))
         _, _, rgba, buffer, _ = self._bullet.getCameraImage(
             width,
             height,
@@ -116,9 +116,8 @@ class Renderer:
             physicsClientId=self._client,
             **settings,
         )
-        return np.asarray(rgba, np.uint8).reshape(height, width, 4), np.asarray(buffer, np.float32).reshape(
-            height, width
-        )
+        pixels: UInt8Array = np.asarray(rgba, np.uint8).reshape(height, width, 4)
+        return pixels, np.asarray(buffer, np.float32).reshape(height, width)
 
     def _body(self, visual: int, rgb: RGB) -> int:
         body: int = self._bullet.createMultiBody(0, -1, visual, physicsClientId=self._client)

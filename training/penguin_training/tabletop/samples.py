@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from penguin_training.tabletop.charts import draw_chart
 from penguin_training.tabletop.clip_tasks import ClipTruth
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.image_tasks import turns_about
+from penguin_training.tabletop.language import typed
 from penguin_training.tabletop.picture import NOTHING, SUPERSAMPLE, Photographer, Picture
 from penguin_training.tabletop.planning import plan_scene
 from penguin_training.tabletop.scene import Scene
@@ -119,9 +120,16 @@ def image_sample(name: str, seed: int, photographer: Photographer, most: int) ->
         truth = truth_of(scene, picture)
         if clip_tasks.clear([truth]):
             break
-    turns = turns_about(truth, random_of(seed, "questions"), most) if clip_tasks.clear([truth]) else []
+    asking = random_of(seed, "questions")
+    turns = turns_about(truth, asking, most) if clip_tasks.clear([truth]) else []
     return Sample(
-        name, seed, "image", tuple(turns), (picture.rgb,), truths=(truth,), classes=(class_ids(scene, picture),)
+        name,
+        seed,
+        "image",
+        _typed(asking, turns),
+        (picture.rgb,),
+        truths=(truth,),
+        classes=(class_ids(scene, picture),),
     )
 
 
@@ -131,14 +139,14 @@ def pair_sample(name: str, seed: int, photographer: Photographer) -> Sample:
     scenes = [clip.scene(0.0), clip.scene(clip.seconds)]
     pictures = [photographer.take(scene) for scene in scenes]
     truths = [truth_of(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)]
-    asked = []
+    asking, turns = random_of(seed, "questions"), []
     if clip_tasks.clear(truths):
-        asked = [clip_tasks.what_changed(ClipTruth(clip.events, *truths), random_of(seed, "questions"))]
+        turns = [clip_tasks.what_changed(ClipTruth(clip.events, *truths), asking)]
     return Sample(
         name,
         seed,
         "pair",
-        tuple(asked),
+        _typed(asking, turns),
         tuple(picture.rgb for picture in pictures),
         truths=tuple(truths),
         events=clip.events,
@@ -153,12 +161,13 @@ def clip_sample(
     clip = TabletopClip(seed, photographer.size, fps, seconds)
     views = list(clip.frames(photographer))
     truth = ClipTruth(clip.events, views[0].truth, views[-1].truth)
+    asking = random_of(seed, "questions")
     tasks = ALL_CLIP_TASKS if clip_tasks.clear([truth.first, truth.last]) else _CLIP_TASKS
     return Sample(
         name,
         seed,
         "clip",
-        tuple(_choose(tasks, truth, random_of(seed, "questions"), most)),
+        _typed(asking, _choose(tasks, truth, asking, most)),
         tuple(view.picture.rgb for view in views),
         tuple(view.stamp_s for view in views),
         tuple(view.truth for view in views),
@@ -186,6 +195,10 @@ def class_ids(scene: Scene, picture: Picture) -> UInt8Array:
     assert NOTHING == -1
     classes: UInt8Array = table[ids + 1]
     return classes
+
+
+def _typed(random: np.random.Generator, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    return tuple(replace(turn, question=typed(random, turn.question)) for turn in turns)
 
 
 def _choose(tasks: dict[ClipTask, float], truth: ClipTruth, random: np.random.Generator, most: int) -> list[Turn]:

@@ -87,7 +87,7 @@ class Thing:
         """Whether it does not stand upright."""
         return self.turn[0] != 0 or self.turn[1] != 0
 
-    @property
+    @cached_property
     def outer(self) -> FloatArray:
         """Points that span its convex hull in the world, [K, 3]."""
         return self.world(self.shape.outer)

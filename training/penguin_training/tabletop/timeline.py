@@ -160,7 +160,8 @@ class LiveTabletop:
             self._next_s = _tenths(self._next_s + self._random.uniform(*_LIVE_PAUSE_S))
         steps = [] if self._step is None else [self._step]
         view = _view(self._photographer, _at(self._scene, steps, self._weather, stamp), stamp)
-        return LiveFrame(stamp, view.picture.rgb, view.truth, tuple(step.event for step in steps))
+        events = tuple(step.event for step in steps if step.event.start_s <= stamp)
+        return LiveFrame(stamp, view.picture.rgb, view.truth, events)
 
     def close(self) -> None:
         """Frees the renderer."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
-
-import numpy as np
 
 from penguin_models.types import Size
 from penguin_training.tabletop.camera import NEAR_M, Camera
@@ -25,6 +24,7 @@ class Rect(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
+@lru_cache(maxsize=512)
 def rect_of(thing: Thing, camera: Camera, size: Size) -> Rect:
     """The rectangle around a thing, also where it leaves the image; empty if it is behind the camera."""
     pixels, depth = camera.project(thing.outer, size)
@@ -49,9 +49,8 @@ def in_view(thing: Thing, camera: Camera, size: Size) -> bool:
     if thing.kind == "robot arm":
         return overlap(rect, Rect(0, 0, size.width, size.height)) > 0.75 * rect.area
     room = 0.01 * min(size)
-    return bool(
-        np.all([rect.left > room, rect.top > room, rect.right < size.width - room, rect.bottom < size.height - room])
-    )
+    across = room < rect.left and rect.right < size.width - room
+    return across and room < rect.top and rect.bottom < size.height - room
 
 
 def out_of_view(thing: Thing, camera: Camera, size: Size) -> bool:

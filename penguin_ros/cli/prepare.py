@@ -1,0 +1,106 @@
+"""`penguin-vl prepare`: what training needs beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stderr, stdout
+from penguin_ros.cli.train import SetOption, StageArgument
+
+app = typer.Typer(help="Make what training needs: tokenizer, length indexes, the small teacher.", no_args_is_help=True)
+FilesArgument = Annotated[list[Path], typer.Argument(metavar="ANNOTATIONS...", help="JSON or JSONL files.")]
+
+
+@app.command()
+def tokenizer(
+    files: FilesArgument,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 2048,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a byte-level BPE tokenizer on the texts of annotation files."""
+    from penguin_training.annotations import AnnotationFile
+    from penguin_training.tokenizer import save_tokenizer, train_tokenizer
+
+    trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
+    save_tokenizer(trained, output)
+    if as_json:
+        print_json({"output": str(output), "vocabulary": trained.get_vocab_size()})
+    else:
+        stdout.out(f"{output}: {trained.get_vocab_size()} tokens")
+
+
+@app.command()
+def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Measure the samples of a stage's annotation files; the indexes lie beside them."""
+    from rich.progress import Progress
+
+    from penguin_training.blueprint import make_blueprint
+    from penguin_training.length_index import build_index, load_index
+    from penguin_training.settings_file import load_settings
+    from penguin_training.setup import annotation_files, make_reader
+
+    settings = load_settings(stage, overrides or ())
+    reader = make_reader(settings, make_blueprint(settings))
+    made = []
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
+        for file in annotation_files(settings):
+            task = progress.add_task(file.path.name, total=len(file))
+            path = build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task))
+            index = load_index(file, reader)
+            usable = index.packed_sizes()[index.tokens >= 0]
+            mean = float(usable.mean()) if len(usable) else 0.0
+            made.append({"index": str(path), "samples": len(file), "unusable": len(index.unusable), "tokens": mean})
+    if as_json:
+        print_json({"indexes": made})
+        return
+    for entry in made:
+        stdout.out(
+            f"{entry['index']}: {entry['samples']} samples of {entry['tokens']:.0f} tokens on average, "
+            f"{entry['unusable']} unusable"
+        )
+
+
+@app.command()
+def teacher(
+    files: FilesArgument,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    classes: Annotated[
+        int | None,
+        typer.Option(help="Class numbers are below this; as settings.json beside the files says.", min=2, max=256),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
+    images: Annotated[int, typer.Option(help="Images of a step.", min=1)] = 16,
+    hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
+    layers: Annotated[int, typer.Option(help="Transformer layers.", min=1)] = 4,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights and order.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 2,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Train the small teacher on images and their segmentation masks."""
+    from rich.progress import Progress
+
+    from penguin_training.train_teacher import TeacherRecipe, count_classes, train_teacher
+
+    recipe = TeacherRecipe(hidden_size, layers, steps, images, rate, seed, workers)
+    figures = {"loss": 0.0, "accuracy": 0.0}
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("teacher", total=steps)
+
+        def report(step: int, loss: float, accuracy: float) -> None:
+            # Means over about a hundred steps.
+            for name, value in (("loss", loss), ("accuracy", accuracy)):
+                figures[name] += (value - figures[name]) / min(step, 100)
+            progress.update(task, completed=step, description=f"accuracy {figures['accuracy']:.3f}")
+
+        trained = train_teacher(files, classes or count_classes(files), recipe, device, report)
+    trained.save_pretrained(output)
+    if as_json:
+        print_json({"output": str(output), **figures})
+    else:
+        stdout.out(f"{output}: {figures['accuracy']:.1%} of patches right, loss {figures['loss']:.4f}")

@@ -1,0 +1,59 @@
+"""Packing: every sample once, no budget exceeded, little padding, the same for the same seed."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_training.packing import PackingPlan, pack
+
+sizes = st.lists(st.integers(1, 50), min_size=1, max_size=60)
+
+
+@given(sizes=sizes, spare=st.integers(0, 30))
+def test_bins_hold_each_item_once_within_the_budget(sizes, spare):
+    sizes = np.array(sizes)
+    budget = int(sizes.max()) + spare
+    bins = pack(sizes, budget)
+    assert sorted(i for items in bins for i in items) == list(range(len(sizes)))
+    filled = [int(sizes[items].sum()) for items in bins]
+    assert max(filled) <= budget
+    # Best fit never leaves two bins that would fit into one.
+    assert len(bins) == 1 or sum(sorted(filled)[:2]) > budget
+
+
+@given(sizes=sizes, seed=st.integers(0, 5), epoch=st.integers(0, 3))
+def test_an_epoch_shows_each_usable_sample_once(sizes, seed, epoch):
+    sizes = np.array([0, *sizes, 0])
+    plan = PackingPlan(sizes, [(len(sizes), 1.0)], 64, seed)
+    shown = [int(i) for batch in plan.micro_batches(epoch) for i in batch]
+    assert sorted(shown) == list(range(1, len(sizes) - 1))
+    again = PackingPlan(sizes, [(len(sizes), 1.0)], 64, seed).micro_batches(epoch)
+    assert [list(b) for b in again] == [list(b) for b in plan.micro_batches(epoch)]
+
+
+def test_mixed_data_fill_the_budget():
+    random = np.random.default_rng(0)
+    sizes = np.concatenate(
+        [random.integers(100, 400, 12000), random.integers(1000, 3500, 1500), random.integers(20, 80, 8000)]
+    )
+    for epoch in (0, 1):
+        assert PackingPlan(sizes, [(len(sizes), 1.0)], 4096, 0).fill(epoch) >= 0.99
+
+
+def test_epochs_and_seeds_differ():
+    sizes = np.arange(1, 100)
+    plan = PackingPlan(sizes, [(99, 1.0)], 200, 0)
+    other = PackingPlan(sizes, [(99, 1.0)], 200, 1)
+    first, second = (np.concatenate(plan.micro_batches(e)).tolist() for e in (0, 1))
+    assert first != second and first != np.concatenate(other.micro_batches(0)).tolist()
+
+
+def test_repeats_show_files_more_or_less_often():
+    plan = PackingPlan(np.full(30, 5), [(10, 2.0), (20, 0.5)], 64, 0)
+    by_epoch = [Counter(int(i) for batch in plan.micro_batches(e) for i in batch) for e in (0, 1)]
+    for counts in by_epoch:
+        assert all(counts[i] == 2 for i in range(10))
+        assert sum(counts[i] for i in range(10, 30)) == 10 and max(counts[i] for i in range(10, 30)) == 1
+    assert by_epoch[0] != by_epoch[1]  # another part each time

@@ -1,0 +1,104 @@
+"""Streams: every sample once a pass, whatever the number of readers, and a stopped run goes on with the next one."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from penguin_models.errors import DataError, TrainingError
+from penguin_training.blueprint import make_blueprint
+from penguin_training.loop import train
+from penguin_training.setup import make_reader
+from penguin_training.streamed import Position, StreamedData
+from penguin_training.training_state import Progress
+
+
+@pytest.fixture
+def streamed(values):
+    values["data"] |= {"streamed": True, "block": 16, "max_bad_share": 0.2}
+    return values
+
+
+@pytest.fixture
+def open_stream(parse):
+    def make(values):
+        settings = parse(values)
+        return StreamedData(settings, make_reader(settings, make_blueprint(settings)))
+
+    return make
+
+
+def texts(batches, data):
+    """How often each text of a stream was shown."""
+    shown = Counter()
+    for batch in batches:
+        for sample in batch.ids.split(list(batch.lengths)):
+            shown[data._reader.processor.decode(sample)] += 1
+    return shown
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_pass_shows_each_sample_once(streamed, open_stream, drawn, readers):
+    streamed["data"]["files"] = [{"path": "text.jsonl"}]
+    data = open_stream(streamed)
+    batches = []
+    for reader in range(readers):
+        for batch in data.micro_batches(Position(reader), readers):
+            if batch.position[1] > 0:
+                break
+            batches.append(batch)
+    expected = Counter(json.loads(line)["text"] for line in (drawn / "text.jsonl").read_text().splitlines())
+    assert texts(batches, data) == expected
+
+
+def test_the_next_pass_has_another_order(streamed, open_stream):
+    data = open_stream(streamed)
+    passes = {0: [], 1: []}
+    for batch in data.micro_batches(Position(0), 1):
+        if batch.position[1] > 1:
+            break
+        passes[batch.position[1]].append(batch.ids.tolist())
+    assert passes[0] != passes[1] and sum(map(len, passes[0])) == sum(map(len, passes[1]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_goes_on_with_the_next_micro_batch(streamed, start, losses, tmp_path, workers):
+    streamed["data"]["workers"] = workers
+    streamed["schedule"] = {"steps": 5}
+    streamed["budgets"]["micro_batches"] = 1
+    streamed["output"] = str(tmp_path / "whole")
+    whole = start(streamed)
+    train(whole)
+    streamed["output"] = str(tmp_path / "stopped")
+    train(start(streamed), stop_at=3)
+    resumed = start(streamed, resume=True)
+    train(resumed)
+    assert losses(resumed) == losses(whole) and losses(whole, "epoch") == [0, 0.2, 0.4, 0.6, 0.8]
+    streamed["data"]["workers"] = 3
+    with pytest.raises(TrainingError, match=r"stopped with data.workers \d, it is 3 now"):
+        train(start(streamed, resume=True))
+
+
+def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn, jsonl, tmp_path):
+    rows = [{"id": "a", "text": "red"}, {"id": "gone", "image": "none.png"}, {"id": "b", "text": "blue"}]
+    streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
+    jsonl(tmp_path / "x.jsonl", rows)
+    data = open_stream(streamed)
+    batch = data.first()
+    assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone"]
+    streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
+    assert open_stream(streamed).first().samples == 1
+
+
+def test_what_is_no_stream(streamed, open_stream, tmp_path, parse):
+    streamed["data"]["files"] = [{"path": "none.jsonl"}]
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be streamed"):
+        open_stream(streamed)
+    streamed["data"]["files"] = [{"path": "text.jsonl", "repeat": 2.0}]
+    with pytest.raises(DataError, match="is to be repeated 2 times"):
+        open_stream(streamed)
+    streamed["data"]["files"] = [{"path": "text.jsonl"}]
+    streamed["data"]["block"] = 1000
+    data = open_stream(streamed)
+    with pytest.raises(DataError, match=r"nothing for reader 1 of 2; lower data\.block"):
+        list(data.iterate(Progress(), rank=1, world=2, workers=0, pin=False))

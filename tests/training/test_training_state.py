@@ -1,0 +1,96 @@
+"""Stopping and going on: the same losses as without a stop, and refusals where that is not possible."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from penguin_models.checkpoint import load_pretrained
+from penguin_models.errors import TrainingError
+from penguin_training.loop import train
+from penguin_training.training_state import states
+
+
+@pytest.mark.parametrize("kind", ["everything", "reconstruction", "lora"])
+def test_a_stopped_run_goes_on_as_if_it_had_not(values, reconstruction, start, losses, tmp_path, kind):
+    if kind == "reconstruction":
+        reconstruction(values)
+        values["learning_rates"]["llm"] = None
+        values["engine"]["ema_decay"] = 0.5
+    if kind == "lora":
+        values["learning_rates"] = {"lora": 1e-2, "projector": 1e-3}
+        values["lora"] = {"rank": 4, "dropout": 0.1}  # dropout needs the random state
+    values["schedule"] = {"steps": 6}
+    values["output"] = str(tmp_path / "whole")
+    whole = start(values)
+    train(whole)
+    values["output"] = str(tmp_path / "stopped")
+    stopped = start(values)
+    train(stopped, stop_at=4)
+    assert not (stopped.output / "model.safetensors").exists()
+    torch.manual_seed(99)
+    resumed = start(values, resume=True)
+    assert resumed.progress.step == 4
+    train(resumed)
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 6
+    ours, expected = (load_file(run.output / "model.safetensors") for run in (resumed, whole))
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[n], expected[n]) for n in ours)
+
+
+def test_a_state_is_also_a_checkpoint(values, start):
+    values["engine"]["save_every"], values["engine"]["keep"] = 1, 2
+    values["engine"]["save_dtype"] = "bfloat16"
+    run = start(values)
+    train(run)
+    assert [path.name for path in states(run.output)] == ["step-00000003", "step-00000004"]
+    assert not list((run.output / "checkpoints").glob(".*"))
+    final, last = (load_pretrained(folder)[0] for folder in (run.output, states(run.output)[-1]))
+    assert final.dtype == torch.bfloat16
+    for (name, ours), (_, theirs) in zip(final.named_parameters(), last.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_an_interrupted_write_is_no_state(values, start, monkeypatch):
+    from penguin_training import loop
+
+    values["engine"]["save_every"] = 2
+    run = start(values)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    train(run, stop_at=2)
+    run = start(values, resume=True)
+    monkeypatch.setattr(loop, "write_checkpoint", fail)
+    with pytest.raises(OSError, match="disk full"):
+        train(run)
+    assert [path.name for path in states(run.output)] == ["step-00000002"]
+
+
+def test_what_cannot_be_resumed(values, start):
+    train(start(values), stop_at=2)
+    with pytest.raises(TrainingError, match=r"holds a run already \(newest step-00000002\); give --resume"):
+        start(values)
+    values["budgets"]["micro_batches"] = 4
+    with pytest.raises(TrainingError, match=r"written with budgets.micro_batches 2, it is 4 now"):
+        start(values, resume=True)
+    values["budgets"]["micro_batches"] = 2
+    values["learning_rates"]["encoder"] = None
+    with pytest.raises(TrainingError, match="was written with other learning_rates or another model: 34 parameters"):
+        start(values, resume=True)
+    values["output"] += "-other"
+    with pytest.raises(TrainingError, match="has no state to resume from"):
+        start(values, resume=True)
+
+
+def test_figures_after_the_state_are_dropped(values, start, losses):
+    values["engine"]["save_every"] = 2
+    run = start(values)
+    train(run, stop_at=3)
+    newest = states(run.output)[-1]
+    newest.rename(newest.with_name("lost"))  # only the state of step 2 is left
+    resumed = start(values, resume=True)
+    train(resumed)
+    steps = [json.loads(line)["step"] for line in (run.output / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]

@@ -1,0 +1,213 @@
+"""A stage without its weights: everything is checked that can be, one micro-batch is read, and its memory is counted.
+
+The largest micro-batch of the first epoch goes forward and backward through a model of fake tensors: shapes are
+checked by torch itself, what autograd would keep is added up, and nothing is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from penguin_models.checkpoint import resolve_checkpoint
+from penguin_models.config import read_json
+from penguin_models.errors import DataError
+from penguin_training.batches import Batch
+from penguin_training.blueprint import Blueprint, make_blueprint
+from penguin_training.loader import IndexedData
+from penguin_training.settings import StageSettings
+from penguin_training.setup import Source, check_output, open_source
+from penguin_training.stage_model import StageModel, part_of
+from penguin_training.tracking import check_trackers
+from penguin_training.weights import empty_model
+
+_ADAM_BYTES = 8  # two float32 moments
+_GRADIENT_BYTES = 4
+_SCANNED = 2000
+"""Micro-batches among which the largest is looked for."""
+
+
+@dataclass
+class Report:
+    """What a stage would do.
+
+    Attributes:
+        name: of the stage.
+        trained: parameters that are trained, by part.
+        frozen: parameters that are not, by part.
+        steps: optimiser steps.
+        micro_batches_per_epoch: of all processes; None for streams.
+        filled: share of the token budget that is filled; None for streams.
+        unusable: samples that the length indexes leave out.
+        shapes: of the micro-batch that was read.
+        bytes: memory of one process by what it is for.
+    """
+
+    name: str
+    trained: dict[str, int]
+    frozen: dict[str, int]
+    steps: int
+    micro_batches_per_epoch: int | None
+    filled: float | None
+    unusable: int
+    shapes: dict[str, Any]
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return vars(self) | {"total_bytes": sum(self.bytes.values())}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        trained = [f"{part} {_count(n)}" for part, n in self.trained.items()]
+        frozen = [f"{part} {_count(n)}" for part, n in self.frozen.items()]
+        pace = "a stream" if self.micro_batches_per_epoch is None else f"{self.micro_batches_per_epoch} an epoch"
+        fill = "" if self.filled is None else f", {self.filled:.1%} of the budget filled"
+        memory = [f"{name} {_bytes(size)}" for name, size in self.bytes.items()]
+        return [
+            f"{self.name}: {self.steps} steps; micro-batches: {pace}{fill}; {self.unusable} samples unusable",
+            f"trained: {', '.join(trained)}",
+            f"frozen: {', '.join(frozen) or 'nothing'}",
+            "largest micro-batch: " + ", ".join(f"{name} {shape}" for name, shape in self.shapes.items()),
+            f"memory of one process: {_bytes(sum(self.bytes.values()))} ({', '.join(memory)})",
+        ]
+
+
+def dry_run(settings: StageSettings) -> Report:
+    """Checks a stage and says what it would do; reads configuration files and data, but no weights.
+
+    Raises:
+        PenguinError: something is missing, does not fit, or contradicts something else.
+    """
+    check_output(settings)
+    check_trackers(settings.engine.trackers)
+    blueprint = make_blueprint(settings)
+    source = open_source(settings, blueprint)
+    batch = _largest(source)
+    trained, frozen, memory = _measure(settings, blueprint, batch)
+    data = source.data
+    indexed = isinstance(data, IndexedData)
+    return Report(
+        settings.name,
+        trained,
+        frozen,
+        source.steps,
+        source.micro_batches_per_epoch,
+        data.plan.fill() if isinstance(data, IndexedData) else None,
+        len(data.unusable()) if indexed else len(batch.unusable),
+        _shapes(batch),
+        memory,
+    )
+
+
+def teacher_width(settings: StageSettings) -> int | None:
+    """Width of the teacher's features, from its configuration alone.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if settings.reconstruction is None:
+        return None
+    raw = read_json(resolve_checkpoint(settings.reconstruction.teacher.path, weights=False) / "config.json")
+    nested = raw.get("vision_encoder_config") or raw.get("vision_config") or raw
+    return int(nested["hidden_size"])
+
+
+def _largest(source: Source) -> Batch:
+    """The micro-batch with the most patches, of a stream the first one; read for real."""
+    if not isinstance(source.data, IndexedData):
+        return source.data.first()
+    candidates = source.data.plan.micro_batches(0)[:_SCANNED]
+    data = source.data
+    batch = data.batch(max(candidates, key=lambda numbers: (data.patches(numbers), data.plan.size(numbers))))
+    if not batch.samples:
+        name, reason = batch.unusable[0]
+        raise DataError(f"no sample of the first micro-batch can be read; for example {name}: {reason}")
+    return batch
+
+
+def _measure(
+    settings: StageSettings, blueprint: Blueprint, batch: Batch
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Parameters by part, and memory by what it is for."""
+    width = teacher_width(settings)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
+        model = empty_model(settings, blueprint, width)
+        kept = _Kept(model)
+        tensors = {name: fake.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        faked = Batch(**{**vars(batch), **tensors})
+        features = None if width is None else torch.zeros(sum(batch.frame_tokens), width)
+        with kept.counting(), torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"):
+            losses = model(faked, features)
+        sum(losses.values()).backward()
+    trained, frozen = _by_part(model, True), _by_part(model, False)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    average = 4 * sum(trained.values()) if settings.engine.ema_decay else 0
+    memory = {
+        "weights": weights,
+        "gradients": _GRADIENT_BYTES * sum(trained.values()),
+        "optimiser": _ADAM_BYTES * sum(trained.values()),
+        "average": average,
+        "activations": kept.bytes,
+    }
+    return trained, frozen, {name: size for name, size in memory.items() if size}
+
+
+class _Kept:
+    """Adds up what autograd keeps for the backward pass, beside the weights."""
+
+    def __init__(self, model: nn.Module):
+        self.bytes = 0
+        self._seen: set[int] = {p.untyped_storage()._cdata for p in model.parameters()}
+        self._alive: list[Tensor] = []
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._alive.append(tensor)  # or its number would be given away again
+            self.bytes += storage.nbytes()
+        return tensor
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts while it is open."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+
+def _by_part(model: StageModel, trained: bool) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad == trained:
+            counts[part_of(name)] = counts.get(part_of(name), 0) + parameter.numel()
+    return counts
+
+
+def _shapes(batch: Batch) -> dict[str, Any]:
+    return {
+        "tokens": list(batch.ids.shape),
+        "samples": batch.samples,
+        "label tokens": list(batch.targets.shape),
+        "patches": list(batch.patches.shape),
+        "frames": len(batch.frames) if batch.real_frames else 0,
+        "visual tokens": _total(batch.frame_tokens) if batch.real_frames else 0,
+    }
+
+
+def _total(values: Sequence[int]) -> int:
+    return sum(values)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number < 1e9 else f"{number / 1e9:.2f} G"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"

@@ -1,0 +1,105 @@
+"""Which samples share a micro-batch: best-fit-decreasing packing into a budget of tokens, by a seed.
+
+Samples are shuffled first and packed in windows, so that every micro-batch mixes long and short ones from all over the
+data; the micro-batches are shuffled again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import numpy as np
+
+from penguin_models.types import Int64Array
+
+WINDOW = 8192
+"""Samples that are packed together. Larger packs no better, and sorts the data more by length."""
+
+
+def pack(sizes: Int64Array, budget: int) -> list[list[int]]:
+    """Puts items into as few bins as best-fit decreasing finds.
+
+    Args:
+        sizes: of the items, each between 1 and `budget`.
+        budget: of a bin.
+
+    Returns:
+        Positions of the items of each bin.
+    """
+    assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= budget), "sizes must be within the budget"
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
+    for item in np.argsort(-sizes, kind="stable"):
+        size = int(sizes[item])
+        place = bisect_left(room, (size, -1))
+        if place == len(room):
+            bins.append([int(item)])
+            left, number = budget - size, len(bins) - 1
+        else:
+            left, number = room.pop(place)
+            bins[number].append(int(item))
+            left -= size
+        if left:
+            insort(room, (left, number))
+    return bins
+
+
+class PackingPlan:
+    """The micro-batches of every epoch, as a function of the seed alone."""
+
+    def __init__(self, sizes: Int64Array, repeats: Sequence[tuple[int, float]], budget: int, seed: int):
+        """Remembers what is to be packed.
+
+        Args:
+            sizes: tokens of each sample, 0 for those that cannot be used.
+            repeats: (samples, how often an epoch shows each) for each file, in the order of `sizes`.
+            budget: tokens of a micro-batch.
+            seed: of the shuffling.
+        """
+        assert sum(count for count, _ in repeats) == len(sizes)
+        self._sizes, self._repeats, self.budget, self._seed = sizes, repeats, budget, seed
+        self._cached: tuple[int, list[Int64Array]] | None = None
+
+    def micro_batches(self, epoch: int) -> list[Int64Array]:
+        """Sample numbers of each micro-batch of an epoch."""
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = epoch, self._pack_epoch(epoch)
+        return self._cached[1]
+
+    def size(self, numbers: Sequence[int] | Int64Array) -> int:
+        """Tokens of a micro-batch."""
+        return int(self._sizes[np.asarray(numbers)].sum())
+
+    def fill(self, epoch: int = 0) -> float:
+        """Share of the budget that an epoch's micro-batches fill; the rest would be padding."""
+        batches = self.micro_batches(epoch)
+        used = sum(self.size(batch) for batch in batches)
+        return used / (self.budget * len(batches))
+
+    def _pack_epoch(self, epoch: int) -> list[Int64Array]:
+        random = np.random.default_rng([self._seed, epoch])
+        order = random.permutation(self._shown(random))
+        packed: list[Int64Array] = []
+        carried = np.empty(0, np.int64)
+        for start in range(0, len(order), WINDOW):
+            window = np.concatenate((carried, order[start : start + WINDOW]))
+            bins = [window[items] for items in pack(self._sizes[window], self.budget)]
+            carried = np.empty(0, np.int64)
+            if start + WINDOW < len(order) and len(bins) > 1:
+                carried = bins.pop()  # the last one opened is the emptiest: its samples go on
+            packed += bins
+        return [packed[i] for i in random.permutation(len(packed))]
+
+    def _shown(self, random: np.random.Generator) -> Int64Array:
+        """Numbers of the samples that an epoch shows, as often as it does."""
+        shown, first = [], 0
+        for count, repeat in self._repeats:
+            numbers = np.arange(first, first + count)
+            numbers = numbers[self._sizes[numbers] > 0]
+            whole, part = divmod(repeat, 1)
+            shown += [numbers] * int(whole)
+            if extra := round(part * len(numbers)):
+                shown.append(random.choice(numbers, extra, replace=False))
+            first += count
+        return np.concatenate(shown) if shown else np.empty(0, np.int64)

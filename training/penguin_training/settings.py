@@ -1,0 +1,400 @@
+"""The settings of a training stage: what is trained from what, on which data, how fast, and where it goes.
+
+Every field has one line here; limits and cross-checks are checked when the object is made. Knows no files
+(settings_file.py reads them) and no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Above = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NewLanguageModel:
+    """A Qwen3 decoder that starts from nothing.
+
+    Attributes:
+        tokenizer: folder that `penguin-vl prepare tokenizer` wrote.
+        hidden_size: width of the embeddings.
+        intermediate_size: width of the gated feed-forward layer.
+        num_hidden_layers: transformer layers.
+        num_attention_heads: query heads.
+        num_key_value_heads: key and value heads; divides the query heads.
+        head_dim: width of one head.
+        max_position_embeddings: longest sequence in tokens.
+        rope_theta: base of the rotary frequencies.
+        initializer_range: standard deviation of the first weights.
+        tie_word_embeddings: whether the output matrix is the embedding table.
+    """
+
+    tokenizer: Name
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    max_position_embeddings: Positive = 8192
+    rope_theta: Above = 1e6
+    initializer_range: Above = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even: rotary embeddings turn pairs")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NewModel:
+    """A Penguin-VL model made of a text-only LLM and an encoder; the projector starts from nothing.
+
+    Attributes:
+        llm: Qwen3 checkpoint (folder or hub repository) that becomes the decoder, with its tokenizer.
+        encoder_llm: Qwen3 checkpoint whose layers become the encoder; `llm` itself if not given.
+        encoder_layers: take only the first so many layers; all if not given.
+        encoder_init: "llm", or "random" for an encoder of the same shape that starts from nothing.
+        min_tokens: visual tokens below which the allocation does not shrink a frame (times 1.5).
+        max_tokens: visual tokens of one prompt at inference, unless asked otherwise.
+    """
+
+    llm: Name
+    encoder_llm: Name | None = None
+    encoder_layers: Positive | None = None
+    encoder_init: Literal["llm", "random"] = "llm"
+    min_tokens: Positive = 16
+    max_tokens: Positive = 16384
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelSettings:
+    """What training starts from: exactly one of the three.
+
+    Attributes:
+        start: Penguin-VL checkpoint (folder or hub repository), for example that of the stage before; in a text
+            stage a Qwen3 checkpoint.
+        new_model: a Penguin-VL model made of an LLM.
+        new_language_model: a decoder from nothing, in a text stage.
+    """
+
+    start: Name | None = None
+    new_model: NewModel | None = None
+    new_language_model: NewLanguageModel | None = None
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("start", "new_model", "new_language_model") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of start, new_model and new_language_model must be given, not {given or 'none'}"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LearningRates:
+    """Highest learning rate of each part; a part with null is frozen.
+
+    Attributes:
+        llm: the decoder with its embeddings.
+        encoder: the encoder's layers and final norm.
+        patch_embedding: the encoder's patch embedding.
+        projector: the projector.
+        adapter: the linear layer from the encoder to the teacher's width; needs `reconstruction`.
+        lora: the low-rank matrices; needs `lora`.
+    """
+
+    llm: Above | None = None
+    encoder: Above | None = None
+    patch_embedding: Above | None = None
+    projector: Above | None = None
+    adapter: Above | None = None
+    lora: Above | None = None
+
+    def given(self) -> dict[str, float]:
+        """Rates of the parts that are trained."""
+        return {name: rate for name, rate in vars(self).items() if isinstance(rate, float)}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataFile:
+    """One annotation file.
+
+    Attributes:
+        path: JSON or JSONL, relative to the data's root; with `streamed` also a hub data set or a URL.
+        repeat: how often an epoch shows each sample; a fraction shows a part of them, another part each epoch.
+        only: take only samples in which these fields have one of these values, for example `{family: [image, pair]}`.
+    """
+
+    path: Name
+    repeat: Above = 1.0
+    only: dict[Name, list[str]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataSettings:
+    """What is read, and how.
+
+    Attributes:
+        files: annotation files.
+        root: folder that paths in the settings and in annotations are relative to; if not given, annotation files
+            are relative to the working directory and what they name to their own folder.
+        streamed: read the files as a stream (`datasets`), without a length index, in the order that they have.
+        block: samples of a stream that are packed together.
+        fps: frames per second that are taken of a video.
+        max_frames: where a video has more, so many are taken evenly.
+        key_frames: policy that labels the frames of a video.
+        sizes: rule that allots visual tokens, as at inference.
+        train_on: "answers", or "all" for every token of text (a language model that starts from nothing).
+        workers: processes that decode and patch; 0 does it in the training process.
+        max_bad_share: the run stops when more than this share of the samples read cannot be used.
+    """
+
+    files: Annotated[list[DataFile], Field(min_length=1)]
+    root: Name | None = None
+    streamed: bool = False
+    block: Positive = 1024
+    fps: Above = 1.0
+    max_frames: Positive = 180
+    key_frames: Literal["novelty", "reference"] = "novelty"
+    sizes: Literal["strict", "reference"] = "strict"
+    train_on: Literal["answers", "all"] = "answers"
+    workers: Whole = 2
+    max_bad_share: Share = 0.01
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Budgets:
+    """How much goes through the model at once.
+
+    Attributes:
+        tokens: of one micro-batch, text and visual tokens together; also the longest sample.
+        visual_tokens: of one sample.
+        micro_batches: of one optimiser step, over all processes; with it the step does not depend on how many
+            processes share the work.
+    """
+
+    tokens: Positive
+    micro_batches: Positive
+    visual_tokens: Positive = 10240
+
+    def __post_init__(self) -> None:
+        if self.visual_tokens > self.tokens:
+            raise ValueError(
+                f"visual_tokens {self.visual_tokens} must not exceed tokens {self.tokens}: a sample has to fit"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Schedule:
+    """How long, and how the learning rates go: up in a line, then down along a cosine.
+
+    Attributes:
+        epochs: passes over the data; not with `steps`.
+        steps: optimiser steps; not with `epochs`, needed for streams.
+        warmup_share: share of the steps in which the rates rise.
+        start_share: share of the highest rate with which they begin.
+        end_share: share of the highest rate with which they end.
+    """
+
+    epochs: Above | None = None
+    steps: Positive | None = None
+    warmup_share: Share = 0.03
+    start_share: Share = 0.1
+    end_share: Share = 0.1
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("exactly one of epochs and steps must be given")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Optimizer:
+    """AdamW.
+
+    Attributes:
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of their squares.
+        epsilon: added to the root of the latter.
+        weight_decay: of matrices; vectors (norms, biases) never decay.
+        clip: largest norm of the gradient; null for no limit.
+    """
+
+    beta1: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.999
+    epsilon: Above = 1e-8
+    weight_decay: Number = 0.0
+    clip: Above | None = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Teacher:
+    """An encoder whose features the student learns to reconstruct.
+
+    Attributes:
+        kind: "tiny" (trained by `penguin-vl prepare teacher`), "siglip" (VL3-SigLIP-NaViT) or "penguin" (the encoder of
+            another, larger Penguin-VL model).
+        path: its checkpoint, a folder or hub repository.
+    """
+
+    kind: Literal["tiny", "siglip", "penguin"]
+    path: Name
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Reconstruction:
+    """The losses that compare the encoder's features with a teacher's.
+
+    Attributes:
+        teacher: gives the features.
+        direction: factor of the cosine loss; 0 leaves a loss out.
+        amplitude: factor of the smooth-L1 loss.
+        relation: factor of the loss on similarities between patches.
+        relation_over: "image" (the paper: patches of one image) or "micro_batch" (the released code: all patches).
+        divided_by: "label_tokens" (the released code: of the whole optimiser step) or "nothing" (their mean over
+            the micro-batches counts beside the mean cross-entropy).
+        decay_epochs: the losses' weight is this number minus the epochs gone, at least 0.
+    """
+
+    teacher: Teacher
+    direction: Number = 1.0
+    amplitude: Number = 1.0
+    relation: Number = 1.0
+    relation_over: Literal["image", "micro_batch"] = "image"
+    divided_by: Literal["label_tokens", "nothing"] = "label_tokens"
+    decay_epochs: Above = 3.0
+
+    def __post_init__(self) -> None:
+        if self.direction == self.amplitude == self.relation == 0:
+            raise ValueError("direction, amplitude and relation are all 0; leave reconstruction out instead")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Lora:
+    """Low-rank matrices beside the decoder's linear layers (peft); they are merged when a checkpoint is written.
+
+    Attributes:
+        rank: of the matrices.
+        alpha: they count alpha / rank.
+        dropout: of their input while training.
+        modules: linear layers that get them, by the end of their names.
+    """
+
+    rank: Positive = 16
+    alpha: Above = 32.0
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    modules: Annotated[list[Name], Field(min_length=1)] = Field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Engine:
+    """How the computation is done and what is written.
+
+    Attributes:
+        precision: of the computation; weights, gradients and optimiser states are float32 in any case.
+        sharding: "none" (one process, or copies of the model: DDP) or "fsdp2".
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        compile: compile the transformer layers (torch.compile).
+        seed: of everything that is random.
+        ema_decay: also keep a moving average of the weights, and write that one; null for none.
+        log_every: optimiser steps between two lines of figures.
+        save_every: optimiser steps between two checkpoints; null for only the last.
+        keep: checkpoints that stay; older ones are removed.
+        save_dtype: type of the weights in the released layout.
+        trackers: where figures go besides metrics.jsonl.
+    """
+
+    precision: Literal["float32", "bf16"] = "bf16"
+    sharding: Literal["none", "fsdp2"] = "none"
+    gradient_checkpointing: bool = True
+    compile: bool = False
+    seed: Whole = 0
+    ema_decay: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    log_every: Positive = 10
+    save_every: Positive | None = 500
+    keep: Positive = 2
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+
+
+@dataclass(frozen=True, config=_STRICT)
+class StageSettings:
+    """A whole stage.
+
+    Attributes:
+        name: for people and trackers.
+        kind: "text" (the decoder alone) or "multimodal".
+        output: folder of the result, with figures and checkpoints; relative to the working directory.
+        model: what it starts from.
+        learning_rates: what is trained.
+        data: what is read.
+        budgets: how much at once.
+        schedule: how long.
+        optimizer: AdamW.
+        reconstruction: the losses against a teacher; none if not given.
+        lora: low-rank training of the decoder; none if not given.
+        engine: how.
+    """
+
+    name: Name
+    kind: Literal["text", "multimodal"]
+    output: Name
+    model: ModelSettings
+    learning_rates: LearningRates
+    data: DataSettings
+    budgets: Budgets
+    schedule: Schedule
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    reconstruction: Reconstruction | None = None
+    lora: Lora | None = None
+    engine: Engine = Field(default_factory=Engine)
+
+    def __post_init__(self) -> None:
+        self._check_parts()
+        if self.data.streamed and self.schedule.steps is None:
+            raise ValueError("data.streamed has no length: give schedule.steps instead of schedule.epochs")
+        if self.model.new_model and self.budgets.visual_tokens < 2 * self.model.new_model.min_tokens:
+            raise ValueError(
+                f"budgets.visual_tokens {self.budgets.visual_tokens} must be at least twice "
+                f"model.new_model.min_tokens {self.model.new_model.min_tokens}"
+            )
+
+    def _check_parts(self) -> None:
+        rates = self.learning_rates
+        trained = rates.given()
+        if not trained:
+            raise ValueError("learning_rates trains nothing: give at least one part a rate")
+        if self.kind == "text":
+            others = [name for name in trained if name not in ("llm", "lora")]
+            if others or self.reconstruction:
+                raise ValueError(f"a text stage has no {', '.join(others) or 'reconstruction'}; only llm is trained")
+            if self.model.new_model:
+                raise ValueError("a text stage starts from model.start or model.new_language_model")
+        elif self.model.new_language_model:
+            raise ValueError("model.new_language_model is for a text stage; this one needs start or new_model")
+        for part, needed, given in (
+            ("adapter", "reconstruction", self.reconstruction),
+            ("lora", "lora", self.lora),
+        ):
+            if (getattr(rates, part) is None) != (given is None):
+                raise ValueError(f"learning_rates.{part} and the section {needed} belong together: give both or none")
+        if self.lora and rates.llm is not None:
+            raise ValueError("lora trains matrices beside a frozen decoder: learning_rates.llm must be null")
+        if self.reconstruction and rates.encoder is None:
+            raise ValueError("reconstruction trains the encoder: learning_rates.encoder must not be null")

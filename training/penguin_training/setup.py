@@ -1,0 +1,193 @@
+"""From a stage's settings to a run that is ready to go; every error that can be found beforehand is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from penguin_models.errors import DataError, SettingError, TrainingError
+from penguin_training.annotations import AnnotationFile
+from penguin_training.batches import Batch
+from penguin_training.blueprint import Blueprint, make_blueprint
+from penguin_training.length_index import load_index
+from penguin_training.loader import IndexedData, check_unusable, iterate
+from penguin_training.loop import Run
+from penguin_training.optimisation import MovingAverage, make_optimizer
+from penguin_training.packing import PackingPlan
+from penguin_training.parallel import make_accelerator, place
+from penguin_training.samples import SampleReader
+from penguin_training.settings import StageSettings
+from penguin_training.streamed import StreamedData
+from penguin_training.teachers import Teacher, check_teacher, load_teacher
+from penguin_training.tracking import Tracking, check_trackers
+from penguin_training.training_state import Progress, load_trainer, states
+from penguin_training.weights import build_model
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The data of a stage and how long it lasts.
+
+    Attributes:
+        data: indexed or streamed.
+        steps: optimiser steps of the stage.
+        micro_batches_per_epoch: of all processes; None for streams.
+    """
+
+    data: IndexedData | StreamedData
+    steps: int
+    micro_batches_per_epoch: int | None
+
+
+def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
+    """Measures and encodes samples as the stage wants them."""
+    budgets = settings.budgets
+    return SampleReader(
+        blueprint.processor,
+        settings.data,
+        budgets.tokens,
+        budgets.visual_tokens,
+        sees=settings.kind == "multimodal",
+        reconstructs=settings.reconstruction is not None,
+    )
+
+
+def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
+    """Opens the stage's annotation files.
+
+    Raises:
+        DataError: one is missing, empty or not JSON.
+    """
+    root = Path(settings.data.root) if settings.data.root else None
+    if root is not None and not root.is_dir():
+        raise DataError(f"data.root {root} is not a folder")
+    return [
+        AnnotationFile(root / file.path if root else Path(file.path), root, file.only) for file in settings.data.files
+    ]
+
+
+def open_source(settings: StageSettings, blueprint: Blueprint) -> Source:
+    """Opens the stage's data and says how many steps it makes.
+
+    Raises:
+        DataError: a file or its length index is missing or does not fit, too many samples cannot be used, or there is
+            too little for one step.
+    """
+    reader = make_reader(settings, blueprint)
+    schedule, window = settings.schedule, settings.budgets.micro_batches
+    if settings.data.streamed:
+        assert schedule.steps is not None
+        return Source(StreamedData(settings, reader), schedule.steps, None)
+    files = [(file, load_index(file, reader)) for file in annotation_files(settings)]
+    sizes = torch.cat([torch.from_numpy(index.packed_sizes()) for _, index in files]).numpy()
+    repeats = [(len(file), wanted.repeat) for (file, _), wanted in zip(files, settings.data.files, strict=True)]
+    plan = PackingPlan(sizes, repeats, settings.budgets.tokens, settings.engine.seed)
+    data = IndexedData(files, plan, reader)
+    unusable = data.unusable()
+    if unusable:
+        check_unusable(len(unusable), data.samples, settings.data.max_bad_share, unusable[0])
+    per_epoch = len(plan.micro_batches(0))
+    if not per_epoch:
+        raise DataError("no sample of data.files can be used")
+    return Source(data, schedule.steps or _steps(plan, float(schedule.epochs or 0), window), per_epoch)
+
+
+def _steps(plan: PackingPlan, epochs: float, window: int) -> int:
+    """Whole optimiser steps in so many passes over the data."""
+    whole, part = int(epochs), epochs % 1
+    micro_batches = sum(len(plan.micro_batches(epoch)) for epoch in range(whole))
+    if part:
+        micro_batches += int(part * len(plan.micro_batches(whole)))
+    plan.micro_batches(0)
+    if micro_batches < window:
+        raise DataError(
+            f"{epochs:g} epochs make {micro_batches} micro-batches, one step takes {window}; "
+            "lower budgets.micro_batches or train for more epochs"
+        )
+    return micro_batches // window
+
+
+def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
+    """Makes everything that a stage needs, in the order in which errors are cheap.
+
+    Args:
+        settings: of the stage.
+        resume: go on from the newest state; without one, or without this, the output must hold no other run.
+        console: where progress is shown.
+
+    Raises:
+        PenguinError: something is missing, does not fit, or contradicts something else.
+    """
+    output = Path(settings.output)
+    found = states(output)
+    if found and not resume:
+        raise TrainingError(f"{output} holds a run already (newest {found[-1].name}); give --resume or another output")
+    if resume and not found:
+        raise TrainingError(f"{output} has no state to resume from; leave --resume out")
+    check_trackers(settings.engine.trackers)
+    accelerator = make_accelerator(settings, str(output))
+    blueprint = make_blueprint(settings)
+    source = open_source(settings, blueprint)
+    teacher = open_teacher(settings, blueprint)
+    model = place(build_model(settings, blueprint, teacher.width if teacher else None), settings, accelerator)
+    if teacher:
+        kind = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
+        teacher.to(accelerator.device, kind)
+    optimizer, parts = make_optimizer(model, settings)
+    average = MovingAverage(model, settings.engine.ema_decay) if settings.engine.ema_decay else None
+    progress = Progress(window=settings.budgets.micro_batches, world=accelerator.num_processes)
+    rank = accelerator.process_index
+    torch.manual_seed(settings.engine.seed + rank)
+    if resume:
+        progress = load_trainer(found[-1], model, optimizer, average, progress, rank)
+    output.mkdir(parents=True, exist_ok=True)
+    tracking = Tracking(accelerator, output, source.steps, console)
+    batches = _batches(source, settings, progress, rank, accelerator.num_processes)
+    return Run(
+        settings,
+        blueprint,
+        accelerator,
+        model,
+        optimizer,
+        parts,
+        teacher,
+        average,
+        batches,
+        source.steps,
+        source.micro_batches_per_epoch,
+        progress,
+        tracking,
+    )
+
+
+def open_teacher(settings: StageSettings, blueprint: Blueprint) -> Teacher | None:
+    """The stage's teacher on the CPU, if it has one.
+
+    Raises:
+        CheckpointError: its checkpoint is missing or broken.
+        SettingError: it cannot read the student's patches.
+    """
+    if settings.reconstruction is None:
+        return None
+    teacher = load_teacher(settings.reconstruction.teacher)
+    check_teacher(teacher, blueprint.processor.images.patch_size)
+    return teacher
+
+
+def _batches(source: Source, settings: StageSettings, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
+    pin = torch.cuda.is_available()
+    if isinstance(source.data, StreamedData):
+        return source.data.iterate(progress, rank, world, settings.data.workers, pin)
+    start = progress.step * progress.window
+    return iterate(source.data, start, rank, world, settings.data.workers, pin)
+
+
+def check_output(settings: StageSettings) -> None:
+    """Raises SettingError where the output is the very checkpoint that the stage starts from."""
+    start = settings.model.start
+    if start and Path(start).resolve() == Path(settings.output).resolve():
+        raise SettingError(f"output {settings.output} is model.start; write to another folder")

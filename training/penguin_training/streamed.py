@@ -1,0 +1,222 @@
+"""Annotations read as a stream by `datasets`: files too large for an index, URLs, or data sets of the model hub.
+
+The stream is cut into blocks of samples; each block is measured, shuffled and packed by itself, and belongs to one
+reader (a worker process of a training process). A run stops between two micro-batches; where every reader stands is
+part of its state, so that it goes on with the very next one. What lies before is read again, but only its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from penguin_models.errors import DataError, PenguinError, TrainingError
+from penguin_training.annotations import Annotation, parse_annotation, wanted
+from penguin_training.batches import Batch
+from penguin_training.loader import make_batch
+from penguin_training.packing import PackingPlan
+from penguin_training.samples import Example, Measured, SampleReader
+from penguin_training.settings import StageSettings
+from penguin_training.training_state import Progress
+
+# What file systems, servers and parsers make of streams that are not there or not whole.
+_STREAM_ERRORS = (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError)
+_ROWS = 64
+_ANNOTATIONS = (".json", ".jsonl", ".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reader stands: the next micro-batch of a block of a pass over the data."""
+
+    reader: int
+    epoch: int = 0
+    block: int = 0
+    micro_batch: int = 0
+
+
+class StreamedData:
+    """The stage's files as one stream."""
+
+    def __init__(self, settings: StageSettings, reader: SampleReader):
+        """Opens the stream and reads its first sample.
+
+        Raises:
+            DataError: it cannot be opened or is empty, or a file is to be repeated.
+        """
+        self._settings, self._reader = settings, reader
+        for file in settings.data.files:
+            if file.repeat != 1:
+                raise DataError(
+                    f"{file.path} is to be repeated {file.repeat:g} times, which a stream cannot; leave it 1"
+                )
+        self.first()
+
+    def first(self) -> Batch:
+        """The first micro-batch of the stream.
+
+        Raises:
+            DataError: there is none.
+        """
+        return next(self.micro_batches(Position(0), readers=1))
+
+    def iterate(self, progress: Progress, rank: int, world: int, workers: int, pin: bool) -> Iterator[Batch]:
+        """Micro-batches of one process, without end; each moves `progress.stream` on when it is taken.
+
+        Args:
+            progress: of the run, with the readers' positions where it is resumed.
+            rank: of this process.
+            world: number of processes.
+            workers: processes that read; 0 reads in this one.
+            pin: put tensors into page-locked memory.
+
+        Raises:
+            TrainingError: the run is resumed with another number of workers.
+        """
+        own = max(1, workers)
+        state = progress.stream or {"next": 0, "positions": [[rank * own + i, 0, 0, 0] for i in range(own)]}
+        if len(state["positions"]) != own:
+            raise TrainingError(
+                f"the run was stopped with data.workers {len(state['positions'])}, it is {workers} now; set it back"
+            )
+        # The loader asks its workers in turn, beginning with the first: that one takes up the reader whose turn it is.
+        turn = state["next"]
+        positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]
+        stream = _Stream(self, positions, world * own)
+        own_seeds = torch.Generator()  # or it would draw from the run's own
+        loader = DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pin, generator=own_seeds)
+        progress.stream = state
+        return _taken(loader, state)
+
+    def micro_batches(self, position: Position, readers: int) -> Iterator[Batch]:
+        """Micro-batches of one reader from a position on, pass after pass, each with the position after it.
+
+        Raises:
+            DataError: the stream breaks off, or holds nothing for this reader.
+        """
+        while True:
+            found = False
+            for block, rows in self._blocks(position, readers):
+                first = position.micro_batch if block == position.block else 0
+                for number, read in enumerate(self._pack(rows, block, position.epoch)):
+                    found = True
+                    if number >= first:
+                        yield replace(read(), position=(position.reader, position.epoch, block, number + 1))
+            if not found and position.block == 0:
+                raise DataError(f"the stream has nothing for reader {position.reader} of {readers}; lower data.block")
+            position = Position(position.reader, position.epoch + 1)
+
+    def _blocks(self, position: Position, readers: int) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
+        """The reader's blocks from a position on: (number, (name, raw sample) of each)."""
+        rows = self._rows()
+        block, size = 0, self._settings.data.block
+        while True:
+            mine = block % readers == position.reader and block >= position.block
+            if mine:
+                taken = list(islice(rows, size))
+                if not taken:
+                    return
+                yield block, taken
+            elif next(islice(rows, size - 1, size), None) is None:
+                return
+            block += 1
+
+    def _pack(self, rows: list[tuple[str, Any]], block: int, epoch: int) -> list[Any]:
+        """Functions that read the micro-batches of a block; the first one also names what cannot be used."""
+        measured: list[tuple[Annotation, Measured]] = []
+        unusable: list[tuple[str, str]] = []
+        for name, raw in rows:
+            try:
+                annotation = parse_annotation(raw, self._root(), name)
+                name = annotation.id
+                measured.append((annotation, self._reader.measure(annotation)))
+            except PenguinError as err:
+                unusable.append((name, str(err)))
+        if not measured:
+            return [lambda: make_batch(self._reader, [], unusable)] if unusable else []
+        sizes = np.array([m.size for _, m in measured], np.int64)
+        seed = self._settings.engine.seed + block
+        plan = PackingPlan(sizes, [(len(sizes), 1.0)], self._settings.budgets.tokens, seed)
+
+        def read(numbers: Any, left_out: list[tuple[str, str]]) -> Batch:
+            examples: list[Example] = []
+            for annotation, known in (measured[i] for i in numbers):
+                try:
+                    examples.append(self._reader.encode(annotation, known))
+                except PenguinError as err:
+                    left_out = [*left_out, (annotation.id, str(err))]
+            return make_batch(self._reader, examples, left_out)
+
+        batches = plan.micro_batches(epoch)
+        return [
+            lambda numbers=numbers, left_out=unusable if i == 0 else []: read(numbers, left_out)
+            for i, numbers in enumerate(batches)
+        ]
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        """(name, raw sample) of all files, one after the other."""
+        for file in self._settings.data.files:
+            stream = _open_stream(file.path, self._root())
+            try:
+                for number, raw in enumerate(_samples(stream)):
+                    if wanted(raw, file.only):
+                        yield f"{Path(file.path).name}:{number + 1}", raw
+            except _STREAM_ERRORS as err:
+                raise DataError(f"the stream {file.path} breaks off: {' '.join(str(err).split())[:200]}") from err
+
+    def _root(self) -> Path:
+        return Path(self._settings.data.root or ".")
+
+
+def _taken(loader: DataLoader[Any], state: dict[str, Any]) -> Iterator[Batch]:
+    """What a loader gives, with the state moved on; raises what its workers could not."""
+    for batch in loader:
+        if isinstance(batch, PenguinError):
+            raise batch
+        state["positions"][state["next"]] = list(batch.position)
+        state["next"] = (state["next"] + 1) % len(state["positions"])
+        yield batch
+
+
+class _Stream(IterableDataset[Any]):
+    """Micro-batches of the reader that a worker process is; an error comes as the last value, to be raised whole."""
+
+    def __init__(self, data: StreamedData, positions: list[Position], readers: int):
+        self._data, self._positions, self._readers = data, positions, readers
+
+    def __iter__(self) -> Iterator[Batch | PenguinError]:
+        info = get_worker_info()
+        try:
+            yield from self._data.micro_batches(self._positions[info.id if info else 0], self._readers)
+        except PenguinError as err:
+            yield err
+
+
+def _samples(stream: Any) -> Iterator[dict[str, Any]]:
+    """Samples of a stream, all of them in every process: by itself `datasets` would share them among workers."""
+    for columns in stream.iter(batch_size=_ROWS):
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _open_stream(path: str, root: Path) -> Any:
+    """A stream of raw samples.
+
+    Raises:
+        DataError: there is neither such a file nor such a data set.
+    """
+    try:
+        if path.endswith(_ANNOTATIONS):
+            place = path if "://" in path else str(root / path)
+            return datasets.load_dataset("json", data_files=place, split="train", streaming=True)
+        return datasets.load_dataset(path, split="train", streaming=True)
+    except _STREAM_ERRORS as err:
+        raise DataError(f"{path} cannot be streamed: {' '.join(str(err).split())[:200]}") from err

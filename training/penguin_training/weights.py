@@ -1,0 +1,123 @@
+"""The weights that a stage starts from: loaded, or new and random by the stage's seed. All in float32 on the CPU."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from penguin_models.checkpoint import load_pretrained, resolve_checkpoint
+from penguin_models.config import EncoderConfig
+from penguin_models.encoder import PenguinEncoder
+from penguin_models.encoder_from_llm import convert_llm_to_encoder
+from penguin_models.errors import CheckpointError
+from penguin_models.projector import Projector
+from penguin_training.blueprint import Blueprint
+from penguin_training.lora import add_lora
+from penguin_training.settings import NewModel, StageSettings
+from penguin_training.stage_model import StageModel, freeze
+
+transformers.utils.logging.disable_progress_bar()  # the run has a progress line of its own
+
+_INITIALIZER_RANGE = 0.02
+
+
+def build_model(settings: StageSettings, blueprint: Blueprint, teacher_width: int | None) -> StageModel:
+    """The stage's model with its weights, what is not trained frozen.
+
+    Random parts depend on `engine.seed` alone: every process makes the same ones.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit.
+        SettingError: LoRA names layers that the decoder does not have.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.engine.seed)
+        model = _assemble(settings, blueprint, teacher_width, *_parts(settings, blueprint))
+    _hold_frozen_in_half(model, settings)
+    return model
+
+
+def empty_model(settings: StageSettings, blueprint: Blueprint, teacher_width: int | None) -> StageModel:
+    """The same without loading anything: parameters have what torch makes of them (under FakeTensorMode nothing)."""
+    decoder = Qwen3ForCausalLM(decoder_config(blueprint))
+    encoder = projector = None
+    if blueprint.penguin is not None:
+        encoder = PenguinEncoder(blueprint.penguin.encoder)
+        projector = Projector(blueprint.penguin.encoder.hidden_size, blueprint.penguin.hidden_size)
+    model = _assemble(settings, blueprint, teacher_width, decoder, encoder, projector)
+    _hold_frozen_in_half(model, settings)
+    return model
+
+
+def decoder_config(blueprint: Blueprint) -> Qwen3Config:
+    """The decoder's configuration for transformers."""
+    return Qwen3Config(**blueprint.decoder)
+
+
+def _assemble(
+    settings: StageSettings,
+    blueprint: Blueprint,
+    teacher_width: int | None,
+    decoder: Qwen3ForCausalLM,
+    encoder: PenguinEncoder | None,
+    projector: Projector | None,
+) -> StageModel:
+    over = settings.reconstruction.relation_over if settings.reconstruction else "image"
+    model = StageModel(decoder, encoder, projector, teacher_width, over)
+    if settings.lora:
+        add_lora(model.language_model, settings.lora)
+    freeze(model, settings.learning_rates.given())
+    if settings.engine.gradient_checkpointing:
+        model.checkpoint_activations()
+    return model.train()
+
+
+def _parts(
+    settings: StageSettings, blueprint: Blueprint
+) -> tuple[Qwen3ForCausalLM, PenguinEncoder | None, Projector | None]:
+    if settings.model.new_language_model:
+        return Qwen3ForCausalLM(decoder_config(blueprint)), None, None
+    if settings.model.new_model:
+        assert blueprint.penguin is not None
+        new = settings.model.new_model
+        config = blueprint.penguin
+        encoder = _new_encoder(new, config.encoder, settings.engine.seed)
+        return _load_llm(new.llm, blueprint), encoder, Projector(config.encoder.hidden_size, config.hidden_size)
+    if settings.kind == "text":
+        return _load_llm(str(settings.model.start), blueprint), None, None
+    model, _ = load_pretrained(str(settings.model.start), dtype="float32")
+    return model.language_model, model.vision_encoder, model.vision_projector
+
+
+def _new_encoder(new: NewModel, config: EncoderConfig, seed: int) -> PenguinEncoder:
+    if new.encoder_init == "llm":
+        return convert_llm_to_encoder(new.encoder_llm or new.llm, config.num_hidden_layers, config.patch_size, seed)
+    encoder = PenguinEncoder(config)
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=_INITIALIZER_RANGE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return encoder
+
+
+def _load_llm(path: str, blueprint: Blueprint) -> Qwen3ForCausalLM:
+    folder = resolve_checkpoint(path)
+    try:
+        model, report = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise CheckpointError(f"{folder} cannot be loaded: {' '.join(str(err).split())[:200]}") from err
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the decoder, first {missing[0]}")
+    return model  # type: ignore[no-any-return]
+
+
+def _hold_frozen_in_half(model: StageModel, settings: StageSettings) -> None:
+    """Frozen weights take half the memory where the computation is bfloat16 anyway (shards need one type)."""
+    if settings.engine.precision == "bf16" and settings.engine.sharding == "none":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
