@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from penguin_ros.cli.evaluate_output import Bar, print_comparison, print_results
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     print_json,
-    stderr,
     stdout,
     working,
 )
@@ -94,10 +92,10 @@ def bags(
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads or _threads(jobs))
     options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite, recent_s, seed)
     asked = read_questions(questions)
-    with _Bar(show=not as_json) as bar:
+    with Bar(show=not as_json) as bar:
         results = run_bags(bag, asked, spec, settings, options, bar.start, bar.advance)
     page = write_report(out / "report.html", [results], [out])
-    _print_results(results, out / "results.json", page, as_json)
+    print_results(results, out / "results.json", page, as_json)
     if any(item.failed for item in results.bags):
         sys.exit(1)
 
@@ -147,10 +145,10 @@ def benchmark(
     )
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
     options = RunOptions(out, title, overwrite=overwrite, seed=seed)
-    with _Bar(show=not as_json) as bar:
+    with Bar(show=not as_json) as bar:
         results = run_benchmark(name, items, spec, settings, options, bar.start, bar.advance)
     page = write_report(out / "report.html", [results], [out])
-    _print_results(results, out / "results.json", page, as_json)
+    print_results(results, out / "results.json", page, as_json)
 
 
 @app.command()
@@ -170,13 +168,13 @@ def report(
     runs = [load_results(path) for path in paths]
     page = write_report(out or folders[-1] / ("comparison.html" if against else "report.html"), runs, folders)
     if against is None:
-        _print_results(runs[0], folders[0] / "results.json", page, as_json)
+        print_results(runs[0], folders[0] / "results.json", page, as_json)
         return
     comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
     if as_json:
         print_json({"report": str(page), "comparison": comparison})
         return
-    _print_comparison(comparison, runs[0].title, runs[1].title)
+    print_comparison(comparison, runs[0].title, runs[1].title)
     stdout.out(f"page: {page}")
 
 
@@ -218,7 +216,7 @@ def export(
     from penguin_models.types import Size
     from penguin_ros.evaluation.tabletop_bags import QUESTIONS_FILE, write_clips
 
-    with _Bar(show=not as_json) as bar:
+    with Bar(show=not as_json) as bar:
         bar.start(clips, 0)
         bags = write_clips(out, clips, seed, seconds, fps, Size(size, size), quality, lambda: bar.advance(1))
     if as_json:
@@ -226,28 +224,6 @@ def export(
         return
     named = " ".join(str(path) for path in bags)
     stdout.out(f"penguin-vl evaluate bags {named} --questions {out / QUESTIONS_FILE} --model ...")
-
-
-class _Bar:
-    """Progress on a terminal: answers made of those wanted."""
-
-    def __init__(self, show: bool):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=stderr, disable=not show or not stderr.is_terminal)
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def start(self, total: int, done: int) -> None:
-        self._progress.update(self._task, total=total, completed=done)
-
-    def advance(self, count: int) -> None:
-        self._progress.advance(self._task, count)
 
 
 def _arms(realtime: bool, baselines: list[Baseline]) -> Any:
@@ -259,53 +235,3 @@ def _threads(jobs: int) -> int:
     import os
 
     return max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
-
-
-def _print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
-    failed = {item.name: item.failed for item in results.bags if item.failed}
-    if as_json:
-        paths = {"results": str(file), "report": str(page)}
-        print_json({**paths, "failed": failed, "summary": results.summary})
-        return
-    arms = results.summary["arms"]
-    _print_scores({arm: summary["metrics"] for arm, summary in arms.items()})
-    for arm, summary in arms.items():
-        first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
-        errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
-        times = f"; median {first['p50']:.3f} s to the first token, {total['p50']:.3f} s in all" if first else ""
-        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}")
-    for comparison in results.summary["comparisons"]:
-        _print_comparison(comparison, comparison["a"], comparison["b"])
-    stdout.out(f"results: {file}\npage: {page}")
-    for name, reason in failed.items():
-        stderr.out(f"error: bag {name} could not be evaluated: {reason}")
-
-
-def _print_scores(columns: dict[str, dict[str, Any]]) -> None:
-    """A row for each score with its 95 % interval and the questions that count, a column for each way of answering."""
-    from penguin_ros.evaluation.scoring import METRICS
-
-    table = Table("score", *columns, box=None)
-    for name, info in METRICS.items():
-        found = [column.get(name) for column in columns.values()]
-        if any(found):
-            table.add_row(info.title, *(_score(value) for value in found))
-    stdout.print(table)
-
-
-def _score(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    return f"{found['value']:.3f}{interval} n={found['questions']}"
-
-
-def _print_comparison(comparison: dict[str, Any], name_a: str, name_b: str) -> None:
-    found = comparison["metrics"]["accuracy"]
-    interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
-    stdout.out(
-        f"{name_b} against {name_a}: right answers {found['a']:.3f} -> {found['b']:.3f}, "
-        f"{found['b'] - found['a']:+.3f}{interval} on {comparison['questions']} questions"
-    )
-    for name, flipped in ((name_b, comparison["better"]), (name_a, comparison["worse"])):
-        stdout.out(f"  right only in {name}: {len(flipped)}{': ' if flipped else ''}{', '.join(flipped)}")

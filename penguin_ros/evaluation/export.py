@@ -70,12 +70,11 @@ def write_bag(
             boxes = writer.add_connection(truth, array_type, typestore=store)
             for frame in frames:
                 stamp_ns = start_ns + round(frame.time_s * 1e9)
-                header = _header(stamp_ns)
+                header, size = _header(stamp_ns), Size(*frame.rgb.shape[:2])
                 data = np.frombuffer(_jpeg(frame.rgb, quality), np.uint8)
-                image = store.types[image_type](header=header, format="jpeg", data=data)
-                size = Size(*frame.rgb.shape[:2])
-                array = store.types[array_type](
-                    header=header, detections=[_detection(header, item, size) for item in frame.objects]
+                image = _make(image_type, header=header, format="jpeg", data=data)
+                array = _make(
+                    array_type, header=header, detections=[_detection(header, o, size) for o in frame.objects]
                 )
                 writer.write(images, stamp_ns, store.serialize_cdr(image, image_type))
                 writer.write(boxes, stamp_ns, store.serialize_cdr(array, array_type))

@@ -103,7 +103,7 @@ def sign_test(better: int, worse: int) -> float:
     """
     flips = better + worse
     tail = sum(math.comb(flips, k) for k in range(min(better, worse) + 1))
-    return min(1.0, math.ldexp(2.0 * tail, -flips))
+    return min(1.0, 2 * tail / (1 << flips))  # of whole numbers: nothing overflows
 
 
 def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -> dict[str, float] | None:
@@ -124,7 +124,8 @@ def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     blocks = []
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
-        counts = random.multinomial(questions, np.full(questions, 1 / questions), size).astype(np.float64)
+        drawn = random.integers(0, questions, (size, questions)) + questions * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * questions).reshape(size, questions).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             blocks.append((counts @ sums[..., 0].T) / (counts @ sums[..., 1].T))
     return np.concatenate(blocks)

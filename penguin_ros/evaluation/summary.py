@@ -74,7 +74,8 @@ def _arm(
 
 def metrics(records: Sequence[ScoredRecord], seed: int) -> dict[str, Any]:
     """Every metric that counts for some of the records: value, 95 % interval, and how many questions it is from."""
-    columns = {name: [record.part(name) for record in records] for name in METRICS}
+    present = {name for record in records for name in record.scores}
+    columns = {name: [record.part(name) for record in records] for name in METRICS if name in present}
     found = {}
     for (name, parts), bounds in zip(columns.items(), intervals([*columns.values()], seed), strict=True):
         value = ratio(parts)
@@ -134,9 +135,11 @@ def compare_records(a: Results, arm_a: str, b: Results, arm_b: str, seed: int = 
 
 
 def _differences(pairs: Sequence[tuple[ScoredRecord, ScoredRecord]], seed: int) -> dict[str, Any]:
-    first = [[a.part(name) for a, _ in pairs] for name in METRICS]
-    second = [[b.part(name) for _, b in pairs] for name in METRICS]
-    found = zip(METRICS, paired_differences(first, second, seed), strict=True)
+    present = {name for pair in pairs for record in pair for name in record.scores}
+    names = [name for name in METRICS if name in present]
+    first = [[a.part(name) for a, _ in pairs] for name in names]
+    second = [[b.part(name) for _, b in pairs] for name in names]
+    found = zip(names, paired_differences(first, second, seed), strict=True)
     return {name: asdict(difference) for name, difference in found if difference is not None}
 
 

@@ -71,17 +71,17 @@ def write_clips(
         for number in range(clips):
             clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
             views = list(clip.frames(photographer))
-            frames = [
-                TrueFrame(view.stamp_s, view.picture.rgb, [item.grounded for item in view.truth.objects])
-                for view in views
-            ]
-            bags.append(write_bag(folder / f"tabletop-{number}", frames, quality=quality))
+            bags.append(write_bag(folder / f"tabletop-{number}", map(_true_frame, views), quality=quality))
             questions += clip_questions(f"tabletop-{number}", clip, views)
             on_clip()
     finally:
         photographer.close()
     write_questions(folder / QUESTIONS_FILE, questions)
     return bags
+
+
+def _true_frame(view: ClipView) -> TrueFrame:
+    return TrueFrame(view.stamp_s, view.picture.rgb, [item.grounded for item in view.truth.objects])
 
 
 def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:

@@ -32,7 +32,7 @@ from penguin_ros.evaluation.records import (
     digest,
     question_key,
 )
-from penguin_ros.evaluation.results import BagInfo, Results, save_results, score_record
+from penguin_ros.evaluation.results import BagInfo, ModelInfo, Results, ScoredRecord, save_results, score_record
 from penguin_ros.evaluation.run import RunOptions, describe_model, machine
 from penguin_ros.evaluation.summary import summarise
 from penguin_ros.evaluation.thumbnails import thumbnail
@@ -147,6 +147,20 @@ def run_benchmark(
                 done[key] = _answer(question, item, runtime, processor, settings, journal)
     finally:
         journal.close()
+    records = [score_record(name, q, done[key]) for q, key in zip(questions, wanted, strict=True)]
+    results = _results(name, info, settings, options, questions, records)
+    save_results(options.out, results)
+    return results
+
+
+def _results(
+    name: str,
+    info: ModelInfo,
+    settings: FileSettings,
+    options: RunOptions,
+    questions: list[Question],
+    records: list[ScoredRecord],
+) -> Results:
     results = Results(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         package=metadata.version("penguin-vl"),
@@ -157,11 +171,9 @@ def run_benchmark(
         seed=options.seed,
         bags=[BagInfo(name=name, path="")],
         questions=questions,
-        records=[score_record(name, q, done[key]) for q, key in zip(questions, wanted, strict=True)],
+        records=records,
     )
-    results = results.model_copy(update={"summary": summarise(results)})
-    save_results(options.out, results)
-    return results
+    return results.model_copy(update={"summary": summarise(results)})
 
 
 def _question(name: str, item: Item, settings: FileSettings) -> Question:

@@ -129,3 +129,20 @@ def test_names_of_bags(tmp_path):
     (tmp_path / "kitchen.d").mkdir()
     assert bag_name(tmp_path / "kitchen.d") == "kitchen.d"
     assert bag_name(tmp_path / "hall.mcap") == "hall"
+
+
+def test_a_bag_split_into_files(picture_bag, tmp_path):
+    """Two files with one metadata.yaml, as `ros2 bag record --max-bag-size` leaves them."""
+    first = picture_bag({CAMERA: [(0, 1), (1, 2)]}, name="first")
+    second = picture_bag({CAMERA: [(2, 3), (3, 4)]}, name="second")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (first / "first.mcap").rename(whole / "whole_0.mcap")
+    (second / "second.mcap").rename(whole / "whole_1.mcap")
+    metadata = (first / "metadata.yaml").read_text()
+    metadata = metadata.replace("- first.mcap", "- whole_0.mcap\n  - whole_1.mcap").replace("count: 2", "count: 4")
+    metadata = metadata.replace("path: first.mcap", "path: whole_0.mcap").replace("1000000000\n", "3000000000\n")
+    (whole / "metadata.yaml").write_text(metadata)
+    recording = open_recording(whole, [None])
+    assert numbers(recording.read()) == [1, 2, 3, 4]
+    assert numbers(recording.read(recording.images[2:])) == [3, 4]

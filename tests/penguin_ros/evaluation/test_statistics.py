@@ -103,6 +103,8 @@ def test_a_difference_of_equal_runs_is_nothing():
         (5, 0, 2 / 32),
         (0, 6, 2 / 64),
         (8, 2, 2 * (1 + 10 + 45) / 1024),
+        (1000, 1000, 1),
+        (3000, 0, 0),
     ],
 )
 def test_sign_test(better, worse, chance):
