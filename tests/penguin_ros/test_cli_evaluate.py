@@ -222,15 +222,6 @@ def test_export(cli, tmp_path):
     assert "cannot be written" in cli("export", tmp_path / "made", *options, "--json").error
 
 
-def test_the_example_is_what_export_writes(cli, tmp_path):
-    """`penguin-vl evaluate export tests/data/evaluation --clips 2 --seconds 14 --seed 3 --quality 60`."""
-    pytest.importorskip("pybullet")
-    assert cli("export", tmp_path / "made", "--clips", 1, "--seconds", 14, "--seed", 3, "--quality", 60).code == 0
-    made = read_questions(tmp_path / "made" / "questions.jsonl")
-    shipped = [question for question in read_questions(EXAMPLE / "questions.jsonl") if question.bag == "tabletop-0"]
-    assert made == shipped
-
-
 def test_record_serves_its_page_until_it_is_interrupted(tmp_path):
     import http.client
 
