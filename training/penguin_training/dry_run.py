@@ -1,14 +1,14 @@
 """A stage without its weights: everything is checked that can be, one micro-batch is read, and its memory is counted.
 
-The largest micro-batch of the first epoch goes forward and backward through a model of fake tensors: shapes are
-checked by torch itself, what autograd would keep is added up, and nothing is computed.
+The largest micro-batch of the first epoch goes through a model of fake tensors: shapes are checked by torch itself,
+what autograd would keep is added up, and nothing is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.config import read_json
+from penguin_models.encoder import patch_positions
 from penguin_models.errors import DataError
 from penguin_training.batches import Batch
 from penguin_training.blueprint import Blueprint, make_blueprint
 from penguin_training.loader import IndexedData
 from penguin_training.settings import StageSettings
 from penguin_training.setup import Source, check_output, open_source
-from penguin_training.stage_model import StageModel, part_of
+from penguin_training.stage_model import part_of
 from penguin_training.tracking import check_trackers
 from penguin_training.weights import empty_model
 
@@ -135,7 +136,48 @@ def _largest(source: Source) -> Batch:
 def _measure(
     settings: StageSettings, blueprint: Blueprint, batch: Batch
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Parameters by part, and memory by what it is for."""
+    """Parameters by part, and memory by what it is for.
+
+    All layers of a kind are alike: models with one and with two of them say what a model with all of them takes.
+    """
+    depths = _depths(blueprint)
+    ones = dict.fromkeys(depths, 1)
+    base = _pass(settings, _with_depths(blueprint, ones), batch)
+    sizes = dict(base)
+    for kind, depth in depths.items():
+        deeper = _pass(settings, _with_depths(blueprint, ones | {kind: 2}), batch)
+        for name in deeper:
+            sizes[name] = sizes.get(name, 0) + (depth - 1) * (deeper[name] - base.get(name, 0))
+    trained = {name.removeprefix("trained "): size for name, size in sizes.items() if name.startswith("trained ")}
+    frozen = {name.removeprefix("frozen "): size for name, size in sizes.items() if name.startswith("frozen ")}
+    memory = {
+        "weights": sizes["weights"],
+        "gradients": _GRADIENT_BYTES * sum(trained.values()),
+        "optimiser": _ADAM_BYTES * sum(trained.values()),
+        "average": 4 * sum(trained.values()) if settings.engine.ema_decay else 0,
+        "activations": sizes["activations"],
+    }
+    return trained, frozen, {name: size for name, size in memory.items() if size}
+
+
+def _depths(blueprint: Blueprint) -> dict[str, int]:
+    depths = {"decoder": int(blueprint.decoder["num_hidden_layers"])}
+    if blueprint.penguin is not None:
+        depths["encoder"] = blueprint.penguin.encoder.num_hidden_layers
+    return depths
+
+
+def _with_depths(blueprint: Blueprint, depths: dict[str, int]) -> Blueprint:
+    """The blueprint with other numbers of layers."""
+    decoder = {k: v for k, v in blueprint.decoder.items() if k not in ("layer_types", "max_window_layers")}
+    penguin = blueprint.penguin
+    if penguin is not None:
+        penguin = replace(penguin, encoder=replace(penguin.encoder, num_hidden_layers=depths["encoder"]))
+    return replace(blueprint, decoder=decoder | {"num_hidden_layers": depths["decoder"]}, penguin=penguin)
+
+
+def _pass(settings: StageSettings, blueprint: Blueprint, batch: Batch) -> dict[str, int]:
+    """A forward pass of fake tensors: parameters by part, bytes of weights and of what autograd keeps."""
     width = teacher_width(settings)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
         model = empty_model(settings, blueprint, width)
@@ -144,19 +186,13 @@ def _measure(
         faked = Batch(**{**vars(batch), **tensors})
         features = None if width is None else torch.zeros(sum(batch.frame_tokens), width)
         with kept.counting(), torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"):
-            losses = model(faked, features)
-        sum(losses.values()).backward()
-    trained, frozen = _by_part(model, True), _by_part(model, False)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    average = 4 * sum(trained.values()) if settings.engine.ema_decay else 0
-    memory = {
-        "weights": weights,
-        "gradients": _GRADIENT_BYTES * sum(trained.values()),
-        "optimiser": _ADAM_BYTES * sum(trained.values()),
-        "average": average,
-        "activations": kept.bytes,
-    }
-    return trained, frozen, {name: size for name, size in memory.items() if size}
+            model(faked, features)
+    patch_positions.cache_clear()  # it would give fake positions to whoever asks next
+    sizes = {"weights": sum(p.numel() * p.element_size() for p in model.parameters()), "activations": kept.bytes}
+    for name, parameter in model.named_parameters():
+        part = f"{'trained' if parameter.requires_grad else 'frozen'} {part_of(name)}"
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+    return sizes
 
 
 class _Kept:
@@ -180,14 +216,6 @@ class _Kept:
         """Counts while it is open."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
-
-
-def _by_part(model: StageModel, trained: bool) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad == trained:
-            counts[part_of(name)] = counts.get(part_of(name), 0) + parameter.numel()
-    return counts
 
 
 def _shapes(batch: Batch) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from penguin_models.checkpoint import load_pretrained
+from penguin_models.config import EncoderConfig
+from penguin_models.encoder import FrameShape
+from penguin_models.errors import CheckpointError, DataError, SettingError
+from penguin_models.types import Size
+from penguin_training.dry_run import teacher_width
+from penguin_training.settings import Teacher as TeacherSettings
+from penguin_training.teachers import check_teacher, load_teacher
+from penguin_training.tiny_teacher import TinyTeacher
+from penguin_training.train_teacher import TeacherRecipe, class_shares, count_classes, train_teacher
+
+FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
+
+
+@pytest.fixture
+def patches():
+    return torch.randn(39, 588, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def siglip(tmp_path):
+    """A random VL3-SigLIP-NaViT in its authors' layout: their model type, and code that must not run."""
+    from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    VideoLlama3VisionModel(VideoLlama3VisionConfig(patch_size=14, **sizes)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {
+        "model_type": "videollama3_vision_encoder",
+        "auto_map": {"AutoModel": "modeling.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modeling.py").write_text("raise RuntimeError('code of a checkpoint ran')")
+    return tmp_path
+
+
+def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
+    for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
+        teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
+        check_teacher(teacher, 14)
+        features = teacher.features(patches, FRAMES)
+        assert features.shape == (6 + 15, width) and teacher.width == width and not features.requires_grad
+        alone = teacher.features(patches[24:], FRAMES[1:])  # frames do not see each other
+        torch.testing.assert_close(features[6:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_larger_penguin_teaches_with_its_encoder(checkpoint, patches):
+    teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)))
+    model, _ = load_pretrained(checkpoint)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.features(patches, FRAMES), model.vision_encoder(patches, FRAMES))
+
+
+def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
+    with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a teacher of kind siglip is one of"):
+        load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)))
+    with pytest.raises(CheckpointError, match="not a teacher of `penguin-vl prepare teacher`"):
+        load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)))
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
+    with pytest.raises(SettingError, match="patches of 14 pixels, the student of 16"):
+        check_teacher(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
+
+
+def test_widths_are_known_from_configurations(values, parse, reconstruction, siglip, checkpoint):
+    settings = parse(reconstruction(values))
+    assert teacher_width(settings) == 32
+    for kind, path, width in (("siglip", siglip, 32), ("penguin", checkpoint, 64)):
+        values["reconstruction"]["teacher"] = {"kind": kind, "path": str(path)}
+        assert teacher_width(parse(values)) == width
+
+
+def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
+    seen = []
+    recipe = TeacherRecipe(hidden_size=64, layers=1, steps=30, images=4, rate=3e-3, workers=0)
+    teacher = train_teacher([drawn / "masks.jsonl"], 4, recipe, report=lambda *figures: seen.append(figures))
+    assert seen[0][0] == 1 and len(seen) == 30
+    losses = [loss for _, loss, _ in seen]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    again = train_teacher([drawn / "masks.jsonl"], 4, TeacherRecipe(64, 1, 2, 4, 3e-3, workers=0))
+    other = train_teacher([drawn / "masks.jsonl"], 4, TeacherRecipe(64, 1, 2, 4, 3e-3, workers=0))
+    for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = TinyTeacher.from_pretrained(tmp_path / "teacher")
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for (name, ours), (_, theirs) in zip(loaded.named_parameters(), teacher.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_shares_of_classes_follow_the_patches():
+    mask = np.zeros((28, 42), np.uint8)
+    mask[:14, 14:28] = 2  # the second patch of the first row
+    mask[14:21, 28:] = 1  # half of the last patch
+    shares = class_shares(mask, Size(28, 42), 14, 3)
+    expected = torch.zeros(6, 3)
+    expected[:, 0] = 1
+    expected[1] = torch.tensor([0.0, 0.0, 1.0])
+    expected[5] = torch.tensor([0.5, 0.5, 0.0])
+    torch.testing.assert_close(shares, expected)
+
+
+def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
+    recipe = TeacherRecipe(64, 1, 1, 1, workers=0)
+    with pytest.raises(DataError, match=r"shows class \d, there are 2; give --classes"):
+        train_teacher([drawn / "masks.jsonl"], 2, TeacherRecipe(64, 1, 4, 4, workers=0))
+    with pytest.raises(DataError, match="no sample with as many masks as images"):
+        train_teacher([drawn / "captions.jsonl"], 4, recipe)
+    with pytest.raises(DataError, match=r"settings\.json does not list the classes .* give --classes"):
+        count_classes([drawn / "masks.jsonl"])
+    (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
+    assert count_classes([tmp_path / "x.jsonl"]) == 3
+
+
+def test_a_broken_small_teacher(tmp_path):
+    folder = tmp_path / "teacher"
+    TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), 4).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"classes": 5}))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        TinyTeacher.from_pretrained(folder)
