@@ -99,6 +99,7 @@ def drawn(tmp_path_factory):
         _write_clip(root / f"clips/{i}", random)
         asked = turns("<video>\nWhen does the red circle appear?", "During the period 1.00 - 2.00 seconds.")
         clips.append({"id": f"clip-{i}", "video": f"clips/{i}", "conversations": asked})
+    write_jsonl(root / "few.jsonl", [*small[:4], *clips[:1]])
     files = {"captions": captions, "charts": charts, "clips": clips, "text": text, "masks": masks, "small": small}
     for name, rows in files.items():
         write_jsonl(root / f"{name}.jsonl", rows)

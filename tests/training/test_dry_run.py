@@ -83,7 +83,7 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
     monkeypatch.chdir(world)
-    files = "[{path: text.jsonl}]" if "text" in name else "[{path: captions.jsonl}, {path: clips.jsonl}]"
+    files = "[{path: text.jsonl}]" if "text" in name else "[{path: few.jsonl}]"
     given = load_settings(CONFIGS / f"{name}.yaml")
     data = f"data={{root: {drawn}, files: {files}, fps: 2.0, workers: 0, train_on: {given.data.train_on}}}"
     tokens = f"budgets.tokens={max(512, given.budgets.visual_tokens)}"

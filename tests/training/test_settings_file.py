@@ -25,7 +25,7 @@ def change(values, key, value):
         ("learning_rates.llm", "fast", "learning_rates.llm is 'fast': input should be a valid number"),
         ("optimizer.beta1", 1.0, "optimizer.beta1 is 1.0: input should be less than 1"),
         ("data.files", [], "data.files is \\[\\]: list should have at least 1 item"),
-        ("budgets.visual_tokens", 600, "visual_tokens 600 must not exceed tokens 512"),
+        ("budgets.visual_tokens", 600, "visual_tokens 600 must not exceed tokens 256"),
         ("schedule.epochs", 1.0, "exactly one of epochs and steps must be given"),
         ("schedule", {"epochs": 1.0, "warmup_share": 1.5}, "schedule.warmup_share is 1.5: input should be less"),
         ("model.new_model", {"llm": "x"}, r"exactly one of start, .* not \['start', 'new_model'\]"),

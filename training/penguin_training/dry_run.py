@@ -6,7 +6,7 @@ what autograd would keep is added up, and nothing is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,7 +47,8 @@ class Report:
         filled: share of the token budget that is filled; None for streams.
         unusable: samples that the length indexes leave out.
         shapes: of the micro-batch that was read.
-        bytes: memory of one process by what it is for.
+        sharded: whether processes share the weights and what belongs to them.
+        bytes: memory by what it is for; what a kernel needs for a moment is not in it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Report:
     filled: float | None
     unusable: int
     shapes: dict[str, Any]
+    sharded: bool = False
     bytes: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,12 +73,13 @@ class Report:
         pace = "a stream" if self.micro_batches_per_epoch is None else f"{self.micro_batches_per_epoch} an epoch"
         fill = "" if self.filled is None else f", {self.filled:.1%} of the budget filled"
         memory = [f"{name} {_bytes(size)}" for name, size in self.bytes.items()]
+        shared = "; processes share all but the activations" if self.sharded else " in each process"
         return [
             f"{self.name}: {self.steps} steps; micro-batches: {pace}{fill}; {self.unusable} samples unusable",
             f"trained: {', '.join(trained)}",
             f"frozen: {', '.join(frozen) or 'nothing'}",
             "largest micro-batch: " + ", ".join(f"{name} {shape}" for name, shape in self.shapes.items()),
-            f"memory of one process: {_bytes(sum(self.bytes.values()))} ({', '.join(memory)})",
+            f"memory: {_bytes(sum(self.bytes.values()))} ({', '.join(memory)}){shared}",
         ]
 
 
@@ -103,6 +106,7 @@ def dry_run(settings: StageSettings) -> Report:
         data.plan.fill() if isinstance(data, IndexedData) else None,
         len(data.unusable()) if indexed else len(batch.unusable),
         _shapes(batch),
+        settings.engine.sharding != "none",
         memory,
     )
 
@@ -179,8 +183,10 @@ def _with_depths(blueprint: Blueprint, depths: dict[str, int]) -> Blueprint:
 def _pass(settings: StageSettings, blueprint: Blueprint, batch: Batch) -> dict[str, int]:
     """A forward pass of fake tensors: parameters by part, bytes of weights and of what autograd keeps."""
     width = teacher_width(settings)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
+    with torch.device("meta"):
         model = empty_model(settings, blueprint, width)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
+        _give_fakes(model)
         kept = _Kept(model)
         tensors = {name: fake.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, Tensor)}
         faked = Batch(**{**vars(batch), **tensors})
@@ -193,6 +199,20 @@ def _pass(settings: StageSettings, blueprint: Blueprint, batch: Batch) -> dict[s
         part = f"{'trained' if parameter.requires_grad else 'frozen'} {part_of(name)}"
         sizes[part] = sizes.get(part, 0) + parameter.numel()
     return sizes
+
+
+def _give_fakes(model: nn.Module) -> None:
+    """Puts fake tensors of the CPU in place of those on the meta device; call under FakeTensorMode."""
+    made: dict[int, nn.Parameter] = {}  # tied ones stay tied
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None and id(p) not in made:
+                made[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+            if p is not None:
+                module._parameters[name] = made[id(p)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 class _Kept:
@@ -225,12 +245,8 @@ def _shapes(batch: Batch) -> dict[str, Any]:
         "label tokens": list(batch.targets.shape),
         "patches": list(batch.patches.shape),
         "frames": len(batch.frames) if batch.real_frames else 0,
-        "visual tokens": _total(batch.frame_tokens) if batch.real_frames else 0,
+        "visual tokens": sum(batch.frame_tokens) if batch.real_frames else 0,
     }
-
-
-def _total(values: Sequence[int]) -> int:
-    return sum(values)
 
 
 def _count(number: int) -> str:
