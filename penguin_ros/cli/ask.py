@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from penguin_engine.answer import Answer
+from penguin_models.errors import MediaError
 from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
 from penguin_models.tra import KeyframePolicy
 from penguin_models.types import UInt8Array
@@ -126,7 +128,9 @@ class _Remembering:
 
 
 def _policy() -> KeyframePolicy:
-    from penguin_models.reference_policy import ReferencePolicy  # it needs torch, which a robot may not have
+    if importlib.util.find_spec("torch") is None:
+        raise MediaError("key frames of a clip follow the released rule, which needs torch: pip install torch")
+    from penguin_models.reference_policy import ReferencePolicy
 
     return ReferencePolicy()
 
