@@ -1,4 +1,4 @@
-"""One question about images or a clip, from files to a grounded answer. Needs any `Runtime`; knows no ROS.
+"""Questions about images or a clip, from files to grounded answers. Needs any `Runtime`; knows no ROS.
 
 A clip is read twice: once to label its frames, once to encode them at the sizes that follow from the labels. Between
 the two nothing but labels is held, so memory does not grow with the length of the clip.
@@ -66,39 +66,72 @@ def ask(
         ContextLengthError: prompt and answer exceed the context; raised before anything is encoded.
         MediaError: the clip cannot be read.
     """
+    [answer] = ask_each(
+        runtime, processor, [question], images, clip, policy, max_tokens, size_rule, sampling, on_text, cancelled
+    )
+    return answer
+
+
+def ask_each(
+    runtime: Runtime,
+    processor: Processor,
+    questions: Sequence[str],
+    images: Sequence[UInt8Array] = (),
+    clip: Clip | None = None,
+    policy: KeyframePolicy | None = None,
+    max_tokens: int | None = None,
+    size_rule: str = "strict",
+    sampling: Sampling | None = None,
+    on_text: Callable[[str], None] = lambda piece: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[Answer]:
+    """Answers several questions about the same images, each as if it were the only one.
+
+    What they share, the images, is encoded and prefilled once, and counted in the first answer's seconds. Arguments and
+    errors are those of `ask`; a bad question is refused before any is answered.
+    """
     sampling = sampling or Sampling()
-    if not question.strip():
+    if not questions or not all(question.strip() for question in questions):
         raise PromptError("the question is empty")
-    answer, clock = Answer(), Clock()
+    seconds, clock = {}, Clock()
     labelled = None
     if clip is not None:
         assert policy is not None, "a clip needs a policy"
         labelled = label_clip(clip, policy)
-    answer.seconds["read"] = clock.lap()
+    seconds["read"] = clock.lap()
 
     visuals = [Visual(Size(*image.shape[:2])) for image in images]
     if labelled is not None:
         visuals.append(Visual.video(labelled.size, labelled.kinds))
     allocations = processor.allocate(visuals, max_tokens, size_rule)
-    parts = processor.prompt_parts([_message(question, len(images), labelled)])
-    _count(answer, parts, visuals, allocations)
-    wanted = answer.prompt_tokens + sampling.max_new_tokens
+    prompts = [processor.prompt_parts([_message(question, len(images), labelled)]) for question in questions]
+    answers = [_counted(prompt, visuals, allocations) for prompt in prompts]
+    wanted = max(answer.prompt_tokens for answer in answers) + sampling.max_new_tokens
     check_fits(wanted, runtime.info.context_length, "the prompt with its answer")
 
     visual_tokens: list[Any] = []
-    answer.seconds["encode"] = 0.0
+    seconds["encode"] = 0.0
     for batch in _batches(_patched(processor, images, clip, visuals, allocations)):
-        answer.seconds["read"] += clock.lap()
+        seconds["read"] += clock.lap()
         visual_tokens += runtime.encode(batch)
-        answer.seconds["encode"] += clock.lap()
+        seconds["encode"] += clock.lap()
+    answers[0].seconds |= seconds
 
     cache = runtime.open_cache(wanted)
     try:
-        write_answer(answer, clock, cache, interleave(parts, visual_tokens), processor, sampling, on_text, cancelled)
+        shared = 0
+        for answer, prompt in zip(answers, prompts, strict=True):
+            cache.truncate(shared)
+            parts = interleave(prompt, visual_tokens)
+            if shared:
+                parts = parts[-1:]  # all before it is the same for every question
+            elif len(prompts) > 1 and len(parts) > 1:
+                cache.append(parts[:-1])
+                shared, parts = cache.length, parts[-1:]
+            write_answer(answer, clock, cache, parts, processor, sampling, on_text, cancelled)
     finally:
         cache.close()
-    answer.image_size = visuals[-1].native if visuals else None
-    return answer
+    return answers
 
 
 def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
@@ -128,14 +161,17 @@ def _message(question: str, images: int, labelled: LabelledClip | None) -> dict[
     return {"role": "user", "content": [*content, {"type": "text", "text": question}]}
 
 
-def _count(
-    answer: Answer, parts: list[list[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]
-) -> None:
+def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]) -> Answer:
+    """An answer that knows what is shown for it."""
     kinds = [kind for visual in visuals for kind in visual.kinds]
-    answer.frames = len(kinds)
-    answer.key_frames = kinds.count(FrameKind.KEY)
-    answer.visual_tokens = sum(a.total_tokens(v.kinds) for v, a in zip(visuals, allocations, strict=True))
-    answer.prompt_tokens = answer.visual_tokens + sum(len(part) for part in parts)
+    visual_tokens = sum(a.total_tokens(v.kinds) for v, a in zip(visuals, allocations, strict=True))
+    return Answer(
+        image_size=visuals[-1].native if visuals else None,
+        frames=len(kinds),
+        key_frames=kinds.count(FrameKind.KEY),
+        visual_tokens=visual_tokens,
+        prompt_tokens=visual_tokens + sum(len(part) for part in prompt),
+    )
 
 
 def _patched(

@@ -38,7 +38,7 @@ class FrameShape:
         return self.grid.area
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: a compiled layer would look into it, and be compiled anew for other lengths
 class Packing:
     """Where each frame lies in a packed sequence; frames of equal length lie side by side.
 
@@ -129,10 +129,8 @@ class FrameAttention(nn.Module):
         q = rotate(self.q_norm(self.q_proj(x).view(heads)), packing.cos, packing.sin)
         k = rotate(self.k_norm(self.k_proj(x).view(heads)), packing.cos, packing.sin)
         v = self.v_proj(x).view(heads)
-        if packing.cu_seqlens is None:
-            attended = _attend_in_runs(q, k, v, packing.runs)
-        else:
-            attended = _attend_packed(q, k, v, packing)
+        attend = _attend_in_runs if packing.cu_seqlens is None else _attend_packed
+        attended = attend(q, k, v, packing)
         return self.o_proj(attended.flatten(1))  # type: ignore[no-any-return]
 
 
@@ -279,10 +277,12 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     return attended
 
 
-def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+# The lengths are other ones in every batch: a compiled layer stops here and goes on after it.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Batched attention over each run of frames of equal length: [N, heads, E] -> [N, A, E]."""
     attended, start = [], 0
-    for frames, length in runs:
+    for frames, length in packing.runs:
         end = start + frames * length
         # [frames, heads, n, E]
         qs, ks, vs = (x[start:end].view(frames, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))

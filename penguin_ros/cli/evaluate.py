@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penguin_ros.cli.evaluate_output import Bar, print_comparison, print_results
+from penguin_ros.cli.evaluate_tabletop import tabletop
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -20,7 +21,8 @@ from penguin_ros.cli.output import (
     working,
 )
 
-app = typer.Typer(help="Score a model on recorded bags and on benchmarks.", no_args_is_help=True)
+app = typer.Typer(help="Score a model on recorded bags, on benchmarks and on the table-top.", no_args_is_help=True)
+app.command()(tabletop)
 
 
 class Baseline(str, Enum):
@@ -52,13 +54,21 @@ def bags(
     realtime_factor: Annotated[
         float, typer.Option(help="Work takes so many times as long as it is measured here.", min=0.01)
     ] = 1.0,
-    token_budget: Annotated[int, typer.Option(help="Visual tokens in total, shared by the cameras.", min=24)] = 4096,
-    sample_rate_hz: Annotated[float, typer.Option(help="Frames a second from each camera; 0 for all.", min=0)] = 2.0,
-    policy: Annotated[Literal["novelty", "reference"], typer.Option(help="What makes a key frame.")] = "novelty",
-    arrival: Annotated[
-        Literal["native", "by_kind"], typer.Option(help="At which size frames arrive in the memory.")
-    ] = "native",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer where a question does not say.", min=1)] = 256,
+    token_budget: Annotated[
+        int | None, typer.Option(help="Visual tokens in total, shared by the cameras; 4096 if not given.")
+    ] = None,
+    sample_rate_hz: Annotated[
+        float | None, typer.Option(help="Frames a second from each camera, 0 for all; 2 if not given.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer where a question does not say; 256 if not given.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Another parameter of the node, as NAME=VALUE: keyframe.threshold=12.")
+    ] = None,
+    params_file: Annotated[
+        Path | None, typer.Option(help="A robot's parameter file; what is given beside it replaces what is in it.")
+    ] = None,
     recent_s: Annotated[float, typer.Option(help="Evidence at most this old is recent perception.", min=0)] = 2.0,
     seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
     jobs: Annotated[int, typer.Option(help="Bags at a time, each in a process with its own model.", min=1)] = 1,
@@ -80,13 +90,10 @@ def bags(
     from penguin_ros.evaluation.report.page import write_report
     from penguin_ros.evaluation.run import RunOptions, run_bags
 
+    given = {"token_budget": token_budget, "sample_rate_hz": sample_rate_hz, "answer.max_new_tokens": max_new_tokens}
     settings = RunSettings(
         arms=_arms(realtime, baseline or []),
-        token_budget=token_budget,
-        sample_rate_hz=sample_rate_hz,
-        policy=policy,
-        arrival=arrival,
-        max_new_tokens=max_new_tokens,
+        parameters=_parameters(params_file, param or [], given),
         realtime_factor=realtime_factor,
     )
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads or _threads(jobs))
@@ -228,6 +235,17 @@ def export(
 
 def _arms(realtime: bool, baselines: list[Baseline]) -> Any:
     return ["memory", *(["realtime"] if realtime else []), *(item.value for item in baselines)]
+
+
+def _parameters(file: Path | None, words: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The node's parameters: of a file, replaced by those given in words, replaced by options of their own."""
+    from penguin_ros.evaluation.parameters import node_settings, parse_parameter, read_parameters
+
+    found = read_parameters(file) if file else {}
+    found |= dict(parse_parameter(word) for word in words)
+    found |= {name: value for name, value in given.items() if value is not None}
+    node_settings(found, ["camera"])  # out of range is said before any bag is read
+    return found
 
 
 def _threads(jobs: int) -> int:

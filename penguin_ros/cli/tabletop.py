@@ -47,8 +47,8 @@ def write(
     from penguin_training.tabletop.dataset import Mixture, TabletopSettings
     from penguin_training.tabletop.seeds import Split
 
-    weights = Mixture() if mixture is None else Mixture(**_weights(mixture))
-    samples = TabletopSettings(Split[split.upper()], seed, _size(size), turns, fps, mixture=weights)
+    weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
+    samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights)
     settings = writer.WriterSettings(samples, images, clips, masks)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
@@ -79,7 +79,7 @@ def show(
 
     check_writable(out)
     only = Mixture(**{**dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0), family: 1.0})
-    dataset = TabletopDataset(TabletopSettings(Split.TEST, size=_size(size), turns=turns, fps=1.0, mixture=only))
+    dataset = TabletopDataset(TabletopSettings(Split.TEST, size=parse_size(size), turns=turns, fps=1.0, mixture=only))
     sample = dataset[seed]
     dataset.close()
     if sample.frames:
@@ -112,7 +112,8 @@ def _sheet(sample: Sample) -> UInt8Array:
     return sheet
 
 
-def _size(text: str) -> Size:
+def parse_size(text: str) -> Size:
+    """Width and height in pixels, from "224x160" or one number for both."""
     from penguin_models.types import Size
 
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
@@ -122,7 +123,7 @@ def _size(text: str) -> Size:
     return Size(int(height), int(width))
 
 
-def _weights(text: str) -> dict[str, float]:
+def parse_weights(text: str) -> dict[str, float]:
     """Weights of all families, from "image=3,clip=1"."""
     weights = dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0)
     for item in text.split(","):

@@ -6,6 +6,7 @@ Each sees the frames that the node would take, in the order of their stamps, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -13,18 +14,16 @@ from typing import Protocol
 from penguin_engine.answer import Answer
 from penguin_engine.generation import Sampling
 from penguin_engine.mailbox import Mailbox
-from penguin_engine.memory import MemoryConfig
 from penguin_engine.runtime import Runtime
 from penguin_engine.session import SceneSession
 from penguin_engine.several_cameras import ask_cameras
 from penguin_engine.watch import Watch
-from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
-from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
 from penguin_ros.evaluation.questions import Question
 from penguin_ros.evaluation.recording import Recording
 from penguin_ros.evaluation.records import RunSettings, Timeline
+from penguin_ros.settings import NodeSettings
 
 
 @dataclass(frozen=True)
@@ -46,29 +45,40 @@ class Asked:
     sampling: Sampling
 
 
+class Reading(Protocol):
+    """What a meter measured."""
+
+    @property
+    def total(self) -> float | None:
+        """Joules; None where the machine has no sensor."""
+        ...
+
+
+class Meter(Protocol):
+    """Measures the energy of work."""
+
+    def measure(self) -> AbstractContextManager[Reading]:
+        """Of the work done inside; the reading is filled at its end."""
+        ...
+
+
 @dataclass(frozen=True)
 class Engine:
-    """A loaded model and the settings of the run."""
+    """A loaded model, the settings of the run, and what measures the energy of answers, if anything does."""
 
     runtime: Runtime
     processor: Processor
     settings: RunSettings
+    meter: Meter | None = None
 
     def watches(self, cameras: Sequence[str]) -> dict[str, Watch]:
         """Memory, session and mailbox of each camera, as the node makes them."""
-        return {camera: self._watch(camera, self.settings.token_budget // len(cameras)) for camera in cameras}
+        node = self.settings.node(cameras)
+        return {camera: self._watch(camera, node) for camera in cameras}
 
-    def _watch(self, camera: str, token_budget: int) -> Watch:
-        settings, images = self.settings, self.processor.images
-        config = MemoryConfig(
-            token_budget=token_budget,
-            min_tokens=images.min_tokens,
-            patch_size=images.patch_size,
-            arrival=settings.arrival,
-        )
-        policy = NoveltyPolicy() if settings.policy == "novelty" else ReferencePolicy()
-        session = SceneSession(self.runtime, self.processor, policy, config)
-        return Watch(camera, session, Mailbox(settings.sample_rate_hz, config.jump_back_s))
+    def _watch(self, camera: str, node: NodeSettings) -> Watch:
+        session = SceneSession(self.runtime, self.processor, node.policy(), node.memory)
+        return Watch(camera, session, Mailbox(node["sample_rate_hz"], node.memory.jump_back_s))
 
     def ask_watches(
         self,

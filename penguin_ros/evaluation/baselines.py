@@ -48,7 +48,7 @@ class LastFramesArm:
             asked.question.question,
             clip=clip,
             policy=ReferencePolicy(),
-            max_tokens=self._engine.settings.token_budget,
+            max_tokens=self._engine.settings.node()["token_budget"],
             sampling=asked.sampling,
         )
         answer.start_ns = start_ns
@@ -86,7 +86,7 @@ class OfflineArm:
             asked.question.question,
             clip=clip,
             policy=ReferencePolicy(),
-            max_tokens=settings.token_budget,
+            max_tokens=settings.node()["token_budget"],
             size_rule="reference",
             sampling=asked.sampling,
         )

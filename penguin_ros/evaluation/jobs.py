@@ -16,7 +16,7 @@ from penguin_engine.loading import open_runtime
 from penguin_engine.runtime import Runtime
 from penguin_models.errors import PenguinError
 from penguin_models.processor import Processor
-from penguin_ros.evaluation.arms import Engine
+from penguin_ros.evaluation.arms import Engine, Meter
 from penguin_ros.evaluation.journal import Journal
 from penguin_ros.evaluation.realtime import replay_realtime
 from penguin_ros.evaluation.records import ModelSpec
@@ -50,18 +50,21 @@ def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
     return _load(model.path, model.runtime, model.dtype, model.device, model.threads)
 
 
-def evaluate(job: BagJob, sink: Sink, loaded: tuple[Runtime, Processor] | None = None) -> None:
+def evaluate(
+    job: BagJob, sink: Sink, loaded: tuple[Runtime, Processor] | None = None, meter: Meter | None = None
+) -> None:
     """Replays a bag in all arms.
 
     Args:
         job: the bag.
         sink: takes the answers.
         loaded: the model; loaded as the job says if None.
+        meter: of the energy of answers; only where nothing else runs on this machine.
 
     Raises:
         PenguinError: the model or the bag cannot be read; answers so far are in the sink.
     """
-    engine = Engine(*(loaded or load_model(job.model)), job.settings)
+    engine = Engine(*(loaded or load_model(job.model)), job.settings, meter)
     replay(job, engine, sink)
     if "realtime" in job.settings.arms:
         replay_realtime(job, engine, sink)

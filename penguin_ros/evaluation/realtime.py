@@ -149,10 +149,10 @@ class _Live:
             return
         waited_s = max(0.0, (self._clock.now_ns() - asked.stamp_ns) * 1e-9)
         newest = dict(self._newest)  # frames that come meanwhile are not what the answer speaks of
-        outcome = attempt(partial(self._ask, asked))
+        outcome, joules = attempt(partial(self._ask, asked), self._engine.meter)
 
         def record() -> None:
-            self._sink.answer(answer_record(self._job, asked, ARM, outcome, newest, self._sink, waited_s))
+            self._sink.answer(answer_record(self._job, asked, ARM, outcome, newest, self._sink, waited_s, joules))
 
         self._clock.exclude(record)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from penguin_engine.answer import Answer
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame, Size
+from penguin_ros.evaluation.parameters import node_settings
 from penguin_ros.evaluation.questions import ExpectedObject, Question
 from penguin_ros.evaluation.scoring import Given
 from penguin_ros.evaluation.time_metrics import find_span
+from penguin_ros.settings import NodeSettings
 
 ARMS = {
     "memory": "the node's memory, every frame seen",
@@ -53,30 +56,35 @@ class RunSettings(_Record):
 
     Attributes:
         arms: ways of answering.
-        token_budget: visual tokens in total, shared evenly by a bag's cameras; also that of the baselines.
-        sample_rate_hz: frames a second taken from each camera, by their stamps; 0 for all.
-        policy: what makes a key frame in the memory.
-        arrival: at which size frames arrive in the memory.
-        max_new_tokens: longest answer where the question does not say.
+        parameters: of the node, see parameters.py; those not given have the node's defaults. The budget of visual
+            tokens is in total, shared evenly by a bag's cameras, and also that of the baselines.
         offline_fps: frames a second of the offline baseline.
         offline_max_frames: most frames of the offline baseline.
         realtime_factor: in arm "realtime", work takes so many times as long as it was measured here.
     """
 
     arms: list[Literal["memory", "realtime", "last-4", "offline"]] = Field(default=["memory"], min_length=1)
-    token_budget: int = Field(default=4096, ge=24)
-    sample_rate_hz: float = Field(default=2.0, ge=0)
-    policy: Literal["novelty", "reference"] = "novelty"
-    arrival: Literal["native", "by_kind"] = "native"
-    max_new_tokens: int = Field(default=256, ge=1)
+    parameters: dict[str, bool | int | float | str] = {}
     offline_fps: float = Field(default=1.0, gt=0)
     offline_max_frames: int = Field(default=180, ge=1)
     realtime_factor: float = Field(default=1.0, gt=0)
 
+    def node(self, cameras: Sequence[str] = ("camera",)) -> NodeSettings:
+        """The node's settings for these cameras.
+
+        Raises:
+            PenguinError: a value is out of range, or the budget is too small for so many cameras.
+        """
+        return node_settings(self.parameters, cameras)
+
     def words(self) -> str:
         """For people."""
-        rate = f"{self.sample_rate_hz:g}" if self.sample_rate_hz else "all"
-        return f"{self.token_budget} visual tokens, {rate} frames a second, {self.policy} key frames"
+        node = self.node()
+        rate = f"{node['sample_rate_hz']:g}" if node["sample_rate_hz"] else "all"
+        named = ("token_budget", "sample_rate_hz", "keyframe.policy")
+        others = [f"{name} {value}" for name, value in self.parameters.items() if name not in named]
+        budget, policy = node["token_budget"], node["keyframe.policy"]
+        return ", ".join([f"{budget} visual tokens", f"{rate} frames a second", f"{policy} key frames", *others])
 
 
 class FileSettings(_Record):

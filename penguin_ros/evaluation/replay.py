@@ -7,16 +7,16 @@ Arm "realtime" is replayed apart, in realtime.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from penguin_engine.answer import Answer
-from penguin_engine.generation import Sampling
 from penguin_engine.mailbox import Mailbox
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_models.types import Frame
-from penguin_ros.evaluation.arms import Arm, Asked, Engine, MemoryArm
+from penguin_ros.evaluation.arms import Arm, Asked, Engine, MemoryArm, Meter
 from penguin_ros.evaluation.baselines import LastFramesArm, OfflineArm
 from penguin_ros.evaluation.ground_truth import TruthTopic
 from penguin_ros.evaluation.questions import ExpectedObject, Question
@@ -64,7 +64,9 @@ class BagJob:
     def _asked(self, question: Question) -> Asked:
         cameras = question.cameras or self.recording.cameras[:1]
         start_ns = self.recording.span_ns(cameras[0])[0]
-        sampling = Sampling(max_new_tokens=question.max_new_tokens or self.settings.max_new_tokens)
+        sampling = self.settings.node().sampling
+        if question.max_new_tokens is not None:
+            sampling = replace(sampling, max_new_tokens=question.max_new_tokens)
         return Asked(question, cameras, ask_stamp_ns(question, start_ns), start_ns, sampling)
 
 
@@ -101,7 +103,7 @@ def replay(job: BagJob, engine: Engine, sink: Sink) -> None:
         return
     arms = [_ARMS[name](engine, job.recording) for name in names]
     try:
-        _replay(job, arms, job.asked(), sink)
+        _replay(job, arms, engine.meter, sink)
     finally:
         for arm in arms:
             arm.close()
@@ -114,12 +116,12 @@ _ARMS: dict[str, Callable[[Engine, Recording], Arm]] = {
 }
 
 
-def _replay(job: BagJob, arms: Sequence[Arm], questions: Sequence[Asked], sink: Sink) -> None:
+def _replay(job: BagJob, arms: Sequence[Arm], meter: Meter | None, sink: Sink) -> None:
     gate = _Gate(job)
-    waiting = list(questions)
+    waiting = job.asked()
     for image in job.recording.read():
         while waiting and waiting[0].stamp_ns < image.ref.stamp_ns:
-            _ask(job, arms, waiting.pop(0), gate.newest, sink)
+            _ask(job, arms, waiting.pop(0), gate.newest, meter, sink)
         if not waiting:
             break
         frame = gate.take(image)
@@ -127,7 +129,7 @@ def _replay(job: BagJob, arms: Sequence[Arm], questions: Sequence[Asked], sink: 
             for arm in arms:
                 arm.see(frame)
     for asked in waiting:
-        _ask(job, arms, asked, gate.newest, sink)
+        _ask(job, arms, asked, gate.newest, meter, sink)
     for arm in arms:
         if isinstance(arm, MemoryArm):
             for timeline in arm.log.timelines.values():
@@ -138,7 +140,7 @@ class _Gate:
     """Takes the images that the node would take at its sampling rate, and decodes those alone."""
 
     def __init__(self, job: BagJob):
-        rate_hz = job.settings.sample_rate_hz
+        rate_hz = job.settings.node()["sample_rate_hz"]
         self._mailboxes = {camera: Mailbox(rate_hz) for camera in job.recording.cameras}
         self._bad: dict[str, list[str]] = {camera: [] for camera in job.recording.cameras}
         self.newest: dict[str, Frame] = {}
@@ -162,20 +164,28 @@ class _Gate:
         return timeline.model_copy(update=counts)
 
 
-def _ask(job: BagJob, arms: Sequence[Arm], asked: Asked, newest: dict[str, Frame], sink: Sink) -> None:
+def _ask(
+    job: BagJob, arms: Sequence[Arm], asked: Asked, newest: dict[str, Frame], meter: Meter | None, sink: Sink
+) -> None:
     for arm in arms:
         if (arm.one_camera and len(asked.cameras) > 1) or job.finished(asked, arm.name) is not None:
             continue
-        outcome = attempt(partial(arm.ask, asked))
-        sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink))
+        outcome, joules = attempt(partial(arm.ask, asked), meter)
+        sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink, joules=joules))
 
 
-def attempt(ask: Callable[[], Answer]) -> Answer | PenguinError:
-    """Asks; an error that the question or the settings cause is an outcome like an answer."""
-    try:
-        return ask()
-    except PenguinError as err:
-        return err
+def attempt(ask: Callable[[], Answer], meter: Meter | None = None) -> tuple[Answer | PenguinError, float | None]:
+    """Asks; an error that the question or the settings cause is an outcome like an answer.
+
+    Returns:
+        The outcome, and its energy in joules where a meter knows it.
+    """
+    with nullcontext(None) if meter is None else meter.measure() as reading:
+        try:
+            outcome: Answer | PenguinError = ask()
+        except PenguinError as err:
+            outcome = err
+    return outcome, None if reading is None else reading.total
 
 
 def answer_record(
@@ -186,6 +196,7 @@ def answer_record(
     newest: dict[str, Frame],
     sink: Sink,
     waited_s: float = 0.0,
+    joules: float | None = None,
 ) -> AnswerRecord:
     """A record of an answer, or of why there is none.
 
@@ -197,6 +208,7 @@ def answer_record(
         newest: newest frame of each camera that the arm had seen.
         sink: takes the picture of the newest frame.
         waited_s: until the work began.
+        joules: energy of the answer.
     """
     record = AnswerRecord(
         question=asked.question.id,
@@ -204,6 +216,7 @@ def answer_record(
         key=question_key(asked.question),
         time_s=(asked.stamp_ns - asked.start_ns) * 1e-9,
         waited_s=waited_s,
+        joules=joules,
     )
     seen = [newest[camera] for camera in asked.cameras if camera in newest]
     if seen:

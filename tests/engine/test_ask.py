@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penguin_engine.ask import ask, label_clip
+from penguin_engine.ask import ask, ask_each, label_clip
 from penguin_engine.generation import Sampling
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_models.errors import BudgetError, ContextLengthError, MediaError, PromptError
@@ -56,6 +56,21 @@ def test_the_same_question_gives_the_same_answer(runtime, processor, clip):
         for _ in range(2)
     ]
     assert answers[0] == answers[1] != ""
+
+
+def test_several_questions_are_answered_as_single_ones(runtime, processor, clip, picture, monkeypatch):
+    """What is shown is read and encoded once for all of them."""
+    questions = ["What is on the table?", "Why?", "Where is the cup, and what stands beside it?"]
+    shown = {"images": [picture(60, 80)], "clip": clip, "policy": ReferencePolicy(), "max_tokens": 200}
+    alone = [ask(runtime, processor, question, sampling=FEW, **shown) for question in questions]
+    clip.reads, encoded = 0, []
+    monkeypatch.setattr(runtime, "encode", lambda images, do=runtime.encode: encoded.append(len(images)) or do(images))
+    together = ask_each(runtime, processor, questions, sampling=FEW, **shown)
+    assert [a.raw for a in together] == [a.raw for a in alone]
+    assert [a.prompt_tokens for a in together] == [a.prompt_tokens for a in alone]
+    assert (clip.reads, encoded) == (2, [7])
+    with pytest.raises(PromptError, match="empty"):
+        ask_each(runtime, processor, ["What?", " "], sampling=FEW, **shown)
 
 
 def test_boxes_are_in_pixels_of_the_image(runtime, processor, picture, monkeypatch):

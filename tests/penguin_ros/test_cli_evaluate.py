@@ -189,14 +189,40 @@ def test_other_settings_want_another_folder(bags_of, tmp_path):
     ("options", "message"),
     [
         (["--baseline", "first-4"], "'first-4' is not one of"),
-        (["--sample-rate-hz", "-1"], "Invalid value for '--sample-rate-hz'"),
-        (["--token-budget", "3"], "Invalid value for '--token-budget'"),
         (["--jobs", "0"], "Invalid value for '--jobs'"),
     ],
 )
 def test_bad_usage(bags_of, options, message):
     result = bags_of(BAGS, EXAMPLE / "questions.jsonl", *options)
     assert result.code == 2 and message in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sample-rate-hz", "-1"], "sample_rate_hz is -1.0, it must be from 0.0 to 1000.0"),
+        (["--token-budget", "3"], "token_budget is 3, it must be from 24"),
+        (["--param", "keyframe.threshold"], "'keyframe.threshold' is not NAME=VALUE"),
+        (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many', it must be of type float"),
+        (["--param", "keyframe.policy=best"], "keyframe.policy is 'best', it must be one of novelty, reference"),
+        (["--param", "queue_size=3"], "queue_size does not change answers; parameters that do: token_budget"),
+        (["--params-file", "/none.yaml"], "parameters /none.yaml cannot be read"),
+    ],
+)
+def test_parameters_that_the_node_would_refuse(bags_of, options, message):
+    assert message in bags_of(BAGS, EXAMPLE / "questions.jsonl", *options).error
+
+
+def test_a_robots_parameter_file(bags_of, tmp_path):
+    """What is given beside the file replaces what is in it."""
+    file = tmp_path / "robot.yaml"
+    file.write_text("penguin:\n  ros__parameters: {token_budget: 300, keyframe: {policy: reference}, queue_size: 2}\n")
+    options = ("--params-file", file, "--param", "keyframe.policy=novelty", "--json")
+    assert bags_of(BAGS[:1], short(tmp_path, 0), *options).code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    parameters = {"token_budget": 300, "keyframe.policy": "novelty", "answer.max_new_tokens": 2}
+    assert results["settings"]["parameters"] == parameters
+    assert results["timelines"][0]["token_budget"] == 300
 
 
 def test_a_benchmark(cli, checkpoint, tmp_path):

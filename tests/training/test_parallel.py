@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from penguin_models.errors import SettingError
 from penguin_training.loop import train
 from penguin_training.parallel import make_accelerator
+from penguin_training.training_state import states
 
 
 def torchrun(values, folder, *arguments):
@@ -29,35 +31,37 @@ def torchrun(values, folder, *arguments):
 
 
 @pytest.fixture
-def single(values, reconstruction, start, losses, tmp_path):
-    """A stage with every kind of sample and loss, run by one process: its values, losses and weights."""
+def stage(values, reconstruction, tmp_path):
+    """A stage with every kind of sample and loss."""
     reconstruction(values)
     values["budgets"]["micro_batches"] = 4
     values["schedule"] = {"steps": 4}
-    values["engine"]["ema_decay"] = 0.5
+    values["engine"] |= {"ema_decay": 0.5, "save_every": 2}
     values["output"] = str(tmp_path / "single")
-    run = start(values)
-    train(run)
-    return values, losses(run), load_file(run.output / "model.safetensors")
+    return values
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_two_processes_are_as_one(single, tmp_path, sharding):
-    values, expected, weights = single
-    values["output"] = str(tmp_path / sharding)
-    values["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
-    if sharding == "fsdp2":  # also over a stop
-        torchrun(values, tmp_path, "--stop-at", "2")
-        torchrun(values, tmp_path, "--resume")
+def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
+    """Shards also take up, in the middle, what a single process began."""
+    single = start(stage)
+    train(single)
+    output = tmp_path / sharding
+    stage["output"] = str(output)
+    stage["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
+    if sharding == "fsdp2":
+        begun = states(single.output)[0]
+        shutil.copytree(begun, output / "checkpoints" / begun.name)
+        shutil.copy(single.output / "metrics.jsonl", output)
+        torchrun(stage, tmp_path, "--resume")
     else:
-        torchrun(values, tmp_path)
-    lines = (tmp_path / sharding / "metrics.jsonl").read_text().splitlines()
-    ours = [json.loads(line)["loss"] for line in lines]
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
-    stored = load_file(tmp_path / sharding / "model.safetensors")
-    assert stored.keys() == weights.keys()
+        torchrun(stage, tmp_path)
+    ours = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    torch.testing.assert_close(ours, losses(single), rtol=1e-4, atol=0)
+    stored, expected = (load_file(folder / "model.safetensors") for folder in (output, single.output))
+    assert stored.keys() == expected.keys()
     for name, tensor in stored.items():
-        torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
 def test_what_cannot_be_shared(values, parse, monkeypatch):

@@ -22,6 +22,7 @@ from penguin_models.processor import Visual
 from penguin_models.types import FrameKind, Int64Array, Size
 from penguin_training.annotations import AnnotationFile
 from penguin_training.samples import Measured, SampleReader, Shown
+from penguin_training.worker_processes import worker_options
 
 _VERSION = 1
 
@@ -166,7 +167,7 @@ class _Rows(Dataset[Any]):
 
 
 def _measure_all(file: AnnotationFile, reader: SampleReader, workers: int) -> Iterator[Measured | tuple[str, str]]:
-    yield from DataLoader(_Rows(file, reader), batch_size=None, num_workers=workers)
+    yield from DataLoader(_Rows(file, reader), batch_size=None, **worker_options(workers))
 
 
 def _columns(measured: Sequence[Measured]) -> dict[str, Any]:

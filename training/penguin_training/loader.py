@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -17,6 +16,7 @@ from penguin_training.batches import Batch, collate
 from penguin_training.length_index import LengthIndex
 from penguin_training.packing import PackingPlan
 from penguin_training.samples import Example, SampleReader
+from penguin_training.worker_processes import worker_options
 
 _PREFETCHED = 4  # micro-batches per worker
 
@@ -124,11 +124,10 @@ def iterate(data: IndexedData, start: int, rank: int, world: int, workers: int, 
             _MicroBatches(data),
             sampler=_FromPosition(data.plan, start + rank, world),
             batch_size=None,
-            num_workers=workers,
             prefetch_factor=_PREFETCHED if workers else None,
             pin_memory=pin,
-            worker_init_fn=_one_thread,
             generator=torch.Generator(),  # or it would draw from the run's own
+            **worker_options(workers),
         )
     )
 
@@ -147,7 +146,3 @@ def check_unusable(unusable: int, read: int, max_share: float, example: tuple[st
             f"{unusable} of {read} samples cannot be used, data.max_bad_share allows {max_share:.2%}; "
             f"for example {example[0]}: {example[1]}"
         )
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,19 @@ from penguin_models.encoder import packed_attention_available
 PACKED = "penguin_packed"
 
 
+@dataclass(eq=False)
+class Packing:
+    """Where the samples of a micro-batch lie. An object, so that compiled layers do not look into it.
+
+    Attributes:
+        lengths: tokens of each sample.
+        starts: int32 [samples + 1], on the decoder's device.
+    """
+
+    lengths: list[int]
+    starts: Tensor
+
+
 def packing(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """What the decoder's call needs besides embeddings and positions.
 
@@ -29,7 +43,7 @@ def packing(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         device: of the decoder.
     """
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    return {"sample_lengths": list(lengths), "sample_starts": starts.to(device=device, dtype=torch.int32)}
+    return {"packing": Packing(list(lengths), starts.to(device=device, dtype=torch.int32))}
 
 
 def packed_attention(
@@ -39,8 +53,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    sample_lengths: Sequence[int] = (),
-    sample_starts: Tensor | None = None,
+    packing: Packing | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attends inside each sample.
@@ -52,27 +65,24 @@ def packed_attention(
         value: as `key`.
         attention_mask: none is used.
         scaling: of the scores.
-        sample_lengths: tokens of each sample.
-        sample_starts: int32 [samples + 1].
+        packing: of the samples.
 
     Returns:
         [1, T, heads, head_dim], and no weights.
     """
-    assert attention_mask is None and query.shape[0] == 1 and sum(sample_lengths) == query.shape[2]
+    assert attention_mask is None and packing is not None and query.shape[0] == 1
     if packed_attention_available(value):
-        assert sample_starts is not None
-        return _attend_together(query, key, value, scaling, max(sample_lengths), sample_starts), None
-    return _attend_one_by_one(query, key, value, scaling, list(sample_lengths)), None
+        return _attend_together(query, key, value, scaling, packing), None
+    return _attend_one_by_one(query, key, value, scaling, packing), None
 
 
-def _attend_together(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, longest: int, starts: Tensor
-) -> Tensor:
+def _attend_together(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packing: Packing) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     # Norms and rotation leave float32 under autocast.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [T, heads, head_dim]
     causal, grouped = (-1, 0), q.shape[1] != k.shape[1]
+    starts, longest = packing.starts, max(packing.lengths)
     attended = varlen_attn(
         q, k, v, starts, starts, longest, longest, scale=scaling, window_size=causal, enable_gqa=grouped
     )
@@ -80,11 +90,13 @@ def _attend_together(
     return attended[None]
 
 
-def _attend_one_by_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, lengths: list[int]) -> Tensor:
+# The lengths are other ones in every batch: a compiled layer stops here and goes on after it.
+@torch.compiler.disable
+def _attend_one_by_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packing: Packing) -> Tensor:
     kind, on_cpu, grouped = value.dtype, value.device.type == "cpu", query.shape[1] != key.shape[1]
     # A CPU does short samples twice as fast in float32; autocast would make them bfloat16.
     with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
-        pieces = [(x.float() if on_cpu else x.to(kind)).split(lengths, 2) for x in (query, key, value)]
+        pieces = [(x.float() if on_cpu else x.to(kind)).split(packing.lengths, 2) for x in (query, key, value)]
         parts = [
             F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
             for q, k, v in zip(*pieces, strict=True)

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -26,9 +25,8 @@ from penguin_training.packing import PackingPlan
 from penguin_training.samples import Example, Measured, SampleReader
 from penguin_training.settings import StageSettings
 from penguin_training.training_state import Progress
+from penguin_training.worker_processes import worker_options
 
-# What file systems, servers and parsers make of streams that are not there or not whole.
-_STREAM_ERRORS = (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError)
 _ROWS = 64
 _ANNOTATIONS = (".json", ".jsonl", ".gz", ".zst")
 
@@ -92,7 +90,7 @@ class StreamedData:
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]
         stream = _Stream(self, positions, world * own)
         own_seeds = torch.Generator()  # or it would draw from the run's own
-        loader = DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pin, generator=own_seeds)
+        loader = DataLoader(stream, batch_size=None, pin_memory=pin, generator=own_seeds, **worker_options(workers))
         progress.stream = state
         return _taken(loader, state)
 
@@ -169,7 +167,7 @@ class StreamedData:
                 for number, raw in enumerate(_samples(stream)):
                     if wanted(raw, file.only):
                         yield f"{Path(file.path).name}:{number + 1}", raw
-            except _STREAM_ERRORS as err:
+            except _stream_errors() as err:
                 raise DataError(f"the stream {file.path} breaks off: {' '.join(str(err).split())[:200]}") from err
 
     def _root(self) -> Path:
@@ -213,10 +211,19 @@ def _open_stream(path: str, root: Path) -> Any:
     Raises:
         DataError: there is neither such a file nor such a data set.
     """
+    import datasets  # slow to import, and not needed for indexed files
+
     try:
         if path.endswith(_ANNOTATIONS):
             place = path if "://" in path else str(root / path)
             return datasets.load_dataset("json", data_files=place, split="train", streaming=True)
         return datasets.load_dataset(path, split="train", streaming=True)
-    except _STREAM_ERRORS as err:
+    except _stream_errors() as err:
         raise DataError(f"{path} cannot be streamed: {' '.join(str(err).split())[:200]}") from err
+
+
+def _stream_errors() -> tuple[type[Exception], ...]:
+    """What file systems, servers and parsers make of streams that are not there or not whole."""
+    from datasets.exceptions import DatasetsError
+
+    return (OSError, ValueError, TypeError, KeyError, DatasetsError)

@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from penguin_models.config import EncoderConfig, ImageConfig
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import DataError, MediaError
-from penguin_models.images import cut_patches, patch_image
+from penguin_models.images import patch_image
 from penguin_models.media import DECODING_ERRORS, load_image
 from penguin_models.types import PatchedImage, Size
 from penguin_training.optimisation import rate_share
 from penguin_training.settings import Schedule
 from penguin_training.tiny_teacher import TinyTeacher
+from penguin_training.worker_processes import worker_options
 
 _INITIALIZER_RANGE = 0.02
 
@@ -42,7 +43,9 @@ class TeacherRecipe:
         steps: optimiser steps.
         images: of a step.
         rate: highest learning rate.
-        seed: of weights and order.
+        smallest: pictures are shrunk to between this share of their width and all of it, as stages of low resolution
+            will show them.
+        seed: of weights, order and sizes.
         workers: processes that read images.
     """
 
@@ -51,6 +54,7 @@ class TeacherRecipe:
     steps: int = 2000
     images: int = 16
     rate: float = 1e-3
+    smallest: float = 0.5
     seed: int = 0
     workers: int = 2
 
@@ -133,10 +137,11 @@ def class_shares(mask: Any, size: Size, patch_size: int, classes: int) -> Tensor
     """
     if mask.shape != tuple(size):
         mask = np.asarray(Image.fromarray(mask).resize((size.width, size.height), Image.Resampling.NEAREST))
-    # One "colour" per class; a patch is then flattened class by class.
-    planes = (mask[..., None] == np.arange(classes, dtype=np.uint8)).astype(np.float32)
-    patches = cut_patches(planes, 1, patch_size).reshape(-1, classes, patch_size**2)
-    return torch.from_numpy(patches.mean(axis=-1))
+    rows, columns = size.height // patch_size, size.width // patch_size
+    patches = np.arange(rows * columns).reshape(rows, columns)
+    patch_of_pixel = patches.repeat(patch_size, 0).repeat(patch_size, 1)
+    counts = np.bincount((patch_of_pixel * classes + mask).ravel(), minlength=rows * columns * classes)
+    return torch.from_numpy((counts.reshape(-1, classes) / patch_size**2).astype(np.float32))
 
 
 def _initialise(model: nn.Module) -> None:
@@ -148,7 +153,7 @@ def _initialise(model: nn.Module) -> None:
 
 
 class _Masked(Dataset[tuple[PatchedImage, Tensor]]):
-    """Patches of pictures, and the classes in them."""
+    """Patches of pictures and the classes in them, by row and scale."""
 
     def __init__(self, files: Sequence[Path], classes: int):
         self._classes, self._config = classes, ImageConfig()
@@ -157,7 +162,8 @@ class _Masked(Dataset[tuple[PatchedImage, Tensor]]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, row: int) -> tuple[PatchedImage, Tensor]:
+    def __getitem__(self, drawn: tuple[int, float]) -> tuple[PatchedImage, Tensor]:
+        row, scale = drawn
         image_path, mask_path = self._pairs[row]
         rgb, mask = load_image(image_path), _load_mask(mask_path)
         if mask.shape != rgb.shape[:2]:
@@ -165,7 +171,7 @@ class _Masked(Dataset[tuple[PatchedImage, Tensor]]):
         if (largest := int(mask.max())) >= self._classes:
             raise DataError(f"mask {mask_path} shows class {largest}, there are {self._classes}; give --classes")
         p = self._config.patch_size
-        size = Size(*(max(p, round(side / p) * p) for side in rgb.shape[:2]))
+        size = Size(*(max(p, round(scale * side / p) * p) for side in rgb.shape[:2]))
         return patch_image(rgb, size, 1, self._config), class_shares(mask, size, p, self._classes)
 
 
@@ -193,14 +199,15 @@ def _load_mask(path: Path) -> Any:
 
 
 def _batches(data: _Masked, recipe: TeacherRecipe) -> Iterator[tuple[list[PatchedImage], Tensor]]:
-    order = torch.Generator().manual_seed(recipe.seed)
-    draws = torch.randint(len(data), (recipe.steps * recipe.images,), generator=order).tolist()
+    random, count = torch.Generator().manual_seed(recipe.seed), recipe.steps * recipe.images
+    rows = torch.randint(len(data), (count,), generator=random)
+    scales = recipe.smallest + (1 - recipe.smallest) * torch.rand(count, generator=random)
     loader = DataLoader(
         data,
-        sampler=draws,  # type: ignore[arg-type]
+        sampler=list(zip(rows.tolist(), scales.tolist(), strict=True)),  # type: ignore[arg-type]
         batch_size=recipe.images,
-        num_workers=recipe.workers,
         collate_fn=_collate,
+        **worker_options(recipe.workers),
     )
     yield from loader
 

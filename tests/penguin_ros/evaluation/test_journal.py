@@ -85,7 +85,7 @@ def test_the_key_knows_what_answers_depend_on():
     for other in (
         run_key("other hash", model, settings),
         run_key("hash", ModelSpec(path="m", dtype="bfloat16"), settings),
-        run_key("hash", model, RunSettings(token_budget=100)),
-        run_key("hash", model, RunSettings(sample_rate_hz=1)),
+        run_key("hash", model, RunSettings(parameters={"token_budget": 100})),
+        run_key("hash", model, RunSettings(parameters={"sample_rate_hz": 1.0})),
     ):
         assert other != base

@@ -33,7 +33,7 @@ def question(at, name=None):
 
 def live(bag, questions, runtime, timer, done=None, **settings):
     (planned,) = make_plan([bag], questions).bags
-    settings = RunSettings(**({"sample_rate_hz": 0, "arms": ["realtime"]} | settings))
+    settings = RunSettings(arms=["realtime"], parameters={"sample_rate_hz": 0.0}, **settings)
     job = BagJob(planned.recording, planned.questions, planned.truth, ModelSpec(path="scripted"), settings, done or {})
     runtime.work = timer.work
     sink = Collected()

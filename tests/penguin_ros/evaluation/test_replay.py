@@ -1,5 +1,8 @@
 """Bags replayed on their own clock: what each way of answering sees, and that nothing depends on speed."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_object, format_time_range
@@ -20,9 +23,9 @@ def question(at, name=None, **fields):
     return Question(id=name or f"at {at:g}", time_s=at, question="Which?", **fields)
 
 
-def job_of(bag, questions, done=None, **settings):
+def job_of(bag, questions, done=None, sample_rate_hz=0.0, token_budget=4096, **settings):
     (planned,) = make_plan([bag], questions).bags
-    settings = RunSettings(sample_rate_hz=0, **settings)
+    settings = RunSettings(parameters={"sample_rate_hz": sample_rate_hz, "token_budget": token_budget}, **settings)
     return BagJob(planned.recording, planned.questions, planned.truth, ModelSpec(path="scripted"), settings, done or {})
 
 
@@ -89,10 +92,7 @@ def test_a_horizon_limits_every_arm(picture_bag, scripted):
 
 def test_frames_are_taken_at_the_sampling_rate(picture_bag, scripted):
     bag = picture_bag({CAMERA: [(i / 4, i) for i in range(17)]})
-    runtime, sink = scripted(), Collected()
-    job = job_of(bag, [question(4)])
-    job = BagJob(**{**vars(job), "settings": job.settings.model_copy(update={"sample_rate_hz": 2.0})})
-    evaluate(job, sink, (runtime, runtime.processor))
+    sink = run(bag, [question(4)], scripted(), sample_rate_hz=2.0)
     assert seen(sink) == {"at 4": [0, 2, 4, 6, 8, 10, 12, 14, 16]}
     (timeline,) = sink.timelines
     assert timeline.images == 17 and len(timeline.time_s) == 9
@@ -217,3 +217,21 @@ def test_the_memory_timeline_shows_what_happened(picture_bag, scripted):
 def test_arms_answer_in_the_order_given(picture_bag, scripted, arms):
     sink = run(picture_bag({CAMERA: EVERY_SECOND}), [question(1)], scripted(), arms=arms)
     assert [record.arm for record in sink.answers] == arms
+
+
+def test_energy_is_recorded_where_it_is_measured(picture_bag, scripted):
+    """A meter that knows the tokens: each answer has its own reading, and the frames before it do not count."""
+
+    class Meter:
+        @contextmanager
+        def measure(self):
+            before, reading = len(runtime.asked), SimpleNamespace(total=None)
+            yield reading
+            reading.total = 2.5 * (len(runtime.asked) - before)
+
+    runtime, sink = scripted(), Collected()
+    job = job_of(picture_bag({CAMERA: EVERY_SECOND}), [question(2), question(7)], arms=ALL)
+    evaluate(job, sink, (runtime, runtime.processor), Meter())
+    assert [record.joules for record in sink.answers] == [2.5] * 6
+    without = run(picture_bag({CAMERA: EVERY_SECOND}, name="again"), [question(2)], scripted())
+    assert without.answers[0].joules is None

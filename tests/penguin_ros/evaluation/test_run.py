@@ -43,7 +43,7 @@ def run(two, asked, scripted, checkpoint, tmp_path):
             bags,
             questions,
             ModelSpec(path=str(checkpoint)),
-            settings or RunSettings(sample_rate_hz=0, arms=["memory", "last-4"]),
+            settings or RunSettings(arms=["memory", "last-4"], parameters={"sample_rate_hz": 0.0}),
             RunOptions(out=tmp_path / out, **options),
             loaded=(runtime, runtime.processor),
         )
@@ -123,15 +123,15 @@ def test_expectations_may_change_without_asking_again(run, scripted, asked):
 
 
 def test_arms_may_be_added_later(run, scripted):
-    run(settings=RunSettings(sample_rate_hz=0))
+    run(settings=RunSettings(parameters={"sample_rate_hz": 0.0}))
     runtime = scripted()
-    results = run(runtime, settings=RunSettings(sample_rate_hz=0, arms=["memory", "offline"]))
+    results = run(runtime, settings=RunSettings(arms=["memory", "offline"], parameters={"sample_rate_hz": 0.0}))
     assert len(runtime.asked) == 4 and len(results.records) == 8
 
 
 def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
     run()
-    other = RunSettings(sample_rate_hz=0, token_budget=60)
+    other = RunSettings(parameters={"sample_rate_hz": 0.0, "token_budget": 60})
     with pytest.raises(EvaluationError, match=r"other settings.*--overwrite"):
         run(settings=other)
     runtime = scripted()
@@ -179,7 +179,9 @@ def real(two, asked, checkpoint, tmp_path):
 
     def start(name, **options):
         model = ModelSpec(path=str(checkpoint), threads=1)
-        settings = RunSettings(sample_rate_hz=0, max_new_tokens=4, arms=["memory", "last-4"])
+        settings = RunSettings(
+            arms=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
+        )
         questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
         results = run_bags(two, questions, model, settings, RunOptions(out=tmp_path / name, **options))
         pictures = {record.frame.file for record in results.records}

@@ -1,0 +1,120 @@
+"""`penguin-vl train` and `prepare`: from annotation files to a checkpoint, and one clear line for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from penguin_models.checkpoint import load_pretrained
+from penguin_ros.cli.main import main
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the entry point in this process: (exit code, standard output, standard error)."""
+    from accelerate.state import AcceleratorState
+
+    def run(*args):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return raised.value.code or 0, captured.out, captured.err
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(before)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Sixteen pictures of one colour, what they are, and masks."""
+    colours = {"red": (200, 0, 0), "green": (0, 180, 0), "blue": (0, 0, 220), "grey": (128, 128, 128)}
+    rows = []
+    for i in range(16):
+        name, rgb = list(colours.items())[i % 4]
+        Image.fromarray(np.full((28, 42, 3), rgb, np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((28, 42), i % 4, np.uint8)).save(tmp_path / f"{i}-mask.png")
+        said = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": f"It is {name}."}]
+        rows.append({"id": i, "image": [f"{i}.png"], "masks": [f"{i}-mask.png"], "conversations": said})
+    path = tmp_path / "annotations.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "settings.json").write_text(json.dumps({"classes": list(colours)}))
+    return path
+
+
+@pytest.fixture
+def stage(tmp_path, data, checkpoint):
+    """A stage file over the data."""
+    settings = {
+        "name": "colours",
+        "kind": "multimodal",
+        "output": str(tmp_path / "run"),
+        "model": {"start": str(checkpoint)},
+        "learning_rates": {"llm": 1e-3, "projector": 1e-3},
+        "data": {"files": [{"path": str(data)}], "workers": 0},
+        "budgets": {"tokens": 128, "visual_tokens": 32, "micro_batches": 2},
+        "schedule": {"steps": 6},
+        "engine": {"precision": "float32", "log_every": 2, "save_every": 3},
+    }
+    path = tmp_path / "stage.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_stage_from_data_to_checkpoint(cli, stage, tmp_path):
+    code, _, err = cli("train", stage)
+    assert code == 1 and "has no length index for these settings" in err and err.count("\n") == 1
+    code, out, _ = cli("prepare", "lengths", stage, "--json")
+    (index,) = json.loads(out)["indexes"]
+    assert code == 0 and index["samples"] == 16 and index["unusable"] == 0 and 20 < index["tokens"] < 60
+    code, out, _ = cli("train", stage, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["steps"] == 6 and not (tmp_path / "run").exists()
+    code, out, _ = cli("train", stage, "--dry-run")
+    assert code == 0 and "trained: " in out and "memory: " in out
+
+    code, out, err = cli("train", stage, "--stop-at", "4")
+    assert code == 0 and "step 4 of 6" in out
+    assert [line.split(" loss ")[0] for line in err.splitlines()] == ["step 2/6", "step 4/6"]
+    code, out, _ = cli("train", stage, "--resume", "--json")
+    assert code == 0 and json.loads(out) == {"output": str(tmp_path / "run"), "steps": 2, "step": 6}
+    load_pretrained(tmp_path / "run")
+    figures = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in figures] == [2, 4, 6]
+    assert {"loss", "cross_entropy", "gradient_norm", "epoch", "filled", "tokens_per_s"} <= figures[0].keys()
+    assert list((tmp_path / "run" / "trackers").rglob("events.out.tfevents.*"))
+
+
+def test_tokenizer_and_teacher(cli, data, tmp_path):
+    code, out, _ = cli("prepare", "tokenizer", data, "--vocabulary", 270, "--output", tmp_path / "tokenizer", "--json")
+    assert code == 0 and json.loads(out)["vocabulary"] == 270
+    small = ("--steps", 3, "--images", 2, "--hidden-size", 64, "--layers", 1, "--workers", 0)
+    code, out, _ = cli("prepare", "teacher", data, "--output", tmp_path / "teacher", *small, "--json")
+    assert code == 0 and json.loads(out)["loss"] > 0
+    assert json.loads((tmp_path / "teacher" / "config.json").read_text())["classes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "engine.sed=1"), "engine.sed is not a setting; did you mean seed?"),
+        (("--set", "budgets.tokens=0"), "budgets.tokens is 0: input should be greater than or equal to 1"),
+        (("--set", "model.start=/nowhere"), "/nowhere is not a checkpoint folder"),
+        (("--set", "engine.trackers=[wandb]"), "engine.trackers names wandb, which is not installed"),
+        (("--set", "engine.sharding=fsdp2"), "which needs processes: start with torchrun"),
+        (("--resume",), "has no state to resume from"),
+    ],
+)
+def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message):
+    code, out, err = cli("train", stage, *arguments)
+    assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
