@@ -157,17 +157,19 @@ def pair_sample(name: str, seed: int, photographer: Photographer) -> Sample:
 def clip_sample(
     name: str, seed: int, photographer: Photographer, most: int, fps: float, seconds: float | None
 ) -> Sample:
-    """A clip and questions about what happens in it."""
+    """A clip and questions about what happens in it, and about what its last picture shows: plain questions are of now."""
     clip = TabletopClip(seed, photographer.size, fps, seconds)
     views = list(clip.frames(photographer))
     truth = ClipTruth(clip.events, views[0].truth, views[-1].truth)
     asking = random_of(seed, "questions")
-    tasks = ALL_CLIP_TASKS if clip_tasks.clear([truth.first, truth.last]) else _CLIP_TASKS
+    turns = _choose(ALL_CLIP_TASKS if clip_tasks.clear([truth.first, truth.last]) else _CLIP_TASKS, truth, asking, most)
+    if clip_tasks.clear([truth.last]):
+        turns += turns_about(truth.last, asking, max(1, most // 2))
     return Sample(
         name,
         seed,
         "clip",
-        _typed(asking, _choose(tasks, truth, asking, most)),
+        _typed(asking, [turns[index] for index in asking.permutation(len(turns))]),
         tuple(view.picture.rgb for view in views),
         tuple(view.stamp_s for view in views),
         tuple(view.truth for view in views),
