@@ -157,7 +157,7 @@ def pair_sample(name: str, seed: int, photographer: Photographer) -> Sample:
 def clip_sample(
     name: str, seed: int, photographer: Photographer, most: int, fps: float, seconds: float | None
 ) -> Sample:
-    """A clip and questions about what happens in it, and about what its last picture shows: plain questions are of now."""
+    """A clip and questions about what happens in it and what its last picture shows: plain questions are about now."""
     clip = TabletopClip(seed, photographer.size, fps, seconds)
     views = list(clip.frames(photographer))
     truth = ClipTruth(clip.events, views[0].truth, views[-1].truth)
