@@ -17,19 +17,37 @@ def penguin_vl(*args, **env):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
 
 
-def test_the_demo_plays_a_bag_into_the_node_and_asks_it(domain, tmp_path):
-    result = penguin_vl("demo", "--out", tmp_path / "pictures", "--json")
+def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, checkpoint):
+    result = penguin_vl("demo", "--bag", "--model", checkpoint, "--out", tmp_path / "pictures", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    assert report["weights"] == "untrained" and report["frames_in"] == 24 and report["key_frames"] >= 3
-    assert 0 < report["tokens_held"] <= report["token_budget"] == 1024
+    assert report["frames_in"] == 24 and report["key_frames"] >= 3 and report["scores"] == {}
+    assert 0 < report["tokens_held"] <= report["token_budget"] == 512
     assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
-    for way in ("service", "action"):
-        assert report[way]["answer"] and report[way]["tokens"]["generated"] > 0 and report[way]["frames"] >= 1
+    assert [answer["by"] for answer in report["answers"]] == ["service", "action"]
+    for answer in report["answers"]:
+        assert answer["answer"] and answer["tokens"]["generated"] > 0 and answer["frames"] >= 1
+        assert answer["right"] is None
     assert len(report["pictures"]) >= 3
     for path in report["pictures"]:
         with Image.open(path) as picture:
             assert picture.size == (320, 240)
+
+
+def test_the_demo_scores_what_is_said_about_a_live_table_top(domain, tmp_path):
+    pytest.importorskip("pybullet", reason="needs the extra sim")
+    result = penguin_vl("demo", "--seconds", "6", "--out", tmp_path / "pictures", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["model"].endswith("penguin-tiny") and report["frames_in"] > 10 and report["captions"] >= 3
+    assert report["scores"]["object_f1"]["of"] >= 3 and report["scores"]["accuracy"]["of"] >= 1
+    assert all(answer["right"] in (True, False) for answer in report["answers"])
+    assert any(report["scores"][name]["value"] > 0 for name in ("object_f1", "accuracy"))
+
+
+def test_the_demo_says_which_checkpoint_is_missing(domain, tmp_path):
+    result = penguin_vl("demo", "--model", tmp_path / "nowhere")
+    assert result.returncode == 1 and "nowhere does not exist" in result.stderr and "--model" in result.stderr
 
 
 def test_the_soak_measures_a_node_that_stays_alive(domain):
