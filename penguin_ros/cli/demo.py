@@ -17,16 +17,10 @@ from rich.table import Table
 from penguin_models.errors import MediaError
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.shipped import DEMO_BAG, MODEL, UNTRAINED, is_trained, require_clone
 
-_ROOT = Path(__file__).resolve().parents[2]
-_MODEL = _ROOT / "tests" / "data" / "reference" / "checkpoint"
-_BAG = _ROOT / "launch" / "bags" / "tabletop"
 _TOPIC = "/camera/image_raw/compressed"
 _LONGEST_S = 80.0
-_UNTRAINED = (
-    "The weights of this demo are UNTRAINED (a 0.7 M-parameter random checkpoint that pins the arithmetic):\n"
-    "what it says is noise by design. What is real: the camera stream over DDS, key frames, memory, timings.\n"
-)
 _SETTINGS = {"sample_rate_hz": 4.0, "token_budget": 1024, "caption.max_new_tokens": 24}
 
 
@@ -36,8 +30,7 @@ def demo(
 ) -> None:
     """Replay a shipped bag into the node, show its captions, and ask it over the service and the action."""
     require_ros()
-    if not _BAG.is_dir() or not _MODEL.is_dir():
-        raise MediaError(f"the demo's files are not below {_ROOT}; run it from a clone of the repository (make demo)")
+    require_clone()
     # A domain of its own: neither robots on this network nor a second demo hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     result = _run(out, quiet=as_json)
@@ -63,13 +56,14 @@ def _run(out: Path, quiet: bool) -> dict[str, Any]:
         kind = "key frame" if caption.key_frame else "frame"
         say(f"[{kind} {caption.header.stamp.sec}.{caption.header.stamp.nanosec // 10**8}] {caption.text!r} {objects}")
 
-    say(_UNTRAINED)
+    if not is_trained():
+        say(f"{UNTRAINED}What is real: the camera stream over DDS, key frames, memory, timings.\n")
     deadline_s = monotonic() + _LONGEST_S
     settings = [part for name, value in _SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    node = ["node", "--model", str(_MODEL), "--image-topic", _TOPIC, "--log-level", "warn", *settings]
+    node = ["node", "--model", str(MODEL), "--image-topic", _TOPIC, "--log-level", "warn", *settings]
     client = DemoClient("/penguin", show)
     try:
-        with _process(*node) as robot, _process("replay", str(_BAG), "--rate", "0.5", "--wait", "60") as player:
+        with _process(*node) as robot, _process("replay", str(DEMO_BAG), "--rate", "0.5", "--wait", "60") as player:
 
             def wait_for(what: str, condition: Callable[[], object]) -> None:
                 client.wait_for(what, lambda: condition() or robot.poll() or player.poll(), deadline_s)
@@ -99,7 +93,7 @@ def _result(client: Any, status: Any, answers: tuple[dict[str, Any], ...], out: 
     for path, picture in zip(paths, client.pictures, strict=True):
         path.write_bytes(picture)
     return {
-        "weights": "untrained",
+        "weights": "trained" if is_trained() else "untrained",
         "frames_in": int(values["images"]),
         "key_frames": int(values["key frames"]),
         "tokens_held": int(values["memory [tokens]"]),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penguin_ros.cli.evaluate_example import example
 from penguin_ros.cli.evaluate_output import Bar, print_comparison, print_results
 from penguin_ros.cli.evaluate_tabletop import tabletop
 from penguin_ros.cli.output import (
@@ -22,6 +23,7 @@ from penguin_ros.cli.output import (
 )
 
 app = typer.Typer(help="Score a model on recorded bags, on benchmarks and on the table-top.", no_args_is_help=True)
+app.command()(example)
 app.command()(tabletop)
 
 
