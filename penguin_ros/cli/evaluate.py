@@ -204,6 +204,9 @@ def record(
         recorder = Recorder(open_recording(bag, camera or [None]), questions)
     with RecorderServer(recorder, port) as server:
         stdout.out(f"open {server.address} in a browser; Ctrl-C ends")
+        stdout.out(
+            f"from another machine, first: ssh -L {server.server_port}:127.0.0.1:{server.server_port} THIS_MACHINE"
+        )
         try:
             server.serve_forever()
         except KeyboardInterrupt:
