@@ -167,7 +167,7 @@ def test_two_runs_are_compared(bags_of, cli, tmp_path):
     [
         (
             {"time_s": 99.0},
-            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 13.50 s",
+            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 15.50 s",
         ),
         ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
         ({"bag": "attic"}, "is about bag attic, given are tabletop-0"),
