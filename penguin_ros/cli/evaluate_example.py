@@ -11,8 +11,8 @@ from penguin_ros.cli.evaluate_output import Bar, print_results
 from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, stdout
 from penguin_ros.shipped import EXAMPLE, MODEL, UNTRAINED, is_trained, require_clone
 
-PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
-"""The visual tokens that the model was trained with: half of what a clip has, so that its memory must shrink frames."""
+PARAMETERS: dict[str, Any] = {"token_budget": 1024, "answer.max_new_tokens": 64}
+"""Half of the visual tokens that a clip has at full size, so that the memory must shrink frames."""
 
 
 def example(
