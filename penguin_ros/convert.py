@@ -105,6 +105,16 @@ def truth_message(
     )
 
 
+def grounded_objects(messages: Sequence[GroundedObject], size: Size) -> list[grounding.GroundedObject]:
+    """Objects of a message about an image of this size, their boxes in thousandths again."""
+    return [
+        grounding.GroundedObject(
+            o.label, grounding.Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)
+        )
+        for o in messages
+    ]
+
+
 def fill_answer(message: Any, outcome: Outcome) -> None:
     """Fills the response of `Ask` or the result of `AskStream`; they have the same fields."""
     answer, frame = outcome.answer, outcome.frame

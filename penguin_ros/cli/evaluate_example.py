@@ -8,15 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from penguin_ros.cli.evaluate_output import Bar, print_results
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, stdout
-from penguin_ros.shipped import EXAMPLE, MODEL, UNTRAINED, is_trained, require_clone
+from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption
+from penguin_ros.shipped import EXAMPLE, MODEL, require_shipped
 
-PARAMETERS: dict[str, Any] = {"token_budget": 1024, "answer.max_new_tokens": 64}
-"""Half of the visual tokens that a clip has at full size, so that the memory must shrink frames."""
+PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
+"""What the model was trained with; a clip has four times as many at full size, so that the memory must make room."""
 
 
 def example(
     out: Annotated[Path, typer.Option(help="Folder of the results; made anew.")] = Path("build/evaluation"),
+    model: Annotated[Path, typer.Option(help="Checkpoint; the one that ships if not given.")] = MODEL,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -27,14 +28,12 @@ def example(
     from penguin_ros.evaluation.report.page import write_report
     from penguin_ros.evaluation.run import RunOptions, run_bags
 
-    require_clone()
-    if not (as_json or is_trained()):
-        stdout.out(UNTRAINED)
+    require_shipped(model, EXAMPLE)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
     asked = read_questions(EXAMPLE / "questions.jsonl")
-    spec = ModelSpec(path=str(MODEL), dtype=dtype, device=device)
+    spec = ModelSpec(path=str(model), dtype=dtype, device=device)
     settings = RunSettings(arms=["memory", "last-4", "offline"], parameters=PARAMETERS)
-    options = RunOptions(out, title=f"{MODEL.name} on two clips of the table-top", overwrite=True)
+    options = RunOptions(out, title=f"{model.name} on two clips of the table-top", overwrite=True)
     with Bar(show=not as_json) as bar:
         results = run_bags(bags, asked, spec, settings, options, bar.start, bar.advance)
     print_results(results, out / "results.json", write_report(out / "report.html", [results], [out]), as_json)

@@ -35,11 +35,11 @@ def tokenizer(
 
 @app.command()
 def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Measure the samples of a stage's annotation files; the indexes lie beside them."""
+    """Measure the samples of a stage's annotation files; the indexes lie beside them, and good ones are kept."""
     from rich.progress import Progress
 
     from penguin_training.blueprint import make_blueprint
-    from penguin_training.length_index import build_index, load_index
+    from penguin_training.length_index import build_index, index_is_current, index_path, load_index
     from penguin_training.settings_file import load_settings
     from penguin_training.setup import annotation_files, make_reader
 
@@ -49,7 +49,9 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
             task = progress.add_task(file.path.name, total=len(file))
-            path = build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task))
+            path = index_path(file, reader)
+            if not index_is_current(file, reader):
+                build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task))
             index = load_index(file, reader)
             usable = index.packed_sizes()[index.tokens >= 0]
             mean = float(usable.mean()) if len(usable) else 0.0
@@ -77,7 +79,11 @@ def teacher(
     hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
     layers: Annotated[int, typer.Option(help="Transformer layers.", min=1)] = 4,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights and order.", min=0)] = 0,
+    smallest: Annotated[
+        float,
+        typer.Option(help="Pictures are shrunk to between this share of their size and 1.", min=0.1, max=1),
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of weights, order and sizes.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 2,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -87,7 +93,16 @@ def teacher(
 
     from penguin_training.train_teacher import TeacherRecipe, count_classes, train_teacher
 
-    recipe = TeacherRecipe(hidden_size, layers, steps, images, rate, seed, workers)
+    recipe = TeacherRecipe(
+        hidden_size=hidden_size,
+        layers=layers,
+        steps=steps,
+        images=images,
+        rate=rate,
+        smallest=smallest,
+        seed=seed,
+        workers=workers,
+    )
     figures = {"loss": 0.0, "accuracy": 0.0}
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("teacher", total=steps)
@@ -97,6 +112,8 @@ def teacher(
             for name, value in (("loss", loss), ("accuracy", accuracy)):
                 figures[name] += (value - figures[name]) / min(step, 100)
             progress.update(task, completed=step, description=f"accuracy {figures['accuracy']:.3f}")
+            if progress.disable and step % 100 == 0:
+                stderr.out(f"step {step}/{steps} loss {figures['loss']:.4f} accuracy {figures['accuracy']:.3f}")
 
         trained = train_teacher(files, classes or count_classes(files), recipe, device, report)
     trained.save_pretrained(output)

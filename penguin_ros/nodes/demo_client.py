@@ -18,7 +18,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage
 
 from penguin_models.errors import PenguinError
-from penguin_ros.convert import answer_dict
+from penguin_models.types import Size
+from penguin_ros.convert import answer_dict, grounded_objects, stamp_to_ns
+from penguin_ros.live_score import LiveScore
 
 
 class DemoFailedError(PenguinError):
@@ -33,13 +35,23 @@ class DemoClient:
         pictures: JPEG of each caption's frame with its objects.
         memory: the newest state.
         statuses: newest diagnostics by name.
+        score: what was said against the truth; None where there is no truth.
     """
 
-    def __init__(self, node_name: str, on_caption: Callable[[GroundedCaption], None]):
+    def __init__(self, node_name: str, truth_topic: str | None, on_caption: Callable[[GroundedCaption, Any], None]):
+        """Listens.
+
+        Args:
+            node_name: fully qualified.
+            truth_topic: GroundedCaptions with what is certain about each image; None if there are none.
+            on_caption: called with each caption and the truth about its frame, None if that is not known.
+        """
         self.captions: list[GroundedCaption] = []
         self.pictures: list[bytes] = []
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
+        self.score = LiveScore() if truth_topic else None
+        self._truths: dict[int, GroundedCaption] = {}
         self._on_caption_shown = on_caption
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._changed = threading.Condition()
@@ -51,6 +63,8 @@ class DemoClient:
             (DiagnosticArray, "/diagnostics", self._on_diagnostics),
         ):
             self._node.create_subscription(kind, topic, callback, 10)
+        if truth_topic:
+            self._node.create_subscription(GroundedCaption, truth_topic, self._on_truth, 50)
         self._ask = self._node.create_client(Ask, f"{node_name}/ask")
         self._stream = ActionClient(self._node, AskStream, f"{node_name}/ask_stream")
         self._executor = SingleThreadedExecutor()
@@ -86,7 +100,7 @@ class DemoClient:
         """
         response = self._result(self._ask.call_async(Ask.Request(question=question, max_new_tokens=max_new_tokens)),
                                 "the service's answer", deadline_s)  # fmt: skip
-        return _checked(response)
+        return self._checked(question, response)
 
     def stream(
         self, question: str, max_new_tokens: int, on_text: Callable[[str], None], deadline_s: float
@@ -99,7 +113,22 @@ class DemoClient:
         goal = AskStream.Goal(question=question, max_new_tokens=max_new_tokens)
         sent = self._stream.send_goal_async(goal, lambda message: on_text(message.feedback.text))
         handle = self._result(sent, "the action to accept its goal", deadline_s)
-        return _checked(self._result(handle.get_result_async(), "the action's result", deadline_s).result)
+        return self._checked(
+            question, self._result(handle.get_result_async(), "the action's result", deadline_s).result
+        )
+
+    def _checked(self, question: str, answer: Any) -> dict[str, Any]:
+        """An answer for programs, with whether it is right (None where that is not known)."""
+        if answer.error_code:
+            raise DemoFailedError(f"the node answered with error {answer.error_code}: {answer.error_msg}")
+        right = None
+        if self.score:
+            stamp_ns = stamp_to_ns(answer.header.stamp)
+            truth = self._truths.get(stamp_ns)
+            said = grounded_objects(answer.objects, _size(truth)) if truth else []
+            scored = self.score.answer(question, stamp_ns, answer.answer, said)
+            right = scored.right if scored else None
+        return {**answer_dict(answer), "right": right}
 
     def _result(self, future: Any, what: str, deadline_s: float) -> Any:
         future.add_done_callback(lambda _: self._tell())
@@ -110,9 +139,18 @@ class DemoClient:
         with self._changed:
             self._changed.notify_all()
 
+    def _on_truth(self, message: GroundedCaption) -> None:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self._truths[stamp_ns] = message
+        assert self.score is not None
+        self.score.see(stamp_ns, grounded_objects(message.objects, _size(message)))
+
     def _on_caption(self, message: GroundedCaption) -> None:
         self.captions.append(message)
-        self._on_caption_shown(message)
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        if self.score:
+            self.score.caption(stamp_ns, grounded_objects(message.objects, _size(message)))
+        self._on_caption_shown(message, self._truths.get(stamp_ns))
         self._tell()
 
     def _on_picture(self, message: CompressedImage) -> None:
@@ -128,7 +166,5 @@ class DemoClient:
         self._tell()
 
 
-def _checked(answer: Any) -> dict[str, Any]:
-    if answer.error_code:
-        raise DemoFailedError(f"the node answered with error {answer.error_code}: {answer.error_msg}")
-    return answer_dict(answer)
+def _size(message: GroundedCaption) -> Size:
+    return Size(message.image_height_px, message.image_width_px)

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from penguin_ros import shipped
 from penguin_ros.cli import evaluate_example
 from penguin_ros.cli.main import main
 from penguin_ros.evaluation.questions import read_questions
@@ -113,19 +112,18 @@ def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
     assert told.code == 0 and re.search(r"right answers +0\.\d{3} \(", told.out) and "report.html" in told.out
 
 
-def test_the_command_that_make_evaluate_runs(cli, tmp_path, monkeypatch):
+def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypatch):
     """With one bag and two questions of the example, twice: nothing of the first run is kept."""
     example, out = tmp_path / "example", tmp_path / "out"
     shutil.copytree(BAGS[0], example / BAGS[0].name)
     shutil.copy(short(tmp_path, 0, 1), example / "questions.jsonl")
     monkeypatch.setattr(evaluate_example, "EXAMPLE", example)
     monkeypatch.setitem(evaluate_example.PARAMETERS, "answer.max_new_tokens", 2)
-    told = cli("example", "--out", out)
+    told = cli("example", "--model", checkpoint, "--out", out)
     assert told.code == 0, told.err
     assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
-    assert ("UNTRAINED" in told.out) == (not shipped.is_trained())
     created = json.loads((out / "results.json").read_text())["records"]
-    again = cli("example", "--out", out, "--json").json
+    again = cli("example", "--model", checkpoint, "--out", out, "--json").json
     assert set(again["summary"]["arms"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
     renewed = json.loads((out / "results.json").read_text())["records"]
     assert [record["raw"] for record in renewed] == [record["raw"] for record in created]
@@ -135,8 +133,11 @@ def test_the_command_that_make_evaluate_runs(cli, tmp_path, monkeypatch):
 
 
 def test_the_example_outside_a_clone(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(shipped, "EXAMPLE", tmp_path / "nowhere")
-    assert "run this from a clone of the repository" in cli("example", "--out", tmp_path).error
+    result = cli("example", "--model", tmp_path / "none", "--out", tmp_path / "out")
+    assert re.search(r"the checkpoint .*none does not exist; give another with --model", result.error)
+    monkeypatch.setattr(evaluate_example, "EXAMPLE", tmp_path / "nowhere")
+    result = cli("example", "--out", tmp_path / "out")
+    assert "run this from a clone of the repository" in result.error
 
 
 def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):

@@ -1,6 +1,7 @@
 """Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,8 +86,8 @@ def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
     assert seen[0][0] == 1 and len(seen) == 30
     losses = [loss for _, loss, _ in seen]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    again = train_teacher([drawn / "masks.jsonl"], 4, TeacherRecipe(64, 1, 2, 4, 3e-3, workers=0))
-    other = train_teacher([drawn / "masks.jsonl"], 4, TeacherRecipe(64, 1, 2, 4, 3e-3, workers=0))
+    again = train_teacher([drawn / "masks.jsonl"], 4, replace(recipe, steps=2))
+    other = train_teacher([drawn / "masks.jsonl"], 4, replace(recipe, steps=2))
     for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     teacher.save_pretrained(tmp_path / "teacher")
@@ -109,9 +110,9 @@ def test_shares_of_classes_follow_the_patches():
 
 
 def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
-    recipe = TeacherRecipe(64, 1, 1, 1, workers=0)
+    recipe = TeacherRecipe(hidden_size=64, layers=1, steps=1, images=1, workers=0)
     with pytest.raises(DataError, match=r"shows class \d, there are 2; give --classes"):
-        train_teacher([drawn / "masks.jsonl"], 2, TeacherRecipe(64, 1, 4, 4, workers=0))
+        train_teacher([drawn / "masks.jsonl"], 2, replace(recipe, steps=4, images=4))
     with pytest.raises(DataError, match="no sample with as many masks as images"):
         train_teacher([drawn / "captions.jsonl"], 4, recipe)
     with pytest.raises(DataError, match=r"settings\.json does not list the classes .* give --classes"):

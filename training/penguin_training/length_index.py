@@ -147,6 +147,15 @@ def load_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex:
     return index
 
 
+def index_is_current(file: AnnotationFile, reader: SampleReader) -> bool:
+    """Whether there is a whole index of the file as it is, for these settings."""
+    try:
+        load_index(file, reader)
+    except DataError:
+        return False
+    return True
+
+
 class _Rows(Dataset[Any]):
     """Measurements row by row; (id, reason) where there is none."""
 

@@ -33,7 +33,7 @@ from penguin_training.worker_processes import worker_options
 _INITIALIZER_RANGE = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeacherRecipe:
     """How a teacher is trained.
 
