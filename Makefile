@@ -25,13 +25,16 @@ ros_env := AMENT_PREFIX_PATH=$(CURDIR)/$(VENV) CMAKE_PREFIX_PATH=$(CURDIR)/$(VEN
 with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo evaluate test lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: $(ros_stamp) ## set up, then replay a shipped bag into the node and ask it
 	@$(with_ros) penguin-vl demo
+
+evaluate: $(deps_stamp) ## set up, then score the shipped model on two shipped bags; says where the page is
+	@$(bin)/penguin-vl evaluate example
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
 	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto tests

@@ -17,15 +17,11 @@ from rich.table import Table
 from penguin_models.errors import MediaError
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.shipped import BAG, MODEL, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.nodes.demo_client import DemoClient
 
-_ROOT = Path(__file__).resolve().parents[2]
-MODEL = _ROOT / "models" / "penguin-tiny"
-"""The checkpoint that ships."""
-BAG = _ROOT / "launch" / "bags" / "tabletop"
-"""The bag that ships."""
 _LIVE_TOPIC, _BAG_TOPIC = "/sim_camera/image_raw", "/camera/image_raw/compressed"
 _BEFORE_S = 60.0
 """For start-up and for the end, besides the time of the demo itself."""
@@ -51,10 +47,7 @@ def demo(
 ) -> None:
     """Let the node watch a live simulated table-top, ask it over the service and the action, and score what it says."""
     require_ros()
-    if not BAG.is_dir():
-        raise MediaError(f"the demo's files are not below {_ROOT}; run it from a clone of the repository (make demo)")
-    if not model.is_dir():
-        raise MediaError(f"the checkpoint {model} does not exist; give another with --model")
+    require_shipped(model, BAG)
     # A domain of its own: neither robots on this network nor a second demo hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     if bag:

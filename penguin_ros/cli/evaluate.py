@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penguin_ros.cli.evaluate_example import example
 from penguin_ros.cli.evaluate_output import Bar, print_comparison, print_results
 from penguin_ros.cli.evaluate_tabletop import tabletop
 from penguin_ros.cli.output import (
@@ -22,6 +23,7 @@ from penguin_ros.cli.output import (
 )
 
 app = typer.Typer(help="Score a model on recorded bags, on benchmarks and on the table-top.", no_args_is_help=True)
+app.command()(example)
 app.command()(tabletop)
 
 
@@ -202,6 +204,9 @@ def record(
         recorder = Recorder(open_recording(bag, camera or [None]), questions)
     with RecorderServer(recorder, port) as server:
         stdout.out(f"open {server.address} in a browser; Ctrl-C ends")
+        stdout.out(
+            f"from another machine, first: ssh -L {server.server_port}:127.0.0.1:{server.server_port} THIS_MACHINE"
+        )
         try:
             server.serve_forever()
         except KeyboardInterrupt:

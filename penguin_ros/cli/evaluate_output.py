@@ -48,7 +48,9 @@ def print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
         errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
         times = f"; median {first['p50']:.3f} s to the first token, {total['p50']:.3f} s in all" if first else ""
-        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}")
+        joules = summary["joules_per_answer"]
+        energy = "" if joules is None else f"; {joules:.3g} J an answer"
+        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}{energy}")
     for comparison in results.summary["comparisons"]:
         print_comparison(comparison, comparison["a"], comparison["b"])
     stdout.out(f"results: {file}\npage: {page}")

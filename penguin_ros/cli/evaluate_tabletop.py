@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
+from penguin_models.errors import EvaluationError
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -55,7 +56,7 @@ def tabletop(
     run = TabletopRun(
         seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
     )
-    lines = answers.open("w", encoding="utf-8") if answers else None  # before the work, not after it
+    lines = _opened(answers) if answers else None  # before the work, not after it
     opened, processor = open_runtime(runtime, model, device, dtype)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal) as progress:
@@ -68,6 +69,13 @@ def tabletop(
         print_json(to_dict(scores, run))
     else:
         _print(scores, run.scenes, run.seed)
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open("w", encoding="utf-8")
+    except OSError as err:
+        raise EvaluationError(f"answers {file} cannot be written: {err.strerror}") from err
 
 
 def _print(scores: dict[str, Score], scenes: int, seed: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from penguin_ros.evaluation.journal import Journal
 from penguin_ros.evaluation.realtime import replay_realtime
 from penguin_ros.evaluation.records import ModelSpec
 from penguin_ros.evaluation.replay import BagJob, Sink, replay
+
+_KILLED = "a process was killed, perhaps for want of memory; answers so far are kept: run again, with fewer --jobs"
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,15 @@ def run_in_turn(
     jobs: Sequence[JournalledJob],
     on_answer: Callable[[], None],
     loaded: tuple[Runtime, Processor] | None = None,
+    meter: Meter | None = None,
 ) -> dict[str, str]:
     """Evaluates bags one after the other in this process.
+
+    Args:
+        jobs: the bags.
+        on_answer: called after each answer.
+        loaded: the model; loaded as the jobs say if None.
+        meter: of the energy of answers.
 
     Returns:
         Name of each bag that could not be evaluated -> why.
@@ -83,7 +93,7 @@ def run_in_turn(
     failed = {}
     for item in jobs:
         try:
-            _evaluate_journalled(item, on_answer, loaded)
+            _evaluate_journalled(item, on_answer, loaded, meter)
         except PenguinError as err:
             failed[item.job.recording.name] = str(err)
     return failed
@@ -101,6 +111,7 @@ def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Call
         Name of each bag that could not be evaluated -> why.
     """
     failed = {}
+    _load.cache_clear()  # the model that was looked at here would only take room
     context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
         futures = {pool.submit(_evaluate_journalled, item): item.job for item in jobs}
@@ -110,6 +121,8 @@ def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Call
                 future.result()
             except PenguinError as err:
                 failed[job.recording.name] = str(err)
+            except BrokenProcessPool:
+                failed[job.recording.name] = _KILLED
             on_bag(len(job.questions) * len(job.settings.arms))
     return failed
 
@@ -118,9 +131,10 @@ def _evaluate_journalled(
     item: JournalledJob,
     on_answer: Callable[[], None] = lambda: None,
     loaded: tuple[Runtime, Processor] | None = None,
+    meter: Meter | None = None,
 ) -> None:
     journal = item.journal(on_answer)
     try:
-        evaluate(item.job, journal, loaded)
+        evaluate(item.job, journal, loaded, meter)
     finally:
         journal.close()

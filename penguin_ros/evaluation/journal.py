@@ -6,6 +6,7 @@ The first line says which model, settings and recording the answers belong to; a
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,9 @@ def run_key(model_hash: str, model: ModelSpec, settings: RunSettings | FileSetti
 
 
 def recording_key(recording: Recording) -> str:
-    """Hash of a recording's cameras and stamps."""
-    return digest([recording.cameras, [(ref.camera, ref.stamp_ns) for ref in recording.images]])
+    """Hash of a recording's cameras, stamps and images: a bag made anew may have the stamps of the old one."""
+    images = [(ref.camera, ref.stamp_ns) for ref in recording.images]
+    return digest([recording.cameras, images, recording.checksum])
 
 
 class Journal:
@@ -83,8 +85,10 @@ class Journal:
         return progress
 
     def discard(self) -> None:
-        """Forgets what was written before."""
+        """Forgets what was written before, with the bag's pictures."""
         self._path.unlink(missing_ok=True)
+        if (self._pictures / self._bag).is_dir():
+            shutil.rmtree(self._pictures / self._bag)
 
     def answer(self, record: AnswerRecord) -> None:
         """Writes an answer."""
@@ -96,12 +100,12 @@ class Journal:
         self._write({"timeline": timeline.model_dump(mode="json")})
 
     def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
-        """Writes a picture that is not there yet; it is complete before it has its name."""
+        """Writes a picture that is not there yet, below the bag's name; it is complete before it has its own."""
         target = self._pictures / name
         if target.exists():
             return
-        self._pictures.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{name}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
         part.write_bytes(jpeg())
         part.replace(target)
 

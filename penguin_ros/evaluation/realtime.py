@@ -150,6 +150,9 @@ class _Live:
         waited_s = max(0.0, (self._clock.now_ns() - asked.stamp_ns) * 1e-9)
         newest = dict(self._newest)  # frames that come meanwhile are not what the answer speaks of
         outcome, joules = attempt(partial(self._ask, asked), self._engine.meter)
+        if isinstance(outcome, Answer):
+            factor = self._job.settings.realtime_factor
+            outcome.seconds = {name: seconds * factor for name, seconds in outcome.seconds.items()}
 
         def record() -> None:
             self._sink.answer(answer_record(self._job, asked, ARM, outcome, newest, self._sink, waited_s, joules))

@@ -41,7 +41,9 @@ class Recorder:
         self._images: Iterator[StampedImage] = iter(())
         self._next: ImageRef | None = None
         try:
-            file.open("a").close()
+            with file.open("a+b") as stream:
+                if stream.tell() and not file.read_bytes().endswith(b"\n"):
+                    stream.write(b"\n")  # a file that was written by hand may end within its last line
         except OSError as err:
             raise EvaluationError(f"questions {file} cannot be written: {err.strerror}") from err
 
@@ -89,6 +91,23 @@ class Recorder:
             self.questions.append(question)
         return question
 
+    def remove(self, name: str) -> None:
+        """Takes a question out of the file again; the other lines stay as they are.
+
+        Raises:
+            EvaluationError: there is no such question about this bag.
+        """
+        with self._lock:
+            mine = [q.id for q in self.questions if q.bag in (None, self.recording.name)]
+            if name not in mine:
+                raise EvaluationError(f"there is no question {name} about {self.recording.name}")
+            lines = [line for line in self._file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            kept = "".join(line + "\n" for line in lines if parse_question(line).id != name)
+            part = self._file.with_name(f"{self._file.name}.part")
+            part.write_text(kept, encoding="utf-8")
+            part.replace(self._file)
+            self.questions = [question for question in self.questions if question.id != name]
+
 
 class RecorderServer(ThreadingHTTPServer):
     """Serves the page and its data on this machine alone."""
@@ -130,8 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         # A page of another site cannot send JSON here without asking first, which is never answered.
-        if self.path != "/question" or self.headers.get_content_type() != "application/json":
-            self._json(HTTPStatus.NOT_FOUND, {"error": "questions go to /question as JSON"})
+        act = {"/question": self._add, "/remove": self._remove}.get(self.path)
+        if act is None or self.headers.get_content_type() != "application/json":
+            self._json(HTTPStatus.NOT_FOUND, {"error": "questions go to /question or /remove as JSON"})
             return
         length = int(self.headers.get("Content-Length") or 0)
         if length > _MOST_BYTES:
@@ -141,13 +161,20 @@ class _Handler(BaseHTTPRequestHandler):
             values = json.loads(self.rfile.read(length))
             if not isinstance(values, dict):
                 raise EvaluationError("a question is a JSON object")
-            question = self.server.recorder.add(values)
+            reply = act(values)
         except json.JSONDecodeError as err:
             self._json(HTTPStatus.BAD_REQUEST, {"error": f"no JSON: {err}"})
         except (PenguinError, OSError) as err:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(err)})
         else:
-            self._json(HTTPStatus.OK, json.loads(format_question(question)))
+            self._json(HTTPStatus.OK, reply)
+
+    def _add(self, values: dict[str, Any]) -> Any:
+        return json.loads(format_question(self.server.recorder.add(values)))
+
+    def _remove(self, values: dict[str, Any]) -> Any:
+        self.server.recorder.remove(str(values.get("id")))
+        return {}
 
     def log_message(self, *_: Any) -> None:
         """Says nothing: the terminal belongs to the person."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -58,12 +59,14 @@ class Recording:
         cameras: image topics that are read.
         images: of all of them, in the order of their stamps.
         unstamped: images by topic that have no stamp of their own.
+        checksum: CRC-32 of all messages, in the order of their recording.
     """
 
     path: Path
     cameras: tuple[str, ...]
     images: tuple[ImageRef, ...]
     unstamped: dict[str, int]
+    checksum: int
 
     @property
     def name(self) -> str:
@@ -132,7 +135,7 @@ def open_recording(path: Path, topics: Sequence[str | None]) -> Recording:
         MediaError: the bag cannot be read, a message in it is damaged, or a topic has no images.
         EvaluationError: a topic is missing or ambiguous; those there are, are listed. Or time jumps back.
     """
-    refs, unstamped = [], dict[str, int]()
+    refs, unstamped, checksum = [], dict[str, int](), 0
     with open_bag(path) as reader:
         try:
             cameras = tuple(dict.fromkeys(choose_topic(path, reader, topic) for topic in topics))
@@ -140,6 +143,7 @@ def open_recording(path: Path, topics: Sequence[str | None]) -> Recording:
             raise EvaluationError(str(err)) from err
         connections = [c for c in reader.connections if c.topic in cameras]
         for number, (connection, recorded_ns, data) in enumerate(reader.messages(connections)):
+            checksum = crc32(data, checksum)
             stamp = reader.deserialize(data, connection.msgtype).header.stamp
             stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
             if stamp_ns == 0:
@@ -149,7 +153,7 @@ def open_recording(path: Path, topics: Sequence[str | None]) -> Recording:
     for camera in cameras:
         _check_order(path, camera, [ref for ref in refs if ref.camera == camera])
     refs.sort(key=lambda ref: (ref.stamp_ns, ref.number))
-    return Recording(path, cameras, tuple(refs), unstamped)
+    return Recording(path, cameras, tuple(refs), unstamped, checksum)
 
 
 def _check_order(path: Path, camera: str, refs: Sequence[ImageRef]) -> None:

@@ -128,7 +128,7 @@ class FrameRecord(_Record):
         time_s: on the clock of the questions.
         width: in pixels.
         height: in pixels.
-        file: name of its picture in the folder `frames` beside the results.
+        file: its picture in the folder `frames` beside the results, below the name of its bag.
     """
 
     camera: str
@@ -287,12 +287,12 @@ def answer_fields(answer: Answer, start_ns: int, question: Question) -> dict[str
 
 def frame_record(bag: str, frame: Frame, start_ns: int) -> FrameRecord:
     """A frame of a bag on the clock of the questions; its file is named by bag, camera and stamp."""
-    slug = re.sub(r"\W+", "-", f"{bag}-{frame.camera}").strip("-")
+    slug = re.sub(r"\W+", "-", frame.camera).strip("-")
     return FrameRecord(
         camera=frame.camera,
         stamp_ns=frame.stamp_ns,
         time_s=(frame.stamp_ns - start_ns) * 1e-9,
         width=frame.size.width,
         height=frame.size.height,
-        file=f"{slug}-{frame.stamp_ns}.jpg",
+        file=f"{bag}/{slug}-{frame.stamp_ns}.jpg",
     )

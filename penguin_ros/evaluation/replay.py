@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from penguin_engine.answer import Answer
 from penguin_engine.mailbox import Mailbox
@@ -31,6 +31,8 @@ from penguin_ros.evaluation.records import (
     question_key,
 )
 from penguin_ros.evaluation.thumbnails import thumbnail
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _ask(
         sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink, joules=joules))
 
 
-def attempt(ask: Callable[[], Answer], meter: Meter | None = None) -> tuple[Answer | PenguinError, float | None]:
+def attempt(ask: Callable[[], T], meter: Meter | None = None) -> tuple[T | PenguinError, float | None]:
     """Asks; an error that the question or the settings cause is an outcome like an answer.
 
     Returns:
@@ -182,7 +184,7 @@ def attempt(ask: Callable[[], Answer], meter: Meter | None = None) -> tuple[Answ
     """
     with nullcontext(None) if meter is None else meter.measure() as reading:
         try:
-            outcome: Answer | PenguinError = ask()
+            outcome: T | PenguinError = ask()
         except PenguinError as err:
             outcome = err
     return outcome, None if reading is None else reading.total
@@ -224,7 +226,7 @@ def answer_record(
         record.frame = frame_record(job.recording.name, frame, asked.start_ns)
         sink.picture(record.frame.file, partial(thumbnail, frame.rgb))
         try:
-            record.truth = _truth_at(job, asked.question, frame.stamp_ns)
+            record.truth = truth_at(job, asked.question, frame.stamp_ns)
         except EvaluationError as err:
             outcome = err
     if isinstance(outcome, PenguinError):
@@ -232,7 +234,12 @@ def answer_record(
     return record.model_copy(update=answer_fields(outcome, asked.start_ns, asked.question))
 
 
-def _truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
+def truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
+    """Boxes that a question expects in the image of a stamp, by topic of the bag.
+
+    Raises:
+        EvaluationError: a topic has no message near it.
+    """
     topics = truth_topics([question])
     return {topic: list(job.truth[topic].at(stamp_ns)) for topic in topics}
 

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from penguin_engine.energy import EnergyMeter
 from penguin_engine.runtime import Runtime
 from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
@@ -18,8 +19,8 @@ from penguin_ros.evaluation.journal import Progress, recording_key, run_key
 from penguin_ros.evaluation.plan import Plan, PlannedBag, make_plan
 from penguin_ros.evaluation.questions import Question
 from penguin_ros.evaluation.recording import bag_name
-from penguin_ros.evaluation.records import ModelSpec, RunSettings, digest, question_key
-from penguin_ros.evaluation.replay import BagJob
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, digest, question_key
+from penguin_ros.evaluation.replay import BagJob, truth_at
 from penguin_ros.evaluation.results import (
     BagInfo,
     BagTimeline,
@@ -154,7 +155,8 @@ def _run(
         return run_on_ray(jobs, options.ray, options.ray_gpus, on_progress)
     if options.jobs > 1 and len(jobs) > 1:
         return run_in_processes(jobs, options.jobs, on_progress)
-    return run_in_turn(jobs, lambda: on_progress(1), loaded)
+    # Sensors count what the whole machine takes: only here it is this work alone.
+    return run_in_turn(jobs, lambda: on_progress(1), loaded, EnergyMeter())
 
 
 def _collect(
@@ -195,10 +197,10 @@ def _collect(
 
 
 def machine() -> dict[str, Any]:
-    """What the latencies were measured on."""
+    """What latencies and energy were measured on, and of what the energy is known."""
     from penguin_engine import bench
 
-    return bench.machine()
+    return {**bench.machine(), "energy": EnergyMeter().sources}
 
 
 def _score(job: BagJob, progress: Progress) -> list[ScoredRecord]:
@@ -208,8 +210,18 @@ def _score(job: BagJob, progress: Progress) -> list[ScoredRecord]:
         for arm in job.settings.arms:
             record = progress.answers.get((question.id, arm, question_key(question)))
             if record is not None:
-                found.append(score_record(job.recording.name, question, record))
+                found.append(score_record(job.recording.name, question, _with_truth(job, question, record)))
     return found
+
+
+def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> AnswerRecord:
+    """A record with the boxes that the bag holds now: labels may be mended without asking again."""
+    if record.frame is None or record.error is not None:
+        return record
+    try:
+        return record.model_copy(update={"truth": truth_at(job, question, record.frame.stamp_ns)})
+    except EvaluationError as err:
+        return record.model_copy(update={"error": f"{type(err).__name__}: {err}"})
 
 
 def _bags(plan: Plan, failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:

@@ -15,6 +15,7 @@ from penguin_models.types import Size
 from penguin_ros.evaluation.export import CAMERA, TrueFrame, write_bag
 from penguin_ros.evaluation.questions import (
     Expected,
+    ExpectedAbsence,
     ExpectedChoice,
     ExpectedNumber,
     ExpectedObjects,
@@ -85,10 +86,10 @@ def _true_frame(view: ClipView) -> TrueFrame:
 
 
 def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:
-    """Questions about a clip, asked in the middle and at the end."""
+    """Questions about a clip, asked after its middle and at its end, while nothing is going on."""
     random = random_of(clip.seed, "bag questions")
-    found = []
-    for view in (views[len(views) // 2], views[-1]):
+    found: list[Question] = []
+    for view in calm_views(clip, views):
         truth = ClipTruth(
             tuple(event for event in clip.events if event.end_s <= view.stamp_s), views[0].truth, view.truth
         )
@@ -111,6 +112,16 @@ def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> l
     return found
 
 
+def calm_views(clip: TabletopClip, views: Sequence[ClipView]) -> list[ClipView]:
+    """The first view after the middle and the last of all, of those during which nothing happens.
+
+    While something happens, whether it has happened is a matter of opinion.
+    """
+    middle = len(views) // 2
+    calm = [v for v in views[middle:] if not any(e.start_s <= v.stamp_s < e.end_s for e in clip.events)]
+    return [calm[0], calm[-1]] if len(calm) > 1 else calm
+
+
 def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn, bool]]:
     """Questions, and whether they are about what is in view now."""
     for task in _PAST_TASKS:
@@ -129,6 +140,8 @@ def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn
 def _expected(turn: Turn) -> Expected | None:
     """What an evaluation expects; None for answers that only the table-top's own reader understands."""
     wanted = turn.expected
+    if wanted.kind == "boxes" and not wanted.objects:
+        return ExpectedAbsence()
     if wanted.kind == "boxes":
         objects = [{"label": o.label, "box": (o.box.x1, o.box.y1, o.box.x2, o.box.y2)} for o in wanted.objects]
         return ExpectedObjects.model_validate({"objects": objects, "unit": "1000"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from penguin_ros.cli import evaluate_example
 from penguin_ros.cli.main import main
 from penguin_ros.evaluation.questions import read_questions
+from penguin_ros.shipped import EXAMPLE
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "data" / "evaluation"
 BAGS = [EXAMPLE / "tabletop-0", EXAMPLE / "tabletop-1"]
 
 
@@ -110,6 +112,34 @@ def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
     assert told.code == 0 and re.search(r"right answers +0\.\d{3} \(", told.out) and "report.html" in told.out
 
 
+def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypatch):
+    """With one bag and two questions of the example, twice: nothing of the first run is kept."""
+    example, out = tmp_path / "example", tmp_path / "out"
+    shutil.copytree(BAGS[0], example / BAGS[0].name)
+    shutil.copy(short(tmp_path, 0, 1), example / "questions.jsonl")
+    monkeypatch.setattr(evaluate_example, "EXAMPLE", example)
+    monkeypatch.setitem(evaluate_example.PARAMETERS, "answer.max_new_tokens", 2)
+    told = cli("example", "--model", checkpoint, "--out", out)
+    assert told.code == 0, told.err
+    assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
+    created = json.loads((out / "results.json").read_text())["records"]
+    again = cli("example", "--model", checkpoint, "--out", out, "--json").json
+    assert set(again["summary"]["arms"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
+    renewed = json.loads((out / "results.json").read_text())["records"]
+    assert [record["raw"] for record in renewed] == [record["raw"] for record in created]
+    assert [record["seconds"] for record in renewed] != [record["seconds"] for record in created]
+    makefile = Path(__file__).resolve().parents[2] / "Makefile"
+    assert "\n\t@$(bin)/penguin-vl evaluate example\n" in makefile.read_text()
+
+
+def test_the_example_outside_a_clone(cli, monkeypatch, tmp_path):
+    result = cli("example", "--model", tmp_path / "none", "--out", tmp_path / "out")
+    assert re.search(r"the checkpoint .*none does not exist; give another with --model", result.error)
+    monkeypatch.setattr(evaluate_example, "EXAMPLE", tmp_path / "nowhere")
+    result = cli("example", "--out", tmp_path / "out")
+    assert "run this from a clone of the repository" in result.error
+
+
 def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):
     options = ("--baseline", "last-4", "--baseline", "offline", "--realtime")
     result = bags_of(BAGS[:1], short(tmp_path, 0, 1), *options)
@@ -138,7 +168,7 @@ def test_two_runs_are_compared(bags_of, cli, tmp_path):
     [
         (
             {"time_s": 99.0},
-            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 13.50 s",
+            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 15.50 s",
         ),
         ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
         ({"bag": "attic"}, "is about bag attic, given are tabletop-0"),

@@ -14,7 +14,7 @@ import numpy as np
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_models.media import ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
-from penguin_ros.evaluation.questions import Expected, ExpectedChoice
+from penguin_ros.evaluation.questions import Expected, ExpectedChoice, ExpectedText
 
 _ALL = 10**9
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
@@ -141,9 +141,20 @@ def choice(options: Sequence[str], answer: int, where: str) -> ExpectedChoice:
     Raises:
         EvaluationError: there is no such option.
     """
-    if not 0 <= answer < len(options):
+    if not 0 <= answer < len(options) or len(options) < 2:
         raise EvaluationError(f"{where}: answer {answer} is none of {len(options)} options")
     return ExpectedChoice(options=[str(option) or " " for option in options], answer=letter(answer))
+
+
+def words(answers: Sequence[object], metric: str, where: str) -> ExpectedText:
+    """An answer in words, one of several; an empty one is a blank.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    if not answers:
+        raise EvaluationError(f"{where} has no answer")
+    return ExpectedText(accept=[str(answer) or " " for answer in answers], metric=metric)
 
 
 def load_picture(media: ImageMedia) -> UInt8Array:

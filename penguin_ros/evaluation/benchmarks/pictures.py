@@ -23,8 +23,9 @@ from penguin_ros.evaluation.benchmarks.items import (
     find_media,
     lettered,
     read_json,
+    words,
 )
-from penguin_ros.evaluation.questions import Expected, ExpectedText
+from penguin_ros.evaluation.questions import Expected
 
 SHORT = "\nAnswer the question using a single word or phrase."
 ONE_WORD = "\nAnswer the question with a single word."
@@ -65,7 +66,7 @@ def read_infovqa(folder: Path) -> Iterator[Item]:
 def _anls_item(item: Any, where: str, path: Path, group: str) -> Item:
     if not item.get("answers"):
         raise EvaluationError(f"{where} has no answers: only the validation split can be scored here")
-    expected = ExpectedText(accept=[str(answer) or " " for answer in item["answers"]], metric="anls")
+    expected = words(item["answers"], "anls", where)
     name = str(field(item, "questionId", where))
     return Item(name, f"{field(item, 'question', where)}{SHORT}", expected, ImageMedia(path), group)
 
@@ -80,7 +81,7 @@ def read_chartqa(folder: Path) -> Iterator[Item]:
         for index, item in enumerate(read_json(file)):
             where = f"{file}, entry {index}"
             path = find_media(file.parent, str(field(item, "imgname", where)), ("png", "", "images"))
-            expected = ExpectedText(accept=[str(field(item, "label", where))], metric="relaxed")
+            expected = words([field(item, "label", where)], "relaxed", where)
             question = f"{field(item, 'query', where)}{ONE_WORD}"
             yield Item(f"{group}-{index}", question, expected, ImageMedia(path), group)
 
@@ -94,12 +95,12 @@ def read_ocrbench(folder: Path) -> Iterator[Item]:
     for index, item in enumerate(read_json(file)):
         where = f"{file}, entry {index}"
         answers = field(item, "answers", where)
-        accept = [str(answer) for answer in (answers if isinstance(answers, list) else [answers])]
         metric = "contains_formula" if item.get("dataset_name") == "HME100k" else "contains"
         path = find_media(folder, str(field(item, "image_path", where)), ("OCRBench_Images", "", "images"))
         group = str(item.get("type") or item.get("question_type") or "")
         question = str(field(item, "question", where)).strip()
-        yield Item(str(index), question, ExpectedText(accept=accept, metric=metric), ImageMedia(path), group)
+        expected = words(answers if isinstance(answers, list) else [answers], metric, where)
+        yield Item(str(index), question, expected, ImageMedia(path), group)
 
 
 def read_ai2d(folder: Path) -> Iterator[Item]:
@@ -166,7 +167,7 @@ def _realworldqa_answer(question: str, answer: str, where: str) -> tuple[Expecte
     options = re.findall(r"^([A-Z])\. (.*)$", question, re.MULTILINE)
     if len(answer) == 1 and answer.isalpha() and len(options) >= 2:
         return choice([text for _, text in options], ord(answer.upper()) - ord("A"), where), "choice"
-    return ExpectedText(accept=[answer]), "open"
+    return words([answer], "normalised", where), "open"
 
 
 def _number(name: str) -> tuple[int, str]:

@@ -9,9 +9,11 @@ from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from penguin_engine.answer import Answer
 from penguin_engine.ask import ask
+from penguin_engine.energy import EnergyMeter
 from penguin_engine.generation import Sampling
 from penguin_engine.runtime import Runtime
 from penguin_models.errors import EvaluationError, PenguinError
@@ -32,12 +34,15 @@ from penguin_ros.evaluation.records import (
     digest,
     question_key,
 )
+from penguin_ros.evaluation.replay import attempt
 from penguin_ros.evaluation.results import BagInfo, ModelInfo, Results, ScoredRecord, save_results, score_record
 from penguin_ros.evaluation.run import RunOptions, describe_model, machine
 from penguin_ros.evaluation.summary import summarise
 from penguin_ros.evaluation.thumbnails import thumbnail
 
 ARM = "file"
+_Shown: TypeAlias = tuple[Answer, UInt8Array, float]
+"""An answer, the last picture shown, and its time in the video."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +146,12 @@ def run_benchmark(
     wanted = {(question.id, ARM, question_key(question)): item for question, item in zip(questions, items, strict=True)}
     done = journal.read().answers
     on_start(len(wanted), sum(key in done for key in wanted))
+    meter = EnergyMeter()
     try:
         for question, (key, item) in zip(questions, wanted.items(), strict=True):
             if key not in done:
-                done[key] = _answer(question, item, runtime, processor, settings, journal)
+                ask_it = partial(_ask, item, runtime, processor, settings)
+                done[key] = _answer(question, item, ask_it, meter, journal)
     finally:
         journal.close()
     records = [score_record(name, q, done[key]) for q, key in zip(questions, wanted, strict=True)]
@@ -190,25 +197,22 @@ def _question(name: str, item: Item, settings: FileSettings) -> Question:
 
 
 def _answer(
-    question: Question, item: Item, runtime: Runtime, processor: Processor, settings: FileSettings, journal: Journal
+    question: Question, item: Item, ask_it: Callable[[], _Shown], meter: EnergyMeter, journal: Journal
 ) -> AnswerRecord:
     record = AnswerRecord(question=question.id, arm=ARM, key=question_key(question), time_s=0.0)
-    try:
-        answer, shown, time_s = _ask(item, runtime, processor, settings)
-    except PenguinError as err:
-        record.error = f"{type(err).__name__}: {err}"
+    outcome, record.joules = attempt(ask_it, meter)
+    if isinstance(outcome, PenguinError):
+        record.error = f"{type(outcome).__name__}: {outcome}"
     else:
+        answer, shown, time_s = outcome
         record = record.model_copy(update=answer_fields(answer, 0, question))
-        record.frame = _frame(item, shown, time_s)
+        record.frame = _frame(question.bag or "", item, shown, time_s)
         journal.picture(record.frame.file, partial(thumbnail, shown))
     journal.answer(record)
     return record
 
 
-def _ask(
-    item: Item, runtime: Runtime, processor: Processor, settings: FileSettings
-) -> tuple[Answer, UInt8Array, float]:
-    """An answer, the last picture shown, and its time in the video."""
+def _ask(item: Item, runtime: Runtime, processor: Processor, settings: FileSettings) -> _Shown:
     sampling = Sampling(max_new_tokens=settings.max_new_tokens)
     if isinstance(item.media, ImageMedia):
         rgb = load_picture(item.media)
@@ -237,9 +241,14 @@ def _ask(
     return answer, clip.last, clip.last_s
 
 
-def _frame(item: Item, rgb: UInt8Array, time_s: float) -> FrameRecord:
+def _frame(benchmark: str, item: Item, rgb: UInt8Array, time_s: float) -> FrameRecord:
     name = digest([str(item.media.path), time_s])
     height, width = rgb.shape[:2]
     return FrameRecord(
-        camera=item.media.path.name, stamp_ns=0, time_s=time_s, width=width, height=height, file=f"{name}.jpg"
+        camera=item.media.path.name,
+        stamp_ns=0,
+        time_s=time_s,
+        width=width,
+        height=height,
+        file=f"{benchmark}/{name}.jpg",
     )

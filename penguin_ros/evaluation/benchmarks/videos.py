@@ -21,9 +21,10 @@ from penguin_ros.evaluation.benchmarks.items import (
     find_media,
     lettered,
     read_json,
+    words,
 )
 from penguin_ros.evaluation.benchmarks.pictures import LETTER
-from penguin_ros.evaluation.questions import ExpectedText, ExpectedTime
+from penguin_ros.evaluation.questions import ExpectedTime
 
 _TVQA_RATE_HZ = 3.0
 _CLEVRER, _PERCEPTION = ("clevrer/video_validation",), ("perception/videos",)
@@ -121,7 +122,7 @@ def read_activitynet_qa(folder: Path) -> Iterator[Item]:
         question = (
             f"{str(field(item, 'question', where)).capitalize()}? Answer the question using a single word or phrase."
         )
-        expected = ExpectedText(accept=[str(field(answers[name], "answer", where))])
+        expected = words([field(answers[name], "answer", where)], "normalised", where)
         yield Item(name, question, expected, VideoMedia(path), f"type {answers[name].get('type', '')}".strip())
 
 
@@ -167,9 +168,9 @@ def read_charades_sta(folder: Path) -> Iterator[Item]:
         if not line.strip():
             continue
         head, _, sentence = line.partition("##")
-        words = head.split()
+        parts = head.split()
         try:
-            video, (start, end) = words[0], map(float, words[1:3])
+            video, (start, end) = parts[0], map(float, parts[1:3])
         except (IndexError, ValueError) as err:
             raise EvaluationError(f"{file}, line {number} is not 'VIDEO START END##SENTENCE': {line!r}") from err
         path = find_media(folder, video, ("Charades_v1_480", "Charades_v1", "videos", ""), VIDEO_ENDINGS)

@@ -185,6 +185,8 @@ def _facts(record: ScoredRecord) -> str:
     if record.error is None:
         parts.append(f"{record.frames} frames, {record.visual_tokens} visual tokens, {record.generated_tokens} out")
         parts.append(f"first token {record.first_token_s:.3f} s, answer {record.total_s:.3f} s")
+    if record.joules is not None:
+        parts.append(f"{record.joules:.3g} J")
     if record.waited_s:
         parts.append(f"waited {record.waited_s:.2f} s")
     if record.malformed:

@@ -26,6 +26,9 @@ from penguin_ros.evaluation.results import BagTimeline
 
 _WIDTH, _HEIGHT = 520.0, 260.0
 _MOST_POINTS = 1500
+_HALF_TRIANGLE = 5.0
+_LETTER = 5.8
+"""Width of a letter of a label, about."""
 
 
 def interval_bar(value: float, low: float | None, high: float | None, colour: str) -> Markup:
@@ -133,21 +136,46 @@ def memory_plot(timeline: BagTimeline, marks: Sequence[Mark], spans: Sequence[Sp
     parts = [axes(x, y, "", ""), text("visual tokens held", x.start, 12, font_size=12, fill=INK)]
     parts.append(_budget(x, y, timeline.token_budget))
     parts += [_area(timeline, x, y), _frames(timeline, x, base), _compactions(timeline, x, y)]
-    for mark in marks:
-        colour, sign = (RIGHT, "right") if mark.correct else (WRONG, "wrong")
-        title = tag("title", f"{_escaped(mark.name)}, asked at {mark.time_s:.1f} s: {sign}")
-        points = [(x(mark.time_s) + dx, 24.0 + dy) for dx, dy in ((-5, 0), (5, 0), (0, 10))]
-        shape = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in points) + " Z"
-        hollow = colour if mark.correct else "white"
-        parts.append(tag("path", title, d=shape, fill=hollow, stroke=colour, stroke_width=1.5))
+    parts += [_asked(together, x) for together in _together(marks, x)]
     for lane, items in enumerate(lanes):
         at = base + 44 + 16 * lane
         for span in items:
             start, end = x(span.start_s), max(x(span.end_s), x(span.start_s) + 3)
             title = tag("title", f"{_escaped(span.name)}: {span.start_s:.1f} to {span.end_s:.1f} s")
             parts.append(tag("rect", title, x=start, y=at, width=end - start, height=11, rx=2, fill="#f0c36d"))
-            parts.append(text(_short(span.name), end + 4, at + 10, font_size=11, fill=INK))
+            words, beside = _short(span.name), {"x": end + 4, "text_anchor": "start"}
+            if end + 4 + _LETTER * len(words) > width:  # no room on the right
+                beside = {"x": start - 4, "text_anchor": "end"}
+            parts.append(text(words, y=at + 10, font_size=11, fill=INK, **beside))
     return drawing(width, height, *parts, label=f"memory of {timeline.camera} in {timeline.bag}")
+
+
+def _together(marks: Sequence[Mark], x: Scale) -> list[list[Mark]]:
+    """Questions in the order of their times; those whose triangles would cover each other are one group."""
+    groups: list[list[Mark]] = []
+    for mark in sorted(marks, key=lambda mark: mark.time_s):
+        if groups and x(mark.time_s) - x(groups[-1][0].time_s) < 2 * _HALF_TRIANGLE:
+            groups[-1].append(mark)
+        else:
+            groups.append([mark])
+    return groups
+
+
+def _asked(marks: Sequence[Mark], x: Scale) -> str:
+    """A triangle for questions of one time; how many are right beside it, where they are several."""
+    right, at = sum(mark.correct for mark in marks), x(marks[0].time_s)
+    colour = RIGHT if right == len(marks) else WRONG if right == 0 else FAINT
+    points = [(at + dx, 24.0 + dy) for dx, dy in ((-_HALF_TRIANGLE, 0), (_HALF_TRIANGLE, 0), (0, 10))]
+    shape = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in points) + " Z"
+    told = [f"{m.name}, asked at {m.time_s:.1f} s: {'right' if m.correct else 'wrong'}" for m in marks]
+    title = tag("title", _escaped("\n".join(told)))
+    drawn = tag("path", title, d=shape, fill="white" if right == 0 else colour, stroke=colour, stroke_width=1.5)
+    if len(marks) == 1:
+        return drawn
+    words = f"{right} of {len(marks)} right"
+    room = at - x.start > _LETTER * len(words)
+    beside = {"x": at - 9, "text_anchor": "end"} if room else {"x": at + 9, "text_anchor": "start"}
+    return drawn + text(words, y=33, font_size=11, fill=INK, **beside)
 
 
 def _budget(x: Scale, y: Scale, tokens: int) -> str:

@@ -70,11 +70,16 @@ def test_damaged_lines_are_numbered(tmp_path, damage):
         Journal(tmp_path, "bag", "key").read()
 
 
-def test_pictures_are_made_once(tmp_path):
+def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
     journal, made = Journal(tmp_path, "bag", "key"), []
+    Journal(tmp_path, "other bag", "key").picture("other bag/a.jpg", lambda: b"other")
     for _ in range(2):
-        journal.picture("a.jpg", lambda: made.append(1) or b"jpeg")
-    assert made == [1] and (tmp_path / "frames" / "a.jpg").read_bytes() == b"jpeg"
+        journal.picture("bag/a.jpg", lambda: made.append(1) or b"jpeg")
+    assert made == [1] and (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"jpeg"
+    journal.discard()
+    journal.picture("bag/a.jpg", lambda: b"new")
+    assert (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"new"
+    assert (tmp_path / "frames" / "other bag" / "a.jpg").read_bytes() == b"other"
 
 
 def test_the_key_knows_what_answers_depend_on():

@@ -2,6 +2,8 @@
 
 import pytest
 
+from penguin_engine.answer import Answer
+from penguin_ros.evaluation import realtime
 from penguin_ros.evaluation.arms import Engine
 from penguin_ros.evaluation.cluster import Collected
 from penguin_ros.evaluation.plan import make_plan
@@ -70,6 +72,13 @@ def test_a_slower_machine_can_be_imagined(picture_bag, scripted):
     """Twice 0.3 s is 0.6 s."""
     sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(encode=0.3), realtime_factor=2.0)
     assert seen(sink) == {"at 2": [0, 2, 4, 7, 9]}
+
+
+def test_an_imagined_machine_is_slower_at_answers_too(picture_bag, scripted, monkeypatch):
+    answer = Answer(raw="x", seconds={"prefill": 0.25, "decode": 0.5})
+    monkeypatch.setattr(realtime, "attempt", lambda ask, meter: (answer, None))
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(), realtime_factor=3.0)
+    assert (sink.answers[0].first_token_s, sink.answers[0].total_s) == (0.75, 2.25)
 
 
 def test_frames_are_taken_while_an_answer_is_generated(picture_bag, scripted):

@@ -109,6 +109,28 @@ def test_a_file_is_continued(recorder, file):
     assert [question.id for question in read_questions(file)] == ["bag-1", "bag-2"]
 
 
+def test_a_question_is_taken_out_again(ask, file):
+    other = json.dumps({"id": "z", "bag": "other", "time_s": 0, "question": "?", "expected": TEXT}, indent=None)
+    for question in ("What?", "A typo", "When?"):
+        assert post(ask, question=question)[0] == 200
+    with file.open("a") as stream:
+        stream.write(f"\n{other}\n")
+    assert ask("POST", "/remove", json.dumps({"id": "bag-2"}))[0] == 200
+    assert [question.id for question in read_questions(file)] == ["bag-1", "bag-3", "z"]
+    assert file.read_text().splitlines()[-1] == other  # as it was written
+    for name in ("bag-2", "z", None):
+        status, _, body = ask("POST", "/remove", json.dumps({"id": name}))
+        assert status == 400 and "there is no question" in json.loads(body)["error"]
+    assert post(ask)[1]["id"] == "bag-2"
+
+
+def test_a_file_that_ends_within_a_line(recorder, file):
+    recorder.add({"camera": "/front", "time_s": 1, "question": "What?", "expected": TEXT})
+    file.write_text(file.read_text().strip())
+    Recorder(recorder.recording, file).add({"camera": "/front", "time_s": 2, "question": "And?", "expected": TEXT})
+    assert [question.id for question in read_questions(file)] == ["bag-1", "bag-2"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

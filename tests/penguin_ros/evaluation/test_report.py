@@ -1,6 +1,7 @@
 """The page of results: parsed, and looked at by a browser where there is one."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -270,31 +271,118 @@ def test_logarithmic_scales():
     assert svg.Scale(2, 30, 0, 1, log=True).ticks() == pytest.approx([2, 5, 10, 20])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+def test_questions_of_one_time_are_counted_together(folder):
+    for verdicts, words in (("rrwr", "3 of 3 right"), ("rwww", "1 of 3 right"), ("wwww", "0 of 3 right")):
+        assert words in Page(render([make({"memory": verdicts})], [folder])).words
+    alone = [asked if asked.id != "when" else asked.model_copy(update={"time_s": 1.0}) for asked in QUESTIONS]
+    assert "2 of 2 right" in Page(render([make({"memory": "rwwr"}, questions=alone)], [folder])).words
+
+
+def test_labels_of_the_timeline_stay_in_the_drawing(folder):
+    """A name that has no room on the right of its bar stands on its left."""
+    late = QUESTIONS[1].model_copy(update={"expected": [ExpectedTime(accept=[(4.9, 5.0)])]})
+    page = Page(render([make({"memory": "w"}, questions=[late])], [folder]))
+    (bar,) = page.all("rect", fill="#f0c36d")
+    (label,) = (a for a in page.all("text") if float(a["y"]) == float(bar["y"]) + 10)
+    assert label["text-anchor"] == "end" and float(label["x"]) < float(bar["x"])
+
+
+def test_energy_is_shown_where_it_was_measured(folder):
+    results = make({"memory": "rrwr"})
+    assert "joules" not in Page(render([results], [folder])).words
+    records = [item.model_copy(update={"joules": 2.5}) for item in results.records]
+    measured = results.model_copy(update={"records": records, "machine": {"cpu": "x", "energy": ["board"]}})
+    words = Page(render([measured.model_copy(update={"summary": summarise(measured)})], [folder])).words
+    assert "joules per answer 2.5" in words and "energy of board" in words and words.count("· 2.5 J") == 4
+
+
+def browse(tmp_path, html, address=""):
+    """What the script of a page makes of it."""
+    file = tmp_path / "report.html"
+    file.write_text(html, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", f"file://{file}{address}"]
+    return Page(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+
+
+def visible(page):
+    return {a["id"] if "script" not in a["id"] else "evil" for a in page.all("article") if "hidden" not in a}
+
+
+BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+CLICKS = {
+    "choose(form.verdict, 'wrong-0')": "q-colour at #verdict=wrong-0",
+    "form.given.click()": "q-colour at #verdict=wrong-0 hide-given",
+    "form.given.click(); form.expected.click()": "q-colour at #verdict=wrong-0 hide-expected",
+    "form.expected.click(); choose(form.verdict, ''); choose(form.kind, 'event')": "q-when at #kind=event",
+    "choose(form.camera, '/rear')": "at #camera=%2Frear&kind=event",
+    "choose(form.kind, '')": "q-colour at #camera=%2Frear",
+    "choose(form.camera, ''); type(form.search, 'BLUE')": "q-colour at #search=BLUE",
+    "document.querySelector('a[href=\"#q-box\"]').click()": "q-box q-when q-colour evil at #q-box",
+}
+"""What is clicked in turn, and what is then to be seen, where, and which boxes are hidden."""
+HAND = """<script>
+const form = document.querySelector(".filters").elements;
+function type(field, value) { field.value = value; field.dispatchEvent(new Event("input", { bubbles: true })); }
+const choose = type;
+(async () => {
+  for (const click of CLICKS) {
+    new Function("form", "type", "choose", click)(form, type, choose);
+    await new Promise((done) => setTimeout(done, 50));
+    const seen = [...document.querySelectorAll("article:not([hidden])")].map((card) => card.id);
+    const line = document.createElement("pre");
+    line.textContent = [...seen, "at", location.hash, document.body.className].join(" ");
+    document.body.append(line);
+  }
+})();
+</script>"""
+WIDTHS = """<body><script>
+for (const width of [390, 720, 1280]) {
+  const frame = document.createElement("iframe");
+  frame.width = width;
+  frame.srcdoc = HTML;
+  frame.onload = () => {
+    const page = frame.contentDocument, tables = [...page.querySelectorAll(".scroll:has(table)")];
+    const wide = [page.documentElement, ...tables].map((e) => e.scrollWidth - e.clientWidth);
+    document.body.append(`${width} is too narrow by ${Math.max(...wide)}. `);
+  };
+  document.body.append(frame);
+}
+</script></body>"""
+
+
+@BROWSER
+def test_filters_are_clicked(two_arms, tmp_path):
+    """A hand that chooses, types and clicks."""
+    hand = HAND.replace("CLICKS", json.dumps([f"{click};" for click in CLICKS]))
+    html = two_arms.replace("</body>", hand + "</body>").replace("script-src", "script-src 'unsafe-eval'")
+    page = browse(tmp_path, html)
+    evil = next(a["id"] for a in page.all("article") if "script" in a["id"])
+    for told in CLICKS.values():
+        assert told.replace("evil", evil) in page.words
+
+
+@BROWSER
+def test_the_page_is_as_wide_as_its_window(two_arms, tmp_path):
+    """On a phone, on paper and on a desk nothing but the time lines must be scrolled sideways."""
+    page = browse(tmp_path, WIDTHS.replace("HTML", json.dumps(two_arms).replace("</", "<\\/")))
+    assert all(f"{width} is too narrow by 0." in page.words for width in (390, 720, 1280)), page.words
+
+
+@BROWSER
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("", {"q-box", "q-when", "q-colour", "evil"}),
-        ("#verdict=worse-1", {"q-box"}),
-        ("#verdict=wrong-0", {"q-colour"}),
         ("#camera=%2Ffront&verdict=right-1", {"q-when", "evil"}),
-        ("#kind=event", {"q-when"}),
-        ("#search=BLUE", {"q-colour"}),
+        ("#verdict=worse-1", {"q-box"}),
         ("#search=nothing+like+this", set()),
         ("#q-box", {"q-box", "q-when", "q-colour", "evil"}),
     ],
 )
 def test_filters_in_a_browser(two_arms, tmp_path, address, shown):
-    """The state of the filters is in the address; the browser tells what the script made of the page."""
-    file = tmp_path / "report.html"
-    file.write_text(two_arms, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", f"file://{file}{address}"], capture_output=True, text=True, timeout=60, check=True
-    )
-    page = Page(done.stdout)
-    visible = {a["id"] if "script" not in a["id"] else "evil" for a in page.all("article") if "hidden" not in a}
-    assert visible == shown
+    """The state of the filters is in the address."""
+    page = browse(tmp_path, two_arms, address)
+    assert visible(page) == shown
     assert f"{len(shown)} of 4" in page.words
     assert ("hidden" in page.all("p", class_="none")[0]) == bool(shown)
 

@@ -3,12 +3,23 @@
 import importlib.util
 import shutil
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from penguin_models.errors import EvaluationError, MediaError
+from penguin_models.grounding import Box, GroundedObject
+from penguin_ros.evaluation import jobs as jobs_module
 from penguin_ros.evaluation import run as run_module
-from penguin_ros.evaluation.questions import ExpectedText, Question
+from penguin_ros.evaluation.export import CAMERA as EXPORTED
+from penguin_ros.evaluation.export import TRUTH, TrueFrame, write_bag
+from penguin_ros.evaluation.questions import ExpectedObjects, ExpectedText, Question
 from penguin_ros.evaluation.recording import Recording
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 from penguin_ros.evaluation.results import load_results
@@ -55,6 +66,14 @@ class StopHere(Exception):  # noqa: N818 - no error of the program
     pass
 
 
+def pictures_of(results):
+    return {record.frame.file for record in results.records}
+
+
+def pictures_in(folder):
+    return {str(file.relative_to(folder / "frames")) for file in (folder / "frames").rglob("*.jpg")}
+
+
 def verdicts(results):
     return {(record.question, record.arm): (record.raw, record.correct) for record in results.records}
 
@@ -75,8 +94,7 @@ def test_a_run_from_bags_to_results(run, tmp_path):
     }
     assert results.summary["arms"]["memory"]["metrics"]["accuracy"]["value"] == 0.5
     assert results.machine["cores"] >= 1
-    pictures = {record.frame.file for record in results.records}
-    assert pictures == {file.name for file in (tmp_path / "out" / "frames").iterdir()}
+    assert pictures_of(results) == pictures_in(tmp_path / "out")
 
 
 def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
@@ -139,6 +157,50 @@ def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
     assert len(runtime.asked) == 4
 
 
+def test_a_bag_made_anew_with_the_same_stamps_is_another_one(run, scripted, two, picture_bag, tmp_path):
+    before = run()
+    shutil.rmtree(two[0])
+    picture_bag({CAMERA: [(at, number + 100) for at, number in PICTURES]}, name="kitchen")
+    with pytest.raises(EvaluationError, match=r"kitchen.jsonl holds answers of .*another recording.*--overwrite"):
+        run()
+    after = run(scripted(), overwrite=True)
+    assert verdicts(after)["kitchen 1", "memory"] == ("110 119", False)
+    assert pictures_of(after) == pictures_of(before) == pictures_in(tmp_path / "out")
+    shown = Image.open(tmp_path / "out" / "frames" / after.records[0].frame.file)
+    assert shown.getpixel((0, 0)) == pytest.approx((119, 119, 119), abs=2)
+
+
+def test_labels_may_be_mended_without_asking_again(run, scripted, tmp_path):
+    """The answer points at a mug; the bag first says that there is a cup, then that there is a mug."""
+    asked = [Question(id="q", camera=EXPORTED, time_s=2, question="Where?", expected=[ExpectedObjects(topic=TRUTH)])]
+    rgb, found = np.full((56, 84, 3), 50, np.uint8), []
+    for label in ("cup", "mug"):
+        shutil.rmtree(tmp_path / "table", ignore_errors=True)
+        box = GroundedObject(label, Box(0, 0, 1000, 1000))
+        bag = write_bag(tmp_path / "table", [TrueFrame(float(at), rgb, [box]) for at in range(4)])
+        runtime = scripted(lambda asked, numbers: "[mug](0,0,1000,1000)")
+        results = run(runtime, bags=[bag], questions=asked, settings=RunSettings())
+        found.append((len(runtime.asked), results.records[0].correct))
+    assert found == [(1, False), (0, True)]
+
+
+class Meter:
+    """Every piece of work takes two and a half joules."""
+
+    sources: ClassVar = ["board"]
+
+    @contextmanager
+    def measure(self):
+        yield SimpleNamespace(total=2.5)
+
+
+def test_energy_is_measured_where_one_process_runs_alone(run, monkeypatch):
+    monkeypatch.setattr(run_module, "EnergyMeter", Meter)
+    alone = run()
+    assert {record.joules for record in alone.records} == {2.5} and alone.machine["energy"] == ["board"]
+    assert [arm["joules_per_answer"] for arm in alone.summary["arms"].values()] == [2.5, 2.5]
+
+
 def test_a_bag_that_fails_loses_nothing_of_the_others(run, two, asked):
     before = run(out="whole")
     (file,) = two[0].glob("*.mcap")
@@ -184,15 +246,14 @@ def real(two, asked, checkpoint, tmp_path):
         )
         questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
         results = run_bags(two, questions, model, settings, RunOptions(out=tmp_path / name, **options))
-        pictures = {record.frame.file for record in results.records}
-        assert pictures == {file.name for file in (tmp_path / name / "frames").iterdir()}
+        assert pictures_of(results) == pictures_in(tmp_path / name)
         return results
 
     return start
 
 
 def plain(results, bags=("kitchen", "hall")):
-    return [record.model_dump(exclude={"seconds"}) for record in results.records if record.bag in bags]
+    return [record.model_dump(exclude={"seconds", "joules"}) for record in results.records if record.bag in bags]
 
 
 def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatch):
@@ -206,9 +267,25 @@ def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatc
         return describe(*args)
 
     monkeypatch.setattr(run_module, "describe_model", describe_and_delete)
+    monkeypatch.setattr(run_module, "EnergyMeter", Meter)  # knows only the whole machine
     several = real("several", jobs=2)
+    assert {record.joules for record in several.records} == {None}
     assert plain(several) == plain(one, ["kitchen"])
     assert several.bags[0].failed is None and "does not exist" in several.bags[1].failed
+
+
+def test_a_process_that_is_killed_loses_nothing(run, monkeypatch):
+    class Pool(jobs_module.ProcessPoolExecutor):
+        def submit(self, work, item):
+            future = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    before = run()
+    monkeypatch.setattr(jobs_module, "ProcessPoolExecutor", Pool)
+    after = run(jobs=2)
+    assert verdicts(after) == verdicts(before)
+    assert all("answers so far are kept: run again, with fewer --jobs" in bag.failed for bag in after.bags)
 
 
 def test_ray_that_is_not_installed(run, monkeypatch):

@@ -136,5 +136,7 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     assert all(score["value"] == 0 or score["answers"] > 0 for score in found["scores"].values())
     code, out, _ = run("--mixture", "clip=1", "--size", "112")
     assert code == 0 and "95 % interval" in out
+    code, _, err = run("--answers", str(tmp_path / "none" / "answers.jsonl"))
+    assert code == 1 and err.startswith("error: answers ") and "cannot be written: No such file" in err
     code, _, err = run("--max-tokens", "3")
     assert code == 1 and "3" in err and len(err.splitlines()) == 1

@@ -9,6 +9,7 @@ from PIL import Image
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.benchmarks.items import FramesMedia, VideoMedia, load_picture
 from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items
+from penguin_ros.evaluation.scoring import Given, score
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
@@ -340,6 +341,16 @@ def test_media_that_are_missing(tmp_path):
 def test_files_of_another_format(tmp_path, files, message):
     with pytest.raises(EvaluationError, match=message):
         read("chartqa", tmp_path, {"test/test_augmented.json": []} | files)
+
+
+def test_answers_that_are_blank_or_missing(tmp_path):
+    chart = {"imgname": "a.png", "query": "?", "label": ""}
+    files = {"test/test_human.json": [chart], "test/test_augmented.json": [], "test/png/a.png": None}
+    (item,) = read("chartqa", tmp_path, files)
+    assert item.expected.accept == [" "] and score(Given(""), [item.expected]).correct
+    line = {"image_path": "a.png", "question": "?", "answers": []}
+    with pytest.raises(EvaluationError, match=r"OCRBench.json, entry 0 has no answer"):
+        read("ocrbench", tmp_path, {"OCRBench.json": [line]})
 
 
 def test_an_answer_that_is_no_option(tmp_path):
