@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import typer
 from rich.table import Table
 
 from penguin_models.errors import MediaError
-from penguin_ros.cli.output import JsonOption, print_json, stdout
+from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.shipped import BAG, MODEL, require_shipped
+from penguin_ros.shipped import BAG, MODEL, UNTRAINED, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.nodes.demo_client import DemoClient
@@ -39,7 +40,7 @@ def demo(
     model: Annotated[Path, typer.Option(help="Checkpoint; the one that ships if not given.")] = MODEL,
     bag: Annotated[
         bool,
-        typer.Option("--bag", help="Replay the bag that ships instead; nothing is scored then."),
+        typer.Option("--bag", help="Replay the bag that ships instead, as without PyBullet; nothing is scored then."),
     ] = False,
     seconds: Annotated[float, typer.Option(help="How long the live table-top is watched.", min=5.0, max=3600.0)] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the live table-top.", min=0)] = 0,
@@ -50,6 +51,11 @@ def demo(
     require_shipped(model, BAG)
     # A domain of its own: neither robots on this network nor a second demo hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    if not as_json and model == MODEL:
+        stdout.out(UNTRAINED)
+    if not bag and importlib.util.find_spec("pybullet") is None:
+        bag = True
+        stderr.out("PyBullet is not installed (it has wheels for Python 3.10 and 3.11): the bag is replayed instead")
     if bag:
         source = ["replay", str(BAG), "--rate", "0.5", "--wait", "60"]
     else:
