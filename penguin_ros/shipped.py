@@ -11,7 +11,7 @@ MODEL = ROOT / "tests" / "data" / "reference" / "checkpoint"
 """The checkpoint that ships. It is untrained: random weights that pin the arithmetic."""
 UNTRAINED = (
     "The weights that ship are UNTRAINED: 0.7 million random parameters that pin the arithmetic. What they say is\n"
-    "noise by design. What is real: the camera stream over DDS, key frames, memory, timings, and that scores are near 0.\n"
+    "noise by design. What is real: the camera stream over DDS, key frames, memory, timings, and scores near 0.\n"
 )
 BAG = ROOT / "launch" / "bags" / "tabletop"
 """The bag that the demo can replay."""
