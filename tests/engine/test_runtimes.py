@@ -14,7 +14,9 @@ from penguin_engine.memory import MemoryConfig
 from penguin_engine.parity import prepare_case
 from penguin_engine.plans import PlanLimits
 from penguin_engine.runtime import interleave
+from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.session import SceneSession
+from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import ContextLengthError
 from penguin_models.images import patch_image
 from penguin_models.novelty_policy import NoveltyPolicy
@@ -23,6 +25,7 @@ from penguin_models.types import Frame, Size
 TOLERANCE = 2e-4
 RUNTIMES = [
     "torch",
+    "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, run as they are
     *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
     "tensorrt portable",
     # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see fake_gpu.py.
@@ -48,7 +51,8 @@ def open_any(checkpoint, exported, stand_in, tmp_path_factory):
         if kind == "tensorrt" and not real_tensorrt:
             pytest.skip("tensorrt cannot be imported here: it needs its libraries and a GPU")
         if kind == "torch":
-            return open_runtime("torch", checkpoint, precision=dtype)[0]
+            record = (lambda work: work) if profile == "recorded" else None
+            return TorchRuntime(load_pretrained(checkpoint, dtype)[0], record)
         if kind == "onnx":
             return open_runtime("onnx", exported(profile=profile, dtype=dtype))[0]
         if kind == "stand-in":

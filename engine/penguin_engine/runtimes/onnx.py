@@ -95,6 +95,9 @@ class OnnxRuntime:
         check_fits(max_length, self._info.context_length, "the cache")
         return OnnxCache(self._decoder, self._table, self._manifest, self._device, max_length)
 
+    def synchronize(self) -> None:
+        """Nothing: ONNX Runtime returns when it is done."""
+
     def _run_vision(self, inputs: dict[str, Array]) -> Array:
         binding = self._vision.io_binding()
         for name, value in inputs.items():
