@@ -25,7 +25,8 @@ from penguin_engine.bench_worker import WorkerSettings
 from penguin_engine.calibration import Calibration
 from penguin_engine.export import ExportOptions, decoder_shape, export
 from penguin_engine.manifest import DECODER, MANIFEST, DecoderShape
-from penguin_engine.plans import FOLDER, PLAN_MANIFEST, PlanLimits
+from penguin_engine.plan_shapes import PlanLimits
+from penguin_engine.plans import FOLDER, PLAN_MANIFEST
 from penguin_engine.quantize import KINDS, Quantization
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.config import EncoderConfig

@@ -166,8 +166,8 @@ class CudaGraphRecorder:
         """Runs the work once, so that libraries reserve what they need, and records it."""
         with torch.cuda.device(self._device):
             if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
-            aside, current = torch.cuda.Stream(), torch.cuda.current_stream()
+                self._pool = torch.cuda.graph_pool_handle()
+            aside, current = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(current)
             with torch.cuda.stream(aside):
                 work()

@@ -19,16 +19,9 @@ from penguin_engine.cuda_graph import CudaGraph
 from penguin_engine.exported import TOKENS_PER_STEP, Array, EmbeddingTable, check_precision, chunks, vision_passes
 from penguin_engine.gpu import Addresses, CacheMemory, Recorded, Shapes
 from penguin_engine.manifest import PROFILES, Manifest
+from penguin_engine.plan_shapes import check_patches, fits_vision_plan
 from penguin_engine.plan_steps import DecoderSteps, DeviceVisualTokens, VisionSteps
-from penguin_engine.plans import (
-    DECODER_PLAN,
-    FOLDER,
-    VISION_PLAN,
-    Machine,
-    PlanManifest,
-    check_patches,
-    fits_vision_plan,
-)
+from penguin_engine.plans import DECODER_PLAN, FOLDER, VISION_PLAN, Machine, PlanManifest
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
