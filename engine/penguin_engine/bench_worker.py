@@ -146,13 +146,13 @@ def _scene(runtime: Runtime, processor: Processor, settings: WorkerSettings) -> 
 
 def _measure_transformers(settings: WorkerSettings, before: int) -> dict[str, Any]:
     """transformers' own `generate` on the same decoder."""
+    start = time.perf_counter()  # before its libraries are loaded, as with the runtimes
     import torch
 
     from penguin_models.checkpoint import load_pretrained
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    start = time.perf_counter()
     model, _ = load_pretrained(settings.path, settings.precision, settings.device)
     decoder: Any = model.language_model
     result = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - before}
