@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from penguin_engine import bench_engine
 from penguin_engine.loading import open_runtime
 from penguin_engine.manifest import Manifest
 from penguin_models.errors import EngineError
+from penguin_models.types import Size
 from penguin_ros.cli import build
 from penguin_ros.cli.main import main
 
@@ -111,7 +113,7 @@ def test_layers_go_with_random_weights(cli, checkpoint):
 
 
 def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypatch):
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run: 1.0)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
     out = tmp_path / "out"
     arguments = ("quantize", "--model", checkpoint, "--out", out, "--sample", reference / "media" / "portrait.png")
     arguments = (*arguments, "--question", "What is this?", "--json")
@@ -143,24 +145,19 @@ def evaluations(folder, *scores, scenes=(10, 10)):
 def test_quantize_scores_both_on_the_tabletop(cli, checkpoint, reference, tmp_path, monkeypatch):
     """The small checkpoint knows nothing of it: what counts is that both are asked, and what becomes of a loss."""
     pytest.importorskip("pybullet", reason="needs the extra sim")
-    from penguin_ros.evaluation.tabletop import TabletopRun, evaluate_tabletop
+    from penguin_ros.evaluation import tabletop
 
+    only_pictures = tabletop.Mixture(image=1, pair=0, clip=0, chart=0, text=0)
+    short = partial(tabletop.TabletopRun, turns=1, size=Size(56, 56), max_new_tokens=4, mixture=only_pictures)
+    monkeypatch.setattr(tabletop, "TabletopRun", short)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
     arguments = (
         *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
-        *(
-            "--sample",
-            reference / "media" / "portrait.png",
-            "--question",
-            "What?",
-            "--scenes",
-            2,
-            "--seed",
-            3,
-            "--json",
-        ),
+        *("--sample", reference / "media" / "portrait.png", "--question", "What?"),
+        *("--scenes", 2, "--seed", 3, "--json"),
     )
     report = json.loads(cli(*arguments).out)
-    found, _ = evaluate_tabletop(*open_runtime("onnx", tmp_path / "out"), TabletopRun(3, 2))
+    found, _ = tabletop.evaluate_tabletop(*open_runtime("onnx", tmp_path / "out"), short(3, 2))
     scores = report["comparison"]["scores"]
     assert scores and all(found[name].value == variant for name, (_, variant) in scores.items())
     assert not any(name.startswith("question") for name in scores)
@@ -178,7 +175,7 @@ def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, refer
         return {name: tabletop.Score(name, value, None, None, 5) for name, value in next(values).items()}, []
 
     monkeypatch.setattr(tabletop, "evaluate_tabletop", evaluate)
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run: 1.0)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
     result = cli(
         *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
         *("--sample", reference / "media" / "portrait.png", "--scenes", 1, "--max-score-loss", 0.06),
