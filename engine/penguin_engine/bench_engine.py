@@ -1,7 +1,8 @@
 """Runtimes and precisions of one model side by side, and what share of the machine's limits each reaches.
 
 Decoding reads every weight once a token, so memory bandwidth bounds it; encoding and prefill are matrix products, so
-the matrix rate bounds them. Both limits are measured next to each variant, since a shared machine changes its mood.
+the matrix rate bounds them. Both limits are measured next to each variant (bench_limits.py), since a shared machine
+changes its mood.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import json
 import math
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,29 @@ from typing import Any
 import torch
 
 from penguin_engine.bench import machine
+from penguin_engine.bench_limits import device_name, machine_limits
 from penguin_engine.bench_worker import WorkerSettings
 from penguin_engine.calibration import Calibration
 from penguin_engine.export import ExportOptions, decoder_shape, export
 from penguin_engine.manifest import DECODER, MANIFEST, DecoderShape
+from penguin_engine.plan_shapes import PlanLimits
+from penguin_engine.plans import FOLDER, PLAN_MANIFEST
 from penguin_engine.quantize import KINDS, Quantization
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.config import EncoderConfig
 from penguin_models.errors import EngineError
 
-WORKERS = ("torch", "onnx", "onnx-portable", "onnx-fused", "transformers", "llama.cpp")
+_PROFILES = {
+    "onnx": "onnxruntime",
+    "onnx-portable": "portable",
+    "onnx-fused": "fused",
+    "tensorrt": "portable",
+    "tensorrt-fused": "fused",
+}
+WORKERS = ("torch", *_PROFILES, "transformers", "llama.cpp")
 _FRAME_PATCHES = 1280
-_MATRIX = 2048
-_BANDWIDTH_BYTES = 2**29
+_PLAN_TOKENS = 4096
+"""Longest cache of plans that are built for a measurement."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,11 @@ class Variant:
     @property
     def profile(self) -> str | None:
         """Profile of the export that it runs; None where it runs the checkpoint."""
-        profiles = {"onnx": "onnxruntime", "onnx-portable": "portable", "onnx-fused": "fused"}
-        return profiles.get(self.worker)
+        return _PROFILES.get(self.worker)
 
 
 def default_variants() -> list[Variant]:
-    """What can be compared on this machine."""
+    """What can be compared on the CPU of this machine."""
     names = ["torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32"]
     if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"):
         names += ["llama.cpp:f32", "llama.cpp:q8_0"]
@@ -93,11 +102,11 @@ def compare_variants(
     shape, encoder = decoder_shape(checkpoint)[0], checkpoint.config.encoder
     threads = settings.threads or torch.get_num_threads()
     for variant in variants:
-        path = prepare(model, work, variant, calibrated)
-        limits = machine_limits(threads)
+        path = prepare(model, work, variant, calibrated, settings.device)
+        limits = machine_limits(threads, settings.device, variant.precision)
         worker = replace(settings, kind=variant.worker.partition("-")[0], path=str(path), threads=threads)
         measured = _in_own_process(variant, replace(worker, precision=variant.precision))
-        again = machine_limits(threads)
+        again = machine_limits(threads, settings.device, variant.precision)
         limits = {name: max(value, again[name]) for name, value in limits.items()}
         weight_bytes = decoded_bytes(path, variant, shape)
         fractions = _fractions(measured, limits, weight_bytes, shape, encoder, settings.prompt_tokens)
@@ -110,8 +119,8 @@ def compare_variants(
         }
 
 
-def prepare(model: Path, work: Path, variant: Variant, calibrated: bool) -> Path:
-    """Folder or file that a variant runs: the checkpoint, or what was exported from it."""
+def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device: str = "cpu") -> Path:
+    """Folder or file that a variant runs: the checkpoint, or what was exported from it, with plans for TensorRT."""
     if variant.worker == "llama.cpp":
         from penguin_engine.bench_llama import write_gguf
 
@@ -130,32 +139,18 @@ def prepare(model: Path, work: Path, variant: Variant, calibrated: bool) -> Path
             calibration=None if calibrated else Calibration({}, {}),
         )
         export(model, folder, options)
+    if variant.worker.startswith("tensorrt") and not (folder / FOLDER / PLAN_MANIFEST).is_file():
+        _build_plans(folder, device)
     return folder
 
 
-def machine_limits(threads: int) -> dict[str, float]:
-    """Best memory bandwidth in bytes/s and float32 matrix rate in operations/s that torch reaches here now."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return {
-            "memory_bytes_per_s": _BANDWIDTH_BYTES / _read_seconds(),
-            "float32_operations_per_s": 2 * _MATRIX**3 / _multiply_seconds(),
-        }
-    finally:
-        torch.set_num_threads(before)
+def _build_plans(folder: Path, device: str) -> None:
+    if importlib.util.find_spec("tensorrt") is None or importlib.util.find_spec("pycuda") is None:
+        raise EngineError("variants of tensorrt need tensorrt and pycuda, which are not installed; see docs/jetson.md")
+    from penguin_engine.build import BuildOptions, build
+    from penguin_engine.runtimes.tensorrt import this_machine
 
-
-def _read_seconds() -> float:
-    matrix = torch.ones(_BANDWIDTH_BYTES // 4 // 4096, 4096)
-    vector, out = torch.ones(4096), torch.empty(matrix.shape[0])
-    return min(_best(matrix.sum), _best(lambda: torch.mv(matrix, vector, out=out)))
-
-
-def _multiply_seconds() -> float:
-    a = torch.ones(_MATRIX, _MATRIX)
-    result = torch.empty_like(a)
-    return _best(lambda: torch.mm(a, a, out=result))
+    build(folder, this_machine(device), BuildOptions(limits=PlanLimits(_PLAN_TOKENS)))
 
 
 def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:
@@ -204,11 +199,11 @@ def _fractions(
     prefill = 2 * (shape.linear_weights + shape.layers * scores)
     used = {
         "decode": measured["decode_tokens_per_s"] * weight_bytes / limits["memory_bytes_per_s"],
-        "prefill": measured["prefill_tokens_per_s"] * prefill / limits["float32_operations_per_s"],
+        "prefill": measured["prefill_tokens_per_s"] * prefill / limits["operations_per_s"],
     }
     if "encode_patches_per_s" in measured:
         operations = _encoder_operations(encoder, shape.hidden)
-        used["encode"] = measured["encode_patches_per_s"] * operations / limits["float32_operations_per_s"]
+        used["encode"] = measured["encode_patches_per_s"] * operations / limits["operations_per_s"]
     assert all(math.isfinite(value) for value in used.values())
     return used
 
@@ -224,19 +219,7 @@ def _in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any
     return result
 
 
-def _best(run: Callable[[], Any], at_least_s: float = 0.5) -> float:
-    """Seconds of the fastest of as many runs as fill the time."""
-    run()
-    best, spent = math.inf, 0.0
-    while spent < at_least_s:
-        start = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - start
-        best, spent = min(best, seconds), spent + seconds
-    return best
-
-
-def describe_machine() -> dict[str, Any]:
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures were measured on, with the versions of what ran."""
     from importlib import metadata
 
@@ -248,4 +231,5 @@ def describe_machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:  # not installed
             continue
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return machine() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}
+    described = machine() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}
+    return described | {"device": device, "gpu": device_name(device)}

@@ -67,9 +67,9 @@ class WorkerSettings:
 
 def measure(settings: WorkerSettings) -> dict[str, Any]:
     """Opens a variant and measures it."""
-    before = resident_bytes()
+    before, of_gpu = resident_bytes(), gpu_bytes(settings.device)
     if settings.kind == "transformers":
-        return _measure_transformers(settings, before)
+        return _measure_transformers(settings, before) | _gpu_growth(settings.device, of_gpu)
     start = time.perf_counter()
     runtime, processor = open_runtime(
         settings.kind, settings.path, settings.device, settings.precision, settings.threads
@@ -78,7 +78,8 @@ def measure(settings: WorkerSettings) -> dict[str, Any]:
     result |= _rates(runtime, settings)
     if settings.scene_frames:
         result |= _scene(runtime, processor, settings)
-    return result | {"resident_bytes": resident_bytes() - before, "peak_bytes": peak_bytes() - before}
+    result |= {"resident_bytes": resident_bytes() - before, "peak_bytes": peak_bytes() - before}
+    return result | _gpu_growth(settings.device, of_gpu)
 
 
 def _rates(runtime: Runtime, settings: WorkerSettings) -> dict[str, Any]:
@@ -87,8 +88,13 @@ def _rates(runtime: Runtime, settings: WorkerSettings) -> dict[str, Any]:
         PatchedImage(random.standard_normal((_FRAME.area, 588), dtype=np.float32), _FRAME, 2)
         for _ in range(settings.frames)
     ]
-    runtime.encode(images[:1])
-    encode_s = timed(lambda: runtime.encode(images))
+
+    def encode() -> None:
+        runtime.encode(images)
+        runtime.synchronize()
+
+    encode()
+    encode_s = timed(encode)
     ids = random.integers(0, 200, settings.prompt_tokens).tolist()
     cache = runtime.open_cache(settings.prompt_tokens + settings.new_tokens)
 
@@ -140,13 +146,13 @@ def _scene(runtime: Runtime, processor: Processor, settings: WorkerSettings) -> 
 
 def _measure_transformers(settings: WorkerSettings, before: int) -> dict[str, Any]:
     """transformers' own `generate` on the same decoder."""
+    start = time.perf_counter()  # before its libraries are loaded, as with the runtimes
     import torch
 
     from penguin_models.checkpoint import load_pretrained
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    start = time.perf_counter()
     model, _ = load_pretrained(settings.path, settings.precision, settings.device)
     decoder: Any = model.language_model
     result = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - before}
@@ -186,6 +192,21 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """Most memory that this process has had (Linux)."""
     return _status("VmHWM")
+
+
+def gpu_bytes(device: str) -> int | None:
+    """GPU memory in use now, by all processes; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info(int(device.partition(":")[2] or 0))
+    return int(total - free)
+
+
+def _gpu_growth(device: str, before: int | None) -> dict[str, int]:
+    now = gpu_bytes(device)
+    return {} if now is None or before is None else {"gpu_bytes": now - before}
 
 
 def _status(name: str) -> int:

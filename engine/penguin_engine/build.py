@@ -18,19 +18,16 @@ from typing import Any
 import tensorrt as trt
 
 from penguin_engine.manifest import DECODER, VISION, Manifest, hash_files
+from penguin_engine.plan_shapes import PlanLimits, ShapeProfile, decoder_profiles, plan_shapes, vision_profiles
 from penguin_engine.plans import (
     DECODER_PLAN,
     FOLDER,
     TIMING_CACHE,
     VISION_PLAN,
     Machine,
-    PlanLimits,
     PlanManifest,
-    ShapeProfile,
     check_buildable,
-    decoder_profiles,
     export_hash,
-    vision_profiles,
 )
 from penguin_models.errors import EngineError
 
@@ -85,7 +82,9 @@ def build(
         builder.build(VISION, staging / VISION_PLAN, vision_profiles(manifest, options.limits))
         builder.build(DECODER, staging / DECODER_PLAN, decoder_profiles(manifest, options.limits))
         files = hash_files(staging, [VISION_PLAN, DECODER_PLAN])
-        plan = PlanManifest(machine, precision, options.limits, export_hash(folder), files)
+        plan = PlanManifest(
+            machine, precision, options.limits, plan_shapes(manifest, options.limits), export_hash(folder), files
+        )
         plan.write(staging)
         shutil.copy2(target / TIMING_CACHE, staging / TIMING_CACHE)
         target.rename(Path(temporary) / "replaced")

@@ -1,9 +1,10 @@
 """What a model's linear layers see on sample data: how large it gets, and which inputs matter most.
 
 How large, because float16 ends at 65504 and the feed-forward layers of such models come close to it. What an exported
-float16 graph holds in float16 is what linear layers read and write (the residual stream, norms, rotary embedding and
-softmax are float32 in every graph). The product inside a gated feed-forward layer may be made smaller by a power of
-two, which loses nothing; anything else that is too large is an error.
+float16 graph holds in float16 is what linear layers read and write, the patch embedding among them, and queries, keys
+and their products (the residual stream, norms, rotary embedding and softmax are float32 in every graph). The product
+inside a gated feed-forward layer may be made smaller by a power of two, which loses nothing; anything else that is too
+large is an error.
 
 Which inputs matter, because rounding the weights of an input that is always small costs little: quantisation weights
 its errors by the mean square of each input (the diagonal of the Hessian of the layer's squared error).
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from penguin_engine.event_clips import EventClip
 from penguin_engine.graphs.weights import FLOAT16_LIMIT
+from penguin_models.encoder import PatchEmbeddings
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor, Visual
 from penguin_models.types import Float32Array, FrameKind, Size, UInt8Array
@@ -31,6 +33,9 @@ from penguin_models.vlm import PenguinVL
 HEADROOM = 4.0
 """Other data than the samples may be larger by this factor."""
 QUESTION = "Describe what you see in detail."
+SCORES = "scores"
+"""Ends the name of an attention's queries and keys (inputs) and of their products (outputs)."""
+_NORMS = ("q_norm", "k_norm")
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Calibration:
     """What linear layers saw.
 
     Attributes:
-        inputs: largest absolute value that a layer read, by its name.
-        outputs: largest absolute value that it wrote.
+        inputs: largest absolute value that a layer read, by its name; bounds for `SCORES`.
+        outputs: largest absolute value that it wrote; bounds for `SCORES`.
         mean_squares: float32 [in], mean square of each of its inputs.
     """
 
@@ -80,12 +85,14 @@ class Calibration:
             )
 
     def summary(self) -> dict[str, float]:
-        """For the manifest: the largest values found, and how many layers are made smaller for float16."""
-        if not self.inputs:
+        """For the manifest: the largest values found, and where float16 ends."""
+        linear = [name for name in self.inputs if not name.endswith(SCORES)]
+        if not linear:
             return {}
         return {
-            "largest_input": max(self.inputs.values()),
-            "largest_output": max(self.outputs.values()),
+            "largest_input": max(self.inputs[name] for name in linear),
+            "largest_output": max(self.outputs[name] for name in linear),
+            "largest_score": max((v for name, v in self.outputs.items() if name.endswith(SCORES)), default=0.0),
             "limit": FLOAT16_LIMIT,
             "headroom": HEADROOM,
         }
@@ -116,11 +123,22 @@ def calibrate(
 
         return hook
 
-    handles = [
-        module.register_forward_hook(remember(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+    rows: dict[str, float] = {}
+
+    def remember_rows(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            rows[name] = max(rows.get(name, 0.0), float(output.float().norm(dim=-1).max()))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if name.endswith(_NORMS):
+            handles.append(module.register_forward_hook(remember_rows(name)))
+        elif isinstance(module, PatchEmbeddings):
+            handles.append(module.register_forward_hook(remember(f"{name}.patch_embedding")))
+        elif isinstance(module, nn.Linear):
+            handles.append(module.register_forward_hook(remember(name)))
     try:
         for image in images:
             size = Size(*image.shape[:2])
@@ -129,11 +147,30 @@ def calibrate(
     finally:
         for handle in handles:
             handle.remove()
+    held, products = _attention_bounds(rows, model)
     return Calibration(
-        {name: s.largest_input for name, s in seen.items()},
-        {name: s.largest_output for name, s in seen.items()},
+        {name: s.largest_input for name, s in seen.items()} | held,
+        {name: s.largest_output for name, s in seen.items()} | products,
         {name: (s.squares / s.rows).astype(np.float32) for name, s in seen.items()},
     )
+
+
+def _attention_bounds(rows: dict[str, float], model: PenguinVL) -> tuple[dict[str, float], dict[str, float]]:
+    """Bounds of queries and keys, and of their products, from the longest rows that the norms before them gave.
+
+    The encoder's rotary embedding makes a row longer by sqrt(2) at most (the decoder's leaves its length), and a
+    product is at most that of the lengths; graphs divide queries by sqrt(head_dim) before they multiply.
+    """
+    held, products = {}, {}
+    for name in rows:
+        prefix, _, norm = name.rpartition(".")
+        if norm != _NORMS[0]:
+            continue
+        q, k = (rows[f"{prefix}.{norm}"] for norm in _NORMS)
+        head_dim = model.get_parameter(f"{name}.weight").shape[0]
+        held[f"{prefix}.{SCORES}"] = math.sqrt(2) * max(q, k)
+        products[f"{prefix}.{SCORES}"] = 2 * q * k / math.sqrt(head_dim)
+    return held, products
 
 
 @dataclass

@@ -11,7 +11,6 @@ Weights stream from the checkpoint into their files. Neither torch nor transform
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penguin_engine.calibration import QUESTION, Calibration, calibrate, drawn_samples
+from penguin_engine.calibration import QUESTION, SCORES, Calibration, calibrate, drawn_samples
 from penguin_engine.graphs.decoder import EMBEDDING_TABLE, build_decoder
 from penguin_engine.graphs.graph import Graph, WeightFile
 from penguin_engine.graphs.layers import Layers
@@ -132,7 +131,7 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
         )
         manifest.write(staging)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(temporary) / "replaced")
         staging.rename(folder)
     return manifest
 
@@ -211,8 +210,8 @@ class _Source:
             wanted = "onnxruntime" if kind == "int8" else "portable or fused"
             raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}")
         if types.cache == "float16" and self.calibration is not None and self.calibration.outputs:
-            values = [f"language_model.model.layers.{i}.self_attn.v_proj" for i in range(shape.layers)]
-            self.calibration.check_fits(values)
+            attention = [f"language_model.model.layers.{i}.self_attn" for i in range(shape.layers)]
+            self.calibration.check_fits([f"{prefix}.{name}" for prefix in attention for name in ("v_proj", SCORES)])
 
     def layers(self, name: str, file: WeightFile, dtype: str, blocks: int = 0) -> Layers:
         """Where a graph is written; the linear layers of its first `blocks` decoder blocks may be quantised."""

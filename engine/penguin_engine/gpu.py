@@ -13,7 +13,7 @@ import numpy as np
 
 from penguin_engine.exported import MASKED, TOKENS_PER_STEP, Array
 from penguin_engine.manifest import DecoderShape
-from penguin_engine.plans import BUCKET_TOKENS
+from penguin_engine.plan_shapes import BUCKET_TOKENS
 
 _MASKED_BITS = int(np.float32(MASKED).view(np.uint32))
 Shapes = dict[str, tuple[int, ...]]

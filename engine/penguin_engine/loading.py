@@ -68,7 +68,8 @@ def _open_torch(path: str | Path, device: str, precision: str | None, threads: i
 
 def _open_onnx(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
     _need("onnx", "onnxruntime")
-    from penguin_engine.runtimes.onnx import OnnxRuntime, best_device
+    from penguin_engine.onnx_session import best_device
+    from penguin_engine.runtimes.onnx import OnnxRuntime
 
     folder = Path(path).expanduser()
     return OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads), Manifest.read(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
 _HASH_BLOCK_BYTES = 2**24
+_SMALL_BYTES = 2**24
+"""Files up to here, graphs and tokenizer, are compared by their hash whenever a folder is read."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Reads the manifest of an exported folder and compares the sizes of its files.
+        """Reads the manifest of an exported folder and compares its files: the sizes of all, the hashes of small ones.
+
+        Those of the weights take seconds to minutes; see `verify`.
 
         Raises:
             EngineError: the folder is missing, not an exported one, of another version, or incomplete.
@@ -173,6 +177,7 @@ class Manifest:
             if size != file.bytes:
                 found = "is missing" if size is None else f"has {size} bytes"
                 raise EngineError(f"{folder / name} {found}, its manifest says {file.bytes}; copy or export it again")
+        manifest._compare(folder, {name: file for name, file in manifest.files.items() if file.bytes <= _SMALL_BYTES})
         return manifest
 
     @classmethod
@@ -194,7 +199,10 @@ class Manifest:
         Raises:
             EngineError: a file is not what was exported.
         """
-        for name, file in self.files.items():
+        self._compare(folder, self.files)
+
+    def _compare(self, folder: Path, files: Mapping[str, ExportedFile]) -> None:
+        for name, file in files.items():
             if hash_file(folder / name).sha256 != file.sha256:
                 raise EngineError(
                     f"{folder / name} is not what was exported: its hash differs; copy or export it again"

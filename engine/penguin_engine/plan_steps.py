@@ -15,7 +15,7 @@ import numpy as np
 from penguin_engine.exported import STORAGE, TOKENS_PER_STEP, Array, EmbeddingTable, Piece, VisionPass
 from penguin_engine.gpu import Addresses, BufferMemory, CacheMemory, Gpu, Memory, Plan, Recorded, RowMemory
 from penguin_engine.manifest import PROFILES, Manifest
-from penguin_engine.plans import BATCH, DECODE, PREFILL, SINGLE, PlanLimits, vision_profiles
+from penguin_engine.plan_shapes import BATCH, DECODE, PREFILL, SINGLE, PlanLimits, vision_profiles
 from penguin_models.types import Float32Array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from penguin_engine.runtime import Runtime
 from penguin_models.processor import Processor, Visual
 from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
 
+Scorer = Callable[[str, Runtime, Processor], Mapping[str, float]]
+"""Scores of a runtime in an evaluation, from 0 to 1 each; called with `FULL` first, then with `VARIANT`."""
+FULL, VARIANT = "full precision", "variant"
 _CALIBRATION_SAMPLES = 8
 _COMPARED = 4
 _SPEED_TOKENS = 16
@@ -31,7 +34,7 @@ def quantize_and_compare(
     samples: Sequence[UInt8Array] = (),
     questions: Sequence[str] = (),
     vision_dtype: str | None = None,
-    scores: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
+    score: Scorer | None = None,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Exports a checkpoint with a quantised decoder, and compares it with the checkpoint on torch.
@@ -44,7 +47,7 @@ def quantize_and_compare(
         samples: images to calibrate and compare with; drawn ones if empty, others for each.
         questions: asked in the comparison.
         vision_dtype: of encoder and projector; 16-bit if None.
-        scores: of an evaluation, of full precision and of the variant.
+        score: an evaluation of full precision and of the variant; none if None.
         limits: when the variant is good.
 
     Returns:
@@ -66,8 +69,8 @@ def quantize_and_compare(
         for question in (questions or _QUESTIONS)
     ]
     comparison = compare(full, variant, prompts)
-    if scores is not None:
-        with_scores(comparison, *scores)
+    if score is not None:
+        with_scores(comparison, score(FULL, full, processor), score(VARIANT, variant, processor))
     shape = manifest.decoder
     return {
         "model": str(model),

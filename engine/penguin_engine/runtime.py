@@ -94,6 +94,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def synchronize(self) -> None:
+        """Returns when everything that was asked for is done; `encode` may return while the device works."""
+        ...
+
 
 def part_length(part: Part) -> int:
     """Tokens of a part."""

@@ -22,8 +22,9 @@ def engine(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="RUNTIME:PRECISION, may be repeated: torch, onnx (its own profile), onnx-portable, onnx-fused or "
-            "transformers with float32, float16, bfloat16, int8, int4; llama.cpp with f32, f16, q8_0, q4_0."
+            help="RUNTIME:PRECISION, may be repeated: torch, onnx (its own profile), onnx-portable, onnx-fused, "
+            "tensorrt (portable), tensorrt-fused or transformers with float32, float16, bfloat16, int8, int4, fp8, as "
+            "far as the runtime has them; llama.cpp with f32, f16, q8_0, q4_0."
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Layers of random-2b; 28 if not given.", min=1)] = None,
@@ -57,7 +58,7 @@ def engine(
         for number in range(len(chosen)):
             with working(f"{chosen[number]}"):
                 rows.append(next(running))
-    result = {"machine": bench_engine.describe_machine(), "model": model, "layers": layers, "variants": rows}
+    result = {"machine": bench_engine.describe_machine(device), "model": model, "layers": layers, "variants": rows}
     if as_json:
         print_json(result)
         return
@@ -77,6 +78,8 @@ def _random_2b(folder: Path, layers: int | None) -> Path:
 def _print(result: dict[str, Any]) -> None:
     machine, rows = result["machine"], result["variants"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    if machine["gpu"]:
+        stdout.out(f"on {machine['gpu']}")
     stdout.out(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
         f"torch {machine['torch']}, {versions}"
@@ -87,12 +90,12 @@ def _print(result: dict[str, Any]) -> None:
         if any(value is not None for value in values):
             table.add_row(title, *("" if value is None else format(value * scale, form) for value in values))
     for name in ("encode", "prefill", "decode"):
-        of = "memory bandwidth" if name == "decode" else "float32 matrix rate"
+        of = "memory bandwidth" if name == "decode" else "matrix rate"
         values = [row["fractions"].get(name) for row in rows]
         table.add_row(f"{name}, share of {of}", *("" if value is None else f"{value:.2f}" for value in values))
     for title, name, scale in (
         ("memory bandwidth, GB/s", "memory_bytes_per_s", 1e-9),
-        ("float32 matrix rate, Gop/s", "float32_operations_per_s", 1e-9),
+        ("matrix rate, Gop/s", "operations_per_s", 1e-9),
     ):
         table.add_row(f"measured {title}", *(f"{row['limits'][name] * scale:.1f}" for row in rows))
     stdout.print(table)
@@ -105,6 +108,7 @@ _LINES = (
     ("resident after loading, MiB", "resident_loaded_bytes", 2**-20, ".0f"),
     ("resident at the end, MiB", "resident_bytes", 2**-20, ".0f"),
     ("peak, MiB", "peak_bytes", 2**-20, ".0f"),
+    ("GPU memory, MiB", "gpu_bytes", 2**-20, ".0f"),
     ("weights read a token, MiB", "weight_bytes", 2**-20, ".0f"),
     ("encode, patches/s", "encode_patches_per_s", 1, ".0f"),
     ("prefill, tokens/s", "prefill_tokens_per_s", 1, ".0f"),

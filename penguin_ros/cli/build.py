@@ -33,7 +33,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Compile plans for this GPU, which takes a while. Ctrl-C stops it and leaves earlier plans as they are."""
-    from penguin_engine.plans import PlanLimits
+    from penguin_engine.plan_shapes import PlanLimits
 
     missing = [name for name in ("tensorrt", "pycuda") if importlib.util.find_spec(name) is None]
     if missing:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stdout, working
+from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stderr, stdout, working
+
+if TYPE_CHECKING:
+    from penguin_engine.quantize_report import Scorer
+    from penguin_engine.runtime import Runtime
+    from penguin_models.processor import Processor
 
 REPORT = "quantization.json"
 
@@ -33,15 +38,23 @@ def quantize(
     vision_dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Encoder and projector; 16-bit.")
     ] = None,
+    scenes: Annotated[
+        int,
+        typer.Option(help="Scenes of the simulated table-top on which both are scored, as `evaluate tabletop`.", min=0),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="A family of such scenes of its own.", min=0)] = 0,
     scores: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help='Two files {"scores": {name: 0 to 1}} of an evaluation: full precision, this variant.'),
+        typer.Option(help="In place of --scenes, what `evaluate tabletop --json` wrote: full precision, this variant."),
     ] = None,
     max_score_loss: Annotated[float, typer.Option(help="A variant that loses more is not good.", min=0.0)] = 0.02,
     min_agreement: Annotated[float, typer.Option(help="Share of equal next tokens that is wanted.", max=1.0)] = 0.95,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantise the decoder, compare with full precision, and say whether the result is good; exit code 1 if not."""
+    """Quantise the decoder, compare with full precision, and say whether the result is good; exit code 1 if not.
+
+    Without --scenes or --scores the verdict is about logits alone.
+    """
     from penguin_engine.quantize import Limits, Quantization
     from penguin_engine.quantize_report import quantize_and_compare
     from penguin_models.media import load_image
@@ -53,6 +66,9 @@ def quantize(
         default.keep_head if keep_head is None else keep_head,
         default.sensitive,
     )
+    if scenes and scores:
+        raise typer.BadParameter("goes without --scores", param_hint="--scenes")
+    score = TabletopScorer(scenes, seed) if scenes else None if scores is None else _read_scores(*scores)
     with working(f"quantising {model}"):
         report = quantize_and_compare(
             model,
@@ -62,9 +78,10 @@ def quantize(
             samples=[load_image(path) for path in sample or []],
             questions=question or [],
             vision_dtype=vision_dtype,
-            scores=None if scores is None else (_scores(scores[0]), _scores(scores[1])),
+            score=score,
             limits=Limits(agreement=min_agreement, score_loss=max_score_loss),
         )
+    report["scored_on"] = {"scenes": scenes, "seed": seed} if scenes else None
     (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     if as_json:
         print_json(report)
@@ -77,12 +94,58 @@ def quantize(
         )
 
 
-def _scores(path: Path) -> dict[str, float]:
+class TabletopScorer:
+    """Asks about the same scenes of the simulated table-top each time.
+
+    Counted are the scores that full precision has. One that the variant no longer has, such as that of boxes where it
+    gives none any more, is 0. Accuracies of single kinds of question are left out: few answers each.
+    """
+
+    def __init__(self, scenes: int, seed: int):
+        from penguin_ros.evaluation.tabletop import TabletopRun
+        from penguin_training.tabletop.bullet import bullet
+
+        bullet()  # before the work, not after it
+        self._run = TabletopRun(seed, scenes)
+        self._names: list[str] = []
+
+    def __call__(self, which: str, runtime: Runtime, processor: Processor) -> dict[str, float]:
+        """Scores by name."""
+        from penguin_ros.evaluation.tabletop import evaluate_tabletop
+        from penguin_ros.evaluation.tabletop_scores import TITLES
+
+        def show(done: int) -> None:
+            if stderr.is_terminal and done % 10 == 0:
+                stderr.print(f"{which}: {done} of {self._run.scenes} scenes")
+
+        found, _ = evaluate_tabletop(runtime, processor, self._run, show)
+        self._names = self._names or [name for name in found if name in TITLES]
+        return {name: found[name].value if name in found else 0.0 for name in self._names}
+
+
+def _read_scores(full: Path, variant: Path) -> Scorer:
+    from penguin_engine.quantize_report import FULL
+    from penguin_ros.evaluation.tabletop_scores import TITLES
+
+    (of_full, full_run), (of_variant, variant_run) = (_evaluation(path) for path in (full, variant))
+    if full_run != variant_run:
+        raise EngineError(
+            f"{full} and {variant} are about other scenes (scenes and seed {full_run} and {variant_run}); evaluate "
+            "both alike"
+        )
+    names = [name for name in of_full if name in TITLES]
+    by_model = {True: of_full, False: of_variant}
+    return lambda which, runtime, processor: {name: by_model[which == FULL].get(name, 0.0) for name in names}
+
+
+def _evaluation(path: Path) -> tuple[dict[str, float], tuple[int, int]]:
+    """Scores by name, and how many scenes of which seed they are about."""
     try:
-        found = json.loads(path.read_text())["scores"]
-        return {str(name): float(value) for name, value in found.items()}
+        found = json.loads(path.read_text())
+        scores = {str(name): float(score["value"]) for name, score in found["scores"].items()}
+        return scores, (int(found["scenes"]), int(found["seed"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise EngineError(f'{path} is no file {{"scores": {{name: number}}}} of an evaluation: {err}') from err
+        raise EngineError(f"{path} is not what `penguin-vl evaluate tabletop --json` writes: {err}") from err
 
 
 def _print(out: Path, report: dict[str, Any]) -> None:
@@ -99,3 +162,5 @@ def _print(out: Path, report: dict[str, Any]) -> None:
     )
     for name, (full, variant) in comparison["scores"].items():
         stdout.out(f"{name}: {full:.3f} at full precision, {variant:.3f} here")
+    if not comparison["scores"]:
+        stdout.out("not scored on the table-top: --scenes 200")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penguin_ros.cli.output import JsonOption, print_json, stdout
+from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
 
 _CHECKPOINT = Path(__file__).resolve().parents[2] / "tests" / "data" / "reference" / "checkpoint"
@@ -19,7 +19,10 @@ _TOPICS = tuple(f"/soak/camera_{number}" for number in range(4))
 
 def soak(
     minutes: Annotated[float, typer.Option(help="How long.", min=0.05)] = 20.0,
-    model: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.")] = str(_CHECKPOINT),
+    model: Annotated[str, typer.Option(help="Checkpoint or exported folder, or owner/name on the hub.")] = str(
+        _CHECKPOINT
+    ),
+    runtime: RuntimeOption = "torch",
     every: Annotated[float, typer.Option(help="Seconds between two lines.", min=1.0)] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -31,6 +34,7 @@ def soak(
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     topics = [part for topic in _TOPICS for part in ("--image-topic", topic)]
     settings = ["--set", "token_budget=2500", "--set", "sample_rate_hz=5.0", "--set", "caption.max_new_tokens=16"]
+    settings += ["--set", f"runtime={runtime}"]
     command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", model, "--log-level", "warn"]
 
     def show(sample: Sample) -> None:
@@ -51,6 +55,7 @@ def soak(
     growth = settled[-1].resident_mib - settled[0].resident_mib
     result: dict[str, Any] = {
         "minutes": minutes,
+        "runtime": runtime,
         "answers": sum(sample.answers for sample in samples),
         "captions": sum(sample.captions for sample in samples),
         "resident_growth_mib": round(growth, 1),

@@ -373,6 +373,7 @@ def fake_tensorrt(device, version="10.3.0"):
             return True
 
         def set_input_shape(self, name, shape):
+            assert device.capturing is None, "a shape set after the execution that precedes a recorded one"
             low, _, high = self._profile[name]
             if not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
                 return False
@@ -380,6 +381,7 @@ def fake_tensorrt(device, version="10.3.0"):
             return True
 
         def set_tensor_address(self, name, memory):
+            assert device.capturing is None, "an address set after the execution that precedes a recorded one"
             assert isinstance(memory, int) and memory % ALIGNMENT == 0, f"{name} is not aligned"
             assert name in self._engine.inputs or name in self._engine.outputs, name
             self._addresses[name] = memory
@@ -430,7 +432,7 @@ def fake_tensorrt(device, version="10.3.0"):
 
         def deserialize_cuda_engine(self, serialized_engine):
             try:
-                return Engine(json.loads(serialized_engine))
+                return Engine(json.loads(bytes(serialized_engine)))
             except ValueError:
                 return None
 

@@ -1,5 +1,6 @@
 """The benchmark of runtimes: what it measures of a small model, and the arithmetic of its shares."""
 
+import importlib.util
 import json
 
 import onnx
@@ -10,6 +11,7 @@ from penguin_engine.bench_engine import Variant, decoded_bytes, prepare
 from penguin_engine.bench_worker import WorkerSettings, measure
 from penguin_engine.export import decoder_shape
 from penguin_engine.manifest import Manifest
+from penguin_engine.plans import PlanManifest
 from penguin_engine.random_model import write_random_checkpoint
 from penguin_models.checkpoint import load_pretrained, open_checkpoint
 from penguin_models.config import EncoderConfig
@@ -23,10 +25,10 @@ RATES = {"encode_patches_per_s", "prefill_tokens_per_s", "decode_tokens_per_s"}
 def short(monkeypatch):
     """One run of everything: no figure is looked at here."""
     monkeypatch.setattr("penguin_engine.bench_worker.timed", lambda run: (run() and 1.0) or 1.0)
-    monkeypatch.setattr(bench_engine, "machine_limits", lambda threads: {"memory_bytes_per_s": 1e9} | OPERATIONS)
+    monkeypatch.setattr(bench_engine, "machine_limits", lambda *args: {"memory_bytes_per_s": 1e9} | OPERATIONS)
 
 
-OPERATIONS = {"float32_operations_per_s": 1e9}
+OPERATIONS = {"operations_per_s": 1e9}
 
 
 @pytest.mark.parametrize("text", ["onnx", "onnx:", "tflite:int8", ":float32"])
@@ -45,6 +47,37 @@ def test_a_worker_measures_everything(exported):
 def test_transformers_on_the_same_weights(checkpoint):
     result = measure(WorkerSettings("transformers", str(checkpoint), precision="float32", **FEW))
     assert result.keys() >= RATES - {"encode_patches_per_s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"),
+    [
+        ("tensorrt:float16", "portable"),
+        ("tensorrt-fused:int4", "fused"),
+        ("onnx:int8", "onnxruntime"),
+        ("torch:x", None),
+    ],
+)
+def test_what_variants_run(text, profile):
+    assert Variant.parse(text).profile == profile
+
+
+def test_tensorrt_gets_plans_once(checkpoint, tmp_path, stand_in):
+    gpu = stand_in()
+    variant = Variant.parse("tensorrt:float32")
+    folder = prepare(checkpoint, tmp_path, variant, True, "cuda")
+    assert PlanManifest.read(folder).limits.max_tokens == 4096
+    made = (folder / "tensorrt" / "plan.json").stat().st_mtime_ns
+    assert prepare(checkpoint, tmp_path, variant, True, "cuda") == folder
+    assert (folder / "tensorrt" / "plan.json").stat().st_mtime_ns == made
+    gpu.runtime.TensorRTRuntime(folder)
+
+
+def test_tensorrt_that_is_not_installed(checkpoint, tmp_path):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed here")
+    with pytest.raises(EngineError, match=r"need tensorrt and pycuda, which are not installed; see docs/jetson\.md"):
+        prepare(checkpoint, tmp_path, Variant.parse("tensorrt:float32"), True, "cuda")
 
 
 def test_settings_reach_the_worker():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from penguin_engine.manifest import VISION
-from penguin_engine.plans import FOLDER, TIMING_CACHE, PlanLimits, PlanManifest
+from penguin_engine.plan_shapes import PlanLimits
+from penguin_engine.plans import FOLDER, TIMING_CACHE, PlanManifest
 from penguin_engine.runtime import interleave
 from penguin_models.errors import EngineError
 from penguin_models.images import patch_image
@@ -90,7 +91,7 @@ def test_a_damaged_export_is_found_before_anything_is_built(gpu, folder):
 
 
 def test_a_graph_that_tensorrt_cannot_read(gpu, folder, monkeypatch):
-    monkeypatch.setattr("penguin_engine.manifest.Manifest.verify", lambda *args: None)
+    monkeypatch.setattr("penguin_engine.manifest.Manifest._compare", lambda *args: None)
     (folder / VISION).write_bytes(b"\xff" * (folder / VISION).stat().st_size)
     with pytest.raises(EngineError, match=r"TensorRT 10\.16\.1 cannot read .*vision\.onnx: "):
         build(gpu, folder)

@@ -28,7 +28,8 @@ def test_every_linear_layer_is_measured(model, processor, picture):
     measured = calibrate(model, processor, [picture(56, 84)], "what?")
     names = {f"{LAYER}.mlp.{name}_proj" for name in ("gate", "up", "down")}
     assert measured.inputs.keys() == measured.outputs.keys() >= names
-    assert "vision_projector.readout.0" in measured.inputs
+    assert {"vision_projector.readout.0", "vision_encoder.embeddings.patch_embedding"} <= measured.inputs.keys()
+    assert "vision_encoder.encoder.layers.2.self_attn.scores" in measured.inputs
     assert all(0 < value < 100 for values in (measured.inputs, measured.outputs) for value in values.values())
     assert not model._forward_hooks and not any(module._forward_hooks for module in model.modules())
 
@@ -51,6 +52,30 @@ def test_other_large_values_are_refused(name):
         EngineError, match=rf"1 layers do not fit float16.*{name} reaches 20000 of 65504; export bfloat16"
     ):
         Calibration({name: 1.0}, {name: 20_000.0}).shrink("language_model.")
+
+
+def test_products_of_queries_and_keys_are_bounded(model, processor, picture):
+    """No product that the graph calculates is above the bound, and the bound is not far above what norms give."""
+    measured = calibrate(model, processor, [picture(56, 84)], "what?")
+    attention, seen = model.vision_encoder.encoder.layers[0].self_attn, []
+    handle = attention.q_norm.register_forward_hook(lambda module, args, output: seen.append(output))
+    model.encode([patch_image(picture(56, 84), Size(56, 84), 1, processor.images)])
+    handle.remove()
+    longest = seen[0].norm(dim=-1).max().item()  # keys are as long: the weights of both norms are near 1 here
+    bound = measured.outputs["vision_encoder.encoder.layers.0.self_attn.scores"]
+    assert longest**2 / 32**0.5 < bound < 4 * longest**2 / 32**0.5
+    assert measured.summary()["largest_score"] >= bound
+
+
+def test_norms_that_let_products_overflow_float16(edit_checkpoint, tmp_path, picture):
+    def enlarge(tensors):
+        for name in ("q_norm", "k_norm"):
+            key = f"model.layers.1.self_attn.{name}.weight"
+            tensors[key] = tensors[key] * np.float32(100)
+
+    options = ExportOptions("portable", "float16", samples=[picture(56, 56)])
+    with pytest.raises(EngineError, match=r"layers\.1\.self_attn\.scores reaches .* export bfloat16 or float32"):
+        export(edit_checkpoint(enlarge), tmp_path / "out", options)
 
 
 @pytest.mark.parametrize("profile", ["portable", "onnxruntime"])

@@ -74,6 +74,18 @@ def test_operators_are_documented_for_tensorrt(exported, profile, tensorrt, opse
     assert not {node.op_type for node in model.graph.node} & {"Loop", "Scan", "If"}
 
 
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_no_index_is_negative(exported, profile, graph):
+    """TensorRT documents: if an axis has dynamic length, using a negative index for it has undefined behaviour."""
+    model = load(exported(profile=profile), graph).graph
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.initializer if i.data_location == 0}
+    indices = {node.input[1] for node in model.node if node.op_type == "Gather"}
+    assert all((constants[name] >= 0).all() for name in indices & constants.keys())
+    if profile == "portable":  # where padding is marked by -1; equal frames need none
+        assert "slots" not in indices
+
+
 def test_fused_uses_the_new_operators(exported):
     found = {n.op_type for name in GRAPHS for n in load(exported(profile="fused"), name).graph.node}
     assert found >= {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding"}

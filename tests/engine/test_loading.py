@@ -59,9 +59,10 @@ def test_bfloat16_on_a_cpu(exported):
         open_runtime("onnx", exported(profile="portable", dtype="bfloat16"))
 
 
-def test_a_graph_that_cannot_be_loaded(exported, tmp_path):
+def test_a_graph_that_cannot_be_loaded(exported, tmp_path, monkeypatch):
     import shutil
 
+    monkeypatch.setattr("penguin_engine.manifest.Manifest._compare", lambda *args: None)
     folder = shutil.copytree(exported(profile="portable"), tmp_path / "copy")
     graph = folder / "decoder.onnx"
     graph.write_bytes(bytes(graph.stat().st_size))

@@ -71,7 +71,17 @@ def test_a_file_cut_short(folder):
         Manifest.read(folder)
 
 
-def test_a_changed_file(folder):
+@pytest.mark.parametrize("name", [DECODER, "tokenizer.json"])
+def test_a_small_file_that_was_changed_is_found_at_once(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(EngineError, match=rf"{name} is not what was exported: its hash differs; copy or export"):
+        Manifest.read(folder)
+
+
+def test_a_changed_file(folder, monkeypatch):
+    monkeypatch.setattr("penguin_engine.manifest._SMALL_BYTES", 0)  # as if it were large
     data = bytearray((folder / EMBEDDINGS).read_bytes())
     data[-1] ^= 1
     (folder / EMBEDDINGS).write_bytes(data)

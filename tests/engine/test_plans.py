@@ -1,4 +1,4 @@
-"""Plans: their shapes, the machine they fit, and what a message says when they do not."""
+"""Plans: the machine they fit, and what a message says when they do not."""
 
 import json
 from dataclasses import replace
@@ -6,23 +6,10 @@ from dataclasses import replace
 import pytest
 
 from penguin_engine.manifest import ExportedFile, Manifest
-from penguin_engine.plans import (
-    BUCKET_TOKENS,
-    FOLDER,
-    PLAN_MANIFEST,
-    Machine,
-    PlanLimits,
-    PlanManifest,
-    check_buildable,
-    check_patches,
-    decoder_profiles,
-    export_hash,
-    fits_vision_plan,
-    vision_profiles,
-)
+from penguin_engine.plan_shapes import PlanLimits, plan_shapes
+from penguin_engine.plans import FOLDER, PLAN_MANIFEST, Machine, PlanManifest, check_buildable, export_hash
 from penguin_engine.quantize import Quantization
 from penguin_models.errors import EngineError
-from penguin_models.types import PatchedImage, Size
 
 ORIN = Machine("10.3.0", "Orin", "8.7")
 THOR = Machine("10.16.1", "NVIDIA Thor", "11.0")
@@ -41,7 +28,8 @@ def plan(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "my model")
     (copy / FOLDER).mkdir()
     (copy / FOLDER / "vision.plan").write_bytes(b"12345")
-    made = PlanManifest(ORIN, "fp16", PlanLimits(2048), export_hash(copy), {"vision.plan": ExportedFile(5, "0")})
+    limits, files = PlanLimits(2048), {"vision.plan": ExportedFile(5, "0")}
+    made = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
     made.write(copy / FOLDER)
     return copy
 
@@ -73,6 +61,16 @@ def test_another_export(plan):
         file.write(" ")
     with pytest.raises(EngineError, match="another export of the model"):
         read.check(plan, ORIN)
+
+
+def test_plans_of_other_shapes(plan):
+    """As a version of this program would have made that decodes in other steps."""
+    path = plan / FOLDER / PLAN_MANIFEST
+    raw = json.loads(path.read_text())
+    raw["shapes"]["decoder.onnx"][0]["embeddings"][2][0] = 256
+    path.write_text(json.dumps(raw))
+    with pytest.raises(EngineError, match=r"built for other shapes than this version of penguin_vl uses\. Build them"):
+        PlanManifest.read(plan).check(plan, ORIN)
 
 
 def test_a_plan_cut_short(plan):
@@ -123,61 +121,3 @@ def test_exports_for_onnx_runtime_alone(exported, options):
     folder = exported(profile="onnxruntime", **options)
     with pytest.raises(EngineError, match=r"TensorRT cannot read it; export it again: .* --profile portable"):
         check_buildable(Manifest.read(folder), None, THOR, folder)
-
-
-@pytest.mark.parametrize("profile", ["portable", "fused"])
-def test_shapes_of_the_decoder(exported, profile):
-    prefill, decode = decoder_profiles(Manifest.read(exported(profile=profile)), PlanLimits(1024))
-    import onnx
-
-    graph = onnx.load(exported(profile=profile) / "decoder.onnx", load_external_data=False).graph
-    assert prefill.keys() == decode.keys() == {i.name for i in graph.input}
-    assert prefill["embeddings"].maximum == (512, 96) and decode["embeddings"].maximum == (1, 96)
-    past = decode["past_key_2"]
-    if profile == "fused":
-        assert past.minimum == past.maximum == (1, 2, 1024, 32)
-    else:
-        assert past.minimum == (BUCKET_TOKENS, 2, 32) and past.maximum == (1024, 2, 32)
-        assert decode["past_mask"].maximum == (1024,)
-    for shapes in (prefill, decode):
-        for size in shapes.values():
-            assert all(a <= b <= c for a, b, c in zip(size.minimum, size.optimum, size.maximum, strict=True))
-
-
-def test_shapes_of_the_vision_graph(folder):
-    single, batch = vision_profiles(Manifest.read(folder), PlanLimits(1024, max_patches=2000))
-    assert single["slots"].maximum == (1, 2000) and single["patches"].maximum == (2000, 588)
-    assert batch["slots"].minimum[0] == 2 and batch["slots"].maximum == (8, 512)
-    assert batch["patches"].maximum == (8 * 512, 588)
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ({"max_tokens": 100}, "max_tokens is 100, it must be at least 256 and a multiple of 256"),
-        ({"max_tokens": 1000}, "max_tokens is 1000"),
-        ({"max_patches": 10}, "max_patches is 10, it must be at least 512"),
-    ],
-)
-def test_limits_that_make_no_sense(limits, message):
-    with pytest.raises(EngineError, match=message):
-        PlanLimits(**limits)
-
-
-def image(patches):
-    import numpy as np
-
-    return PatchedImage(np.zeros((patches, 588), np.float32), Size(1, patches), 1)
-
-
-def test_which_images_go_together():
-    assert fits_vision_plan([image(4000)])
-    assert fits_vision_plan([image(512)] * 8)
-    assert not fits_vision_plan([image(512)] * 9)
-    assert not fits_vision_plan([image(100), image(513)])
-
-
-def test_an_image_that_is_too_large():
-    check_patches([image(2000)], PlanLimits(1024, 2000), "penguin-vl build X")
-    with pytest.raises(EngineError, match=r"an image of 2001 patches is larger than the 2000 .*: penguin-vl build X"):
-        check_patches([image(2001)], PlanLimits(1024, 2000), "penguin-vl build X")

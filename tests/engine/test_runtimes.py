@@ -3,59 +3,90 @@
 import importlib.util
 import json
 import shutil
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from penguin_engine.export import ExportOptions
+from penguin_engine.export import export as export_checkpoint
 from penguin_engine.generation import Generation, Sampling, generate
 from penguin_engine.loading import open_runtime
 from penguin_engine.memory import MemoryConfig
 from penguin_engine.parity import prepare_case
-from penguin_engine.plans import PlanLimits
+from penguin_engine.plan_shapes import PlanLimits
 from penguin_engine.runtime import interleave
+from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.session import SceneSession
+from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import ContextLengthError
 from penguin_models.images import patch_image
+from penguin_models.media import load_image
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.types import Frame, Size
 
 TOLERANCE = 2e-4
 RUNTIMES = [
     "torch",
+    "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, run as they are
     *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
     "tensorrt portable",
     # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see fake_gpu.py.
     *(f"stand-in {profile}" for profile in ("portable", "fused")),
 ]
 MAX_TOKENS = 3072
+SHIPPED = Path(__file__).parents[2] / "models" / "penguin-tiny"
 
 
 @pytest.fixture(scope="module")
-def open_any(checkpoint, exported, stand_in, tmp_path_factory):
+def opener(stand_in, tmp_path_factory):
+    """Opens a checkpoint by the name of a runtime; `export` gives the folder of a profile and a type."""
     real_tensorrt = importlib.util.find_spec("tensorrt") is not None
 
-    def built(profile, dtype):
-        folder = shutil.copytree(exported(profile=profile, dtype=dtype), tmp_path_factory.mktemp("built") / "model")
+    def built(folder):
+        folder = shutil.copytree(folder, tmp_path_factory.mktemp("built") / "model")
         from penguin_engine.build import BuildOptions, build
         from penguin_engine.runtimes.tensorrt import this_machine
 
         build(folder, this_machine(), BuildOptions(limits=PlanLimits(MAX_TOKENS)))
-        return open_runtime("tensorrt", folder, "cuda")[0]
+        return open_runtime("tensorrt", folder, "cuda")
 
-    def make(name, dtype="float32"):
+    def make(checkpoint, export, name, dtype="float32"):
         kind, _, profile = name.partition(" ")
         if kind == "tensorrt" and not real_tensorrt:
             pytest.skip("tensorrt cannot be imported here: it needs its libraries and a GPU")
         if kind == "torch":
-            return open_runtime("torch", checkpoint, precision=dtype)[0]
+            record = (lambda work: work) if profile == "recorded" else None
+            model, processor = load_pretrained(checkpoint, dtype)
+            return TorchRuntime(model, record), processor
         if kind == "onnx":
-            return open_runtime("onnx", exported(profile=profile, dtype=dtype))[0]
+            return open_runtime("onnx", export(profile, dtype))
         if kind == "stand-in":
             stand_in()
-        return built(profile, dtype)
+        return built(export(profile, dtype))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def open_any(opener, checkpoint, exported):
+    def export(profile, dtype):
+        return exported(profile=profile, dtype=dtype)
+
+    return lambda name, dtype="float32": opener(checkpoint, export, name, dtype)[0]
+
+
+@pytest.fixture(scope="module")
+def open_shipped(opener, tmp_path_factory):
+    @lru_cache
+    def export(profile, dtype):
+        folder = tmp_path_factory.mktemp("shipped") / "model"
+        export_checkpoint(SHIPPED, folder, ExportOptions(profile, dtype))
+        return folder
+
+    return lambda name: opener(SHIPPED, export, name)
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
@@ -126,6 +157,27 @@ def test_the_next_32_tokens_are_those_of_torch(runtime, torch_runtime, images, p
         cache = each.open_cache(200)
         logits = cache.append(interleave(TEXTS, each.encode(images)))
         tokens = []
+        for _ in range(32):
+            tokens.append(int(logits.argmax()))
+            logits = cache.append([tokens[-1:]])
+        answers.append(tokens)
+        cache.close()
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.skipif(not (SHIPPED / "config.json").is_file(), reason="models/penguin-tiny is not here")
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_next_32_tokens_of_the_shipped_checkpoint(name, open_shipped, reference):
+    """About a picture, whatever ends an answer: as float32 on torch."""
+    answers = []
+    for each in ("torch", name):
+        runtime, processor = open_shipped(each)
+        content = [{"type": "image"}, {"type": "text", "text": "What is on the table?"}]
+        parts = processor.prompt_parts([{"role": "user", "content": content}])
+        picture = load_image(reference / "media" / "tabletop.png")
+        image = patch_image(picture, Size(224, 224), 1, processor.images)
+        cache = runtime.open_cache(400)
+        logits, tokens = cache.append(interleave(parts, runtime.encode([image]))), []
         for _ in range(32):
             tokens.append(int(logits.argmax()))
             logits = cache.append([tokens[-1:]])

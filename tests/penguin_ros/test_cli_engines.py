@@ -5,12 +5,15 @@ import json
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from penguin_engine import bench_engine
+from penguin_engine.loading import open_runtime
 from penguin_engine.manifest import Manifest
 from penguin_models.errors import EngineError
+from penguin_models.types import Size
 from penguin_ros.cli import build
 from penguin_ros.cli.main import main
 
@@ -88,8 +91,8 @@ def test_bench_session_with_a_runtime(cli, exported, monkeypatch):
 def test_bench_engine(cli, checkpoint, tmp_path, monkeypatch):
     measured = {"encode_patches_per_s": 10.0, "prefill_tokens_per_s": 20.0, "decode_tokens_per_s": 3.5, "load_s": 1.0}
     monkeypatch.setattr(bench_engine, "_in_own_process", lambda variant, settings: measured)
-    limits = {"memory_bytes_per_s": 1e10, "float32_operations_per_s": 1e11}
-    monkeypatch.setattr(bench_engine, "machine_limits", lambda threads: limits)
+    limits = {"memory_bytes_per_s": 1e10, "operations_per_s": 1e11}
+    monkeypatch.setattr(bench_engine, "machine_limits", lambda *args: limits)
     arguments = ("bench", "engine", "--model", checkpoint, "--work", tmp_path, "--variant", "onnx:float32")
     report = json.loads(cli(*arguments, "--variant", "torch:bfloat16", "--json").out)
     assert [row["variant"] for row in report["variants"]] == ["onnx:float32", "torch:bfloat16"]
@@ -109,7 +112,8 @@ def test_layers_go_with_random_weights(cli, checkpoint):
     assert result.code == 2 and "goes with --model random-2b" in result.err
 
 
-def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path):
+def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
     out = tmp_path / "out"
     arguments = ("quantize", "--model", checkpoint, "--out", out, "--sample", reference / "media" / "portrait.png")
     arguments = (*arguments, "--question", "What is this?", "--json")
@@ -121,18 +125,78 @@ def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path):
     assert json.loads((out / "quantization.json").read_text()) == report
     assert Manifest.read(out).precision == "int8"
 
-    worse = (tmp_path / "full.json", tmp_path / "variant.json")
-    for path, score in zip(worse, (0.9, 0.8), strict=True):
-        path.write_text(json.dumps({"scores": {"object F1": score}}))
+    worse = evaluations(tmp_path, {"object_f1": 0.9, "accuracy": 0.5, "question: where": 0.9}, {"object_f1": 0.8})
     result = cli(*arguments, "--weights", "int8", "--min-agreement", 0.5, "--scores", *worse)
     assert result.code == 1
-    assert "is not good: object F1 falls from 0.9000 to 0.8000, by more than 0.02; keep more" in result.err
+    # The score that the variant does not have is 0; single kinds of question do not count.
+    assert "is not good: object_f1 falls from 0.9000 to 0.8000, by more than 0.02; accuracy falls" in result.err
+    assert "where" not in result.err
+
+
+def evaluations(folder, *scores, scenes=(10, 10)):
+    """Files as `evaluate tabletop --json` writes them."""
+    paths = [folder / "full.json", folder / "variant.json"]
+    for path, found, count in zip(paths, scores, scenes, strict=True):
+        values = {name: {"value": value} for name, value in found.items()}
+        path.write_text(json.dumps({"seed": 0, "scenes": count, "scores": values}))
+    return paths
+
+
+def test_quantize_scores_both_on_the_tabletop(cli, checkpoint, reference, tmp_path, monkeypatch):
+    """The small checkpoint knows nothing of it: what counts is that both are asked, and what becomes of a loss."""
+    pytest.importorskip("pybullet", reason="needs the extra sim")
+    from penguin_ros.evaluation import tabletop
+
+    only_pictures = tabletop.Mixture(image=1, pair=0, clip=0, chart=0, text=0)
+    short = partial(tabletop.TabletopRun, turns=1, size=Size(56, 56), max_new_tokens=4, mixture=only_pictures)
+    monkeypatch.setattr(tabletop, "TabletopRun", short)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    arguments = (
+        *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
+        *("--sample", reference / "media" / "portrait.png", "--question", "What?"),
+        *("--scenes", 2, "--seed", 3, "--json"),
+    )
+    report = json.loads(cli(*arguments).out)
+    found, _ = tabletop.evaluate_tabletop(*open_runtime("onnx", tmp_path / "out"), short(3, 2))
+    scores = report["comparison"]["scores"]
+    assert scores and all(found[name].value == variant for name, (_, variant) in scores.items())
+    assert not any(name.startswith("question") for name in scores)
+    assert report["scored_on"] == {"scenes": 2, "seed": 3}
+    assert json.loads((tmp_path / "out" / "quantization.json").read_text()) == report
+
+
+def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, reference, tmp_path, monkeypatch):
+    pytest.importorskip("pybullet", reason="needs the extra sim")
+    from penguin_ros.evaluation import tabletop
+
+    values = iter([{"object_f1": 0.9, "box_precision": 0.8}, {"object_f1": 0.85}])
+
+    def evaluate(runtime, processor, run, on_scene):
+        return {name: tabletop.Score(name, value, None, None, 5) for name, value in next(values).items()}, []
+
+    monkeypatch.setattr(tabletop, "evaluate_tabletop", evaluate)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    result = cli(
+        *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
+        *("--sample", reference / "media" / "portrait.png", "--scenes", 1, "--max-score-loss", 0.06),
+    )
+    assert result.code == 1
+    assert "object_f1: 0.900 at full precision, 0.850 here" in result.out
+    assert "is not good: box_precision falls from 0.8000 to 0.0000, by more than 0.06; keep more" in result.err
 
 
 def test_quantize_with_scores_that_are_none(cli, checkpoint, tmp_path):
     (tmp_path / "a.json").write_text("[]")
     result = cli("quantize", "--model", checkpoint, "--out", tmp_path / "o", "--scores", *[tmp_path / "a.json"] * 2)
-    assert result.code == 1 and "a.json is no file" in result.err
+    assert result.code == 1 and "a.json is not what `penguin-vl evaluate tabletop --json` writes" in result.err
+
+
+def test_quantize_with_scores_of_other_scenes(cli, checkpoint, tmp_path):
+    paths = evaluations(tmp_path, {"object_f1": 0.9}, {"object_f1": 0.9}, scenes=(10, 20))
+    result = cli("quantize", "--model", checkpoint, "--out", tmp_path / "o", "--scores", *paths)
+    assert result.code == 1 and "are about other scenes (scenes and seed (10, 0) and (20, 0))" in result.err
+    result = cli("quantize", "--model", checkpoint, "--out", tmp_path / "o", "--scores", *paths, "--scenes", 5)
+    assert result.code == 2 and "goes without --scores" in result.err
 
 
 def test_doctor_knows_the_onnx_runtime(cli):

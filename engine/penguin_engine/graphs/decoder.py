@@ -51,7 +51,9 @@ def build_decoder(
         x = g.op("Add", x, attention.write(normed, f"{prefix}.self_attn", i))
         normed = layers.narrow(layers.rms_norm(x, f"{prefix}.post_attention_layernorm", shape.eps))
         x = g.op("Add", x, layers.gated_mlp(normed, f"{prefix}.mlp"))
-    last = g.op("Gather", x, g.constant([-1]), axis=0)  # [1, D]
+    # Not index -1: where an axis is dynamic, TensorRT leaves negative indices undefined.
+    new = g.op("Gather", g.op("Shape", "embeddings"), g.constant([0]))
+    last = g.op("Gather", x, g.op("Sub", new, g.constant([1])), axis=0)  # [1, D]
     normed = layers.narrow(layers.rms_norm(last, f"{model}.norm", shape.eps))
     if tied_head is None:
         logits = layers.linear(normed, HEAD)

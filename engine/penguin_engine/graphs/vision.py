@@ -70,6 +70,7 @@ class VisionAttention:
         self._layers, self._config = layers, config
         self._cos_sin = self._rotary_table()
         self._attend: Callable[[str, str, str], str]
+        self._slots = "slots"
         if layers.profile.contrib:
             self._attend = self._attend_onnxruntime
         elif layers.profile.native_operators:
@@ -77,6 +78,8 @@ class VisionAttention:
         else:
             self._attend = self._attend_primitive
             g = layers.graph
+            # Padding takes the first patch: TensorRT leaves negative indices undefined where an axis is dynamic.
+            self._slots = g.op("Max", "slots", g.constant(0))
             padding = g.op("Less", "slots", g.constant(0))
             mask = g.op("Where", padding, g.constant(MASKED, "float32"), g.constant(0.0, "float32"))
             self._mask = g.op("Unsqueeze", mask, g.constant([1, 2]))  # [F, 1, 1, L]
@@ -92,7 +95,9 @@ class VisionAttention:
             )
         )
         v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), c.num_key_value_heads, c.head_dim)
-        attended = self._attend(*(layers.graph.op("Gather", value, "slots") for value in (q, k, v)))  # [F * L, A * E]
+        attended = self._attend(
+            *(layers.graph.op("Gather", value, self._slots) for value in (q, k, v))
+        )  # [F * L, A * E]
         return layers.wide(layers.linear(layers.graph.op("Gather", attended, "places"), f"{prefix}.o_proj"))
 
     def _rotary_table(self) -> list[list[str]]:

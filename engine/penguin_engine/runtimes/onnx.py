@@ -7,13 +7,10 @@ no step copies what is held.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from penguin_engine.exported import (
     MASKED,
@@ -26,23 +23,13 @@ from penguin_engine.exported import (
     encode_in_passes,
 )
 from penguin_engine.manifest import DECODER, PROFILES, VISION, DecoderShape, Manifest
+from penguin_engine.onnx_session import Device, open_session
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 """Numbers of ONNX's types, for bindings."""
-_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.EPFail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 class OnnxRuntime:
@@ -64,13 +51,13 @@ class OnnxRuntime:
         folder = Path(folder)
         self._manifest = manifest = Manifest.read(folder)
         check_precision(manifest, precision, folder)
-        self._device = _Device.parse(device)
+        self._device = Device.parse(device)
         if self._device.kind == "cpu" and "bfloat16" in (manifest.dtype, manifest.vision_dtype):
             raise EngineError(
                 f"{folder} is bfloat16, which ONNX Runtime cannot run on a CPU; export float32 or float16"
             )
-        self._vision = _session(folder / VISION, self._device, threads)
-        self._decoder = _session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
+        self._vision = open_session(folder / VISION, self._device, threads)
+        self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
         self._info = RuntimeInfo(
             name="onnx",
@@ -95,6 +82,9 @@ class OnnxRuntime:
         check_fits(max_length, self._info.context_length, "the cache")
         return OnnxCache(self._decoder, self._table, self._manifest, self._device, max_length)
 
+    def synchronize(self) -> None:
+        """Nothing: ONNX Runtime returns when it is done."""
+
     def _run_vision(self, inputs: dict[str, Array]) -> Array:
         binding = self._vision.io_binding()
         for name, value in inputs.items():
@@ -109,7 +99,7 @@ class OnnxRuntime:
 class OnnxCache:
     """A `Cache` in memory reserved once."""
 
-    def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: _Device, max_length: int):
+    def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
         self._session, self._table = session, table
         self._dtype, self._vocab = manifest.dtype, manifest.decoder.vocab
         self._max_length = max_length
@@ -168,7 +158,7 @@ class _Memory(Protocol):
 class _Buffers:
     """Input and output of each layer are the same buffer [1, kv_heads, capacity, head_dim]: bound once."""
 
-    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: _Device, capacity: int):
+    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
         size = (1, shape.kv_heads, capacity, shape.head_dim)
         self._buffers = []
         for layer in range(shape.layers):
@@ -187,7 +177,7 @@ class _Buffers:
 class _Rows:
     """Each layer has rows [capacity, kv_heads, head_dim]: a step reads a prefix and writes right behind it."""
 
-    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: _Device, capacity: int):
+    def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
         self._binding, self._device, self._type = binding, device, _ONNX_TYPES[dtype]
         self._row = (shape.kv_heads, shape.head_dim)
         self._row_bytes = shape.kv_heads * shape.head_dim * np.dtype(STORAGE[dtype]).itemsize
@@ -207,79 +197,6 @@ class _Rows:
             self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
             self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
         return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
-
-
-@dataclass(frozen=True)
-class _Device:
-    """Where a session runs: "cpu", "cuda:0", "tensorrt:0"."""
-
-    kind: str
-    index: int
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
-
-    @classmethod
-    def parse(cls, text: str) -> _Device:
-        """Reads a device and checks that the installed ONNX Runtime has it: nothing falls back to the CPU."""
-        kind, _, index = text.partition(":")
-        if kind not in _PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
-            raise EngineError(
-                f"device {text!r} is unknown to the onnx runtime; choose cpu, cuda, cuda:1, tensorrt, ..."
-            )
-        available = ort.get_available_providers()
-        if _PROVIDERS[kind] not in available:
-            raise EngineError(
-                f"ONNX Runtime {ort.__version__} here cannot use device {text!r}: it has {', '.join(available)}; "
-                "install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
-            )
-        return cls(kind, int(index or 0))
-
-    @property
-    def memory(self) -> str:
-        """Where caches lie."""
-        return "cpu" if self.kind == "cpu" else "cuda"
-
-    @property
-    def providers(self) -> list[Any]:
-        """The execution providers of a session, the wanted one first."""
-        if self.kind == "cpu":
-            return [_PROVIDERS["cpu"]]
-        options = {"device_id": str(self.index)}
-        wanted = ("tensorrt", "cuda") if self.kind == "tensorrt" else ("cuda",)
-        return [(_PROVIDERS[kind], options) for kind in wanted]
-
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Memory for a cache; on a CPU it is taken page by page as it fills."""
-        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, STORAGE[dtype]), self.memory, self.index)
-
-
-def best_device() -> str:
-    """ "cuda" where the installed ONNX Runtime has it, else "cpu"."""
-    return "cuda" if _PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
-
-
-def _session(path: Path, device: _Device, threads: int | None, float8: bool = False) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False  # shapes change from step to step
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # Threads that wait for work give their core back after each run: the robot has other things to do.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if float8:  # moving 8-bit floats through other operators, as it does with integers, makes an invalid graph
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=device.providers)
-    except _ERRORS as err:
-        reason = " ".join(str(err).split())[:300]
-        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path} on {device}: {reason}") from err
-    if session.get_providers()[0] != _PROVIDERS[device.kind]:
-        raise EngineError(
-            f"ONNX Runtime {ort.__version__} did not start {_PROVIDERS[device.kind]} for {path}; are the CUDA "
-            "libraries that it needs installed?"
-        )
-    return session
 
 
 def _gqa_inputs(length: int, new: int) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycuda.driver as cuda
 import tensorrt as trt
 
@@ -18,16 +19,9 @@ from penguin_engine.cuda_graph import CudaGraph
 from penguin_engine.exported import TOKENS_PER_STEP, Array, EmbeddingTable, check_precision, chunks, vision_passes
 from penguin_engine.gpu import Addresses, CacheMemory, Recorded, Shapes
 from penguin_engine.manifest import PROFILES, Manifest
+from penguin_engine.plan_shapes import check_patches, fits_vision_plan
 from penguin_engine.plan_steps import DecoderSteps, DeviceVisualTokens, VisionSteps
-from penguin_engine.plans import (
-    DECODER_PLAN,
-    FOLDER,
-    VISION_PLAN,
-    Machine,
-    PlanManifest,
-    check_patches,
-    fits_vision_plan,
-)
+from penguin_engine.plans import DECODER_PLAN, FOLDER, VISION_PLAN, Machine, PlanManifest
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
@@ -92,6 +86,11 @@ class TensorRTRuntime:
         with self._gpu.active():
             return TensorRTCache(self._decoder, self._decoder.open_memory(max_length), self._gpu, max_length)
 
+    def synchronize(self) -> None:
+        """Returns when the GPU has done everything that it was given."""
+        with self._gpu.active():
+            self._gpu.wait()
+
 
 class TensorRTCache:
     """A `Cache` in GPU memory that is reserved once."""
@@ -142,7 +141,8 @@ class TensorRTPlan:
 
     def __init__(self, loader: Any, path: Path, gpu: CudaDevice, command: str):
         self._gpu, self._name = gpu, path.name
-        self._engine = loader.deserialize_cuda_engine(path.read_bytes())
+        # Mapped: a copy in memory beside TensorRT's own would not fit where GPU and processor share theirs.
+        self._engine = loader.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
         if self._engine is None:
             raise EngineError(f"TensorRT {trt.__version__} cannot load {path}; build it again: {command}")
         strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
@@ -152,16 +152,28 @@ class TensorRTPlan:
             if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
                 raise EngineError(f"there is not enough GPU memory to run {path}; lower --max-tokens: {command}")
             self._contexts.append(context)
+        self._shapes: list[Shapes] = [{} for _ in self._contexts]
+        self._addresses: list[Addresses] = [{} for _ in self._contexts]
         gpu.wait()
 
     def run(self, profile: int, shapes: Shapes, addresses: Addresses) -> None:
-        """Puts one execution onto the stream."""
-        context = self._contexts[profile]
+        """Puts one execution onto the stream.
+
+        Only what has changed is told to TensorRT: a recorded execution must follow one of the same shapes, after which
+        nothing may be set anew.
+        """
+        context, set_shapes, set_addresses = self._contexts[profile], self._shapes[profile], self._addresses[profile]
         for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise EngineError(f"{self._name} does not take {name} of shape {list(shape)}")
+            if set_shapes.get(name) != shape:
+                if not context.set_input_shape(name, shape):
+                    set_shapes.pop(name, None)
+                    raise EngineError(f"{self._name} does not take {name} of shape {list(shape)}")
+                set_shapes[name] = shape
         for name, address in addresses.items():
-            context.set_tensor_address(name, address)
+            if set_addresses.get(name) != address:
+                if not context.set_tensor_address(name, address):
+                    raise EngineError(f"{self._name} does not take address {address:#x} for {name}")
+                set_addresses[name] = address
         if not context.execute_async_v3(self._gpu.stream.handle):
             raise EngineError(f"{self._name} failed to run; see TensorRT's messages above")
 

@@ -1,17 +1,19 @@
-"""The model on torch: any CPU or CUDA device, no export needed."""
+"""The model on torch: any CPU or CUDA device, no export needed.
+
+On CUDA a decoding step is a recorded CUDA graph (torch_decode.py); vision attention is packed wherever torch has a
+kernel for it (penguin_models.encoder).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache as TransformersCache
-from transformers.cache_utils import DynamicLayer
 
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
+from penguin_engine.torch_decode import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL
 
@@ -32,10 +34,15 @@ class TorchVisualTokens:
 
 
 class TorchRuntime:
-    """A `Runtime` over a loaded `PenguinVL`."""
+    """A `Runtime` over a loaded `PenguinVL`.
 
-    def __init__(self, model: PenguinVL):
-        self._model = model
+    Args:
+        model: on its device.
+        record: what records decoding steps; CUDA graphs where the model is on CUDA and nothing elsewhere if None.
+    """
+
+    def __init__(self, model: PenguinVL, record: Recorder | None = None):
+        self._model, self._record = model, record
         self._info = RuntimeInfo(
             name="torch",
             device=str(model.device),
@@ -58,22 +65,31 @@ class TorchRuntime:
     def open_cache(self, max_length: int) -> TorchCache:
         """An empty cache."""
         check_fits(max_length, self._info.context_length, "the cache")
-        return TorchCache(self._model, max_length)
+        record = self._record
+        if record is None and self._model.device.type == "cuda":
+            record = CudaGraphRecorder(self._model.device)
+        return TorchCache(self._model, max_length, record)
+
+    def synchronize(self) -> None:
+        """Returns when the device has done everything that it was given."""
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
 
 
 class TorchCache:
     """A `Cache` in memory reserved once: appending never copies what is held."""
 
-    def __init__(self, model: PenguinVL, max_length: int):
+    def __init__(self, model: PenguinVL, max_length: int, record: Recorder | None):
         self._model = model
         self._max_length = max_length
         layers = model.language_model.config.num_hidden_layers
-        self._cache: Any = TransformersCache(layers=[_ReservedLayer(max_length) for _ in range(layers)])
+        self._reserved: ReservedCache | None = ReservedCache(layers, max_length, zeroed=record is not None)
+        self._steps = DecodingSteps(model, self._reserved, record) if record else None
 
     @property
     def length(self) -> int:
         """Tokens held."""
-        return int(self._cache.get_seq_length())
+        return self._open.length
 
     @torch.inference_mode()
     def append(self, parts: Sequence[Part]) -> Float32Array:
@@ -81,28 +97,33 @@ class TorchCache:
         new = sum(part_length(part) for part in parts)
         check_fits(self.length + new, self._max_length, "the cache")
         assert new > 0, "nothing to append"
+        part = parts[0]
+        if self._steps is not None and self.length and new == len(parts) == 1 and isinstance(part, Sequence):
+            return _on_host(self._steps.run(part[0]))
         embeddings = torch.cat([self._embed(part) for part in parts if part_length(part)])[None]
         chunk = new if self.length == 0 else _CHUNK_TOKENS
         for start in range(0, new, chunk):
             output = self._model.language_model(
                 inputs_embeds=embeddings[:, start : start + chunk],
-                past_key_values=self._cache,
+                past_key_values=self._open.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-        logits: Float32Array = output.logits[0, -1].float().cpu().numpy()
-        return logits
+        return _on_host(output.logits[0, -1])
 
     def truncate(self, length: int) -> None:
         """Forgets everything after the first `length` tokens."""
-        surplus = self.length - length
-        assert length >= 0 and surplus >= 0, f"cannot truncate {self.length} tokens to {length}"
-        for layer in self._cache.layers:
-            layer.crop(-surplus)
+        assert 0 <= length <= self.length, f"cannot truncate {self.length} tokens to {length}"
+        self._open.show(length)
 
     def close(self) -> None:
         """Frees the memory."""
-        self._cache = None
+        self._reserved = self._steps = None
+
+    @property
+    def _open(self) -> ReservedCache:
+        assert self._reserved is not None, "the cache is closed"
+        return self._reserved
 
     def _embed(self, part: Part) -> Tensor:
         if isinstance(part, TorchVisualTokens):
@@ -111,28 +132,6 @@ class TorchCache:
         return self._model.embed_tokens(torch.tensor(part, device=self._model.device))
 
 
-class _ReservedLayer(DynamicLayer):  # type: ignore[misc]
-    """transformers' growing cache layer, growing inside memory that is reserved once."""
-
-    def __init__(self, capacity: int):
-        super().__init__()
-        self._capacity = capacity
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserves the memory when the first keys show its shape and type."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        batch, heads, _, width = key_states.shape
-        self._key_memory, self._value_memory = key_states.new_empty(2, batch, heads, self._capacity, width)
-        self.keys, self.values = self._key_memory[:, :, :0], self._value_memory[:, :, :0]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes behind what is held; the result are views."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
-        self._key_memory[:, :, start:end] = key_states
-        self._value_memory[:, :, start:end] = value_states
-        self.keys, self.values = self._key_memory[:, :, :end], self._value_memory[:, :, :end]
-        return self.keys, self.values
+def _on_host(logits: Tensor) -> Float32Array:
+    found: Float32Array = logits.float().cpu().numpy()
+    return found

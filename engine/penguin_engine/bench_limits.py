@@ -1,0 +1,100 @@
+"""What a device can do at best, measured now: memory bandwidth and the rate of matrix products, through torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from penguin_models.errors import EngineError
+
+_BANDWIDTH_BYTES = {"cpu": 2**29, "cuda": 2**31}
+_MATRIX = {"cpu": 2048, "cuda": 8192}
+
+
+def machine_limits(threads: int, device: str, precision: str) -> dict[str, float]:
+    """Best memory bandwidth in bytes/s and matrix rate in operations/s that torch reaches here now.
+
+    Args:
+        threads: of one operator on a CPU.
+        device: "cpu", "cuda", "cuda:1", ... (ONNX Runtime's "tensorrt" is a CUDA device too).
+        precision: of the variant that is measured. CPUs multiply float32 whatever it is; GPUs have faster units for 16
+            bits, in which quantised variants multiply too.
+
+    Raises:
+        EngineError: torch has no such device.
+    """
+    place = torch_device(device)
+    dtype = _matrix_type(place, precision)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return {
+            "memory_bytes_per_s": _BANDWIDTH_BYTES[place.type] / _read_seconds(place),
+            "operations_per_s": 2 * _MATRIX[place.type] ** 3 / _multiply_seconds(place, dtype),
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def torch_device(device: str) -> torch.device:
+    """torch's device of a runtime's one.
+
+    Raises:
+        EngineError: torch cannot use it.
+    """
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"limits of device {device!r} are measured with torch, which sees no CUDA GPU; install a torch with CUDA, "
+            "or measure with --device cpu"
+        )
+    return torch.device("cuda", int(index or 0))
+
+
+def device_name(device: str) -> str | None:
+    """Name of a GPU; None for the CPU."""
+    place = torch_device(device)
+    return None if place.type == "cpu" else torch.cuda.get_device_name(place)
+
+
+def _matrix_type(place: torch.device, precision: str) -> torch.dtype:
+    if place.type == "cpu" or precision in ("float32", "f32"):
+        return torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float16
+
+
+def _read_seconds(place: torch.device) -> float:
+    matrix = torch.ones(_BANDWIDTH_BYTES[place.type] // 4 // 4096, 4096, device=place)
+    vector, out = torch.ones(4096, device=place), torch.empty(matrix.shape[0], device=place)
+    return min(_best(matrix.sum, place), _best(lambda: torch.mv(matrix, vector, out=out), place))
+
+
+def _multiply_seconds(place: torch.device, dtype: torch.dtype) -> float:
+    size = _MATRIX[place.type]
+    a = torch.ones(size, size, device=place, dtype=dtype)
+    result = torch.empty_like(a)
+    return _best(lambda: torch.mm(a, a, out=result), place)
+
+
+def _best(run: Callable[[], Any], place: torch.device, at_least_s: float = 0.5) -> float:
+    """Seconds of the fastest of as many runs as fill the time."""
+
+    def finished() -> None:
+        run()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+
+    finished()
+    best, spent = math.inf, 0.0
+    while spent < at_least_s:
+        start = time.perf_counter()
+        finished()
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+    return best
