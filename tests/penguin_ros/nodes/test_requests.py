@@ -168,7 +168,35 @@ def test_shutting_the_process_down_ends_goals_with_a_result(robot, slow):
     assert slow.process.wait(60) == 0
 
 
-def test_a_client_that_is_killed_in_mid_goal_harms_nobody(robot, slow, tmp_path):
+def test_shutting_down_does_not_wait_for_an_operation_that_takes_minutes(robot, start, image):
+    # Simulated time stands still: saying goodbye goes by another clock.
+    node, said = start({"pause_s": 600}, caption__on_keyframe=False, use_sim_time=True), []
+    robot.show(node, image(1.0))
+    client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream")
+    assert client.wait_for_server(60)
+    handle = robot.result(client.send_goal_async(AskStream.Goal(question="What?"), said.append))
+    result = handle.get_result_async()
+    robot.wait(lambda: len(said) > 1)
+    node.process.send_signal(signal.SIGTERM)
+    response = robot.result(result).result
+    assert response.error_code == AskStream.Result.ERROR_CANCELLED and "cancelled" in response.error_msg
+    assert node.process.wait(60) == 0
+
+
+SHORT_LEASE = """<?xml version="1.0"?>
+<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
+  <participant profile_name="short" is_default_profile="true"><rtps><builtin><discovery_config>
+    <leaseDuration><sec>3</sec></leaseDuration><leaseAnnouncement><sec>1</sec></leaseAnnouncement>
+  </discovery_config></builtin></rtps></participant>
+</profiles>
+"""
+
+
+def test_a_client_that_is_killed_in_mid_goal_harms_nobody_and_its_goal_ends(robot, start, image, tmp_path):
+    node = start({**SLOW, "text": "word " * 1000}, caption__on_keyframe=False)
+    robot.show(node, image(1.0))
+    profile = tmp_path / "lease.xml"  # Fast DDS then notices in seconds that it is gone, others in their own time
+    profile.write_text(SHORT_LEASE)
     script = textwrap.dedent("""
         import sys, rclpy
         from rclpy.action import ActionClient
@@ -177,14 +205,18 @@ def test_a_client_that_is_killed_in_mid_goal_harms_nobody(robot, slow, tmp_path)
         node = rclpy.create_node("doomed")
         client = ActionClient(node, AskStream, sys.argv[1])
         client.wait_for_server()
-        client.send_goal_async(AskStream.Goal(question="What?"), lambda message: print("said", flush=True))
+        goal = AskStream.Goal(question="What?", max_new_tokens=1000)
+        client.send_goal_async(goal, lambda message: print("said", flush=True))
         rclpy.spin(node)
     """)
     victim = subprocess.Popen(
-        [sys.executable, "-c", script, f"{slow.name}/ask_stream"], stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", script, f"{node.name}/ask_stream"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)},
     )
     assert victim.stdout.readline() == b"said\n"
     victim.kill()
     victim.wait()
-    answer = robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
-    assert answer.error_code == Ask.Response.ERROR_NONE and slow.alive
+    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
+    assert answer.error_code == Ask.Response.ERROR_NONE and node.alive
+    assert "there is no client of the action any more" in node.log
