@@ -14,11 +14,11 @@ from penguin_vl.msg import GroundedCaption, MemoryState
 from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import answer_dict
+from penguin_ros.nodes.context import start_ros
 
 
 class DemoFailedError(PenguinError):
@@ -41,7 +41,7 @@ class DemoClient:
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
         self._on_caption_shown = on_caption
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        start_ros([])
         self._changed = threading.Condition()
         self._node = rclpy.create_node("penguin_demo")
         for kind, topic, callback in (

@@ -23,11 +23,11 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.context import start_ros
 
 SIZE = (240, 320)
 _RATE_HZ = 10.0
@@ -126,7 +126,7 @@ class _Load:
 
     def __init__(self, pid: int, node_name: str, topics: Sequence[str]):
         self._pid = pid
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        start_ros([])
         self._node = rclpy.create_node("soak")
         self._publishers = [self._node.create_publisher(Image, topic, 1) for topic in topics]
         self._ask = self._node.create_client(Ask, f"{node_name}/ask")
