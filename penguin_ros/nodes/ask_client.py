@@ -52,15 +52,15 @@ def ask_node(
         RosArgumentsError: ros_args cannot be parsed.
     """
     goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
-    with _client(node_name, ros_args) as client:
-        result = _ask(client, node_name, goal, on_text, timeout_s)
+    with _client(node_name, ros_args) as (client, executor):
+        result = _ask(client, executor, node_name, goal, on_text, timeout_s)
     if result.error_code != AskStream.Result.ERROR_NONE:
         raise AskFailedError(f"node {node_name}: {result.error_msg} (error code {result.error_code})")
     return answer_dict(result)
 
 
 @contextmanager
-def _client(node_name: str, ros_args: Sequence[str]) -> Iterator[ActionClient]:
+def _client(node_name: str, ros_args: Sequence[str]) -> Iterator[tuple[ActionClient, SingleThreadedExecutor]]:
     """A client of the node's action, which another thread serves: this one takes Ctrl-C."""
     start_ros(ros_args)
     with ExitStack() as ending:
@@ -78,11 +78,16 @@ def _client(node_name: str, ros_args: Sequence[str]) -> Iterator[ActionClient]:
         spinning.start()
         ending.callback(spinning.join)
         ending.callback(executor.shutdown)
-        yield client
+        yield client, executor
 
 
 def _ask(
-    client: ActionClient, name: str, goal: AskStream.Goal, on_text: Callable[[str], None], timeout_s: float
+    client: ActionClient,
+    executor: SingleThreadedExecutor,
+    name: str,
+    goal: AskStream.Goal,
+    on_text: Callable[[str], None],
+    timeout_s: float,
 ) -> AskStream.Result:
     if not client.wait_for_server(timeout_s):
         raise AskFailedError(
@@ -97,12 +102,17 @@ def _ask(
                 raise AskFailedError(f"node {name} went away before it had answered")
         return future.result()
 
-    handle = wait(client.send_goal_async(goal, lambda message: on_text(message.feedback.text)))
+    def call(request: Callable[..., Future], *args: Any) -> Future:
+        # In the executor's thread: an action client notes a request after sending it, and a response that another
+        # thread has read by then is lost.
+        return wait(executor.create_task(request, *args))
+
+    handle = wait(call(client.send_goal_async, goal, lambda message: on_text(message.feedback.text)))
     if not handle.accepted:
         raise AskFailedError(f"node {name} refused the question")
-    finished = handle.get_result_async()
+    finished = call(handle.get_result_async)
     try:
         return wait(finished).result
     except KeyboardInterrupt:
-        wait(handle.cancel_goal_async())
+        wait(call(handle.cancel_goal_async))
         return wait(finished).result

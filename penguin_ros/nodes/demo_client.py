@@ -97,9 +97,15 @@ class DemoClient:
             DemoFailedError: no answer in time, or an error code.
         """
         goal = AskStream.Goal(question=question, max_new_tokens=max_new_tokens)
-        sent = self._stream.send_goal_async(goal, lambda message: on_text(message.feedback.text))
-        handle = self._result(sent, "the action to accept its goal", deadline_s)
-        return _checked(self._result(handle.get_result_async(), "the action's result", deadline_s).result)
+        accepting = "the action to accept its goal"
+        sent = self._call(accepting, deadline_s, self._stream.send_goal_async, goal, lambda m: on_text(m.feedback.text))
+        handle = self._result(sent, accepting, deadline_s)
+        result = self._call("the action's result", deadline_s, handle.get_result_async)
+        return _checked(self._result(result, "the action's result", deadline_s).result)
+
+    def _call(self, what: str, deadline_s: float, request: Callable[..., Any], *args: Any) -> Any:
+        """Requests of an action client are made in the executor's thread, else a quick response is lost."""
+        return self._result(self._executor.create_task(request, *args), what, deadline_s)
 
     def _result(self, future: Any, what: str, deadline_s: float) -> Any:
         future.add_done_callback(lambda _: self._tell())

@@ -186,10 +186,14 @@ class _Load:
         return bool(response.error_code == Ask.Response.ERROR_NONE)
 
     def _cancel_one(self) -> int:
-        handle = self._result(self._stream.send_goal_async(AskStream.Goal(question="Tell me everything.")))
-        self._result(handle.cancel_goal_async())
-        result = self._result(handle.get_result_async()).result
+        handle = self._stream_call(self._stream.send_goal_async, AskStream.Goal(question="Tell me everything."))
+        self._stream_call(handle.cancel_goal_async)
+        result = self._stream_call(handle.get_result_async).result
         return int(result.error_code == AskStream.Result.ERROR_CANCELLED)
+
+    def _stream_call(self, request: Callable[..., Any], *args: Any) -> Any:
+        """Requests of an action client are made in the executor's thread, else a quick response is lost."""
+        return self._result(self._result(self._executor.create_task(request, *args)))
 
     def _change_budget(self, tokens: int) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=tokens)
