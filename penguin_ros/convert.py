@@ -33,6 +33,7 @@ except ImportError:
     Detection2DArray = None
 
 _JPEG_QUALITY = 85
+_END_OF_TIME_S = 2**31
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -73,6 +74,7 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
         age_s: of the frame, now.
     """
     answer, frame = outcome.answer, outcome.frame
+    time_ranges, unfit = _time_ranges(outcome)
     return GroundedCaption(
         header=_header(frame),
         camera=outcome.camera,
@@ -80,14 +82,14 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
         image_height_px=frame.native.height,
         text=answer.grounding.text,
         objects=_answer_objects(outcome),
-        time_ranges=_time_ranges(outcome),
+        time_ranges=time_ranges,
         key_frame=frame.kind == FrameKind.KEY,
         visual_tokens=answer.visual_tokens,
         generated_tokens=answer.generated_tokens,
         frame_age_s=age_s,
         first_token_s=answer.first_token_s,
         total_s=answer.total_s,
-        malformed_boxes=answer.grounding.malformed,
+        malformed_boxes=answer.grounding.malformed + unfit,
     )
 
 
@@ -120,14 +122,14 @@ def fill_answer(message: Any, outcome: Outcome) -> None:
     answer, frame = outcome.answer, outcome.frame
     message.answer = answer.grounding.text
     message.objects = _answer_objects(outcome)
-    message.time_ranges = _time_ranges(outcome)
+    message.time_ranges, unfit = _time_ranges(outcome)
     message.header = _header(frame)
     message.camera = outcome.camera
     message.frames_used = answer.frames
     message.visual_tokens = answer.visual_tokens
     message.prompt_tokens = answer.prompt_tokens
     message.generated_tokens = answer.generated_tokens
-    message.malformed_boxes = answer.grounding.malformed
+    message.malformed_boxes = answer.grounding.malformed + unfit
     message.queue_s = outcome.queue_s
     message.first_token_s = answer.first_token_s
     message.total_s = answer.total_s
@@ -158,11 +160,11 @@ def answer_dict(message: Any) -> dict[str, Any]:
 
 
 def memory_message(watch: Watch) -> MemoryState:
-    """The memory of a camera that has seen something."""
+    """The memory of a camera."""
     memory = watch.session.memory
     counters, frames = memory.counters, memory.frames
     return MemoryState(
-        header=_header(frames[-1]),
+        header=_header(frames[-1]) if frames else Header(),
         camera=watch.camera,
         frames=[_memory_frame(frame) for frame in frames],
         tokens=memory.tokens,
@@ -222,14 +224,17 @@ def _answer_objects(outcome: Outcome) -> list[GroundedObject]:
     return _objects(answer.grounding.objects, answer.scores, outcome.frame.native)
 
 
-def _time_ranges(outcome: Outcome) -> list[TimeRange]:
-    start_ns = outcome.answer.start_ns
-    return [
+def _time_ranges(outcome: Outcome) -> tuple[list[TimeRange], int]:
+    """Spans as stamps, and how many end after all that a stamp can say: a model may write any number."""
+    start_ns, spans = outcome.answer.start_ns, outcome.answer.grounding.time_ranges
+    fit = [span for span in spans if start_ns * 1e-9 + span.end_s < _END_OF_TIME_S - 1]
+    ranges = [
         TimeRange(
             start=ns_to_stamp(start_ns + round(span.start_s * 1e9)), end=ns_to_stamp(start_ns + round(span.end_s * 1e9))
         )
-        for span in outcome.answer.grounding.time_ranges
+        for span in fit
     ]
+    return ranges, len(spans) - len(ranges)
 
 
 def _memory_frame(frame: HeldFrame) -> MemoryFrame:

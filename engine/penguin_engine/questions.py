@@ -143,10 +143,23 @@ class QuestionQueue:
             self._running = self._waiting.popleft() if self._waiting else None
             return self._running
 
-    def done(self) -> None:
-        """The running ticket has its outcome."""
+    def done(self, result: Outcome | Exception) -> None:
+        """The running ticket gets its outcome, unless it was abandoned."""
         with self._lock:
-            self._running = None
+            running, self._running = self._running, None
+        if running is None:
+            return
+        if isinstance(result, Exception):
+            running.outcome.set_exception(result)
+        else:
+            running.outcome.set_result(result)
+
+    def abandon(self) -> None:
+        """Ends the running ticket as cancelled now; what comes of it later goes nowhere."""
+        with self._lock:
+            if self._running is not None:
+                self._running.cancel()
+        self.done(CancelledError("cancelled while the answer was generated; what had been said is lost"))
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancels a ticket; one that still waits gets its outcome now."""

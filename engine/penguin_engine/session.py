@@ -32,6 +32,8 @@ _FRAMES_PER_STEP = 8
 """Frames encoded together: also the longest wait of a question behind `advance`."""
 RESERVED_TOKENS = 2048
 """Room in the cache for a question and its answer."""
+_LONGEST_QUESTION = 8 * RESERVED_TOKENS
+"""In characters: to count the tokens of a megabyte takes seconds, and whoever waits for that may be an executor."""
 
 
 def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
@@ -47,7 +49,9 @@ def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfi
 
 
 def check_question(question: str) -> None:
-    """Raises PromptError where there is nothing asked."""
+    """Raises PromptError where there is nothing asked, or more than any session has room for."""
+    if len(question) > _LONGEST_QUESTION:
+        raise PromptError(f"the question has {len(question)} characters, it may have at most {_LONGEST_QUESTION}")
     if not question.strip():
         raise PromptError("the question is empty")
 
@@ -56,7 +60,7 @@ def question_ids(processor: Processor, question: str, sampling: Sampling, frames
     """Token ids of everything after the last frame of a scene.
 
     Raises:
-        PromptError: an empty question, or reserved tokens in it.
+        PromptError: an empty or endless question, or reserved tokens in it.
         ContextLengthError: question and answer are longer than what a session keeps free for them.
     """
     check_question(question)
@@ -194,7 +198,9 @@ class SceneSession:
         answer.start_ns = frames[0].stamp_ns
         generating = (self._processor, sampling, on_text, cancelled, on_token)
         if len(frames) == len(self.memory.frames):
-            while self.advance():
+            more = True
+            while more:
+                more = self.advance()
                 if cancelled():
                     answer.ended_by = "cancelled"
                     return answer

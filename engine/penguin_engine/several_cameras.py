@@ -17,6 +17,14 @@ from penguin_models.errors import NoFramesError
 from penguin_models.processor import Processor
 
 
+def newest_last(stamps_ns: Mapping[str, int]) -> list[str]:
+    """Cameras in the order in which a question shows them, given the stamps of their newest frames.
+
+    Of cameras that see at the same moment the one that is named last comes last.
+    """
+    return sorted(stamps_ns, key=stamps_ns.__getitem__)
+
+
 def ask_cameras(
     runtime: Runtime,
     processor: Processor,
@@ -52,8 +60,9 @@ def ask_cameras(
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
         raise NoFramesError(f"none of {', '.join(sessions)} has seen a frame yet; are the cameras publishing?")
-    order = sorted(seen, key=lambda name: seen[name].memory.frames[-1].stamp_ns)
-    newest_ns = seen[order[-1]].memory.frames[-1].stamp_ns
+    newest = {name: session.memory.frames[-1].stamp_ns for name, session in seen.items()}
+    order = newest_last(newest)
+    newest_ns = newest[order[-1]]
     oldest_ns = newest_ns - round(horizon_s * 1e9) if horizon_s else -(2**63)
     shown = {name: [f for f in seen[name].memory.frames if f.stamp_ns >= oldest_ns] for name in order}
     shown = {name: frames for name, frames in shown.items() if frames}

@@ -22,7 +22,7 @@ from penguin_engine.mailbox import LoadFrame
 from penguin_engine.memory import HeldFrame
 from penguin_engine.questions import Outcome, Question, QuestionQueue, Ticket
 from penguin_engine.runtime import Runtime
-from penguin_engine.several_cameras import ask_cameras
+from penguin_engine.several_cameras import ask_cameras, newest_last
 from penguin_engine.watch import CaptionConfig, Watch
 from penguin_models.errors import MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
@@ -31,8 +31,8 @@ from penguin_models.processor import Processor
 class Listener(Protocol):
     """Who is told what happens; every method is called from the worker's thread."""
 
-    def on_frame(self, watch: Watch) -> None:
-        """A camera's frame was taken into its memory, or dropped because it was late."""
+    def on_memory(self, watch: Watch) -> None:
+        """A camera's memory has taken a frame, or dropped one because it was late, or was emptied."""
         ...
 
     def on_bad_frame(self, watch: Watch) -> None:
@@ -107,6 +107,10 @@ class SceneWorker:
         self.queue.close()
         self._tell()
 
+    def abandon(self) -> None:
+        """The question that is being answered ends as cancelled now, whatever the runtime is doing."""
+        self.queue.abandon()
+
     def offer(self, camera: str, stamp_ns: int, load: LoadFrame) -> None:
         """Leaves a camera's newest frame, unless the worker is paused."""
         if not self.queue.closed and self.watches[camera].mailbox.offer(stamp_ns, load):
@@ -180,31 +184,29 @@ class SceneWorker:
             self._clear = False
             for watch in self.watches.values():
                 watch.session.memory.clear()
+                self._listener.on_memory(watch)
         for watch in self.watches.values():
             load = watch.mailbox.take()
             if load is None:
                 continue
             try:
                 watch.observe(load())
+                self._listener.on_memory(watch)
             except MediaError as err:
                 watch.cannot_read(err)
                 self._listener.on_bad_frame(watch)
             except Exception as err:  # noqa: BLE001 - not the fault of the question that may be running
                 self._listener.on_failure(f"taking a frame of {watch.camera}", err)
-            else:
-                self._listener.on_frame(watch)
 
     def _answer(self, ticket: Ticket) -> None:
         queue_s = monotonic() - ticket.asked_s
         try:
             outcome = self._ask(ticket, queue_s)
-        except Exception as err:  # noqa: BLE001 - whoever asked gets it, and the worker goes on
-            ticket.outcome.set_exception(err)
-        else:
             self._listener.on_answer(outcome)
-            ticket.outcome.set_result(outcome)
-        finally:
-            self.queue.done()
+        except Exception as err:  # noqa: BLE001 - whoever asked gets it, and the worker goes on
+            self.queue.done(err)
+        else:
+            self.queue.done(outcome)
 
     def _ask(self, ticket: Ticket, queue_s: float) -> Outcome:
         question = ticket.question
@@ -233,7 +235,7 @@ class SceneWorker:
         held = {name: frame for name in cameras if (frame := self.watches[name].newest) is not None}
         if not held:
             raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet; is the camera publishing?")
-        camera = max(held, key=lambda name: held[name].stamp_ns)
+        camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
         return camera, held[camera]
 
     def _make_caption(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import threading
 from pathlib import Path
@@ -45,14 +46,18 @@ def node(
     """Run the lifecycle node until Ctrl-C, without `ros2`."""
     require_ros()
     from penguin_ros.nodes.vlm_main import main
+    from penguin_ros.settings import SETTINGS
 
-    values = [f"model:={model}", f"autostart:={str(autostart).lower()}"]
+    known = [*(setting.name for setting in SETTINGS), "use_sim_time"]
+    values = [f"model:={json.dumps(model)}", f"autostart:={str(autostart).lower()}"]
     if image_topic:
         values.append("image_topics:=[" + ", ".join(f"'{topic}'" for topic in image_topic) + "]")
     for item in set_ or []:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f"{item!r} is not name=value", param_hint="--set")
+        if key not in known:  # ROS would ignore it without a word
+            raise typer.BadParameter(f"there is no parameter {key}; there are {', '.join(known)}", param_hint="--set")
         values.append(f"{key}:={value}")
     if params_file is not None and not params_file.is_file():
         raise typer.BadParameter(f"{params_file} does not exist", param_hint="--params-file")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import rclpy
 from penguin_vl.action import AskStream
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import answer_dict
+from penguin_ros.nodes.context import start_ros
 
 
 class AskFailedError(PenguinError):
@@ -48,30 +49,45 @@ def ask_node(
 
     Raises:
         AskFailedError: there is no such node, or it answered with an error code; the message says why.
+        RosArgumentsError: ros_args cannot be parsed.
     """
-    rclpy.init(args=list(ros_args), signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("penguin_ask")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin, name="executor")  # this thread takes Ctrl-C
-    spinning.start()
     goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
-    client = ActionClient(node, AskStream, f"{node_name.rstrip('/')}/ask_stream")
-    try:
-        result = _ask(client, node_name, goal, on_text, timeout_s)
-    finally:
-        executor.shutdown()
-        spinning.join()
-        client.destroy()
-        node.destroy_node()
-        rclpy.shutdown()
+    with _client(node_name, ros_args) as (client, executor):
+        result = _ask(client, executor, node_name, goal, on_text, timeout_s)
     if result.error_code != AskStream.Result.ERROR_NONE:
         raise AskFailedError(f"node {node_name}: {result.error_msg} (error code {result.error_code})")
     return answer_dict(result)
 
 
+@contextmanager
+def _client(node_name: str, ros_args: Sequence[str]) -> Iterator[tuple[ActionClient, SingleThreadedExecutor]]:
+    """A client of the node's action, which another thread serves: this one takes Ctrl-C."""
+    start_ros(ros_args)
+    with ExitStack() as ending:
+        ending.callback(rclpy.shutdown)
+        node = rclpy.create_node("penguin_ask")
+        ending.callback(node.destroy_node)
+        try:
+            client = ActionClient(node, AskStream, f"{node_name.rstrip('/')}/ask_stream")
+        except ValueError as err:
+            raise AskFailedError(f"{node_name!r} cannot be the name of a node; an example: /penguin") from err
+        ending.callback(client.destroy)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        spinning = threading.Thread(target=executor.spin, name="executor")
+        spinning.start()
+        ending.callback(spinning.join)
+        ending.callback(executor.shutdown)
+        yield client, executor
+
+
 def _ask(
-    client: ActionClient, name: str, goal: AskStream.Goal, on_text: Callable[[str], None], timeout_s: float
+    client: ActionClient,
+    executor: SingleThreadedExecutor,
+    name: str,
+    goal: AskStream.Goal,
+    on_text: Callable[[str], None],
+    timeout_s: float,
 ) -> AskStream.Result:
     if not client.wait_for_server(timeout_s):
         raise AskFailedError(
@@ -86,12 +102,17 @@ def _ask(
                 raise AskFailedError(f"node {name} went away before it had answered")
         return future.result()
 
-    handle = wait(client.send_goal_async(goal, lambda message: on_text(message.feedback.text)))
+    def call(request: Callable[..., Future], *args: Any) -> Future:
+        # In the executor's thread: an action client notes a request after sending it, and a response that another
+        # thread has read by then is lost.
+        return wait(executor.create_task(request, *args))
+
+    handle = wait(call(client.send_goal_async, goal, lambda message: on_text(message.feedback.text)))
     if not handle.accepted:
         raise AskFailedError(f"node {name} refused the question")
-    finished = handle.get_result_async()
+    finished = call(handle.get_result_async)
     try:
         return wait(finished).result
     except KeyboardInterrupt:
-        wait(handle.cancel_goal_async())
+        wait(call(handle.cancel_goal_async))
         return wait(finished).result

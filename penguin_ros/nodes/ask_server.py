@@ -14,6 +14,7 @@ from penguin_vl.srv import Ask
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -44,6 +45,8 @@ _CODES = (
 _QOS = QoSProfile(depth=100)
 """Deep enough that a flood of requests is refused by us, with a reason, and not lost by the middleware."""
 
+_ORPHANS_PERIOD_S = 1.0
+
 MakeQuestion = Callable[[str, list[str], float, int], Question]
 Submit = Callable[[Question, Callable[[str, int], None]], Ticket]
 
@@ -67,7 +70,8 @@ class AskServer:
         self.waiting = 0
         self._node = node
         self._make_question, self._submit, self._cancel = make_question, submit, cancel
-        self._tickets: dict[bytes, Ticket] = {}
+        self._tickets: dict[bytes, Ticket] = {}  # of goals
+        self._heard: set[bytes] = set()  # goals that ran when somebody was last seen to listen
         group = ReentrantCallbackGroup()  # others must run while a coroutine waits
         node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=_QOS)
         self._action = ActionServer(
@@ -79,6 +83,8 @@ class AskServer:
             callback_group=group,
             goal_service_qos_profile=_QOS,
         )
+        self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
+        node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def destroy(self) -> None:
         """Withdraws the action; the service goes with the node."""
@@ -114,6 +120,20 @@ class AskServer:
         if ticket is not None:
             self._cancel(ticket)
         return CancelResponse.ACCEPT
+
+    def _end_orphans(self) -> None:
+        """Cancels goals when nobody is left who may have asked for them: every client of an action hears its feedback.
+
+        A client that was killed is gone when the middleware says so (its lease: 20 s by default). Nothing tells whose
+        goal is whose, so a goal goes on as long as any client is there.
+        """
+        if self._node.count_subscribers(self._feedback):
+            self._heard = set(self._tickets)
+            return
+        for key in self._heard & self._tickets.keys():
+            self._node.get_logger().info("a goal ends as cancelled: there is no client of the action any more")
+            self._cancel(self._tickets[key])
+        self._heard.clear()
 
     async def _answer(
         self,

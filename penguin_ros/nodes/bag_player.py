@@ -13,7 +13,6 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.signals import SignalHandlerOptions
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -21,6 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from penguin_models.errors import MediaError
 from penguin_ros.bags import IMAGE_TYPES, choose_topic, open_bag
 from penguin_ros.convert import ns_to_stamp
+from penguin_ros.nodes.context import start_ros
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S = 0.1
@@ -93,10 +93,11 @@ def play(
 
     Raises:
         MediaError: the bag cannot be read, or holds nothing to play.
+        RosArgumentsError: ros_args cannot be parsed.
     """
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
     topics = image_topics(path, topics)
-    rclpy.init(args=list(ros_args), signal_handler_options=SignalHandlerOptions.NO)
+    start_ros(ros_args)
     node = rclpy.create_node("bag_player")
     began = monotonic()
     try:

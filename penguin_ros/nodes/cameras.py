@@ -32,7 +32,7 @@ class Camera:
 
         Args:
             node: that the subscription belongs to.
-            topic: as in the parameter; compressed if it ends in /compressed.
+            topic: as in the parameter; compressed if it ends in /compressed, here or after remapping.
             reliability: "best_effort" or "reliable".
             offer: takes name, stamp and a function that converts the image.
         """
@@ -42,7 +42,9 @@ class Camera:
         self._arrivals: deque[float] = deque(maxlen=1024)
         self._node, self._offer = node, offer
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy[reliability.upper()])
-        message = CompressedImage if topic.endswith("/compressed") else Image
+        # A remapping may give either name.
+        compressed = any(name.endswith("/compressed") for name in (topic, self.name))
+        message = CompressedImage if compressed else Image
         self._subscription = node.create_subscription(message, topic, self._on_image, qos)
 
     def rate_hz(self) -> float:

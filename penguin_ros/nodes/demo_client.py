@@ -14,13 +14,13 @@ from penguin_vl.msg import GroundedCaption, MemoryState
 from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage
 
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import answer_dict, grounded_objects, stamp_to_ns
 from penguin_ros.live_score import LiveScore
+from penguin_ros.nodes.context import start_ros
 
 
 class DemoFailedError(PenguinError):
@@ -53,7 +53,7 @@ class DemoClient:
         self.score = LiveScore() if truth_topic else None
         self._truths: dict[int, GroundedCaption] = {}
         self._on_caption_shown = on_caption
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        start_ros([])
         self._changed = threading.Condition()
         self._node = rclpy.create_node("penguin_demo")
         for kind, topic, callback in (
@@ -111,11 +111,15 @@ class DemoClient:
             DemoFailedError: no answer in time, or an error code.
         """
         goal = AskStream.Goal(question=question, max_new_tokens=max_new_tokens)
-        sent = self._stream.send_goal_async(goal, lambda message: on_text(message.feedback.text))
-        handle = self._result(sent, "the action to accept its goal", deadline_s)
-        return self._checked(
-            question, self._result(handle.get_result_async(), "the action's result", deadline_s).result
-        )
+        accepting = "the action to accept its goal"
+        sent = self._call(accepting, deadline_s, self._stream.send_goal_async, goal, lambda m: on_text(m.feedback.text))
+        handle = self._result(sent, accepting, deadline_s)
+        result = self._call("the action's result", deadline_s, handle.get_result_async)
+        return self._checked(question, self._result(result, "the action's result", deadline_s).result)
+
+    def _call(self, what: str, deadline_s: float, request: Callable[..., Any], *args: Any) -> Any:
+        """Requests of an action client are made in the executor's thread, else a quick response is lost."""
+        return self._result(self._executor.create_task(request, *args), what, deadline_s)
 
     def _checked(self, question: str, answer: Any) -> dict[str, Any]:
         """An answer for programs, with whether it is right (None where that is not known)."""

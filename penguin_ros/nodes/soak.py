@@ -23,11 +23,11 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.context import start_ros
 
 SIZE = (240, 320)
 _RATE_HZ = 10.0
@@ -126,7 +126,7 @@ class _Load:
 
     def __init__(self, pid: int, node_name: str, topics: Sequence[str]):
         self._pid = pid
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        start_ros([])
         self._node = rclpy.create_node("soak")
         self._publishers = [self._node.create_publisher(Image, topic, 1) for topic in topics]
         self._ask = self._node.create_client(Ask, f"{node_name}/ask")
@@ -186,10 +186,14 @@ class _Load:
         return bool(response.error_code == Ask.Response.ERROR_NONE)
 
     def _cancel_one(self) -> int:
-        handle = self._result(self._stream.send_goal_async(AskStream.Goal(question="Tell me everything.")))
-        self._result(handle.cancel_goal_async())
-        result = self._result(handle.get_result_async()).result
+        handle = self._stream_call(self._stream.send_goal_async, AskStream.Goal(question="Tell me everything."))
+        self._stream_call(handle.cancel_goal_async)
+        result = self._stream_call(handle.get_result_async).result
         return int(result.error_code == AskStream.Result.ERROR_CANCELLED)
+
+    def _stream_call(self, request: Callable[..., Any], *args: Any) -> Any:
+        """Requests of an action client are made in the executor's thread, else a quick response is lost."""
+        return self._result(self._result(self._executor.create_task(request, *args)))
 
     def _change_budget(self, tokens: int) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,20 +10,23 @@ from collections.abc import Sequence
 from time import monotonic
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 
 from penguin_engine.loading import open_runtime
 from penguin_engine.runtime import Runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
+from penguin_ros.nodes.context import start_ros
 from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
 
-_GOODBYE_S = 3.0
-"""Running questions get so long to end as cancelled when the process is told to stop."""
+_GOODBYE_S = 2.0
+"""Running questions get so long to end between two tokens when the process is told to stop, then they are abandoned."""
+_CLOSING_S = 2.0
+"""Then the process may take so long to end in order. Both are less than launch waits before it uses force."""
 
 
 def open_model(settings: NodeSettings) -> tuple[Runtime, Processor]:
@@ -41,60 +45,84 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
         load: how the model is opened.
 
     Returns:
-        Exit code: 1 where the parameters are wrong or an automatic start failed.
+        Exit code: 1 where the parameters are wrong, an automatic start failed, or a callback raised.
     """
-    rclpy.init(args=list(sys.argv if args is None else args), signal_handler_options=SignalHandlerOptions.NO)
     try:
+        start_ros(sys.argv if args is None else args)
         node = VlmNode(load)
     except (PenguinError, InvalidParameterTypeException, InvalidParameterValueException) as err:
         sys.stderr.write(f"error: {err}\n")
-        rclpy.shutdown()
+        rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    stop, failed = threading.Event(), threading.Event()
+    return _Host(node).run()
 
-    def start() -> None:
-        if node.get_parameter("autostart").value and (
-            node.trigger_configure() != TransitionCallbackReturn.SUCCESS
-            or node.trigger_activate() != TransitionCallbackReturn.SUCCESS
+
+class _Host:
+    """Runs one node until the process is told to stop."""
+
+    def __init__(self, node: VlmNode):
+        self._node = node
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._stop, self._failed = threading.Event(), threading.Event()
+        self._spinning = threading.Thread(target=self._spin, name="executor")
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())  # launch sends SIGINT a second time
+        self._executor.create_task(self._start)
+        self._spinning.start()
+        self._stop.wait()  # this thread takes the signals, so that none of them interrupts a callback
+        if self._node.pending and self._spinning.is_alive():
+            self._say_goodbye()
+        closing = threading.Thread(target=self._close, name="closing")
+        closing.start()
+        closing.join(_CLOSING_S)
+        exit_code = 1 if self._failed.is_set() else 0
+        if closing.is_alive():  # a model is being loaded, or the runtime works: nothing can interrupt that
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(exit_code)
+        return exit_code
+
+    def _start(self) -> None:
+        if self._node.get_parameter("autostart").value and (
+            self._node.trigger_configure() != TransitionCallbackReturn.SUCCESS
+            or self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS
         ):
-            failed.set()
-            stop.set()
+            self._failed.set()
+            self._stop.set()
 
-    def spin() -> None:
+    def _spin(self) -> None:
         try:
-            executor.spin()
+            self._executor.spin()
+        except BaseException:
+            self._failed.set()
+            raise
         finally:
-            stop.set()
+            self._stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())  # launch sends SIGINT a second time
-    executor.create_task(start)
-    spinning = threading.Thread(target=spin, name="executor")
-    spinning.start()
-    stop.wait()  # this thread takes the signals, so that none of them interrupts a callback
-    _say_goodbye(node, executor)
-    executor.shutdown()
-    spinning.join()
-    node.destroy_node()
-    rclpy.shutdown()
-    return 1 if failed.is_set() else 0
+    def _say_goodbye(self) -> None:
+        """Ends all questions, so that whoever asked hears of it before the process is gone."""
+        deadline = monotonic() + _GOODBYE_S
+        done = threading.Event()
 
+        def look() -> None:
+            if not self._node.pending:
+                done.set()
+            elif monotonic() > deadline:
+                self._node.abandon_questions()
 
-def _say_goodbye(node: VlmNode, executor: SingleThreadedExecutor) -> None:
-    """Lets running questions end, so that whoever asked hears of it."""
-    deadline = monotonic() + _GOODBYE_S
-    done = threading.Event()
+        def leave() -> None:
+            self._node.end_questions()
+            self._node.create_timer(0.02, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def look() -> None:
-        if not node.pending or monotonic() > deadline:
-            done.set()
+        self._executor.create_task(leave)
+        done.wait(_GOODBYE_S + 1.0)
 
-    def leave() -> None:
-        node.end_questions()
-        look()
-        node.create_timer(0.02, look)
-
-    executor.create_task(leave)
-    done.wait(_GOODBYE_S)
+    def _close(self) -> None:
+        self._executor.shutdown()
+        self._spinning.join()
+        self._node.destroy_node()
+        rclpy.shutdown()

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
-from penguin_vl.msg import GroundedCaption, MemoryState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.validate_topic_name import validate_topic_name
-from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
 from penguin_engine.generation import Sampling
@@ -29,12 +27,12 @@ from penguin_engine.runtime import Runtime
 from penguin_engine.session import SceneSession, check_horizon, question_ids, session_capacity
 from penguin_engine.watch import Watch
 from penguin_engine.worker import SceneWorker
-from penguin_models.errors import NotActiveError, PenguinError, UnknownCameraError
+from penguin_models.errors import NotActiveError, PenguinError, SettingError, UnknownCameraError
 from penguin_models.processor import Processor
-from penguin_ros import convert
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskServer
 from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -61,6 +59,7 @@ class VlmNode(LifecycleNode):
         self._runtime: Runtime | None = None
         self._processor: Processor | None = None
         self._worker: SceneWorker | None = None
+        self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
         self._state = "unconfigured"
         self._errors, self._last_error = 0, ""
@@ -94,12 +93,10 @@ class VlmNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Ends everything, from any state."""
-        self._deactivate()
         return self._transition("shut down", self._clean_up, "finalized")
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees what there is; the node may be configured again."""
-        self._deactivate()
         return self._transition("recover", self._clean_up, "unconfigured")
 
     def destroy_node(self) -> None:
@@ -112,6 +109,11 @@ class VlmNode(LifecycleNode):
         """Ends all questions as cancelled and takes no more."""
         if self._worker is not None:
             self._worker.pause()
+
+    def abandon_questions(self) -> None:
+        """The question that is being answered ends as cancelled at once, even in the middle of an operation."""
+        if self._worker is not None:
+            self._worker.abandon()
 
     @property
     def pending(self) -> bool:
@@ -138,25 +140,27 @@ class VlmNode(LifecycleNode):
         self._answers, self._captions = diagnostics.Latencies(), diagnostics.Latencies()
         self._runtime, self._processor = self._open_model(settings)
         self._check_against_model(settings)
-        self._captions_out = self.create_lifecycle_publisher(GroundedCaption, "~/captions", 10)
-        latched = QoSProfile(depth=len(settings["image_topics"]), durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        self._memory_out = self.create_lifecycle_publisher(MemoryState, "~/memory", latched)
-        self._overlay_out = self.create_lifecycle_publisher(CompressedImage, "~/annotated/compressed", 1)
-        self._detections_out = None
-        if convert.Detection2DArray is not None:
-            self._detections_out = self.create_lifecycle_publisher(convert.Detection2DArray, "~/detections", 10)
-        watches = [self._watch(self._camera_name(topic)) for topic in settings["image_topics"]]
+        watches = self._watches(settings)
+        self._outputs = Outputs(self, len(watches))
         queue = QuestionQueue(settings["queue_size"])
         self._worker = SceneWorker(self._runtime, self._processor, watches, settings.caption, queue, self)
         self._worker.start()
         info = self._runtime.info
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
-    def _watch(self, camera: str) -> Watch:
+    def _watches(self, settings: NodeSettings) -> list[Watch]:
         assert self._runtime is not None and self._processor is not None
-        settings = self._settings
-        session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
-        return Watch(camera, session, Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s))
+        names, watches = [self._camera_name(topic) for topic in settings["image_topics"]], []
+        if len(set(names)) < len(names):
+            raise SettingError(f"image_topics is {', '.join(names)} in full, it must name each topic once")
+        with ExitStack() as opened:
+            for name in names:
+                session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
+                opened.callback(session.close)
+                mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
+                watches.append(Watch(name, session, mailbox))
+            opened.pop_all()
+        return watches
 
     def _activate(self) -> None:
         assert self._worker is not None
@@ -175,10 +179,9 @@ class VlmNode(LifecycleNode):
         self._deactivate()
         if self._worker is not None:
             self._worker.stop()
-            for publisher in (self._captions_out, self._memory_out, self._overlay_out, self._detections_out):
-                if publisher is not None:
-                    self.destroy_lifecycle_publisher(publisher)
-        self._worker = self._runtime = self._processor = None
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._worker = self._outputs = self._runtime = self._processor = None
 
     # Questions
 
@@ -259,10 +262,10 @@ class VlmNode(LifecycleNode):
 
     # What the worker tells (in its thread)
 
-    def on_frame(self, watch: Watch) -> None:
+    def on_memory(self, watch: Watch) -> None:
         """Publishes the memory."""
-        if watch.newest is not None:
-            self._memory_out.publish(convert.memory_message(watch))
+        assert self._outputs is not None
+        self._outputs.memory(watch)
 
     def on_bad_frame(self, watch: Watch) -> None:
         """Warns, at most once a second."""
@@ -270,15 +273,11 @@ class VlmNode(LifecycleNode):
         self.get_logger().warning(text, throttle_duration_sec=1.0)
 
     def on_caption(self, outcome: Outcome) -> None:
-        """Publishes a caption, its detections and its picture."""
+        """Publishes a caption."""
+        assert self._outputs is not None
         self._captions.add(outcome.answer)
         age_s = (self.get_clock().now().nanoseconds - outcome.frame.stamp_ns) * 1e-9
-        caption = convert.caption_message(outcome, age_s)
-        self._captions_out.publish(caption)
-        if self._detections_out is not None:
-            self._detections_out.publish(convert.detections_message(caption))
-        if self._overlay_out.get_subscription_count():
-            self._overlay_out.publish(convert.overlay_message(outcome))
+        self._outputs.caption(outcome, age_s)
 
     def on_answer(self, outcome: Outcome) -> None:
         """Counts an answer that was completed."""

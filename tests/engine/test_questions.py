@@ -25,8 +25,12 @@ def test_questions_come_in_order_and_a_full_queue_refuses_at_once(queue):
         queue.put(ticket())
     assert queue.refused == 1
     assert queue.take() is first and queue.running and len(queue) == 1
-    queue.done()
+    queue.done("the answer")
+    assert first.outcome.result(0) == "the answer"
     assert not queue.running and queue.take() is second
+    queue.done(ValueError("no answer"))
+    with pytest.raises(ValueError, match="no answer"):
+        second.outcome.result(0)
 
 
 def test_a_closed_queue_takes_nothing():
@@ -63,3 +67,20 @@ def test_cancelling_the_running_one_leaves_the_outcome_to_the_worker(queue):
     queue.take()
     queue.cancel(running)
     assert running.cancelled and not running.outcome.done()
+
+
+def test_an_abandoned_question_ends_at_once_and_what_comes_later_goes_nowhere(queue):
+    running, waiting = ticket(), ticket()
+    queue.put(running)
+    queue.put(waiting)
+    queue.take()
+    queue.abandon()
+    assert running.cancelled and not queue.running
+    with pytest.raises(CancelledError, match="what had been said is lost"):
+        running.outcome.result(0)
+    queue.done("too late")
+    assert not waiting.outcome.done() and queue.take() is waiting
+    queue.cancel(waiting)
+    queue.abandon()
+    queue.abandon()
+    assert waiting.outcome.done()

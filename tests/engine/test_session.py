@@ -224,6 +224,8 @@ def test_what_cannot_be_asked(runtime, processor, picture):
     session.observe(frame(picture, 0))
     with pytest.raises(PromptError, match="question is empty"):
         session.ask("  ")
+    with pytest.raises(PromptError, match="has 1000000 characters, it may have at most"):
+        session.ask("x" * 1_000_000)
     with pytest.raises(PromptError, match="contains '<image>'"):
         session.ask("<image>?")
     with pytest.raises(PromptError, match="horizon is -1"):

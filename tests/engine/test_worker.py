@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from scripted_runtime import ScriptedRuntime
+from scripted_runtime import ScriptedRuntime, ScriptedTokens
 
 from penguin_engine.mailbox import Mailbox
 from penguin_engine.memory import MemoryConfig
@@ -49,7 +49,7 @@ class Heard:
             what.append(item)
             self._changed.notify_all()
 
-    def on_frame(self, watch):
+    def on_memory(self, watch):
         self._add(self.frames, watch.camera)
 
     def on_bad_frame(self, watch):
@@ -140,6 +140,18 @@ def test_several_cameras_are_one_prompt_and_the_newest_counts(make):
     assert answer(worker, cameras=("b",)).camera == "b"
     assert answer(worker, cameras=("b", "c")).answer.frames == 1
     assert answer(worker, horizon_s=0.5).answer.frames == 1
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_of_cameras_that_see_at_the_same_moment_the_answer_names_the_one_that_was_shown_last(make, order):
+    worker = make(("a", "b"))
+    for camera, size in (("a", (56, 84)), ("b", (112, 56))):
+        before = len(worker.heard.frames)
+        worker.offer(camera, SECOND, partial(Frame, np.zeros((*size, 3), np.uint8), SECOND, camera))
+        worker.heard.wait(lambda before=before: len(worker.heard.frames) > before)
+    outcome = answer(worker, cameras=order)
+    assert outcome.answer.frames == 2 and outcome.camera == order[-1]
+    assert outcome.answer.image_size == outcome.frame.native  # boxes are in the pixels of the camera that is named
 
 
 def test_bad_questions_reach_who_asked_and_nobody_else(make):
@@ -244,11 +256,40 @@ def test_pausing_cancels_everything_and_resuming_goes_on_with_the_same_memory(ma
     assert answer(worker).answer.frames == 1
 
 
+def test_abandoning_ends_a_question_in_the_middle_of_an_operation(make):
+    worker, encoding, go_on = make(), threading.Event(), threading.Event()
+
+    def encode(images):
+        encoding.set()
+        assert go_on.wait(PATIENCE_S)
+        return [ScriptedTokens(6) for _ in images]
+
+    worker.runtime.encode = encode
+    worker.offer("a", SECOND, partial(frame, 1))
+    ticket = worker.submit(Question("What?"))
+    assert encoding.wait(PATIENCE_S)
+    worker.pause()
+    worker.abandon()
+    with pytest.raises(CancelledError):
+        ticket.outcome.result(PATIENCE_S)
+    go_on.set()
+
+
+def test_an_exception_of_the_listener_reaches_who_asked(make):
+    worker = make()
+    show(worker, 1)
+    worker.heard.on_answer = lambda outcome: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        answer(worker)
+
+
 def test_clearing_forgets_before_anything_else_is_asked(make):
     worker = make(token_s=0.02)
     show(worker, 1)
     running = worker.submit(Question("What?"))
+    told = len(worker.heard.frames)
     worker.clear()
+    worker.heard.wait(lambda: len(worker.heard.frames) > told)
     with pytest.raises(NoFramesError):
         answer(worker)
     assert running.outcome.done()

@@ -7,9 +7,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from penguin_vl.srv import Ask
 from sensor_msgs.msg import CompressedImage, Image
 
+from penguin_engine.answer import Answer
+from penguin_engine.memory import HeldFrame
+from penguin_engine.questions import Outcome
 from penguin_models.errors import MediaError
+from penguin_models.grounding import Grounding, TimeRange
+from penguin_models.types import FrameKind, Size
 from penguin_ros import convert
 from penguin_ros.images import raw_to_rgb
 
@@ -81,3 +87,16 @@ def test_detections_have_the_boxes_of_the_caption():
     assert detection.header.frame_id == "optical" and detection.results[0].hypothesis.class_id == "cup"
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (20.0, 40.0)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (20.0, 40.0)
+
+
+def test_times_that_no_stamp_can_say_are_counted_and_left_out():
+    start_ns, size = 1_700_000_000 * 10**9, Size(56, 84)
+    frame = HeldFrame(0, start_ns, FrameKind.KEY, size, size, 6, np.zeros((56, 84, 3), np.uint8), None)
+    spans = (TimeRange(0.0, 99_999_999_999.0), TimeRange(1.0, 2.5), TimeRange(1e300, 1e300))
+    answer = Answer(grounding=Grounding("", (), spans, 1), image_size=size, start_ns=start_ns)
+    response = Ask.Response()
+    convert.fill_answer(response, Outcome(answer, "camera", frame, frame.pixels))
+    for message in (response, convert.caption_message(Outcome(answer, "camera", frame, frame.pixels), 0.0)):
+        (span,) = message.time_ranges
+        assert (span.start.sec, span.end.sec, span.end.nanosec) == (1_700_000_001, 1_700_000_002, 500_000_000)
+        assert message.malformed_boxes == 3

@@ -22,13 +22,15 @@ class ScriptedRuntime:
 
     Attributes:
         text: the answer; "boom" makes the runtime fail instead.
+        token_s: seconds of every operation.
+        pause_s: seconds of the third token of an answer.
         encoded: images encoded so far.
         open_caches: caches that were opened and not closed.
     """
 
-    def __init__(self, processor, text=BOX_ANSWER, token_s=0.0, encode_s=0.0, context_length=65_536):
+    def __init__(self, processor, text=BOX_ANSWER, token_s=0.0, encode_s=0.0, pause_s=0.0, context_length=65_536):
         self.info = RuntimeInfo("scripted", "cpu", "float32", context_length, max(processor.end_token_ids) + 1)
-        self.text, self.token_s, self.encode_s = text, token_s, encode_s
+        self.text, self.token_s, self.encode_s, self.pause_s = text, token_s, encode_s, pause_s
         self.encoded = self.open_caches = 0
         self._processor = processor
 
@@ -59,6 +61,7 @@ class ScriptedCache:
         time.sleep(self._runtime.token_s)
         self.length += tokens
         self._said = self._said + 1 if tokens == 1 else 0
+        time.sleep(self._runtime.pause_s if self._said == 3 else 0)
         script = self._runtime.script()
         logits = np.zeros(self._runtime.info.vocab_size, np.float32)
         logits[script[min(self._said, len(script) - 1)]] = 1

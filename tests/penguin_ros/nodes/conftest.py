@@ -121,6 +121,14 @@ class Robot:
         self.wait(future.done, patience_s)
         return future.result()
 
+    def begin(self, request, *args):
+        """Makes a request of an action client in the executor's thread, else a quick response is lost; its future."""
+        return self.result(self._executor.create_task(request, *args))
+
+    def do(self, request, *args):
+        """The response to a request of an action client."""
+        return self.result(self.begin(request, *args))
+
     def call(self, kind, name, request=None, patience_s=PATIENCE_S):
         """Calls a service."""
         if name not in self._clients:

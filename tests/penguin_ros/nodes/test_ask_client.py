@@ -46,6 +46,11 @@ def test_errors_of_the_node_are_one_line(shared_node, robot):
         assert code == 1 and err.startswith("error: ") and words in err and err.count("\n") == 1, err
 
 
+def test_what_cannot_be_the_name_of_a_node(domain):
+    code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
+    assert code == 1 and err.splitlines()[-1] == "error: 'my robot' cannot be the name of a node; an example: /penguin"
+
+
 def test_ctrl_c_cancels_the_answer(robot, start, image):
     node = start({"token_s": 0.2}, caption__on_keyframe=False)
     robot.show(node, image(1.0))

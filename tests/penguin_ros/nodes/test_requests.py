@@ -44,7 +44,7 @@ def slow(robot, start, image):
             pieces.append(message.feedback)
             robot.tell()
 
-        handle = robot.result(node.client.send_goal_async(goal, feedback))
+        handle = robot.do(node.client.send_goal_async, goal, feedback)
         assert handle.accepted
         robot.wait(lambda: pieces)
         handle.pieces = pieces
@@ -55,7 +55,7 @@ def slow(robot, start, image):
 
 
 def finished(robot, handle):
-    return robot.result(handle.get_result_async())
+    return robot.do(handle.get_result_async)
 
 
 def quickest(call, times=5):
@@ -78,7 +78,7 @@ def test_the_executor_is_never_held_while_an_answer_is_generated(robot, slow, im
     }.items():
         assert quickest(call) < HARDLY_ANY_TIME_S, name
     began = monotonic()
-    robot.result(handle.cancel_goal_async())
+    robot.do(handle.cancel_goal_async)
     assert monotonic() - began < SLOW["token_s"]
     assert finished(robot, handle).result.error_code == AskStream.Result.ERROR_CANCELLED
 
@@ -88,7 +88,7 @@ def test_feedback_streams_and_its_sum_is_the_answer(robot, start, image):
     robot.show(node, image(1.0))
     client, pieces = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream"), []
     assert client.wait_for_server(60)
-    handle = robot.result(client.send_goal_async(AskStream.Goal(question="What?"), lambda m: pieces.append(m.feedback)))
+    handle = robot.do(client.send_goal_async, AskStream.Goal(question="What?"), lambda m: pieces.append(m.feedback))
     response = finished(robot, handle)
     assert response.status == GoalStatus.STATUS_SUCCEEDED and response.result.error_code == 0
     assert response.result.answer == "A red cube. During the period 0.50 - 1.00 seconds."
@@ -103,7 +103,7 @@ def test_feedback_streams_and_its_sum_is_the_answer(robot, start, image):
 
 def test_cancelling_keeps_what_had_been_said(robot, slow):
     handle = slow.begin()
-    robot.result(handle.cancel_goal_async())
+    robot.do(handle.cancel_goal_async)
     response = finished(robot, handle)
     assert response.status == GoalStatus.STATUS_CANCELED
     assert response.result.error_code == AskStream.Result.ERROR_CANCELLED
@@ -118,17 +118,17 @@ def test_parameters_change_while_an_answer_is_generated_and_count_for_the_next(r
     result = robot.call(SetParameters, f"{slow.name}/set_parameters", request).results[0]
     assert result.successful
     robot.wait(lambda: len(handle.pieces) > 3)  # the running answer keeps its own limit
-    robot.result(handle.cancel_goal_async())
+    robot.do(handle.cancel_goal_async)
     assert finished(robot, handle).result.generated_tokens > 2
     assert robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="And now?")).generated_tokens == 2
 
 
 def test_a_goal_that_waits_can_be_cancelled(robot, slow):
-    running, waiting = slow.begin(), robot.result(slow.client.send_goal_async(AskStream.Goal(question="Later?")))
-    robot.result(waiting.cancel_goal_async())
+    running, waiting = slow.begin(), robot.do(slow.client.send_goal_async, AskStream.Goal(question="Later?"))
+    robot.do(waiting.cancel_goal_async)
     response = finished(robot, waiting)
     assert response.status == GoalStatus.STATUS_CANCELED and response.result.answer == ""
-    robot.result(running.cancel_goal_async())
+    robot.do(running.cancel_goal_async)
     finished(robot, running)
 
 
@@ -144,13 +144,13 @@ def test_a_flood_is_refused_at_once_and_those_in_the_queue_are_answered(robot, s
     assert {r.error_code for r in refused} <= {Ask.Response.ERROR_BUSY, Ask.Response.ERROR_NONE}
     assert sum(r.error_code == Ask.Response.ERROR_BUSY for r in refused) >= 20
     assert "questions wait already" in next(r.error_msg for r in refused if r.error_code)
-    robot.result(handle.cancel_goal_async())
+    robot.do(handle.cancel_goal_async)
     codes = [robot.result(f).error_code for f in futures]
     assert codes.count(Ask.Response.ERROR_NONE) >= 2
 
 
 def test_deactivation_ends_running_and_waiting_goals(robot, slow):
-    running, waiting = slow.begin(), robot.result(slow.client.send_goal_async(AskStream.Goal(question="Later?")))
+    running, waiting = slow.begin(), robot.do(slow.client.send_goal_async, AskStream.Goal(question="Later?"))
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
     assert robot.call(ChangeState, f"{slow.name}/change_state", request).success
     for handle in (running, waiting):
@@ -161,14 +161,42 @@ def test_deactivation_ends_running_and_waiting_goals(robot, slow):
 
 def test_shutting_the_process_down_ends_goals_with_a_result(robot, slow):
     handle = slow.begin()
-    result = handle.get_result_async()
+    result = robot.begin(handle.get_result_async)
     slow.process.send_signal(signal.SIGTERM)
     response = robot.result(result)
     assert response.result.error_code == AskStream.Result.ERROR_CANCELLED
     assert slow.process.wait(60) == 0
 
 
-def test_a_client_that_is_killed_in_mid_goal_harms_nobody(robot, slow, tmp_path):
+def test_shutting_down_does_not_wait_for_an_operation_that_takes_minutes(robot, start, image):
+    # Simulated time stands still: saying goodbye goes by another clock.
+    node, said = start({"pause_s": 600}, caption__on_keyframe=False, use_sim_time=True), []
+    robot.show(node, image(1.0))
+    client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream")
+    assert client.wait_for_server(60)
+    handle = robot.do(client.send_goal_async, AskStream.Goal(question="What?"), said.append)
+    result = robot.begin(handle.get_result_async)
+    robot.wait(lambda: len(said) > 1)
+    node.process.send_signal(signal.SIGTERM)
+    response = robot.result(result).result
+    assert response.error_code == AskStream.Result.ERROR_CANCELLED and "cancelled" in response.error_msg
+    assert node.process.wait(60) == 0
+
+
+SHORT_LEASE = """<?xml version="1.0"?>
+<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
+  <participant profile_name="short" is_default_profile="true"><rtps><builtin><discovery_config>
+    <leaseDuration><sec>3</sec></leaseDuration><leaseAnnouncement><sec>1</sec></leaseAnnouncement>
+  </discovery_config></builtin></rtps></participant>
+</profiles>
+"""
+
+
+def test_a_client_that_is_killed_in_mid_goal_harms_nobody_and_its_goal_ends(robot, start, image, tmp_path):
+    node = start({**SLOW, "text": "word " * 1000}, caption__on_keyframe=False)
+    robot.show(node, image(1.0))
+    profile = tmp_path / "lease.xml"  # Fast DDS then notices in seconds that it is gone, others in their own time
+    profile.write_text(SHORT_LEASE)
     script = textwrap.dedent("""
         import sys, rclpy
         from rclpy.action import ActionClient
@@ -177,14 +205,18 @@ def test_a_client_that_is_killed_in_mid_goal_harms_nobody(robot, slow, tmp_path)
         node = rclpy.create_node("doomed")
         client = ActionClient(node, AskStream, sys.argv[1])
         client.wait_for_server()
-        client.send_goal_async(AskStream.Goal(question="What?"), lambda message: print("said", flush=True))
+        goal = AskStream.Goal(question="What?", max_new_tokens=1000)
+        client.send_goal_async(goal, lambda message: print("said", flush=True))
         rclpy.spin(node)
     """)
     victim = subprocess.Popen(
-        [sys.executable, "-c", script, f"{slow.name}/ask_stream"], stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", script, f"{node.name}/ask_stream"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)},
     )
     assert victim.stdout.readline() == b"said\n"
     victim.kill()
     victim.wait()
-    answer = robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
-    assert answer.error_code == Ask.Response.ERROR_NONE and slow.alive
+    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
+    assert answer.error_code == Ask.Response.ERROR_NONE and node.alive
+    assert "there is no client of the action any more" in node.log

@@ -188,6 +188,8 @@ def test_clear_memory(robot, start, image):
     cleared = robot.call(Trigger, f"{node.name}/clear_memory")
     assert (cleared.success, cleared.message) == (True, "1 frames forgotten")
     assert ask(robot, node).error_code == Ask.Response.ERROR_NO_FRAMES
+    state = robot.wait(lambda: node.memory[-1].clears == 1 and node.memory[-1])
+    assert (state.camera, list(state.frames), state.tokens) == (node.topic, [], 0)
 
 
 def test_images_without_a_stamp_get_the_time_of_their_arrival_and_a_warning(robot, start, image):
@@ -248,6 +250,26 @@ def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_rea
     robot.wait(lambda: [s for s in statuses(robot, node.name) if s.level == b"\x02" and "model missing" in s.message])
     assert set_parameter(robot, node, "model", "scripted").successful
     assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+
+
+def test_a_configuration_that_fails_leaves_no_topics(robot, start):
+    node = start(autostart=False, image_topics=["a b"])
+    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert "'a b' names no camera" in node.log
+    topics = dict(robot.node.get_publisher_names_and_types_by_node("penguin", node.name[:-8]))
+    assert "/diagnostics" in topics and f"{node.name}/captions" not in topics
+
+
+def test_one_topic_under_two_names_is_refused(robot, start):
+    node = start(image_topics=["~/image", "penguin/image"])
+    assert node.process.wait(60) == 1
+    assert f"{node.name}/image, {node.name}/image in full, it must name each topic once" in node.log
+
+
+def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
+    node = start({"load_s": 600})
+    robot.wait(lambda: "is being loaded" in node.log)
+    assert node.stop() == 0
 
 
 def test_an_automatic_start_that_fails_ends_the_process(robot, start):

@@ -1,0 +1,28 @@
+"""Which kind of image a topic carries, also under another name."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+import rclpy
+from sensor_msgs.msg import CompressedImage, Image
+
+from penguin_ros.nodes.cameras import Camera
+
+
+@pytest.mark.parametrize(
+    ("topic", "rule", "name", "kind"),
+    [
+        ("image", "__node:=x", "/image", Image),
+        ("image", "image:=/cam/image/compressed", "/cam/image/compressed", CompressedImage),
+        ("cam/compressed", "cam/compressed:=/jpeg", "/jpeg", CompressedImage),
+        ("compressed", "__ns:=/cam", "/cam/compressed", CompressedImage),
+    ],
+)
+def test_compressed_topics_are_known_before_and_after_remapping(robot, topic, rule, name, kind):
+    node = rclpy.create_node("watcher", cli_args=["--ros-args", "-r", rule])
+    camera = Camera(node, topic, "best_effort", lambda *_: None)
+    (subscription,) = [s for s in node.subscriptions if s.topic_name == name]
+    assert camera.name == name and subscription.msg_type is kind
+    camera.close()
+    node.destroy_node()

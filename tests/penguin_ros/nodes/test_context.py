@@ -1,0 +1,42 @@
+"""Wrong ROS arguments are one line that says what is wrong."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from penguin_ros.nodes.context import RosArgumentsError, start_ros
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["-r", "nonsense"], "Couldn't parse remap rule: '-r nonsense'"),
+        (["--log-level", "loud"], "Couldn't parse log level"),
+        (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["-p", "a b:=3"], "Couldn't parse parameter override rule"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_arguments_that_cannot_be_parsed(args, words):
+    with pytest.raises(RosArgumentsError) as error:
+        start_ros(["penguin", "--ros-args", *args])
+    assert words in str(error.value) and "arguments.c" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--name", "my robot"], 1, "error: Couldn't parse remap rule: '-r __node:=my robot'"),
+        (["--set", "tokn_budget=3"], 2, "there is no parameter tokn_budget"),
+        (["--set", "token_budget"], 2, "is not name=value"),
+        (["--params-file", "/nowhere.yaml"], 2, "/nowhere.yaml does not exist"),
+    ],
+)
+def test_a_node_that_cannot_be_started(domain, args, code, words):
+    command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", "5", *args]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, "COLUMNS": "200"})
+    assert result.returncode == code and words in result.stderr and "Traceback" not in result.stderr
