@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from penguin_ros.nodes.demo_client import DemoClient
 
 _LIVE_TOPIC, _BAG_TOPIC = "/sim_camera/image_raw", "/camera/image_raw/compressed"
-_BEFORE_S = 50.0
+_BEFORE_S = 55.0
 """For start-up and for the end, besides the time of the demo itself."""
 _SETTINGS = {
     "sample_rate_hz": 2.0,

@@ -98,6 +98,7 @@ class DemoClient:
         Raises:
             DemoFailedError: no answer in time, or an error code.
         """
+        self.wait_for("the service", self._ask.service_is_ready, deadline_s)
         response = self._result(self._ask.call_async(Ask.Request(question=question, max_new_tokens=max_new_tokens)),
                                 "the service's answer", deadline_s)  # fmt: skip
         return self._checked(question, response)
@@ -111,6 +112,7 @@ class DemoClient:
             DemoFailedError: no answer in time, or an error code.
         """
         goal = AskStream.Goal(question=question, max_new_tokens=max_new_tokens)
+        self.wait_for("the action", self._stream.server_is_ready, deadline_s)
         accepting = "the action to accept its goal"
         sent = self._call(accepting, deadline_s, self._stream.send_goal_async, goal, lambda m: on_text(m.feedback.text))
         handle = self._result(sent, accepting, deadline_s)
