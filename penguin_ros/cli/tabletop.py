@@ -34,6 +34,9 @@ def write(
     mixture: Annotated[
         str | None, typer.Option(help="Weights of the families, such as image=3,clip=1; the others get none.")
     ] = None,
+    drills: Annotated[
+        float, typer.Option(help="Share of texts to repeat, and of pictures to read cell by cell.", min=0, max=1)
+    ] = 0.0,
     images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
     clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",
     masks: Annotated[bool, typer.Option(help="Also write the class of every pixel.")] = False,
@@ -48,7 +51,7 @@ def write(
     from penguin_training.tabletop.seeds import Split
 
     weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
-    samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights)
+    samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights, drills=drills)
     settings = writer.WriterSettings(samples, images, clips, masks)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:

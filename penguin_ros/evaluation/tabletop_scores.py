@@ -34,6 +34,7 @@ TITLES = {
     "dense_r0.5": "dense captions: events found at temporal IoU >= 0.5",
     "event_f1": "clip captions: events, F1",
     "change_f1": "changes: F1",
+    "words": "drills: words right",
 }
 """Scores in the order of tables; accuracies of single kinds of question come after them."""
 _HALF = 0.5
@@ -99,6 +100,13 @@ def _reading(turn: Turn, raw: str) -> Scored:
     return Scored({"reading": Ratio(float(right))}, right)
 
 
+def _words(turn: Turn, raw: str) -> Scored:
+    """Share of the words that stand at their places."""
+    given, wanted = raw.split(), turn.expected.answer.split()
+    hits = sum(a == b for a, b in zip(given, wanted, strict=False))
+    return Scored({"words": Ratio(hits, max(len(given), len(wanted)))}, given == wanted)
+
+
 def _span(turn: Turn, raw: str) -> Scored:
     """The first time range that is given against the one expected."""
     assert turn.expected.span is not None
@@ -161,6 +169,7 @@ _SCORERS: dict[str, Callable[[Turn, str], Scored]] = {
     "choice": _question(lambda expected, raw: choice_in(raw, expected.options) == expected.answer),
     "number": _question(lambda expected, raw: number_in(raw) == expected.number),
     "text": _reading,
+    "words": _words,
     "span": _span,
     "events": _events,
 }

@@ -58,6 +58,7 @@ class TabletopSettings:
         fps: frames per second of clips.
         seconds: length of clips; various if None.
         mixture: how often each family comes.
+        drills: share of texts that are to be repeated, and of single pictures that are also to be read cell by cell.
     """
 
     split: Split = Split.TRAIN
@@ -67,6 +68,7 @@ class TabletopSettings:
     fps: float = 2.0
     seconds: float | None = None
     mixture: Mixture = field(default_factory=Mixture)
+    drills: float = 0.0
 
     def __post_init__(self) -> None:
         self.split.seed(0, self.base)
@@ -74,6 +76,8 @@ class TabletopSettings:
         check_timing(self.fps, self.seconds)
         if self.turns < 1:
             raise TabletopError(f"turns {self.turns} must be at least 1")
+        if not 0 <= self.drills <= 1:
+            raise TabletopError(f"drills {self.drills} must be a share, from 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -100,12 +104,12 @@ class TabletopDataset:
         name = f"{settings.split.name.lower()}-{settings.base}-{number:08d}"
         family = settings.mixture.choose(random_of(seed, "family"))
         if family == "text":
-            return text_sample(name, seed, settings.turns)
+            return text_sample(name, seed, settings.turns, settings.drills)
         if family == "chart":
             return chart_sample(name, seed, settings.size)
         photographer = self._started()
         if family == "image":
-            return image_sample(name, seed, photographer, settings.turns)
+            return image_sample(name, seed, photographer, settings.turns, settings.drills)
         if family == "pair":
             return pair_sample(name, seed, photographer)
         return clip_sample(name, seed, photographer, settings.turns, settings.fps, settings.seconds)

@@ -13,6 +13,7 @@ from penguin_training.tabletop import clip_tasks
 from penguin_training.tabletop.catalogue import COLOURS, KINDS
 from penguin_training.tabletop.charts import draw_chart
 from penguin_training.tabletop.clip_tasks import ClipTruth
+from penguin_training.tabletop.drills import read_cells, repeat
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.image_tasks import turns_about
 from penguin_training.tabletop.language import typed
@@ -111,8 +112,8 @@ class Sample:
         }
 
 
-def image_sample(name: str, seed: int, photographer: Photographer, most: int) -> Sample:
-    """A picture and questions about it."""
+def image_sample(name: str, seed: int, photographer: Photographer, most: int, drills: float = 0.0) -> Sample:
+    """A picture and questions about it, the first of them a drill with this probability."""
     random = random_of(seed, "image")
     for _ in range(_TRIES):
         scene = plan_scene(random, photographer.size)
@@ -121,16 +122,11 @@ def image_sample(name: str, seed: int, photographer: Photographer, most: int) ->
         if clip_tasks.clear([truth]):
             break
     asking = random_of(seed, "questions")
-    turns = turns_about(truth, asking, most) if clip_tasks.clear([truth]) else []
-    return Sample(
-        name,
-        seed,
-        "image",
-        _typed(asking, turns),
-        (picture.rgb,),
-        truths=(truth,),
-        classes=(class_ids(scene, picture),),
-    )
+    turns = list(_typed(asking, turns_about(truth, asking, most))) if clip_tasks.clear([truth]) else []
+    classes, drilling = class_ids(scene, picture), random_of(seed, "drill")
+    if turns and drilling.random() < drills:
+        turns.insert(0, read_cells(classes, CLASSES, drilling))
+    return Sample(name, seed, "image", tuple(turns), (picture.rgb,), truths=(truth,), classes=(classes,))
 
 
 def pair_sample(name: str, seed: int, photographer: Photographer) -> Sample:
@@ -183,9 +179,12 @@ def chart_sample(name: str, seed: int, size: Size) -> Sample:
     return Sample(name, seed, "chart", (), (draw_chart(random_of(seed, "chart"), size),))
 
 
-def text_sample(name: str, seed: int, most: int) -> Sample:
-    """A conversation without pictures."""
-    return Sample(name, seed, "text", tuple(text_turns(random_of(seed, "text"), most)))
+def text_sample(name: str, seed: int, most: int, drills: float = 0.0) -> Sample:
+    """A conversation without pictures; with this probability a drill instead."""
+    turns, drilling = text_turns(random_of(seed, "text"), most), random_of(seed, "drill")
+    if drilling.random() < drills:
+        turns = [repeat(turns[0].question, drilling)]
+    return Sample(name, seed, "text", tuple(turns))
 
 
 def class_ids(scene: Scene, picture: Picture) -> UInt8Array:

@@ -9,7 +9,7 @@ from penguin_models.grounding import GroundedObject, TimeRange
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.truth import box_list
 
-ExpectedKind = Literal["caption", "boxes", "label", "choice", "number", "text", "span", "events"]
+ExpectedKind = Literal["caption", "boxes", "label", "choice", "number", "text", "words", "span", "events"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Expected:
             choice: `answer`, one of the `options`.
             number: `number`.
             text: `answer`, as printed.
+            words: `answer`, word by word.
             span: one time range, `span`.
             events: tells the `events` (none, if nothing happens); `timed` if with their time ranges.
         objects: labels and boxes.
@@ -49,7 +50,7 @@ class Expected:
         fields: dict[str, Any] = {"kind": self.kind}
         if self.kind in ("caption", "boxes"):
             fields["objects"] = [{"label": item.label, "box": box_list(item.box)} for item in self.objects]
-        elif self.kind in ("label", "choice", "text"):
+        elif self.kind in ("label", "choice", "text", "words"):
             fields["answer"] = self.answer
             if self.kind == "choice":
                 fields["options"] = list(self.options)
