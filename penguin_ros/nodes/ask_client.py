@@ -15,7 +15,7 @@ from rclpy.task import Future
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import answer_dict
-from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 
 class AskFailedError(PenguinError):
@@ -68,7 +68,9 @@ def _client(node_name: str, ros_args: Sequence[str]) -> Iterator[tuple[ActionCli
         node = rclpy.create_node("penguin_ask")
         ending.callback(node.destroy_node)
         try:
-            client = ActionClient(node, AskStream, f"{node_name.rstrip('/')}/ask_stream")
+            client = ActionClient(
+                node, AskStream, f"{node_name.rstrip('/')}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS
+            )
         except ValueError as err:
             raise AskFailedError(f"{node_name!r} cannot be the name of a node; an example: /penguin") from err
         ending.callback(client.destroy)

@@ -31,6 +31,7 @@ from penguin_models.errors import (
     UnknownCameraError,
 )
 from penguin_ros.convert import fill_answer
+from penguin_ros.nodes.context import FEEDBACK_QOS
 
 _CODES = (
     (UnknownCameraError, Ask.Response.ERROR_UNKNOWN_CAMERA),
@@ -82,6 +83,7 @@ class AskServer:
             cancel_callback=self._on_cancel,
             callback_group=group,
             goal_service_qos_profile=_QOS,
+            feedback_pub_qos_profile=FEEDBACK_QOS,
         )
         self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
         node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))

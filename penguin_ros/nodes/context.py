@@ -1,13 +1,18 @@
-"""Starts ROS in this process, and says in one line what is wrong with its arguments."""
+"""What all processes of this package share: how ROS is started, and how answers are streamed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import rclpy
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from penguin_models.errors import PenguinError
+
+FEEDBACK_QOS = QoSProfile(depth=1024)
+"""Of streamed text. A piece for every token comes faster than a busy client takes them; by default the oldest of more
+than ten would be lost, in the middle of the text."""
 
 
 class RosArgumentsError(PenguinError):

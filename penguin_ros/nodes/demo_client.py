@@ -20,7 +20,7 @@ from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import answer_dict, grounded_objects, stamp_to_ns
 from penguin_ros.live_score import LiveScore
-from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 
 class DemoFailedError(PenguinError):
@@ -66,7 +66,9 @@ class DemoClient:
         if truth_topic:
             self._node.create_subscription(GroundedCaption, truth_topic, self._on_truth, 50)
         self._ask = self._node.create_client(Ask, f"{node_name}/ask")
-        self._stream = ActionClient(self._node, AskStream, f"{node_name}/ask_stream")
+        self._stream = ActionClient(
+            self._node, AskStream, f"{node_name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS
+        )
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name="executor")

@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from penguin_models.errors import PenguinError
-from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 SIZE = (240, 320)
 _RATE_HZ = 10.0
@@ -132,7 +132,9 @@ class _Load:
         self._ask = self._node.create_client(Ask, f"{node_name}/ask")
         self._clear = self._node.create_client(Trigger, f"{node_name}/clear_memory")
         self._set = self._node.create_client(SetParameters, f"{node_name}/set_parameters")
-        self._stream = ActionClient(self._node, AskStream, f"{node_name}/ask_stream")
+        self._stream = ActionClient(
+            self._node, AskStream, f"{node_name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS
+        )
         self._node.create_subscription(GroundedCaption, f"{node_name}/captions", self._on_caption, 10)
         self._node.create_timer(1 / _RATE_HZ, self._publish)
         self._pause = threading.Event()

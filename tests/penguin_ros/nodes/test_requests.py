@@ -22,6 +22,8 @@ from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
+from penguin_ros.nodes.context import FEEDBACK_QOS
+
 SAYS = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
 SLOW = {"token_s": 0.2}
 HARDLY_ANY_TIME_S = 0.05
@@ -33,7 +35,7 @@ def slow(robot, start, image):
     node = start(SLOW, caption__on_keyframe=False, queue_size=2)
     robot.show(node, image(1.0))
     goal = AskStream.Goal(question="What?")
-    node.client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream")
+    node.client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS)
     assert node.client.wait_for_server(60)
 
     def begin(on_text=lambda text: None):
@@ -86,7 +88,10 @@ def test_the_executor_is_never_held_while_an_answer_is_generated(robot, slow, im
 def test_feedback_streams_and_its_sum_is_the_answer(robot, start, image):
     node = start(caption__on_keyframe=False)
     robot.show(node, image(1.0))
-    client, pieces = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream"), []
+    client, pieces = (
+        ActionClient(robot.node, AskStream, f"{node.name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS),
+        [],
+    )
     assert client.wait_for_server(60)
     handle = robot.do(client.send_goal_async, AskStream.Goal(question="What?"), lambda m: pieces.append(m.feedback))
     response = finished(robot, handle)
@@ -172,7 +177,7 @@ def test_shutting_down_does_not_wait_for_an_operation_that_takes_minutes(robot, 
     # Simulated time stands still: saying goodbye goes by another clock.
     node, said = start({"pause_s": 600}, caption__on_keyframe=False, use_sim_time=True), []
     robot.show(node, image(1.0))
-    client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream")
+    client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS)
     assert client.wait_for_server(60)
     handle = robot.do(client.send_goal_async, AskStream.Goal(question="What?"), said.append)
     result = robot.begin(handle.get_result_async)

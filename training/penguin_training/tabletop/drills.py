@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from penguin_models.types import UInt8Array
+from penguin_training.tabletop.catalogue import COLOURS, KINDS, WORDS
 from penguin_training.tabletop.language import pick
 from penguin_training.tabletop.turns import Expected, Turn
 
@@ -17,14 +18,22 @@ EMPTY = "table"
 _COVERED = 0.3
 """A cell shows what covers at least this share of it; else it is empty."""
 _SIDES = (2, 3, 4)
+_WITHOUT_ORDER = 0.6
 
 
 def repeat(text: str, random: Random) -> Turn:
-    """A text to say again, or a few sentences out of it."""
-    sentences = [part for part in text.replace(". ", ".\n").split("\n") if part]
-    count = int(random.integers(1, min(6, len(sentences)) + 1))
-    start = int(random.integers(len(sentences) - count + 1))
-    chosen = " ".join(sentences[start : start + count])
+    """Something to say again: words and numbers in no order, which cannot be guessed, or a few sentences of a text."""
+    if random.random() < _WITHOUT_ORDER:
+        items = [*COLOURS, *KINDS, *WORDS]
+        count = int(random.integers(6, 25))
+        chosen = " ".join(
+            str(random.integers(1000)) if random.random() < 0.4 else pick(random, items) for _ in range(count)
+        )
+    else:
+        sentences = [part for part in text.replace(". ", ".\n").split("\n") if part]
+        count = int(random.integers(1, min(6, len(sentences)) + 1))
+        start = int(random.integers(len(sentences) - count + 1))
+        chosen = " ".join(sentences[start : start + count])
     opening = pick(random, ("Repeat:", "Say this again:", "Copy this:"))
     return Turn("repeat", f"{opening} {chosen}", chosen, Expected("words", answer=chosen))
 
