@@ -9,6 +9,7 @@ Axes: N patches of all frames, packed; D hidden; A heads; K key-value heads; E h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -281,15 +282,19 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Batched attention over each run of frames of equal length: [N, heads, E] -> [N, A, E]."""
-    attended, start = [], 0
-    for frames, length in packing.runs:
-        end = start + frames * length
-        # [frames, heads, n, E]
-        qs, ks, vs = (x[start:end].view(frames, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(qs, ks, vs, enable_gqa=q.shape[1] != k.shape[1])
-        attended.append(out.transpose(1, 2).flatten(0, 1))
-        start = end
-    return torch.cat(attended)
+    attended, start, kind = [], 0, v.dtype
+    # On CPUs the gradient of fused attention takes twice as long in bfloat16; autocast would make it that again.
+    widened = v.device.type == "cpu" and torch.is_grad_enabled()
+    with torch.autocast("cpu", enabled=False) if widened else nullcontext():
+        q, k, v = (x.float() for x in (q, k, v)) if widened else (q, k, v)
+        for frames, length in packing.runs:
+            end = start + frames * length
+            # [frames, heads, n, E]
+            qs, ks, vs = (x[start:end].view(frames, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+            out = F.scaled_dot_product_attention(qs, ks, vs, enable_gqa=q.shape[1] != k.shape[1])
+            attended.append(out.transpose(1, 2).flatten(0, 1))
+            start = end
+    return torch.cat(attended).to(kind)
 
 
 def _merge(features: Tensor, merge_size: int) -> Tensor:

@@ -59,7 +59,7 @@ def demo(
     if bag:
         source = ["replay", str(BAG), "--rate", "0.5", "--wait", "60"]
     else:
-        source = ["sim-camera", "--seed", str(seed), "--width", "224", "--height", "224", "--rate", "5"]
+        source = ["sim-camera", "--seed", str(seed), "--width", "168", "--height", "168", "--rate", "5"]
     result = _Demo(model, _BAG_TOPIC if bag else _LIVE_TOPIC, 0.0 if bag else seconds, as_json).run(source, out)
     if as_json:
         print_json(result)

@@ -219,7 +219,7 @@ def export(
     clips: Annotated[int, typer.Option(help="How many.", min=1)] = 2,
     seconds: Annotated[float, typer.Option(help="Length of each clip.", min=6.0, max=3600.0)] = 20.0,
     fps: Annotated[float, typer.Option(help="Images per second.", min=1.0, max=30.0)] = 2.0,
-    size: Annotated[int, typer.Option(help="Width and height in pixels.", min=56, max=1080)] = 224,
+    size: Annotated[int, typer.Option(help="Width and height in pixels.", min=56, max=1080)] = 168,
     quality: Annotated[int, typer.Option(help="Of the JPEGs.", min=1, max=95)] = 85,
     seed: Annotated[int, typer.Option(help="A family of clips of its own.", min=0)] = 0,
     as_json: JsonOption = False,

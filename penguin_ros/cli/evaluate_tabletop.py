@@ -33,7 +33,7 @@ def tabletop(
     mixture: Annotated[
         str, typer.Option(help="Weights of single pictures, pairs of before and after, and clips.")
     ] = "image=6,pair=1,clip=3",
-    size: SizeOption = "224x224",
+    size: SizeOption = "168x168",
     policy: Annotated[
         Literal["novelty", "reference"], typer.Option(help="What makes a key frame of a clip.")
     ] = "novelty",

@@ -70,10 +70,6 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
 def teacher(
     files: FilesArgument,
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
-    classes: Annotated[
-        int | None,
-        typer.Option(help="Class numbers are below this; as settings.json beside the files says.", min=2, max=256),
-    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
     images: Annotated[int, typer.Option(help="Images of a step.", min=1)] = 16,
     hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
@@ -85,13 +81,14 @@ def teacher(
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of weights, order and sizes.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 2,
+    compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers first.")] = False,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Train the small teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
-    from penguin_training.train_teacher import TeacherRecipe, count_classes, train_teacher
+    from penguin_training.train_teacher import TeacherRecipe, read_classes, train_teacher
 
     recipe = TeacherRecipe(
         hidden_size=hidden_size,
@@ -102,6 +99,7 @@ def teacher(
         smallest=smallest,
         seed=seed,
         workers=workers,
+        compile=compile_layers,
     )
     figures = {"loss": 0.0, "accuracy": 0.0}
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
@@ -115,9 +113,9 @@ def teacher(
             if progress.disable and step % 100 == 0:
                 stderr.out(f"step {step}/{steps} loss {figures['loss']:.4f} accuracy {figures['accuracy']:.3f}")
 
-        trained = train_teacher(files, classes or count_classes(files), recipe, device, report)
+        trained = train_teacher(files, read_classes(files), recipe, device, report)
     trained.save_pretrained(output)
     if as_json:
         print_json({"output": str(output), **figures})
     else:
-        stdout.out(f"{output}: {figures['accuracy']:.1%} of patches right, loss {figures['loss']:.4f}")
+        stdout.out(f"{output}: {figures['accuracy']:.1%} of patches with an object right, loss {figures['loss']:.4f}")

@@ -28,14 +28,14 @@ def write(
     scenes: Annotated[int, typer.Option(help="How many samples.", min=1)],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Splits never share a seed.")] = "train",
     seed: Annotated[int, typer.Option(help="A family of scenes of its own within the split.", min=0)] = 0,
-    size: SizeOption = "224x224",
+    size: SizeOption = "168x168",
     turns: TurnsOption = 4,
     fps: FpsOption = 2.0,
     mixture: Annotated[
         str | None, typer.Option(help="Weights of the families, such as image=3,clip=1; the others get none.")
     ] = None,
     drills: Annotated[
-        float, typer.Option(help="Share of texts to repeat, and of pictures to read cell by cell.", min=0, max=1)
+        float, typer.Option(help="Share of texts to repeat, and of pictures to read patch by patch.", min=0, max=1)
     ] = 0.0,
     images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
     clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",

@@ -47,7 +47,7 @@ class TabletopRun:
     scenes: int = 200
     mixture: Mixture = field(default_factory=lambda: Mixture(image=0.6, pair=0.1, clip=0.3, chart=0, text=0))
     turns: int = 8
-    size: Size = field(default_factory=lambda: Size(224, 224))
+    size: Size = field(default_factory=lambda: Size(168, 168))
     fps: float = 2.0
     policy: str = "novelty"
     max_tokens: int | None = None

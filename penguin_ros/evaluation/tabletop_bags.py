@@ -43,7 +43,7 @@ def write_clips(
     seed: int = 0,
     seconds: float = 20.0,
     fps: float = 2.0,
-    size: Size = Size(224, 224),  # noqa: B008 - a tuple
+    size: Size = Size(168, 168),  # noqa: B008 - a tuple
     quality: int = 85,
     on_clip: Callable[[], None] = lambda: None,
 ) -> list[Path]:

@@ -116,7 +116,7 @@ def teacher_folder(tmp_path_factory):
 
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("teacher")
-    TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), classes=4).save_pretrained(folder)
+    TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), words=4).save_pretrained(folder)
     return folder
 
 

@@ -13,11 +13,13 @@ from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
 from penguin_training.dry_run import teacher_width
+from penguin_training.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
 from penguin_training.settings import Teacher as TeacherSettings
 from penguin_training.teachers import check_teacher, load_teacher
-from penguin_training.tiny_teacher import TinyTeacher
-from penguin_training.train_teacher import TeacherRecipe, class_shares, count_classes, train_teacher
+from penguin_training.tiny_teacher import EDGE_STEPS, TinyTeacher
+from penguin_training.train_teacher import TeacherRecipe, read_classes, train_teacher
 
+CLASSES = ("nothing", "red cube", "blue cube", "red ball")
 FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
 
 
@@ -82,12 +84,12 @@ def test_widths_are_known_from_configurations(values, parse, reconstruction, sig
 def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
     seen = []
     recipe = TeacherRecipe(hidden_size=64, layers=1, steps=30, images=4, rate=3e-3, workers=0)
-    teacher = train_teacher([drawn / "masks.jsonl"], 4, recipe, report=lambda *figures: seen.append(figures))
+    teacher = train_teacher([drawn / "masks.jsonl"], CLASSES, recipe, report=lambda *figures: seen.append(figures))
     assert seen[0][0] == 1 and len(seen) == 30
     losses = [loss for _, loss, _ in seen]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    again = train_teacher([drawn / "masks.jsonl"], 4, replace(recipe, steps=2))
-    other = train_teacher([drawn / "masks.jsonl"], 4, replace(recipe, steps=2))
+    again = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
+    other = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
     for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     teacher.save_pretrained(tmp_path / "teacher")
@@ -109,22 +111,47 @@ def test_shares_of_classes_follow_the_patches():
     torch.testing.assert_close(shares, expected)
 
 
+def test_classes_share_their_words():
+    words, table = words_of(["nothing", "red cube", "red robot arm", "any cube"])
+    assert words == ["arm", "cube", "red", "robot"]
+    assert table.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
+
+
+def test_edges_are_those_of_the_connected_piece_in_a_patch():
+    mask = np.zeros((42, 56), np.uint8)
+    mask[7:35, 14:42] = 3  # from the middle of the first row to that of the last, columns 1 and 2
+    mask[0:2, 0:2] = 3  # another piece, too small to count
+    edges = edge_classes(mask, Size(42, 56), 14).reshape(3, 4, 4)
+
+    def step(distance):
+        return sum(distance >= edge for edge in EDGE_STEPS)
+
+    assert (edges[:, 0] == NO_EDGE).all() and (edges[:, 3] == NO_EDGE).all()
+    assert edges[1, 1].tolist() == [step(0.5), step(1.0), step(1.5), step(1.0)]
+    assert edges[0, 2].tolist() == [step(1.5), step(0.0), step(0.5), step(2.0)]
+    assert edges[2, 1].tolist() == [step(0.5), step(2.0), step(1.5), step(0.0)]
+
+
 def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
     recipe = TeacherRecipe(hidden_size=64, layers=1, steps=1, images=1, workers=0)
-    with pytest.raises(DataError, match=r"shows class \d, there are 2; give --classes"):
-        train_teacher([drawn / "masks.jsonl"], 2, replace(recipe, steps=4, images=4))
+    with pytest.raises(DataError, match=r"shows class \d, 2 have a name; list all"):
+        train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
     with pytest.raises(DataError, match="no sample with as many masks as images"):
-        train_teacher([drawn / "captions.jsonl"], 4, recipe)
-    with pytest.raises(DataError, match=r"settings\.json does not list the classes .* give --classes"):
-        count_classes([drawn / "masks.jsonl"])
+        train_teacher([drawn / "captions.jsonl"], CLASSES, recipe)
+    with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
+        read_classes([drawn / "masks.jsonl"])
     (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
-    assert count_classes([tmp_path / "x.jsonl"]) == 3
+    assert read_classes([tmp_path / "x.jsonl"]) == ["nothing", "a", "b"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "settings.json").write_text(json.dumps({"classes": ["nothing", "b"]}))
+    with pytest.raises(DataError, match="list different classes"):
+        read_classes([tmp_path / "x.jsonl", tmp_path / "other" / "x.jsonl"])
 
 
 def test_a_broken_small_teacher(tmp_path):
     folder = tmp_path / "teacher"
     TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), 4).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"classes": 5}))
+    (folder / "config.json").write_text(json.dumps(config | {"words": 5}))
     with pytest.raises(CheckpointError, match="does not fit"):
         TinyTeacher.from_pretrained(folder)

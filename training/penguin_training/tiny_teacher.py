@@ -1,4 +1,4 @@
-"""The small teacher of the tiny model: an encoder that was trained to say what is in every patch.
+"""The small teacher of the tiny model: an encoder that was trained to say what is in every patch and how far it goes.
 
 It has the shape of a Penguin-Encoder and starts from nothing; train_teacher.py trains it on segmentation masks.
 """
@@ -22,19 +22,25 @@ from penguin_models.errors import CheckpointError
 MODEL_TYPE = "penguin_tiny_teacher"
 
 
+EDGE_STEPS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+"""Distances from the middle of a patch to an edge of the object in it, in patches: what lies between two of these is
+one class. Negative where the object begins beyond the middle."""
+
+
 class TinyTeacher(nn.Module):
-    """An encoder with a classifier of patches; as a teacher it gives the features before the classifier.
+    """An encoder with classifiers of patches; as a teacher it gives the features before the classifiers.
 
     Attributes:
-        classes: that a patch can show.
+        words: that say what a patch shows, such as colours and kinds; several hold at once.
     """
 
-    def __init__(self, config: EncoderConfig, classes: int):
+    def __init__(self, config: EncoderConfig, words: int):
         super().__init__()
         self.config = config
-        self.classes = classes
+        self.words = words
         self.vision_encoder = PenguinEncoder(config)
-        self.head = nn.Linear(config.hidden_size, classes)
+        self.word_head = nn.Linear(config.hidden_size, words)
+        self.edge_head = nn.Linear(config.hidden_size, 4 * (len(EDGE_STEPS) + 1))
 
     @property
     def width(self) -> int:
@@ -46,9 +52,10 @@ class TinyTeacher(nn.Module):
         """Side of a patch in pixels."""
         return self.config.patch_size
 
-    def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """Logits of classes: [N, C*P*P] -> [V, classes]."""
-        return self.head(self.vision_encoder(patches, frames))  # type: ignore[no-any-return]
+    def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> tuple[Tensor, Tensor]:
+        """Logits of words [V, words], and of the distances to the left, upper, right, lower edge [V, 4, steps]."""
+        features = self.vision_encoder(patches, frames)
+        return self.word_head(features), self.edge_head(features).unflatten(1, (4, -1))
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
@@ -61,7 +68,7 @@ class TinyTeacher(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        config = {"model_type": MODEL_TYPE, "classes": self.classes, **asdict(self.config)}
+        config = {"model_type": MODEL_TYPE, "words": self.words, **asdict(self.config)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -82,7 +89,7 @@ class TinyTeacher(nn.Module):
             raise CheckpointError(
                 f"{folder} is a {raw.get('model_type')!r} model, not a teacher of `penguin-vl prepare teacher`"
             )
-        model = cls(EncoderConfig.from_dict(raw), int(raw.get("classes", 0)))
+        model = cls(EncoderConfig.from_dict(raw), int(raw.get("words", 0)))
         try:
             model.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as err:

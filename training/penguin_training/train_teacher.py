@@ -1,4 +1,4 @@
-"""Trains the small teacher on segmentation masks: which classes does each patch show, and how much of each?
+"""Trains the small teacher on segmentation masks: what does each patch show, and how far is it to that object's edges?
 
 Samples of the annotation file have `image` and `masks`, lists of equal length: for each picture one of the same size
 whose 8-bit values are class numbers, 0 where there is nothing. Samples without masks are passed over.
@@ -26,6 +26,7 @@ from penguin_models.images import patch_image
 from penguin_models.media import DECODING_ERRORS, load_image
 from penguin_models.types import PatchedImage, Size
 from penguin_training.optimisation import rate_share
+from penguin_training.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
 from penguin_training.settings import Schedule
 from penguin_training.tiny_teacher import TinyTeacher
 from penguin_training.worker_processes import worker_options
@@ -47,6 +48,7 @@ class TeacherRecipe:
             will show them.
         seed: of weights, order and sizes.
         workers: processes that read images.
+        compile: compile the layers first, which takes a minute and a C++ compiler.
     """
 
     hidden_size: int = 192
@@ -57,11 +59,12 @@ class TeacherRecipe:
     smallest: float = 0.5
     seed: int = 0
     workers: int = 2
+    compile: bool = False
 
 
 def train_teacher(
     files: Sequence[Path],
-    classes: int,
+    classes: Sequence[str],
     recipe: TeacherRecipe,
     device: str = "cpu",
     report: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
@@ -70,13 +73,13 @@ def train_teacher(
 
     Args:
         files: annotation files with images and masks.
-        classes: class numbers in the masks run from 0 to this, itself excluded.
+        classes: names of the class numbers in the masks, from 0, which is nothing.
         recipe: sizes and steps.
         device: where to train.
-        report: called after each step with the loss and the share of patches whose main class is right.
+        report: called after each step with the loss and the share of patches with an object that are named right.
 
     Raises:
-        DataError: a file is missing or has no masks, or a mask shows a class beyond `classes`.
+        DataError: a file is missing or has no masks, or a mask shows a class that has no name.
         MediaError: an image or a mask cannot be read.
     """
     data = _Masked(files, classes)
@@ -84,64 +87,66 @@ def train_teacher(
     config = EncoderConfig(
         recipe.hidden_size, 2 * recipe.hidden_size, recipe.layers, max(1, recipe.hidden_size // 64), 1, 64
     )
-    model = TinyTeacher(config, classes)
+    model = TinyTeacher(config, len(data.words))
     _initialise(model)
     model.to(device).train()
+    if recipe.compile:
+        for layer in model.vision_encoder.encoder.layers:
+            layer.compile(dynamic=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
     schedule = Schedule(steps=recipe.steps)
-    for step, (images, wanted) in enumerate(_batches(data, recipe)):
+    for step, (images, words, edges) in enumerate(_batches(data, recipe)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * rate_share(step, recipe.steps, schedule)
         patches = torch.cat([torch.from_numpy(image.patches) for image in images]).to(device)
-        target = wanted.to(device)
-        logits = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
-        loss = F.cross_entropy(logits, target)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            named, distances = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
+        named, distances, words, edges = named.float(), distances.float(), words.to(device), edges.to(device)
+        loss = _loss(named, distances, words, edges)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        right = (logits.argmax(-1) == target.argmax(-1)).float().mean()
-        report(step + 1, loss.item(), right.item())
+        report(step + 1, loss.item(), _accuracy(named, words))
     return model.cpu().eval()
 
 
-def count_classes(files: Sequence[Path]) -> int:
-    """How many classes the masks beside annotation files have, as the `settings.json` there says.
+def read_classes(files: Sequence[Path]) -> list[str]:
+    """Names of the classes in the masks beside annotation files, as the `settings.json` there says.
 
     Raises:
-        DataError: there is no such file, or it lists no classes.
+        DataError: there is no such file, it lists no classes, or two of them differ.
     """
-    counts = []
+    lists = []
     for file in files:
         settings = file.parent / "settings.json"
         try:
-            counts.append(len(json.loads(settings.read_text(encoding="utf-8"))["classes"]))
+            lists.append([str(name) for name in json.loads(settings.read_text(encoding="utf-8"))["classes"]])
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DataError(f"{settings} does not list the classes of the masks ({err}); give --classes") from err
-    if not counts or min(counts) < 2:
+            raise DataError(
+                f"{settings} does not list the classes of the masks ({err}); write it: "
+                '{"classes": ["nothing", "red cube", ...]}'
+            ) from err
+    if not lists or len(lists[0]) < 2:
         raise DataError(f"the settings.json beside {files[0]} lists no classes: it was written without masks")
-    return max(counts)
+    if any(other != lists[0] for other in lists):
+        raise DataError("the settings.json beside the annotation files list different classes; train on one of them")
+    return lists[0]
 
 
-def class_shares(mask: Any, size: Size, patch_size: int, classes: int) -> Tensor:
-    """Share of each class in every patch.
+def _loss(named: Tensor, distances: Tensor, words: Tensor, edges: Tensor) -> Tensor:
+    """Cross-entropy of the words of a patch, plus that of its four edges where there is an object."""
+    loss = F.binary_cross_entropy_with_logits(named, words, reduction="sum") / len(words)
+    if (edges != NO_EDGE).any():
+        loss = loss + F.cross_entropy(distances.flatten(0, 1), edges.flatten(), ignore_index=NO_EDGE)
+    return loss
 
-    Args:
-        mask: uint8 [H, W], class numbers.
-        size: of the patched image in pixels; the mask is brought to it by taking the nearest pixel.
-        patch_size: side of a patch.
-        classes: number of classes.
 
-    Returns:
-        float32 [N, classes], rows in the order of the patches of a picture with merge size 1.
-    """
-    if mask.shape != tuple(size):
-        mask = np.asarray(Image.fromarray(mask).resize((size.width, size.height), Image.Resampling.NEAREST))
-    rows, columns = size.height // patch_size, size.width // patch_size
-    patches = np.arange(rows * columns).reshape(rows, columns)
-    patch_of_pixel = patches.repeat(patch_size, 0).repeat(patch_size, 1)
-    counts = np.bincount((patch_of_pixel * classes + mask).ravel(), minlength=rows * columns * classes)
-    return torch.from_numpy((counts.reshape(-1, classes) / patch_size**2).astype(np.float32))
+def _accuracy(named: Tensor, words: Tensor) -> float:
+    """Share of the patches with an object in which the words of most of the patch are found, and no others."""
+    shown = (words > 0.5).any(1)
+    right = ((named > 0) == (words > 0.5)).all(1)[shown]
+    return float(right.float().mean()) if len(right) else 1.0
 
 
 def _initialise(model: nn.Module) -> None:
@@ -152,27 +157,36 @@ def _initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-class _Masked(Dataset[tuple[PatchedImage, Tensor]]):
-    """Patches of pictures and the classes in them, by row and scale."""
+_Batch = tuple[list[PatchedImage], Tensor, Tensor]
 
-    def __init__(self, files: Sequence[Path], classes: int):
-        self._classes, self._config = classes, ImageConfig()
+
+class _Masked(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
+    """Patches of pictures, the words for them and the edges around them, by row and scale."""
+
+    def __init__(self, files: Sequence[Path], classes: Sequence[str]):
+        self._config, self._classes = ImageConfig(), len(classes)
+        self.words, self._table = words_of(classes)
         self._pairs = [pair for file in files for pair in _read_pairs(file)]
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, drawn: tuple[int, float]) -> tuple[PatchedImage, Tensor]:
+    def __getitem__(self, drawn: tuple[int, float]) -> tuple[PatchedImage, Tensor, Tensor]:
         row, scale = drawn
         image_path, mask_path = self._pairs[row]
         rgb, mask = load_image(image_path), _load_mask(mask_path)
         if mask.shape != rgb.shape[:2]:
             raise DataError(f"mask {mask_path} is {mask.shape}, its image {rgb.shape[:2]}")
         if (largest := int(mask.max())) >= self._classes:
-            raise DataError(f"mask {mask_path} shows class {largest}, there are {self._classes}; give --classes")
+            raise DataError(
+                f"mask {mask_path} shows class {largest}, {self._classes} have a name; list all in settings.json"
+            )
         p = self._config.patch_size
         size = Size(*(max(p, round(scale * side / p) * p) for side in rgb.shape[:2]))
-        return patch_image(rgb, size, 1, self._config), class_shares(mask, size, p, self._classes)
+        if mask.shape != tuple(size):
+            mask = np.asarray(Image.fromarray(mask).resize((size.width, size.height), Image.Resampling.NEAREST))
+        words = class_shares(mask, size, p, self._classes) @ self._table
+        return patch_image(rgb, size, 1, self._config), words, edge_classes(mask, size, p)
 
 
 def _read_pairs(file: Path) -> list[tuple[Path, Path]]:
@@ -198,7 +212,7 @@ def _load_mask(path: Path) -> Any:
         raise MediaError(f"mask {path} cannot be read: {err}") from err
 
 
-def _batches(data: _Masked, recipe: TeacherRecipe) -> Iterator[tuple[list[PatchedImage], Tensor]]:
+def _batches(data: _Masked, recipe: TeacherRecipe) -> Iterator[_Batch]:
     random, count = torch.Generator().manual_seed(recipe.seed), recipe.steps * recipe.images
     rows = torch.randint(len(data), (count,), generator=random)
     scales = recipe.smallest + (1 - recipe.smallest) * torch.rand(count, generator=random)
@@ -212,5 +226,6 @@ def _batches(data: _Masked, recipe: TeacherRecipe) -> Iterator[tuple[list[Patche
     yield from loader
 
 
-def _collate(pairs: list[tuple[PatchedImage, Tensor]]) -> tuple[list[PatchedImage], Tensor]:
-    return [image for image, _ in pairs], torch.cat([shares for _, shares in pairs])
+def _collate(drawn: list[tuple[PatchedImage, Tensor, Tensor]]) -> _Batch:
+    images, words, edges = zip(*drawn, strict=True)
+    return list(images), torch.cat(words), torch.cat(edges)

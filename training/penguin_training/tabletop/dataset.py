@@ -58,12 +58,12 @@ class TabletopSettings:
         fps: frames per second of clips.
         seconds: length of clips; various if None.
         mixture: how often each family comes.
-        drills: share of texts that are to be repeated, and of single pictures that are also to be read cell by cell.
+        drills: share of texts that are to be repeated, and of single pictures that are also to be read patch by patch.
     """
 
     split: Split = Split.TRAIN
     base: int = 0
-    size: Size = field(default_factory=lambda: Size(224, 224))
+    size: Size = field(default_factory=lambda: Size(168, 168))
     turns: int = 4
     fps: float = 2.0
     seconds: float | None = None

@@ -13,7 +13,7 @@ from penguin_training.tabletop import clip_tasks
 from penguin_training.tabletop.catalogue import COLOURS, KINDS
 from penguin_training.tabletop.charts import draw_chart
 from penguin_training.tabletop.clip_tasks import ClipTruth
-from penguin_training.tabletop.drills import picture_in_words, read_cells, repeat
+from penguin_training.tabletop.drills import picture_in_words, read_patches, repeat
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.image_tasks import turns_about
 from penguin_training.tabletop.language import typed
@@ -32,7 +32,7 @@ ClipTask = Callable[[ClipTruth, np.random.Generator], Turn | None]
 CLASSES = ("nothing", *(f"{colour} {kind}" for kind in KINDS for colour in (*COLOURS, "any")))
 """Names of the class ids in masks: every kind in every colour; "any" for kinds that have no colour."""
 _TRIES = 20
-_IN_WORDS = 0.5
+_IN_WORDS = 0.85
 """Share of pictures in words among the drills without pictures."""
 _PAIR_S = 7.0
 
@@ -127,7 +127,7 @@ def image_sample(name: str, seed: int, photographer: Photographer, most: int, dr
     turns = list(_typed(asking, turns_about(truth, asking, most))) if clip_tasks.clear([truth]) else []
     classes, drilling = class_ids(scene, picture), random_of(seed, "drill")
     if turns and drilling.random() < drills:
-        turns.insert(0, read_cells(classes, CLASSES, drilling))
+        turns.insert(0, read_patches(classes, CLASSES, drilling))
     return Sample(name, seed, "image", tuple(turns), (picture.rgb,), truths=(truth,), classes=(classes,))
 
 

@@ -1,0 +1,94 @@
+"""What a segmentation mask says about every patch: the words for what it shows, and how far that object goes.
+
+Words, not classes, so that a red cube and a red ball share what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from penguin_models.types import Size, UInt8Array
+from penguin_training.tiny_teacher import EDGE_STEPS
+
+NO_EDGE = -1
+_COVERED = 0.2
+"""Edges are learnt where an object covers at least this share of a patch."""
+_UNNAMED = ("nothing", "any")
+"""Words in names of classes that say nothing."""
+
+
+def words_of(classes: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The words of the classes' names in alphabetical order, and which class has which: float32 [classes, words]."""
+    split = [[word for word in name.split() if word not in _UNNAMED] for name in classes]
+    words = sorted({word for name in split for word in name})
+    table = torch.tensor([[float(word in name) for word in words] for name in split])
+    return words, table
+
+
+def class_shares(mask: UInt8Array, size: Size, patch_size: int, classes: int) -> Tensor:
+    """Share of each class in every patch.
+
+    Args:
+        mask: uint8 [H, W], class numbers; whole patches.
+        size: of the mask in pixels.
+        patch_size: side of a patch.
+        classes: number of classes.
+
+    Returns:
+        float32 [N, classes], rows in the order of the patches of a picture with merge size 1.
+    """
+    return _count(mask, size, patch_size, classes) / patch_size**2
+
+
+def edge_classes(mask: UInt8Array, size: Size, patch_size: int) -> Tensor:
+    """How far it is from the middle of every patch to the edges of the object that covers most of it.
+
+    An object is a connected piece of one class: things of one class that touch are one.
+
+    Args:
+        mask: uint8 [H, W], class numbers; whole patches.
+        size: of the mask in pixels.
+        patch_size: side of a patch.
+
+    Returns:
+        int64 [N, 4], left, upper, right, lower: between which `EDGE_STEPS`; -1 in patches that show too little of it.
+    """
+    pieces, boxes = _pieces(mask)
+    counts = _count(pieces, size, patch_size, len(boxes))
+    counts[:, 0] = 0
+    most, piece = counts.max(1)
+    rows, columns = size.height // patch_size, size.width // patch_size
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    middle = torch.stack((column, row), -1).reshape(-1, 2) + 0.5  # x, y in patches
+    box = torch.from_numpy(boxes)[piece] / patch_size
+    distances = torch.cat((middle - box[:, :2], box[:, 2:] - middle), 1)
+    found = torch.bucketize(distances, torch.tensor(EDGE_STEPS), right=True)
+    return torch.where((most >= _COVERED * patch_size**2)[:, None], found, NO_EDGE)
+
+
+def _pieces(mask: UInt8Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Connected pieces by number from 1, and their boxes (x1, y1, x2, y2) in pixels; number 0 is nothing."""
+    pieces, boxes = np.zeros(mask.shape, np.int32), [np.zeros((1, 4), np.float32)]
+    for number in np.unique(mask[mask > 0]):
+        count, labels, figures, _ = cv2.connectedComponentsWithStats((mask == number).astype(np.uint8))
+        pieces[labels > 0] = labels[labels > 0] + sum(map(len, boxes)) - 1
+        left_top, sides = figures[1:, :2], figures[1:, 2:4]
+        boxes.append(np.hstack((left_top, left_top + sides)).astype(np.float32).reshape(count - 1, 4))
+    return pieces, np.concatenate(boxes)
+
+
+def _count(values: npt.NDArray[Any], size: Size, patch_size: int, kinds: int) -> Tensor:
+    """How many pixels of each patch have each value: float32 [N, kinds]."""
+    assert values.shape == tuple(size)
+    rows, columns = size.height // patch_size, size.width // patch_size
+    patches = np.arange(rows * columns).reshape(rows, columns)
+    patch_of_pixel = patches.repeat(patch_size, 0).repeat(patch_size, 1)
+    counts = np.bincount((patch_of_pixel * kinds + values).ravel(), minlength=rows * columns * kinds)
+    return torch.from_numpy(counts.reshape(-1, kinds).astype(np.float32))
