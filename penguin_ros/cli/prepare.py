@@ -73,7 +73,6 @@ def teacher(
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
     images: Annotated[int, typer.Option(help="Images of a step.", min=1)] = 16,
     hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
-    layers: Annotated[int, typer.Option(help="Transformer layers.", min=1)] = 4,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 1e-3,
     smallest: Annotated[
         float,
@@ -81,7 +80,6 @@ def teacher(
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of weights, order and sizes.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 2,
-    compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers first.")] = False,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
@@ -92,14 +90,12 @@ def teacher(
 
     recipe = TeacherRecipe(
         hidden_size=hidden_size,
-        layers=layers,
         steps=steps,
         images=images,
         rate=rate,
         smallest=smallest,
         seed=seed,
         workers=workers,
-        compile=compile_layers,
     )
     figures = {"loss": 0.0, "accuracy": 0.0}
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:

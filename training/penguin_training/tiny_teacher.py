@@ -1,66 +1,88 @@
-"""The small teacher of the tiny model: an encoder that was trained to say what is in every patch and how far it goes.
+"""The small teacher of the tiny model: a convolutional encoder that knows what every patch shows and how far it goes.
 
-It has the shape of a Penguin-Encoder and starts from nothing; train_teacher.py trains it on segmentation masks.
+Convolutions see with few pictures what a transformer from nothing needs many for; the student learns it from their
+features. train_teacher.py trains them on segmentation masks.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penguin_models.config import EncoderConfig, read_json
-from penguin_models.encoder import FrameShape, PenguinEncoder
+from penguin_models.config import read_json
+from penguin_models.encoder import FrameShape, patch_positions
 from penguin_models.errors import CheckpointError
 
 MODEL_TYPE = "penguin_tiny_teacher"
-
-
 EDGE_STEPS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 """Distances from the middle of a patch to an edge of the object in it, in patches: what lies between two of these is
 one class. Negative where the object begins beyond the middle."""
+PATCH_SIZE = 14
+_STRIDE = 16
+_GROUPS = 8
 
 
 class TinyTeacher(nn.Module):
-    """An encoder with classifiers of patches; as a teacher it gives the features before the classifiers.
+    """Convolutions with classifiers of patches; as a teacher it gives the features before the classifiers.
 
     Attributes:
+        width: of the features.
         words: that say what a patch shows, such as colours and kinds; several hold at once.
     """
 
-    def __init__(self, config: EncoderConfig, words: int):
+    patch_size = PATCH_SIZE
+
+    def __init__(self, width: int, words: int):
         super().__init__()
-        self.config = config
-        self.words = words
-        self.vision_encoder = PenguinEncoder(config)
-        self.word_head = nn.Linear(config.hidden_size, words)
-        self.edge_head = nn.Linear(config.hidden_size, 4 * (len(EDGE_STEPS) + 1))
-
-    @property
-    def width(self) -> int:
-        """Of the features."""
-        return self.config.hidden_size
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.config.patch_size
+        self.width, self.words = width, words
+        narrow, middle = max(_GROUPS, width // 6), max(_GROUPS, width // 3)
+        self.network = nn.Sequential(
+            _convolution(3, narrow, 2),
+            _convolution(narrow, middle, 2),
+            _Residual(middle),
+            _convolution(middle, 2 * middle, 2),
+            _Residual(2 * middle),
+            _convolution(2 * middle, width, 2),
+            *(_Residual(width, dilation) for dilation in (1, 2, 4, 1)),
+        )
+        self.word_head = nn.Linear(width, words)
+        self.edge_head = nn.Linear(width, 4 * (len(EDGE_STEPS) + 1))
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> tuple[Tensor, Tensor]:
         """Logits of words [V, words], and of the distances to the left, upper, right, lower edge [V, 4, steps]."""
-        features = self.vision_encoder(patches, frames)
+        features = self._encode(patches, frames)
         return self.word_head(features), self.edge_head(features).unflatten(1, (4, -1))
+
+    def _encode(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
+        """[N, C*P*P] -> [V, width]; frames of one shape in a row go through together."""
+        encoded, start = [], 0
+        for shape, group in groupby(frames):
+            count, (rows, columns) = len(list(group)), shape.grid
+            row, column = patch_positions(shape.grid, shape.merge_size).to(patches.device).unbind(1)
+            own = patches[start : start + count * shape.patches].view(count, shape.patches, -1)
+            start += count * shape.patches
+            tiles = own.new_empty(count, rows, columns, own.shape[-1])
+            tiles[:, row, column] = own
+            tiles = tiles.view(count, rows, columns, 3, PATCH_SIZE, PATCH_SIZE).permute(0, 3, 1, 4, 2, 5)
+            image = tiles.reshape(count, 3, rows * PATCH_SIZE, columns * PATCH_SIZE)
+            image = F.interpolate(image, (rows * _STRIDE, columns * _STRIDE), mode="bilinear")
+            features = self.network(image.to(memory_format=torch.channels_last))  # [count, width, rows, columns]
+            features = features[:, :, row, column].transpose(1, 2).reshape(-1, shape.merge_size**2, self.width)
+            encoded.append(features.mean(1))
+        return torch.cat(encoded)
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
         """See `teachers.Teacher`."""
-        return self.vision_encoder(patches.to(next(self.parameters()).dtype), frames)  # type: ignore[no-any-return]
+        return self._encode(patches.to(next(self.parameters()).dtype), frames)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes `config.json` and `model.safetensors`.
@@ -68,7 +90,7 @@ class TinyTeacher(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        config = {"model_type": MODEL_TYPE, "words": self.words, **asdict(self.config)}
+        config = {"model_type": MODEL_TYPE, "hidden_size": self.width, "patch_size": PATCH_SIZE, "words": self.words}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -89,12 +111,29 @@ class TinyTeacher(nn.Module):
             raise CheckpointError(
                 f"{folder} is a {raw.get('model_type')!r} model, not a teacher of `penguin-vl prepare teacher`"
             )
-        model = cls(EncoderConfig.from_dict(raw), int(raw.get("words", 0)))
         try:
+            model = cls(int(raw["hidden_size"]), int(raw["words"]))
             model.load_state_dict(load_file(folder / _WEIGHTS))
-        except (OSError, SafetensorError, RuntimeError) as err:
+        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as err:
             raise CheckpointError(f"{folder / _WEIGHTS} does not fit: {' '.join(str(err).split())[:200]}") from err
         return model.eval().requires_grad_(False)
+
+
+class _Residual(nn.Module):
+    """A convolution whose result is added to its input."""
+
+    def __init__(self, channels: int, dilation: int = 1):
+        super().__init__()
+        self.convolution = _convolution(channels, channels, 1, dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.convolution(x)  # type: ignore[no-any-return]
+
+
+def _convolution(channels: int, wanted: int, stride: int, dilation: int = 1) -> nn.Sequential:
+    # The student cannot know where in the image a patch lies: padding with zeros would tell.
+    kernel = nn.Conv2d(channels, wanted, 3, stride, dilation, dilation, bias=False, padding_mode="replicate")
+    return nn.Sequential(kernel, nn.GroupNorm(_GROUPS, wanted), nn.ReLU())
 
 
 _WEIGHTS = "model.safetensors"

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from penguin_models.config import EncoderConfig, ImageConfig
+from penguin_models.config import ImageConfig
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import DataError, MediaError
 from penguin_models.images import patch_image
@@ -31,8 +31,6 @@ from penguin_training.settings import Schedule
 from penguin_training.tiny_teacher import TinyTeacher
 from penguin_training.worker_processes import worker_options
 
-_INITIALIZER_RANGE = 0.02
-
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRecipe:
@@ -40,7 +38,6 @@ class TeacherRecipe:
 
     Attributes:
         hidden_size: width of its features.
-        layers: transformer layers.
         steps: optimiser steps.
         images: of a step.
         rate: highest learning rate.
@@ -48,18 +45,15 @@ class TeacherRecipe:
             will show them.
         seed: of weights, order and sizes.
         workers: processes that read images.
-        compile: compile the layers first, which takes a minute and a C++ compiler.
     """
 
     hidden_size: int = 192
-    layers: int = 4
     steps: int = 2000
     images: int = 16
     rate: float = 1e-3
     smallest: float = 0.5
     seed: int = 0
     workers: int = 2
-    compile: bool = False
 
 
 def train_teacher(
@@ -84,15 +78,8 @@ def train_teacher(
     """
     data = _Masked(files, classes)
     torch.manual_seed(recipe.seed)
-    config = EncoderConfig(
-        recipe.hidden_size, 2 * recipe.hidden_size, recipe.layers, max(1, recipe.hidden_size // 64), 1, 64
-    )
-    model = TinyTeacher(config, len(data.words))
-    _initialise(model)
-    model.to(device).train()
-    if recipe.compile:
-        for layer in model.vision_encoder.encoder.layers:
-            layer.compile(dynamic=True)
+    model = TinyTeacher(recipe.hidden_size, len(data.words))
+    model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
     schedule = Schedule(steps=recipe.steps)
     for step, (images, words, edges) in enumerate(_batches(data, recipe)):
@@ -147,14 +134,6 @@ def _accuracy(named: Tensor, words: Tensor) -> float:
     shown = (words > 0.5).any(1)
     right = ((named > 0) == (words > 0.5)).all(1)[shown]
     return float(right.float().mean()) if len(right) else 1.0
-
-
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.normal_(module.weight, std=_INITIALIZER_RANGE)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 _Batch = tuple[list[PatchedImage], Tensor, Tensor]
