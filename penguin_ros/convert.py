@@ -32,11 +32,11 @@ try:
 except ImportError:
     Detection2DArray = None
 
-_BRIDGED = frozenset(
-    ("mono8", "mono16", "yuv422", "yuv422_yuy2")
-    + tuple(f"{channels}{bits}" for channels in ("rgb", "bgr", "rgba", "bgra") for bits in (8, 16))
-    + tuple(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16))
-)
+_BRIDGED = {
+    *("mono8", "mono16", "yuv422", "yuv422_yuy2"),
+    *(f"{channels}{bits}" for channels in ("rgb", "bgr", "rgba", "bgra") for bits in (8, 16)),
+    *(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)),
+}
 """Encodings that cv_bridge converts to RGB in every distribution."""
 _JPEG_QUALITY = 85
 _END_OF_TIME_S = 2**31

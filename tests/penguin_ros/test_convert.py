@@ -28,22 +28,23 @@ CHANNELS = {
 }  # fmt: skip
 
 
+CODES = {
+    "rgb": None, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB,
+    "mono": cv2.COLOR_GRAY2RGB, "yuv422": cv2.COLOR_YUV2RGB_UYVY, "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+    "bayer_rggb": cv2.COLOR_BayerBG2RGB, "bayer_bggr": cv2.COLOR_BayerRG2RGB,
+    "bayer_gbrg": cv2.COLOR_BayerGR2RGB, "bayer_grbg": cv2.COLOR_BayerGB2RGB,
+}  # fmt: skip
+
+
 class StandIn:
     """Does what cv_bridge does, as its source has it: colours are converted first, then 16 bits become 8."""
-
-    CODES = {
-        "rgb": None, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB,
-        "mono": cv2.COLOR_GRAY2RGB, "yuv422": cv2.COLOR_YUV2RGB_UYVY, "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
-        "bayer_rggb": cv2.COLOR_BayerBG2RGB, "bayer_bggr": cv2.COLOR_BayerRG2RGB,
-        "bayer_gbrg": cv2.COLOR_BayerGR2RGB, "bayer_grbg": cv2.COLOR_BayerGB2RGB,
-    }  # fmt: skip
 
     def imgmsg_to_cv2(self, raw, wanted):
         name, bits = raw.encoding, 8
         if not name.startswith("yuv"):
             name = name.removesuffix("16").removesuffix("8")
             bits = 16 if raw.encoding.endswith("16") else 8
-        if wanted != "rgb8" or name not in self.CODES:
+        if wanted != "rgb8" or name not in CODES:
             raise RuntimeError(f"[{raw.encoding}] is not a color format. but [{wanted}] is")
         if raw.is_bigendian:
             raise AttributeError("`newbyteorder` was removed from the ndarray class in NumPy 2.0")
@@ -51,8 +52,8 @@ class StandIn:
         in_a_row = raw.step // wide // channels  # wrong where the padding is no whole number of pixels
         shape = (raw.height, in_a_row, channels) if channels > 1 else (raw.height, in_a_row)
         image = np.ascontiguousarray(np.ndarray(shape, f"<u{wide}", buffer=raw.data)[:, : raw.width])
-        if self.CODES[name] is not None:
-            image = cv2.cvtColor(image, self.CODES[name])
+        if CODES[name] is not None:
+            image = cv2.cvtColor(image, CODES[name])
         return image if bits == 8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
 
 

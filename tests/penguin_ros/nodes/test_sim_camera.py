@@ -34,7 +34,7 @@ def test_every_image_has_its_truth(robot):
         robot.wait(lambda: len(images) >= 10 and len(truths) >= 10)
     finally:
         process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, process.stderr.read()
+    assert process.wait(180) == 0, process.stderr.read()
 
     # The two topics find their listener at different times: what came before both did has no partner.
     def stamp(message):
