@@ -89,7 +89,7 @@ def test_the_executor_is_never_held_while_an_answer_is_generated(robot, stuck, i
     """One operation of the runtime lasts longer than this test: if it held the executor, nothing would come back."""
     handle = stuck.begin()
     result = robot.begin(handle.get_result_async)
-    robot.wait(lambda: len(handle.pieces) > 1)
+    robot.wait(lambda: len(handle.pieces) == 3)
     names = GetParameters.Request(names=["model"])
     value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=5)
     change = SetParameters.Request(parameters=[Parameter(name="queue_size", value=value)])
@@ -106,7 +106,7 @@ def test_the_executor_is_never_held_while_an_answer_is_generated(robot, stuck, i
 
 def test_images_are_handed_over_at_once_while_an_answer_is_generated_and_the_newest_one_wins(robot, stuck, image):
     handle = stuck.begin()
-    robot.wait(lambda: len(handle.pieces) > 1)
+    robot.wait(lambda: len(handle.pieces) == 3)
 
     def took_s():
         return [int(line.split()[-2]) * 1e-9 for line in stuck.log.splitlines() if line.startswith("image handed")]
@@ -120,15 +120,15 @@ def test_images_are_handed_over_at_once_while_an_answer_is_generated_and_the_new
         sent += 1
         robot.wait(lambda: len(took_s()) == sent)  # noqa: B023
     assert quick()
-    values = robot.wait(lambda: (v := camera_values(robot, stuck)) and v["images"] == str(sent) and v)
+    camera = f"{stuck.name}: {stuck.topic}"
+    values = robot.wait(lambda: (v := values_of(robot, camera)).get("images") == str(sent) and v)
     assert values["dropped"] == str(sent - 2)  # the first one was taken, the newest one waits
 
 
-def camera_values(robot, node):
-    """The newest diagnostics of a node's camera."""
-    name = f"{node.name}: {node.topic}".lstrip("/")
-    statuses = [s for message in robot.diagnostics for s in message.status if s.name == name]
-    return {item.key: item.value for item in statuses[-1].values} if statuses else None
+def values_of(robot, name):
+    """The newest diagnostics of one name, and its message under "" ."""
+    statuses = [s for message in robot.diagnostics for s in message.status if s.name == name.lstrip("/")]
+    return {item.key: item.value for item in statuses[-1].values} | {"": statuses[-1].message} if statuses else {}
 
 
 def test_a_question_is_answered_about_frames_that_came_while_another_one_was(robot, slow, image):
@@ -137,7 +137,9 @@ def test_a_question_is_answered_about_frames_that_came_while_another_one_was(rob
     for second in (2, 3, 4):
         robot.show(slow, image(second))
     assert not result.done()
-    next_one = robot.node.create_client(Ask, f"{slow.name}/ask").call_async(Ask.Request(question="?", max_new_tokens=1))
+    client = robot.node.create_client(Ask, f"{slow.name}/ask")
+    assert client.wait_for_service(robot.patience_s)
+    next_one = client.call_async(Ask.Request(question="?", max_new_tokens=1))
     robot.do(handle.cancel_goal_async)
     assert robot.result(result).result.frames_used == 1
     answer = robot.result(next_one)
@@ -200,6 +202,8 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
     running = stuck.begin()
     result = robot.begin(running.get_result_async)
     waiting = [robot.do(stuck.client.send_goal_async, AskStream.Goal(question="Later?")) for _ in range(2)]
+    values = robot.wait(lambda: (v := values_of(robot, stuck.name)).get("questions waiting") == "2" and v)
+    assert values["question running"] == "True" and "the queue of questions is full" in values[""]
     refused = robot.call(Ask, f"{stuck.name}/ask", Ask.Request(question="And now?"))
     assert refused.error_code == Ask.Response.ERROR_BUSY and "2 questions wait already" in refused.error_msg
     goal = robot.do(stuck.client.send_goal_async, AskStream.Goal(question="And now?"))
@@ -207,12 +211,7 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
     assert response.status == GoalStatus.STATUS_ABORTED
     assert response.result.error_code == AskStream.Result.ERROR_BUSY
     assert not result.done()
-    name = stuck.name.lstrip("/")
-    status = robot.wait(
-        lambda: [s for m in robot.diagnostics for s in m.status if s.name == name and "queue of questions" in s.message]
-    )[-1]
-    values = {item.key: item.value for item in status.values}
-    assert (values["questions waiting"], values["question running"], values["questions refused"]) == ("2", "True", "2")
+    robot.wait(lambda: values_of(robot, stuck.name)["questions refused"] == "2")
     for handle in waiting:
         robot.do(handle.cancel_goal_async)
         assert finished(robot, handle).status == GoalStatus.STATUS_CANCELED

@@ -400,9 +400,9 @@ def test_prompt_period_and_thresholds_can_change(robot, start, image):
     captions = robot.hear(GroundedCaption, f"{node.name}/captions")
 
     def show(second, lit=False):
-        message = image(second)
-        if lit:
-            message.data[: len(message.data) // 2] = array.array("B", bytes([255])) * (len(message.data) // 2)
+        message = image(second, value=100)
+        for row in range(28 if lit else 0):  # a bright square in the corner
+            message.data[row * message.step : row * message.step + 3 * 28] = array.array("B", [220] * 3 * 28)
         robot.show(node, message)
         return node.memory[-1].frames[-1].kind
 
