@@ -66,7 +66,7 @@ def test_without_autostart_it_waits_for_a_lifecycle_manager(robot, launch):
 
 def test_a_bag_is_played_into_the_node_and_everything_ends(robot, launch, checkpoint):
     captions = robot.hear(GroundedCaption, "/penguin/captions")
-    process = launch("replay.launch.py", f"model:={checkpoint}", "rate:=5.0")
+    process = launch("replay.launch.py", f"model:={checkpoint}")
     assert process.wait(240) == 0, process.log()
     assert captions and captions[0].camera == "/camera/image_raw/compressed", process.log()
     assert "Traceback" not in process.log()
