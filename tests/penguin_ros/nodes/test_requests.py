@@ -258,9 +258,10 @@ def test_parameters_change_again_and_again_under_load(robot, start, image):
     assert {state.token_budget for state in node.memory} <= {600, 100, 900}
 
 
-def test_deactivation_ends_running_and_waiting_goals(robot, slow):
+@pytest.mark.parametrize("transition", [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVE_SHUTDOWN])
+def test_deactivation_and_shutdown_end_running_and_waiting_goals(robot, slow, transition):
     running, waiting = slow.begin(), robot.do(slow.client.send_goal_async, AskStream.Goal(question="Later?"))
-    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+    request = ChangeState.Request(transition=Transition(id=transition))
     assert robot.call(ChangeState, f"{slow.name}/change_state", request).success
     for handle in (running, waiting):
         response = finished(robot, handle)
