@@ -19,7 +19,7 @@ from penguin_engine.watch import Watch
 from penguin_models import grounding
 from penguin_models.errors import MediaError
 from penguin_models.types import FrameKind, Size, UInt8Array
-from penguin_ros.images import check_raw, message_to_rgb
+from penguin_ros.images import check_raw, message_to_rgb, pixel_bytes
 from penguin_ros.overlay import draw_objects
 
 try:
@@ -32,6 +32,12 @@ try:
 except ImportError:
     Detection2DArray = None
 
+_BRIDGED = {
+    *("mono8", "mono16", "yuv422", "yuv422_yuy2"),
+    *(f"{channels}{bits}" for channels in ("rgb", "bgr", "rgba", "bgra") for bits in (8, 16)),
+    *(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)),
+}
+"""Encodings that cv_bridge converts to RGB in every distribution."""
 _JPEG_QUALITY = 85
 _END_OF_TIME_S = 2**31
 
@@ -57,6 +63,8 @@ def image_to_rgb(message: Image | CompressedImage) -> UInt8Array:
         return message_to_rgb(message)
     # cv_bridge reads past the end of short data, and makes pictures of depth.
     check_raw(message.encoding, message.height, message.width, message.step, len(message.data))
+    if not _is_bridged(message):
+        return message_to_rgb(message)
     try:
         rgb = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except Exception as err:  # whatever its C++ side raises
@@ -64,6 +72,17 @@ def image_to_rgb(message: Image | CompressedImage) -> UInt8Array:
     if rgb.shape != (message.height, message.width, 3):
         raise MediaError(f"cv_bridge made {rgb.shape} of a {message.width}x{message.height} {message.encoding} image")
     return rgb
+
+
+def _is_bridged(message: Image) -> bool:
+    """Whether cv_bridge converts an image at all, and right.
+
+    It refuses encodings that do not say what their channels are, stumbles over the other byte order with NumPy 2, and
+    loses its place in rows whose padding is no whole number of pixels.
+    """
+    return (
+        message.encoding in _BRIDGED and not message.is_bigendian and message.step % pixel_bytes(message.encoding) == 0
+    )
 
 
 def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:

@@ -1,7 +1,7 @@
 """Pixels of image messages -> RGB, without ROS: raw encodings of sensor_msgs, and compressed images.
 
-Used for bags and wherever cv_bridge is not installed. Values are those of cv_bridge: 16-bit colour is scaled to 8 bit,
-alpha is dropped, Bayer patterns are interpolated by OpenCV. Depth is refused with a reason.
+Used for bags and wherever cv_bridge is not installed. Values are those of cv_bridge: Bayer patterns are interpolated by
+OpenCV, alpha is dropped, 16 bits are scaled to 8 after that. Depth is refused with a reason.
 """
 
 from __future__ import annotations
@@ -73,27 +73,31 @@ def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Any, is_
     conversion, channels, itemsize = _layout(encoding)
     check_raw(encoding, height, width, step, len(data))
     buffer = np.frombuffer(data, np.uint8)
-    row_bytes = width * channels * itemsize
-    rows = buffer[: step * height].reshape(height, step)[:, :row_bytes]
+    rows = np.ascontiguousarray(buffer[: step * height].reshape(height, step)[:, : width * pixel_bytes(encoding)])
     if itemsize == 2:
-        wide = np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2")
-        rows = cv2.convertScaleAbs(wide.astype(np.uint16), alpha=255 / 65535)
-    pixels = np.ascontiguousarray(rows).reshape((height, width, channels) if channels > 1 else (height, width))
-    return pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
+        rows = rows.view(">u2" if is_bigendian else "<u2").astype(np.uint16)
+    pixels = rows.reshape((height, width, channels) if channels > 1 else (height, width))
+    rgb = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
+    return cv2.convertScaleAbs(rgb, alpha=255 / 65535) if itemsize == 2 else rgb
+
+
+def pixel_bytes(encoding: str) -> int:
+    """Bytes of one pixel; raises MediaError where an encoding is no colour image."""
+    _, channels, itemsize = _layout(encoding)
+    return channels * itemsize
 
 
 def check_raw(encoding: str, height: int, width: int, step: int, data_bytes: int) -> None:
     """Raises MediaError where the fields of a `sensor_msgs/Image` are no colour image, or do not fit each other."""
-    _, channels, itemsize = _layout(encoding)
+    row_bytes = width * pixel_bytes(encoding)
     if height <= 0 or width <= 0:
         raise MediaError(f"image of {width}x{height} pixels is empty")
     if encoding.startswith("bayer_") and min(height, width) < 3:
         raise MediaError(
             f"a {encoding} image must be at least 3x3 pixels, not {width}x{height}: colours come from neighbours"
         )
-    if channels == 2 and width % 2:
+    if _LAYOUTS[encoding].channels == 2 and width % 2:
         raise MediaError(f"a {encoding} image must have an even width, not {width}")
-    row_bytes = width * channels * itemsize
     if step < row_bytes:
         raise MediaError(f"step {step} is less than the {row_bytes} bytes of a row of {width} {encoding} pixels")
     if data_bytes < step * height:

@@ -16,6 +16,7 @@ from penguin_engine.session import SceneSession
 from penguin_models.media import ClipFrame
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
+from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame, UInt8Array
 
 _QUESTION = "What has changed on the table?"
@@ -28,7 +29,8 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
 
     - reused: a second question to a session that is up to date;
     - fresh: the whole prompt prefilled again, the frames encoded already;
-    - offline: as the released code answers: every frame labelled, encoded and prefilled for each question.
+    - offline: as the released code answers: every frame labelled by its rule, encoded at its sizes and prefilled, for
+      each question.
     """
     frames = _frames(visual_tokens)
     session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=visual_tokens + 400))
@@ -51,7 +53,10 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
 
     def offline() -> None:
         clip = [ClipFrame(float(i), frame.rgb) for i, frame in enumerate(frames)]
-        ask(runtime, processor, _QUESTION, clip=clip, policy=NoveltyPolicy(), max_tokens=visual_tokens, sampling=_FIRST)
+        ask(
+            runtime, processor, _QUESTION, clip=clip, policy=ReferencePolicy(), max_tokens=visual_tokens,
+            size_rule="reference", sampling=_FIRST,
+        )  # fmt: skip
 
     reused_s = _median(lambda: session.ask(_QUESTION, _FIRST))
     fresh_s, offline_s = _median(fresh), _median(offline)

@@ -20,6 +20,8 @@ from penguin_ros.cli.output import (
     working,
 )
 
+_PLOT = Path("build/key-frames.png")
+
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 app.command("engine")(bench_engine.engine)
 
@@ -66,32 +68,31 @@ def model(
 def tra(
     seconds: Annotated[float, typer.Option(help="How long to measure the speed of each policy.", min=0.1)] = 5.0,
     clips: Annotated[int, typer.Option(help="Drawn clips with events; as many calm ones.", min=1)] = 8,
-    plot: Annotated[Path | None, typer.Option(help="Write the time lines of the clips as a picture.")] = None,
+    plot: Annotated[Path, typer.Option(help="Picture of the time lines of the clips.")] = _PLOT,
     as_json: JsonOption = False,
 ) -> None:
     """Key-frame policies side by side: events noticed, false key frames, frames per second at 1920x1080."""
     from penguin_engine import bench
     from penguin_models.novelty_policy import NoveltyPolicy
     from penguin_models.reference_policy import ReferencePolicy
+    from penguin_ros.overlay import check_writable
+    from penguin_ros.timeline import draw_timelines
 
-    if plot is not None:
-        from penguin_ros.overlay import check_writable
-
-        check_writable(plot)
+    if plot == _PLOT:
+        plot.parent.mkdir(exist_ok=True)
+    check_writable(plot)
     rows = []
     for policy in (NoveltyPolicy, ReferencePolicy):
         with working(f"{policy.__name__}: {2 * clips} clips"):
             rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, clips))
-    if plot is not None:
-        from penguin_ros.timeline import draw_timelines
-
-        draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
+    draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
     result = {"machine": bench.machine(), "policies": rows}
     if as_json:
         print_json(result)
         return
     _print_machine(result["machine"])
-    table = Table("policy", "events", "noticed within 1 s", "false key frames/min", "frames/s", "memory grew", box=None)
+    columns = ("events", "noticed within 1 s", "false key frames/min", "frames/s", "ms/frame", "memory grew")
+    table = Table("policy", *columns, box=None)
     for row in rows:
         table.add_row(
             row["policy"],
@@ -99,12 +100,13 @@ def tra(
             f"{row['recall']:.2f}",
             f"{row['false_key_frames_per_min']:.2f}",
             f"{row['frames_per_s']:.0f}",
+            f"{1000 / row['frames_per_s']:.1f}",
             f"{row['growth_bytes'] / 2**20:.1f} MiB",
         )
     stdout.print(table)
     stdout.out(
         f"frames/s at {rows[0]['size']}; the released implementation of the reference rule: about "
-        f"{bench.REFERENCE_FRAMES_PER_S:.0f}"
+        f"{bench.REFERENCE_FRAMES_PER_S:.0f}; time lines of the clips: {plot}"
     )
 
 

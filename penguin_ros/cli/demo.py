@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from penguin_models.errors import MediaError
+from penguin_models.errors import PenguinError
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 from penguin_ros.cli.ros import require_ros
 from penguin_ros.shipped import BAG, MODEL, UNTRAINED, require_shipped
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from penguin_ros.nodes.demo_client import DemoClient
 
 _LIVE_TOPIC, _BAG_TOPIC = "/sim_camera/image_raw", "/camera/image_raw/compressed"
-_BEFORE_S = 55.0
+_BEFORE_S = 52.0
 """For start-up and for the end, besides the time of the demo itself."""
+_ENDING_S = 6.0
+"""A process may take so long to end, which is more than the node ever needs; all in all less than 90 s."""
 _SETTINGS = {
     "sample_rate_hz": 2.0,
     "token_budget": 512,
@@ -33,6 +35,10 @@ _SETTINGS = {
     "caption.period_s": 3.0,
     "caption.max_new_tokens": 160,
 }
+
+
+class DemoError(PenguinError):
+    """A process of the demo failed."""
 
 
 def demo(
@@ -82,6 +88,8 @@ class _Demo:
 
     def run(self, source: list[str], out: Path) -> dict[str, Any]:
         """Plays it to its end."""
+        from penguin_ros.nodes.demo_client import check_diagnostics
+
         settings = [part for name, value in _SETTINGS.items() for part in ("--set", f"{name}={value}")]
         node = ["node", "--model", str(self._model), "--image-topic", self._topic, "--log-level", "warn", *settings]
         client = self._client
@@ -98,9 +106,12 @@ class _Demo:
                 self._wait("three captions, pictures", lambda: min(len(client.captions), len(client.pictures)) >= 3)
                 seen = client.statuses
                 self._wait("new diagnostics", lambda: client.statuses is not seen)
-                return self._result(answers, out)
+                check_diagnostics(client.statuses, "penguin", self._topic)
+                result = self._result(answers, out)
         finally:
             client.close()
+        self._check_processes()
+        return result
 
     def _ask(self) -> list[dict[str, Any]]:
         """Questions in turn over the service and the action."""
@@ -134,13 +145,16 @@ class _Demo:
             stdout.out(text, end=end)
 
     def _wait(self, what: str, condition: Callable[[], object]) -> None:
-        def ended() -> list[str]:
-            return [name for name, process in self._processes.items() if process.poll()]
+        self._client.wait_for(what, lambda: condition() or self._failed(), self._deadline_s)
+        self._check_processes()
 
-        self._client.wait_for(what, lambda: condition() or ended(), self._deadline_s)
-        for name in ended():
-            code = self._processes[name].returncode
-            raise MediaError(f"the demo's {name} failed with exit code {code}; see above")
+    def _failed(self) -> dict[str, int]:
+        """Exit codes of the processes that failed, by name."""
+        return {name: code for name, process in self._processes.items() if (code := process.poll())}
+
+    def _check_processes(self) -> None:
+        for name, code in self._failed().items():
+            raise DemoError(f"the demo's {name} failed with exit code {code}; see above")
 
     def _result(self, answers: list[dict[str, Any]], out: Path) -> dict[str, Any]:
         client = self._client
@@ -198,7 +212,7 @@ def _process(*args: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(_ENDING_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

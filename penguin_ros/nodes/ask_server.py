@@ -5,6 +5,7 @@ The callbacks are coroutines: they wait for the worker without holding the execu
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future as Outcomes
 from typing import Any
@@ -160,7 +161,8 @@ class AskServer:
         except Exception as err:  # noqa: BLE001 - whoever asks gets the reason, and the node lives on
             response.error_code, response.error_msg = _explain(err)
             if response.error_code == Ask.Response.ERROR_INTERNAL:
-                self._node.get_logger().error(f"a question failed: {response.error_msg}")
+                trace = "".join(traceback.format_exception(err))
+                self._node.get_logger().error(f"a question failed: {response.error_msg}\n{trace}")
         finally:
             self.waiting -= 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -25,6 +25,23 @@ from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 class DemoFailedError(PenguinError):
     """Something that the demo waits for did not happen."""
+
+
+def check_diagnostics(statuses: Mapping[str, DiagnosticStatus], node: str, topic: str) -> None:
+    """Looks whether all went well.
+
+    Args:
+        statuses: newest diagnostics by name.
+        node: its name there.
+        topic: of its camera.
+
+    Raises:
+        DemoFailedError: something went wrong in the node, or an image could not be read.
+    """
+    for name, count in ((node, "errors"), (f"{node}: {topic}", "failed to convert")):
+        values = {item.key: item.value for item in statuses[name].values}
+        if values[count] != "0":
+            raise DemoFailedError(f"{name}: {values[count]} {count}; its diagnostics say: {statuses[name].message}")
 
 
 class DemoClient:

@@ -7,20 +7,27 @@ Things appear, move, fall and leave now and then, as training/penguin_training/t
 from __future__ import annotations
 
 import array
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import rclpy
 from penguin_vl.msg import GroundedCaption
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import truth_message
+from penguin_ros.nodes.context import start_ros
 from penguin_training.tabletop.timeline import LiveTabletop
+
+_LOOK_S = 0.1
+"""Between two looks whether the process has been told to stop, while there is nothing to do."""
 
 
 class SimCamera(Node):
@@ -76,18 +83,21 @@ class SimCamera(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Spins the node until SIGINT or SIGTERM; the exit code."""
-    rclpy.init(args=list(sys.argv if args is None else args))
     try:
+        start_ros(sys.argv if args is None else args)
         node = SimCamera()
-    except PenguinError as err:
+    except (PenguinError, InvalidParameterTypeException, InvalidParameterValueException) as err:
         sys.stderr.write(f"error: {err}\n")
         rclpy.try_shutdown()
         return 1
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS in the middle of a picture
+        signal.signal(number, lambda *_: stop.set())
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=_LOOK_S)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
     return 0

@@ -31,7 +31,7 @@ from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 SIZE = (240, 320)
 _RATE_HZ = 10.0
-_STARTING_S = 120.0
+_STARTING_S = 300.0
 _ANSWER_S = 60.0
 _PAUSE_S = 0.5
 """Between two questions, so that captions have their turn."""
@@ -154,9 +154,11 @@ class _Load:
 
     def wait_until_it_answers(self) -> None:
         deadline = monotonic() + _STARTING_S
-        while monotonic() < deadline:
+        while (left_s := deadline - monotonic()) > 0:
             process_state(self._pid)
-            if self._ask.wait_for_service(1.0) and self._call(Ask.Request(question="Ready?", max_new_tokens=1)):
+            # While the model is loaded, the service is there and does not answer.
+            ready = Ask.Request(question="Ready?", max_new_tokens=1)
+            if self._ask.wait_for_service(1.0) and self._call(ready, left_s):
                 return
         raise SoakError(f"the node did not answer within {_STARTING_S:.0f} s of its start")
 
@@ -180,9 +182,9 @@ class _Load:
         p50, p95 = (float(np.percentile(durations, share)) for share in (50, 95))
         return Sample(minute, resident, threads, files, len(durations), cancelled, self._captions - captions, p50, p95)
 
-    def _call(self, request: Ask.Request) -> bool:
+    def _call(self, request: Ask.Request, patience_s: float = _ANSWER_S) -> bool:
         """Whether the question was answered; there may be nothing to see yet."""
-        response = self._result(self._ask.call_async(request))
+        response = self._result(self._ask.call_async(request), patience_s)
         if response.error_code in (Ask.Response.ERROR_INTERNAL, Ask.Response.ERROR_BUSY):
             raise SoakError(f"the node answered with error {response.error_code}: {response.error_msg}")
         return bool(response.error_code == Ask.Response.ERROR_NONE)
@@ -204,14 +206,14 @@ class _Load:
         if not result.successful:
             raise SoakError(f"the node refused a token budget of {tokens}: {result.reason}")
 
-    def _result(self, future: Any) -> Any:
+    def _result(self, future: Any, patience_s: float = _ANSWER_S) -> Any:
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        deadline = monotonic() + _ANSWER_S
+        deadline = monotonic() + patience_s
         while not done.wait(0.5):
             process_state(self._pid)
             if monotonic() > deadline:
-                raise SoakError(f"the node did not answer for {_ANSWER_S:.0f} s")
+                raise SoakError(f"the node did not answer for {patience_s:.0f} s")
         return future.result()
 
     def _on_caption(self, message: GroundedCaption) -> None:

@@ -212,6 +212,63 @@ def test_cost_of_any_long_stream(budget, key_share, stream_sizes, seed):
     assert memory.counters.tokens_prefilled <= 2 * memory.counters.tokens_arrived
 
 
+def check_invariants(memory, config, before):
+    """Everything that holds after every frame; `before` has the size of each frame so far, by its number."""
+    frames = memory.frames
+    assert memory.tokens == sum(frame.tokens for frame in frames) <= config.token_budget
+    assert all(earlier.stamp_ns < later.stamp_ns for earlier, later in pairwise(frames))
+    assert sum(frame.pixels.nbytes for frame in frames) <= 3 * config.factor**2 * config.token_budget
+    for frame in frames:
+        assert frame.tokens == frame.size.area // config.factor**2 > 0
+        largest = grid_size(frame.native, config.factor)
+        assert frame.size.height <= largest.height and frame.size.width <= largest.width
+        size = before.get(frame.seq)
+        if frame.size != size:  # on the ladder the area halves: no rung is met twice
+            assert frame.encoded is None and (size is None or frame.size.area <= 0.5 * size.area)
+            frame.encoded = frame.size
+        before[frame.seq] = frame.size
+    newest = frames[-1]
+    native = grid_size(newest.native, config.factor)
+    assert newest.size == native or (
+        2.6 * newest.tokens > config.token_budget or (config.arrival == "by_kind" and newest.kind == INTERMEDIATE)
+    )
+
+
+odd_sizes = st.sampled_from([VGA, FULL_HD, QVGA, TINY, WIDE, TALL, STRIP, Size(35, 47), Size(7, 91), Size(1, 1)])
+
+
+@settings(max_examples=4)
+@given(
+    configs,
+    st.lists(odd_sizes, min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.floats(0.01, 5),
+    st.sampled_from([0.0, 0.02, 0.3]),
+    st.integers(0, 99),
+)
+def test_all_invariants_over_thousands_of_frames(config, stream_sizes, key_share, period_s, disorder, seed):
+    """Of any size and kind, at any rate, with late frames and jumps back among them."""
+    (memory, add), camera, random = memory_for(config), Camera(), np.random.default_rng(seed)
+    newest, before, counters = 10**6 * SECOND, {}, memory.counters
+    for number in range(2000):
+        back_s = random.choice([0.3, 0.999, 1.0, 5.0]) if number and random.random() < disorder else None
+        stamp = newest + round(random.uniform(0.5, 1.5) * period_s * SECOND)
+        if back_s is not None:
+            stamp = newest - round(back_s * SECOND)
+        held, late, clears, compactions = snapshot(memory), counters.late, counters.clears, counters.compactions
+        kind = KEY if random.random() < key_share else INTERMEDIATE
+        first_changed = add(camera.frame(stream_sizes[random.integers(len(stream_sizes))], stamp), kind)
+        if back_s is not None and back_s < 1:
+            assert first_changed is None and counters.late == late + 1 and snapshot(memory) == held
+            continue
+        newest = stamp
+        assert memory.frames[-1].stamp_ns == stamp and counters.clears == clears + (back_s is not None)
+        assert snapshot(memory)[:first_changed] == held[:first_changed]
+        if counters.compactions == compactions and back_s is None:
+            assert first_changed == len(held) == len(memory.frames) - 1
+        check_invariants(memory, config, before)
+
+
 def test_ten_thousand_frames_cost_no_more_memory_than_two_thousand():
     config = MemoryConfig(token_budget=2048, patch_size=1)
     tracemalloc.start()
@@ -225,7 +282,10 @@ def test_ten_thousand_frames_cost_no_more_memory_than_two_thousand():
         tracemalloc.stop()
     (early, _), (late, _) = sizes_then
     assert late - early < 3 * config.factor**2 * config.token_budget  # never more than a full memory of pixels
-    assert memory.counters.received == 10_000 == len(memory.frames) + memory.counters.evicted
+    counters = memory.counters
+    assert counters.received == 10_000 == len(memory.frames) + counters.evicted
+    assert counters.patches_encoded <= 1.15 * counters.patches_arrived
+    assert counters.tokens_prefilled <= 2 * counters.tokens_arrived
 
 
 def test_counters_of_a_small_stream():

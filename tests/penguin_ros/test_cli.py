@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from penguin_engine import bench
 from penguin_models.errors import CheckpointError
+from penguin_models.types import Size
 from penguin_ros.cli import pull
 from penguin_ros.cli.main import main
 
@@ -353,6 +356,23 @@ def test_bad_usage(cli, args, message):
     result = cli(*args)
     assert result.code == 2
     assert message in result.out + result.err
+
+
+# Benchmarks.
+
+
+def test_bench_tra_measures_both_policies_and_draws_what_they_noticed(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "policy_recall", partial(bench.policy_recall, seconds=12.0))
+    monkeypatch.setattr(bench, "policy_speed", partial(bench.policy_speed, size=Size(54, 96)))
+    monkeypatch.chdir(tmp_path)
+    few = ("bench", "tra", "--clips", 1, "--seconds", 0.1, "--json")
+    rows = cli(*few).json["policies"]
+    assert [row["policy"] for row in rows] == ["NoveltyPolicy", "ReferencePolicy"]
+    for row in rows:
+        assert row["events"] > 0 and 0 <= row["recall"] <= 1 and row["frames_per_s"] > 0
+    with Image.open("build/key-frames.png") as picture:
+        assert picture.getextrema() != ((255, 255),) * 3
+    assert cli(*few, "--plot", "nowhere/x.png").error.startswith("overlay nowhere/x.png cannot be written")
 
 
 # Parity.

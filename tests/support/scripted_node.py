@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scripted_runtime import ScriptedRuntime
 
+from penguin_engine.worker import SceneWorker
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
 from penguin_ros.nodes.vlm_main import main
@@ -14,6 +15,7 @@ from penguin_ros.nodes.vlm_main import main
 CHECKPOINT = Path(__file__).parents[1] / "data" / "reference" / "checkpoint"
 _script = json.loads(sys.argv[1])
 _load_s = _script.pop("load_s", 0)
+_offer = SceneWorker.offer
 
 
 def _open(settings):
@@ -25,5 +27,12 @@ def _open(settings):
     return ScriptedRuntime(processor, **_script), processor
 
 
+def _timed_offer(worker, camera, stamp_ns, load):
+    _offer(worker, camera, stamp_ns, load)
+    sys.stderr.write(f"image handed over after {time.time_ns() - stamp_ns} ns\n")
+
+
 if __name__ == "__main__":
+    if _script.pop("time_images", False):
+        SceneWorker.offer = _timed_offer
     sys.exit(main(sys.argv[1:], _open))

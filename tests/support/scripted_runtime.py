@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -21,16 +22,20 @@ class ScriptedRuntime:
     """Answers every prompt with the same text.
 
     Attributes:
-        text: the answer; "boom" makes the runtime fail instead.
+        text: the answer; "" repeats what was asked; "boom" makes the runtime fail instead.
         token_s: seconds of every operation.
         pause_s: seconds of the third token of an answer.
+        fails_at: token of an answer at which the runtime fails; 0 for none.
         encoded: images encoded so far.
         open_caches: caches that were opened and not closed.
     """
 
-    def __init__(self, processor, text=BOX_ANSWER, token_s=0.0, encode_s=0.0, pause_s=0.0, context_length=65_536):
+    def __init__(
+        self, processor, text=BOX_ANSWER, token_s=0.0, encode_s=0.0, pause_s=0.0, fails_at=0, context_length=65_536
+    ):
         self.info = RuntimeInfo("scripted", "cpu", "float32", context_length, max(processor.end_token_ids) + 1)
         self.text, self.token_s, self.encode_s, self.pause_s = text, token_s, encode_s, pause_s
+        self.fails_at = fails_at
         self.encoded = self.open_caches = 0
         self._processor = processor
 
@@ -44,14 +49,17 @@ class ScriptedRuntime:
         self.open_caches += 1
         return ScriptedCache(self, max_length)
 
-    def script(self):
-        return [*self._processor.encode_text(self.text), next(iter(self._processor.end_token_ids))]
+    def script(self, asked):
+        ends = self._processor.end_token_ids
+        said = self._processor.encode_text(self.text) if self.text else takewhile(lambda t: t not in ends, asked)
+        return [*said, next(iter(ends))]
 
 
 class ScriptedCache:
     def __init__(self, runtime, max_length):
         self._runtime, self._max_length = runtime, max_length
         self.length = self._said = 0
+        self._asked = []
 
     def append(self, parts):
         tokens = sum(map(part_length, parts))
@@ -61,8 +69,12 @@ class ScriptedCache:
         time.sleep(self._runtime.token_s)
         self.length += tokens
         self._said = self._said + 1 if tokens == 1 else 0
+        if self._said == 0 and not isinstance(parts[-1], ScriptedTokens):
+            self._asked = parts[-1]
         time.sleep(self._runtime.pause_s if self._said == 3 else 0)
-        script = self._runtime.script()
+        if 0 < self._runtime.fails_at == self._said:
+            raise RuntimeError("boom")
+        script = self._runtime.script(self._asked)
         logits = np.zeros(self._runtime.info.vocab_size, np.float32)
         logits[script[min(self._said, len(script) - 1)]] = 1
         return logits

@@ -19,7 +19,7 @@ def penguin_vl(*args, **options):
 
 
 def finished(process):
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=180)
     return process.returncode, out, err
 
 

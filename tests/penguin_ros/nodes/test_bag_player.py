@@ -26,7 +26,7 @@ def replay():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
         running.append(process)
         if wait:
-            process.out, process.err = process.communicate(timeout=60)
+            process.out, process.err = process.communicate(timeout=180)
         return process
 
     yield run
@@ -69,7 +69,7 @@ def test_it_loops_until_it_is_stopped(robot, bag, replay):
     process = replay(bag, "--topic", "/a/image", "--rate", 10, "--loop", "--wait", 30, "--json", wait=False)
     robot.wait(lambda: len(heard) > 25)
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert json.loads(out)["images"] > 25
 

@@ -38,5 +38,5 @@ def test_arguments_that_cannot_be_parsed(args, words):
 )
 def test_a_node_that_cannot_be_started(domain, args, code, words):
     command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", "5", *args]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, "COLUMNS": "200"})
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, "COLUMNS": "200"})
     assert result.returncode == code and words in result.stderr and "Traceback" not in result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,12 +10,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from PIL import Image
+
+from penguin_ros.nodes.demo_client import DemoFailedError, check_diagnostics
 
 
 def penguin_vl(*args, **env):
     command = [sys.executable, "-m", "penguin_ros.cli.main", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **env})
 
 
 def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, checkpoint):
@@ -47,6 +51,28 @@ def test_the_demo_scores_what_is_said_about_a_live_table_top(domain, tmp_path):
 def test_the_demo_says_which_checkpoint_is_missing(domain, tmp_path):
     result = penguin_vl("demo", "--model", tmp_path / "nowhere")
     assert result.returncode == 1 and "nowhere does not exist" in result.stderr and "--model" in result.stderr
+
+
+def test_the_demo_fails_when_the_node_does(domain, tmp_path, checkpoint):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    result = penguin_vl("demo", "--bag", "--model", broken, "--out", tmp_path / "pictures")
+    assert result.returncode == 1 and "error: the demo's node failed with exit code 1; see above" in result.stderr
+    assert "model.safetensors" in result.stderr and not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize(("name", "key"), [("penguin", "errors"), ("penguin: /eye", "failed to convert")])
+def test_the_demo_fails_when_diagnostics_tell_of_errors(name, key):
+    def status(of, what):
+        value = KeyValue(key=what, value="2" if of == name else "0")
+        return DiagnosticStatus(name=of, message="half a JPEG", values=[value])
+
+    statuses = {of: status(of, what) for of, what in (("penguin", "errors"), ("penguin: /eye", "failed to convert"))}
+    with pytest.raises(DemoFailedError, match=f"{name}: 2 {key}; its diagnostics say: half a JPEG"):
+        check_diagnostics(statuses, "penguin", "/eye")
+    statuses[name].values[0].value = "0"
+    check_diagnostics(statuses, "penguin", "/eye")
 
 
 def test_the_soak_measures_a_node_that_stays_alive(domain):

@@ -10,11 +10,12 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from penguin_vl.msg import GroundedCaption, MemoryState
+from penguin_vl.msg import GroundedCaption, MemoryFrame, MemoryState
 from penguin_vl.srv import Ask
 from PIL import Image as Picture
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -88,8 +89,8 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.key_frames == 2
 
 
-def test_a_question_is_answered_while_frames_keep_coming(robot, start, image):
-    node = start({"token_s": 0.01}, **QUIET)
+def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, image):
+    node = start(**QUIET)
     for second in range(1, 6):
         robot.show(node, image(second))
     answer = ask(robot, node, max_new_tokens=9)
@@ -119,33 +120,39 @@ def test_what_is_wrong_with_a_question_is_told(robot, shared_node, fields, code,
 
 
 def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, start, image):
+    node = start({"fails_at": 2}, **QUIET)
+    node.may_fail = True
+    robot.show(node, image(1.0))
+    for _ in range(2):
+        answer = ask(robot, node)
+        assert (answer.error_code, answer.error_msg) == (Ask.Response.ERROR_INTERNAL, "RuntimeError: boom")
+    robot.wait(lambda: "a question failed: RuntimeError: boom\nTraceback" in node.log)
+    assert ask(robot, node, max_new_tokens=2).error_code == Ask.Response.ERROR_NONE
+
+
+def test_an_exception_for_which_nobody_waits_is_in_the_log_and_the_diagnostics(robot, start, image):
     node = start({"text": "boom"}, **QUIET)
     node.may_fail = True
     robot.publish(node.topic, image(1.0))
-    robot.wait(lambda: "boom" in node.log)
-    answers = []
-    for second in (2.0, 3.0):
-        robot.publish(node.topic, image(second))
-        answers.append(ask(robot, node))
-    codes = {answer.error_code for answer in answers}
-    assert codes <= {Ask.Response.ERROR_INTERNAL, Ask.Response.ERROR_NO_FRAMES} and node.alive
+    robot.wait(lambda: "prefilling frames: RuntimeError: boom" in node.log)
     status = robot.wait(lambda: [s for s in statuses(robot, node.name) if "unexpected errors" in s.message])[0]
-    assert "boom" in status.message
+    assert status.level > b"\x00" and "boom" in status.message
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NO_FRAMES  # the camera begins anew
 
 
 def test_bad_images_are_counted_and_the_next_good_one_is_served(robot, start, image):
     node = start(**QUIET)
-    truncated, short_step, depth = image(1.0), image(2.0), image(3.0, encoding="32FC1")
+    truncated, short_step, depth = image(1.0), image(2.0), image(4.0, encoding="32FC1")
+    unknown = image(3.0, encoding="rgb32")
     truncated.data = truncated.data[:100]
     short_step.step = 3
-    for number, message in enumerate((truncated, short_step, depth), start=1):
+    for number, message in enumerate((truncated, short_step, unknown, depth), start=1):
         robot.publish(node.topic, message)
         seen(robot, node, number)
-    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "3" and s)
+    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "4" and s)
     assert "cannot be read" in node.log
     assert status.level > b"\x00" and "is depth" in status.message
-    robot.publish(node.topic, image(4.0))
-    seen(robot, node, 4)
+    robot.show(node, image(5.0))
     assert ask(robot, node).frames_used == 1
 
 
@@ -202,6 +209,57 @@ def test_images_without_a_stamp_get_the_time_of_their_arrival_and_a_warning(robo
     assert "2 images had no stamp" in status.message
 
 
+def test_simulated_time_is_honoured(robot, start, image):
+    node = start(use_sim_time=True)
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+    clock = robot.node.create_publisher(Clock, "/clock", 1)
+    now = Clock()
+    now.clock.sec, now.clock.nanosec = 100, 5 * 10**8
+    timer = robot.node.create_timer(0.05, lambda: clock.publish(now))
+    prefix = node.name.lstrip("/")
+    robot.wait(
+        lambda: [m for m in robot.diagnostics if m.header.stamp.sec == 100 and m.status[0].name.startswith(prefix)]
+    )
+    robot.publish(node.topic, image(98.0))
+    assert robot.wait(lambda: captions)[0].frame_age_s == pytest.approx(2.5)
+    memory = robot.hear(MemoryState, f"{node.name}/memory")
+    robot.publish(node.topic, image(0, value=255))  # without a stamp: it gets the time of its arrival
+    stamp = robot.wait(lambda: [m for m in memory if len(m.frames) == 2])[0].frames[-1].stamp
+    assert (stamp.sec, stamp.nanosec) == (100, 5 * 10**8)
+    timer.cancel()
+
+
+def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
+    node = start({"token_s": 0.01}, latency_target_s=0.001, token_budget=600)
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+    robot.publish(node.topic, image(1.0))
+    robot.wait(lambda: captions)
+    assert ask(robot, node, max_new_tokens=3).error_code == Ask.Response.ERROR_NONE
+
+    def newest(level):
+        for status in statuses(robot, node.name)[:1]:
+            values = {item.key: item.value for item in status.values}
+            if status.level == level and values.get("answers") == "1":
+                return status, values
+        return None
+
+    status, values = robot.wait(lambda: newest(b"\x01"))
+    assert "above the target of 0.001 s" in status.message and status.hardware_id == "scripted"
+    assert (values["model"], values["runtime"], values["device"]) == ("scripted", "scripted", "cpu")
+    assert (values["token budget [tokens]"], values["captions"], values["errors"]) == ("600", "1", "0")
+    assert (values["questions waiting"], values["question running"], values["questions refused"]) == ("0", "False", "0")
+    for what in ("answer", "caption"):
+        for kind in ("first token", "total"):
+            assert 0 < float(values[f"{what} {kind} p50 [s]"]) <= float(values[f"{what} {kind} p95 [s]"])
+    _, camera = seen(robot, node)
+    assert float(camera["rate [Hz]"]) >= 0 and float(camera["age of the newest image [s]"]) > 0
+    wanted = {"memory [tokens]": "6", "memory budget [tokens]": "600", "frames held": "1", "key frames": "1"}
+    wanted |= {"compactions": "0", "dropped": "0", "late": "0", "failed to convert": "0", "captions": "1"}
+    assert wanted.items() <= camera.items()
+    assert set_parameter(robot, node, "latency_target_s", 0.0).successful
+    assert robot.wait(lambda: newest(b"\x00"))[0].message == "OK"
+
+
 # Life
 
 
@@ -209,7 +267,7 @@ def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
     node = start(autostart=False, **QUIET)
     assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
     assert not robot.call(Trigger, f"{node.name}/clear_memory").success
-    threads, subscriptions = set(), set()
+    threads, subscriptions, files, resident = set(), set(), [], []
     for cycle in range(20):
         assert change(robot, node, Transition.TRANSITION_CONFIGURE)
         assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
@@ -221,9 +279,13 @@ def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
         assert change(robot, node, Transition.TRANSITION_CLEANUP)
         if cycle:
             threads.add(_status(node, "Threads"))
+            files.append(len([*Path(f"/proc/{node.process.pid}/fd").iterdir()]))
+            resident.append(_status(node, "VmRSS"))
             subscriptions.add(len(robot.node.get_subscriber_names_and_types_by_node("penguin", node.name[:-8])))
     assert len(threads) == 1, threads
     assert len(subscriptions) == 1, subscriptions
+    assert files[-1] <= max(files[:5]), files
+    assert resident[-1] - resident[4] < 8 * 1024, resident  # KiB
     assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
 
 
@@ -262,7 +324,7 @@ def test_a_configuration_that_fails_leaves_no_topics(robot, start):
 
 def test_one_topic_under_two_names_is_refused(robot, start):
     node = start(image_topics=["~/image", "penguin/image"])
-    assert node.process.wait(60) == 1
+    assert node.wait() == 1
     assert f"{node.name}/image, {node.name}/image in full, it must name each topic once" in node.log
 
 
@@ -274,7 +336,7 @@ def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
 
 def test_an_automatic_start_that_fails_ends_the_process(robot, start):
     node = start(model="missing")
-    assert node.process.wait(60) == 1
+    assert node.wait() == 1
     assert "model missing does not exist" in node.log
 
 
@@ -286,7 +348,7 @@ def test_parameters_that_do_not_fit_end_the_process_with_a_line(robot, start):
         ({"keyframe__policy": "none"}, "one of novelty, reference"),
     ):
         node = start(**parameters)
-        assert node.process.wait(60) == 1
+        assert node.wait() == 1
         assert words in node.log and "Traceback" not in node.log
 
 
@@ -331,6 +393,39 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
         result = set_parameter(robot, node, name, value)
         assert not result.successful and words in result.reason, (name, result.reason)
     assert 0 < ask(robot, node).visual_tokens <= 100
+
+
+def test_prompt_period_and_thresholds_can_change(robot, start, image):
+    node = start({"text": ""}, **QUIET)  # says what it is asked
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+
+    def show(second, lit=False):
+        message = image(second, value=100)
+        for row in range(28 if lit else 0):  # a bright square in the corner
+            message.data[row * message.step : row * message.step + 3 * 28] = array.array("B", [220] * 3 * 28)
+        robot.show(node, message)
+        return node.memory[-1].frames[-1].kind
+
+    def captioned(second):
+        show(second)
+        return robot.wait(lambda: [c for c in captions if c.header.stamp.sec == second])[0].text
+
+    assert set_parameter(robot, node, "caption.prompt", "Name each cup.").successful
+    assert set_parameter(robot, node, "caption.period_s", 10.0).successful
+    assert "Name each cup." in captioned(1)
+    show(5)
+    assert set_parameter(robot, node, "caption.prompt", "Count them.").successful
+    assert "Count them." in captioned(11)
+    assert set_parameter(robot, node, "caption.period_s", 2.0).successful
+    captioned(14)
+    assert [c.header.stamp.sec for c in captions] == [1, 11, 14]
+
+    assert set_parameter(robot, node, "keyframe.threshold", 254.0).successful
+    show(20)
+    assert show(21, lit=True) == MemoryFrame.INTERMEDIATE
+    assert set_parameter(robot, node, "keyframe.threshold", 10.0).successful
+    show(22)
+    assert show(23, lit=True) == MemoryFrame.KEY
 
 
 def test_the_sampling_rate_can_change_and_skipped_frames_are_counted(robot, start, image):
@@ -385,6 +480,9 @@ def test_a_camera_that_goes_is_stale_and_comes_back(robot, start, image):
     assert robot.wait(lambda: newest("no image yet"))[0].level == b"\x01"
     robot.publish(node.topic, image(1.0))
     assert robot.wait(lambda: newest("stale: no image for"))[0].level == b"\x02"
-    timer = robot.node.create_timer(0.1, lambda: robot.publish(node.topic, image(2.0)))
+    robot.leave(node.topic)
+    robot.show(node, image(2.0))  # from another publisher
+    timer = robot.node.create_timer(0.1, lambda: robot.publish(node.topic, image(3.0)))
     assert robot.wait(lambda: newest("OK"))[0].level == b"\x00"
     timer.cancel()
+    assert ask(robot, node).header.stamp.sec >= 2

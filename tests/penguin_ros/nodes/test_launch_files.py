@@ -1,0 +1,72 @@
+"""`ros2 launch` as a user types it, where ROS's launch and command line are installed: the node comes up by itself."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("launch_ros", reason="comes with ROS")
+pytest.importorskip("ros2cli", reason="comes with ROS")
+
+from lifecycle_msgs.srv import GetState
+from penguin_vl.msg import GroundedCaption
+
+
+@pytest.fixture
+def launch(domain, tmp_path):
+    """Starts `ros2 launch penguin_vl ...`; what it writes is in `log`."""
+    running = []
+
+    def run(file, *args):
+        log = tmp_path / "log"
+        environment = {**os.environ, "ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["ros2", "launch", "penguin_vl", file, *args],
+                stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            )  # fmt: skip
+        process.log = log.read_text
+        running.append(process)
+        return process
+
+    yield run
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_arguments_are_described(launch):
+    process = launch("penguin.launch.py", "--show-args")
+    assert process.wait(120) == 0, process.log()
+    for name in ("model", "runtime", "image_topics", "namespace", "params_file", "autostart", "log_level"):
+        words = process.log().split(f"'{name}':")[1].splitlines()[1].strip()
+        assert words and words != "no description given"
+
+
+def test_the_lifecycle_comes_up_by_itself(robot, launch, image, checkpoint):
+    process = launch("penguin.launch.py", f"model:={checkpoint}", "image_topics:=['/eye']", "namespace:=robot")
+    captions = robot.hear(GroundedCaption, "/robot/penguin/captions")
+    state = "unconfigured"
+    while state != "active":
+        assert process.poll() is None, process.log()
+        state = robot.call(GetState, "/robot/penguin/get_state").current_state.label
+    robot.publish("/eye", image(1.0))
+    assert robot.wait(lambda: captions)[0].camera == "/eye"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(180) == 0 and "process has finished cleanly" in process.log(), process.log()
+
+
+def test_without_autostart_it_waits_for_a_lifecycle_manager(robot, launch):
+    process = launch("penguin.launch.py", "autostart:=false", "namespace:=waiting")
+    assert robot.call(GetState, "/waiting/penguin/get_state").current_state.label == "unconfigured", process.log()
+
+
+def test_a_bag_is_played_into_the_node_and_everything_ends(robot, launch, checkpoint):
+    captions = robot.hear(GroundedCaption, "/penguin/captions")
+    process = launch("replay.launch.py", f"model:={checkpoint}")
+    assert process.wait(240) == 0, process.log()
+    assert captions and captions[0].camera == "/camera/image_raw/compressed", process.log()
+    assert "Traceback" not in process.log()
