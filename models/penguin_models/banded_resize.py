@@ -1,9 +1,9 @@
 """torch's antialiased bilinear resize for sides that hardly change, in a third of its time and with the same bits.
 
 Neighbouring outputs then weigh neighbouring inputs: in a run of outputs, output i reads the inputs i + 0, i + 1, ... of
-its run. So a side is resized by a few multiply-adds of whole shifted pictures: first the columns, then the rows, in bands
-that stay in the processor's cache. The weights are read off torch's own resize and summed in its order, so that nothing
-is rounded differently. It knows nothing of what the pixels are for.
+its run. So a side is resized by a few multiply-adds of whole shifted pictures: first the columns, then the rows, in
+bands that stay in the processor's cache. The weights are read off torch's own resize and summed in its order, so that
+nothing is rounded differently. It knows nothing of what the pixels are for.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class BandedResize:
         return all(max(a / b, b / a) <= _MAX_RATIO for a, b in zip(native, size, strict=True))
 
     def __init__(self, native: Size, size: Size):
-        columns, self._run, self._stride = _in_runs(_Taps.of_torch(native.width, size.width))
+        columns, run, self._stride = _in_runs(native.width, size.width)
         self._bands = list(_in_bands(_Taps.of_torch(native.height, size.height)))
-        self._native, self._size, self._left = native, size, -columns.start[0]
-        runs = math.ceil(size.width / self._run)
+        self._native, self._size, self._left = native, size, -int(columns.start[0])
+        runs = math.ceil(size.width / run)
         tall = max(band.inputs for band in self._bands)
-        wide = max(self._left + native.width, (runs - 1) * self._stride + self._run + len(columns) - 1)
-        weights = F.pad(columns.weights, (0, runs * self._run - size.width)).repeat_interleave(CHANNELS, dim=1)
+        wide = max(self._left + native.width, (runs - 1) * self._stride + run + len(columns) - 1)
+        weights = F.pad(columns.weights, (0, runs * run - size.width)).repeat_interleave(CHANNELS, dim=1)
         self._column_weights = weights.view(len(columns), runs, -1)  # [taps, runs, run * 3]
         self._pixels = torch.zeros(tall, wide * CHANNELS)
-        self._narrowed = torch.empty(tall, runs * self._run * CHANNELS)
+        self._narrowed = torch.empty(tall, runs * run * CHANNELS)
         self._resized = torch.empty(_BAND_ROWS, size.width * CHANNELS)
         self._rgb = np.empty((*size, CHANNELS), np.uint8)
 
@@ -142,15 +142,13 @@ def _in_bands(taps: _Taps) -> Iterator[_Band]:
         yield _Band(first, int(rows.start[0]), rows.weights[..., None])
 
 
-def _in_runs(taps: _Taps) -> tuple[_Taps, int, int]:
-    """Columns in equal runs at equal distances; also their outputs and their distance in inputs.
+def _in_runs(native: int, size: int) -> tuple[_Taps, int, int]:
+    """Columns in equal runs at equal distances; also the outputs of a run, and its distance to the next in inputs.
 
     A run is as long as it takes outputs and inputs to get apart by one.
     """
-    size = len(taps.start)
-    native = int(taps.start[-1] - taps.start[0]) + 1
     apart = native - size
-    run = size if apart == 0 else max(1, round(size / abs(apart)))
+    run = size if apart == 0 else round(size / abs(apart))
     stride = run + (apart > 0) - (apart < 0)
     index = np.arange(size)
-    return taps.aligned(index // run * stride + index % run), run, stride
+    return _Taps.of_torch(native, size).aligned(index // run * stride + index % run), run, stride
