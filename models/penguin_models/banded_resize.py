@@ -27,7 +27,7 @@ _BAND_ROWS = 28
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
     """Antialiased bilinear resize of [H, W, 3] by torch, truncated to uint8 [h, w, 3]."""
-    planes = torch.from_numpy(rgb).permute(2, 0, 1).contiguous().float()
+    planes = _tensor(rgb).permute(2, 0, 1).contiguous().float()
     resized = F.interpolate(planes[None], size=tuple(size), mode="bilinear", antialias=True)[0]
     return resized.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
@@ -56,7 +56,7 @@ class BandedResize:
 
     def __call__(self, rgb: UInt8Array) -> UInt8Array:
         """uint8 [H, W, 3] -> [h, w, 3], truncated; valid until the next call."""
-        rows, out = torch.from_numpy(rgb).flatten(1), self._rgb.reshape(self._size.height, -1)
+        rows, out = _tensor(rgb).flatten(1), self._rgb.reshape(self._size.height, -1)
         left = self._left * CHANNELS
         for band in self._bands:
             first, last = max(band.start, 0), min(band.start + band.inputs, self._native.height)
@@ -75,6 +75,11 @@ class BandedResize:
         shifted = [self._pixels.as_strided(shape, strides, tap * CHANNELS) for tap in range(taps)]
         _weighted(self._narrowed[:height].view(shape), shifted, self._column_weights)
         return self._narrowed[:height, : self._size.width * CHANNELS]
+
+
+def _tensor(rgb: UInt8Array) -> Tensor:
+    """The same memory; of an array that must not be written to a copy, for torch has no such tensors and warns."""
+    return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy())
 
 
 def _weighted(out: Tensor, parts: list[Tensor], weights: Tensor) -> None:

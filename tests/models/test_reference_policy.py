@@ -97,7 +97,7 @@ def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
             policy = ReferencePolicy()
             seen.append([(policy.observe(shown), policy.similarity) for shown in frames])
         assert seen[0] == seen[1]
-        assert [kind for kind, _ in seen[0]] == [KEY, INTERMEDIATE, KEY]
+        assert 0 < seen[0][-1][1] < seen[0][1][1], "another picture is less like the first than its own noise"
 
 
 def test_memory_does_not_hold_frames():

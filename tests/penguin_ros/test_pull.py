@@ -117,7 +117,7 @@ def pull(hub, tmp_path):
         }
         command = [sys.executable, "-m", "penguin_ros.cli.main", "pull", *map(str, args)]
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
         return done.returncode, done.stdout, done.stderr
 
