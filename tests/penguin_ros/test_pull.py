@@ -146,6 +146,7 @@ def test_a_checkpoint_is_downloaded_once(pull, hub, checkpoint):
 def test_a_broken_transfer_goes_on_where_it_stopped(pull, hub, tmp_path):
     """Into a folder of the user's choice, with a progress bar on standard error."""
     weights = "model.safetensors"
+    hub.files[weights] = bytes(range(256)) * 2**17  # the client writes, and goes on, in blocks of 10 MiB
     hub.cut.add(weights)
     code, out, err = pull(REPO, "--out", tmp_path / "here")
     assert code == 0 and out == f"{tmp_path / 'here'}\n"
