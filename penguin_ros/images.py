@@ -50,6 +50,7 @@ _LAYOUTS = {
 for _pattern, _code in (("rggb", "BG"), ("bggr", "RG"), ("gbrg", "GR"), ("grbg", "GB")):
     for _bits in (8, 16):
         _LAYOUTS[f"bayer_{_pattern}{_bits}"] = _Layout(getattr(cv2, f"COLOR_Bayer{_code}2RGB"), 1, _bits // 8)
+_SEMI_PLANAR = ("nv21", "nv24")
 _DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
 
 
@@ -131,6 +132,11 @@ def message_to_rgb(message: Any) -> UInt8Array:
 def _layout(encoding: str) -> _Layout:
     if encoding in _DEPTH:
         raise MediaError(f"encoding {encoding} is depth or a measurement, not a picture; use a colour topic")
+    if encoding in _SEMI_PLANAR:
+        raise MediaError(
+            f"encoding {encoding} is not supported: camera drivers use this name for different layouts of the colours; "
+            "let the driver publish rgb8, bgr8 or yuv422_yuy2"
+        )
     if encoding not in _LAYOUTS:
         raise MediaError(f"encoding {encoding!r} is not supported; supported are {', '.join(_LAYOUTS)}")
     return _LAYOUTS[encoding]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor, nn
+from torch import nn
 
 from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
+from penguin_models.device_memory import within_memory
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
 from penguin_models.vlm import PenguinVL
@@ -52,13 +53,17 @@ def load_pretrained(
 
     Raises:
         CheckpointError: the folder is missing or incomplete, or a tensor is missing, unexpected or misshapen.
+        DeviceMemoryError: the weights do not fit into the device's memory.
     """
     target = _device(device)
     model, stored, processor = open_checkpoint(path_or_repo)
     config = model.config
     weights_dtype = _dtype(dtype) or stored_dtype(stored)
-    for name, tensor in stored.items():
-        _set_parameter(model, name, torch.empty(tensor.shape, dtype=weights_dtype, device=target))
+    with within_memory(
+        f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
+        "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
+    ):
+        _reserve(model, stored, weights_dtype, target)
     _fill(dict(model.named_parameters()), stored)
     if config.tie_word_embeddings:
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
@@ -211,9 +216,12 @@ def _fill(parameters: dict[str, nn.Parameter], stored: dict[str, StoredTensor]) 
         parameters[name][rows] = block
 
 
-def _set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Parameter(value))
+def _reserve(model: nn.Module, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> None:
+    """Gives the parameters memory."""
+    for name, tensor in stored.items():
+        parent, _, leaf = name.rpartition(".")
+        value = torch.empty(tensor.shape, dtype=dtype, device=device)
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(value))
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -25,6 +25,10 @@ class ContextLengthError(PenguinError):
     """A prompt is longer than the model's context, or than the cache that was opened for it."""
 
 
+class DeviceMemoryError(PenguinError):
+    """A device has too little memory for the weights, or for what is to be run at once."""
+
+
 class EvaluationError(PenguinError):
     """Questions, a benchmark's files or results are missing or malformed, or do not fit each other."""
 

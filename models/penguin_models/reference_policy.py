@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from penguin_models.banded_resize import BandedResize, resize
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
 PATCH = 14
@@ -24,7 +25,7 @@ _NEAR_ZERO = 0.01
 _EPSILON = 1e-8
 _MIN_AREA = 10 * PATCH**2
 _MAX_AREA = 10240 * PATCH**2
-_BAND_ROWS = 5
+_BAND_ROWS = 2
 
 
 def comparison_size(native: Size) -> Size:
@@ -49,71 +50,69 @@ class ReferencePolicy:
     def __init__(self) -> None:
         self.similarity = 1.0
         self._converter: _HsvConverter | None = None
-        self._key: Tensor | None = None  # unit vectors of the key frame's patches [h, w, 588]
-        self._key_lit: Tensor | None = None  # [h, w], False where a patch is black
+        self._key: Tensor | None = None  # the key frame's patches, uint8 [h, w, 588]
+        self._key_norms: Tensor | None = None  # [h, w]
 
     def reset(self) -> None:
         """Forgets the key frame."""
-        self._key = self._converter = None
+        self._key = self._key_norms = self._converter = None
 
     def observe(self, frame: Frame) -> FrameKind:
         """Kind of the frame; one of another size than the frames before it is a key frame."""
         if self._converter is None or frame.size != self._converter.native:
             self.reset()
             self._converter = _HsvConverter(frame.size)
-        hsv = self._converter.convert(frame.rgb)
-        self.similarity = 1.0 if self._key is None else self._compare(hsv)
+        tiles = _tiles(self._converter.convert(frame.rgb))
+        key = _flat(tiles) if self._key is None else self._key
+        norms, dots = _norms_and_dots(tiles, key)
+        self.similarity = 1.0 if self._key_norms is None else _similarity(dots, norms, self._key_norms)
         if self._key is not None and self.similarity >= MIN_FRAME_SIMILARITY:
             return FrameKind.INTERMEDIATE
-        patches = _patches(hsv).clone()
-        norms = torch.linalg.vector_norm(patches, dim=-1, keepdim=True) + _EPSILON
-        self._key_lit = norms[..., 0] >= _NEAR_ZERO
-        self._key = patches.div_(norms)
+        self._key, self._key_norms = _flat(tiles), norms
         return FrameKind.KEY
-
-    def _compare(self, hsv: Tensor) -> float:
-        """Share of patches like the key frame's, in bands that stay in the processor's cache."""
-        assert self._key is not None and self._key_lit is not None
-        norms, dots = torch.empty_like(self._key_lit, dtype=torch.float32), torch.empty(self._key_lit.shape)
-        for start in range(0, len(self._key), _BAND_ROWS):
-            band = slice(start, start + _BAND_ROWS)
-            patches = _patches(hsv[start * PATCH : (start + _BAND_ROWS) * PATCH])
-            torch.linalg.vector_norm(patches, dim=-1, out=norms[band])
-            dots[band] = torch.linalg.vecdot(patches, self._key[band])
-        norms += _EPSILON
-        counted = (norms >= _NEAR_ZERO) | self._key_lit
-        like = (dots.div_(norms) > PATCH_SIMILARITY) & counted
-        # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
-        return int(like.sum()) / int(counted.sum()) if counted.any() else 1.0
 
 
 class _HsvConverter:
-    """Resizes frames of one size and converts them to HSV, in buffers that are allocated once."""
+    """Resizes frames of one size and converts them to HSV."""
 
     def __init__(self, native: Size):
         self.native = native
         self._size = comparison_size(native)
-        self._planes_u8 = np.empty((3, *native), np.uint8)
-        self._planes = torch.empty(1, 3, *native)
-        self._resized = torch.empty(1, 3, *self._size)
-        self._resized_u8 = torch.empty(3, *self._size, dtype=torch.uint8)
-        self._rgb = np.empty((*self._size, 3), np.uint8)
+        self._banded = BandedResize(native, self._size) if BandedResize.suits(native, self._size) else None
         self._hsv = np.empty((*self._size, 3), np.uint8)
 
     def convert(self, rgb: UInt8Array) -> Tensor:
         """uint8 [H, W, 3] RGB -> [h, w, 3] HSV in OpenCV's 8-bit ranges; valid until the next call."""
-        cv2.split(rgb, list(self._planes_u8))
-        self._planes[0].copy_(torch.from_numpy(self._planes_u8))
-        # F.interpolate(mode="bilinear", antialias=True), into a buffer.
-        torch.ops.aten._upsample_bilinear2d_aa.out(self._planes, list(self._size), False, out=self._resized)
-        self._resized_u8.copy_(self._resized[0])  # truncates, as the released code does
-        cv2.merge(list(self._resized_u8.numpy()), self._rgb)
-        cv2.cvtColor(self._rgb, cv2.COLOR_RGB2HSV, self._hsv)
+        resized = resize(rgb, self._size) if self._banded is None else self._banded(rgb)
+        cv2.cvtColor(resized, cv2.COLOR_RGB2HSV, self._hsv)
         return torch.from_numpy(self._hsv)
 
 
-def _patches(hsv: Tensor) -> Tensor:
-    """Cuts [14 h, 14 w, 3] into flattened patches, float32 [h, w, 588]."""
+def _tiles(hsv: Tensor) -> Tensor:
+    """Cuts [14 h, 14 w, 3] into patches: a view [h, w, 14, 42]."""
     height, width, _ = hsv.shape
-    tiles = hsv.view(height // PATCH, PATCH, width // PATCH, PATCH * 3).transpose(1, 2)
-    return tiles.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
+    return hsv.view(height // PATCH, PATCH, width // PATCH, PATCH * 3).transpose(1, 2)
+
+
+def _flat(tiles: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """A copy of [h, w, 14, 42] as vectors [h, w, 588]."""
+    return tiles.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(2)
+
+
+def _norms_and_dots(tiles: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms of patches, and their dot products with the key frame's, in bands that stay in the processor's cache."""
+    norms, dots = torch.empty(key.shape[:2]), torch.empty(key.shape[:2])
+    for start in range(0, len(key), _BAND_ROWS):
+        band = slice(start, start + _BAND_ROWS)
+        patches = _flat(tiles[band], torch.float32)
+        torch.linalg.vector_norm(patches, dim=-1, out=norms[band])
+        dots[band] = torch.linalg.vecdot(patches, key[band].float())
+    return norms + _EPSILON, dots
+
+
+def _similarity(dots: Tensor, norms: Tensor, key_norms: Tensor) -> float:
+    """Share of patches like the key frame's; a pair of black ones does not count."""
+    counted = (norms >= _NEAR_ZERO) | (key_norms >= _NEAR_ZERO)
+    like = (dots / norms / key_norms > PATCH_SIMILARITY) & counted
+    # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
+    return int(like.sum()) / int(counted.sum()) if counted.any() else 1.0

@@ -19,6 +19,7 @@ from penguin_ros.cli.output import (
     stdout,
     working,
 )
+from penguin_ros.shipped import MODEL
 
 _PLOT = Path("build/key-frames.png")
 
@@ -28,7 +29,7 @@ app.command("engine")(bench_engine.engine)
 
 @app.command()
 def model(
-    model: Annotated[str | None, typer.Option("--model", help="Also measure this checkpoint.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Checkpoint; the one that ships if not given.")] = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,6 +38,8 @@ def model(
     from penguin_models.checkpoint import DTYPES, load_pretrained
 
     torch_dtype = DTYPES[dtype or "float32"]
+    if model is None and MODEL.is_dir():  # nothing ships outside of a clone
+        model = str(MODEL)
     result: dict[str, Any] = {"machine": bench.machine()}
     with working("encoding 10,240 visual tokens"):
         result["encoder_memory"] = bench.encoder_memory(dtype=torch_dtype)

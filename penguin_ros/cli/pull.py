@@ -43,12 +43,17 @@ def pull(
 
 def _missing_bytes(repo: str, revision: str | None, out: Path | None) -> int:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError
 
     from penguin_models.checkpoint import CHECKPOINT_FILES
 
-    files: Any = snapshot_download(
-        repo, revision=revision, allow_patterns=CHECKPOINT_FILES, local_dir=out, dry_run=True
-    )
+    try:
+        files: Any = snapshot_download(
+            repo, revision=revision, allow_patterns=CHECKPOINT_FILES, local_dir=out, dry_run=True
+        )
+    except DryRunError as err:
+        # What the hub said (no such repository, gated) hides behind this.
+        raise (err.__cause__ if isinstance(err.__cause__, HfHubHTTPError) else err) from err
     return sum(file.file_size or 0 for file in files if file.will_download)
 
 

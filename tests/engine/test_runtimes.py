@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from penguin_engine.export import ExportOptions
@@ -21,7 +22,7 @@ from penguin_engine.runtime import interleave
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.session import SceneSession
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.errors import ContextLengthError
+from penguin_models.errors import ContextLengthError, DeviceMemoryError
 from penguin_models.images import patch_image
 from penguin_models.media import load_image
 from penguin_models.novelty_policy import NoveltyPolicy
@@ -328,3 +329,32 @@ def test_float16(name, open_any, torch_runtime, images):
         lengths = np.linalg.norm(a), np.linalg.norm(b)
         assert a @ b / (lengths[0] * lengths[1]) > 0.999
         assert abs(lengths[0] / lengths[1] - 1) < 0.01
+
+
+def test_torch_without_memory_keeps_its_cache(model, processor, picture):
+    """The memory ends in the second layer: the first has grown already, and must not stay so."""
+    runtime, patched = TorchRuntime(model), patch_image(picture(28, 42), Size(28, 42), 1, processor.images)
+    full = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 1 GiB. GPU 0 has 2 GiB of which 0 is free. No."
+    )
+
+    def refuse(module, *args):
+        raise full
+
+    cache = runtime.open_cache(64)
+    expected = cache.append([[5, 6, 7], [8]])
+    cache.truncate(3)
+    hook = model.language_model.model.layers[1].register_forward_pre_hook(refuse)
+    with pytest.raises(
+        DeviceMemoryError, match=r"cache of 64 tokens, 4 of them .* 0 is free\. Use fewer visual tokens"
+    ):
+        cache.append([[8]])
+    hook.remove()
+    assert cache.length == 3
+    np.testing.assert_allclose(cache.append([[8]]), expected, atol=TOLERANCE)
+    hook = model.vision_encoder.register_forward_pre_hook(refuse)
+    with pytest.raises(
+        DeviceMemoryError, match="encoding 6 patches on cpu does not fit into memory: CUDA out of memory"
+    ):
+        runtime.encode([patched])
+    hook.remove()

@@ -1,5 +1,7 @@
 """Images and videos from files."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -122,6 +124,31 @@ def test_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # turned a quarter: shown upright as 4 wide, 6 high
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert load_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), 3), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
+def test_a_video_of_a_phone_held_upright_is_turned(tmp_path, matrix, turns):
+    """Phones store pixels as the sensor lies, and in the track's header a matrix that turns them."""
+    upper, lower = np.array([200, 60]), np.array([20, 120])  # grey of the four quarters
+    stored = np.repeat(np.repeat([upper, lower], 24, axis=0), 32, axis=1).astype(np.uint8)
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 8_000_000
+        for _ in range(8):
+            picture = np.repeat(stored[..., None], 3, axis=2)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value * 2**16 for value in matrix)
+    header = data.index(b"tkhd") + 44  # the matrix follows version, times, identity, duration, layer and volume
+    data[header : header + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(data)
+    frames = list(VideoFile(path))
+    assert len(frames) == 2
+    for frame in frames:
+        assert frame.rgb.flags.c_contiguous
+        np.testing.assert_allclose(frame.rgb[..., 1], np.rot90(stored, turns), atol=25)
 
 
 def test_bad_images(tmp_path, reference):

@@ -83,6 +83,23 @@ def test_comparison_size(native, expected):
     assert comparison_size(native) == expected
 
 
+def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
+    """To the last bit, at a size that is cut to a budget and at one that grows."""
+    from penguin_models.banded_resize import BandedResize
+
+    for size in ((1200, 1920), (121, 165)):
+        noise = np.random.default_rng(0)
+        views = [picture(*size, seed) for seed in (0, 0, 1)]
+        frames = [frame(np.clip(view + noise.integers(-9, 10, view.shape), 0, 255)) for view in views]
+        seen = []
+        for suits in (True, False):
+            monkeypatch.setattr(BandedResize, "suits", lambda native, size, suits=suits: suits)
+            policy = ReferencePolicy()
+            seen.append([(policy.observe(shown), policy.similarity) for shown in frames])
+        assert seen[0] == seen[1]
+        assert 0 < seen[0][-1][1] < seen[0][1][1], "another picture is less like the first than its own noise"
+
+
 def test_memory_does_not_hold_frames():
     """What the policy holds after one frame is what it holds after a hundred."""
     import gc

@@ -140,10 +140,17 @@ def test_depth_is_refused_with_a_reason(encoding):
         raw_to_rgb(encoding, 1, 1, 8, bytes(8))
 
 
-@pytest.mark.parametrize("encoding", ["", "RGB8", "rgb32", "nv21"])
+@pytest.mark.parametrize("encoding", ["", "RGB8", "rgb32"])
 def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
     with pytest.raises(MediaError, match=f"'{encoding}' is not supported; supported are rgb8, bgr8, .*bayer_grbg16"):
         raw_to_rgb(encoding, 1, 1, 8, bytes(8))
+
+
+@pytest.mark.parametrize("encoding", ["nv21", "nv24"])
+def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
+    """Some drivers call planar YUV 4:2:0 "nv21": its colours would be wrong without a word."""
+    with pytest.raises(MediaError, match=f"encoding {encoding} is not supported: .* let the driver publish rgb8"):
+        raw_to_rgb(encoding, 2, 2, 2, bytes(12))
 
 
 @pytest.mark.parametrize(

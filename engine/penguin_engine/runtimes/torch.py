@@ -14,11 +14,14 @@ from torch import Tensor
 
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
 from penguin_engine.torch_decode import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
+from penguin_models.device_memory import within_memory
+from penguin_models.errors import DeviceMemoryError
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL
 
 # Tokens appended at once to a cache that holds something: bounds the attention mask to this times the cache.
 _CHUNK_TOKENS = 512
+_REMEDY = "Use fewer visual tokens (--max-tokens, token_budget), or load the weights in 16 bits (bfloat16)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +61,15 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PatchedImage]) -> list[TorchVisualTokens]:
-        """Visual tokens of each image."""
-        # Cloned: a view would keep the tokens of all images encoded with it alive.
-        return [TorchVisualTokens(tokens.clone()) for tokens in self._model.encode(images)]
+        """Visual tokens of each image.
+
+        Raises:
+            DeviceMemoryError: they do not fit into the device's memory together.
+        """
+        patches = sum(image.grid.area for image in images)
+        with within_memory(f"encoding {patches} patches on {self._info.device}", _REMEDY):
+            # Cloned: a view would keep the tokens of all images encoded with it alive.
+            return [TorchVisualTokens(tokens.clone()) for tokens in self._model.encode(images)]
 
     def open_cache(self, max_length: int) -> TorchCache:
         """An empty cache."""
@@ -93,10 +102,23 @@ class TorchCache:
 
     @torch.inference_mode()
     def append(self, parts: Sequence[Part]) -> Float32Array:
-        """Extends the cache; see `Cache.append`."""
-        new = sum(part_length(part) for part in parts)
-        check_fits(self.length + new, self._max_length, "the cache")
+        """Extends the cache; see `Cache.append`.
+
+        Raises:
+            ContextLengthError: the parts do not fit; the cache is as before.
+            DeviceMemoryError: they do not fit into the device's memory; the cache is as before.
+        """
+        held, new = self.length, sum(part_length(part) for part in parts)
+        check_fits(held + new, self._max_length, "the cache")
         assert new > 0, "nothing to append"
+        try:
+            with within_memory(f"a cache of {self._max_length} tokens, {held + new} of them in use,", _REMEDY):
+                return self._extend(parts, new)
+        except DeviceMemoryError:
+            self.truncate(held)  # layers may have got to different lengths
+            raise
+
+    def _extend(self, parts: Sequence[Part], new: int) -> Float32Array:
         part = parts[0]
         if self._steps is not None and self.length and new == len(parts) == 1 and isinstance(part, Sequence):
             return _on_host(self._steps.run(part[0]))
