@@ -208,7 +208,10 @@ class _Source:
         kind = self.quantization.kind
         if (kind == "int8" and not self.profile.contrib) or (kind == "fp8" and self.profile.contrib):
             wanted = "onnxruntime" if kind == "int8" else "portable or fused"
-            raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}")
+            why = (
+                "; TensorRT multiplies 16-bit inputs with 4-bit weights, not with 8-bit ones" if kind == "int8" else ""
+            )
+            raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}{why}")
         if types.cache == "float16" and self.calibration is not None and self.calibration.outputs:
             attention = [f"language_model.model.layers.{i}.self_attn" for i in range(shape.layers)]
             self.calibration.check_fits([f"{prefix}.{name}" for prefix in attention for name in ("v_proj", SCORES)])
