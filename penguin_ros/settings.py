@@ -6,6 +6,7 @@ fills it in.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ SETTINGS = (
     Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one.", live=False),
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
             choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
+    Setting("threads", 0, "Threads of one operator on a CPU; 0 for all cores.", 0, 1024, live=False),
     Setting("image_topics", ["image_raw"], "Image topics; compressed ones end in /compressed.", live=False),
     Setting("image_reliability", "best_effort", "Reliability of the image subscriptions.",
             choices=("best_effort", "reliable"), live=False),
@@ -112,6 +114,8 @@ class NodeSettings:
         """
         for setting in SETTINGS:
             _check(setting, values[setting.name])
+        if values["keyframe.policy"] == "reference" and importlib.util.find_spec("torch") is None:
+            raise SettingError("keyframe.policy is 'reference', which needs torch: pip install torch, or take novelty")
         topics = values["image_topics"]
         if not topics or len(set(topics)) < len(topics) or not all(topics):
             raise SettingError(f"image_topics is {list(topics)}, it must name at least one topic, each once")

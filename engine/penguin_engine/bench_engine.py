@@ -79,7 +79,7 @@ def default_variants() -> list[Variant]:
     """What can be compared on the CPU of this machine."""
     names = ["torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32"]
     if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"):
-        names += ["llama.cpp:f32", "llama.cpp:q8_0"]
+        names += ["llama.cpp:f32", "llama.cpp:q8_0", "llama.cpp:q4_0"]
     return [Variant.parse(name) for name in names]
 
 

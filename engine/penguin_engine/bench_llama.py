@@ -139,6 +139,8 @@ class _Llama:
         options.n_batch = options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = settings.threads
         self._context = llama_cpp.llama_init_from_model(model, options)
+        if not self._context:
+            raise EngineError(f"llama.cpp has no memory for {options.n_ctx} tokens of {settings.path}")
 
     def append(self, ids: list[int]) -> None:
         """Evaluates tokens behind what is held; logits of the last one."""

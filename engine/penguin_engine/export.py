@@ -175,15 +175,14 @@ class _Types:
 
 
 def _types(options: ExportOptions, profile: Profile, stored: str) -> _Types:
-    """The types of an export. With quantised weights all that is not an integer is 16-bit, but for what ONNX Runtime
-    calculates on CPUs in float32."""
+    """The types of an export. With quantised weights all that is not an integer is float16, in which ONNX Runtime can
+    compare it on any CPU, but for what it calculates there in float32."""
     if options.quantization is None:
         decoder = _dtype(options.dtype or stored)
         return _Types(decoder, decoder, _dtype(options.vision_dtype or decoder))
-    sixteen = stored if stored in ("float16", "bfloat16") and not profile.contrib else "float16"
-    decoder = _dtype(options.dtype or ("float32" if profile.contrib else sixteen))
+    decoder = _dtype(options.dtype or ("float32" if profile.contrib else "float16"))
     cache = "float16" if profile.contrib else decoder
-    return _Types(decoder, cache, _dtype(options.vision_dtype or (sixteen if decoder == "float32" else decoder)))
+    return _Types(decoder, cache, _dtype(options.vision_dtype or ("float16" if decoder == "float32" else decoder)))
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,10 @@ class _Source:
         kind = self.quantization.kind
         if (kind == "int8" and not self.profile.contrib) or (kind == "fp8" and self.profile.contrib):
             wanted = "onnxruntime" if kind == "int8" else "portable or fused"
-            raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}")
+            why = (
+                "; TensorRT multiplies 16-bit inputs with 4-bit weights, not with 8-bit ones" if kind == "int8" else ""
+            )
+            raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}{why}")
         if types.cache == "float16" and self.calibration is not None and self.calibration.outputs:
             attention = [f"language_model.model.layers.{i}.self_attn" for i in range(shape.layers)]
             self.calibration.check_fits([f"{prefix}.{name}" for prefix in attention for name in ("v_proj", SCORES)])

@@ -34,7 +34,8 @@ def open_model(settings: NodeSettings) -> tuple[Runtime, Processor]:
     if not settings["model"]:
         raise CheckpointError("the parameter model is empty; set it to a checkpoint folder or owner/name on the hub")
     precision = None if settings["precision"] == "auto" else settings["precision"]
-    return open_runtime(settings["runtime"], settings["model"], settings["device"], precision)
+    threads = settings["threads"] or None
+    return open_runtime(settings["runtime"], settings["model"], settings["device"], precision, threads)
 
 
 def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from penguin_engine.export import ExportOptions, decoder_shape, export
 from penguin_engine.manifest import DECODER, EMBEDDINGS, PROFILES, VISION, Manifest
+from penguin_engine.quantize import Quantization
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import CheckpointError, EngineError
 
@@ -72,6 +73,14 @@ def test_operators_are_documented_for_tensorrt(exported, profile, tensorrt, opse
     assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
     assert [(o.domain, o.version in opsets) for o in model.opset_import] == [("", True)]
     assert not {node.op_type for node in model.graph.node} & {"Loop", "Scan", "If"}
+
+
+@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize(("profile", "tensorrt"), [("portable", "10.1"), ("fused", "10.15")])
+def test_operators_of_quantised_decoders_are_documented_for_tensorrt(exported, profile, tensorrt, kind):
+    model = load(exported(profile=profile, quantization=Quantization.default(kind, contrib=False)), DECODER)
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
+    assert [o.domain for o in model.opset_import] == [""]
 
 
 @pytest.mark.parametrize("profile", ["portable", "fused"])

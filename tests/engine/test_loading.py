@@ -72,6 +72,8 @@ def test_a_graph_that_cannot_be_loaded(exported, tmp_path, monkeypatch):
 
 ROBOT = """
 import json, sys
+for name in ("torch", "transformers", "onnx", "ml_dtypes", "safetensors"):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
 import numpy as np
 from penguin_engine.ask import ask
 from penguin_engine.generation import Sampling
@@ -86,17 +88,14 @@ frame = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 answer = ask(runtime, processor, "what is it?", images=[frame], sampling=Sampling(4))
 session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=200))
 session.observe(Frame(frame, 0))
-print(json.dumps({
-    "tokens": [answer.generated_tokens, session.ask("and now?", sampling=Sampling(4)).generated_tokens],
-    "imported": sorted({"torch", "transformers", "onnx", "ml_dtypes", "safetensors"} & set(sys.modules)),
-}))
+print(json.dumps([answer.generated_tokens, session.ask("and now?", sampling=Sampling(4)).generated_tokens]))
 """
 
 
 @pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
 def test_a_robot_needs_neither_torch_nor_transformers(exported, profile):
-    """Runtime, processor, memory, session and one question, in a process of their own."""
+    """Runtime, processor, memory, session and two questions, in a process that cannot import them."""
     done = subprocess.run(
         [sys.executable, "-c", ROBOT, exported(profile=profile)], capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout) == {"tokens": [4, 4], "imported": []}
+    assert json.loads(done.stdout) == [4, 4]

@@ -1,8 +1,11 @@
 """Rounding of weights, how they are packed, and the graphs that hold them."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from penguin_engine.graphs.quantized import GROUP, pack_nibbles, round_to_groups
 from penguin_engine.loading import open_runtime
 from penguin_engine.manifest import DECODER, VISION, Manifest
 from penguin_engine.quantize import Quantization
+from penguin_models.checkpoint import save_pretrained
 from penguin_models.errors import EngineError
 
 
@@ -103,10 +107,22 @@ def test_types(quantized, profile, kind):
         assert operators.count("QuantizeLinear") == (22 if kind == "fp8" else 0)
 
 
+@pytest.mark.parametrize(("profile", "kind"), [("portable", "int4"), ("onnxruntime", "int8")])
+def test_checkpoints_of_bfloat16_become_float16(loaded, tmp_path, profile, kind):
+    """As the released ones are stored; ONNX Runtime has no bfloat16 on CPUs, where the result is compared."""
+    model, processor = loaded
+    save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, tmp_path / "stored")
+    options = ExportOptions(profile, quantization=Quantization.default(kind, profile == "onnxruntime"))
+    manifest = export(tmp_path / "stored", tmp_path / "out", options)
+    assert (manifest.cache_dtype, manifest.vision_dtype) == ("float16", "float16")
+    runtime, _ = open_runtime("onnx", tmp_path / "out")
+    assert np.isfinite(runtime.open_cache(8).append([[1, 2]])).all()
+
+
 @pytest.mark.parametrize(
     ("profile", "kind", "message"),
     [
-        ("portable", "int8", "int8 weights need the profile onnxruntime, not portable"),
+        ("portable", "int8", "need the profile onnxruntime, not portable; TensorRT multiplies 16-bit"),
         ("onnxruntime", "fp8", "fp8 weights need the profile portable or fused, not onnxruntime"),
     ],
 )
