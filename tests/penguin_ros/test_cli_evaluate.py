@@ -119,10 +119,17 @@ def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypa
     shutil.copy(short(tmp_path, 0, 1), example / "questions.jsonl")
     monkeypatch.setattr(evaluate_example, "EXAMPLE", example)
     monkeypatch.setitem(evaluate_example.PARAMETERS, "answer.max_new_tokens", 2)
+    monkeypatch.chdir(checkpoint.parent)
     told = cli("example", "--model", checkpoint, "--out", out)
     assert told.code == 0, told.err
     assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
-    created = json.loads((out / "results.json").read_text())["records"]
+    results = json.loads((out / "results.json").read_text())
+    created = results["records"]
+    assert results["model"]["spec"]["path"] == checkpoint.name  # the page need not tell where the clone lies
+    table = cli("report", out, "--markdown").out.splitlines()
+    assert table[:2] == ["| score | memory | last-4 | offline |", "| --- | --- | --- | --- |"]
+    assert re.fullmatch(r"\| right answers \|( \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) n=2 \|){3}", table[2])
+    assert re.fullmatch(r"\| whole answer, median \|( \d+\.\d{3} s \|){3}", table[-1])
     again = cli("example", "--model", checkpoint, "--out", out, "--json").json
     assert set(again["summary"]["arms"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
     renewed = json.loads((out / "results.json").read_text())["records"]
@@ -213,6 +220,11 @@ def test_other_settings_want_another_folder(bags_of, tmp_path):
     error = bags_of(BAGS[:1], questions, "--token-budget", 100).error
     assert "holds answers of another model, of other settings" in error and "--overwrite" in error
     assert bags_of(BAGS[:1], questions, "--token-budget", 100, "--overwrite").code == 0
+
+
+def test_a_markdown_table_is_of_one_run(cli, tmp_path):
+    result = cli("report", tmp_path, "--markdown", "--json")
+    assert result.code == 2 and "leave out --against and --json" in " ".join(result.err.split())
 
 
 @pytest.mark.parametrize(
