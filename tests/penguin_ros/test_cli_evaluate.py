@@ -214,6 +214,29 @@ def test_bags_that_cannot_be_read(bags_of, tmp_path):
     assert re.search(r"no question was answered; empty: bag .*empty.mcap is empty \(0 bytes\)", error)
 
 
+def test_bad_input_leaves_earlier_results_as_they_are(bags_of, tmp_path):
+    """Even where they were to be overwritten: they go when the new run begins to answer."""
+    assert bags_of(BAGS[:1], short(tmp_path, 0)).code == 0
+
+    def kept():
+        return {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+
+    before = kept()
+    assert {"results.json", "report.html", "tabletop-0.jsonl"} < {file.name for file in before}
+    broken = tmp_path / "tabletop-0.mcap"
+    broken.write_bytes((BAGS[0] / "tabletop-0.mcap").read_bytes()[:5000])
+    unknown = [{"type": "text", "accept": ["a"], "metric": "bleu"}]
+    for bag, fields in (
+        (BAGS[0], {"time_s": 99.0}),
+        (BAGS[0], {"camera": "/rear"}),
+        (BAGS[0], {"expected": unknown}),
+        (BAGS[0], {"expected": []}),
+        (broken, {}),
+    ):
+        assert bags_of([bag], changed(tmp_path, **fields), "--overwrite").code == 1
+        assert kept() == before
+
+
 def test_other_settings_want_another_folder(bags_of, tmp_path):
     questions = short(tmp_path, 0)
     assert bags_of(BAGS[:1], questions).code == 0
