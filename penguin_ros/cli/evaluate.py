@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penguin_ros.cli.evaluate_example import example
-from penguin_ros.cli.evaluate_output import Bar, print_comparison, print_results
+from penguin_ros.cli.evaluate_output import Bar, markdown_scores, print_comparison, print_results
 from penguin_ros.cli.evaluate_tabletop import tabletop
 from penguin_ros.cli.output import (
     DeviceOption,
@@ -165,26 +165,37 @@ def report(
     results: Annotated[Path, typer.Argument(help="Folder of results, or their file.")],
     against: Annotated[Path | None, typer.Option(help="Compare with these results, on the same questions.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the results if not given.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Take a picture of the page's main parts (.png), with an installed Chromium.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the scores as a Markdown table.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the page of results again, or compare two runs: those given against others."""
     from penguin_ros.evaluation.report.page import shared_arm, write_report
+    from penguin_ros.evaluation.report.screenshot import take_picture
     from penguin_ros.evaluation.results import load_results
     from penguin_ros.evaluation.summary import compare_records
 
+    if markdown and (against is not None or as_json):
+        raise typer.BadParameter("--markdown prints the scores of one run: leave out --against and --json")
     paths = [path for path in (against, results) if path is not None]
     folders = [path if path.is_dir() else path.parent for path in paths]
     runs = [load_results(path) for path in paths]
     page = write_report(out or folders[-1] / ("comparison.html" if against else "report.html"), runs, folders)
-    if against is None:
+    if picture is not None:
+        take_picture(page, picture)
+    if markdown:
+        stdout.out(markdown_scores(runs[-1]), end="")
+    elif against is None:
         print_results(runs[0], folders[0] / "results.json", page, as_json)
-        return
-    comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
-    if as_json:
-        print_json({"report": str(page), "comparison": comparison})
-        return
-    print_comparison(comparison, runs[0].title, runs[1].title)
-    stdout.out(f"page: {page}")
+    else:
+        comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
+        if as_json:
+            print_json({"report": str(page), "comparison": comparison})
+            return
+        print_comparison(comparison, runs[0].title, runs[1].title)
+        stdout.out(f"page: {page}")
 
 
 @app.command()

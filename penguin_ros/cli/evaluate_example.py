@@ -33,7 +33,9 @@ def example(
         stdout.out(UNTRAINED)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
     asked = read_questions(EXAMPLE / "questions.jsonl")
-    spec = ModelSpec(path=str(model), dtype=dtype, device=device)
+    # A page that is shown to others need not tell where the clone lies.
+    named = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model
+    spec = ModelSpec(path=str(named), dtype=dtype, device=device)
     settings = RunSettings(arms=["memory", "last-4", "offline"], parameters=PARAMETERS)
     options = RunOptions(out, title=f"{model.name} on two clips of the table-top", overwrite=True)
     with Bar(show=not as_json) as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,32 @@ def print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         stderr.out(f"error: bag {name} could not be evaluated: {reason}")
 
 
+def markdown_scores(results: Any) -> str:
+    """Scores and times to an answer as a table for a README, a column for each way of answering."""
+    arms = results.summary["arms"]
+    rows = [*_score_rows({arm: summary["metrics"] for arm, summary in arms.items()})]
+    for name, title in (("first_token", "first token, median"), ("total", "whole answer, median")):
+        found = [summary["latency_s"][name] for summary in arms.values()]
+        rows.append([title, *(f"{times['p50']:.3f} s" if times else "" for times in found)])
+    lines = [["score", *arms], ["---"] * (len(arms) + 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _print_scores(columns: dict[str, dict[str, Any]]) -> None:
-    """A row for each score with its 95 % interval and the questions that count, a column for each way of answering."""
+    table = Table("score", *columns, box=None)
+    for row in _score_rows(columns):
+        table.add_row(*row)
+    stdout.print(table)
+
+
+def _score_rows(columns: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each score with its 95 % interval and the questions that count, a cell for each way of answering."""
     from penguin_ros.evaluation.scoring import METRICS
 
-    table = Table("score", *columns, box=None)
     for name, info in METRICS.items():
         found = [column.get(name) for column in columns.values()]
         if any(found):
-            table.add_row(info.title, *(_score(value) for value in found))
-    stdout.print(table)
+            yield [info.title, *(_score(value) for value in found)]
 
 
 def _score(found: dict[str, Any] | None) -> str:

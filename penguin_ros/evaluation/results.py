@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,8 +130,8 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     expected = [_resolve(item, record) for item in question.expected]
     known = [item for item in expected if item is not None]
     given = record.given()
-    if given.image_size is None:
-        given = Given(given.text, given.objects, given.spans, Size(1, 1))
+    size = given.image_size or Size(1, 1)
+    given = Given("", image_size=size) if record.error is not None else replace(given, image_size=size)
     found = score(given, known)
     correct = found.correct and len(known) == len(expected) and record.error is None
     parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}

@@ -85,7 +85,8 @@ def run_bags(
         What is also in the folder. Bags that failed are named in it; their finished answers are kept.
 
     Raises:
-        PenguinError: questions do not fit the bags, the model cannot be loaded, or the folder holds another run.
+        PenguinError: questions do not fit the bags, the model cannot be loaded, the folder holds another run, or
+            nothing was answered; earlier results stay as they are.
     """
     settings = settings.model_copy(update={"arms": list(dict.fromkeys(settings.arms))})
     if "realtime" in settings.arms and (options.jobs > 1 or options.ray is not None):
@@ -97,6 +98,9 @@ def run_bags(
     on_start(total, sum(len(item.job.done) for item in jobs))
     failed = plan.failed | _run(jobs, options, on_progress, loaded)
     results = _collect(jobs, plan, failed, info, settings, options, [*bags], questions)
+    if not results.records:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise EvaluationError(f"no question was answered; {reasons}")
     save_results(options.out, results)
     return results
 

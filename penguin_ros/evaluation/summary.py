@@ -81,7 +81,7 @@ def metrics(records: Sequence[ScoredRecord], seed: int) -> dict[str, Any]:
         value = ratio(parts)
         if value is not None:
             low, high = bounds or (None, None)
-            count = sum(name in record.scores for record in records)
+            count = sum(part.denominator > 0 for part in parts)
             found[name] = {"value": value, "low": low, "high": high, "questions": count}
     return found
 

@@ -119,10 +119,17 @@ def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypa
     shutil.copy(short(tmp_path, 0, 1), example / "questions.jsonl")
     monkeypatch.setattr(evaluate_example, "EXAMPLE", example)
     monkeypatch.setitem(evaluate_example.PARAMETERS, "answer.max_new_tokens", 2)
+    monkeypatch.chdir(checkpoint.parent)
     told = cli("example", "--model", checkpoint, "--out", out)
     assert told.code == 0, told.err
     assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
-    created = json.loads((out / "results.json").read_text())["records"]
+    results = json.loads((out / "results.json").read_text())
+    created = results["records"]
+    assert results["model"]["spec"]["path"] == checkpoint.name  # the page need not tell where the clone lies
+    table = cli("report", out, "--markdown").out.splitlines()
+    assert table[:2] == ["| score | memory | last-4 | offline |", "| --- | --- | --- | --- |"]
+    assert re.fullmatch(r"\| right answers \|( \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) n=2 \|){3}", table[2])
+    assert re.fullmatch(r"\| whole answer, median \|( \d+\.\d{3} s \|){3}", table[-1])
     again = cli("example", "--model", checkpoint, "--out", out, "--json").json
     assert set(again["summary"]["arms"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
     renewed = json.loads((out / "results.json").read_text())["records"]
@@ -207,12 +214,40 @@ def test_bags_that_cannot_be_read(bags_of, tmp_path):
     assert re.search(r"no question was answered; empty: bag .*empty.mcap is empty \(0 bytes\)", error)
 
 
+def test_bad_input_leaves_earlier_results_as_they_are(bags_of, tmp_path):
+    """Even where they were to be overwritten: they go when the new run begins to answer."""
+    assert bags_of(BAGS[:1], short(tmp_path, 0)).code == 0
+
+    def kept():
+        return {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+
+    before = kept()
+    assert {"results.json", "report.html", "tabletop-0.jsonl"} < {file.name for file in before}
+    broken = tmp_path / "tabletop-0.mcap"
+    broken.write_bytes((BAGS[0] / "tabletop-0.mcap").read_bytes()[:5000])
+    unknown = [{"type": "text", "accept": ["a"], "metric": "bleu"}]
+    for bag, fields in (
+        (BAGS[0], {"time_s": 99.0}),
+        (BAGS[0], {"camera": "/rear"}),
+        (BAGS[0], {"expected": unknown}),
+        (BAGS[0], {"expected": []}),
+        (broken, {}),
+    ):
+        assert bags_of([bag], changed(tmp_path, **fields), "--overwrite").code == 1
+        assert kept() == before
+
+
 def test_other_settings_want_another_folder(bags_of, tmp_path):
     questions = short(tmp_path, 0)
     assert bags_of(BAGS[:1], questions).code == 0
     error = bags_of(BAGS[:1], questions, "--token-budget", 100).error
     assert "holds answers of another model, of other settings" in error and "--overwrite" in error
     assert bags_of(BAGS[:1], questions, "--token-budget", 100, "--overwrite").code == 0
+
+
+def test_a_markdown_table_is_of_one_run(cli, tmp_path):
+    result = cli("report", tmp_path, "--markdown", "--json")
+    assert result.code == 2 and "prints the scores of one run" in " ".join(result.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def timelines(columns: Sequence[Column]) -> list[dict[str, Any]]:
             ]
             marks = [plots.Mark(record.time_s, question.id, record.correct) for question, record in asked]
             spans = [
-                plots.Span(start, end, question.id) for question, _ in asked for start, end in _happenings(question)
+                plots.Span(start, end, question.id, question.question)
+                for question, _ in asked
+                for start, end in _happenings(question)
             ]
             drawn = plots.memory_plot(timeline, marks, spans)
             found.append({"timeline": timeline, "column": column, "plot": drawn, "facts": _memory_facts(timeline)})

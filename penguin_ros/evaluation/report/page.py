@@ -180,7 +180,9 @@ def cost_rows(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
         ("joules_per_answer", "joules per answer"),
     ):
         if any(s[name] for s in summaries):
-            rows.append((title, [_number(s[name]) for s in summaries]))
+            # Ways of answering without a memory have no counters: nothing is said of them, not 0.
+            cells = ["" if name.startswith("frames") and not s["frames_taken"] else _number(s[name]) for s in summaries]
+            rows.append((title, cells))
     return rows
 
 

@@ -118,11 +118,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Span:
-    """Something that happens on a time line."""
+    """Something that happens on a time line, and the question that is about it."""
 
     start_s: float
     end_s: float
     name: str
+    question: str
 
 
 def memory_plot(timeline: BagTimeline, marks: Sequence[Mark], spans: Sequence[Span]) -> Markup:
@@ -141,7 +142,8 @@ def memory_plot(timeline: BagTimeline, marks: Sequence[Mark], spans: Sequence[Sp
         at = base + 44 + 16 * lane
         for span in items:
             start, end = x(span.start_s), max(x(span.end_s), x(span.start_s) + 3)
-            title = tag("title", f"{_escaped(span.name)}: {span.start_s:.1f} to {span.end_s:.1f} s")
+            told = f"{span.name}, {span.start_s:.1f} to {span.end_s:.1f} s: {span.question}"
+            title = tag("title", _escaped(told))
             parts.append(tag("rect", title, x=start, y=at, width=end - start, height=11, rx=2, fill="#f0c36d"))
             words, beside = _short(span.name), {"x": end + 4, "text_anchor": "start"}
             if end + 4 + _LETTER * len(words) > width:  # no room on the right

@@ -21,7 +21,16 @@ def seconds(refs):
 
 
 @pytest.mark.parametrize(
-    ("storage", "compression"), [("sqlite3", "none"), ("sqlite3", "file"), ("mcap", "none"), ("mcap", "storage")]
+    ("storage", "compression"),
+    [
+        ("sqlite3", "none"),
+        ("sqlite3", "file"),
+        ("sqlite3", "message"),
+        ("mcap", "none"),
+        ("mcap", "file"),
+        ("mcap", "message"),
+        ("mcap", "storage"),
+    ],
 )
 def test_images_with_their_stamps(picture_bag, storage, compression):
     bag = picture_bag({CAMERA: [(0, 5), (0.5, 6), (1, 7)]}, storage=storage, compression=compression)
@@ -131,17 +140,22 @@ def test_names_of_bags(tmp_path):
     assert bag_name(tmp_path / "hall.mcap") == "hall"
 
 
-def test_a_bag_split_into_files(picture_bag, tmp_path):
+@pytest.mark.parametrize(("storage", "compression"), [("mcap", "none"), ("sqlite3", "file"), ("mcap", "message")])
+def test_a_bag_split_into_files(picture_bag, tmp_path, storage, compression):
     """Two files with one metadata.yaml, as `ros2 bag record --max-bag-size` leaves them."""
-    first = picture_bag({CAMERA: [(0, 1), (1, 2)]}, name="first")
-    second = picture_bag({CAMERA: [(2, 3), (3, 4)]}, name="second")
+    options = {"storage": storage, "compression": compression}
+    parts = [picture_bag({CAMERA: [(i, i + 1), (i + 1, i + 2)]}, name=f"part{i}", **options) for i in (0, 2)]
     whole = tmp_path / "whole"
     whole.mkdir()
-    (first / "first.mcap").rename(whole / "whole_0.mcap")
-    (second / "second.mcap").rename(whole / "whole_1.mcap")
-    metadata = (first / "metadata.yaml").read_text()
-    metadata = metadata.replace("- first.mcap", "- whole_0.mcap\n  - whole_1.mcap").replace("count: 2", "count: 4")
-    metadata = metadata.replace("path: first.mcap", "path: whole_0.mcap").replace("1000000000\n", "3000000000\n")
+    names = []
+    for i, part in enumerate(parts):
+        (file,) = part.glob(f"{part.name}.*")
+        names.append(f"whole_{i}{''.join(file.suffixes)}")
+        file.rename(whole / names[i])
+    metadata = (parts[0] / "metadata.yaml").read_text()
+    first = f"part0{names[0].removeprefix('whole_0')}"
+    metadata = metadata.replace(f"- {first}", f"- {names[0]}\n  - {names[1]}").replace("count: 2", "count: 4")
+    metadata = metadata.replace(f"path: {first}", f"path: {names[0]}").replace("1000000000\n", "3000000000\n")
     (whole / "metadata.yaml").write_text(metadata)
     recording = open_recording(whole, [None])
     assert numbers(recording.read()) == [1, 2, 3, 4]

@@ -8,6 +8,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,10 +17,11 @@ from penguin_ros.evaluation.questions import ExpectedNumber, ExpectedObjects, Ex
 from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
 from penguin_ros.evaluation.report import svg
 from penguin_ros.evaluation.report.page import render, write_report
+from penguin_ros.evaluation.report.screenshot import BROWSERS, take_picture
 from penguin_ros.evaluation.results import BagInfo, BagTimeline, ModelInfo, Results, score_record
 from penguin_ros.evaluation.summary import summarise
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 EVIL = "<script>alert(1)</script> & \"quotes\" 'too'"
 
 
@@ -188,7 +190,7 @@ def test_every_question_has_its_card(two_arms):
 
 def test_filters_offer_what_is_there(two_arms):
     page = Page(two_arms)
-    assert [a["name"] for a in page.all("select")] == ["camera", "kind", "verdict"]  # there is only one bag
+    assert [a["name"] for a in page.all("select")] == ["bag", "camera", "kind", "verdict"]
     values = {a["value"] for a in page.all("option")}
     assert {"/front", "/rear", "event", "number", "right-0", "wrong-1", "better-1", "worse-1"} < values
 
@@ -283,6 +285,7 @@ def test_labels_of_the_timeline_stay_in_the_drawing(folder):
     late = QUESTIONS[1].model_copy(update={"expected": [ExpectedTime(accept=[(4.9, 5.0)])]})
     page = Page(render([make({"memory": "w"}, questions=[late])], [folder]))
     (bar,) = page.all("rect", fill="#f0c36d")
+    assert "when, 4.9 to 5.0 s: About when?" in page.words
     (label,) = (a for a in page.all("text") if float(a["y"]) == float(bar["y"]) + 10)
     assert label["text-anchor"] == "end" and float(label["x"]) < float(bar["x"])
 
@@ -385,6 +388,26 @@ def test_filters_in_a_browser(two_arms, tmp_path, address, shown):
     assert visible(page) == shown
     assert f"{len(shown)} of 4" in page.words
     assert ("hidden" in page.all("p", class_="none")[0]) == bool(shown)
+
+
+@BROWSER
+def test_a_picture_of_the_page(two_arms, tmp_path):
+    """It shows the right answer with boxes and no other question, in the page's width and no longer than it is."""
+    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    page.write_text(two_arms, encoding="utf-8")
+    take_picture(page, picture)
+    image = Image.open(picture).convert("RGB")
+    assert image.width == 1100 and 500 < image.height < 2500
+    tan, gray = (np.abs(np.asarray(image, int) - colour).max(axis=2) < 4 for colour in ((210, 180, 140), 128))
+    assert tan.sum() > 20_000 > gray.sum()  # the front camera, not the rear one
+    with pytest.raises(EvaluationError, match=r"could not make .*none/page.png of .*report.html"):
+        take_picture(page, tmp_path / "none" / "page.png")
+
+
+def test_a_picture_without_a_browser(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EvaluationError, match="needs a browser, and there is none of chromium, chromium-browser"):
+        take_picture(tmp_path / "report.html", tmp_path / "page.png")
 
 
 def test_a_picture_of_any_size_is_data(folder):

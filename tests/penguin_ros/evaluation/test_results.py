@@ -71,6 +71,13 @@ def test_an_error_is_wrong_even_where_silence_would_be_right():
     assert not scored.correct
 
 
+def test_an_error_found_after_the_answer_leaves_nothing_of_it():
+    """A topic of the bag may lack its boxes when the answer is there already."""
+    asked = question(expected=[ExpectedText(accept=["red"])])
+    scored = score_record("bag", asked, answer(text="red", error="no"))
+    assert not scored.correct and scored.scores["normalised"] == (0, 1)
+
+
 def test_boxes_of_a_topic_are_those_of_the_frame():
     truth = {"/truth": [{"label": "mug", "box": (64, 48, 320, 240)}]}
     given = [ObjectRecord(label="mug", box=(100, 100, 500, 500))]
@@ -139,6 +146,16 @@ def test_groups_count_their_own_questions():
     assert groups["perception"]["recall"]["metrics"]["accuracy"]["value"] == 0.5
     assert groups["kind"]["count"]["metrics"]["count_error"]["value"] == 1
     assert groups["age"]["2 to 10 s"]["questions"] == 2
+
+
+def test_only_questions_that_count_for_a_score_are_counted():
+    """An answer without a number has no error of its number."""
+    questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(3)]
+    texts = ["4", "Perhaps.", "3"]
+    records = [score_record("bag", q, answer(q.id, text)) for q, text in zip(questions, texts, strict=True)]
+    found = results([], questions=questions, records=records).summary["arms"]["memory"]["metrics"]
+    assert (found["number_accuracy"]["questions"], found["count_error"]["questions"]) == (3, 2)
+    assert found["count_error"]["value"] == 0.5
 
 
 def test_costs_in_the_summary():

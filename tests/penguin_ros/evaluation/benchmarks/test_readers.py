@@ -220,6 +220,14 @@ def test_mvbench_with_videos_that_are_cut_already(tmp_path):
     assert item.media == VideoMedia(tmp_path / "video/star/Charades_segment/a.mp4")
 
 
+def test_mvbench_with_videos_of_the_supplement(tmp_path):
+    """The release adds a part of the videos of STAR and CLEVRER in a folder of its own."""
+    entry = {"video": "a.mp4", "question": "q", "candidates": ["x", "y"], "answer": "x", "start": 5, "end": 9}
+    place = "video/data0613/star/Charades_v1_480/a.mp4"
+    (item,) = read("mvbench", tmp_path, {"json/action_sequence.json": [entry], place: None})
+    assert item.media == VideoMedia(tmp_path / place, 5, 9)
+
+
 def test_egoschema(tmp_path):
     entry = {"google_drive_id": "x", "question": "What is c doing?"} | {f"option {i}": f"c does {i}" for i in range(5)}
     files = {
