@@ -98,10 +98,10 @@ def test_a_stage_from_data_to_checkpoint(cli, stage, tmp_path):
 def test_tokenizer_and_teacher(cli, data, tmp_path):
     code, out, _ = cli("prepare", "tokenizer", data, "--vocabulary", 270, "--output", tmp_path / "tokenizer", "--json")
     assert code == 0 and json.loads(out)["vocabulary"] == 270
-    small = ("--steps", 3, "--images", 2, "--hidden-size", 64, "--layers", 1, "--workers", 0)
+    small = ("--steps", 3, "--images", 2, "--hidden-size", 64, "--workers", 0)
     code, out, _ = cli("prepare", "teacher", data, "--output", tmp_path / "teacher", *small, "--json")
     assert code == 0 and json.loads(out)["loss"] > 0
-    assert json.loads((tmp_path / "teacher" / "config.json").read_text())["classes"] == 4
+    assert json.loads((tmp_path / "teacher" / "config.json").read_text())["hidden_size"] == 64
 
 
 @pytest.mark.parametrize(

@@ -111,12 +111,11 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory):
     """A teacher that was never trained."""
-    from penguin_models.config import EncoderConfig
     from penguin_training.tiny_teacher import TinyTeacher
 
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("teacher")
-    TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), words=4).save_pretrained(folder)
+    TinyTeacher(32, words=4).save_pretrained(folder)
     return folder
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.config import EncoderConfig
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
@@ -83,7 +82,7 @@ def test_widths_are_known_from_configurations(values, parse, reconstruction, sig
 
 def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
     seen = []
-    recipe = TeacherRecipe(hidden_size=64, layers=1, steps=30, images=4, rate=3e-3, workers=0)
+    recipe = TeacherRecipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
     teacher = train_teacher([drawn / "masks.jsonl"], CLASSES, recipe, report=lambda *figures: seen.append(figures))
     assert seen[0][0] == 1 and len(seen) == 30
     losses = [loss for _, loss, _ in seen]
@@ -133,7 +132,7 @@ def test_edges_are_those_of_the_connected_piece_in_a_patch():
 
 
 def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
-    recipe = TeacherRecipe(hidden_size=64, layers=1, steps=1, images=1, workers=0)
+    recipe = TeacherRecipe(hidden_size=64, steps=1, images=1, workers=0)
     with pytest.raises(DataError, match=r"shows class \d, 2 have a name; list all"):
         train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
     with pytest.raises(DataError, match="no sample with as many masks as images"):
@@ -150,7 +149,7 @@ def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
 
 def test_a_broken_small_teacher(tmp_path):
     folder = tmp_path / "teacher"
-    TinyTeacher(EncoderConfig(32, 64, 1, 1, 1, 32), 4).save_pretrained(folder)
+    TinyTeacher(32, 4).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"words": 5}))
     with pytest.raises(CheckpointError, match="does not fit"):

@@ -34,7 +34,7 @@ class TinyTeacher(nn.Module):
     """Convolutions with classifiers of patches; as a teacher it gives the features before the classifiers.
 
     Attributes:
-        width: of the features.
+        width: of the features, a multiple of 8.
         words: that say what a patch shows, such as colours and kinds; several hold at once.
     """
 
@@ -43,7 +43,7 @@ class TinyTeacher(nn.Module):
     def __init__(self, width: int, words: int):
         super().__init__()
         self.width, self.words = width, words
-        narrow, middle = max(_GROUPS, width // 6), max(_GROUPS, width // 3)
+        narrow, middle = (max(1, width // share // _GROUPS) * _GROUPS for share in (6, 3))
         self.network = nn.Sequential(
             _convolution(3, narrow, 2),
             _convolution(narrow, middle, 2),
