@@ -22,7 +22,8 @@ from penguin_models.types import Int64Array, Size, UInt8Array
 CHANNELS = 3
 _MAX_RATIO = 1.1
 """Beyond it runs get too short to pay; beyond 1.5 torch sums in another order."""
-_BAND_ROWS = 28
+BAND_ROWS = 28
+"""Output rows of a band."""
 
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
@@ -33,16 +34,23 @@ def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
 
 
 class BandedResize:
-    """`resize` for frames of one size, in buffers that are allocated once."""
+    """`resize` for frames of one size, all of it or some bands, in buffers that are allocated once."""
 
     @staticmethod
     def suits(native: Size, size: Size) -> bool:
         """Whether both sides change so little that this way is exact and fast."""
         return all(max(a / b, b / a) <= _MAX_RATIO for a, b in zip(native, size, strict=True))
 
-    def __init__(self, native: Size, size: Size):
+    def __init__(self, native: Size, size: Size, bands: slice = slice(None)):
+        """Prepares it.
+
+        Args:
+            native: of the frames.
+            size: wanted.
+            bands: which bands of `BAND_ROWS` output rows.
+        """
         columns, run, self._stride = _in_runs(native.width, size.width)
-        self._bands = list(_in_bands(_Taps.of_torch(native.height, size.height)))
+        self._bands = list(_in_bands(_Taps.of_torch(native.height, size.height)))[bands]
         self._native, self._size, self._left = native, size, -int(columns.start[0])
         runs = math.ceil(size.width / run)
         tall = max(band.inputs for band in self._bands)
@@ -51,13 +59,13 @@ class BandedResize:
         self._column_weights = weights.view(len(columns), runs, -1)  # [taps, runs, run * 3]
         self._pixels = torch.zeros(tall, wide * CHANNELS)
         self._narrowed = torch.empty(tall, runs * run * CHANNELS)
-        self._resized = torch.empty(_BAND_ROWS, size.width * CHANNELS)
-        self._rgb = np.empty((*size, CHANNELS), np.uint8)
+        self._resized = torch.empty(BAND_ROWS, size.width * CHANNELS)
+        self._rgb = np.empty((sum(band.outputs for band in self._bands), size.width, CHANNELS), np.uint8)
 
     def __call__(self, rgb: UInt8Array) -> UInt8Array:
-        """uint8 [H, W, 3] -> [h, w, 3], truncated; valid until the next call."""
-        rows, out = _tensor(rgb).flatten(1), self._rgb.reshape(self._size.height, -1)
-        left = self._left * CHANNELS
+        """uint8 [H, W, 3] -> [rows of its bands, w, 3], truncated; valid until the next call."""
+        rows, out = _tensor(rgb).flatten(1), self._rgb.reshape(len(self._rgb), -1)
+        left, top = self._left * CHANNELS, self._bands[0].first
         for band in self._bands:
             first, last = max(band.start, 0), min(band.start + band.inputs, self._native.height)
             pixels = self._pixels[first - band.start : last - band.start]
@@ -65,7 +73,7 @@ class BandedResize:
             narrowed = self._narrow(band.inputs)
             resized = self._resized[: band.outputs]
             _weighted(resized, [narrowed[tap : tap + band.outputs] for tap in range(len(band.weights))], band.weights)
-            np.copyto(out[band.first : band.first + band.outputs], resized.numpy(), casting="unsafe")
+            np.copyto(out[band.first - top : band.first - top + band.outputs], resized.numpy(), casting="unsafe")
         return self._rgb
 
     def _narrow(self, height: int) -> Tensor:
@@ -140,8 +148,8 @@ class _Band:
 
 def _in_bands(taps: _Taps) -> Iterator[_Band]:
     """Rows in bands of which each starts where it needs to."""
-    for first in range(0, len(taps.start), _BAND_ROWS):
-        band = slice(first, first + _BAND_ROWS)
+    for first in range(0, len(taps.start), BAND_ROWS):
+        band = slice(first, first + BAND_ROWS)
         rows = _Taps(taps.start[band], taps.weights[:, band])
         rows = rows.aligned(np.arange(len(rows.start)))
         yield _Band(first, int(rows.start[0]), rows.weights[..., None])

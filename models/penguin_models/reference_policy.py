@@ -9,13 +9,16 @@ this holds the last key frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Barrier
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from penguin_models.banded_resize import BandedResize, resize
+from penguin_models.banded_resize import BAND_ROWS, BandedResize, resize
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
 PATCH = 14
@@ -25,7 +28,7 @@ _NEAR_ZERO = 0.01
 _EPSILON = 1e-8
 _MIN_AREA = 10 * PATCH**2
 _MAX_AREA = 10240 * PATCH**2
-_BAND_ROWS = 2
+_THREADS = 2
 
 
 def comparison_size(native: Size) -> Size:
@@ -49,70 +52,88 @@ class ReferencePolicy:
 
     def __init__(self) -> None:
         self.similarity = 1.0
-        self._converter: _HsvConverter | None = None
-        self._key: Tensor | None = None  # the key frame's patches, uint8 [h, w, 588]
-        self._key_norms: Tensor | None = None  # [h, w]
+        self._native: Size | None = None
+        self._lanes: list[_Lane] = []
 
     def reset(self) -> None:
         """Forgets the key frame."""
-        self._key = self._key_norms = self._converter = None
+        self._native, self._lanes = None, []
 
     def observe(self, frame: Frame) -> FrameKind:
         """Kind of the frame; one of another size than the frames before it is a key frame."""
-        if self._converter is None or frame.size != self._converter.native:
-            self.reset()
-            self._converter = _HsvConverter(frame.size)
-        tiles = _tiles(self._converter.convert(frame.rgb))
-        key = _flat(tiles) if self._key is None else self._key
-        norms, dots = _norms_and_dots(tiles, key)
-        self.similarity = 1.0 if self._key_norms is None else _similarity(dots, norms, self._key_norms)
-        if self._key is not None and self.similarity >= MIN_FRAME_SIMILARITY:
+        first = frame.size != self._native
+        if first:
+            self._native, self._lanes = frame.size, _lanes(frame.size)
+        compared = list(_pool().map(lambda lane: lane.compare(frame.rgb), self._lanes))
+        like, counted = (sum(numbers) for numbers in zip(*compared, strict=True))
+        # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
+        self.similarity = like / counted if counted and not first else 1.0
+        if not first and self.similarity >= MIN_FRAME_SIMILARITY:
             return FrameKind.INTERMEDIATE
-        self._key, self._key_norms = _flat(tiles), norms
+        for lane in self._lanes:
+            lane.make_key()
         return FrameKind.KEY
 
 
-class _HsvConverter:
-    """Resizes frames of one size and converts them to HSV."""
+class _Lane:
+    """Some rows of patches: of the key frame, and of the frame that is compared with it."""
 
-    def __init__(self, native: Size):
-        self.native = native
-        self._size = comparison_size(native)
-        self._banded = BandedResize(native, self._size) if BandedResize.suits(native, self._size) else None
-        self._hsv = np.empty((*self._size, 3), np.uint8)
+    def __init__(self, resizing: Callable[[UInt8Array], UInt8Array], patches: Size):
+        self._resizing, shape = resizing, (patches.height, patches.width)
+        self._hsv = np.empty((patches.height * PATCH, patches.width * PATCH, 3), np.uint8)
+        tiled = self._hsv.reshape(patches.height, PATCH, patches.width, PATCH * 3)
+        self._tiles = tiled.swapaxes(1, 2)  # a view [h, w, 14, 42]
+        self._key = np.zeros((*shape, PATCH * PATCH * 3), np.uint8)
+        self._norms, self._key_norms = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
-    def convert(self, rgb: UInt8Array) -> Tensor:
-        """uint8 [H, W, 3] RGB -> [h, w, 3] HSV in OpenCV's 8-bit ranges; valid until the next call."""
-        resized = resize(rgb, self._size) if self._banded is None else self._banded(rgb)
-        cv2.cvtColor(resized, cv2.COLOR_RGB2HSV, self._hsv)
-        return torch.from_numpy(self._hsv)
+    def compare(self, rgb: UInt8Array) -> tuple[int, int]:
+        """How many patches of a frame are like the key frame's, and how many count: a pair of black ones does not."""
+        # HSV in OpenCV's 8-bit ranges.
+        cv2.cvtColor(self._resizing(rgb), cv2.COLOR_RGB2HSV, self._hsv)
+        dots = np.empty_like(self._norms)
+        for row, key in enumerate(self._key):  # stays in the processor's cache
+            patches = self._tiles[row].reshape(key.shape).astype(np.float32)
+            np.einsum("ij,ij->i", patches, patches, out=self._norms[row])
+            np.einsum("ij,ij->i", patches, key.astype(np.float32), out=dots[row])
+        np.sqrt(self._norms, out=self._norms)
+        self._norms += _EPSILON
+        counted = (self._norms >= _NEAR_ZERO) | (self._key_norms >= _NEAR_ZERO)
+        like = (dots > PATCH_SIMILARITY * self._norms * self._key_norms) & counted
+        return int(like.sum()), int(counted.sum())
 
-
-def _tiles(hsv: Tensor) -> Tensor:
-    """Cuts [14 h, 14 w, 3] into patches: a view [h, w, 14, 42]."""
-    height, width, _ = hsv.shape
-    return hsv.view(height // PATCH, PATCH, width // PATCH, PATCH * 3).transpose(1, 2)
-
-
-def _flat(tiles: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """A copy of [h, w, 14, 42] as vectors [h, w, 588]."""
-    return tiles.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(2)
-
-
-def _norms_and_dots(tiles: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms of patches, and their dot products with the key frame's, in bands that stay in the processor's cache."""
-    norms, dots = torch.empty(key.shape[:2]), torch.empty(key.shape[:2])
-    for start in range(0, len(key), _BAND_ROWS):
-        band = slice(start, start + _BAND_ROWS)
-        patches = _flat(tiles[band], torch.float32)
-        torch.linalg.vector_norm(patches, dim=-1, out=norms[band])
-        dots[band] = torch.linalg.vecdot(patches, key[band].float())
-    return norms + _EPSILON, dots
+    def make_key(self) -> None:
+        """The frame that was compared last is the key frame."""
+        self._key = self._tiles.reshape(self._key.shape)
+        self._key_norms = self._norms.copy()
 
 
-def _similarity(dots: Tensor, norms: Tensor, key_norms: Tensor) -> float:
-    """Share of patches like the key frame's; a pair of black ones does not count."""
-    counted = (norms >= _NEAR_ZERO) | (key_norms >= _NEAR_ZERO)
-    like = (dots / norms / key_norms > PATCH_SIMILARITY) & counted
-    # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
-    return int(like.sum()) / int(counted.sum()) if counted.any() else 1.0
+def _lanes(native: Size) -> list[_Lane]:
+    """The rows of a frame, shared out over two threads where they can be resized apart."""
+    size = comparison_size(native)
+    rows, columns = size.height // PATCH, size.width // PATCH
+    if not BandedResize.suits(native, size):
+        return [_Lane(lambda rgb: resize(rgb, size), Size(rows, columns))]
+    in_band = BAND_ROWS // PATCH
+    bands = math.ceil(rows / in_band)
+    cut = math.ceil(bands / 2)
+    shares = [part for part in (slice(0, cut), slice(cut, bands)) if part.start < part.stop]
+    return [
+        _Lane(BandedResize(native, size, part), Size(min(rows, part.stop * in_band) - part.start * in_band, columns))
+        for part in shares
+    ]
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    """Two threads in which torch starts no others: it would for every band."""
+    threads, started = torch.get_num_threads(), Barrier(_THREADS)
+
+    def alone() -> None:
+        started.wait()  # so that each task gets a thread of its own
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(_THREADS, "key-frames")
+    for task in [pool.submit(alone) for _ in range(_THREADS)]:
+        task.result()
+    torch.set_num_threads(threads)  # torch remembers the last number for threads that begin later
+    return pool
