@@ -30,7 +30,7 @@ with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(ros_stamp) ## set up, then replay a shipped bag into the node and ask it
+demo: $(ros_stamp) ## set up, then let the node watch a live simulated table-top, and ask it
 	@$(with_ros) penguin-vl demo
 
 evaluate: $(deps_stamp) ## set up, then score the shipped model on two shipped bags; says where the page is
