@@ -86,6 +86,7 @@ class _Lane:
         self._key = np.zeros((*shape, PATCH * PATCH * 3), np.uint8)
         self._norms, self._key_norms = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
+    @torch.inference_mode()  # whoever calls may be in it, which these threads do not inherit
     def compare(self, rgb: UInt8Array) -> tuple[int, int]:
         """How many patches of a frame are like the key frame's, and how many count: a pair of black ones does not."""
         # HSV in OpenCV's 8-bit ranges.

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from penguin_models.reference_policy import ReferencePolicy, comparison_size
@@ -116,3 +117,11 @@ def test_memory_does_not_hold_frames():
     for _ in range(100):
         policy.observe(frame(random.integers(0, 256, (140, 140, 3))))
     assert tensors() == before
+
+
+def test_it_works_in_and_out_of_inference_mode():
+    frames = [Frame(np.full((280, 350, 3), value, np.uint8), number) for number, value in enumerate((90, 90, 200))]
+    with torch.inference_mode():
+        policy = ReferencePolicy()
+        inside = policy.observe(frames[0])
+    assert [inside, policy.observe(frames[1])] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
