@@ -45,6 +45,7 @@ class EventClip:
 
     Attributes:
         events: in order of time.
+        seconds: length.
         size: of the frames in pixels.
     """
 
@@ -58,7 +59,7 @@ class EventClip:
             size: of the frames.
             calm: no events at all, only disturbances.
         """
-        self.size, self._seconds, self._fps = size, seconds, fps
+        self.size, self.seconds, self._fps = size, seconds, fps
         self._random = np.random.default_rng(seed)
         self._noise_seed = int(self._random.integers(2**31))
         self._noise = self._random.uniform(2, 8)
@@ -72,7 +73,7 @@ class EventClip:
     def __iter__(self) -> Iterator[Frame]:
         """Draws the frames."""
         noise = np.random.default_rng(self._noise_seed)
-        for number in range(int(self._seconds * self._fps)):
+        for number in range(int(self.seconds * self._fps)):
             time_s = number / self._fps
             picture = self._light(self._draw(time_s), time_s, noise)
             picture += noise.normal(0, self._noise, picture.shape)
@@ -81,7 +82,7 @@ class EventClip:
     def _plan(self) -> list[Event]:
         events = []
         time_s = 5.0
-        while time_s < self._seconds - 5:
+        while time_s < self.seconds - 5:
             kind = str(self._random.choice(["appears", "moves", "leaves", "camera"], p=[0.35, 0.3, 0.2, 0.15]))
             free = [t for t in self._things if t.moving is None and t.leaves_s == np.inf and t.appears_s < time_s]
             if kind in ("moves", "leaves") and not free:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,6 +21,9 @@ from penguin_ros.cli.output import (
     working,
 )
 from penguin_ros.shipped import MODEL
+
+if TYPE_CHECKING:
+    from penguin_engine.bench import WatchedClip
 
 _PLOT = Path("build/key-frames.png")
 
@@ -70,7 +74,10 @@ def model(
 @app.command()
 def tra(
     seconds: Annotated[float, typer.Option(help="How long to measure the speed of each policy.", min=0.1)] = 5.0,
-    clips: Annotated[int, typer.Option(help="Drawn clips with events; as many calm ones.", min=1)] = 8,
+    clips: Annotated[int, typer.Option(help="Clips with events; as many calm ones.", min=1)] = 8,
+    rendered: Annotated[
+        bool, typer.Option("--rendered", help="Clips of the simulated table-top instead of drawn ones; needs PyBullet.")
+    ] = False,
     plot: Annotated[Path, typer.Option(help="Picture of the time lines of the clips.")] = _PLOT,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +94,8 @@ def tra(
     rows = []
     for policy in (NoveltyPolicy, ReferencePolicy):
         with working(f"{policy.__name__}: {2 * clips} clips"):
-            rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, clips))
+            watched = _rendered_clips(clips) if rendered else bench.drawn_clips(clips)
+            rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, watched))
     draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
     result = {"machine": bench.machine(), "policies": rows}
     if as_json:
@@ -111,6 +119,12 @@ def tra(
         f"frames/s at {rows[0]['size']}; the released implementation of the reference rule: about "
         f"{bench.REFERENCE_FRAMES_PER_S:.0f}; time lines of the clips: {plot}"
     )
+
+
+def _rendered_clips(clips: int) -> Iterator[WatchedClip]:
+    from penguin_ros.rendered_clips import RenderedClip
+
+    return (RenderedClip(seed, calm) for seed in range(clips) for calm in (False, True))
 
 
 @app.command()

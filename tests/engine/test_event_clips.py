@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from penguin_engine.bench import policy_recall
+from penguin_engine.bench import drawn_clips, policy_recall
 from penguin_engine.event_clips import EventClip
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.reference_policy import ReferencePolicy
@@ -27,8 +27,8 @@ def test_events_change_the_picture_when_they_happen():
 
 
 def test_novelty_notices_what_the_released_rule_misses():
-    novelty = policy_recall(NoveltyPolicy, clips=2, seconds=30)
-    released = policy_recall(ReferencePolicy, clips=2, seconds=30)
+    novelty = policy_recall(NoveltyPolicy, drawn_clips(2, seconds=30))
+    released = policy_recall(ReferencePolicy, drawn_clips(2, seconds=30))
     assert novelty["events"] == released["events"] > 4
     assert novelty["recall"] >= 0.9 and novelty["false_key_frames_per_min"] <= 2
     assert released["recall"] < 0.5

@@ -362,7 +362,7 @@ def test_bad_usage(cli, args, message):
 
 
 def test_bench_tra_measures_both_policies_and_draws_what_they_noticed(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "policy_recall", partial(bench.policy_recall, seconds=12.0))
+    monkeypatch.setattr(bench, "drawn_clips", partial(bench.drawn_clips, seconds=12.0))
     monkeypatch.setattr(bench, "policy_speed", partial(bench.policy_speed, size=Size(54, 96)))
     monkeypatch.chdir(tmp_path)
     few = ("bench", "tra", "--clips", 1, "--seconds", 0.1, "--json")
@@ -372,6 +372,9 @@ def test_bench_tra_measures_both_policies_and_draws_what_they_noticed(cli, tmp_p
         assert row["events"] > 0 and 0 <= row["recall"] <= 1 and row["frames_per_s"] > 0
     with Image.open("build/key-frames.png") as picture:
         assert picture.getextrema() != ((255, 255),) * 3
+    pytest.importorskip("pybullet", reason="the table-top needs PyBullet")
+    rendered = cli(*few, "--rendered").json["policies"]
+    assert rendered[0]["events"] > 0 and rendered[0]["recall"] >= rendered[1]["recall"]
     assert cli(*few, "--plot", "nowhere/x.png").error.startswith("overlay nowhere/x.png cannot be written")
 
 
