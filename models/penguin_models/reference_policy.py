@@ -84,6 +84,7 @@ class _Lane:
         tiled = self._hsv.reshape(patches.height, PATCH, patches.width, PATCH * 3)
         self._tiles = tiled.swapaxes(1, 2)  # a view [h, w, 14, 42]
         self._key = np.zeros((*shape, PATCH * PATCH * 3), np.uint8)
+        self._patches, self._key_patches = (np.empty(self._key.shape[1:], np.float32) for _ in range(2))
         self._norms, self._key_norms = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     @torch.inference_mode()  # whoever calls may be in it, which these threads do not inherit
@@ -93,9 +94,10 @@ class _Lane:
         cv2.cvtColor(self._resizing(rgb), cv2.COLOR_RGB2HSV, self._hsv)
         dots = np.empty_like(self._norms)
         for row, key in enumerate(self._key):  # stays in the processor's cache
-            patches = self._tiles[row].reshape(key.shape).astype(np.float32)
-            np.einsum("ij,ij->i", patches, patches, out=self._norms[row])
-            np.einsum("ij,ij->i", patches, key.astype(np.float32), out=dots[row])
+            np.copyto(self._patches.reshape(self._tiles[row].shape), self._tiles[row])
+            np.copyto(self._key_patches, key)
+            np.einsum("ij,ij->i", self._patches, self._patches, out=self._norms[row])
+            np.einsum("ij,ij->i", self._patches, self._key_patches, out=dots[row])
         np.sqrt(self._norms, out=self._norms)
         self._norms += _EPSILON
         counted = (self._norms >= _NEAR_ZERO) | (self._key_norms >= _NEAR_ZERO)
