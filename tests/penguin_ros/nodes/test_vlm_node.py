@@ -89,6 +89,20 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.key_frames == 2
 
 
+def test_detections_are_the_objects_of_the_caption(robot, start, image):
+    messages = pytest.importorskip("vision_msgs.msg", reason="comes with ROS")
+    node = start()
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+    detections = robot.hear(messages.Detection2DArray, f"{node.name}/detections")
+    robot.publish(node.topic, image(12.5, frame_id="left_eye"))
+    (cube,) = robot.wait(lambda: captions)[0].objects
+    (found,) = robot.wait(lambda: detections)[0].detections
+    assert detections[0].header == captions[0].header
+    assert found.results[0].hypothesis.class_id == cube.label
+    assert found.bbox.center.position.x == pytest.approx((cube.x_min_px + cube.x_max_px) / 2)
+    assert found.bbox.size_y == pytest.approx(cube.y_max_px - cube.y_min_px)
+
+
 def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, image):
     node = start(**QUIET)
     for second in range(1, 6):
