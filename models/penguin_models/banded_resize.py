@@ -1,4 +1,4 @@
-"""torch's antialiased bilinear resize for sides that hardly change, in a third of its time and with the same bits.
+"""torch's antialiased bilinear resize for sides that hardly change: less work, and the same bits.
 
 Neighbouring outputs then weigh neighbouring inputs: in a run of outputs, output i reads the inputs i + 0, i + 1, ... of
 its run. So a side is resized by a few multiply-adds of whole shifted pictures: first the columns, then the rows, in

@@ -63,7 +63,8 @@ class ReferencePolicy:
         """Kind of the frame; one of another size than the frames before it is a key frame."""
         first = frame.size != self._native
         if first:
-            self._native, self._lanes = frame.size, _lanes(frame.size)
+            self.reset()
+            self._lanes = _lanes(frame.size)
         compared = list(_pool().map(lambda lane: lane.compare(frame.rgb), self._lanes))
         like, counted = (sum(numbers) for numbers in zip(*compared, strict=True))
         # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
@@ -72,6 +73,7 @@ class ReferencePolicy:
             return FrameKind.INTERMEDIATE
         for lane in self._lanes:
             lane.make_key()
+        self._native = frame.size  # only now: a frame that failed is no key frame
         return FrameKind.KEY
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from penguin_models import reference_policy
 from penguin_models.reference_policy import ReferencePolicy, comparison_size
 from penguin_models.types import Frame, FrameKind, Size
 
@@ -125,3 +126,11 @@ def test_it_works_in_and_out_of_inference_mode():
         policy = ReferencePolicy()
         inside = policy.observe(frames[0])
     assert [inside, policy.observe(frames[1])] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
+
+
+def test_a_frame_that_fails_is_no_key_frame(monkeypatch):
+    policy, good = ReferencePolicy(), uniform(WHITE)
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr(reference_policy.cv2, "cvtColor", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        policy.observe(good)
+    assert [policy.observe(good), policy.observe(good)] == [KEY, INTERMEDIATE]

@@ -58,7 +58,7 @@ class TabletopSettings:
         fps: frames per second of clips.
         seconds: length of clips; various if None.
         mixture: how often each family comes.
-        drills: share of texts that are to be repeated, and of single pictures that are also to be read patch by patch.
+        drills: share of texts that are drills, and of single pictures that are also to be read patch by patch.
     """
 
     split: Split = Split.TRAIN
