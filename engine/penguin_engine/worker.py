@@ -80,6 +80,7 @@ class SceneWorker:
         self._stopping = False
         self._clear = False
         self._changes: deque[Callable[[], None]] = deque()
+        self._frame_changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._work, name="scene-worker")
 
     # What other threads call.
@@ -146,6 +147,11 @@ class SceneWorker:
         self._changes.append(change)
         self._tell()
 
+    def change_frames(self, change: Callable[[], None]) -> None:
+        """Runs a change of how frames are taken, in the worker, before it takes another; even amid an answer."""
+        self._frame_changes.append(change)
+        self._tell()
+
     def _tell(self) -> None:
         with self._wake:
             self._news = True
@@ -180,6 +186,8 @@ class SceneWorker:
         return self._make_caption() or self._advance()
 
     def _take_frames(self) -> None:
+        while self._frame_changes:
+            self._guarded("changing settings", self._frame_changes.popleft())
         if self._clear:
             self._clear = False
             for watch in self.watches.values():

@@ -236,6 +236,7 @@ class VlmNode(LifecycleNode):
                     return SetParametersResult(successful=False, reason=reason)
                 self._check_against_model(settings)
                 self._worker.change(partial(self._apply, self._worker, self._settings, settings))
+                self._worker.change_frames(partial(self._apply_to_frames, self._worker, self._settings, settings))
         except PenguinError as err:
             return SetParametersResult(successful=False, reason=str(err))
         self._settings = settings
@@ -250,13 +251,18 @@ class VlmNode(LifecycleNode):
     @staticmethod
     def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
         """Takes live settings over; in the worker's thread."""
-        changed = before.changes_to(after)
         worker.caption, worker.queue.limit = after.caption, after["queue_size"]
+        if "token_budget" in before.changes_to(after):
+            for watch in worker.watches.values():
+                watch.session.set_budget(after.memory.token_budget)
+
+    @staticmethod
+    def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
+        """Takes over what concerns the next frame; in the worker's thread, maybe amid an answer."""
+        changed = before.changes_to(after)
         for watch in worker.watches.values():
             if "sample_rate_hz" in changed:
                 watch.mailbox.set_rate(after["sample_rate_hz"])
-            if "token_budget" in changed:
-                watch.session.set_budget(after.memory.token_budget)
             if any(name.startswith("keyframe.") for name in changed):
                 watch.session.memory.policy = after.policy()
 

@@ -37,6 +37,11 @@ class EveryFrameIsKey:
         pass
 
 
+class NoFrameIsKey(EveryFrameIsKey):
+    def observe(self, frame):
+        return FrameKind.INTERMEDIATE
+
+
 class Heard:
     """A listener that remembers, and can be waited for."""
 
@@ -307,6 +312,18 @@ def test_settings_change_between_two_pieces_of_work(make):
     worker.change(partial(session.set_budget, 10_000_000))  # far above the context
     worker.heard.wait(lambda: worker.heard.failures)
     assert answer(worker).answer.visual_tokens <= 100
+
+
+def test_a_change_of_how_frames_are_taken_does_not_wait_for_the_end_of_an_answer(make):
+    worker = make(token_s=0.1)
+    show(worker, 1)
+    running = worker.submit(Question("What?"))
+    memory = worker.watches["a"].session.memory
+    worker.change_frames(partial(setattr, memory, "policy", NoFrameIsKey()))
+    show(worker, 2)
+    assert [held.kind for held in memory.frames] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
+    assert not running.outcome.done()
+    running.cancel()
 
 
 # Captions
