@@ -198,7 +198,8 @@ def drawn_clips(clips: int = 8, seconds: float = 60.0) -> Iterator[WatchedClip]:
 def policy_recall(make: Callable[[], KeyframePolicy], clips: Iterable[WatchedClip]) -> dict[str, Any]:
     """Events that a policy notices, and key frames where nothing happened.
 
-    An event is noticed when a key frame falls between its start and 1 s after its end.
+    An event is noticed when a key frame falls between its start and 1 s after its end; the recall is None where
+    nothing happened at all.
     """
     noticed: list[bool] = []
     false, total_s = 0, 0.0
@@ -213,7 +214,7 @@ def policy_recall(make: Callable[[], KeyframePolicy], clips: Iterable[WatchedCli
         timeline.append({"events": spans, "key_frames": keys})
     return {
         "events": len(noticed),
-        "recall": sum(noticed) / max(1, len(noticed)),
+        "recall": sum(noticed) / len(noticed) if noticed else None,
         "false_key_frames_per_min": false / (total_s / 60),
         "timeline": timeline,
     }

@@ -108,7 +108,7 @@ def tra(
         table.add_row(
             row["policy"],
             str(row["events"]),
-            f"{row['recall']:.2f}",
+            "-" if row["recall"] is None else f"{row['recall']:.2f}",
             f"{row['false_key_frames_per_min']:.2f}",
             f"{row['frames_per_s']:.0f}",
             f"{1000 / row['frames_per_s']:.1f}",

@@ -32,3 +32,8 @@ def test_novelty_notices_what_the_released_rule_misses():
     assert novelty["events"] == released["events"] > 4
     assert novelty["recall"] >= 0.9 and novelty["false_key_frames_per_min"] <= 2
     assert released["recall"] < 0.5
+
+
+def test_where_nothing_happens_there_is_no_recall():
+    calm = policy_recall(NoveltyPolicy, [EventClip(4, seconds=3, calm=True)])
+    assert calm["events"] == 0 and calm["recall"] is None

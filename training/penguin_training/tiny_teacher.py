@@ -43,14 +43,14 @@ class TinyTeacher(nn.Module):
     def __init__(self, width: int, words: int):
         super().__init__()
         self.width, self.words = width, words
-        narrow, middle = (max(1, width // share // _GROUPS) * _GROUPS for share in (6, 3))
+        narrow, middle = (max(1, width // share // _GROUPS) * _GROUPS for share in (3, 2))
         self.network = nn.Sequential(
-            _convolution(3, narrow, 2),
-            _convolution(narrow, middle, 2),
+            _convolution(3, narrow, kernel=4, stride=4),
+            _Residual(narrow),
+            _convolution(narrow, middle, kernel=2, stride=2),
             _Residual(middle),
-            _convolution(middle, 2 * middle, 2),
-            _Residual(2 * middle),
-            _convolution(2 * middle, width, 2),
+            _Residual(middle),
+            _convolution(middle, width, kernel=2, stride=2),
             *(_Residual(width, dilation) for dilation in (1, 2, 4, 1)),
         )
         self.word_head = nn.Linear(width, words)
@@ -124,16 +124,16 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int, dilation: int = 1):
         super().__init__()
-        self.convolution = _convolution(channels, channels, 1, dilation)
+        self.convolution = _convolution(channels, channels, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.convolution(x)  # type: ignore[no-any-return]
 
 
-def _convolution(channels: int, wanted: int, stride: int, dilation: int = 1) -> nn.Sequential:
-    # The student cannot know where in the image a patch lies: padding with zeros would tell.
-    kernel = nn.Conv2d(channels, wanted, 3, stride, dilation, dilation, bias=False, padding_mode="replicate")
-    return nn.Sequential(kernel, nn.GroupNorm(_GROUPS, wanted), nn.ReLU())
+def _convolution(channels: int, wanted: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    padding = dilation if kernel == 3 else 0
+    convolution = nn.Conv2d(channels, wanted, kernel, stride, padding, dilation, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, wanted), nn.ReLU())
 
 
 _WEIGHTS = "model.safetensors"

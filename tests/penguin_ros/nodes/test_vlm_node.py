@@ -2,60 +2,18 @@
 
 import array
 import io
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from penguin_vl.msg import GroundedCaption, MemoryFrame, MemoryState
+from node_calls import QUIET, ask, seen, set_parameter, statuses
+from penguin_vl.msg import GroundedCaption, MemoryState
 from penguin_vl.srv import Ask
 from PIL import Image as Picture
-from rcl_interfaces.msg import Parameter, ParameterValue
-from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
-
-QUIET = {"caption__on_keyframe": False}
-
-
-def ask(robot, node, question="What?", **fields):
-    return robot.call(Ask, f"{node.name}/ask", Ask.Request(question=question, **fields))
-
-
-def statuses(robot, name):
-    """Diagnostics of one name, the newest first, without the slash that names begin with."""
-    return [s for message in reversed(robot.diagnostics) for s in message.status if s.name == name.lstrip("/")]
-
-
-def seen(robot, node, images=1):
-    """Waits until so many images have arrived: the status of the node's camera and its values."""
-
-    def values():
-        for status in statuses(robot, f"{node.name}: {node.topic}")[:1]:
-            found = {item.key: item.value for item in status.values}
-            if int(found.get("images", 0)) >= images:
-                return status, found
-        return None
-
-    return robot.wait(values)
-
-
-def change(robot, node, transition):
-    request = ChangeState.Request(transition=Transition(id=transition))
-    return robot.call(ChangeState, f"{node.name}/change_state", request).success
-
-
-def set_parameter(robot, node, name, value):
-    kinds = {bool: ("bool_value", 1), int: ("integer_value", 2), float: ("double_value", 3), str: ("string_value", 4)}
-    field, kind = kinds[type(value)]
-    parameter = Parameter(name=name, value=ParameterValue(**{"type": kind, field: value}))
-    return robot.call(
-        SetParameters, f"{node.name}/set_parameters", SetParameters.Request(parameters=[parameter])
-    ).results[0]
 
 
 def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, start, image):
@@ -272,186 +230,6 @@ def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
     assert wanted.items() <= camera.items()
     assert set_parameter(robot, node, "latency_target_s", 0.0).successful
     assert robot.wait(lambda: newest(b"\x00"))[0].message == "OK"
-
-
-# Life
-
-
-def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
-    node = start(autostart=False, **QUIET)
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
-    assert not robot.call(Trigger, f"{node.name}/clear_memory").success
-    threads, subscriptions, files, resident = set(), set(), [], []
-    for cycle in range(20):
-        assert change(robot, node, Transition.TRANSITION_CONFIGURE)
-        assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
-        assert change(robot, node, Transition.TRANSITION_ACTIVATE)
-        if cycle in (0, 19):
-            robot.publish(node.topic, image(1.0 + cycle))
-            robot.wait(lambda: ask(robot, node).error_code == 0)
-        assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
-        assert change(robot, node, Transition.TRANSITION_CLEANUP)
-        if cycle:
-            threads.add(_status(node, "Threads"))
-            files.append(len([*Path(f"/proc/{node.process.pid}/fd").iterdir()]))
-            resident.append(_status(node, "VmRSS"))
-            subscriptions.add(len(robot.node.get_subscriber_names_and_types_by_node("penguin", node.name[:-8])))
-    assert len(threads) == 1, threads
-    assert len(subscriptions) == 1, subscriptions
-    assert files[-1] <= max(files[:5]), files
-    assert resident[-1] - resident[4] < 8 * 1024, resident  # KiB
-    assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
-
-
-def _status(node, key):
-    lines = Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def test_memory_survives_deactivation(robot, start, image):
-    node = start(**QUIET)
-    robot.show(node, image(1.0))
-    assert ask(robot, node).error_code == 0
-    assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
-    assert change(robot, node, Transition.TRANSITION_ACTIVATE)
-    assert ask(robot, node).frames_used == 1
-
-
-def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_reason(robot, start):
-    node = start(autostart=False)
-    assert set_parameter(robot, node, "model", "missing").successful
-    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
-    robot.wait(lambda: "cannot configure: model missing does not exist" in node.log)
-    robot.wait(lambda: [s for s in statuses(robot, node.name) if s.level == b"\x02" and "model missing" in s.message])
-    assert set_parameter(robot, node, "model", "scripted").successful
-    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
-
-
-def test_a_configuration_that_fails_leaves_no_topics(robot, start):
-    node = start(autostart=False, image_topics=["a b"])
-    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
-    assert "'a b' names no camera" in node.log
-    topics = dict(robot.node.get_publisher_names_and_types_by_node("penguin", node.name[:-8]))
-    assert "/diagnostics" in topics and f"{node.name}/captions" not in topics
-
-
-def test_one_topic_under_two_names_is_refused(robot, start):
-    node = start(image_topics=["~/image", "penguin/image"])
-    assert node.wait() == 1
-    assert f"{node.name}/image, {node.name}/image in full, it must name each topic once" in node.log
-
-
-def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
-    node = start({"load_s": 600})
-    robot.wait(lambda: "is being loaded" in node.log)
-    assert node.stop() == 0
-
-
-def test_an_automatic_start_that_fails_ends_the_process(robot, start):
-    node = start(model="missing")
-    assert node.wait() == 1
-    assert "model missing does not exist" in node.log
-
-
-def test_parameters_that_do_not_fit_end_the_process_with_a_line(robot, start):
-    for parameters, words in (
-        ({"token_budget": 3}, "token_budget"),
-        ({"image_topics": ["a", "a"]}, "each once"),
-        ({"sample_rate_hz": "fast"}, "sample_rate_hz"),
-        ({"keyframe__policy": "none"}, "one of novelty, reference"),
-    ):
-        node = start(**parameters)
-        assert node.wait() == 1
-        assert words in node.log and "Traceback" not in node.log
-
-
-# Parameters
-
-
-def test_every_parameter_is_described_and_ranges_are_told(robot, shared_node):
-    from penguin_ros.settings import SETTINGS
-
-    request = DescribeParameters.Request(names=[s.name for s in SETTINGS])
-    descriptors = robot.call(DescribeParameters, "/shared/penguin/describe_parameters", request).descriptors
-    assert len(descriptors) == len(SETTINGS) and all(d.description for d in descriptors)
-    for setting, descriptor in zip(SETTINGS, descriptors, strict=True):
-        assert (setting.low is not None) == bool(descriptor.integer_range or descriptor.floating_point_range)
-
-
-def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reason(robot, start, image):
-    node = start(token_budget=600, **QUIET)
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
-    for second in range(1, 21):
-        robot.show(node, image(second, (112, 84), 10 * second))
-    assert ask(robot, node).visual_tokens == 240
-    assert set_parameter(robot, node, "token_budget", 100).successful
-    assert 0 < ask(robot, node).visual_tokens <= 100
-    assert set_parameter(robot, node, "answer.max_new_tokens", 3).successful
-    assert ask(robot, node).generated_tokens == 3
-    assert not captions
-    assert set_parameter(robot, node, "caption.on_keyframe", True).successful
-    robot.wait(lambda: captions)
-
-    for name, value, words in (
-        ("token_budget", 3, "out of range"),
-        ("token_budget", 900_000, "there is room for"),
-        ("caption.prompt", " ", "some words"),
-        ("caption.prompt", "<image>", "image"),
-        ("keyframe.policy", "none", "novelty, reference"),
-        ("keyframe.threshold", 300.0, "out of range"),
-        ("sample_rate_hz", -1.0, "out of range"),
-        ("image_reliability", "best_effort", "clean it up first"),
-        ("model", "other", "clean it up first"),
-    ):
-        result = set_parameter(robot, node, name, value)
-        assert not result.successful and words in result.reason, (name, result.reason)
-    assert 0 < ask(robot, node).visual_tokens <= 100
-
-
-def test_prompt_period_and_thresholds_can_change(robot, start, image):
-    node = start({"text": ""}, **QUIET)  # says what it is asked
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
-
-    def show(second, lit=False):
-        message = image(second, value=100)
-        for row in range(28 if lit else 0):  # a bright square in the corner
-            message.data[row * message.step : row * message.step + 3 * 28] = array.array("B", [220] * 3 * 28)
-        robot.show(node, message)
-        return node.memory[-1].frames[-1].kind
-
-    def captioned(second):
-        show(second)
-        return robot.wait(lambda: [c for c in captions if c.header.stamp.sec == second])[0].text
-
-    assert set_parameter(robot, node, "caption.prompt", "Name each cup.").successful
-    assert set_parameter(robot, node, "caption.period_s", 10.0).successful
-    assert "Name each cup." in captioned(1)
-    show(5)
-    assert set_parameter(robot, node, "caption.prompt", "Count them.").successful
-    assert "Count them." in captioned(11)
-    assert set_parameter(robot, node, "caption.period_s", 2.0).successful
-    captioned(14)
-    assert [c.header.stamp.sec for c in captions] == [1, 11, 14]
-
-    assert set_parameter(robot, node, "keyframe.threshold", 254.0).successful
-    show(20)
-    assert show(21, lit=True) == MemoryFrame.INTERMEDIATE
-    assert set_parameter(robot, node, "keyframe.threshold", 10.0).successful
-    show(22)
-    assert show(23, lit=True) == MemoryFrame.KEY
-
-
-def test_the_sampling_rate_can_change_and_skipped_frames_are_counted(robot, start, image):
-    node = start(**QUIET)
-    robot.show(node, image(1.0))
-    assert set_parameter(robot, node, "sample_rate_hz", 1.0).successful
-    assert ask(robot, node).frames_used == 1
-    for number in range(3):
-        robot.publish(node.topic, image(2.0 + number / 10))
-        seen(robot, node, 2 + number)
-    assert int(seen(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
-    assert ask(robot, node).frames_used == 2
 
 
 # Cameras

@@ -25,7 +25,7 @@ _COVERED = 0.3
 _SIDES = (6, 6, 12)
 """Of pictures in words."""
 _MOST_THINGS = 5
-_READ_FIRST = 0.5
+_READ_FIRST = 0.15
 _WITHOUT_ORDER = 0.6
 
 

@@ -1,0 +1,102 @@
+"""The life of the node: its transitions, what survives them, and how its process ends."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import GetState
+from node_calls import QUIET, ask, change, set_parameter, statuses
+from penguin_vl.srv import Ask
+from std_srvs.srv import Trigger
+
+
+def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
+    node = start(autostart=False, **QUIET)
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert not robot.call(Trigger, f"{node.name}/clear_memory").success
+    threads, subscriptions, files, resident = set(), set(), [], []
+    for cycle in range(20):
+        assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+        assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+        assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+        if cycle in (0, 19):
+            robot.publish(node.topic, image(1.0 + cycle))
+            robot.wait(lambda: ask(robot, node).error_code == 0)
+        assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
+        assert change(robot, node, Transition.TRANSITION_CLEANUP)
+        if cycle:
+            threads.add(_status(node, "Threads"))
+            files.append(len([*Path(f"/proc/{node.process.pid}/fd").iterdir()]))
+            resident.append(_status(node, "VmRSS"))
+            subscriptions.add(len(robot.node.get_subscriber_names_and_types_by_node("penguin", node.name[:-8])))
+    assert len(threads) == 1, threads
+    assert len(subscriptions) == 1, subscriptions
+    assert files[-1] <= max(files[:5]), files
+    assert resident[-1] - resident[4] < 8 * 1024, resident  # KiB
+    assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
+
+
+def _status(node, key):
+    lines = Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def test_memory_survives_deactivation(robot, start, image):
+    node = start(**QUIET)
+    robot.show(node, image(1.0))
+    assert ask(robot, node).error_code == 0
+    assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
+    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+    assert ask(robot, node).frames_used == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_reason(robot, start):
+    node = start(autostart=False)
+    assert set_parameter(robot, node, "model", "missing").successful
+    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+    robot.wait(lambda: "cannot configure: model missing does not exist" in node.log)
+    robot.wait(lambda: [s for s in statuses(robot, node.name) if s.level == b"\x02" and "model missing" in s.message])
+    assert set_parameter(robot, node, "model", "scripted").successful
+    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+
+
+def test_a_configuration_that_fails_leaves_no_topics(robot, start):
+    node = start(autostart=False, image_topics=["a b"])
+    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert "'a b' names no camera" in node.log
+    topics = dict(robot.node.get_publisher_names_and_types_by_node("penguin", node.name[:-8]))
+    assert "/diagnostics" in topics and f"{node.name}/captions" not in topics
+
+
+def test_one_topic_under_two_names_is_refused(robot, start):
+    node = start(image_topics=["~/image", "penguin/image"])
+    assert node.wait() == 1
+    assert f"{node.name}/image, {node.name}/image in full, it must name each topic once" in node.log
+
+
+def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
+    node = start({"load_s": 600})
+    robot.wait(lambda: "is being loaded" in node.log)
+    assert node.stop() == 0
+
+
+def test_an_automatic_start_that_fails_ends_the_process(robot, start):
+    node = start(model="missing")
+    assert node.wait() == 1
+    assert "model missing does not exist" in node.log
+
+
+def test_parameters_that_do_not_fit_end_the_process_with_a_line(robot, start):
+    for parameters, words in (
+        ({"token_budget": 3}, "token_budget"),
+        ({"image_topics": ["a", "a"]}, "each once"),
+        ({"sample_rate_hz": "fast"}, "sample_rate_hz"),
+        ({"keyframe__policy": "none"}, "one of novelty, reference"),
+    ):
+        node = start(**parameters)
+        assert node.wait() == 1
+        assert words in node.log and "Traceback" not in node.log

@@ -1,0 +1,96 @@
+"""The node's parameters: described, checked, and changed while it works."""
+
+import array
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from node_calls import QUIET, ask, seen, set_parameter
+from penguin_vl.msg import GroundedCaption, MemoryFrame
+from rcl_interfaces.srv import DescribeParameters
+
+
+def test_every_parameter_is_described_and_ranges_are_told(robot, shared_node):
+    from penguin_ros.settings import SETTINGS
+
+    request = DescribeParameters.Request(names=[s.name for s in SETTINGS])
+    descriptors = robot.call(DescribeParameters, "/shared/penguin/describe_parameters", request).descriptors
+    assert len(descriptors) == len(SETTINGS) and all(d.description for d in descriptors)
+    for setting, descriptor in zip(SETTINGS, descriptors, strict=True):
+        assert (setting.low is not None) == bool(descriptor.integer_range or descriptor.floating_point_range)
+
+
+def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reason(robot, start, image):
+    node = start(token_budget=600, **QUIET)
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+    for second in range(1, 21):
+        robot.show(node, image(second, (112, 84), 10 * second))
+    assert ask(robot, node).visual_tokens == 240
+    assert set_parameter(robot, node, "token_budget", 100).successful
+    assert 0 < ask(robot, node).visual_tokens <= 100
+    assert set_parameter(robot, node, "answer.max_new_tokens", 3).successful
+    assert ask(robot, node).generated_tokens == 3
+    assert not captions
+    assert set_parameter(robot, node, "caption.on_keyframe", True).successful
+    robot.wait(lambda: captions)
+
+    for name, value, words in (
+        ("token_budget", 3, "out of range"),
+        ("token_budget", 900_000, "there is room for"),
+        ("caption.prompt", " ", "some words"),
+        ("caption.prompt", "<image>", "image"),
+        ("keyframe.policy", "none", "novelty, reference"),
+        ("keyframe.threshold", 300.0, "out of range"),
+        ("sample_rate_hz", -1.0, "out of range"),
+        ("image_reliability", "best_effort", "clean it up first"),
+        ("model", "other", "clean it up first"),
+    ):
+        result = set_parameter(robot, node, name, value)
+        assert not result.successful and words in result.reason, (name, result.reason)
+    assert 0 < ask(robot, node).visual_tokens <= 100
+
+
+def test_prompt_period_and_thresholds_can_change(robot, start, image):
+    node = start({"text": ""}, **QUIET)  # says what it is asked
+    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+
+    def show(second, lit=False):
+        message = image(second, value=100)
+        for row in range(28 if lit else 0):  # a bright square in the corner
+            message.data[row * message.step : row * message.step + 3 * 28] = array.array("B", [220] * 3 * 28)
+        robot.show(node, message)
+        return node.memory[-1].frames[-1].kind
+
+    def captioned(second):
+        show(second)
+        return robot.wait(lambda: [c for c in captions if c.header.stamp.sec == second])[0].text
+
+    assert set_parameter(robot, node, "caption.prompt", "Name each cup.").successful
+    assert set_parameter(robot, node, "caption.period_s", 10.0).successful
+    assert "Name each cup." in captioned(1)
+    show(5)
+    assert set_parameter(robot, node, "caption.prompt", "Count them.").successful
+    assert "Count them." in captioned(11)
+    assert set_parameter(robot, node, "caption.period_s", 2.0).successful
+    captioned(14)
+    assert [c.header.stamp.sec for c in captions] == [1, 11, 14]
+
+    assert set_parameter(robot, node, "keyframe.threshold", 254.0).successful
+    show(20)
+    assert show(21, lit=True) == MemoryFrame.INTERMEDIATE
+    assert set_parameter(robot, node, "keyframe.threshold", 10.0).successful
+    show(22)
+    assert show(23, lit=True) == MemoryFrame.KEY
+
+
+def test_the_sampling_rate_can_change_and_skipped_frames_are_counted(robot, start, image):
+    node = start(**QUIET)
+    robot.show(node, image(1.0))
+    assert set_parameter(robot, node, "sample_rate_hz", 1.0).successful
+    assert ask(robot, node).frames_used == 1
+    for number in range(3):
+        robot.publish(node.topic, image(2.0 + number / 10))
+        seen(robot, node, 2 + number)
+    assert int(seen(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
+    assert ask(robot, node).frames_used == 2
