@@ -119,6 +119,16 @@ def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
         AnnotationFile(path, only={"family": ["c"]})
 
 
+def test_conversations_can_be_left_out(tmp_path, jsonl):
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup."}]
+    path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"conversations": turns[:0]}])
+    assert AnnotationFile(path)[0].has_text
+    file = AnnotationFile(path, conversations=False)
+    assert not file[0].has_text and file[0].pictures[0].path == tmp_path / "x.png"
+    with pytest.raises(DataError, match="neither pictures nor conversations nor text"):
+        file[1]
+
+
 def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png"}])
     assert AnnotationFile(path)[0].pictures[0].path == tmp_path / "x.png"

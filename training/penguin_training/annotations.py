@@ -98,16 +98,28 @@ def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
     return isinstance(raw, Mapping) and all(raw.get(field) in values for field, values in only.items())
 
 
+def pictures_of(raw: Any) -> Any:
+    """A sample without its conversation: its pictures feed the reconstruction losses alone."""
+    return {**raw, "conversations": []} if isinstance(raw, Mapping) else raw
+
+
 class AnnotationFile:
     """A JSON or JSONL file whose samples are read when they are asked for; can be sent to worker processes."""
 
-    def __init__(self, path: Path, root: Path | None = None, only: Mapping[str, Sequence[str]] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        root: Path | None = None,
+        only: Mapping[str, Sequence[str]] | None = None,
+        conversations: bool = True,
+    ):
         """Finds where the samples lie.
 
         Args:
             path: `.json` (a list, read at once) or `.jsonl` (one sample a line, read line by line).
             root: folder that paths in samples are relative to; the file's own folder if None.
             only: see `wanted`; the rest is as if it were not there.
+            conversations: false leaves them out, see `pictures_of`.
 
         Raises:
             DataError: the file is missing, empty or not JSON.
@@ -115,6 +127,7 @@ class AnnotationFile:
         self.path = path
         self.root = path.parent if root is None else root
         self.only = dict(only or {})
+        self.conversations = conversations
         self._samples: list[Any] | None = None
         self._offsets: Int64Array = np.empty(0, np.int64)
         try:
@@ -139,7 +152,8 @@ class AnnotationFile:
         Raises:
             DataError: it is not JSON, or not of the form of a sample.
         """
-        return parse_annotation(self._raw(int(self._rows[row])), self.root, self.name(row))
+        raw = self._raw(int(self._rows[row]))
+        return parse_annotation(raw if self.conversations else pictures_of(raw), self.root, self.name(row))
 
     def name(self, row: int) -> str:
         """What a sample is called where it has no id, or cannot be read."""

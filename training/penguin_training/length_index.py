@@ -82,6 +82,7 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
         "tokens": reader.max_tokens,
         "sees": [reader.sees, reader.reconstructs],
         "only": file.only,
+        "conversations": file.conversations,
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     return file.path.with_name(f"{file.path.name}.lengths-{fingerprint}.npz")

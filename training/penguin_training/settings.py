@@ -138,11 +138,13 @@ class DataFile:
         path: JSON or JSONL, relative to the data's root; with `streamed` also a hub data set or a URL.
         repeat: how often an epoch shows each sample; a fraction shows a part of them, another part each epoch.
         only: take only samples in which these fields have one of these values, for example `{family: [image, pair]}`.
+        conversations: false leaves them out: the pictures are learnt from by reconstruction alone.
     """
 
     path: Name
     repeat: Above = 1.0
     only: dict[Name, list[str]] = Field(default_factory=dict)
+    conversations: bool = True
 
 
 @dataclass(frozen=True, config=_STRICT)

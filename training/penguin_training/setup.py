@@ -66,7 +66,8 @@ def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
     if root is not None and not root.is_dir():
         raise DataError(f"data.root {root} is not a folder")
     return [
-        AnnotationFile(root / file.path if root else Path(file.path), root, file.only) for file in settings.data.files
+        AnnotationFile(root / file.path if root else Path(file.path), root, file.only, file.conversations)
+        for file in settings.data.files
     ]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError, TrainingError
-from penguin_training.annotations import Annotation, parse_annotation, wanted
+from penguin_training.annotations import Annotation, parse_annotation, pictures_of, wanted
 from penguin_training.batches import Batch
 from penguin_training.loader import make_batch
 from penguin_training.packing import PackingPlan
@@ -166,7 +166,8 @@ class StreamedData:
             try:
                 for number, raw in enumerate(_samples(stream)):
                     if wanted(raw, file.only):
-                        yield f"{Path(file.path).name}:{number + 1}", raw
+                        shown = raw if file.conversations else pictures_of(raw)
+                        yield f"{Path(file.path).name}:{number + 1}", shown
             except _stream_errors() as err:
                 raise DataError(f"the stream {file.path} breaks off: {' '.join(str(err).split())[:200]}") from err
 

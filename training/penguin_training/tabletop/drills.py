@@ -22,8 +22,9 @@ PATCH = 14
 """Side of a patch in pixels."""
 _COVERED = 0.3
 """A patch shows what covers at least this share of it; else it is empty."""
-_SIDES = (6, 6, 12)
-"""Of pictures in words."""
+_SIDE = 12
+"""Of pictures in words, that of 168 pixels. One for all: a decoder reads from left to right, and could not tell which
+row a word stands in before it has seen how many there are."""
 _MOST_THINGS = 5
 _READ_FIRST = 0.15
 _WITHOUT_ORDER = 0.6
@@ -66,8 +67,7 @@ def picture_in_words(random: Random, most: int) -> list[Turn]:
         random: chooses the things, their places and the questions.
         most: turns.
     """
-    side = _SIDES[int(random.integers(len(_SIDES)))]
-    kinds = list(KINDS)
+    side, kinds = _SIDE, list(KINDS)
     labels = ("", *(kinds[index] for index in random.permutation(len(kinds))[: random.integers(1, _MOST_THINGS + 1)]))
     cells = np.zeros((side, side), np.uint8)
     for number in range(1, len(labels)):
