@@ -1,15 +1,20 @@
-"""What these tests share: real bags, written with rosbags."""
+"""What these tests share: real bags, written with rosbags, and the command line in this process."""
 
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from command_line import Result
 from PIL import Image
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+
+from penguin_ros.cli.main import main
 
 START_NS = 1_700_000_000_123_456_789
 
@@ -75,3 +80,25 @@ class BagMaker:
 @pytest.fixture
 def bags(tmp_path):
     return BagMaker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """More threads gain nothing with so small a model, and where cores are busy they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, one_thread):
+    """Runs the entry point in this process; an exception that would end in a trace fails the test."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        return Result(raised.value.code, *capsys.readouterr())
+
+    return run

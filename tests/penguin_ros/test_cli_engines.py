@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import sys
 import threading
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -15,25 +13,6 @@ from penguin_engine.manifest import Manifest
 from penguin_models.errors import EngineError
 from penguin_models.types import Size
 from penguin_ros.cli import build
-from penguin_ros.cli.main import main
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])
-        with pytest.raises(SystemExit) as raised:
-            main()
-        return Result(raised.value.code, *capsys.readouterr())
-
-    return run
 
 
 def test_export(cli, checkpoint, tmp_path):

@@ -9,64 +9,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from penguin_ros.cli import evaluate_example
-from penguin_ros.cli.main import main
 from penguin_ros.evaluation.questions import read_questions
 from penguin_ros.shipped import EXAMPLE
 
 BAGS = [EXAMPLE / "tabletop-0", EXAMPLE / "tabletop-1"]
 
 
-@dataclass
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def error(self):
-        """The one line that a failed command says."""
-        assert self.code == 1, (self.code, self.out, self.err)
-        (line,) = self.err.splitlines()
-        assert line.startswith("error: ") and self.out == ""
-        return line.removeprefix("error: ")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads gain nothing with so small a model, and where cores are busy they wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """Runs the entry point in this process; an exception that would end in a trace fails the test."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["penguin-vl", "evaluate", *map(str, args)])
-        with pytest.raises(SystemExit) as raised:
-            main()
-        return Result(raised.value.code, *capsys.readouterr())
-
-    return run
+def cli(cli):
+    return partial(cli, "evaluate")
 
 
 @pytest.fixture

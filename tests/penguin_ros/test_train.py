@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_ros.cli.main import main
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
+def cli(cli):
     """Runs the entry point in this process: (exit code, standard output, standard error)."""
     from accelerate.state import AcceleratorState
 
     def run(*args):
         AcceleratorState._reset_state(reset_partial_state=True)
-        monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])
-        with pytest.raises(SystemExit) as raised:
-            main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return raised.value.code or 0, captured.out, captured.err
+        result = cli(*args)
+        return result.code, result.out, result.err
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield run
-    torch.set_num_threads(before)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -1,0 +1,35 @@
+"""What a command left behind, for the tests of the command line."""
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass
+class Result:
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """The one line that a successful command with --json says."""
+        assert self.code == 0, self.err
+        assert self.out.count("\n") == 1
+        return json.loads(self.out)
+
+    @property
+    def error(self):
+        """The one line that a failed command says."""
+        assert self.code == 1, (self.code, self.out, self.err)
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+
+def schema(value):
+    """A JSON value with types in the place of its leaves."""
+    if isinstance(value, dict):
+        return {key: schema(inner) for key, inner in value.items()}
+    return type(value).__name__
