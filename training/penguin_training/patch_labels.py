@@ -1,4 +1,4 @@
-"""What a segmentation mask says about every patch: the words for what it shows, and how far that object goes.
+"""What a segmentation mask says about every patch: the words for what it shows, and where that object lies.
 
 Words, not classes, so that a red cube and a red ball share what they have in common.
 """
@@ -48,7 +48,7 @@ def class_shares(mask: UInt8Array, size: Size, patch_size: int, classes: int) ->
 
 
 def edge_classes(mask: UInt8Array, size: Size, patch_size: int) -> Tensor:
-    """How far it is from the middle of every patch to the edges of the object that covers most of it.
+    """Where in the picture the object lies that covers most of each patch.
 
     An object is a connected piece of one class: things of one class that touch are one.
 
@@ -58,19 +58,16 @@ def edge_classes(mask: UInt8Array, size: Size, patch_size: int) -> Tensor:
         patch_size: side of a patch.
 
     Returns:
-        int64 [N, 4], left, upper, right, lower: between which `EDGE_STEPS`; -1 in patches that show too little of it.
+        int64 [N, 4], left, upper, right, lower edge in `EDGE_STEPS` of the picture's side; -1 in patches that show too
+        little of an object.
     """
     pieces, boxes = _pieces(mask)
     counts = _count(pieces, size, patch_size, len(boxes))
     counts[:, 0] = 0
     most, piece = counts.max(1)
-    rows, columns = size.height // patch_size, size.width // patch_size
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    middle = torch.stack((column, row), -1).reshape(-1, 2) + 0.5  # x, y in patches
-    box = torch.from_numpy(boxes)[piece] / patch_size
-    distances = torch.cat((middle - box[:, :2], box[:, 2:] - middle), 1)
-    found = torch.bucketize(distances, torch.tensor(EDGE_STEPS), right=True)
-    return torch.where((most >= _COVERED * patch_size**2)[:, None], found, NO_EDGE)
+    sides = torch.tensor([size.width, size.height, size.width, size.height])
+    edges = (torch.from_numpy(boxes)[piece] / sides * EDGE_STEPS).round().long()
+    return torch.where((most >= _COVERED * patch_size**2)[:, None], edges, NO_EDGE)
 
 
 def _pieces(mask: UInt8Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

@@ -1,7 +1,8 @@
-"""The small teacher of the tiny model: a convolutional encoder that knows what every patch shows and how far it goes.
+"""The small teacher of the tiny model: a convolutional encoder that knows what every patch shows, and where that lies.
 
 Convolutions see with few pictures what a transformer from nothing needs many for; the student learns it from their
-features. train_teacher.py trains them on segmentation masks.
+features. Padded with zeros, they also know how far it is to the borders of the picture: the student learns that too,
+although its own positions are only relative. train_teacher.py trains them on segmentation masks.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from penguin_models.encoder import FrameShape, patch_positions
 from penguin_models.errors import CheckpointError
 
 MODEL_TYPE = "penguin_tiny_teacher"
-EDGE_STEPS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-"""Distances from the middle of a patch to an edge of the object in it, in patches: what lies between two of these is
-one class. Negative where the object begins beyond the middle."""
+EDGE_STEPS = 48
+"""Edges of objects are told apart to this part of the picture's sides."""
 PATCH_SIZE = 14
 _STRIDE = 16
 _GROUPS = 8
@@ -54,10 +54,10 @@ class TinyTeacher(nn.Module):
             *(_Residual(width, dilation) for dilation in (1, 2, 4, 1)),
         )
         self.word_head = nn.Linear(width, words)
-        self.edge_head = nn.Linear(width, 4 * (len(EDGE_STEPS) + 1))
+        self.edge_head = nn.Linear(width, 4 * (EDGE_STEPS + 1))
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> tuple[Tensor, Tensor]:
-        """Logits of words [V, words], and of the distances to the left, upper, right, lower edge [V, 4, steps]."""
+        """Logits of words [V, words], and of the left, upper, right, lower edge [V, 4, steps + 1]."""
         features = self._encode(patches, frames)
         return self.word_head(features), self.edge_head(features).unflatten(1, (4, -1))
 

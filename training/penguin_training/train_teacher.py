@@ -1,4 +1,4 @@
-"""Trains the small teacher on segmentation masks: what does each patch show, and how far is it to that object's edges?
+"""Trains the small teacher on segmentation masks: what does each patch show, and where does that object lie?
 
 Samples of the annotation file have `image` and `masks`, lists of equal length: for each picture one of the same size
 whose 8-bit values are class numbers, 0 where there is nothing. Samples without masks are passed over.
@@ -87,9 +87,9 @@ def train_teacher(
             group["lr"] = recipe.rate * rate_share(step, recipe.steps, schedule)
         patches = torch.cat([torch.from_numpy(image.patches) for image in images]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            named, distances = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
-        named, distances, words, edges = named.float(), distances.float(), words.to(device), edges.to(device)
-        loss = _loss(named, distances, words, edges)
+            named, found = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
+        named, found, words, edges = named.float(), found.float(), words.to(device), edges.to(device)
+        loss = _loss(named, found, words, edges)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,11 +121,11 @@ def read_classes(files: Sequence[Path]) -> list[str]:
     return lists[0]
 
 
-def _loss(named: Tensor, distances: Tensor, words: Tensor, edges: Tensor) -> Tensor:
+def _loss(named: Tensor, found: Tensor, words: Tensor, edges: Tensor) -> Tensor:
     """Cross-entropy of the words of a patch, plus that of its four edges where there is an object."""
     loss = F.binary_cross_entropy_with_logits(named, words, reduction="sum") / len(words)
     if (edges != NO_EDGE).any():
-        loss = loss + F.cross_entropy(distances.flatten(0, 1), edges.flatten(), ignore_index=NO_EDGE)
+        loss = loss + F.cross_entropy(found.flatten(0, 1), edges.flatten(), ignore_index=NO_EDGE)
     return loss
 
 
