@@ -1,19 +1,16 @@
-"""Exercises that make a model look things up: a text to repeat, a picture to read patch by patch, a picture in words.
+"""Exercises that make a model look things up: a text to repeat, a picture to read patch by patch.
 
 Every word of the answer stands at one known place of the prompt. A model that starts from nothing learns to find
-things there long before it learns it from questions, each of which holds one such word. A picture in words has one
-word where a picture has one visual token, so that boxes are found in both by the same steps. Not part of evaluation.
+things there long before it learns it from questions, each of which holds one such word. Not part of evaluation.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from penguin_models.grounding import Box, GroundedObject, format_grounding, format_object
 from penguin_models.types import UInt8Array
 from penguin_training.tabletop.catalogue import COLOURS, KINDS, WORDS
-from penguin_training.tabletop.language import an, capital, pick
+from penguin_training.tabletop.language import pick
 from penguin_training.tabletop.turns import Expected, Turn
 
 Random = np.random.Generator
@@ -22,11 +19,6 @@ PATCH = 14
 """Side of a patch in pixels."""
 _COVERED = 0.3
 """A patch shows what covers at least this share of it; else it is empty."""
-_SIDE = 12
-"""Of pictures in words, that of 168 pixels. One for all: a decoder reads from left to right, and could not tell which
-row a word stands in before it has seen how many there are."""
-_MOST_THINGS = 5
-_READ_FIRST = 0.15
 _WITHOUT_ORDER = 0.6
 
 
@@ -60,54 +52,9 @@ def read_patches(classes: UInt8Array, names: tuple[str, ...], random: Random) ->
     return _read(words, "colours" if by_colour else "kinds")
 
 
-def picture_in_words(random: Random, most: int) -> list[Turn]:
-    """A square of words, row by row, each naming what is there; and questions about where things are.
-
-    Args:
-        random: chooses the things, their places and the questions.
-        most: turns.
-    """
-    side, kinds = _SIDE, list(KINDS)
-    labels = ("", *(kinds[index] for index in random.permutation(len(kinds))[: random.integers(1, _MOST_THINGS + 1)]))
-    cells = np.zeros((side, side), np.uint8)
-    for number in range(1, len(labels)):
-        height, width = random.integers(1, side // 2 + 1, 2)
-        top, left = random.integers(side - height + 1), random.integers(side - width + 1)
-        cells[top : top + height, left : left + width] = number
-    things = [GroundedObject(labels[n], _box_of_cells(cells == n)) for n in range(1, len(labels)) if (cells == n).any()]
-    things.sort(key=lambda thing: (thing.box.x1 + thing.box.x2, thing.box.y1))
-    words = [_kind_word(labels[cell]) for cell in cells.ravel()]
-    turns = [_read(words, "kinds")] if random.random() < _READ_FIRST else []
-    turns += [_ask_in_words(things, random) for _ in range(int(random.integers(2, max(2, most) + 1)))]
-    first = turns[0]
-    # The words stand where the visual tokens of a picture would.
-    turns[0] = Turn(first.task, f" {' '.join(words)}\n{first.question}", first.answer, first.expected)
-    return turns
-
-
 def _read(words: list[str], what: str) -> Turn:
     answer = f"It shows {' '.join(words)}"
     return Turn("read", f"Read the picture by {what}.", answer, Expected("words", answer=answer))
-
-
-def _ask_in_words(things: list[GroundedObject], random: Random) -> Turn:
-    thing = things[int(random.integers(len(things)))]
-    box = "({},{},{},{})".format(*(round(edge) for edge in vars(thing.box).values()))
-    draw = random.random()
-    if draw < 0.45:
-        question = pick(random, ("Where is the {}?", "Find the {}.", "In which box is the {}?")).format(thing.label)
-        return Turn("words_find", question, format_object(thing), Expected("boxes", (thing,)))
-    if draw < 0.7:
-        question = pick(random, ("What is at {}?", "What is in {}?", "Which object is in {}?")).format(box)
-        return Turn("words_name", question, f"{capital(an(thing.label))}.", Expected("label", answer=thing.label))
-    question = pick(random, ("List all objects with their boxes.", "What is where?", "Where are the objects?"))
-    return Turn("words_everything", question, format_grounding(things), Expected("boxes", tuple(things)))
-
-
-def _box_of_cells(shown: npt.NDArray[np.bool_]) -> Box:
-    (rows, columns), side = np.nonzero(shown), len(shown)
-    edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    return Box(*(round(1000 * int(edge) / side) for edge in edges))
 
 
 def _shown(patch: UInt8Array, classes: int) -> int:

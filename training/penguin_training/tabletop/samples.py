@@ -13,7 +13,7 @@ from penguin_training.tabletop import clip_tasks
 from penguin_training.tabletop.catalogue import COLOURS, KINDS
 from penguin_training.tabletop.charts import draw_chart
 from penguin_training.tabletop.clip_tasks import ClipTruth
-from penguin_training.tabletop.drills import picture_in_words, read_patches, repeat
+from penguin_training.tabletop.drills import read_patches, repeat
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.image_tasks import turns_about
 from penguin_training.tabletop.language import typed
@@ -32,8 +32,6 @@ ClipTask = Callable[[ClipTruth, np.random.Generator], Turn | None]
 CLASSES = ("nothing", *(f"{colour} {kind}" for kind in KINDS for colour in (*COLOURS, "any")))
 """Names of the class ids in masks: every kind in every colour; "any" for kinds that have no colour."""
 _TRIES = 20
-_IN_WORDS = 0.85
-"""Share of pictures in words among the drills without pictures."""
 _PAIR_S = 7.0
 
 _CLIP_TASKS: dict[ClipTask, float] = {
@@ -185,8 +183,7 @@ def text_sample(name: str, seed: int, most: int, drills: float = 0.0) -> Sample:
     """A conversation without pictures; with this probability a drill instead."""
     turns, drilling = text_turns(random_of(seed, "text"), most), random_of(seed, "drill")
     if drilling.random() < drills:
-        in_words = drilling.random() < _IN_WORDS
-        turns = picture_in_words(drilling, most) if in_words else [repeat(turns[0].question, drilling)]
+        turns = [repeat(turns[0].question, drilling)]
     return Sample(name, seed, "text", tuple(turns))
 
 
