@@ -315,9 +315,10 @@ def test_settings_change_between_two_pieces_of_work(make):
 
 
 def test_a_change_of_how_frames_are_taken_does_not_wait_for_the_end_of_an_answer(make):
-    worker = make(token_s=0.1)
+    worker, said = make(token_s=0.1), threading.Event()
     show(worker, 1)
-    running = worker.submit(Question("What?"))
+    running = worker.submit(Question("What?"), lambda piece, tokens: said.set())
+    assert said.wait(PATIENCE_S)
     memory = worker.watches["a"].session.memory
     worker.change_frames(partial(setattr, memory, "policy", NoFrameIsKey()))
     show(worker, 2)

@@ -16,7 +16,7 @@ class Result:
     def json(self):
         """The one line that a successful command with --json says."""
         assert self.code == 0, self.err
-        assert self.out.count("\n") == 1
+        assert self.out.count("\n") == 1 and self.err == ""
         return json.loads(self.out)
 
     @property

@@ -121,8 +121,8 @@ def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
 
 def test_conversations_can_be_left_out(tmp_path, jsonl):
     turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup."}]
-    path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"conversations": turns[:0]}])
-    assert AnnotationFile(path)[0].has_text
+    path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"text": "A cup."}])
+    assert AnnotationFile(path)[0].has_text and AnnotationFile(path)[1].has_text
     file = AnnotationFile(path, conversations=False)
     assert not file[0].has_text and file[0].pictures[0].path == tmp_path / "x.png"
     with pytest.raises(DataError, match="neither pictures nor conversations nor text"):

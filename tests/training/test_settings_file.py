@@ -30,6 +30,7 @@ def change(values, key, value):
         ("schedule", {"epochs": 1.0, "warmup_share": 1.5}, "schedule.warmup_share is 1.5: input should be less"),
         ("model.new_model", {"llm": "x"}, r"exactly one of start, .* not \['start', 'new_model'\]"),
         ("learning_rates.adapter", 1e-3, "learning_rates.adapter and the section reconstruction belong together"),
+        ("data.files", [{"path": "x.jsonl", "conversations": False}], "x.jsonl without conversations teaches nothing"),
         ("lora", {"rank": 4}, "learning_rates.lora and the section lora belong together"),
         ("learning_rates", {}, "learning_rates trains nothing"),
         ("kind", "text", "a text stage has no encoder, patch_embedding, projector"),

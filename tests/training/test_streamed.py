@@ -88,10 +88,17 @@ def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn,
     assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone"]
     streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
     assert open_stream(streamed).first().samples == 1
-    streamed["data"]["files"] = [{"path": "pictures.jsonl", "conversations": False}]
+
+
+def test_pictures_are_streamed_without_their_conversations(
+    streamed, reconstruction, open_stream, drawn, jsonl, tmp_path
+):
     caption = json.loads((drawn / "captions.jsonl").read_text().splitlines()[0])
     jsonl(tmp_path / "pictures.jsonl", [caption | {"image": [str(drawn / caption["image"][0])]}])
-    assert len(open_stream(streamed).first().targets) == 0
+    reconstruction(streamed)["data"]["files"] = [{"path": str(tmp_path / "pictures.jsonl"), "conversations": False}]
+    batch = open_stream(streamed).first()
+    assert (batch.samples, len(batch.targets), batch.unusable) == (1, 0, ())
+    assert batch.real_frames == 1
 
 
 def test_what_is_no_stream(streamed, open_stream, tmp_path, parse):

@@ -99,8 +99,8 @@ def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
 
 
 def pictures_of(raw: Any) -> Any:
-    """A sample without its conversation: its pictures feed the reconstruction losses alone."""
-    return {**raw, "conversations": []} if isinstance(raw, Mapping) else raw
+    """A sample without its conversation or text: its pictures feed the reconstruction losses alone."""
+    return {**raw, "conversations": [], "text": None} if isinstance(raw, Mapping) else raw
 
 
 class AnnotationFile:

@@ -369,6 +369,9 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         self._check_parts()
+        pictures_only = [file.path for file in self.data.files if not file.conversations]
+        if pictures_only and not self.reconstruction:
+            raise ValueError(f"{pictures_only[0]} without conversations teaches nothing without reconstruction")
         if self.data.streamed and self.schedule.steps is None:
             raise ValueError("data.streamed has no length: give schedule.steps instead of schedule.epochs")
         if self.model.new_model and self.budgets.visual_tokens < 2 * self.model.new_model.min_tokens:
