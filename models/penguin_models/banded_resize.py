@@ -9,7 +9,7 @@ nothing is rounded differently. It knows nothing of what the pixels are for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ _MAX_RATIO = 1.1
 """Beyond it runs get too short to pay; beyond 1.5 torch sums in another order."""
 BAND_ROWS = 28
 """Output rows of a band."""
+_FEW = 8
+"""A tap that only so many columns have is not worth a pass over all of them."""
 
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
@@ -56,9 +58,9 @@ class BandedResize:
         tall = max(band.inputs for band in self._bands)
         wide = max(self._left + native.width, (runs - 1) * self._stride + run + len(columns) - 1)
         weights = F.pad(columns.weights, (0, runs * run - size.width)).repeat_interleave(CHANNELS, dim=1)
-        self._column_weights = weights.view(len(columns), runs, -1)  # [taps, runs, run * 3]
         self._pixels = torch.zeros(tall, wide * CHANNELS)
         self._narrowed = torch.empty(tall, runs * run * CHANNELS)
+        self._narrowing = list(self._sums_of_columns(weights.view(len(columns), runs, -1)))
         self._resized = torch.empty(BAND_ROWS, size.width * CHANNELS)
         self._rgb = np.empty((sum(band.outputs for band in self._bands), size.width, CHANNELS), np.uint8)
 
@@ -66,23 +68,38 @@ class BandedResize:
         """uint8 [H, W, 3] -> [rows of its bands, w, 3], truncated; valid until the next call."""
         rows, out = _tensor(rgb).flatten(1), self._rgb.reshape(len(self._rgb), -1)
         left, top = self._left * CHANNELS, self._bands[0].first
+        narrowed = self._narrowed[:, : self._size.width * CHANNELS]
         for band in self._bands:
             first, last = max(band.start, 0), min(band.start + band.inputs, self._native.height)
             pixels = self._pixels[first - band.start : last - band.start]
             pixels[:, left : left + rows.shape[1]].copy_(rows[first:last])
-            narrowed = self._narrow(band.inputs)
+            for columns in self._narrowing:
+                columns()
             resized = self._resized[: band.outputs]
-            _weighted(resized, [narrowed[tap : tap + band.outputs] for tap in range(len(band.weights))], band.weights)
+            _Sum(resized, [narrowed[tap : tap + band.outputs] for tap in range(len(band.weights))], band.weights)()
             np.copyto(out[band.first - top : band.first - top + band.outputs], resized.numpy(), casting="unsafe")
         return self._rgb
 
-    def _narrow(self, height: int) -> Tensor:
-        """Resizes the columns of the first rows of the band's pixels: [height, w * 3]."""
-        taps, runs, run = self._column_weights.shape
-        shape, strides = (height, runs, run), (self._pixels.shape[1], self._stride * CHANNELS, 1)
+    def _sums_of_columns(self, weights: Tensor) -> Iterator[_Sum]:
+        """How the pixels of a band become its narrowed rows: all columns by the taps that most of them have.
+
+        The columns that also have others, a few at the ends of runs, are then summed again.
+
+        Args:
+            weights: [taps, runs, run * 3].
+        """
+        taps, runs, run = weights.shape
+        strides = (self._pixels.shape[1], self._stride * CHANNELS, 1)
+        shape = (len(self._pixels), runs, run)
         shifted = [self._pixels.as_strided(shape, strides, tap * CHANNELS) for tap in range(taps)]
-        _weighted(self._narrowed[:height].view(shape), shifted, self._column_weights)
-        return self._narrowed[:height, : self._size.width * CHANNELS]
+        narrowed = self._narrowed.view(shape)
+        count = weights[..., ::CHANNELS].count_nonzero((1, 2)).tolist()
+        common = [tap for tap in range(taps) if count[tap] > _FEW] or list(range(taps))
+        yield _Sum(narrowed, [shifted[tap] for tap in common], weights[common])
+        rare = [tap for tap in range(taps) if tap not in common]
+        for run_number, column in weights[rare, :, ::CHANNELS].any(0).nonzero().tolist():
+            here = (slice(None), run_number, slice(column * CHANNELS, (column + 1) * CHANNELS))
+            yield _Sum(narrowed[here], [part[here] for part in shifted], weights[:, run_number, here[2]])
 
 
 def _tensor(rgb: UInt8Array) -> Tensor:
@@ -90,11 +107,18 @@ def _tensor(rgb: UInt8Array) -> Tensor:
     return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy())
 
 
-def _weighted(out: Tensor, parts: list[Tensor], weights: Tensor) -> None:
-    """Sum of the parts, each times its weights, rounded as torch's resize does (fused where it fuses)."""
-    torch.mul(parts[0], weights[0], out=out)
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        out.addcmul_(part, weight)
+@dataclass(frozen=True)
+class _Sum:
+    """A sum of tensors, each times its weights, rounded as torch's resize does (fused where it fuses)."""
+
+    out: Tensor
+    parts: Sequence[Tensor]
+    weights: Tensor
+
+    def __call__(self) -> None:
+        torch.mul(self.parts[0], self.weights[0], out=self.out)
+        for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
+            self.out.addcmul_(part, weight)
 
 
 @dataclass(frozen=True)

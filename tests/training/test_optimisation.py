@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from penguin_training.blueprint import make_blueprint
-from penguin_training.optimisation import MovingAverage, make_optimizer, rate_share, set_rates
+from penguin_training.optimisation import MovingAverage, Optimizers, rate_share
 from penguin_training.settings import Schedule
 from penguin_training.weights import build_model
 
@@ -36,15 +36,34 @@ def test_each_part_has_its_own_rate_and_vectors_never_decay(values, parse, recon
     values["optimizer"] = {"weight_decay": 0.5}
     settings = parse(reconstruction(values))
     model = build_model(settings, make_blueprint(settings), 32)
-    optimizer, parts = make_optimizer(model, settings)
-    set_rates(optimizer, parts, settings, 0.5)
-    found = {part: group["lr"] for part, group in zip(parts, optimizer.param_groups, strict=True)}
-    assert found == {"encoder": 5e-4, "projector": 1e-3, "adapter": 5e-4}
-    for group in optimizer.param_groups:
-        dimensions = {p.ndim > 1 for p in group["params"]}
-        assert dimensions == {group["weight_decay"] == 0.5}
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert {id(p) for p in model.parameters() if p.requires_grad} == trained
+    optimizers = Optimizers(model, settings)
+    rates = {"vision_encoder": 1e-3, "vision_projector": 2e-3, "vision_adapter": 1e-3}
+    wanted = {id(p): rates[name.split(".")[0]] for name, p in model.named_parameters() if p.requires_grad}
+    assert {id(p): group["rate"] for group in optimizers.groups for p in group["params"]} == wanted
+    for group in optimizers.groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.5}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    optimizers.step(0.5)
+    assert [group["lr"] for group in optimizers.groups] == [group["rate"] / 2 for group in optimizers.groups]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_muon_takes_the_matrices_of_layers(values, parse):
+    values["optimizer"] = {"kind": "muon", "muon_factor": 10.0}
+    settings = parse(values)
+    model = build_model(settings, make_blueprint(settings), None)
+    adamw, muon = Optimizers(model, settings).all
+    names = {id(p): name for name, p in model.named_parameters()}
+    taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    assert taken == {n for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2 and p.requires_grad}
+    assert {name.split(".")[0] for name in taken} == {"language_model", "vision_encoder"}
+    rates = settings.learning_rates.given()
+    assert sorted(group["rate"] / 10 for group in muon.param_groups) == pytest.approx(
+        sorted([rates["llm"], rates["encoder"]])
+    )
+    left = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
+    assert len(left) + len(taken) == len({*left, *taken}) == sum(p.requires_grad for p in model.parameters())
 
 
 def test_the_average_follows_the_weights():

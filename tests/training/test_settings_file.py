@@ -57,6 +57,18 @@ def test_cross_checks_between_sections(values, parse):
         parse(values)
 
 
+def test_what_only_some_machines_and_teachers_can_do(values, parse, reconstruction):
+    reconstruction(values, reading=1.0)
+    values["optimizer"] = {"kind": "muon"}
+    assert parse(values).reconstruction.reading == 1.0
+    values["engine"]["sharding"] = "fsdp2"
+    with pytest.raises(SettingError, match=r"Muon steps by whole matrices, which engine\.sharding fsdp2 splits"):
+        parse(values)
+    values["reconstruction"]["teacher"]["kind"] = "siglip"
+    with pytest.raises(SettingError, match=r"reading is 1\.0, but a siglip teacher has no classifiers; set it to 0"):
+        parse(values)
+
+
 def test_several_problems_are_counted(values, parse):
     values["budgets"]["tokens"], values["engine"]["seed"] = 0, -1
     with pytest.raises(SettingError, match=r"\(1 more problems\)"):

@@ -88,6 +88,18 @@ def test_reconstruction_alone_reaches_the_encoder_and_not_the_decoder(reader, st
     assert moved == {"encoder", "patch_embedding", "adapter"}
 
 
+def test_a_teacher_that_reads_adds_its_loss(reader, stage, teacher, examples):
+    batch = batch_of(reader, examples)
+    plain = run(stage, teacher, batch)
+    stage.reading = teacher.reading
+    read = run(stage, teacher, batch)
+    assert set(read) - set(plain) == {"reading"} and all(torch.equal(read[name], plain[name]) for name in plain)
+    read["reading"].backward()
+    moved = {part_of(name) for name, gradient in gradients(stage).items() if gradient.abs().sum() > 0}
+    assert moved == {"encoder", "patch_embedding", "adapter"}
+    assert run(stage, teacher, batch_of(reader, []))["reading"] == 0
+
+
 def test_every_parameter_has_a_gradient_whatever_a_batch_lacks(reader, stage, teacher, examples):
     for chosen in ([], [examples[1]], [examples[3]], [examples[0]]):
         stage.zero_grad()

@@ -98,6 +98,19 @@ def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
+def test_what_is_read_off_features_counts_most_where_objects_are(teacher_folder):
+    teacher = TinyTeacher.from_pretrained(teacher_folder)
+    own = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    other = torch.zeros_like(own).requires_grad_()
+    loss = teacher.reading(other, own)
+    loss.backward()
+    assert loss > teacher.reading(own, own) and (other.grad.norm(dim=1) > 0).all()
+    teacher.word_head.bias.data -= 50  # nothing anywhere: edges do not count, words a quarter
+    for edge in (0.0, 9.0):
+        teacher.edge_head.weight.data.fill_(edge)
+        assert teacher.reading(own, other) < 1e-6
+
+
 def test_shares_of_classes_follow_the_patches():
     mask = np.zeros((28, 42), np.uint8)
     mask[:14, 14:28] = 2  # the second patch of the first row

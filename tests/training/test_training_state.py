@@ -12,12 +12,15 @@ from penguin_training.loop import train
 from penguin_training.training_state import states
 
 
-@pytest.mark.parametrize("kind", ["everything", "reconstruction", "lora"])
+@pytest.mark.parametrize("kind", ["everything", "reconstruction", "reading", "lora"])
 def test_a_stopped_run_goes_on_as_if_it_had_not(values, reconstruction, start, losses, tmp_path, kind):
     if kind == "reconstruction":
         reconstruction(values)
         values["learning_rates"]["llm"] = None
         values["engine"]["ema_decay"] = 0.5
+    if kind == "reading":
+        reconstruction(values, reading=0.5)
+        values["optimizer"] = {"kind": "muon", "muon_factor": 2.0, "weight_decay": 0.1}
     if kind == "lora":
         values["learning_rates"] = {"lora": 1e-2, "projector": 1e-3}
         values["lora"] = {"rank": 4, "dropout": 0.1}  # dropout needs the random state

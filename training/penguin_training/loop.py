@@ -15,7 +15,7 @@ from penguin_training.batches import Batch
 from penguin_training.blueprint import Blueprint
 from penguin_training.export import gather_weights, write_checkpoint
 from penguin_training.loader import check_unusable
-from penguin_training.optimisation import MovingAverage, rate_share, set_rates
+from penguin_training.optimisation import MovingAverage, Optimizers, rate_share
 from penguin_training.parallel import clip_gradients, gradients_stay
 from penguin_training.settings import StageSettings
 from penguin_training.stage_model import RECONSTRUCTION
@@ -33,8 +33,7 @@ class Run:
         blueprint: of the model.
         accelerator: knows processes and device.
         model: `StageModel`, placed.
-        optimizer: over what is trained.
-        parts: part of each of the optimiser's groups.
+        optimizers: over what is trained.
         teacher: on its device, or None.
         average: of the weights, or None.
         batches: micro-batches of this process from `progress` on.
@@ -48,8 +47,7 @@ class Run:
     blueprint: Blueprint
     accelerator: Accelerator
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    parts: list[str]
+    optimizers: Optimizers
     teacher: Teacher | None
     average: MovingAverage | None
     batches: Iterator[Batch]
@@ -118,7 +116,7 @@ def save_state(run: Run) -> None:
     if main:
         begin_state(run.output, step)
     run.accelerator.wait_for_everyone()
-    save_trainer(folder, run.model, run.optimizer, run.average, run.progress, run.accelerator.process_index)
+    save_trainer(folder, run.model, run.optimizers.all, run.average, run.progress, run.accelerator.process_index)
     state = gather_weights(run.model, run.average.weights if run.average else None)
     if main:
         write_checkpoint(state, run.settings, run.blueprint, folder, run.settings.engine.save_dtype)
@@ -134,7 +132,6 @@ def _step(run: Run) -> dict[str, float]:
     window = [next(run.batches) for _ in range(run.progress.window // accelerator.num_processes)]
     counts = _count(run, window)
     share = rate_share(run.progress.step, run.steps, settings.schedule)
-    set_rates(run.optimizer, run.parts, settings, share)
     weight = reconstruction_weight(settings, run.epoch())
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(window):
@@ -146,8 +143,7 @@ def _step(run: Run) -> dict[str, float]:
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * (name == "cross_entropy" or batch.real_frames)
     norm = clip_gradients(run.model, settings.optimizer.clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizers.step(share)
     if run.average:
         run.average.update(run.model)
     return _summary(run, sums, counts, weight) | {"gradient_norm": norm, "rate_share": share}
@@ -201,7 +197,7 @@ def _objective(run: Run, losses: dict[str, Tensor], label_tokens: float, weight:
     if settings is not None:
         by_label = settings.divided_by == "label_tokens"
         divisor = max(1.0, label_tokens) if by_label else float(run.progress.window)
-        factors = (getattr(settings, name) * losses[name] for name in RECONSTRUCTION)
+        factors = (getattr(settings, name) * losses[name] for name in RECONSTRUCTION if name in losses)
         total = total + weight / divisor * sum(factors)
     return total
 
@@ -217,8 +213,9 @@ def _summary(run: Run, sums: dict[str, Tensor], counts: dict[str, float], weight
     if settings is not None:
         by_label = settings.divided_by == "label_tokens"
         divisor = max(1.0, counts["label_tokens"]) if by_label else float(run.progress.window)
-        loss += weight / divisor * sum(getattr(settings, name) * totals[name] for name in RECONSTRUCTION)
-        figures |= {name: totals[name] / max(1.0, counts["with_frames"]) for name in RECONSTRUCTION}
+        found = [name for name in RECONSTRUCTION if name in totals]
+        loss += weight / divisor * sum(getattr(settings, name) * totals[name] for name in found)
+        figures |= {name: totals[name] / max(1.0, counts["with_frames"]) for name in found}
         figures["reconstruction_weight"] = weight
     filled = counts["tokens"] / (run.settings.budgets.tokens * run.progress.window)
     return {"loss": loss, **figures, "epoch": run.epoch(), "filled": filled} | counts

@@ -3,39 +3,72 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from penguin_training.settings import Optimizer, Schedule, StageSettings
+from penguin_training.settings import Schedule, StageSettings
 from penguin_training.stage_model import part_of
 
 
-def make_optimizer(model: nn.Module, settings: StageSettings) -> tuple[torch.optim.AdamW, list[str]]:
-    """AdamW over what is trained: a group for each part, its vectors apart (they never decay).
+class Optimizers:
+    """What takes a step: AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
 
-    Args:
-        model: a `StageModel`, maybe sharded; frozen where nothing is to be trained.
-        settings: of the stage.
-
-    Returns:
-        The optimiser, and the part that each of its groups belongs to.
+    Attributes:
+        all: AdamW first; vectors (norms, biases) have a group of their own, they never decay.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in trained_parameters(model).items():
-        groups.setdefault((part_of(name), parameter.ndim > 1), []).append(parameter)
-    adam: Optimizer = settings.optimizer
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": adam.weight_decay if is_matrix else 0.0}
-            for (_, is_matrix), parameters in groups.items()
-        ],
-        lr=0.0,
-        betas=(adam.beta1, adam.beta2),
-        eps=adam.epsilon,
-        fused=True,
-    )
-    return optimizer, [part for part, _ in groups]
+
+    def __init__(self, model: nn.Module, settings: StageSettings):
+        """Sorts what is trained.
+
+        Args:
+            model: a `StageModel`, maybe sharded; frozen where nothing is to be trained.
+            settings: of the stage.
+        """
+        chosen = settings.optimizer
+        rates = settings.learning_rates.given()
+        adam: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        muon: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in trained_parameters(model).items():
+            part = part_of(name)
+            if chosen.kind == "muon" and parameter.ndim == 2 and ".layers." in name and part != "lora":
+                muon.setdefault(part, []).append(parameter)
+            else:
+                adam.setdefault((part, parameter.ndim > 1), []).append(parameter)
+        adamw = torch.optim.AdamW(
+            [
+                {"params": parameters, "weight_decay": chosen.weight_decay if is_matrix else 0.0, "rate": rates[part]}
+                for (part, is_matrix), parameters in adam.items()
+            ],
+            lr=0.0,
+            betas=(chosen.beta1, chosen.beta2),
+            eps=chosen.epsilon,
+            fused=True,
+        )
+        self.all: list[torch.optim.Optimizer] = [adamw]
+        if muon:
+            groups = [{"params": found, "rate": rates[part] * chosen.muon_factor} for part, found in muon.items()]
+            self.all.append(
+                torch.optim.Muon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all; "rate" is their highest learning rate."""
+        return [group for optimizer in self.all for group in optimizer.param_groups]
+
+    def step(self, share: float) -> None:
+        """Steps by the gradients, which are then gone.
+
+        Args:
+            share: of each group's highest rate.
+        """
+        for group in self.groups:
+            group["lr"] = group["rate"] * share
+        for optimizer in self.all:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -58,13 +91,6 @@ def rate_share(step: int, steps: int, schedule: Schedule) -> float:
         return schedule.start_share + (1 - schedule.start_share) * step / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
     return schedule.end_share + (1 - schedule.end_share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-
-def set_rates(optimizer: torch.optim.Optimizer, parts: list[str], settings: StageSettings, share: float) -> None:
-    """Gives each group the share of its part's highest rate."""
-    rates = settings.learning_rates.given()
-    for group, part in zip(optimizer.param_groups, parts, strict=True):
-        group["lr"] = rates[part] * share
 
 
 class MovingAverage:

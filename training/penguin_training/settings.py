@@ -226,9 +226,11 @@ class Schedule:
 
 @dataclass(frozen=True, config=_STRICT)
 class Optimizer:
-    """AdamW.
+    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest.
 
     Attributes:
+        kind: "adamw" or "muon". Muon's steps are scaled so that rates mean what they mean for AdamW.
+        muon_factor: rates of Muon over those of its part; a model that starts from nothing gains from 10 or more.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of their squares.
         epsilon: added to the root of the latter.
@@ -236,6 +238,8 @@ class Optimizer:
         clip: largest norm of the gradient; null for no limit.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    muon_factor: Above = 1.0
     beta1: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.999
     epsilon: Above = 1e-8
@@ -266,6 +270,8 @@ class Reconstruction:
         direction: factor of the cosine loss; 0 leaves a loss out.
         amplitude: factor of the smooth-L1 loss.
         relation: factor of the loss on similarities between patches.
+        reading: factor of the loss on what the teacher's own classifiers read off the student's features; only the tiny
+            teacher has classifiers.
         relation_over: "image" (the paper: patches of one image) or "micro_batch" (the released code: all patches).
         divided_by: "label_tokens" (the released code: of the whole optimiser step) or "nothing" (their mean over
             the micro-batches counts beside the mean cross-entropy).
@@ -276,13 +282,18 @@ class Reconstruction:
     direction: Number = 1.0
     amplitude: Number = 1.0
     relation: Number = 1.0
+    reading: Number = 0.0
     relation_over: Literal["image", "micro_batch"] = "image"
     divided_by: Literal["label_tokens", "nothing"] = "label_tokens"
     decay_epochs: Above = 3.0
 
     def __post_init__(self) -> None:
-        if self.direction == self.amplitude == self.relation == 0:
-            raise ValueError("direction, amplitude and relation are all 0; leave reconstruction out instead")
+        if self.direction == self.amplitude == self.relation == self.reading == 0:
+            raise ValueError("direction, amplitude, relation and reading are all 0; leave reconstruction out instead")
+        if self.reading and self.teacher.kind != "tiny":
+            raise ValueError(
+                f"reading is {self.reading}, but a {self.teacher.kind} teacher has no classifiers; set it to 0"
+            )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -348,7 +359,7 @@ class StageSettings:
         data: what is read.
         budgets: how much at once.
         schedule: how long.
-        optimizer: AdamW.
+        optimizer: what takes a step.
         reconstruction: the losses against a teacher; none if not given.
         lora: low-rank training of the decoder; none if not given.
         engine: how.
@@ -369,6 +380,8 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         self._check_parts()
+        if self.optimizer.kind == "muon" and self.engine.sharding == "fsdp2":
+            raise ValueError("Muon steps by whole matrices, which engine.sharding fsdp2 splits; take one of them back")
         pictures_only = [file.path for file in self.data.files if not file.conversations]
         if pictures_only and not self.reconstruction:
             raise ValueError(f"{pictures_only[0]} without conversations teaches nothing without reconstruction")

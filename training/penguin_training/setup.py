@@ -16,13 +16,15 @@ from penguin_training.blueprint import Blueprint, make_blueprint
 from penguin_training.length_index import load_index
 from penguin_training.loader import IndexedData, check_unusable, iterate
 from penguin_training.loop import Run
-from penguin_training.optimisation import MovingAverage, make_optimizer
+from penguin_training.optimisation import MovingAverage, Optimizers
 from penguin_training.packing import PackingPlan
 from penguin_training.parallel import make_accelerator, place
 from penguin_training.samples import SampleReader
 from penguin_training.settings import StageSettings
+from penguin_training.stage_model import Reading
 from penguin_training.streamed import StreamedData
 from penguin_training.teachers import Teacher, check_teacher, load_teacher
+from penguin_training.tiny_teacher import TinyTeacher
 from penguin_training.tracking import Tracking, check_trackers
 from penguin_training.training_state import Progress, load_trainer, states
 from penguin_training.weights import build_model
@@ -134,17 +136,17 @@ def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     blueprint = make_blueprint(settings)
     source = open_source(settings, blueprint)
     teacher = open_teacher(settings, blueprint)
-    model = place(build_model(settings, blueprint, teacher.width if teacher else None), settings, accelerator)
+    model = place(build_model(settings, blueprint, *_wanted_of(teacher, settings)), settings, accelerator)
     if teacher:
         kind = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
         teacher.to(accelerator.device, kind)
-    optimizer, parts = make_optimizer(model, settings)
+    optimizers = Optimizers(model, settings)
     average = MovingAverage(model, settings.engine.ema_decay) if settings.engine.ema_decay else None
     progress = Progress(window=settings.budgets.micro_batches, world=accelerator.num_processes)
     rank = accelerator.process_index
     torch.manual_seed(settings.engine.seed + rank)
     if resume:
-        progress = load_trainer(found[-1], model, optimizer, average, progress, rank)
+        progress = load_trainer(found[-1], model, optimizers.all, average, progress, rank)
     output.mkdir(parents=True, exist_ok=True)
     tracking = Tracking(accelerator, output, source.steps, console)
     batches = _batches(source, settings, progress, rank, accelerator.num_processes)
@@ -153,8 +155,7 @@ def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         blueprint,
         accelerator,
         model,
-        optimizer,
-        parts,
+        optimizers,
         teacher,
         average,
         batches,
@@ -177,6 +178,14 @@ def open_teacher(settings: StageSettings, blueprint: Blueprint) -> Teacher | Non
     teacher = load_teacher(settings.reconstruction.teacher)
     check_teacher(teacher, blueprint.processor.images.patch_size)
     return teacher
+
+
+def _wanted_of(teacher: Teacher | None, settings: StageSettings) -> tuple[int | None, Reading | None]:
+    """What the model has to know of its teacher: the width of its features, and how they are read."""
+    if teacher is None:
+        return None, None
+    reads = isinstance(teacher, TinyTeacher) and settings.reconstruction and settings.reconstruction.reading
+    return teacher.width, teacher.reading if reads else None
 
 
 def _batches(source: Source, settings: StageSettings, progress: Progress, rank: int, world: int) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ processes or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from penguin_training.batches import Batch
 from penguin_training.losses import amplitude_loss, cross_entropy_sum, direction_loss, relation_loss
 from penguin_training.packed_attention import PACKED, packing
 
-RECONSTRUCTION = ("direction", "amplitude", "relation")
+RECONSTRUCTION = ("direction", "amplitude", "relation", "reading")
+Reading = Callable[[Tensor, Tensor], Tensor]
+"""A loss of the student's features [V, S] and the teacher's [V, S]."""
 
 
 class StageModel(nn.Module):
@@ -31,6 +33,7 @@ class StageModel(nn.Module):
         vision_projector: its projector, or None.
         vision_adapter: encoder's width -> teacher's width, or None where nothing is reconstructed.
         relation_over: "image" or "micro_batch".
+        reading: what a teacher's classifiers make of the student's features, or None.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class StageModel(nn.Module):
         vision_projector: Projector | None = None,
         teacher_width: int | None = None,
         relation_over: str = "image",
+        reading: Reading | None = None,
     ):
         super().__init__()
         language_model.set_attn_implementation(PACKED)
@@ -51,6 +55,7 @@ class StageModel(nn.Module):
             assert vision_encoder is not None
             self.vision_adapter = nn.Linear(vision_encoder.config.hidden_size, teacher_width)
         self.relation_over = relation_over
+        self.reading = reading
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +85,8 @@ class StageModel(nn.Module):
 
         Returns:
             Scalars: `cross_entropy`, the sum over the learnt positions; with an adapter also `direction`,
-            `amplitude` and `relation`, each a mean, 0 where the batch has no real frames.
+            `amplitude`, `relation` and, where there is one, `reading`, each a mean, 0 where the batch has no real
+            frames.
         """
         embeddings = self.language_model.get_input_embeddings()(batch.ids)
         losses: dict[str, Tensor] = {}
@@ -113,14 +119,15 @@ class StageModel(nn.Module):
     def _reconstruction(self, student: Tensor, batch: Batch, teacher: Tensor | None) -> dict[str, Tensor]:
         if not batch.real_frames:
             nothing = 0 * student.sum()
-            return dict.fromkeys(RECONSTRUCTION, nothing)
+            return dict.fromkeys(RECONSTRUCTION if self.reading else RECONSTRUCTION[:-1], nothing)
         assert teacher is not None and teacher.shape == student.shape, "the teacher saw other frames"
         groups: Sequence[int] | None = batch.frame_tokens if self.relation_over == "image" else None
-        return {
+        losses = {
             "direction": direction_loss(student, teacher),
             "amplitude": amplitude_loss(student, teacher),
             "relation": relation_loss(student, teacher, groups),
         }
+        return losses | ({"reading": self.reading(student, teacher)} if self.reading else {})
 
 
 def part_of(name: str) -> str:

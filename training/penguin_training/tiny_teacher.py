@@ -28,6 +28,10 @@ EDGE_STEPS = 48
 PATCH_SIZE = 14
 _STRIDE = 16
 _GROUPS = 8
+_EMPTY = 0.25
+"""How much a patch without an object counts in `reading`, beside one with an object."""
+_EDGES = 0.5
+"""How much the edges count in `reading`, beside the words."""
 
 
 class TinyTeacher(nn.Module):
@@ -83,6 +87,36 @@ class TinyTeacher(nn.Module):
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
         """See `teachers.Teacher`."""
         return self._encode(patches.to(next(self.parameters()).dtype), frames)
+
+    def reading(self, student: Tensor, own: Tensor) -> Tensor:
+        """How far the classifiers read something else off a student's features than off the teacher's own.
+
+        Cross-entropy of the words, summed over the words, plus that of the four edges, each patch weighted by how sure
+        the teacher is that it shows an object (`_EMPTY` where it is sure that it does not).
+
+        Args:
+            student: [V, width], as reconstructed.
+            own: [V, width].
+
+        Returns:
+            A scalar, the mean over patches.
+        """
+        (words, edges), (own_words, own_edges) = (self._read(features) for features in (student, own))
+        wanted = own_words.sigmoid()
+        shown = 1 - (1 - wanted).prod(1)
+        loss = F.binary_cross_entropy_with_logits(words, wanted, reduction="none").sum(1)
+        of_edges = F.cross_entropy(edges.flatten(0, 1), own_edges.softmax(2).flatten(0, 1), reduction="none")
+        weight = _EMPTY + (1 - _EMPTY) * shown
+        return (weight * loss + _EDGES * shown * of_edges.view(-1, 4).mean(1)).mean()
+
+    def _read(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """In float32 whatever the weights are: logits of words, and of edges."""
+        with torch.autocast(features.device.type, enabled=False):
+            words, edges = (
+                F.linear(features.float(), head.weight.float(), head.bias.float())
+                for head in (self.word_head, self.edge_head)
+            )
+        return words, edges.unflatten(1, (4, -1))
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes `config.json` and `model.safetensors`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,13 +80,13 @@ def end_state(folder: Path, keep: int) -> Path:
 def save_trainer(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: MovingAverage | None,
     progress: Progress,
     rank: int,
 ) -> None:
     """Writes what resuming needs into a folder that `begin_state` made; every process must call this."""
-    tensors = _tensors(model, optimizer, average)
+    tensors = _tensors(model, optimizers, average)
     with _quietly():
         dcp.save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     own = {"torch": torch.get_rng_state(), "progress": vars(progress), "trained": list(trained_parameters(model))}
@@ -98,7 +98,7 @@ def save_trainer(
 def load_trainer(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: MovingAverage | None,
     now: Progress,
     rank: int,
@@ -108,7 +108,7 @@ def load_trainer(
     Args:
         folder: of the state.
         model: with its frozen weights; the trained ones are replaced.
-        optimizer: over the trained ones.
+        optimizers: over the trained ones.
         average: of the weights, where the run keeps one.
         now: the window and the number of processes of this run.
         rank: of this process.
@@ -136,7 +136,7 @@ def load_trainer(
             f"{folder} was written by {progress.world} processes that read streams, this run has {now.world}; "
             "resume with as many"
         )
-    state = _tensors(model, optimizer, average)
+    state = _tensors(model, optimizers, average)
     try:
         with _quietly():
             dcp.load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
@@ -144,7 +144,7 @@ def load_trainer(
         reason = " ".join(str(err).split())[:300]
         raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
     set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_LOADING
+        model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_LOADING
     )
     torch.set_rng_state(own["torch"])
     if "cuda" in own and torch.cuda.is_available():
@@ -161,8 +161,10 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage | None) -> dict[str, Any]:
+def _tensors(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: MovingAverage | None
+) -> dict[str, Any]:
     """What is saved of the tensors; loading fills these very tensors."""
-    weights, states_of_optimizer = get_state_dict(model, optimizer, options=_OPTIONS)
+    weights, states_of_optimizer = get_state_dict(model, optimizers, options=_OPTIONS)
     averages = {} if average is None else {"average": average.weights}
     return {"model": weights, "optimizer": states_of_optimizer, **averages}

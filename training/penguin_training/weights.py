@@ -16,14 +16,16 @@ from penguin_models.projector import Projector
 from penguin_training.blueprint import Blueprint
 from penguin_training.lora import add_lora
 from penguin_training.settings import NewModel, StageSettings
-from penguin_training.stage_model import StageModel, freeze
+from penguin_training.stage_model import Reading, StageModel, freeze
 
 transformers.utils.logging.disable_progress_bar()  # the run has a progress line of its own
 
 _INITIALIZER_RANGE = 0.02
 
 
-def build_model(settings: StageSettings, blueprint: Blueprint, teacher_width: int | None) -> StageModel:
+def build_model(
+    settings: StageSettings, blueprint: Blueprint, teacher_width: int | None, reading: Reading | None = None
+) -> StageModel:
     """The stage's model with its weights, what is not trained frozen.
 
     Random parts depend on `engine.seed` alone: every process makes the same ones.
@@ -35,6 +37,7 @@ def build_model(settings: StageSettings, blueprint: Blueprint, teacher_width: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)
         model = _assemble(settings, blueprint, teacher_width, *_parts(settings, blueprint))
+    model.reading = reading
     _hold_frozen_in_half(model, settings)
     return model
 
