@@ -62,12 +62,11 @@ class BandedResize:
         self._narrowed = torch.empty(tall, runs * run * CHANNELS)
         self._narrowing = list(self._sums_of_columns(weights.view(len(columns), runs, -1)))
         self._resized = torch.empty(BAND_ROWS, size.width * CHANNELS)
-        self._rgb = np.empty((sum(band.outputs for band in self._bands), size.width, CHANNELS), np.uint8)
+        self._rgb = np.empty((BAND_ROWS, size.width, CHANNELS), np.uint8)
 
-    def __call__(self, rgb: UInt8Array) -> UInt8Array:
-        """uint8 [H, W, 3] -> [rows of its bands, w, 3], truncated; valid until the next call."""
-        rows, out = _tensor(rgb).flatten(1), self._rgb.reshape(len(self._rgb), -1)
-        left, top = self._left * CHANNELS, self._bands[0].first
+    def __call__(self, rgb: UInt8Array) -> Iterator[UInt8Array]:
+        """uint8 [H, W, 3] -> its bands one by one, [rows, w, 3], truncated; each is valid until the next."""
+        rows, left = _tensor(rgb).flatten(1), self._left * CHANNELS
         narrowed = self._narrowed[:, : self._size.width * CHANNELS]
         for band in self._bands:
             first, last = max(band.start, 0), min(band.start + band.inputs, self._native.height)
@@ -77,8 +76,8 @@ class BandedResize:
                 columns()
             resized = self._resized[: band.outputs]
             _Sum(resized, [narrowed[tap : tap + band.outputs] for tap in range(len(band.weights))], band.weights)()
-            np.copyto(out[band.first - top : band.first - top + band.outputs], resized.numpy(), casting="unsafe")
-        return self._rgb
+            np.copyto(self._rgb[: band.outputs].reshape(band.outputs, -1), resized.numpy(), casting="unsafe")
+            yield self._rgb[: band.outputs]
 
     def _sums_of_columns(self, weights: Tensor) -> Iterator[_Sum]:
         """How the pixels of a band become its narrowed rows: all columns by the taps that most of them have.

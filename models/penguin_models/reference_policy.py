@@ -9,7 +9,7 @@ this holds the last key frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Barrier
@@ -80,7 +80,7 @@ class ReferencePolicy:
 class _Lane:
     """Some rows of patches: of the key frame, and of the frame that is compared with it."""
 
-    def __init__(self, resizing: Callable[[UInt8Array], UInt8Array], patches: Size):
+    def __init__(self, resizing: Callable[[UInt8Array], Iterable[UInt8Array]], patches: Size):
         self._resizing, shape = resizing, (patches.height, patches.width)
         self._hsv = np.empty((patches.height * PATCH, patches.width * PATCH, 3), np.uint8)
         tiled = self._hsv.reshape(patches.height, PATCH, patches.width, PATCH * 3)
@@ -92,14 +92,17 @@ class _Lane:
     @torch.inference_mode()  # whoever calls may be in it, which these threads do not inherit
     def compare(self, rgb: UInt8Array) -> tuple[int, int]:
         """How many patches of a frame are like the key frame's, and how many count: a pair of black ones does not."""
-        # HSV in OpenCV's 8-bit ranges.
-        cv2.cvtColor(self._resizing(rgb), cv2.COLOR_RGB2HSV, self._hsv)
-        dots = np.empty_like(self._norms)
-        for row, key in enumerate(self._key):  # stays in the processor's cache
-            np.copyto(self._patches.reshape(self._tiles[row].shape), self._tiles[row])
-            np.copyto(self._key_patches, key)
-            np.einsum("ij,ij->i", self._patches, self._patches, out=self._norms[row])
-            np.einsum("ij,ij->i", self._patches, self._key_patches, out=dots[row])
+        dots, first = np.empty_like(self._norms), 0
+        for band in self._resizing(rgb):  # stays in the processor's cache
+            last = first + len(band) // PATCH
+            # HSV in OpenCV's 8-bit ranges.
+            cv2.cvtColor(band, cv2.COLOR_RGB2HSV, self._hsv[first * PATCH : last * PATCH])
+            for row in range(first, last):
+                np.copyto(self._patches.reshape(self._tiles[row].shape), self._tiles[row])
+                np.copyto(self._key_patches, self._key[row])
+                np.einsum("ij,ij->i", self._patches, self._patches, out=self._norms[row])
+                np.einsum("ij,ij->i", self._patches, self._key_patches, out=dots[row])
+            first = last
         np.sqrt(self._norms, out=self._norms)
         self._norms += _EPSILON
         counted = (self._norms >= _NEAR_ZERO) | (self._key_norms >= _NEAR_ZERO)
@@ -117,7 +120,7 @@ def _lanes(native: Size) -> list[_Lane]:
     size = comparison_size(native)
     rows, columns = size.height // PATCH, size.width // PATCH
     if not BandedResize.suits(native, size):
-        return [_Lane(lambda rgb: resize(rgb, size), Size(rows, columns))]
+        return [_Lane(lambda rgb: [resize(rgb, size)], Size(rows, columns))]
     in_band = BAND_ROWS // PATCH
     bands = math.ceil(rows / in_band)
     cut = math.ceil(bands / 2)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_models.banded_resize import BandedResize, resize
+from penguin_models.banded_resize import BAND_ROWS, BandedResize, resize
 from penguin_models.reference_policy import comparison_size
 from penguin_models.types import Size
 
@@ -22,7 +22,9 @@ def pictures(size, seed):
 def check(native, size, seed):
     banded = BandedResize(native, size)
     for picture in pictures(native, seed):
-        np.testing.assert_array_equal(banded(picture), resize(picture, size))
+        bands = [band.copy() for band in banded(picture)]
+        assert all(len(band) == BAND_ROWS for band in bands[:-1])
+        np.testing.assert_array_equal(np.concatenate(bands), resize(picture, size))
 
 
 @pytest.mark.parametrize(
