@@ -36,7 +36,7 @@ def write(
     ] = None,
     drills: Annotated[
         float,
-        typer.Option(help="Share of texts to repeat, and of pictures also read patch by patch.", min=0, max=1),
+        typer.Option(help="Share of texts that are only to be repeated.", min=0, max=1),
     ] = 0.0,
     images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
     clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penguin_models.grounding import parse
+from penguin_models.grounding import GroundedObject, parse
 from penguin_training.tabletop import pointing, questions, reading
 from penguin_training.tabletop.catalogue import KINDS
 from penguin_training.tabletop.image_tasks import IMAGE_TASKS, turns_about
 from penguin_training.tabletop.planning import plan_scene
 from penguin_training.tabletop.seeds import Split, random_of
 from penguin_training.tabletop.text_tasks import text_turns
-from penguin_training.tabletop.truth import planned_truth
+from penguin_training.tabletop.truth import in_tens, planned_truth
 
 ROUNDS = 200
 
@@ -42,7 +42,8 @@ def readable(turn):
     if expected.kind == "caption":
         return reading.labels_in(answer) == Counter(item.label for item in expected.objects)
     if expected.kind == "boxes":
-        return Counter(parse(answer).objects) == Counter(expected.objects) and parse(answer).malformed == 0
+        told = Counter(GroundedObject(item.label, in_tens(item.box)) for item in expected.objects)
+        return Counter(parse(answer).objects) == told and parse(answer).malformed == 0
     if expected.kind == "label":
         return next(iter(reading.labels_in(answer)), None) == expected.answer
     if expected.kind == "choice":
@@ -147,6 +148,10 @@ def test_turns_about_a_picture_differ(make):
     for random, truth in scenes(make, 40):
         turns = turns_about(truth, random, 5)
         assert 1 <= len(turns) <= 5 and len({turn.task for turn in turns}) == len(turns)
+        whole = [
+            turn.expected.kind == "caption" or turn.task in ("caption_grounded", "find_everything") for turn in turns
+        ]
+        assert whole == sorted(whole)  # nothing is asked that was told before
 
 
 def test_texts_can_be_read_back_and_need_few_words(make, asked):

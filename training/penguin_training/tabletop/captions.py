@@ -74,7 +74,7 @@ def caption_grounded(truth: SceneTruth, random: Random) -> Turn:
             "Caption the image with boxes.",
         ),
     )
-    things = listed([f"{an(item.label).split()[0]} {format_object(item.grounded)}" for item in truth.objects])
+    things = listed([f"{an(item.label).split()[0]} {format_object(item.told)}" for item in truth.objects])
     answer = say(
         random,
         (
@@ -102,7 +102,7 @@ def find_everything(truth: SceneTruth, random: Random) -> Turn:
             "Give the box of every object.",
         ),
     )
-    return _boxes("find_everything", question, format_grounding([o.grounded for o in truth.objects]), truth)
+    return _boxes("find_everything", question, format_grounding([o.told for o in truth.objects]), truth)
 
 
 def short_caption(truth: SceneTruth, random: Random) -> str:

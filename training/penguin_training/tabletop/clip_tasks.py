@@ -195,7 +195,7 @@ def where_at_end(clip: ClipTruth, random: Random) -> Turn | None:
     question = say(
         random, ("where is the {label} at the end?", "in which box is the {label} at the end?"), label=item.label
     )
-    return Turn("where_at_end", question, format_object(item.grounded), Expected("boxes", (item.grounded,)))
+    return Turn("where_at_end", question, format_object(item.told), Expected("boxes", (item.grounded,)))
 
 
 def what_changed(clip: ClipTruth, random: Random) -> Turn:

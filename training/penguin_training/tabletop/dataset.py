@@ -58,7 +58,7 @@ class TabletopSettings:
         fps: frames per second of clips.
         seconds: length of clips; various if None.
         mixture: how often each family comes.
-        drills: share of texts that are drills, and of single pictures that are also to be read patch by patch.
+        drills: share of texts that are drills.
     """
 
     split: Split = Split.TRAIN
@@ -109,7 +109,7 @@ class TabletopDataset:
             return chart_sample(name, seed, settings.size)
         photographer = self._started()
         if family == "image":
-            return image_sample(name, seed, photographer, settings.turns, settings.drills)
+            return image_sample(name, seed, photographer, settings.turns)
         if family == "pair":
             return pair_sample(name, seed, photographer)
         return clip_sample(name, seed, photographer, settings.turns, settings.fps, settings.seconds)

@@ -38,6 +38,8 @@ IMAGE_TASKS: dict[ImageTask, float] = {
     questions.read_print: 2.5,
 }
 """Weights; a task that does not fit a picture is not asked of it."""
+_LAST = ("caption_short", "caption_medium", "caption_detailed", "caption_grounded", "find_everything")
+"""Turns that tell all of a picture: what comes after them could be copied from them without a look."""
 
 _FROM_TEXT = (
     pointing.find_by_name,
@@ -61,7 +63,7 @@ TEXT_TASKS: dict[ImageTask, float] = {task: IMAGE_TASKS[task] for task in _FROM_
 def turns_about(
     truth: SceneTruth, random: Random, most: int, tasks: Mapping[ImageTask, float] = IMAGE_TASKS
 ) -> list[Turn]:
-    """Up to `most` different tasks about a picture, at least one.
+    """Up to `most` different tasks about a picture, at least one; what tells the whole picture comes last.
 
     Args:
         truth: of a clear picture that shows something.
@@ -80,4 +82,4 @@ def turns_about(
         turn = names[index](truth, random)
         if turn is not None:
             turns.append(turn)
-    return turns
+    return sorted(turns, key=lambda turn: turn.task in _LAST)

@@ -70,7 +70,7 @@ def find_all(truth: SceneTruth, random: Random) -> Turn:
     if not by_kind and chosen == "orange" and any(item.kind == "robot arm" for item in truth.objects):
         what, found = "robot arms", [item for item in truth.objects if item.kind == "robot arm"]
     question = say(random, ("find all {what}.", "where are the {what}?", "give the boxes of all {what}."), what=what)
-    answer = format_grounding([item.grounded for item in found]) if found else f"There are no {what}."
+    answer = format_grounding([item.told for item in found]) if found else f"There are no {what}."
     return Turn("find_all", question, answer, Expected("boxes", tuple(item.grounded for item in found)))
 
 
@@ -86,7 +86,7 @@ def name_in_box(truth: SceneTruth, random: Random) -> Turn:
             "which object is in {box}?",
             "{box}: what is this?",
         ),
-        box=box_words(item.box),
+        box=box_words(item.told.box),
     )
     answer = say(random, ("{an}.", "this is {an}.", "it is {an}."), an=an(item.label))
     return Turn("name_in_box", question, answer, Expected("label", answer=item.label))
@@ -100,7 +100,7 @@ def describe_box(truth: SceneTruth, random: Random) -> Turn | None:
     question = say(
         random,
         ("describe the object in the box {box}.", "tell me about the object at {box}.", "describe what is in {box}."),
-        box=box_words(item.box),
+        box=box_words(item.told.box),
     )
     sentences = [say(random, ("{an}.", "this is {an}.", "it is {an}."), an=an(item.label))]
     subject = f"The {item.label} is"
@@ -132,7 +132,7 @@ _PLAIN_KINDS = [kind.name for kind in KINDS.values() if kind.coloured]
 
 def _found(task: str, random: Random, what: str, item: VisibleObject) -> Turn:
     question = capital(pick(random, _WHERE).format(what=what))
-    return Turn(task, question, f"{format_object(item.grounded)}", Expected("boxes", (item.grounded,)))
+    return Turn(task, question, format_object(item.told), Expected("boxes", (item.grounded,)))
 
 
 def _places(truth: SceneTruth) -> list[tuple[str, VisibleObject]]:

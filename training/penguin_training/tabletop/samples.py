@@ -13,7 +13,7 @@ from penguin_training.tabletop import clip_tasks
 from penguin_training.tabletop.catalogue import COLOURS, KINDS
 from penguin_training.tabletop.charts import draw_chart
 from penguin_training.tabletop.clip_tasks import ClipTruth
-from penguin_training.tabletop.drills import read_patches, repeat
+from penguin_training.tabletop.drills import repeat
 from penguin_training.tabletop.events import Event
 from penguin_training.tabletop.image_tasks import turns_about
 from penguin_training.tabletop.language import typed
@@ -112,8 +112,8 @@ class Sample:
         }
 
 
-def image_sample(name: str, seed: int, photographer: Photographer, most: int, drills: float = 0.0) -> Sample:
-    """A picture and questions about it, the first of them a drill with this probability."""
+def image_sample(name: str, seed: int, photographer: Photographer, most: int) -> Sample:
+    """A picture and questions about it."""
     random = random_of(seed, "image")
     for _ in range(_TRIES):
         scene = plan_scene(random, photographer.size)
@@ -123,9 +123,7 @@ def image_sample(name: str, seed: int, photographer: Photographer, most: int, dr
             break
     asking = random_of(seed, "questions")
     turns = list(_typed(asking, turns_about(truth, asking, most))) if clip_tasks.clear([truth]) else []
-    classes, drilling = class_ids(scene, picture), random_of(seed, "drill")
-    if turns and drilling.random() < drills:
-        turns.insert(0, read_patches(classes, CLASSES, drilling))
+    classes = class_ids(scene, picture)
     return Sample(name, seed, "image", tuple(turns), (picture.rgb,), truths=(truth,), classes=(classes,))
 
 

@@ -84,7 +84,7 @@ def _about_scene(random: Random, most: int) -> list[Turn]:
     truth = planned_truth(plan_scene(random, _SIZE), _SIZE)
     if not truth.objects:
         return [_fact(random)]
-    told_scene = f"{_full_description(truth, random)} {format_grounding([item.grounded for item in truth.objects])}."
+    told_scene = f"{_full_description(truth, random)} {format_grounding([item.told for item in truth.objects])}."
     turns = image_tasks.turns_about(truth, random, most, image_tasks.TEXT_TASKS)
     if random.random() < 0.3:
         question = f"{pick(random, ('Say it in one sentence.', 'Make it shorter.', 'In short?'))}"
@@ -259,7 +259,8 @@ def _any_label(random: Random) -> str:
 
 
 def _any_box(random: Random) -> Box:
-    x, y = sorted(random.integers(0, 1001, 2).tolist()), sorted(random.integers(0, 1001, 2).tolist())
+    """With sides in tens, as `VisibleObject.told` has them."""
+    x, y = (sorted((10 * random.integers(0, 101, 2)).tolist()) for _ in range(2))
     return Box(x[0], y[0], x[1], y[1])
 
 

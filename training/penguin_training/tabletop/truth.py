@@ -70,6 +70,11 @@ class VisibleObject:
         """Label and box."""
         return GroundedObject(self.label, self.box)
 
+    @property
+    def told(self) -> GroundedObject:
+        """The same with the box in tens, as texts give it: last digits that no eye can tell would only be noise."""
+        return GroundedObject(self.label, in_tens(self.box))
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -122,6 +127,11 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     """Lengths and angles to a tenth of a millimetre or milliradian."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
     return rounded | {name: [round(v, 4) for v in value] for name, value in values.items() if isinstance(value, tuple)}
+
+
+def in_tens(box: Box) -> Box:
+    """The box with each side at the nearest ten."""
+    return Box(*(10 * round(side / 10) for side in (box.x1, box.y1, box.x2, box.y2)))
 
 
 def box_list(box: Box) -> list[int]:
