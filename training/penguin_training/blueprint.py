@@ -13,7 +13,8 @@ from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.config import DECODER_FIELDS, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.processor import Processor
-from penguin_training.settings import NewLanguageModel, NewModel, StageSettings
+from penguin_training.model_settings import NewLanguageModel, NewModel
+from penguin_training.settings import StageSettings
 
 _TOKEN_FIELDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 

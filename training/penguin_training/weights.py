@@ -15,7 +15,8 @@ from penguin_models.errors import CheckpointError
 from penguin_models.projector import Projector
 from penguin_training.blueprint import Blueprint
 from penguin_training.lora import add_lora
-from penguin_training.settings import NewModel, StageSettings
+from penguin_training.model_settings import NewModel
+from penguin_training.settings import StageSettings
 from penguin_training.stage_model import Reading, StageModel, freeze
 
 transformers.utils.logging.disable_progress_bar()  # the run has a progress line of its own
