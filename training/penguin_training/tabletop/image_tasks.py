@@ -19,18 +19,18 @@ IMAGE_TASKS: dict[ImageTask, float] = {
     captions.caption_detailed: 1.0,
     captions.caption_grounded: 2.0,
     captions.find_everything: 1.5,
-    pointing.find_by_name: 2.0,
+    pointing.find_by_name: 3.0,
     pointing.find_by_place: 1.0,
     pointing.find_by_print: 0.7,
     pointing.find_all: 1.0,
-    pointing.name_in_box: 1.5,
+    pointing.name_in_box: 3.0,
     pointing.describe_box: 0.7,
     questions.count_objects: 1.5,
-    questions.colour_of: 1.5,
-    questions.kind_of_colour: 1.2,
+    questions.colour_of: 2.5,
+    questions.kind_of_colour: 2.5,
     questions.relation_between: 1.2,
     questions.relation_holds: 1.2,
-    questions.exists: 1.5,
+    questions.exists: 2.0,
     questions.what_is_on: 2.0,
     questions.larger_of: 2.0,
     questions.side_of_picture: 0.8,
@@ -40,6 +40,8 @@ IMAGE_TASKS: dict[ImageTask, float] = {
 """Weights; a task that does not fit a picture is not asked of it."""
 _LAST = ("caption_short", "caption_medium", "caption_detailed", "caption_grounded", "find_everything")
 """Turns that tell all of a picture: what comes after them could be copied from them without a look."""
+_TRIES = 10
+"""Questions that are thought of for each that is wanted."""
 
 _FROM_TEXT = (
     pointing.find_by_name,
@@ -63,7 +65,9 @@ TEXT_TASKS: dict[ImageTask, float] = {task: IMAGE_TASKS[task] for task in _FROM_
 def turns_about(
     truth: SceneTruth, random: Random, most: int, tasks: Mapping[ImageTask, float] = IMAGE_TASKS
 ) -> list[Turn]:
-    """Up to `most` different tasks about a picture, at least one; what tells the whole picture comes last.
+    """Up to `most` questions about a picture, at least one, none twice.
+
+    A task may come again, about something else; but one turn at most tells the whole picture, the last one.
 
     Args:
         truth: of a clear picture that shows something.
@@ -72,14 +76,13 @@ def turns_about(
         tasks: to choose from, with weights.
     """
     weights = np.array(list(tasks.values()))
-    order = random.choice(len(tasks), len(tasks), replace=False, p=weights / weights.sum())
-    wanted = int(random.integers(1, most + 1))
-    turns: list[Turn] = []
     names = list(tasks)
-    for index in order:
+    wanted = int(random.integers(1, most + 1))
+    turns: dict[str, Turn] = {}
+    for index in random.choice(len(tasks), _TRIES * most, p=weights / weights.sum()):
+        turn = names[index](truth, random)
+        if turn is not None and not (turn.task in _LAST and any(other.task in _LAST for other in turns.values())):
+            turns.setdefault(turn.question, turn)
         if len(turns) == wanted:
             break
-        turn = names[index](truth, random)
-        if turn is not None:
-            turns.append(turn)
-    return sorted(turns, key=lambda turn: turn.task in _LAST)
+    return sorted(turns.values(), key=lambda turn: turn.task in _LAST)
