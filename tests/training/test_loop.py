@@ -43,10 +43,11 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
             sizes = "hidden_size: 48, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 2"
             new = f"{{tokenizer: {checkpoint}, {sizes}, num_key_value_heads: 1, head_dim: 24}}"
             overrides.append(f"model.new_language_model={new}")
-        elif name.startswith("1"):
-            overrides += [f"model.new_model.llm={llm_folder}", f"reconstruction.teacher.path={teacher_folder}"]
         else:
-            overrides.append(f"model.start={checkpoint}")
+            new = name.startswith("1")
+            overrides.append(f"model.new_model.llm={llm_folder}" if new else f"model.start={checkpoint}")
+        if name[0] in "12":
+            overrides.append(f"reconstruction.teacher.path={teacher_folder}")
         return load_settings(CONFIGS / "tiny-cpu" / f"{name}.yaml", overrides)
 
     return make
