@@ -157,7 +157,9 @@ def test_turns_about_a_picture_differ_and_tell_all_of_it_last(make):
 
 
 def test_texts_can_be_read_back_and_need_few_words(make, asked):
-    turns = [turn for n in range(200) for turn in text_turns(random_of(n, "text"), 4)]
+    conversations = [text_turns(random_of(n, "text"), 4) for n in range(200)]
+    assert {len(turns) for turns in conversations} == {1, 2, 3, 4}
+    turns = [turn for turns in conversations for turn in turns]
     assert not [turn for turn in turns if not readable(turn)]
     assert len({turn.task for turn in turns}) > 20
     texts = [f"{turn.question} {turn.answer}" for turn in [*turns, *(turn for _, turn in asked)]]

@@ -89,7 +89,7 @@ def _about_scene(random: Random, most: int) -> list[Turn]:
     if random.random() < 0.3:
         question = f"{pick(random, ('Say it in one sentence.', 'Make it shorter.', 'In short?'))}"
         expected = Expected("caption", tuple(item.grounded for item in truth.objects))
-        turns.insert(0, Turn("text_summary", question, short_caption(truth, random), expected))
+        turns = [Turn("text_summary", question, short_caption(truth, random), expected), *turns][:most]
     first = turns[0]
     introduction = pick(random, ("Here is a picture: {t}", "A picture shows this: {t}", "{t}")).format(t=told_scene)
     return [Turn(first.task, f"{introduction} {first.question}", first.answer, first.expected), *turns[1:]]
