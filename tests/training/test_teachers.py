@@ -1,6 +1,7 @@
 """Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -98,17 +99,26 @@ def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
-def test_what_is_read_off_features_counts_most_where_objects_are(teacher_folder):
+def test_reading_compares_what_the_classifiers_say(teacher_folder):
     teacher = TinyTeacher.from_pretrained(teacher_folder)
     own = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     other = torch.zeros_like(own).requires_grad_()
     loss = teacher.reading(other, own)
     loss.backward()
     assert loss > teacher.reading(own, own) and (other.grad.norm(dim=1) > 0).all()
-    teacher.word_head.bias.data -= 50  # nothing anywhere: edges do not count, words a quarter
-    for edge in (0.0, 9.0):
-        teacher.edge_head.weight.data.fill_(edge)
-        assert teacher.reading(own, other) < 1e-6
+
+
+def test_reading_weighs_patches_by_what_they_show(teacher_folder):
+    """The first feature alone says whether a patch shows the first word; no other word is ever there."""
+    teacher = TinyTeacher.from_pretrained(teacher_folder)
+    for head in (teacher.word_head, teacher.edge_head):
+        head.weight.zero_(), head.bias.zero_()
+    teacher.word_head.weight[0, 0] = 50
+    teacher.word_head.bias[1:] = -50
+    undecided, sure = torch.zeros(1, 32), torch.ones(1, 32)
+    of_word, of_edges = math.log(2), math.log(EDGE_STEPS + 1)
+    torch.testing.assert_close(teacher.reading(undecided, sure).item(), of_word + 0.5 * of_edges)
+    torch.testing.assert_close(teacher.reading(undecided, -sure).item(), 0.25 * of_word)
 
 
 def test_shares_of_classes_follow_the_patches():
