@@ -6,6 +6,7 @@ ratio of sums over answers; one answer counts in one group only.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ TITLES = {
     "dense_r0.5": "dense captions: events found at temporal IoU >= 0.5",
     "event_f1": "clip captions: events, F1",
     "change_f1": "changes: F1",
-    "words": "drills: words right",
+    "words": "lists: words right",
 }
 """Scores in the order of tables; accuracies of single kinds of question come after them."""
 _HALF = 0.5
+_BOX = re.compile(r"\([\d,]+\)")
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def _reading(turn: Turn, raw: str) -> Scored:
 
 
 def _words(turn: Turn, raw: str) -> Scored:
-    """Share of the words that stand at their places."""
-    given, wanted = raw.split(), turn.expected.answer.split()
+    """Share of the words outside boxes that stand at their places."""
+    given, wanted = (_BOX.sub("", text).split() for text in (raw, turn.expected.answer))
     hits = sum(a == b for a, b in zip(given, wanted, strict=False))
     return Scored({"words": Ratio(hits, max(len(given), len(wanted)))}, given == wanted)
 

@@ -30,8 +30,15 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
     """A stage as it ships, on drawn data, at tiny shapes, for 30 steps in float32."""
 
     def make(name):
-        files = {"0": "text", "1": "captions,charts", "2": "captions", "3": "captions,text", "4": "captions,clips"}
-        listed = ", ".join(f"{{path: {file}.jsonl}}" for file in files[name[0]].split(","))
+        files = {
+            "0": "text",
+            "1": "captions,charts",
+            "2": "captions",
+            "3": "captions,text",
+            "4a": "captions,text",
+            "4b": "captions,clips",
+        }
+        listed = ", ".join(f"{{path: {file}.jsonl}}" for file in files[name.split("-")[0]].split(","))
         overrides = [
             f"output={tmp_path / name}",
             f"data={{root: {drawn}, files: [{listed}], workers: 0, fps: 2.0}}",

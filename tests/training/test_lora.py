@@ -41,7 +41,7 @@ def test_the_merged_checkpoint_answers_as_the_matrices_do(low_rank, start, check
 
     decoder = run.model.language_model.eval()
     with torch.no_grad():
-        extra = {"use_cache": False, **packing([20], torch.device("cpu"))}
+        extra = {"use_cache": False, **packing([20], [()], torch.device("cpu"))}
         with_matrices = decoder(ids[None], position_ids=positions[None], **extra).logits
         merged = model.language_model(ids[None]).logits
         original = before.language_model(ids[None]).logits

@@ -4,7 +4,9 @@ A sample has `id`, `image` and `video` (a path or a list of them, in the order o
   `conversations`: [{"from": "human" | "gpt" | "system", "value": text with <image> and <video>}]
   `text`: a text without pictures, learnt as a whole
   neither (or an empty list): its pictures feed the reconstruction losses alone.
-Other fields are left alone; `only` chooses samples by them. Knows nothing of pixels and tokens.
+`"turns_apart": true` beside `conversations` says that its questions do not lead to each other: each is learnt as if it
+were the only one about what the first one shows. Other fields are left alone; `only` chooses samples by them. Knows
+nothing of pixels and tokens.
 """
 
 from __future__ import annotations
@@ -45,12 +47,14 @@ class Annotation:
         messages: the conversation as chat.py reads it; its video parts lack frames and times. None where there is
             no conversation.
         text: a text that is learnt as a whole, or None.
+        turns_apart: whether each question of the conversation stands alone.
     """
 
     id: str
     pictures: tuple[Picture, ...]
     messages: tuple[Message, ...] | None
     text: str | None
+    turns_apart: bool = False
 
     @property
     def has_text(self) -> bool:
@@ -89,8 +93,11 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
         if text is None and not pictures:
             raise DataError("the sample has neither pictures nor conversations nor text")
         return Annotation(name, pictures, None, text)
+    turns_apart = raw.get("turns_apart", False)
+    if not isinstance(turns_apart, bool):
+        raise DataError(f"turns_apart must be true or false, not {turns_apart!r:.60}")
     messages, shown = _messages(conversation)
-    return Annotation(name, _in_order(shown, paths), messages, None)
+    return Annotation(name, _in_order(shown, paths), messages, None, turns_apart)
 
 
 def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:

@@ -16,6 +16,7 @@ from penguin_models.encoder import FrameShape
 from penguin_models.processor import IGNORE_INDEX
 from penguin_models.types import Size
 from penguin_training.samples import Example
+from penguin_training.turns_apart import positions
 
 _FILLER = FrameShape(Size(2, 2), 2)
 
@@ -31,6 +32,7 @@ class Batch:
         ids: int64 [T].
         positions: int64 [T], from 0 in every sample.
         lengths: tokens of each sample.
+        turns: of each sample, see `Example`.
         places: int64 [P], where in the sequence visual tokens stand.
         taken: int64 [P], which visual tokens those are.
         predict_from: int64 [K], positions whose next token is learnt.
@@ -46,6 +48,7 @@ class Batch:
     ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
+    turns: tuple[tuple[int, ...], ...]
     places: Tensor
     taken: Tensor
     predict_from: Tensor
@@ -90,11 +93,12 @@ def collate(
         unusable: samples that were left out.
     """
     read = [example for example in examples if len(example.ids)]
-    lengths = tuple(len(example.ids) for example in read)
     ids = np.concatenate([np.empty(0, np.int64), *(example.ids for example in read)])
     labels = np.concatenate([np.empty(0, np.int64), *(example.labels for example in read)])
-    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    labels[starts[:-1]] = IGNORE_INDEX  # nothing stands before a first token
+    lengths = tuple(len(example.ids) for example in read) or (1,)
+    turns = tuple(example.turns for example in read) or ((),)
+    if read:
+        labels[_first_tokens(lengths, turns)] = IGNORE_INDEX
     learnt = np.flatnonzero(labels != IGNORE_INDEX)
     images = [image for example in examples for image in example.images]
     # Visual tokens of samples that the decoder does not see have no places.
@@ -102,8 +106,9 @@ def collate(
     patches = [torch.from_numpy(image.patches) for image in images]
     return Batch(
         ids=torch.from_numpy(ids) if read else torch.zeros(1, dtype=torch.int64),
-        positions=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths or (1,)])),
-        lengths=lengths or (1,),
+        positions=torch.from_numpy(np.concatenate([positions(*sample) for sample in zip(lengths, turns, strict=True)])),
+        lengths=lengths,
+        turns=turns,
         places=torch.from_numpy(np.flatnonzero(ids == image_token_id)),
         taken=torch.from_numpy(np.flatnonzero(np.concatenate([np.empty(0, bool), *seen]))),
         predict_from=torch.from_numpy(learnt - 1),
@@ -114,3 +119,13 @@ def collate(
         samples=len(examples),
         unusable=tuple(unusable),
     )
+
+
+def _first_tokens(lengths: Sequence[int], turns: Sequence[Sequence[int]]) -> list[int]:
+    """Places of tokens that do not follow the one before: the first of each sample, and of turns that stand apart."""
+    first, start = [], 0
+    for length, of_sample in zip(lengths, turns, strict=True):
+        first.append(start)
+        start += length
+        first += [start - sum(of_sample[i:]) for i in range(len(of_sample))]
+    return first

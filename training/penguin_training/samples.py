@@ -23,6 +23,7 @@ from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Arr
 from penguin_training.annotations import Annotation, Picture
 from penguin_training.frame_folder import FrameFolder
 from penguin_training.settings import DataSettings
+from penguin_training.turns_apart import encode_apart
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 END_OF_TEXT = "<|endoftext|>"
@@ -73,12 +74,14 @@ class Example:
         ids: int64 [tokens]; empty where the decoder does not see it.
         labels: int64 [tokens], -100 where nothing is learnt.
         images: patches of its frames, in the order of their places in `ids`.
+        turns: tokens of each turn behind what all turns share; empty where turns see those before them.
     """
 
     id: str
     ids: Int64Array
     labels: Int64Array
     images: tuple[PatchedImage, ...]
+    turns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +124,7 @@ class SampleReader:
             for kind in visual.kinds
         ]
         tokens = [a.tokens(kind) for v, a in zip(visuals, allocations, strict=True) for kind in v.kinds]
-        ids, _ = self._ids(annotation, shown, tokens)
+        ids, _, _ = self._ids(annotation, shown, tokens)
         measured = Measured(len(ids), sum(tokens), sum(patches), shown)
         if measured.size > self.max_tokens:
             raise DataError(
@@ -141,10 +144,10 @@ class SampleReader:
         for picture, shown, allocation in zip(annotation.pictures, measured.shown, allocations, strict=True):
             frames = self._frames(picture, shown)
             images += self.processor.patch(frames, shown.visual.kinds, allocation)
-        ids, labels = self._ids(annotation, measured.shown, [image.tokens for image in images])
+        ids, labels, turns = self._ids(annotation, measured.shown, [image.tokens for image in images])
         if len(ids) != measured.tokens:
             raise DataError(f"it has {len(ids)} tokens, {measured.tokens} when it was measured; measure it again")
-        return Example(annotation.id, ids, labels, tuple(images))
+        return Example(annotation.id, ids, labels, tuple(images), turns)
 
     def _look_at(self, picture: Picture) -> Shown:
         if not picture.is_clip:
@@ -184,17 +187,21 @@ class SampleReader:
 
     def _ids(
         self, annotation: Annotation, shown: Sequence[Shown], visual_tokens: Sequence[int]
-    ) -> tuple[Int64Array, Int64Array]:
-        """Ids and labels; both empty where the decoder does not see the sample."""
+    ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
+        """Ids, labels and turns of an `Example`; empty where the decoder does not see the sample."""
         if annotation.text is not None:
             ids = np.array([*self.processor.encode_text(annotation.text), self._end_of_text()], np.int64)
-            return ids, ids
+            return ids, ids, ()
         if annotation.messages is None:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        ids, labels = self.processor.training_ids(_with_times(annotation.messages, shown), visual_tokens)
+            return np.empty(0, np.int64), np.empty(0, np.int64), ()
+        messages, turns = _with_times(annotation.messages, shown), ()
+        if annotation.turns_apart:
+            ids, labels, turns = encode_apart(self.processor, messages, visual_tokens)
+        else:
+            ids, labels = self.processor.training_ids(messages, visual_tokens)
         if self.data.train_on == "all":
             labels = np.where(ids == self.processor.image_token_id, IGNORE_INDEX, ids)
-        return ids, labels
+        return ids, labels, turns
 
     def _end_of_text(self) -> int:
         end = self.processor.tokenizer.token_to_id(END_OF_TEXT)

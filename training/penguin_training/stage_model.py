@@ -101,7 +101,7 @@ class StageModel(nn.Module):
             inputs_embeds=embeddings[None],
             position_ids=batch.positions[None],
             use_cache=False,
-            **packing(batch.lengths, embeddings.device),
+            **packing(batch.lengths, batch.turns, embeddings.device),
         ).last_hidden_state[0]
         head = self.language_model.lm_head
         learnt = cross_entropy_sum(hidden[batch.predict_from], batch.targets, head)

@@ -1,6 +1,7 @@
 """A byte-level BPE tokenizer trained on a stage's own texts, in the layout of the released ones.
 
-Words are cut as Qwen's tokenizers do: digits stand alone, so that coordinates and times are read digit by digit.
+Words are cut as Qwen's tokenizers do, but digits stay together: a coordinate is one token, which a small model looks up
+and says at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ WORDS = ("<think>", "</think>")
 """Tokens of their own that are part of the text."""
 _BYTES = 256
 _WORD = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,4}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -84,7 +86,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "eos_token": TURN_END,
         "pad_token": END_OF_TEXT,
-        "tokenizer_class": "Qwen2Tokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast",  # Qwen2Tokenizer would cut digits apart
         "unk_token": None,
     }
     special = {"additional_special_tokens": [TURN_START, TURN_END], "eos_token": TURN_END, "pad_token": END_OF_TEXT}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from penguin_models.grounding import format_grounding, format_object
-from penguin_training.tabletop.language import NUMBERS, amounts, an, are, capital, listed, pick, say
+from penguin_training.tabletop.language import amounts, an, are, capital, listed, pick, say
 from penguin_training.tabletop.truth import Relation, SceneTruth, VisibleObject
 from penguin_training.tabletop.turns import Expected, Turn
 
@@ -80,7 +80,6 @@ def caption_grounded(truth: SceneTruth, random: Random) -> Turn:
         (
             "there {are} {things} on a {table} table.",
             "{things} on a {table} table.",
-            "on a {table} table, there {are} {things}.",
             "I see {things} on a {table} table.",
         ),
         things=things,
@@ -112,17 +111,12 @@ def short_caption(truth: SceneTruth, random: Random) -> str:
         (
             "there {are} {things} on a {table} table.",
             "{things} on a {table} table.",
-            "on a {table} table, there {are} {things}.",
             "the picture shows {things} on a {table} table.",
-            "a {table} table with {things}.",
             "I see {things} on a {table} table.",
-            "{number} {objects} on a {table} table: {things}.",
         ),
         things=amounts(truth.counts()),
         table=truth.table,
         are=are(len(truth.objects) if len(truth.counts()) == 1 else 1),
-        number=NUMBERS[len(truth.objects)],
-        objects="object" if len(truth.objects) == 1 else "objects",
     )
 
 

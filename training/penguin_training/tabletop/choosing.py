@@ -11,7 +11,7 @@ from penguin_training.tabletop.catalogue import CODE_LETTERS, COLOURS, KINDS, PA
 from penguin_training.tabletop.conditions import rgb_of
 from penguin_training.tabletop.scene import Thing
 
-MOST_THINGS = 7
+MOST_THINGS = 6
 _NOWHERE = (0.0, 0.0, 0.0)
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
@@ -38,9 +38,9 @@ def any_thing(
 
 def choose_things(random: np.random.Generator, table: Table) -> list[Thing]:
     """What is to lie on a table: mostly different things; sometimes twins, print, a tray, an arm."""
-    count = 1 + int(random.binomial(MOST_THINGS - 1, 0.5))
+    count = 1 + int(random.binomial(MOST_THINGS - 1, 0.45))
     things = special_things(random, table)
-    twins, sizes, colours = random.random(3) < (0.18, 0.15, 0.15)
+    twins, sizes, colours = random.random(3) < (0.15, 0.1, 0.15)
     while len(things) < count:
         number, names = len(things), [thing.label for thing in things]
         plain = [thing for thing in things if KINDS[thing.kind].weight > 0]

@@ -24,9 +24,11 @@ IMAGE_TASKS: dict[ImageTask, float] = {
     pointing.find_by_print: 0.7,
     pointing.find_all: 1.0,
     pointing.name_in_box: 3.0,
+    pointing.list_boxes: 1.5,
     pointing.describe_box: 0.7,
     questions.count_objects: 1.5,
     questions.colour_of: 2.5,
+    questions.list_colours: 2.0,
     questions.kind_of_colour: 2.5,
     questions.relation_between: 1.2,
     questions.relation_holds: 1.2,
@@ -38,8 +40,6 @@ IMAGE_TASKS: dict[ImageTask, float] = {
     questions.read_print: 2.5,
 }
 """Weights; a task that does not fit a picture is not asked of it."""
-_LAST = ("caption_short", "caption_medium", "caption_detailed", "caption_grounded", "find_everything")
-"""Turns that tell all of a picture: what comes after them could be copied from them without a look."""
 _TRIES = 10
 """Questions that are thought of for each that is wanted."""
 
@@ -67,7 +67,7 @@ def turns_about(
 ) -> list[Turn]:
     """Up to `most` questions about a picture, at least one, none twice.
 
-    A task may come again, about something else; but one turn at most tells the whole picture, the last one.
+    A task may come again, about something else.
 
     Args:
         truth: of a clear picture that shows something.
@@ -81,8 +81,8 @@ def turns_about(
     turns: dict[str, Turn] = {}
     for index in random.choice(len(tasks), _TRIES * most, p=weights / weights.sum()):
         turn = names[index](truth, random)
-        if turn is not None and not (turn.task in _LAST and any(other.task in _LAST for other in turns.values())):
+        if turn is not None:
             turns.setdefault(turn.question, turn)
         if len(turns) == wanted:
             break
-    return sorted(turns.values(), key=lambda turn: turn.task in _LAST)
+    return list(turns.values())

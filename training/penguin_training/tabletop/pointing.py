@@ -20,6 +20,7 @@ Random = np.random.Generator
 _NEXT = 70
 """Outermost objects must be this far out beyond the next, in thousandths."""
 _NEAREST_M = 0.06
+_BY_KIND = 0.4
 _WHERE = (
     "Where is {what}?",
     "Find {what}.",
@@ -32,9 +33,13 @@ _WHERE = (
 
 
 def find_by_name(truth: SceneTruth, random: Random) -> Turn | None:
-    """An object by its label."""
+    """An object by its label, or by its kind alone where that is enough."""
     item = one_of(random, unique(truth))
-    return None if item is None else _found("find_by_name", random, f"the {item.label}", item)
+    if item is None:
+        return None
+    kinds = [other.kind for other in truth.objects]
+    name = item.kind if kinds.count(item.kind) == 1 and random.random() < _BY_KIND else item.label
+    return _found("find_by_name", random, f"the {name}", item)
 
 
 def find_by_place(truth: SceneTruth, random: Random) -> Turn | None:
@@ -90,6 +95,20 @@ def name_in_box(truth: SceneTruth, random: Random) -> Turn:
     )
     answer = say(random, ("{an}.", "this is {an}.", "it is {an}."), an=an(item.label))
     return Turn("name_in_box", question, answer, Expected("label", answer=item.label))
+
+
+def list_boxes(truth: SceneTruth, random: Random) -> Turn:
+    """Boxes first, then what is in them: what a model learns to look up by place."""
+    question = pick(
+        random,
+        (
+            "List the boxes and say what is in each.",
+            "Give all boxes with their contents.",
+            "Name the object in every box.",
+        ),
+    )
+    answer = ", ".join(f"{box_words(item.told.box)}: {item.label}" for item in truth.objects)
+    return Turn("list_boxes", question, answer, Expected("words", answer=answer))
 
 
 def describe_box(truth: SceneTruth, random: Random) -> Turn | None:

@@ -56,6 +56,23 @@ def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
     return _answered("colour", random, question, item.colour, f"The {item.kind} is {item.colour}.", expected)
 
 
+def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
+    """Kinds first, then their colours: what a model learns to look up by kind."""
+    coloured = [item for item in truth.objects if item.colour]
+    if not coloured:
+        return None
+    question = pick(
+        random,
+        (
+            "Which colours do the objects have?",
+            "List the objects with their colours.",
+            "What colour is each object?",
+        ),
+    )
+    answer = ", ".join(f"{item.kind}: {item.colour}" for item in coloured)
+    return Turn("list_colours", question, answer, Expected("words", answer=answer))
+
+
 def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
     """What the only object of a colour is."""
     colours = [item.colour for item in truth.objects]

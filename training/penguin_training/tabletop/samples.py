@@ -91,10 +91,12 @@ class Sample:
         return said
 
     def annotation(self) -> dict[str, Any]:
-        """The line of the annotation file, without the paths of its media."""
+        """The line of the annotation file, without the paths of its media; questions about pictures stand apart."""
+        apart = {"turns_apart": True} if self.turns and self.frames else {}
         return {
             "id": self.id,
             "family": self.family,
+            **apart,
             "conversations": self.conversations,
             "tasks": [turn.task for turn in self.turns],
             "expected": [turn.expected.to_dict() for turn in self.turns],
