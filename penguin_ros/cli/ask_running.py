@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penguin_models.grounding import parse
 from penguin_ros.cli.output import print_json, stdout
 from penguin_ros.cli.ros import require_ros
 
@@ -11,11 +12,18 @@ from penguin_ros.cli.ros import require_ros
 def ask_running(
     node: str, question: str, cameras: Sequence[str], horizon_s: float, max_new_tokens: int | None, as_json: bool
 ) -> None:
-    """Asks a node over its action, and prints the answer as it comes and what it points at."""
+    """Asks a node over its action, and prints the answer as it comes and what it points at.
+
+    Pieces of the answer can get lost: rclpy's client drops what it has not read when the goal is done. The whole answer
+    is then printed after them.
+    """
     require_ros()
     from penguin_ros.nodes.ask_client import ask_node
 
+    pieces: list[str] = []
+
     def show(piece: str) -> None:
+        pieces.append(piece)
         if not as_json:
             stdout.out(piece, end="")
 
@@ -24,6 +32,8 @@ def ask_running(
         print_json(result)
         return
     stdout.out("\n")
+    if parse("".join(pieces)).text.strip() != result["answer"].strip():
+        stdout.out(result["answer"])
     for item in result["objects"]:
         stdout.out("  {}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(item["label"], *item["box_px"]))
     for span in result["time_ranges"]:
