@@ -7,12 +7,8 @@ from pathlib import Path
 from penguin_models.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "tests" / "data" / "reference" / "checkpoint"
-"""The checkpoint that ships. It is untrained: random weights that pin the arithmetic."""
-UNTRAINED = (
-    "The weights that ship are UNTRAINED: 0.7 million random parameters that pin the arithmetic. What they say is\n"
-    "noise by design. What is real: the camera stream over DDS, key frames, memory, timings, and scores near 0.\n"
-)
+MODEL = ROOT / "models" / "penguin-tiny"
+"""The checkpoint that ships: trained on the simulated table-top, and on nothing else."""
 BAG = ROOT / "launch" / "bags" / "tabletop"
 """The bag that the demo can replay."""
 EXAMPLE = ROOT / "launch" / "bags" / "evaluation"

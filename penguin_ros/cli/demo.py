@@ -18,7 +18,7 @@ from rich.table import Table
 from penguin_models.errors import PenguinError
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.shipped import BAG, MODEL, UNTRAINED, require_shipped
+from penguin_ros.shipped import BAG, MODEL, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.nodes.demo_client import DemoClient
@@ -57,8 +57,6 @@ def demo(
     require_shipped(model, BAG)
     # A domain of its own: neither robots on this network nor a second demo hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    if not as_json and model == MODEL:
-        stdout.out(UNTRAINED)
     if not bag and importlib.util.find_spec("pybullet") is None:
         bag = True
         stderr.out("PyBullet is not installed (it has wheels for Python 3.10 and 3.11): the bag is replayed instead")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from penguin_ros.cli.evaluate_output import Bar, print_results
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, stdout
-from penguin_ros.shipped import EXAMPLE, MODEL, UNTRAINED, require_shipped
+from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption
+from penguin_ros.shipped import EXAMPLE, MODEL, require_shipped
 
 PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
 """What the model was trained with; a clip has four times as many at full size, so that the memory must make room."""
@@ -29,8 +29,6 @@ def example(
     from penguin_ros.evaluation.run import RunOptions, run_bags
 
     require_shipped(model, EXAMPLE)
-    if not as_json and model == MODEL:
-        stdout.out(UNTRAINED)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
     asked = read_questions(EXAMPLE / "questions.jsonl")
     # A page that is shown to others need not tell where the clone lies.

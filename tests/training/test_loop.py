@@ -30,6 +30,7 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
     """A stage as it ships, on drawn data, at tiny shapes, for 30 steps in float32."""
 
     def make(name):
+        shipped = load_settings(CONFIGS / "tiny-cpu" / f"{name}.yaml")
         files = {
             "0": "text",
             "1": "captions,charts",
@@ -37,6 +38,7 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
             "3": "captions,text",
             "4a": "captions,text",
             "4b": "captions,clips",
+            "ablation": "captions",
         }
         listed = ", ".join(f"{{path: {file}.jsonl}}" for file in files[name.split("-")[0]].split(","))
         overrides = [
@@ -51,9 +53,9 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
             new = f"{{tokenizer: {checkpoint}, {sizes}, num_key_value_heads: 1, head_dim: 24}}"
             overrides.append(f"model.new_language_model={new}")
         else:
-            new = name.startswith("1")
+            new = shipped.model.new_model is not None
             overrides.append(f"model.new_model.llm={llm_folder}" if new else f"model.start={checkpoint}")
-        if name[0] in "12":
+        if shipped.reconstruction:
             overrides.append(f"reconstruction.teacher.path={teacher_folder}")
         return load_settings(CONFIGS / "tiny-cpu" / f"{name}.yaml", overrides)
 

@@ -25,7 +25,8 @@ def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, chec
     result = penguin_vl("demo", "--bag", "--model", checkpoint, "--out", tmp_path / "pictures", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    assert report["frames_in"] == 24 and report["key_frames"] >= 3 and report["scores"] == {}
+    # Sensor data are not sent again: a loaded machine may lose some of the 24.
+    assert 20 <= report["frames_in"] <= 24 and report["key_frames"] >= 3 and report["scores"] == {}
     assert 0 < report["tokens_held"] <= report["token_budget"] == 512
     assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
     assert [answer["by"] for answer in report["answers"]] == ["service", "action"]
