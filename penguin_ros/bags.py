@@ -93,19 +93,31 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
         reader = AnyReader([path], default_typestore=typestore())
         reader.open()
     except Exception as err:
-        raise MediaError(f"bag {path} cannot be read: {_reason(err)}") from err
+        raise MediaError(f"bag {path} cannot be read: {_reason(err)}{_remedy(path)}") from err
     try:
         yield reader
     except PenguinError:
         raise
     except Exception as err:
-        raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}") from err
+        raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}{_remedy(path)}") from err
     finally:
         reader.close()
 
 
-def choose_topic(path: Path, reader: AnyReader, topic: str | None) -> str:
+def _remedy(path: Path) -> str:
+    """What may save an MCAP file whose end was never written, as after a crash."""
+    files = [path] if path.suffix == ".mcap" else sorted(path.glob("*.mcap"))
+    return f"; what is in it may be saved by: mcap recover {files[0]} -o recovered.mcap" if files else ""
+
+
+def choose_topic(path: Path, reader: AnyReader, topic: str | None, by: str = "--topic") -> str:
     """The image topic to read: the one asked for, or the only one.
+
+    Args:
+        path: of the bag.
+        reader: of the bag.
+        topic: asked for; None for the only one.
+        by: how a user asks for one.
 
     Raises:
         MediaError: there is none, or the choice is not clear; the bag's topics are listed.
@@ -117,7 +129,7 @@ def choose_topic(path: Path, reader: AnyReader, topic: str | None) -> str:
         raise MediaError(f"bag {path} has no image topic; its topics: {listing}")
     if topic is None:
         if len(images) > 1:
-            raise MediaError(f"bag {path} has several image topics, choose one with --topic: {', '.join(images)}")
+            raise MediaError(f"bag {path} has several image topics, choose one with {by}: {', '.join(images)}")
         return images[0]
     if topic not in types:
         raise MediaError(f"bag {path} has no topic {topic}; its image topics: {', '.join(images)}")

@@ -172,7 +172,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write the page of results again, or compare two runs: those given against others."""
-    from penguin_ros.evaluation.report.page import shared_arm, write_report
+    from penguin_ros.evaluation.report.page import shared_arm, titles_of, write_report
     from penguin_ros.evaluation.report.screenshot import take_picture
     from penguin_ros.evaluation.results import load_results
     from penguin_ros.evaluation.summary import compare_records
@@ -192,9 +192,9 @@ def report(
     else:
         comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
         if as_json:
-            print_json({"report": str(page), "comparison": comparison})
+            print_json({"report": str(page), "titles": titles_of(runs), "comparison": comparison})
             return
-        print_comparison(comparison, runs[0].title, runs[1].title)
+        print_comparison(comparison, *titles_of(runs))
         stdout.out(f"page: {page}")
 
 

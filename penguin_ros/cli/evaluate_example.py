@@ -12,7 +12,7 @@ from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption
 from penguin_ros.shipped import EXAMPLE, MODEL, require_shipped
 
 PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
-"""What the model was trained with; a clip has four times as many at full size, so that the memory must make room."""
+"""What the model was trained with; a clip has 2.25 times as many at full size, so that the memory must make room."""
 
 
 def example(

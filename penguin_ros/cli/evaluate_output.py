@@ -54,6 +54,8 @@ def print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}{energy}")
     for comparison in results.summary["comparisons"]:
         print_comparison(comparison, comparison["a"], comparison["b"])
+    if results.summary["not_asked"]:
+        stdout.out(f"{results.summary['not_asked']} of {len(results.questions)} questions were not asked")
     stdout.out(f"results: {file}\npage: {page}")
     for name, reason in failed.items():
         stderr.out(f"error: bag {name} could not be evaluated: {reason}")

@@ -111,11 +111,6 @@ class Arm(Protocol):
         """As in `ARMS`."""
         ...
 
-    @property
-    def one_camera(self) -> bool:
-        """Whether it has no prompt for several cameras."""
-        ...
-
     def see(self, frame: Frame) -> None:
         """Takes a frame."""
         ...
@@ -133,7 +128,6 @@ class MemoryArm:
     """The node's memory and session; every frame is encoded and prefilled before the next one comes."""
 
     name = "memory"
-    one_camera = False
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine = engine

@@ -24,7 +24,6 @@ class LastFramesArm:
     """A baseline without memory: a clip of the last four frames."""
 
     name = "last-4"
-    one_camera = True
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine = engine
@@ -63,7 +62,6 @@ class OfflineArm:
     """A baseline as released: the recording so far is sampled, labelled and encoded anew for each question."""
 
     name = "offline"
-    one_camera = True
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine, self._recording = engine, recording

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -64,7 +65,7 @@ def run_on_ray(
         jobs: the bags.
         address: of the cluster; one on this machine is started if None.
         gpus: that each bag gets.
-        on_bag: called with the number of questions and arms of each bag that is done.
+        on_bag: called with the number of answers of each bag that is done.
 
     Returns:
         Name of each bag that could not be evaluated -> why.
@@ -86,13 +87,15 @@ def run_on_ray(
         waiting = {task.remote(item.job): item for item in jobs}
         for done in _as_completed(ray, list(waiting)):
             item = waiting[done]
-            collected: Collected = ray.get(done)
-            journal = item.journal()
-            collected.send(journal)
-            journal.close()
+            try:
+                collected: Collected = ray.get(done)
+            except ray.exceptions.RayError as err:
+                collected = Collected(failed=f"its worker on the cluster failed: {' '.join(str(err).split())}")
+            with closing(item.journal()) as journal:
+                collected.send(journal)
             if collected.failed:
                 failed[item.job.recording.name] = collected.failed
-            on_bag(len(item.job.questions) * len(item.job.settings.arms))
+            on_bag(len(collected.answers))
     finally:
         ray.shutdown()
     return failed

@@ -18,7 +18,7 @@ from penguin_engine.runtime import Runtime
 from penguin_models.errors import PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.evaluation.arms import Engine, Meter
-from penguin_ros.evaluation.journal import Journal
+from penguin_ros.evaluation.journal import Journal, recording_key
 from penguin_ros.evaluation.realtime import replay_realtime
 from penguin_ros.evaluation.records import ModelSpec
 from penguin_ros.evaluation.replay import BagJob, Sink, replay
@@ -28,15 +28,22 @@ _KILLED = "a process was killed, perhaps for want of memory; answers so far are 
 
 @dataclass(frozen=True)
 class JournalledJob:
-    """A job and where its answers go."""
+    """A job, and where its answers go.
+
+    Attributes:
+        job: the bag.
+        folder: of the results.
+        run: key of the run.
+    """
 
     job: BagJob
     folder: Path
-    key: str
+    run: str
 
     def journal(self, on_answer: Callable[[], None] = lambda: None) -> Journal:
         """Its journal."""
-        return Journal(self.folder, self.job.recording.name, self.key, on_answer)
+        recording = self.job.recording
+        return Journal(self.folder, recording.name, self.run, recording_key(recording), on_answer)
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +112,7 @@ def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Call
     Args:
         jobs: the bags.
         processes: at most so many at a time; each loads the model.
-        on_bag: called with the number of questions and arms of each bag that is done.
+        on_bag: called with the number of answers of each bag that is done.
 
     Returns:
         Name of each bag that could not be evaluated -> why.
@@ -114,17 +121,23 @@ def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Call
     _load.cache_clear()  # the model that was looked at here would only take room
     context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(_evaluate_journalled, item): item.job for item in jobs}
+        futures = {pool.submit(_evaluate_counted, item): item.job.recording.name for item in jobs}
         for future in as_completed(futures):
-            job = futures[future]
             try:
-                future.result()
-            except PenguinError as err:
-                failed[job.recording.name] = str(err)
+                answers, reason = future.result()
             except BrokenProcessPool:
-                failed[job.recording.name] = _KILLED
-            on_bag(len(job.questions) * len(job.settings.arms))
+                answers, reason = 0, _KILLED
+            if reason:
+                failed[futures[future]] = reason
+            on_bag(answers)
     return failed
+
+
+def _evaluate_counted(item: JournalledJob) -> tuple[int, str]:
+    """How many answers were made, and why there are no more; "" where the bag was evaluated to its end."""
+    answers: list[None] = []
+    failed = run_in_turn([item], lambda: answers.append(None))
+    return len(answers), "".join(failed.values())
 
 
 def _evaluate_journalled(

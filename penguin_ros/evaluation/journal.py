@@ -1,13 +1,15 @@
 """Answers on disk as they come, so that an interrupted run loses none of them: a file of JSON lines for each bag.
 
-The first line says which model, settings and recording the answers belong to; answers of others are never mixed in.
+The first line says which model and settings, and which recording, the answers belong to; answers of others are never
+mixed in. Where a recording can no longer be read, its answers can.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,7 +20,7 @@ from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.recording import Recording
 from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline, digest
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -47,48 +49,65 @@ def recording_key(recording: Recording) -> str:
     return digest([recording.cameras, images, recording.checksum])
 
 
+def check_folder(folder: Path) -> None:
+    """Raises EvaluationError where a folder of results is a file, before any work is done for it."""
+    if folder.exists() and not folder.is_dir():
+        raise EvaluationError(f"results go into a folder, and {folder} is a file; choose another --out")
+
+
 class Journal:
     """The file of one bag; also the `Sink` of its replay."""
 
-    def __init__(self, folder: Path, bag: str, key: str, on_answer: Callable[[], None] = lambda: None):
+    def __init__(
+        self, folder: Path, bag: str, run: str, recording: str | None, on_answer: Callable[[], None] = lambda: None
+    ):
         """Names the file; nothing is written before the first answer.
 
         Args:
             folder: of the results.
             bag: its name.
-            key: of run and recording.
+            run: key of the run.
+            recording: key of the recording; None where it cannot be read any more, and its answers only are.
             on_answer: called after each answer.
         """
         self._path = folder / "progress" / f"{bag}.jsonl"
         self._pictures = folder / "frames"
-        self._bag, self._key, self._on_answer = bag, key, on_answer
+        self._bag, self._on_answer = bag, on_answer
+        self._header = {"format": _FORMAT, "run": run, "recording": recording}
         self._file: IO[str] | None = None
 
     def read(self) -> Progress:
         """What was written before; a line that was cut off is left out.
 
         Raises:
-            EvaluationError: it belongs to another run, or is damaged.
+            EvaluationError: it belongs to another run or to another recording, or is damaged.
         """
         progress = Progress()
         lines = self._lines()
         if not lines:
             return progress
-        header = _parse(self._path, 1, lines[0])
-        if header != {"format": _FORMAT, "key": self._key}:
-            raise EvaluationError(
-                f"{self._path} holds answers of another model, of other settings or of another recording; "
-                "choose another --out, or discard them with --overwrite"
-            )
+        self._check(_parse(self._path, 1, lines[0]))
         for number, line in enumerate(lines[1:], start=2):
             self._add(progress, number, _parse(self._path, number, line))
         return progress
 
+    def _check(self, header: dict[str, object]) -> None:
+        for name, other in (
+            ("format", "of another version of this program"),
+            ("run", "of another model or of other settings"),
+            ("recording", "of another recording"),
+        ):
+            if header.get(name) != self._header[name] and self._header[name] is not None:
+                raise EvaluationError(
+                    f"{self._path} holds answers {other}; choose another --out, or discard them with --overwrite"
+                )
+
     def discard(self) -> None:
         """Forgets what was written before, with the bag's pictures."""
-        self._path.unlink(missing_ok=True)
-        if (self._pictures / self._bag).is_dir():
-            shutil.rmtree(self._pictures / self._bag)
+        with _writing(self._path):
+            self._path.unlink(missing_ok=True)
+            if (self._pictures / self._bag).is_dir():
+                shutil.rmtree(self._pictures / self._bag)
 
     def answer(self, record: AnswerRecord) -> None:
         """Writes an answer."""
@@ -104,10 +123,12 @@ class Journal:
         target = self._pictures / name
         if target.exists():
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        part.write_bytes(jpeg())
-        part.replace(target)
+        data = jpeg()
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.part")
+            part.write_bytes(data)
+            part.replace(target)
 
     def close(self) -> None:
         """Closes the file."""
@@ -116,15 +137,21 @@ class Journal:
             self._file = None
 
     def _write(self, value: dict[str, object]) -> None:
-        if self._file is None:
-            lines = self._lines() or [json.dumps({"format": _FORMAT, "key": self._key})]
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_name(f"{self._path.name}.part")
-            part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            part.replace(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(value) + "\n")
-        self._file.flush()
+        with _writing(self._path):
+            if self._file is None:
+                self._file = self._begin()
+            self._file.write(json.dumps(value) + "\n")
+            self._file.flush()
+
+    def _begin(self) -> IO[str]:
+        """Opens the file, without a line that was cut off."""
+        assert self._header["recording"] is not None, "nothing is answered about a bag that cannot be read"
+        lines = self._lines() or [json.dumps(self._header)]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_name(f"{self._path.name}.part")
+        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        part.replace(self._path)
+        return self._path.open("a", encoding="utf-8")
 
     def _lines(self) -> list[str]:
         """Complete lines."""
@@ -142,6 +169,14 @@ class Journal:
                 progress.timelines[timeline.camera, timeline.arm] = timeline
         except (ValidationError, KeyError) as err:
             raise EvaluationError(f"{self._path}, line {number} is damaged; discard it with --overwrite") from err
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise EvaluationError(f"results {file} cannot be written: {err.strerror}; choose another --out") from err
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, object]:

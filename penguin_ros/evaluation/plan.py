@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
+from penguin_ros.bags import choose_topic, open_bag
 from penguin_ros.evaluation.ground_truth import TruthTopic, read_truth
 from penguin_ros.evaluation.questions import Question
 from penguin_ros.evaluation.recording import Recording, bag_name, open_recording
@@ -56,16 +57,13 @@ def make_plan(paths: Sequence[Path], questions: Sequence[Question]) -> Plan:
             plan.unasked.append(name)
             continue
         try:
-            topics = dict.fromkeys(topic for question in asked for topic in question.cameras or (None,))
-            recording = open_recording(path, list(topics))
-            truth = read_truth(path, truth_topics(asked))
+            planned, wrong = _plan_bag(path, asked)
         except MediaError as err:
             plan.failed[name] = str(err)
-        except EvaluationError as err:
-            problems.append(str(err))
-        else:
-            problems += _problems(recording, asked, truth)
-            plan.bags.append(PlannedBag(recording, tuple(asked), truth))
+            continue
+        problems += wrong
+        if planned is not None:
+            plan.bags.append(planned)
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise EvaluationError("; ".join(problems[:10]) + more)
@@ -103,15 +101,59 @@ def check_time(recording: Recording, question: Question) -> None:
         )
 
 
-def _problems(recording: Recording, questions: Iterable[Question], truth: dict[str, TruthTopic]) -> list[str]:
-    """Questions outside a camera's time, or whose expected boxes are not there."""
-    found = []
+def _plan_bag(path: Path, questions: Sequence[Question]) -> tuple[PlannedBag | None, list[str]]:
+    """A bag with what is asked about it, and what is wrong with that: first of topics, then of times.
+
+    Raises:
+        MediaError: the bag cannot be read.
+    """
+    wrong: dict[str, list[str]] = {}  # what is wrong -> ids of questions
+    cameras = _cameras(path, questions, wrong)
+    truth = _truth(path, questions, wrong)
+    problems = [f"question {_named(ids)}: {reason}" for reason, ids in wrong.items()]
+    if not cameras:
+        return None, problems
+    try:
+        recording = open_recording(path, cameras)
+    except EvaluationError as err:
+        return None, [*problems, str(err)]
+    named = {question for ids in wrong.values() for question in ids}
     for question in questions:
+        if question.id in named:
+            continue
         try:
             check_time(recording, question)
             _check_truth(recording, question, truth)
         except EvaluationError as err:
-            found.append(str(err))
+            problems.append(str(err))
+    return PlannedBag(recording, tuple(questions), truth), problems
+
+
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
+def _cameras(path: Path, questions: Sequence[Question], wrong: dict[str, list[str]]) -> list[str]:
+    """Image topics that questions are about."""
+    found = []
+    with open_bag(path) as reader:
+        for question in questions:
+            for topic in question.cameras or (None,):
+                try:
+                    found.append(choose_topic(path, reader, topic, by="its field camera"))
+                except MediaError as err:
+                    wrong.setdefault(str(err), []).append(question.id)
+    return list(dict.fromkeys(found))
+
+
+def _truth(path: Path, questions: Sequence[Question], wrong: dict[str, list[str]]) -> dict[str, TruthTopic]:
+    """Topics from which questions take their expected boxes."""
+    found: dict[str, TruthTopic] = {}
+    for topic in truth_topics(questions):
+        try:
+            found |= read_truth(path, [topic])
+        except EvaluationError as err:
+            wrong.setdefault(str(err), []).extend(q.id for q in questions if topic in truth_topics([q]))
     return found
 
 

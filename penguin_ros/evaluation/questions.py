@@ -149,7 +149,8 @@ class Question(_Strict):
         question: as the model gets it.
         expected: all of these must be met.
         kind: group in the report; the type of the first expected result if not given.
-        evidence_s: when what must be known was last to be seen, as (start, end); derived for time ranges and boxes.
+        evidence_s: when what must be known was last to be seen, as (start, end); derived for time ranges (from their
+            start) and boxes.
         horizon_s: look back at most so far; 0 for everything in memory.
         max_new_tokens: longest answer; the run's setting if not given.
     """
@@ -196,7 +197,7 @@ def read_questions(path: Path) -> list[Question]:
         EvaluationError: the file cannot be read or has none, or lines are malformed (each is named, up to ten).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except UnicodeDecodeError as err:
         raise EvaluationError(f"questions {path} are not UTF-8 text: {err.reason} at byte {err.start}") from err
     except OSError as err:
@@ -220,6 +221,11 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise EvaluationError(f"{path} has no questions")
     return questions
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text in UTF-8, with or without a byte-order mark; JSON may hold other line breaks than line feeds."""
+    return path.read_text(encoding="utf-8-sig").split("\n")
 
 
 def parse_question(line: str) -> Question:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlparse
 
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_ros.evaluation.plan import check_time
-from penguin_ros.evaluation.questions import Question, format_question, parse_question, read_questions
+from penguin_ros.evaluation.questions import Question, format_question, parse_question, read_lines, read_questions
 from penguin_ros.evaluation.recording import ImageRef, Recording, StampedImage
 from penguin_ros.evaluation.thumbnails import thumbnail
 
@@ -101,7 +101,7 @@ class Recorder:
             mine = [q.id for q in self.questions if q.bag in (None, self.recording.name)]
             if name not in mine:
                 raise EvaluationError(f"there is no question {name} about {self.recording.name}")
-            lines = [line for line in self._file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line for line in read_lines(self._file) if line.strip()]
             kept = "".join(line + "\n" for line in lines if parse_question(line).id != name)
             part = self._file.with_name(f"{self._file.name}.part")
             part.write_text(kept, encoding="utf-8")

@@ -138,7 +138,7 @@ def open_recording(path: Path, topics: Sequence[str | None]) -> Recording:
     refs, unstamped, checksum = [], dict[str, int](), 0
     with open_bag(path) as reader:
         try:
-            cameras = tuple(dict.fromkeys(choose_topic(path, reader, topic) for topic in topics))
+            cameras = tuple(dict.fromkeys(choose_topic(path, reader, topic, by="--camera") for topic in topics))
         except MediaError as err:
             raise EvaluationError(str(err)) from err
         connections = [c for c in reader.connections if c.topic in cameras]

@@ -16,7 +16,6 @@ from penguin_models.types import Frame, Size
 from penguin_ros.evaluation.parameters import node_settings
 from penguin_ros.evaluation.questions import ExpectedObject, Question
 from penguin_ros.evaluation.scoring import Given
-from penguin_ros.evaluation.time_metrics import find_span
 from penguin_ros.settings import NodeSettings
 
 ARMS = {
@@ -150,7 +149,8 @@ class AnswerRecord(_Record):
         raw: as the model wrote it.
         text: without box syntax.
         objects: what it points at.
-        spans: times that it gives, in seconds on the clock of the questions.
+        spans: times that it gives as the model was trained to write them, in seconds on the clock of the questions.
+        start_s: first frame that it looked at, on the same clock; times in its words count from there.
         malformed: boxes and times that could not be read.
         ended_by: "end", "stop" or "length".
         error: why there is no answer; such a question counts as wrong.
@@ -174,6 +174,7 @@ class AnswerRecord(_Record):
     text: str = ""
     objects: list[ObjectRecord] = []
     spans: list[tuple[float, float]] = []
+    start_s: float = 0.0
     malformed: int = 0
     ended_by: str = ""
     error: str | None = None
@@ -255,25 +256,21 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def answer_fields(answer: Answer, start_ns: int, question: Question) -> dict[str, Any]:
+def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
     """Fields of a record that come from an answer.
 
     Args:
         answer: times in it count from its first frame.
         start_ns: where the clock of the questions begins.
-        question: where it expects a time and the answer has none as the model was trained to write it, one in free
-            words counts.
     """
-    offset_s = (answer.start_ns - start_ns) * 1e-9
-    spans = [(span.start_s, span.end_s) for span in answer.grounding.time_ranges]
-    if not spans and any(item.type == "time_range" for item in question.expected):
-        spans = [span] if (span := find_span(answer.grounding.text)) else []
+    start_s = (answer.start_ns - start_ns) * 1e-9
     objects = [(o.label, (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in answer.grounding.objects]
     return {
         "raw": answer.raw,
         "text": answer.grounding.text,
         "objects": [ObjectRecord(label=label, box=box) for label, box in objects],
-        "spans": [(start + offset_s, end + offset_s) for start, end in spans],
+        "spans": [(span.start_s + start_s, span.end_s + start_s) for span in answer.grounding.time_ranges],
+        "start_s": start_s,
         "malformed": answer.grounding.malformed,
         "ended_by": answer.ended_by,
         "frames": answer.frames,

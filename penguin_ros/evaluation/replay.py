@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from penguin_engine.answer import Answer
 from penguin_engine.mailbox import Mailbox
+from penguin_engine.several_cameras import newest_last
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.arms import Arm, Asked, Engine, MemoryArm, Meter
@@ -33,6 +34,8 @@ from penguin_ros.evaluation.records import (
 from penguin_ros.evaluation.thumbnails import thumbnail
 
 T = TypeVar("T")
+ONE_CAMERA = ("last-4", "offline")
+"""Ways of answering that have no prompt for several cameras."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ class BagJob:
     def asked(self) -> list[Asked]:
         """The questions in the order in which they are asked."""
         return sorted(map(self._asked, self.questions), key=lambda asked: asked.stamp_ns)
+
+    def wanted(self) -> set[tuple[str, str, str]]:
+        """Question, arm and key of every answer that the bag is to give."""
+        return {
+            (question.id, arm, question_key(question))
+            for question in self.questions
+            for arm in self.settings.arms
+            if len(question.cameras) < 2 or arm not in ONE_CAMERA
+        }
 
     def finished(self, asked: Asked, arm: str) -> AnswerRecord | None:
         """The answer of an earlier run."""
@@ -94,16 +106,15 @@ def ask_stamp_ns(question: Question, start_ns: int) -> int:
 
 
 def replay(job: BagJob, engine: Engine, sink: Sink) -> None:
-    """Replays a bag for all arms but "realtime". It ends with the last question.
+    """Replays a bag for all arms but "realtime" that have something left to answer. It ends with the last question.
 
     Raises:
         MediaError: the bag cannot be read to its end; what was answered before is in the sink.
     """
-    names = [name for name in job.settings.arms if name != "realtime"]
-    waiting = [asked for asked in job.asked() if any(job.finished(asked, name) is None for name in names)]
-    if not waiting:
+    unfinished = {arm for _, arm, _ in job.wanted() - set(job.done)}
+    arms = [_ARMS[name](engine, job.recording) for name in job.settings.arms if name in unfinished & set(_ARMS)]
+    if not arms:
         return
-    arms = [_ARMS[name](engine, job.recording) for name in names]
     try:
         _replay(job, arms, engine.meter, sink)
     finally:
@@ -170,7 +181,7 @@ def _ask(
     job: BagJob, arms: Sequence[Arm], asked: Asked, newest: dict[str, Frame], meter: Meter | None, sink: Sink
 ) -> None:
     for arm in arms:
-        if (arm.one_camera and len(asked.cameras) > 1) or job.finished(asked, arm.name) is not None:
+        if (arm.name in ONE_CAMERA and len(asked.cameras) > 1) or job.finished(asked, arm.name) is not None:
             continue
         outcome, joules = attempt(partial(arm.ask, asked), meter)
         sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink, joules=joules))
@@ -220,9 +231,9 @@ def answer_record(
         waited_s=waited_s,
         joules=joules,
     )
-    seen = [newest[camera] for camera in asked.cameras if camera in newest]
+    seen = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}
     if seen:
-        frame = max(seen, key=lambda frame: frame.stamp_ns)
+        frame = newest[newest_last(seen)[-1]]  # boxes refer to it
         record.frame = frame_record(job.recording.name, frame, asked.start_ns)
         sink.picture(record.frame.file, partial(thumbnail, frame.rgb))
         try:
@@ -231,7 +242,7 @@ def answer_record(
             outcome = err
     if isinstance(outcome, PenguinError):
         return record.model_copy(update={"error": f"{type(outcome).__name__}: {outcome}"})
-    return record.model_copy(update=answer_fields(outcome, asked.start_ns, asked.question))
+    return record.model_copy(update=answer_fields(outcome, asked.start_ns))
 
 
 def truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:

@@ -19,6 +19,7 @@ from penguin_ros.evaluation.questions import Expected, ExpectedObjects, Question
 from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline
 from penguin_ros.evaluation.scoring import Given, score
 from penguin_ros.evaluation.statistics import Ratio
+from penguin_ros.evaluation.time_metrics import Span, find_span
 
 RESULTS_FILE = "results.json"
 
@@ -35,14 +36,12 @@ class ModelInfo(_Part):
         hash: SHA-256 of the checkpoint's files.
         runtime: name of the runtime.
         dtype: type of the weights.
-        parameters: of the model; 0 where that is not known.
     """
 
     spec: ModelSpec
     hash: str
     runtime: str
     dtype: str
-    parameters: int = 0
 
 
 class BagInfo(_Part):
@@ -109,7 +108,7 @@ class Results(_Part):
     """
 
     format: Literal["penguin-vl/evaluation"] = "penguin-vl/evaluation"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     created: str
     package: str
     title: str
@@ -127,6 +126,7 @@ class Results(_Part):
 
 def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRecord:
     """Scores an answer; a question without an answer is scored as if nothing had been said."""
+    record = record.model_copy(update={"spans": _spans(question, record)})
     expected = [_resolve(item, record) for item in question.expected]
     known = [item for item in expected if item is not None]
     given = record.given()
@@ -138,6 +138,14 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     parts["accuracy"] = (float(correct), 1.0)
     age_s = None if record.arm == "file" else evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
+
+
+def _spans(question: Question, record: AnswerRecord) -> list[Span]:
+    """Times that an answer gives; where a time is expected and none is written as trained, one in free words counts."""
+    if record.spans or all(item.type != "time_range" for item in question.expected):
+        return record.spans
+    found = find_span(record.text)
+    return [] if found is None else [(found[0] + record.start_s, found[1] + record.start_s)]
 
 
 def expected_of(question: Question, record: AnswerRecord) -> list[Expected]:
@@ -155,7 +163,8 @@ def _resolve(item: Expected, record: AnswerRecord) -> Expected | None:
 def evidence_age_s(question: Question, asked_s: float) -> float | None:
     """How long before the question the newest evidence was that its answer needs.
 
-    Stated by the question; boxes are those of the newest image, and a span of time ends when it ends.
+    The end of what the question states. Else boxes are those of the newest image; and of a span of time the start
+    counts, as who says when something began must have seen it begin.
     """
     if question.evidence_s is not None:
         return max(0.0, asked_s - question.evidence_s[1])
@@ -164,7 +173,7 @@ def evidence_age_s(question: Question, asked_s: float) -> float | None:
         if item.type == "objects":
             ages.append(0.0)
         elif item.type == "time_range":
-            ages.append(max(0.0, asked_s - min(end for _, end in item.accept)))
+            ages.append(max(0.0, asked_s - min(start for start, _ in item.accept)))
     return max(ages) if ages else None
 
 
@@ -211,7 +220,7 @@ def load_results(path: Path) -> Results:
         raise EvaluationError(f"results {file} are not UTF-8 text") from err
     except ValidationError as err:
         raise EvaluationError(
-            f"{file} is no result of this version (penguin-vl/evaluation 1): {describe(err)}"
+            f"{file} is no result of this version (penguin-vl/evaluation 2): {describe(err)}"
         ) from err
 
 
@@ -226,6 +235,6 @@ def arms_of(records: Iterable[ScoredRecord]) -> list[str]:
 
 
 def unanswered(results: Results) -> Sequence[Question]:
-    """Questions without any record: those of bags that failed before they were asked."""
+    """Questions without any record: of bags that failed before they were asked."""
     asked = {record.question for record in results.records}
     return [question for question in results.questions if question.id not in asked]

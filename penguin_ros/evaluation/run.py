@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from penguin_engine.energy import EnergyMeter
 from penguin_engine.runtime import Runtime
@@ -15,11 +16,11 @@ from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
 from penguin_models.processor import Processor
 from penguin_ros.evaluation.jobs import JournalledJob, load_model, run_in_processes, run_in_turn
-from penguin_ros.evaluation.journal import Progress, recording_key, run_key
-from penguin_ros.evaluation.plan import Plan, PlannedBag, make_plan
+from penguin_ros.evaluation.journal import Journal, Progress, check_folder, run_key
+from penguin_ros.evaluation.plan import Plan, make_plan
 from penguin_ros.evaluation.questions import Question
 from penguin_ros.evaluation.recording import bag_name
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, digest, question_key
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, question_key
 from penguin_ros.evaluation.replay import BagJob, truth_at
 from penguin_ros.evaluation.results import (
     BagInfo,
@@ -91,13 +92,16 @@ def run_bags(
     settings = settings.model_copy(update={"arms": list(dict.fromkeys(settings.arms))})
     if "realtime" in settings.arms and (options.jobs > 1 or options.ray is not None):
         raise EvaluationError("arm realtime measures this machine and needs it alone: leave out --jobs and --ray")
+    check_folder(options.out)
     plan = make_plan(bags, questions)
     info = describe_model(model, loaded)
-    jobs = _resume([_job(bag, info, model, settings, options) for bag in plan.bags], options.overwrite)
-    total = sum(len(_wanted(item.job)) for item in jobs)
+    jobs, kept = _resume(plan, info, model, settings, options)
+    total = sum(len(item.job.wanted()) for item in jobs)
     on_start(total, sum(len(item.job.done) for item in jobs))
     failed = plan.failed | _run(jobs, options, on_progress, loaded)
-    results = _collect(jobs, plan, failed, info, settings, options, [*bags], questions)
+    answers = [_of_bag(item, settings) for item in jobs]
+    answers += [_of_failed_bag(name, questions, settings, progress) for name, progress in kept.items()]
+    results = _results(answers, _bags(plan, failed, bags), info, settings, options, questions)
     if not results.records:
         reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise EvaluationError(f"no question was answered; {reasons}")
@@ -116,35 +120,27 @@ def describe_model(model: ModelSpec, loaded: tuple[Runtime, Processor] | None = 
     return ModelInfo(spec=model, hash=found, runtime=runtime.name, dtype=runtime.dtype)
 
 
-def _job(
-    bag: PlannedBag, info: ModelInfo, model: ModelSpec, settings: RunSettings, options: RunOptions
-) -> JournalledJob:
-    key = digest([run_key(info.hash, model, settings), recording_key(bag.recording)])
-    job = BagJob(bag.recording, bag.questions, bag.truth, model, settings)
-    return JournalledJob(job, options.out, key)
-
-
-def _resume(jobs: Sequence[JournalledJob], overwrite: bool) -> list[JournalledJob]:
-    """The jobs with the answers that are there already."""
-    found = []
-    for item in jobs:
-        journal = item.journal()
-        if overwrite:
+def _resume(
+    plan: Plan, info: ModelInfo, model: ModelSpec, settings: RunSettings, options: RunOptions
+) -> tuple[list[JournalledJob], dict[str, Progress]]:
+    """The jobs with the answers that are there already, and what is there about each bag that cannot be read."""
+    run = run_key(info.hash, model, settings)
+    jobs = [
+        JournalledJob(BagJob(bag.recording, bag.questions, bag.truth, model, settings), options.out, run)
+        for bag in plan.bags
+    ]
+    unreadable = {name: Journal(options.out, name, run, None) for name in plan.failed}
+    if options.overwrite and jobs:
+        for journal in (*(item.journal() for item in jobs), *unreadable.values()):
             journal.discard()
-        done = {key: record for key, record in journal.read().answers.items() if key in _wanted(item.job)}
-        job = BagJob(**{**vars(item.job), "done": done})
-        found.append(JournalledJob(job, item.folder, item.key))
-    return found
+    kept = {} if options.overwrite else {name: journal.read() for name, journal in unreadable.items()}
+    return [_resumed(item) for item in jobs], kept
 
 
-def _wanted(job: BagJob) -> set[tuple[str, str, str]]:
-    """Question, arm and key of every answer that a bag is to give."""
-    return {
-        (question.id, arm, question_key(question))
-        for question in job.questions
-        for arm in job.settings.arms
-        if len(question.cameras) < 2 or arm not in ("last-4", "offline")
-    }
+def _resumed(item: JournalledJob) -> JournalledJob:
+    wanted = item.job.wanted()
+    done = {key: record for key, record in item.journal().read().answers.items() if key in wanted}
+    return replace(item, job=replace(item.job, done=done))
 
 
 def _run(
@@ -163,26 +159,47 @@ def _run(
     return run_in_turn(jobs, lambda: on_progress(1), loaded, EnergyMeter())
 
 
-def _collect(
-    jobs: Sequence[JournalledJob],
-    plan: Plan,
-    failed: dict[str, str],
+_Answers: TypeAlias = tuple[list[ScoredRecord], list[BagTimeline]]
+"""Of one bag."""
+
+
+def _of_bag(item: JournalledJob, settings: RunSettings) -> _Answers:
+    job = item.job
+    return _scored(job.recording.name, job.questions, settings, item.journal().read(), partial(_with_truth, job))
+
+
+def _of_failed_bag(name: str, questions: Sequence[Question], settings: RunSettings, progress: Progress) -> _Answers:
+    """What was answered about a bag before it became unreadable, against the boxes that it held then."""
+    asked = [question for question in questions if question.bag in (None, name)]
+    return _scored(name, asked, settings, progress, lambda question, record: record)
+
+
+def _scored(
+    bag: str,
+    questions: Sequence[Question],
+    settings: RunSettings,
+    progress: Progress,
+    with_truth: Callable[[Question, AnswerRecord], AnswerRecord],
+) -> _Answers:
+    """Scored answers in the order of questions and arms, and the time lines of the arms."""
+    records = []
+    for question in questions:
+        for arm in settings.arms:
+            record = progress.answers.get((question.id, arm, question_key(question)))
+            if record is not None:
+                records.append(score_record(bag, question, with_truth(question, record)))
+    found = [timeline for timeline in progress.timelines.values() if timeline.arm in settings.arms]
+    return records, [BagTimeline(**timeline.model_dump(), bag=bag) for timeline in found]
+
+
+def _results(
+    answers: Sequence[_Answers],
+    bags: list[BagInfo],
     info: ModelInfo,
     settings: RunSettings,
     options: RunOptions,
-    paths: Sequence[Path],
     questions: Sequence[Question],
 ) -> Results:
-    records: list[ScoredRecord] = []
-    timelines: list[BagTimeline] = []
-    for item in jobs:
-        name, progress = item.job.recording.name, item.journal().read()
-        records += _score(item.job, progress)
-        timelines += [
-            BagTimeline(**timeline.model_dump(), bag=name)
-            for timeline in progress.timelines.values()
-            if timeline.arm in settings.arms
-        ]
     results = Results(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         package=metadata.version("penguin-vl"),
@@ -192,10 +209,10 @@ def _collect(
         machine=machine(),
         recent_s=options.recent_s,
         seed=options.seed,
-        bags=_bags(plan, failed, paths),
+        bags=bags,
         questions=list(questions),
-        records=records,
-        timelines=timelines,
+        records=[record for records, _ in answers for record in records],
+        timelines=[timeline for _, timelines in answers for timeline in timelines],
     )
     return results.model_copy(update={"summary": summarise(results)})
 
@@ -205,17 +222,6 @@ def machine() -> dict[str, Any]:
     from penguin_engine import bench
 
     return {**bench.machine(), "energy": EnergyMeter().sources}
-
-
-def _score(job: BagJob, progress: Progress) -> list[ScoredRecord]:
-    """Scored answers in the order of questions and arms."""
-    found = []
-    for question in job.questions:
-        for arm in job.settings.arms:
-            record = progress.answers.get((question.id, arm, question_key(question)))
-            if record is not None:
-                found.append(score_record(job.recording.name, question, _with_truth(job, question, record)))
-    return found
 
 
 def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> AnswerRecord:

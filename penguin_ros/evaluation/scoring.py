@@ -30,10 +30,11 @@ from penguin_ros.evaluation.time_metrics import RECALL_THRESHOLDS, Span, best_io
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is called in tables, and whether more of it is better."""
+    """What a metric is called in tables, whether more of it is better, and whether it is a share from 0 to 1."""
 
     title: str
     more_is_better: bool = True
+    share: bool = True
 
 
 METRICS = {
@@ -46,7 +47,7 @@ METRICS = {
     "relaxed": MetricInfo("relaxed accuracy"),
     "choice_accuracy": MetricInfo("multiple choice"),
     "number_accuracy": MetricInfo("numbers within tolerance"),
-    "count_error": MetricInfo("mean error of numbers", more_is_better=False),
+    "count_error": MetricInfo("mean error of numbers", more_is_better=False, share=False),
     "no_number": MetricInfo("no number given", more_is_better=False),
     "box_miou": MetricInfo("boxes, mean IoU"),
     "box_precision": MetricInfo("boxes, precision at IoU 0.5"),

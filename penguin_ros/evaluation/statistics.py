@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -35,19 +36,40 @@ def ratio(parts: Sequence[Ratio]) -> float | None:
     return math.fsum(part.numerator for part in parts) / total if total else None
 
 
-def intervals(columns: Sequence[Sequence[Ratio]], seed: int = 0) -> list[tuple[float, float] | None]:
+def intervals(
+    columns: Sequence[Sequence[Ratio]], seed: int = 0, shares: Sequence[bool] | None = None
+) -> list[tuple[float, float] | None]:
     """95 % percentile bootstrap intervals (Efron 1979) of several scores over the same questions.
+
+    Where a share is 0 in every question that counts, or 1 in every one, all draws are alike and would seem sure: there
+    the interval is Wilson's (1927) of as many questions.
 
     Args:
         columns: of each score the part of every question; a denominator of 0 where a question does not count.
         seed: of the draws.
+        shares: whether each score lies between 0 and 1; all of them if None.
 
     Returns:
         Low and high of each score; None where fewer than two questions count.
     """
     scores = _resampled(columns, seed)
-    counting = [sum(part.denominator > 0 for part in column) for column in columns]
-    return [_percentiles(scores[:, i]) if count >= 2 else None for i, count in enumerate(counting)]
+    found: list[tuple[float, float] | None] = []
+    for i, column in enumerate(columns):
+        values = [part.numerator / part.denominator for part in column if part.denominator > 0]
+        if len(values) < 2:
+            found.append(None)
+        elif {*values} in ({0.0}, {1.0}) and (shares is None or shares[i]):
+            found.append(_wilson(values[0], len(values)))
+        else:
+            found.append(_percentiles(scores[:, i]))
+    return found
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share that is 0 or 1."""
+    square = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
+    width = square / (count + square)
+    return (0.0, width) if share == 0 else (1 - width, 1.0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord, arms_of, records_of
+from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord, arms_of, records_of, unanswered
 from penguin_ros.evaluation.scoring import METRICS
 from penguin_ros.evaluation.statistics import intervals, paired_differences, percentiles, ratio, sign_test
 
@@ -20,10 +20,10 @@ AGES_S = (2.0, 10.0, 30.0, 60.0)
 
 
 def summarise(results: Results) -> dict[str, Any]:
-    """Scores of each arm, and the comparison of the first with the others."""
+    """Scores of each arm, the comparison of the first with the others, and how many questions were not asked."""
     arms = arms_of(results.records)
     kinds = {question.id: question.group for question in results.questions}
-    summary: dict[str, Any] = {"arms": {}, "comparisons": []}
+    summary: dict[str, Any] = {"arms": {}, "comparisons": [], "not_asked": len(unanswered(results))}
     for arm in arms:
         records = list(records_of(results, arm).values())
         timelines = [timeline for timeline in results.timelines if timeline.arm == arm]
@@ -77,7 +77,8 @@ def metrics(records: Sequence[ScoredRecord], seed: int) -> dict[str, Any]:
     present = {name for record in records for name in record.scores}
     columns = {name: [record.part(name) for record in records] for name in METRICS if name in present}
     found = {}
-    for (name, parts), bounds in zip(columns.items(), intervals([*columns.values()], seed), strict=True):
+    bounds_of = intervals([*columns.values()], seed, [METRICS[name].share for name in columns])
+    for (name, parts), bounds in zip(columns.items(), bounds_of, strict=True):
         value = ratio(parts)
         if value is not None:
             low, high = bounds or (None, None)
@@ -112,13 +113,21 @@ def compare_records(a: Results, arm_a: str, b: Results, arm_b: str, seed: int = 
         both were equally good.
 
     Raises:
-        EvaluationError: they have no question in common, or a question of the same id was another one.
+        EvaluationError: they have no question in common, or a question of the same id was another one or was asked
+            about another bag.
     """
     records_a, records_b = records_of(a, arm_a), records_of(b, arm_b)
     shared = [question for question in records_a if question in records_b]
     if not shared:
         raise EvaluationError(f"{arm_a} of {a.title} and {arm_b} of {b.title} have no question in common")
     _check_same(a, b, shared)
+    for question in shared:
+        bag_a, bag_b = records_a[question].bag, records_b[question].bag
+        if bag_a != bag_b:
+            raise EvaluationError(
+                f"question {question} was asked about bag {bag_a} in {a.title} and about bag {bag_b} in {b.title}; "
+                "compare runs on the same bags"
+            )
     better = [q for q in shared if records_b[q].correct and not records_a[q].correct]
     worse = [q for q in shared if records_a[q].correct and not records_b[q].correct]
     return {

@@ -12,6 +12,7 @@ from typing import Any
 from penguin_engine.ask import ask_each
 from penguin_engine.generation import Sampling
 from penguin_engine.runtime import Runtime
+from penguin_models.errors import EvaluationError
 from penguin_models.media import ClipFrame
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
@@ -24,6 +25,8 @@ from penguin_training.tabletop.dataset import Mixture, TabletopDataset, Tabletop
 from penguin_training.tabletop.samples import Sample
 from penguin_training.tabletop.seeds import Split
 
+ASKED = ("image", "pair", "clip")
+"""Families of samples that have questions about pictures."""
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 
 
@@ -34,7 +37,7 @@ class TabletopRun:
     Attributes:
         seed: a family of scenes of its own in the test split.
         scenes: how many.
-        mixture: of single pictures, pairs and clips.
+        mixture: of single pictures, pairs and clips; of nothing else.
         turns: most questions about a scene.
         size: of the pictures in pixels.
         fps: frames per second of clips.
@@ -52,6 +55,14 @@ class TabletopRun:
     policy: str = "novelty"
     max_tokens: int | None = None
     max_new_tokens: int = 160
+
+    def __post_init__(self) -> None:
+        others = [name for name in ("chart", "text") if getattr(self.mixture, name)]
+        if others:
+            raise EvaluationError(
+                f"the mixture has {' and '.join(others)}, about which nothing is asked; give weights of "
+                f"{', '.join(ASKED)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from penguin_ros.evaluation.questions import (
 )
 from penguin_training.tabletop import clip_tasks
 from penguin_training.tabletop.clip_tasks import ClipTruth
+from penguin_training.tabletop.events import EventKind
 from penguin_training.tabletop.image_tasks import turns_about
 from penguin_training.tabletop.picture import Photographer
 from penguin_training.tabletop.seeds import Split, random_of
@@ -35,6 +36,14 @@ from penguin_training.tabletop.turns import Turn
 QUESTIONS_FILE = "questions.jsonl"
 _NOW_TASKS = (clip_tasks.count_at_end, clip_tasks.where_at_end)
 _PAST_TASKS = (clip_tasks.when, clip_tasks.happens, clip_tasks.how_many_times)
+_KINDS: dict[str, EventKind] = {
+    "appear": "appears",
+    "moved": "moved",
+    "fall": "falls",
+    "leave": "leaves",
+    "camera": "camera",
+}
+"""The word by which a question whether or how often something happens names a kind of event."""
 
 
 def write_clips(
@@ -106,10 +115,24 @@ def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> l
                     question=turn.question,
                     expected=[expected],
                     kind=turn.task,
-                    evidence_s=(view.stamp_s, view.stamp_s) if now and expected.type != "objects" else None,
+                    evidence_s=_evidence(turn.question, expected, truth, view.stamp_s if now else None),
                 )
             )
     return found
+
+
+def _evidence(question: str, expected: Expected, truth: ClipTruth, now_s: float | None) -> tuple[float, float] | None:
+    """When what a question needs was to be seen: now, or with the first event of the kind that it asks about.
+
+    None where that follows from what is expected (boxes, times), and where nothing of the kind has happened: then the
+    whole clip is the evidence.
+    """
+    if expected.type in ("objects", "time_range"):
+        return None
+    if now_s is not None:
+        return now_s, now_s
+    (kind,) = (kind for word, kind in _KINDS.items() if word in question)
+    return next(((event.start_s, event.end_s) for event in truth.events if event.kind == kind), None)
 
 
 def calm_views(clip: TabletopClip, views: Sequence[ClipView]) -> list[ClipView]:

@@ -122,11 +122,14 @@ def test_two_runs_are_compared(bags_of, cli, tmp_path):
         options = ("--token-budget", budget, "--out", tmp_path / name, "--title", name)
         assert bags_of(BAGS[:1], questions, *options).code == 0
     result = cli("report", tmp_path / "small", "--against", tmp_path / "large", "--json").json
-    assert result["comparison"]["questions"] == 2
+    assert result["comparison"]["questions"] == 2 and result["titles"] == ["large", "small"]
     assert result["report"] == str(tmp_path / "small" / "comparison.html")
     assert "small against large" in Path(result["report"]).read_text()
     told = cli("report", tmp_path / "small", "--against", tmp_path / "large")
     assert told.out.startswith("small against large: right answers")
+    told = cli("report", tmp_path / "small", "--against", tmp_path / "small").out
+    assert told.startswith("second run against first run: right answers")
+    assert "right only in first run: 0" in told and "right only in second run: 0" in told
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_bags_that_cannot_be_read(bags_of, tmp_path):
     numbers = [next(i for i, line in enumerate(lines) if line["bag"] == bag.name) for bag in BAGS]
     questions = short(tmp_path, *numbers)
     result = bags_of([broken, BAGS[1]], questions)
-    assert result.code == 1
+    assert result.code == 1 and "1 of 2 questions were not asked" in result.out
     assert re.search(r"error: bag tabletop-0 could not be evaluated: bag .*tabletop-0.mcap cannot be read", result.err)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [record["bag"] for record in results["records"]] == ["tabletop-1"]
@@ -200,7 +203,7 @@ def test_other_settings_want_another_folder(bags_of, tmp_path):
     questions = short(tmp_path, 0)
     assert bags_of(BAGS[:1], questions).code == 0
     error = bags_of(BAGS[:1], questions, "--token-budget", 100).error
-    assert "holds answers of another model, of other settings" in error and "--overwrite" in error
+    assert "holds answers of another model or of other settings" in error and "--overwrite" in error
     assert bags_of(BAGS[:1], questions, "--token-budget", 100, "--overwrite").code == 0
 
 

@@ -125,6 +125,31 @@ def field(item: Any, name: str, where: str) -> Any:
     return item[name]
 
 
+def entries(value: Any, where: str) -> Iterator[dict[str, Any]]:
+    """The objects of a list in a benchmark's file.
+
+    Raises:
+        EvaluationError: it is no list of objects.
+    """
+    if not isinstance(value, list):
+        raise EvaluationError(f"{where} holds {value!r:.40}, not a list: is this the benchmark's own format?")
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise EvaluationError(f"{where}, entry {index} is {item!r:.40}, not an object")
+        yield item
+
+
+def members(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Names and values of an object in a benchmark's file.
+
+    Raises:
+        EvaluationError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise EvaluationError(f"{where} holds {value!r:.40}, not an object: is this the benchmark's own format?")
+    yield from value.items()
+
+
 def lettered(options: Sequence[str], style: str = "{letter}. {option}") -> str:
     """Options one beneath the other, with letters."""
     return "\n".join(style.format(letter=letter(i), option=option) for i, option in enumerate(options))
@@ -146,12 +171,14 @@ def choice(options: Sequence[str], answer: int, where: str) -> ExpectedChoice:
     return ExpectedChoice(options=[str(option) or " " for option in options], answer=letter(answer))
 
 
-def words(answers: Sequence[object], metric: str, where: str) -> ExpectedText:
+def words(answers: object, metric: str, where: str) -> ExpectedText:
     """An answer in words, one of several; an empty one is a blank.
 
     Raises:
-        EvaluationError: there is none.
+        EvaluationError: they are no list, or there is none.
     """
+    if not isinstance(answers, list):
+        raise EvaluationError(f"{where}: answers are {answers!r}, they must be a list")
     if not answers:
         raise EvaluationError(f"{where} has no answer")
     return ExpectedText(accept=[str(answer) or " " for answer in answers], metric=metric)

@@ -18,14 +18,16 @@ from penguin_ros.evaluation.benchmarks.items import (
     Item,
     Mark,
     choice,
+    entries,
     field,
     find_file,
     find_media,
     lettered,
+    members,
     read_json,
     words,
 )
-from penguin_ros.evaluation.questions import Expected
+from penguin_ros.evaluation.questions import Expected, read_lines
 
 SHORT = "\nAnswer the question using a single word or phrase."
 ONE_WORD = "\nAnswer the question with a single word."
@@ -39,7 +41,7 @@ def read_docvqa(folder: Path) -> Iterator[Item]:
     """
     file = find_file(folder, ("val_v1.0_withQT.json", "val_v1.0.json"))
     places = ("", "spdocvqa_images", "images", str(file.parent.relative_to(folder)))
-    for item in field(read_json(file), "data", str(file)):
+    for item in entries(field(read_json(file), "data", str(file)), str(file)):
         where = f"{file}, question {item.get('questionId')}"
         name = str(field(item, "image", where))
         path = find_media(folder, name, places)
@@ -55,7 +57,7 @@ def read_infovqa(folder: Path) -> Iterator[Item]:
     Source: Mathew et al. 2022, arXiv:2104.12756; files of the Robust Reading Competition.
     """
     file = find_file(folder, ("infographicsVQA_val_v1.0_withQT.json", "infographicsVQA_val_v1.0.json"))
-    for item in field(read_json(file), "data", str(file)):
+    for item in entries(field(read_json(file), "data", str(file)), str(file)):
         where = f"{file}, question {item.get('questionId')}"
         name = str(field(item, "image_local_name", where))
         path = find_media(folder, name, ("infographicsvqa_images", "images", "", str(file.parent.relative_to(folder))))
@@ -78,7 +80,7 @@ def read_chartqa(folder: Path) -> Iterator[Item]:
     """
     for group in ("human", "augmented"):
         file = find_file(folder, (f"test_{group}.json",))
-        for index, item in enumerate(read_json(file)):
+        for index, item in enumerate(entries(read_json(file), str(file))):
             where = f"{file}, entry {index}"
             path = find_media(file.parent, str(field(item, "imgname", where)), ("png", "", "images"))
             expected = words([field(item, "label", where)], "relaxed", where)
@@ -92,7 +94,7 @@ def read_ocrbench(folder: Path) -> Iterator[Item]:
     Source: Liu et al. 2023, arXiv:2305.07895; the authors' repository.
     """
     file = find_file(folder, ("OCRBench.json", "FullTest.json"))
-    for index, item in enumerate(read_json(file)):
+    for index, item in enumerate(entries(read_json(file), str(file))):
         where = f"{file}, entry {index}"
         answers = field(item, "answers", where)
         metric = "contains_formula" if item.get("dataset_name") == "HME100k" else "contains"
@@ -118,7 +120,7 @@ def read_ai2d(folder: Path) -> Iterator[Item]:
             continue
         content = read_json(file)
         image = str(field(content, "imageName", str(file)))
-        for question, item in field(content, "questions", str(file)).items():
+        for question, item in members(field(content, "questions", str(file)), str(file)):
             where = f"{file}, {question!r}"
             options = [str(option) for option in field(item, "answerTexts", where)]
             marks = _marks(root / "annotations" / f"{image}.json") if item.get("abcLabel") else ()
@@ -137,7 +139,7 @@ def _test_ids(file: Path) -> set[str]:
 
 def _marks(file: Path) -> tuple[Mark, ...]:
     marks = []
-    for name, item in field(read_json(file), "text", str(file)).items():
+    for name, item in members(field(read_json(file), "text", str(file)), str(file)):
         (x1, y1), (x2, y2) = field(item, "rectangle", f"{file}, {name}")
         marks.append(Mark((int(x1), int(y1), int(x2), int(y2)), str(item.get("replacementText") or "")))
     return tuple(marks)
@@ -149,7 +151,7 @@ def read_realworldqa(folder: Path) -> Iterator[Item]:
     Source: xAI 2024, the archive released with Grok-1.5 Vision.
     """
     file = find_file(folder, ("annotations.jsonl",))
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

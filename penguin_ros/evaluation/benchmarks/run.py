@@ -23,7 +23,7 @@ from penguin_models.types import UInt8Array
 from penguin_ros.evaluation.benchmarks import pictures, videos
 from penguin_ros.evaluation.benchmarks.items import ImageMedia, Item, MediaClip, load_picture
 from penguin_ros.evaluation.jobs import load_model
-from penguin_ros.evaluation.journal import Journal, run_key
+from penguin_ros.evaluation.journal import Journal, check_folder, run_key
 from penguin_ros.evaluation.questions import Question
 from penguin_ros.evaluation.records import (
     AnswerRecord,
@@ -137,9 +137,10 @@ def run_benchmark(
     Raises:
         PenguinError: the model cannot be loaded, or the folder holds another run.
     """
+    check_folder(options.out)
     info = describe_model(model, loaded)
     runtime, processor = loaded or load_model(model)
-    journal = Journal(options.out, name, digest([run_key(info.hash, model, settings), name]), lambda: on_progress(1))
+    journal = Journal(options.out, name, run_key(info.hash, model, settings), name, lambda: on_progress(1))
     if options.overwrite:
         journal.discard()
     questions = [_question(name, item, settings) for item in items]
@@ -205,7 +206,7 @@ def _answer(
         record.error = f"{type(outcome).__name__}: {outcome}"
     else:
         answer, shown, time_s = outcome
-        record = record.model_copy(update=answer_fields(answer, 0, question))
+        record = record.model_copy(update=answer_fields(answer, 0))
         record.frame = _frame(question.bag or "", item, shown, time_s)
         journal.picture(record.frame.file, partial(thumbnail, shown))
     journal.answer(record)

@@ -16,15 +16,17 @@ from penguin_ros.evaluation.benchmarks.items import (
     Media,
     VideoMedia,
     choice,
+    entries,
     field,
     find_file,
     find_media,
     lettered,
+    members,
     read_json,
     words,
 )
 from penguin_ros.evaluation.benchmarks.pictures import LETTER
-from penguin_ros.evaluation.questions import ExpectedTime
+from penguin_ros.evaluation.questions import ExpectedTime, read_lines
 
 _TVQA_RATE_HZ = 3.0
 _CLEVRER, _PERCEPTION = ("clevrer/video_validation",), ("perception/videos",)
@@ -64,7 +66,7 @@ def read_mvbench(folder: Path) -> Iterator[Item]:
         raise EvaluationError(f"{folder / 'json'} has none of {', '.join(f'{task}.json' for task in MVBENCH_FOLDERS)}")
     for task in present:
         file = folder / "json" / f"{task}.json"
-        for index, item in enumerate(read_json(file)):
+        for index, item in enumerate(entries(read_json(file), str(file))):
             where = f"{file}, entry {index}"
             options = [str(option) for option in field(item, "candidates", where)]
             answer = str(field(item, "answer", where))
@@ -92,9 +94,10 @@ def read_egoschema(folder: Path) -> Iterator[Item]:
 
     Source: Mangalam et al. 2023, arXiv:2308.09126; the authors' repository.
     """
-    answers = read_json(find_file(folder, ("subset_answers.json",)))
+    answers_file = find_file(folder, ("subset_answers.json",))
+    answers = dict(members(read_json(answers_file), str(answers_file)))
     file = find_file(folder, ("questions.json",))
-    for index, item in enumerate(read_json(file)):
+    for index, item in enumerate(entries(read_json(file), str(file))):
         where = f"{file}, entry {index}"
         name = str(field(item, "q_uid", where))
         if name not in answers:
@@ -112,9 +115,12 @@ def read_activitynet_qa(folder: Path) -> Iterator[Item]:
     figures. Source: Yu et al. 2019, arXiv:1906.02467; the authors' repository.
     """
     answers_file = find_file(folder, ("test_a.json",))
-    answers = {str(field(item, "question_id", str(answers_file))): item for item in read_json(answers_file)}
+    answers = {
+        str(field(item, "question_id", str(answers_file))): item
+        for item in entries(read_json(answers_file), str(answers_file))
+    }
     file = find_file(folder, ("test_q.json",))
-    for index, item in enumerate(read_json(file)):
+    for index, item in enumerate(entries(read_json(file), str(file))):
         where = f"{file}, entry {index}"
         name = str(field(item, "question_id", where))
         if name not in answers:
@@ -134,9 +140,9 @@ def read_perception_test(folder: Path) -> Iterator[Item]:
     Source: Patraucean et al. 2023, arXiv:2305.13786; the authors' repository.
     """
     file = find_file(folder, ("mc_question_valid.json", "mc_question_val.json"))
-    for video, content in read_json(file).items():
+    for video, content in members(read_json(file), str(file)):
         path = find_media(folder, video, ("videos", "valid/videos", ""), VIDEO_ENDINGS)
-        for item in field(content, "mc_question", f"{file}, {video}"):
+        for item in entries(field(content, "mc_question", f"{file}, {video}"), f"{file}, {video}"):
             where = f"{file}, {video}, question {item.get('id')}"
             options = [str(option) for option in field(item, "options", where)]
             question = f"{field(item, 'question', where)}\n{lettered(options)}{LETTER}"
@@ -150,7 +156,7 @@ def read_longvideobench(folder: Path) -> Iterator[Item]:
     Source: Wu et al. 2024, arXiv:2407.15754; the authors' release.
     """
     file = find_file(folder, ("lvb_val.json",))
-    for index, item in enumerate(read_json(file)):
+    for index, item in enumerate(entries(read_json(file), str(file))):
         where = f"{file}, entry {index}"
         options = [str(option) for option in field(item, "candidates", where)]
         path = find_media(folder, str(field(item, "video_path", where)), ("videos", ""))
@@ -166,7 +172,7 @@ def read_charades_sta(folder: Path) -> Iterator[Item]:
     Source: Gao et al. 2017, arXiv:1705.02101; the authors' repository.
     """
     file = find_file(folder, ("charades_sta_test.txt",))
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         head, _, sentence = line.partition("##")

@@ -64,23 +64,25 @@ class Card:
         question: as it stands in the file.
         bag: name of its bag.
         camera: of the frame it is about.
-        time_s: when it was asked.
+        time_s: when it was asked; None where it was not, and its file gives a stamp.
         facts: when its evidence was seen.
         expected: in words.
         pictures: the newest frames that its answers knew.
         answers: of the columns, in their order.
         tags: words by which it can be found with the filters.
+        unasked: why it was not asked; empty where it was.
     """
 
     question: Question
     bag: str
     camera: str
-    time_s: float
+    time_s: float | None
     facts: str
     expected: list[str]
     pictures: list[ShownPicture]
     answers: list[ShownAnswer]
     tags: str
+    unasked: str = ""
 
     @property
     def words(self) -> str:
@@ -90,15 +92,32 @@ class Card:
 
 
 def make_cards(columns: Sequence[Column], pictures: Pictures) -> list[Card]:
-    """A card for every question that a column has answered, in the order of the file."""
+    """A card for every question, in the order of the file."""
     by_column = [column.records for column in columns]
-    questions = {question.id: question for column in columns for question in column.results.questions}
+    questions = {question.id: (question, column.results) for column in columns for question in column.results.questions}
     cards = []
-    for name, question in questions.items():
+    for name, (question, results) in questions.items():
         answers = {index: records[name] for index, records in enumerate(by_column) if name in records}
-        if answers:
-            cards.append(_card(question, answers, columns, pictures))
+        cards.append(_card(question, answers, columns, pictures) if answers else _unasked(question, results))
     return cards
+
+
+def _unasked(question: Question, results: Results) -> Card:
+    """A question that no column has answered."""
+    bag = question.bag or results.bags[0].name
+    failed = next((info.failed for info in results.bags if info.name == bag and info.failed), None)
+    return Card(
+        question=question,
+        bag=bag,
+        camera=", ".join(question.cameras),
+        time_s=question.time_s,
+        facts="",
+        expected=[in_words(item) for item in question.expected],
+        pictures=[],
+        answers=[],
+        tags="unasked",
+        unasked=f"bag {bag} could not be evaluated to its end: {failed}" if failed else "no way of answering takes it",
+    )
 
 
 def _card(
@@ -160,7 +179,9 @@ def in_words(item: Expected) -> str:
     if item.type == "choice":
         return f"{item.answer}. {item.options[ord(item.answer) - ord('A')]}"
     if item.type == "objects":
-        labels = [found.labels[0] for found in item.objects or []]
+        if item.objects is None:
+            return f"boxes of {item.topic}"
+        labels = [found.labels[0] for found in item.objects]
         return f"boxes: {', '.join(labels)}" if labels else "no boxes"
     if item.type == "time_range":
         return " or ".join(f"{start:.2f} to {end:.2f} s" for start, end in item.accept)

@@ -85,9 +85,14 @@ def make_columns(runs: Sequence[Results], folders: Sequence[Path]) -> list[Colum
             raise EvaluationError(f"no question was answered; {failed or 'there was none'}")
         return [Column(arm, COLOURS[i], runs[0], folders[0], arm) for i, arm in enumerate(arms)]
     arm = shared_arm(runs)
-    names = [run.title for run in runs] if runs[0].title != runs[1].title else ["first run", "second run"]
-    parts = zip(names, COLOURS, runs, folders, strict=False)
+    parts = zip(titles_of(runs), COLOURS, runs, folders, strict=False)
     return [Column(name, colour, run, folder, arm) for name, colour, run, folder in parts]
+
+
+def titles_of(runs: Sequence[Results]) -> list[str]:
+    """By what two runs are told apart: their titles, where these differ."""
+    first, second = (run.title for run in runs)
+    return [first, second] if first != second else ["first run", "second run"]
 
 
 def shared_arm(runs: Sequence[Results]) -> str:
@@ -137,10 +142,7 @@ def _rows(metrics: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[
     return [
         {
             "title": info.title + ("" if info.more_is_better else " (less is better)"),
-            "cells": [
-                _cell(column.get(name), columns[i].colour, share=name != "count_error")
-                for i, column in enumerate(metrics)
-            ],
+            "cells": [_cell(column.get(name), columns[i].colour, share=info.share) for i, column in enumerate(metrics)],
         }
         for name, info in METRICS.items()
         if any(name in column for column in metrics)
@@ -214,6 +216,8 @@ def filters(cards: Sequence[Card], columns: Sequence[Column]) -> dict[str, list[
         verdicts += [(f"right-{index}", f"right{of}"), (f"wrong-{index}", f"wrong{of}")]
         if any(f"error-{index}" in card.tags.split() for card in cards):
             verdicts.append((f"error-{index}", f"no answer{of}"))
+    if any(card.unasked for card in cards):
+        verdicts.append(("unasked", "not asked"))
     for index, column in enumerate(columns[1:], start=1):
         verdicts += [
             (f"better-{index}", f"right only in {column.name}, not in {columns[0].name}"),
@@ -228,7 +232,7 @@ def filters(cards: Sequence[Card], columns: Sequence[Column]) -> dict[str, list[
 
 
 def _choices(values: Any) -> list[tuple[str, str]]:
-    return [(value, value) for value in sorted(set(values))]
+    return [(value, value) for value in sorted(set(values)) if value]
 
 
 def _age_plot(columns: Sequence[Column]) -> Any:

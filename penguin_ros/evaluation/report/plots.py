@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from penguin_ros.evaluation.report.svg import (
     COLOURS,
-    EXPECTED,
     FAINT,
     GRID,
     INK,
@@ -27,6 +26,7 @@ from penguin_ros.evaluation.results import BagTimeline
 _WIDTH, _HEIGHT = 520.0, 260.0
 _MOST_POINTS = 1500
 _HALF_TRIANGLE = 5.0
+_GAP = 6.0
 _LETTER = 5.8
 """Width of a letter of a label, about."""
 
@@ -128,27 +128,18 @@ class Span:
 
 def memory_plot(timeline: BagTimeline, marks: Sequence[Mark], spans: Sequence[Span]) -> Markup:
     """What a memory did: frames taken, tokens held, compactions; above it the questions, below it what happened."""
-    width, lanes = 900.0, _lanes(spans)
-    top, base = 46.0, 190.0
+    width, top, base = 900.0, 46.0, 190.0
     ends = [*timeline.time_s[-1:], *(m.time_s for m in marks), *(s.end_s for s in spans)]
     x = Scale(0, max(1.0, *ends), 50, width - 12)
     y = Scale(0, timeline.token_budget * 1.08, base, top)
+    lanes = _lanes([_bar(span, x, width) for span in spans])
     height = base + 52 + 16 * len(lanes)
     parts = [axes(x, y, "", ""), text("visual tokens held", x.start, 12, font_size=12, fill=INK)]
     parts.append(_budget(x, y, timeline.token_budget))
     parts += [_area(timeline, x, y), _frames(timeline, x, base), _compactions(timeline, x, y)]
     parts += [_asked(together, x) for together in _together(marks, x)]
-    for lane, items in enumerate(lanes):
-        at = base + 44 + 16 * lane
-        for span in items:
-            start, end = x(span.start_s), max(x(span.end_s), x(span.start_s) + 3)
-            told = f"{span.name}, {span.start_s:.1f} to {span.end_s:.1f} s: {span.question}"
-            title = tag("title", _escaped(told))
-            parts.append(tag("rect", title, x=start, y=at, width=end - start, height=11, rx=2, fill="#f0c36d"))
-            words, beside = _short(span.name), {"x": end + 4, "text_anchor": "start"}
-            if end + 4 + _LETTER * len(words) > width:  # no room on the right
-                beside = {"x": start - 4, "text_anchor": "end"}
-            parts.append(text(words, y=at + 10, font_size=11, fill=INK, **beside))
+    for lane, bars in enumerate(lanes):
+        parts += [bar.draw(base + 44 + 16 * lane) for bar in bars]
     return drawing(width, height, *parts, label=f"memory of {timeline.camera} in {timeline.bag}")
 
 
@@ -218,18 +209,53 @@ def _compactions(timeline: BagTimeline, x: Scale, y: Scale) -> str:
     return "".join(parts)
 
 
-def _lanes(spans: Sequence[Span]) -> list[list[Span]]:
-    """Spans in rows, so that none covers another or its name."""
-    lanes: list[list[Span]] = []
-    total = max((span.end_s for span in spans), default=1.0)
-    for span in sorted(spans, key=lambda span: span.start_s):
+@dataclass(frozen=True)
+class _Bar:
+    """A span as it is drawn: its bar with the name on its right, or on its left where there is no room.
+
+    Attributes:
+        span: what happens.
+        start: where the bar begins.
+        end: where the bar ends.
+        left: where bar or name begin.
+        right: where bar and name end.
+    """
+
+    span: Span
+    start: float
+    end: float
+    left: float
+    right: float
+
+    def draw(self, y: float) -> str:
+        span = self.span
+        told = f"{span.name}, {span.start_s:.1f} to {span.end_s:.1f} s: {span.question}"
+        title, width = tag("title", _escaped(told)), self.end - self.start
+        bar = tag("rect", title, x=self.start, y=y, width=width, height=11, rx=2, fill="#f0c36d")
+        beside = {"x": self.end + 4, "text_anchor": "start"}
+        if self.left < self.start:
+            beside = {"x": self.start - 4, "text_anchor": "end"}
+        return bar + text(_short(span.name), y=y + 10, font_size=11, fill=INK, **beside)
+
+
+def _bar(span: Span, x: Scale, width: float) -> _Bar:
+    start, end = x(span.start_s), max(x(span.end_s), x(span.start_s) + 3)
+    name = 4 + _LETTER * len(_short(span.name))
+    if end + name > width:
+        return _Bar(span, start, end, start - name, end)
+    return _Bar(span, start, end, start, end + name)
+
+
+def _lanes(bars: Sequence[_Bar]) -> list[list[_Bar]]:
+    """Bars in rows, so that none covers another or its name."""
+    lanes: list[list[_Bar]] = []
+    for bar in sorted(bars, key=lambda bar: bar.left):
         for lane in lanes:
-            last = lane[-1]
-            if last.end_s + total * (0.02 + 0.0075 * len(_short(last.name))) < span.start_s:
-                lane.append(span)
+            if lane[-1].right + _GAP < bar.left:
+                lane.append(bar)
                 break
         else:
-            lanes.append([span])
+            lanes.append([bar])
     return lanes
 
 
@@ -252,6 +278,3 @@ def _escaped(name: str) -> str:
 
 def _colour(column: int) -> str:
     return COLOURS[column % len(COLOURS)]
-
-
-EXPECTED_COLOUR = EXPECTED

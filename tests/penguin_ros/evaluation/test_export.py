@@ -60,6 +60,15 @@ def test_table_top_clips_have_questions_that_fit_them(tmp_path):
                 assert {found.labels[0] for found in item.objects} <= seen
     for question in questions:  # whatever is asked about, it was over before
         assert all(item.accept[0][1] <= question.time_s for item in question.expected if item.type == "time_range")
+    for question in questions:  # the evidence of a yes and of a number is when such a thing first happened
+        if question.kind in ("happens", "clip_count"):
+            (item,) = question.expected
+            happened = item.answer == "A" if question.kind == "happens" else item.value > 0
+            assert (question.evidence_s is not None) == happened
+            assert not happened or question.evidence_s[0] < question.evidence_s[1] <= question.time_s
+    stated = [question.evidence_s for question in questions if question.kind == "happens" and question.evidence_s]
+    ranges = {item.accept[0] for question in questions for item in question.expected if item.type == "time_range"}
+    assert set(stated) & ranges  # of an event that is asked about in another way too
     again = tmp_path / "again"
     write_clips(again, clips=2, seed=7, seconds=6.0, fps=2.0, size=Size(112, 112))
     assert (again / "questions.jsonl").read_text() == (tmp_path / "questions.jsonl").read_text()

@@ -13,8 +13,12 @@ def record(name="q", **fields):
     return AnswerRecord(question=name, arm="memory", key="k", time_s=1.5, **fields)
 
 
-def write(folder, *records, key="key"):
-    journal = Journal(folder, "bag", key)
+def journal_of(folder, run="run", recording="images"):
+    return Journal(folder, "bag", run, recording)
+
+
+def write(folder, *records):
+    journal = journal_of(folder)
     for item in records:
         journal.answer(item)
     journal.timeline(Timeline(camera="/a", arm="memory", token_budget=60))
@@ -25,7 +29,7 @@ def write(folder, *records, key="key"):
 def test_what_was_written_is_read_again(tmp_path):
     first, second = record(raw="red", spans=[(1.0, 2.0)]), record("p", error="why")
     write(tmp_path, first, second)
-    progress = Journal(tmp_path, "bag", "key").read()
+    progress = journal_of(tmp_path).read()
     assert progress.answers == {("q", "memory", "k"): first, ("p", "memory", "k"): second}
     assert progress.timelines["/a", "memory"].token_budget == 60
 
@@ -34,28 +38,48 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path):
     file = write(tmp_path, record("a"), record("b"))
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
-    journal = Journal(tmp_path, "bag", "key")
+    journal = journal_of(tmp_path)
     assert {name for name, _, _ in journal.read().answers} == {"a"}
     journal.answer(record("c"))
     journal.close()
-    assert {name for name, _, _ in Journal(tmp_path, "bag", "key").read().answers} == {"a", "c"}
+    assert {name for name, _, _ in journal_of(tmp_path).read().answers} == {"a", "c"}
 
 
 def test_every_answer_is_on_disk_at_once(tmp_path):
-    journal = Journal(tmp_path, "bag", "key")
+    journal = journal_of(tmp_path)
     for count in range(1, 4):
         journal.answer(record(f"q{count}"))
-        assert len(Journal(tmp_path, "bag", "key").read().answers) == count
+        assert len(journal_of(tmp_path).read().answers) == count
     journal.close()
 
 
-def test_answers_of_another_run_are_refused_until_they_are_discarded(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"run": "other"}, "of another model or of other settings"),
+        ({"recording": "other"}, "of another recording"),
+        ({"run": "other", "recording": None}, "of another model or of other settings"),
+    ],
+)
+def test_other_answers_are_refused_until_they_are_discarded(tmp_path, other, message):
     write(tmp_path, record())
-    other = Journal(tmp_path, "bag", "another key")
-    with pytest.raises(EvaluationError, match=r"bag.jsonl holds answers of another model.*--overwrite"):
-        other.read()
-    other.discard()
-    assert other.read().answers == {}
+    journal = journal_of(tmp_path, **other)
+    with pytest.raises(EvaluationError, match=rf"bag.jsonl holds answers {message}; choose another --out.*--overwrite"):
+        journal.read()
+    journal.discard()
+    assert journal.read().answers == {}
+
+
+def test_answers_of_another_version_are_refused(tmp_path):
+    file = write(tmp_path, record())
+    file.write_text(file.read_text().replace('{"format": 2, ', '{"format": 1, ', 1))
+    with pytest.raises(EvaluationError, match="holds answers of another version of this program"):
+        journal_of(tmp_path).read()
+
+
+def test_answers_can_be_read_where_the_recording_cannot(tmp_path):
+    write(tmp_path, record())
+    assert journal_of(tmp_path, recording=None).read() == journal_of(tmp_path).read()
 
 
 @pytest.mark.parametrize(
@@ -67,12 +91,12 @@ def test_damaged_lines_are_numbered(tmp_path, damage):
     lines[2] = damage
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(EvaluationError, match=r"bag.jsonl, line 3 is damaged; discard it with --overwrite"):
-        Journal(tmp_path, "bag", "key").read()
+        journal_of(tmp_path).read()
 
 
 def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
-    journal, made = Journal(tmp_path, "bag", "key"), []
-    Journal(tmp_path, "other bag", "key").picture("other bag/a.jpg", lambda: b"other")
+    journal, made = journal_of(tmp_path), []
+    Journal(tmp_path, "other bag", "run", "images").picture("other bag/a.jpg", lambda: b"other")
     for _ in range(2):
         journal.picture("bag/a.jpg", lambda: made.append(1) or b"jpeg")
     assert made == [1] and (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"jpeg"
@@ -80,6 +104,15 @@ def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
     journal.picture("bag/a.jpg", lambda: b"new")
     assert (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"new"
     assert (tmp_path / "frames" / "other bag" / "a.jpg").read_bytes() == b"other"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "progress").touch()
+    (tmp_path / "frames").touch()
+    with pytest.raises(EvaluationError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
+        journal_of(tmp_path).answer(record())
+    with pytest.raises(EvaluationError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
+        journal_of(tmp_path).picture("bag/a.jpg", lambda: b"jpeg")
 
 
 def test_the_key_knows_what_answers_depend_on():

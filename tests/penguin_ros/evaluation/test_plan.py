@@ -1,5 +1,7 @@
 """Bags and questions checked against each other."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,40 @@ def test_several_problems_are_all_named(two):
     assert "q10" not in str(raised.value)
 
 
+def test_a_missing_topic_hides_nothing_else(two):
+    asked = [
+        question("a", bag="hall", camera="/rear"),
+        question("b", bag="hall", camera=["/camera", "/rear"]),
+        question("c", bag="hall", expected=[ExpectedObjects(topic="/truth")]),
+        question("d", bag="hall", at=9),
+        question("e", bag="kitchen", camera="/rear"),
+    ]
+    with pytest.raises(EvaluationError) as raised:
+        make_plan(two, asked)
+    for words in (
+        "question a, b: bag",
+        "hall has no topic /rear",
+        "question c: bag",
+        "hall has no topic /truth",
+        "question d is asked at 9.00 s",
+        "question e: bag",
+    ):
+        assert str(raised.value).count(words) == 1, words
+
+
+def test_a_topic_that_many_questions_lack_is_named_once(two):
+    asked = [question(f"q{number}", bag="hall", camera="/rear") for number in range(9)]
+    with pytest.raises(EvaluationError, match=r"question q0, q1, q2 and 6 more: bag .*hall has no topic /rear; [^;]*$"):
+        make_plan(two, asked)
+
+
+def test_questions_must_say_which_of_two_cameras(picture_bag):
+    bag = picture_bag({"/front": [(0, 1), (4, 2)], "/rear": [(0, 3), (4, 4)]})
+    message = "question q, r: bag .* has several image topics, choose one with its field camera: /front, /rear"
+    with pytest.raises(EvaluationError, match=message):
+        make_plan([bag], [question("q"), question("r"), question("s", camera="/rear")])
+
+
 def test_times_at_the_edge_may_be_rounded(two):
     assert make_plan(two[:1], [question(at=4.0004)]).bags
 
@@ -75,7 +111,8 @@ def test_a_bag_that_cannot_be_read_does_not_stop_the_others(two, tmp_path):
     empty.touch()
     plan = make_plan([*two, empty], [question(name, bag=name) for name in ("kitchen", "hall", "empty")])
     assert [bag.recording.name for bag in plan.bags] == ["hall"]
-    assert "cannot be read" in plan.failed["kitchen"] and "is empty (0 bytes)" in plan.failed["empty"]
+    assert re.search(rf"cannot be read: .*; .* saved by: mcap recover {file} -o recovered.mcap", plan.failed["kitchen"])
+    assert "is empty (0 bytes)" in plan.failed["empty"]
 
 
 def test_expected_boxes_must_be_near_the_image(bags, picture_bag):

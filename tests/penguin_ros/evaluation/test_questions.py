@@ -1,6 +1,8 @@
 """Files of questions: what is read, and what is said about lines that cannot be."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -150,6 +152,26 @@ def test_a_written_file_is_read_again(tmp_path):
     write_questions(tmp_path / "q.jsonl", questions)
     assert read_questions(tmp_path / "q.jsonl") == questions
     assert (tmp_path / "q.jsonl").read_text().count("null") == 0
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_end_with_line_feeds_alone(tmp_path, end):
+    """JSON may hold other line breaks as they are; an editor may begin the file with a byte-order mark."""
+    text = "one\N{LINE SEPARATOR}two\N{PARAGRAPH SEPARATOR}three\N{NEXT LINE}four?"
+    questions = [parse_question(line(question=text)), parse_question(line(id="q2"))]
+    written = "".join(format_question(question) + end for question in questions)
+    (tmp_path / "q.jsonl").write_bytes(b"\xef\xbb\xbf" + written.encode())
+    assert "\N{LINE SEPARATOR}" in written and read_questions(tmp_path / "q.jsonl") == questions
+
+
+def test_the_lines_of_the_documentation_are_questions():
+    """One of every kind of expected result; and every field is in the table."""
+    words = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    fields, block = re.search(r"## The questions file(.*?)```json\n(.*?)```", words, re.DOTALL).groups()
+    questions = [parse_question(text) for text in block.splitlines()]
+    kinds = {"text", "number", "choice", "objects", "time_range", "not_there"}
+    assert {question.expected[0].type for question in questions} == kinds
+    assert set(re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE)) == set(Question.model_fields)
 
 
 def test_options_are_shown_as_letters():

@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+from browser import BROWSER, dump
 from PIL import Image
 
 from penguin_models.errors import EvaluationError
@@ -29,11 +30,20 @@ def recorder(picture_bag, file):
 
 
 @pytest.fixture
-def ask(recorder):
-    """Sends requests to a running server: (status, content type, body)."""
+def server(recorder):
+    """A running server."""
     server = RecorderServer(recorder)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def ask(server):
+    """Sends requests to a running server: (status, content type, body)."""
 
     def request(method, path, body=None, kind="application/json"):
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
@@ -44,10 +54,7 @@ def ask(recorder):
         connection.close()
         return reply.status, reply.getheader("Content-Type"), content
 
-    yield request
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return request
 
 
 def post(ask, **values):
@@ -109,6 +116,15 @@ def test_a_file_is_continued(recorder, file):
     assert [question.id for question in read_questions(file)] == ["bag-1", "bag-2"]
 
 
+@BROWSER
+def test_a_file_is_continued_in_a_browser(server, recorder, tmp_path):
+    """The page lists what is in the file, and shows the first image."""
+    recorder.add({"camera": "/front", "time_s": 1, "question": "What <now>?", "expected": TEXT})
+    page = dump(server.address, tmp_path / "profile")
+    assert "1.00 s: What &lt;now&gt;? (bag-1) <button" in page
+    assert "0.00 s of 4.00 s" in page and 'src="' in page and "index=0" in page
+
+
 def test_a_question_is_taken_out_again(ask, file):
     other = json.dumps({"id": "z", "bag": "other", "time_s": 0, "question": "?", "expected": TEXT}, indent=None)
     for question in ("What?", "A typo", "When?"):
@@ -122,6 +138,13 @@ def test_a_question_is_taken_out_again(ask, file):
         status, _, body = ask("POST", "/remove", json.dumps({"id": name}))
         assert status == 400 and "there is no question" in json.loads(body)["error"]
     assert post(ask)[1]["id"] == "bag-2"
+
+
+def test_a_question_with_line_separators_is_taken_out(recorder, file):
+    for text in ("one\N{LINE SEPARATOR}two?", "What?"):
+        recorder.add({"camera": "/front", "time_s": 1, "question": text, "expected": TEXT})
+    recorder.remove("bag-2")
+    assert [question.question for question in read_questions(file)] == ["one\N{LINE SEPARATOR}two?"]
 
 
 def test_a_file_that_ends_within_a_line(recorder, file):

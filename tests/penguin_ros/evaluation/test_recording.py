@@ -44,6 +44,12 @@ def test_images_with_their_stamps(picture_bag, storage, compression):
     assert recording.span_ns(CAMERA) == (START_NS, START_NS + SECOND)
 
 
+def test_one_of_several_cameras_is_chosen_by_its_option(picture_bag):
+    bag = picture_bag({"/a": [(0, 1)], "/b": [(0, 2)]})
+    with pytest.raises(EvaluationError, match="has several image topics, choose one with --camera: /a, /b"):
+        open_recording(bag, [None])
+
+
 def test_stamps_decide_the_order_of_several_cameras(picture_bag):
     bag = picture_bag({"/a": [(0, 1), (1, 3)], "/b": [(0.4, 2), (1.5, 4)], "/c": [(0.2, 9)]})
     recording = open_recording(bag, ["/b", "/a"])

@@ -119,6 +119,15 @@ def test_cameras_have_memories_of_their_own(picture_bag, scripted):
     assert budgets == {"/a": 2048, "/b": 2048}
 
 
+@pytest.mark.parametrize("cameras", [["/a", "/b"], ["/b", "/a"]])
+def test_boxes_refer_to_the_camera_that_is_shown_last(picture_bag, scripted, cameras):
+    """Where both saw at the same moment, that is the one named last."""
+    bag = picture_bag({"/a": [(0, 1), (2, 2)], "/b": [(0, 101), (2, 102)]})
+    (record,) = run(bag, [question(2, camera=cameras)], scripted()).answers
+    shown = [int(number) for number in record.raw.split()]
+    assert record.frame.camera == cameras[1] and shown[-1] == {"/a": 2, "/b": 102}[cameras[1]]
+
+
 def test_times_in_answers_are_put_on_the_clock_of_the_questions(picture_bag, scripted):
     """The last four frames begin at 4 s of the recording: what the model calls 1 to 2 s is 5 to 6 s."""
     runtime = scripted(lambda asked, numbers: format_time_range(TimeRange(1.0, 2.0)))
@@ -190,6 +199,22 @@ def test_what_was_answered_before_is_not_asked_again(picture_bag, scripted):
     runtime, sink = scripted(), Collected()
     evaluate(job_of(bag, questions, everything), sink, (runtime, runtime.processor))
     assert runtime.asked == [] and runtime.encoded == 0
+
+
+def test_arms_with_nothing_left_are_not_replayed(picture_bag, scripted):
+    """The memory is done but for a question; the offline baseline cannot answer the question about two cameras."""
+    bag = picture_bag({"/a": EVERY_SECOND, "/b": EVERY_SECOND})
+    questions = [question(2, camera="/a"), question(5, "both", camera=["/a", "/b"])]
+    done = {(r.question, r.arm, r.key): r for r in run(bag, questions, scripted(), arms=["memory"]).answers}
+    alone, runtime, sink = scripted(), scripted(), Collected()
+    run(bag, questions, alone, arms=["offline"])
+    evaluate(job_of(bag, questions, done, arms=["memory", "offline"]), sink, (runtime, runtime.processor))
+    assert [record.arm for record in sink.answers] == ["offline"] and sink.timelines == []
+    assert runtime.encoded == alone.encoded == 3
+    done |= {(r.question, r.arm, r.key): r for r in sink.answers}
+    runtime = scripted()
+    evaluate(job_of(bag, questions, done, arms=["memory", "offline"]), Collected(), (runtime, runtime.processor))
+    assert runtime.encoded == 0
 
 
 def test_a_question_that_was_changed_is_asked_again(picture_bag, scripted):

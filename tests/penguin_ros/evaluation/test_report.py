@@ -3,25 +3,24 @@
 import io
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from browser import BROWSER, dump
 from PIL import Image
 
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.questions import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
-from penguin_ros.evaluation.report import svg
-from penguin_ros.evaluation.report.page import render, write_report
-from penguin_ros.evaluation.report.screenshot import BROWSERS, take_picture
+from penguin_ros.evaluation.report import plots, svg
+from penguin_ros.evaluation.report.page import render, titles_of, write_report
+from penguin_ros.evaluation.report.screenshot import take_picture
 from penguin_ros.evaluation.results import BagInfo, BagTimeline, ModelInfo, Results, score_record
 from penguin_ros.evaluation.summary import summarise
 
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 EVIL = "<script>alert(1)</script> & \"quotes\" 'too'"
 
 
@@ -200,6 +199,7 @@ def test_scores_and_flips_are_in_the_summary(two_arms):
     assert "right answers 0.750" in page.words
     assert "Right only in memory: 1 – box" in page.words and "Right only in last-4: 0." in page.words
     assert "recent" in page.words and "recall" in page.words
+    assert "every box with its label at IoU ≥ 0.5 and no other box" in page.words
     assert "8 images, 4 frames taken, 2 key frames; 1 shrank, 1 left, 3 held at the end; 1 damaged (why)" in page.words
     assert "key frames per minute" in page.words
 
@@ -221,6 +221,11 @@ def test_two_runs_are_compared(folder, tmp_path):
 def test_runs_of_the_same_name_can_be_told_apart(folder):
     page = Page(render([make({"memory": "rrww"}), make({"memory": "rwrr"})], [folder, folder]))
     assert "second run against first run" in page.words
+
+
+def test_titles_of_runs_are_told_apart():
+    assert titles_of([make({"memory": "rrww"}, "a"), make({"memory": "rrww"}, "b")]) == ["a", "b"]
+    assert titles_of([make({"memory": "rrww"}), make({"memory": "rrww"})]) == ["first run", "second run"]
 
 
 def test_runs_without_a_common_arm_are_not_compared(folder):
@@ -245,6 +250,31 @@ def test_failures_are_shown(folder):
     assert "Bag hall could not be evaluated to its end: breaks off" in page.words
     assert "No answer: PromptError: no" in page.words
     assert "error-0" in {a["value"] for a in page.all("option")}
+
+
+def test_questions_that_were_not_asked_are_shown(folder):
+    """The bag of two of them failed; one is known by a stamp, without a camera."""
+    results = make({"memory": "rrwr"})
+    mug = [ExpectedObjects(topic="/truth")]
+    lost = [
+        question("lost", mug, at=3.0, bag="hall", camera="/front"),
+        question("stamped", [ExpectedNumber(value=1)], time_s=None, stamp_ns=9, bag="hall"),
+    ]
+    bags = [*results.bags, BagInfo(name="hall", path="hall", failed="breaks off")]
+    results = results.model_copy(update={"questions": [*QUESTIONS, *lost], "bags": bags})
+    results = results.model_copy(update={"summary": summarise(results)})
+    html = render([results], [folder])
+    page = Page(html)
+    articles = {a["id"]: a for a in page.all("article")}
+    assert [articles[name]["data-verdict"] for name in ("q-lost", "q-stamped")] == ["unasked", "unasked"]
+    assert "2 of 6 questions were not asked, as their bags failed; they count in no score." in page.words
+    assert "lost · hall · /front at 3.00 s · objects" in page.words and "stamped · hall · number" in page.words
+    assert "boxes of /truth not asked bag hall could not be evaluated to its end: breaks off" in page.words
+    assert [page.all("option", value=value) for value in ("unasked", "hall")] == [
+        [{"value": v}] for v in ("unasked", "hall")
+    ]
+    assert len(page.all("option", value="")) == 4  # no filter has an empty choice but "all"
+    assert "not asked" not in render([make({"memory": "rrwr"})], [folder])
 
 
 def test_pictures_that_were_not_kept(tmp_path):
@@ -290,6 +320,24 @@ def test_labels_of_the_timeline_stay_in_the_drawing(folder):
     assert label["text-anchor"] == "end" and float(label["x"]) < float(bar["x"])
 
 
+def test_labels_of_the_timeline_do_not_overlap():
+    """Names stand on the right or on the left of their bars; letters are at least 5.5 wide."""
+    times = [(0.0, 0.2), (1.0, 1.0), (2.4, 2.4), (3.0, 4.0), (4.4, 4.4), (5.0, 5.0), (5.0, 5.0)]
+    spans = [plots.Span(*span, f"when it was {i}", "When?") for i, span in enumerate(times)]
+    drawn = Page(plots.memory_plot(make({"memory": "rrwr"}).timelines[0], [], spans))
+    rows = {}
+    for bar in drawn.all("rect", fill="#f0c36d"):
+        rows.setdefault(float(bar["y"]), []).append((float(bar["x"]), float(bar["x"]) + float(bar["width"])))
+    for label in drawn.all("text", fill=svg.INK):
+        if float(label["y"]) - 10 in rows:
+            width = 5.5 * len(spans[0].name)
+            x = float(label["x"]) - (width if label["text-anchor"] == "end" else 0)
+            rows[float(label["y"]) - 10].append((x, x + width))
+    assert sum(map(len, rows.values())) == 2 * len(times) and len(rows) < len(times)
+    for places in map(sorted, rows.values()):
+        assert all(left[1] <= right[0] for left, right in pairwise(places))
+
+
 def test_energy_is_shown_where_it_was_measured(folder):
     results = make({"memory": "rrwr"})
     assert "joules" not in Page(render([results], [folder])).words
@@ -303,16 +351,13 @@ def browse(tmp_path, html, address=""):
     """What the script of a page makes of it."""
     file = tmp_path / "report.html"
     file.write_text(html, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--virtual-time-budget=2000", "--dump-dom", f"file://{file}{address}"]
-    return Page(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+    return Page(dump(f"file://{file}{address}", tmp_path / "profile"))
 
 
 def visible(page):
     return {a["id"] if "script" not in a["id"] else "evil" for a in page.all("article") if "hidden" not in a}
 
 
-BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 CLICKS = {
     "choose(form.verdict, 'wrong-0')": "q-colour at #verdict=wrong-0",
     "form.given.click()": "q-colour at #verdict=wrong-0 hide-given",

@@ -93,9 +93,10 @@ def test_boxes_of_a_topic_are_those_of_the_frame():
     [
         ({"evidence_s": (2.0, 4.0)}, 6),
         ({"evidence_s": (2.0, 40.0)}, 0),
-        ({"expected": [ExpectedTime(accept=[(1, 3)])]}, 7),
+        ({"expected": [ExpectedTime(accept=[(1, 3)])]}, 9),
+        ({"expected": [ExpectedTime(accept=[(4, 9), (3, 9)])]}, 7),
         ({"expected": [ExpectedObjects(objects=[])]}, 0),
-        ({"expected": [ExpectedObjects(objects=[]), ExpectedTime(accept=[(1, 3)])]}, 7),
+        ({"expected": [ExpectedObjects(objects=[]), ExpectedTime(accept=[(1, 3)])]}, 9),
         ({}, None),
     ],
 )
@@ -156,6 +157,16 @@ def test_only_questions_that_count_for_a_score_are_counted():
     found = results([], questions=questions, records=records).summary["arms"]["memory"]["metrics"]
     assert (found["number_accuracy"]["questions"], found["count_error"]["questions"]) == (3, 2)
     assert found["count_error"]["value"] == 0.5
+    assert (found["no_number"]["low"], found["no_number"]["high"]) == (0, 1)
+
+
+def test_an_error_that_is_nothing_has_no_share():
+    """The share of right numbers could be less; the mean error is no share."""
+    questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(4)]
+    records = [score_record("bag", q, answer(q.id, "3")) for q in questions]
+    found = results([], questions=questions, records=records).summary["arms"]["memory"]["metrics"]
+    assert (found["number_accuracy"]["low"], found["number_accuracy"]["high"]) == (pytest.approx(0.510, abs=1e-3), 1)
+    assert (found["count_error"]["low"], found["count_error"]["high"]) == (0, 0)
 
 
 def test_costs_in_the_summary():
@@ -209,6 +220,10 @@ def test_different_questions_are_not_compared():
     changed = results(["red"], questions=[question("q0", question="Who?")])
     with pytest.raises(EvaluationError, match=r"question q0 is not the same .*'Which\?' and 'Who\?'"):
         compare_records(a, "memory", changed, "memory")
+    elsewhere = [item.model_copy(update={"bag": "hall"}) for item in a.records]
+    message = "question q0 was asked about bag bag in run and about bag hall in later; compare runs on the same bags"
+    with pytest.raises(EvaluationError, match=message):
+        compare_records(a, "memory", results(["red"], records=elsewhere, title="later"), "memory")
     with pytest.raises(EvaluationError, match="have no question in common"):
         compare_records(a, "memory", a, "offline")
 
@@ -221,13 +236,13 @@ def test_results_are_read_as_they_were_written(tmp_path):
     file = save_results(tmp_path / "out", made)
     assert load_results(file) == load_results(tmp_path / "out") == made
     values = json.loads(file.read_text())
-    assert (values["format"], values["version"]) == ("penguin-vl/evaluation", 1)
+    assert (values["format"], values["version"]) == ("penguin-vl/evaluation", 2)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"no result of this version \(penguin-vl/evaluation 1\): version: Input should be 1"),
+        ({"version": 1}, r"no result of this version \(penguin-vl/evaluation 2\): version: Input should be 2"),
         ({"format": "other"}, "format: "),
         ({"records": [{}]}, "records.0.question: Field required"),
     ],

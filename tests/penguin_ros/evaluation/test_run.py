@@ -1,12 +1,13 @@
 """Whole runs: results on disk, interrupted and resumed, in processes and on Ray, with bags that fail."""
 
 import importlib.util
+import pickle
 import shutil
 import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from penguin_ros.evaluation import jobs as jobs_module
 from penguin_ros.evaluation import run as run_module
 from penguin_ros.evaluation.export import CAMERA as EXPORTED
 from penguin_ros.evaluation.export import TRUTH, TrueFrame, write_bag
-from penguin_ros.evaluation.questions import ExpectedObjects, ExpectedText, Question
+from penguin_ros.evaluation.questions import ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.recording import Recording
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 from penguin_ros.evaluation.results import load_results
@@ -97,6 +98,14 @@ def test_a_run_from_bags_to_results(run, tmp_path):
     assert pictures_of(results) == pictures_in(tmp_path / "out")
 
 
+def test_results_that_are_to_go_into_a_file(run, scripted, tmp_path):
+    (tmp_path / "out").touch()
+    runtime = scripted()
+    with pytest.raises(EvaluationError, match=r"results go into a folder, and .*out is a file; choose another --out"):
+        run(runtime)
+    assert runtime.encoded == 0
+
+
 def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
     runtime, told = scripted(), []
     run_bags(
@@ -140,6 +149,17 @@ def test_expectations_may_change_without_asking_again(run, scripted, asked):
     assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", True)
 
 
+def test_a_time_in_free_words_counts_where_it_is_expected_later(run, scripted):
+    """The last four frames begin at 1 s: what the model calls 0 to 2 s is 1 to 3 s."""
+    runtime = scripted(lambda asked, numbers: "From 0 to 2 seconds.")
+    first = run(runtime, questions=[question("hall", 4)])
+    assert {record.arm: record.spans for record in first.records} == {"memory": [], "last-4": []}
+    mended = question("hall", 4).model_copy(update={"expected": [ExpectedTime(accept=[(1.0, 3.0)])]})
+    again = run(scripted(), questions=[mended])
+    assert {record.arm: record.spans for record in again.records} == {"memory": [(0, 2)], "last-4": [(1, 3)]}
+    assert {record.arm: record.correct for record in again.records} == {"memory": False, "last-4": True}
+
+
 def test_arms_may_be_added_later(run, scripted):
     run(settings=RunSettings(parameters={"sample_rate_hz": 0.0}))
     runtime = scripted()
@@ -150,7 +170,7 @@ def test_arms_may_be_added_later(run, scripted):
 def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
     run()
     other = RunSettings(parameters={"sample_rate_hz": 0.0, "token_budget": 60})
-    with pytest.raises(EvaluationError, match=r"other settings.*--overwrite"):
+    with pytest.raises(EvaluationError, match=r"another model or of other settings.*--overwrite"):
         run(settings=other)
     runtime = scripted()
     run(runtime, settings=other, overwrite=True)
@@ -213,6 +233,20 @@ def test_a_bag_that_fails_loses_nothing_of_the_others(run, two, asked):
     assert verdicts(results) == kept
 
 
+def test_a_bag_that_becomes_unreadable_keeps_its_answers(run, scripted, two, asked):
+    before = run()
+    (file,) = two[0].glob("*.mcap")
+    file.write_bytes(file.read_bytes()[:1000])
+    runtime = scripted()
+    after = run(runtime)
+    assert verdicts(after) == verdicts(before) and runtime.asked == []
+    assert "cannot be read" in after.bags[0].failed and after.bags[1].failed is None
+    mended = [q.model_copy(update={"expected": [ExpectedText(accept=["no"])]}) for q in asked]
+    assert not any(right for _, right in verdicts(run(questions=mended)).values())  # they are scored again
+    assert {question for question, _ in verdicts(run(overwrite=True))} == {"hall 1", "hall 4"}
+    assert {question for question, _ in verdicts(run())} == {"hall 1", "hall 4"}  # what was discarded stays so
+
+
 def test_a_bag_that_breaks_off_in_the_middle_keeps_its_answers(run, two, asked, monkeypatch):
     """The questions of the first seconds were answered before the bag turned out to be damaged."""
     read = Recording.read
@@ -239,13 +273,14 @@ def test_realtime_wants_the_machine_for_itself(run, options):
 def real(two, asked, checkpoint, tmp_path):
     """Runs the questions with the small checkpoint: answers without their latencies."""
 
-    def start(name, **options):
+    def start(name, on_progress=lambda count: None, **options):
         model = ModelSpec(path=str(checkpoint), threads=1)
         settings = RunSettings(
             arms=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
         )
         questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
-        results = run_bags(two, questions, model, settings, RunOptions(out=tmp_path / name, **options))
+        options = RunOptions(out=tmp_path / name, **options)
+        results = run_bags(two, questions, model, settings, options, on_progress=on_progress)
         assert pictures_of(results) == pictures_in(tmp_path / name)
         return results
 
@@ -268,7 +303,9 @@ def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatc
 
     monkeypatch.setattr(run_module, "describe_model", describe_and_delete)
     monkeypatch.setattr(run_module, "EnergyMeter", Meter)  # knows only the whole machine
-    several = real("several", jobs=2)
+    told = []
+    several = real("several", jobs=2, on_progress=told.append)
+    assert sorted(told) == [0, 4]
     assert {record.joules for record in several.records} == {None}
     assert plain(several) == plain(one, ["kitchen"])
     assert several.bags[0].failed is None and "does not exist" in several.bags[1].failed
@@ -292,6 +329,53 @@ def test_ray_that_is_not_installed(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install 'penguin-vl\[ray\]'"):
         run(ray="local")
+
+
+class Ray(ModuleType):
+    """A stand-in for Ray that runs tasks in this process; what travels is pickled."""
+
+    exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+
+    def __init__(self, dies=()):
+        super().__init__("ray")
+        self.dies, self.open = dies, False
+
+    def init(self, address, log_to_driver):
+        self.open = True
+
+    def shutdown(self):
+        self.open = False
+
+    def remote(self, num_gpus):
+        return lambda work: SimpleNamespace(remote=lambda job: (pickle.dumps(job), work))
+
+    def wait(self, waiting, num_returns):
+        return waiting[-1:], waiting[:-1]
+
+    def get(self, task):
+        job, work = pickle.loads(task[0]), task[1]
+        if job.recording.name in self.dies:
+            raise self.exceptions.RayError("The worker died\n  unexpectedly.")
+        return pickle.loads(pickle.dumps(work(job)))
+
+
+def test_ray_gives_the_same_answers_without_its_machines(real, monkeypatch):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert plain(real("ray", ray="local")) == plain(real("one")) and not ray.open
+
+
+def test_a_worker_that_dies_loses_nothing_of_the_others(real, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Ray(dies=["kitchen"]))
+    results = real("ray", ray="local")
+    assert {record.bag for record in results.records} == {"hall"}
+    failures = {bag.name: bag.failed for bag in results.bags}
+    assert failures == {"kitchen": "its worker on the cluster failed: The worker died unexpectedly.", "hall": None}
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    told = []
+    assert len(real("ray", ray="local", on_progress=told.append).records) == 8
+    assert told == [0, 4]  # what was there already is not counted again
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")

@@ -56,6 +56,17 @@ def test_too_few_questions_have_no_interval():
     assert interval([Ratio(1), Ratio(0, 0)]) is None
 
 
+@pytest.mark.parametrize(("count", "width"), [(4, 3.8415 / 7.8415), (100, 3.8415 / 103.8415)])
+def test_questions_that_all_agree_are_not_sure(count, width):
+    """Wilson: of n questions none right, from 0 to z^2 / (n + z^2); all right, the same from the other side."""
+    nothing = [Ratio(0, 0)] * 3
+    assert interval(shares(0, count) + nothing) == (0, pytest.approx(width, abs=1e-4))
+    assert interval(shares(count, 0) + nothing) == (pytest.approx(1 - width, abs=1e-4), 1)
+    assert interval([Ratio(size, size) for size in range(1, count + 1)]) == interval(shares(count, 0))
+    assert intervals([shares(count, 0)], shares=[False]) == [(1, 1)]  # a mean error of one, say
+    assert interval([Ratio(0.5)] * count) == (0.5, 0.5)
+
+
 def test_blocks_of_draws_do_not_show(monkeypatch):
     parts = shares(30, 20)
     whole = interval(parts)

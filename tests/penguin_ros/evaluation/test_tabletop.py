@@ -138,5 +138,8 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     assert code == 0 and "95 % interval" in out
     code, _, err = run("--answers", str(tmp_path / "none" / "answers.jsonl"))
     assert code == 1 and err.startswith("error: answers ") and "cannot be written: No such file" in err
+    for family in ("chart", "text"):
+        code, out, err = run("--mixture", f"image=1,{family}=1")
+        assert code == 1 and f"has {family}, about which nothing is asked; give weights of image, pair, clip" in err
     code, _, err = run("--max-tokens", "3")
     assert code == 1 and "3" in err and len(err.splitlines()) == 1

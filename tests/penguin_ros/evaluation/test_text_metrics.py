@@ -110,6 +110,17 @@ def test_contains():
         ("No, there are 4.", 4),
         ("There is none.", 0),
         ("no cubes", 0),
+        ("twenty-one", 21),
+        ("Thirty cubes", 30),
+        ("forty two of them", 42),
+        ("one hundred and five", 105),
+        ("a hundred", 100),
+        ("two hundred twelve", 212),
+        ("one, two, three", 1),
+        ("1.5e3", 1500),
+        ("2E-1 m", 0.2),
+        ("5 each", 5),
+        ("the seventieth", None),
         ("many", None),
         ("someone", None),
         ("B2", None),
@@ -137,8 +148,32 @@ def test_find_number(answer, number):
         ("A cube of no colour", None),  # an article, not a letter
         ("red or blue", None),
         ("(A) or (B)", None),
-        ("Clearly C here", None),
+        ("Clearly C here", "C"),
         ("Clearly C", "C"),
+        ("b", "B"),
+        ("b.", "B"),
+        ("(b)", "B"),
+        ("b) it is", "B"),
+        ("**B**", "B"),
+        ("B, as I said", "B"),
+        ("B because it is round", "B"),
+        ("The answer is B because it is round", "B"),
+        ("The answer is A because it is round", "A"),
+        ("A is right", "A"),
+        ("I choose (b), surely", "B"),
+        ("D: A and B", "D"),  # what an option says
+        ("B. A cube", "B"),
+        ("B or C", None),
+        ("A, B or C", None),
+        ("A, or B", None),
+        ("A/B", None),
+        ("(a) and (c)", None),
+        ("The answer is A or B", None),
+        ("Neither A nor B", None),
+        ("Either B, or C.", None),
+        ("a box", None),
+        ("e.g. this", None),
+        ("A C-shaped thing", None),
         ("E", None),  # there is no fifth option
         ("", None),
     ],
@@ -147,17 +182,32 @@ def test_find_choice(answer, letter):
     assert find_choice(answer, COLOURS) == letter
 
 
+def test_pronouns_are_no_letters():
+    options = list("abcdefghijk")
+    assert find_choice("I think it is J here", options) == "J"
+    assert find_choice("I'm not sure", options) is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         "No.",
         "no, I see only cubes",
         "There is no red mug on the table.",
+        "There's no mug",
         "There isn't any mug",
         "There isn’t any mug",
         "It is not there.",
+        "It is not there, but there is a cup.",
+        "It isn't on the table",
+        "It is not in the box.",
+        "The mug is missing",
+        "The mug is gone.",
+        "It is no longer there",
         "The mug is not in the picture",
         "I do not see a mug",
+        "I see no mug.",
+        "I see that there is no mug.",
         "I can't find it",
         "None of them",
         "no such thing",
@@ -167,6 +217,25 @@ def test_denials(answer):
     assert denies(answer)
 
 
-@pytest.mark.parametrize("answer", ["Yes.", "The mug is on the table.", "Notably red", "It is not red but blue", ""])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Yes.",
+        "Yes, there is a mug, but there is no spoon.",
+        "There is a mug, but there is no spoon.",
+        "I see a mug. I can't see its handle.",
+        "I can't see its handle.",
+        "The mug is on the table. The spoon is missing.",
+        "The mug is missing its handle.",
+        "The mug is on the table.",
+        "There is a mug and nothing else.",
+        "Nothing but a mug",
+        "It isn't on the table but on the chair.",
+        "It isn't on the table, it's on the chair.",
+        "Notably red",
+        "It is not red but blue",
+        "",
+    ],
+)
 def test_what_does_not_deny(answer):
     assert not denies(answer)

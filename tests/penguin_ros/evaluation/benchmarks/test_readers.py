@@ -68,6 +68,40 @@ def test_docvqa_without_answers(tmp_path):
         read("docvqa", tmp_path, files)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"data": 5}, r"val_v1.0.json holds 5, not a list: is this the benchmark's own format\?"),
+        ({"data": ["a"]}, "val_v1.0.json, entry 0 is 'a', not an object"),
+        ([], "val_v1.0.json has no field 'data'"),
+        (
+            {"data": [{"questionId": 7, "question": "?", "image": "a.png", "answers": "yes"}]},
+            "question 7: answers are 'yes', they must be a list",
+        ),
+    ],
+)
+def test_docvqa_in_another_format(tmp_path, content, message):
+    with pytest.raises(EvaluationError, match=message):
+        read("docvqa", tmp_path, {"val_v1.0.json": content})
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        (
+            "chartqa",
+            {"test_human.json": {"a": 1}, "test_augmented.json": []},
+            "test_human.json holds {'a': 1}, not a list",
+        ),
+        ("perception-test", {"mc_question_valid.json": [1]}, r"mc_question_valid.json holds \[1\], not an object"),
+        ("egoschema", {"questions.json": [], "subset_answers.json": []}, r"answers.json holds \[\], not an object"),
+    ],
+)
+def test_lists_and_objects_that_are_neither(tmp_path, name, files, message):
+    with pytest.raises(EvaluationError, match=message):
+        read(name, tmp_path, files)
+
+
 def test_infovqa(tmp_path):
     data = {
         "questionId": 98313,
@@ -343,7 +377,7 @@ def test_media_that_are_missing(tmp_path):
     [
         ({"test/test_human.json": "{"}, r"test_human.json is no JSON"),
         ({"test/test_human.json": [{"imgname": "a"}]}, r"entry 0 has no field 'label': is this the benchmark's own"),
-        ({"test/test_human.json": ["a"]}, r"entry 0 has no field 'imgname'"),
+        ({"test/test_human.json": ["a"]}, r"entry 0 is 'a', not an object"),
     ],
 )
 def test_files_of_another_format(tmp_path, files, message):

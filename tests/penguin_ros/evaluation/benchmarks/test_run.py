@@ -60,6 +60,12 @@ def test_a_benchmark_is_scored(run, tmp_path):
     assert results.title.endswith("on ChartQA, test")
 
 
+def test_results_that_are_to_go_into_a_file(run, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(EvaluationError, match=r"results go into a folder, and .*out is a file; choose another --out"):
+        run()
+
+
 def test_an_interrupted_benchmark_goes_on(run, scripted, charts):
     runtime = scripted(lambda asked, numbers: "40")
     run(runtime, read_items("chartqa", charts, limit=2))
