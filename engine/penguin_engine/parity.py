@@ -86,6 +86,15 @@ class Row:
             self.errors[name] = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
 
 
+_MISSHAPEN = (KeyError, TypeError, AttributeError)
+"""What reading values of another form than the reference vectors' raises."""
+
+
+def _misshapen(where: str, err: Exception) -> str:
+    fault = f"it lacks {err}" if isinstance(err, KeyError) else str(err)
+    return f"{where} does not have the form of reference vectors: {fault}"
+
+
 def run_parity(folder: str | Path) -> Iterator[Row]:
     """Compares case by case.
 
@@ -108,8 +117,8 @@ def run_parity(folder: str | Path) -> Iterator[Row]:
             for row in _COMPARISONS[name](folder):
                 empty = False
                 yield row
-        except KeyError as err:
-            raise MediaError(f"{folder / name} does not have the form of reference vectors: it lacks {err}") from err
+        except _MISSHAPEN as err:
+            raise MediaError(_misshapen(str(folder / name), err)) from err
         if empty:
             raise MediaError(f"{folder / name} holds nothing to compare")
 
@@ -123,7 +132,10 @@ def _model_cases(folder: Path) -> Iterator[Row]:
             continue
         expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
         row = Row(name)
-        _compare_model(row, model, processor, folder / "media", case, expected, cases.get(f"{name}.pixel_sum"))
+        try:
+            _compare_model(row, model, processor, folder / "media", case, expected, cases.get(f"{name}.pixel_sum"))
+        except _MISSHAPEN as err:
+            raise MediaError(_misshapen(f"{folder / 'expected.json'}, case {name},", err)) from err
         yield row
 
 
@@ -201,7 +213,10 @@ def prepare_case(
             for image in processor.patch([frame], visual.kinds, allocation)
         ]
         return images, [{"role": "user", "content": [{"type": "image"}] * len(frames) + [question]}], None
-    paths = sorted((media / spec["file"]).iterdir())[:: spec.get("stride", 1)]
+    clip = media / spec["file"]
+    paths = sorted(clip.iterdir())[:: spec.get("stride", 1)] if clip.is_dir() else []
+    if not paths:
+        raise MediaError(f"{clip} is no folder of frames, or an empty one")
     frames = [_read(path) for path in paths]
     policy = ReferencePolicy()
     kinds = [policy.observe(Frame(frame, i)) for i, frame in enumerate(frames)]

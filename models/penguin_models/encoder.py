@@ -8,10 +8,11 @@ Axes: N patches of all frames, packed; D hidden; A heads; K key-value heads; E h
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 
 import torch
@@ -257,14 +258,20 @@ class PenguinEncoder(nn.Module):
 
 
 def packed_attention_available(like: Tensor) -> bool:
-    """Whether torch's packed flash attention serves this device and type (CUDA, 16 bit, torch >= 2.10)."""
+    """Whether torch's packed flash attention serves this device and type (CUDA, 16 bit, with shared key heads)."""
     if like.device.type != "cuda" or like.dtype not in (torch.float16, torch.bfloat16):
         return False
+    return _varlen_shares_heads() and torch.cuda.get_device_capability(like.device) >= (8, 0)
+
+
+@cache
+def _varlen_shares_heads() -> bool:
+    """Whether this torch has packed attention with fewer key heads; attention in runs gives the same numbers."""
     try:
-        from torch.nn.attention import varlen  # noqa: F401
-    except ImportError:  # an older torch: attention in runs gives the same numbers
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
         return False
-    return torch.cuda.get_device_capability(like.device) >= (8, 0)
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:

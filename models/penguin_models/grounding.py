@@ -116,11 +116,14 @@ _FOUR = rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\
 _LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
 _BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
 _TAG = re.compile(r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL)
-_BARE = re.compile(rf"(?P<phrase>[^\[\].,:;!?\n]*[^\[\].,:;!?\s])[\s:]*\[{_FOUR}\]")
+# The bound keeps the search linear in the length of the text.
+_BARE = re.compile(rf"(?<!\w)(?P<phrase>[^\[\].,:;!?\n]{{0,120}}[^\[\].,:;!?\s])[\s:]{{0,8}}\[{_FOUR}\]")
 # Three or more numbers: "[1]" and "[2, 3]" are references, years, lists.
 _BARE_BROKEN = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{2,}}\s*,?\s*(?:\]|$)")
 _JSON_START = re.compile(r"(?:```(?:json)?\s*)?(?=[\[{])")
 _JSON_END = re.compile(r"\s*```")
+# An object with a box that is no JSON, or whatever object the text breaks off in.
+_BROKEN_JSON = re.compile(r"\{(?:[^{}]*\"bbox_2d\"[^{}]*(?:\}|$)|[^{}]*$)")
 _TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
 
 
@@ -169,13 +172,22 @@ class _Parser:
         return ""
 
     def json(self, text: str) -> str:
-        """Replaces every JSON value that holds a "bbox_2d", at any depth; other JSON is left alone."""
+        """Replaces every JSON value that holds a "bbox_2d", at any depth; other JSON is left alone.
+
+        Of a list that breaks off, the whole items are kept.
+        """
         pieces, position = [], 0
         while (start := _JSON_START.search(text, position)) is not None:
             try:
                 value, end = json.JSONDecoder().raw_decode(text, start.end())
             except (json.JSONDecodeError, RecursionError):
-                pieces.append(text[position : start.end() + 1])
+                if broken := _BROKEN_JSON.match(text, start.end()):
+                    self.malformed += 1
+                    pieces.append(text[position : start.start()].rstrip(", \n"))
+                    position = broken.end()
+                    continue
+                opens_items = re.match(r"\[\s*\{", text[start.end() :]) is not None
+                pieces.append(text[position : start.start() if opens_items else start.end() + 1])
                 position = start.end() + 1
                 continue
             if close := _JSON_END.match(text, end):

@@ -117,26 +117,28 @@ def strict_sizes(
     floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
     smallest = smallest_size(native, factor, min_tokens)
 
-    def allocation(key_area: float, intermediate_area: float) -> Allocation:
-        key = _within(fit_area(native, key_area, factor, floor), largest)
-        intermediate = _within(fit_area(native, intermediate_area, factor, floor), key)
-        return Allocation(key, intermediate, merge_size, patch_size)
+    def allocation(key: Size, intermediate: Size) -> Allocation:
+        key = _within(key, largest)
+        return Allocation(key, _within(intermediate, key), merge_size, patch_size)
+
+    def fit(area: float) -> Size:
+        """Grows with the area, which the released rounding does not: that rounds up near the floor alone."""
+        return max(smallest, rounded_size(native, area, factor), key=lambda size: size.area)
 
     key_area, intermediate_area = _reference_areas(native, kinds, factor, min_tokens, max_tokens)
-    best = allocation(key_area, intermediate_area)
+    best = allocation(*(fit_area(native, area, factor, floor) for area in (key_area, intermediate_area)))
     if best.total_tokens(kinds) <= max_tokens:
         return best
-    best = Allocation(smallest, smallest, merge_size, patch_size)
+    best = allocation(smallest, smallest)
     if (needed := best.total_tokens(kinds)) > max_tokens:
         raise BudgetError(
             f"{len(kinds)} frames need at least {needed} visual tokens ({smallest.area // factor**2} each), "
             f"the budget is {max_tokens}; raise it, or use fewer frames"
         )
-    # Sides grow with the area, so the largest key area that fits can be bisected.
     low, high = 0, math.ceil(key_area)
-    while low < high:
+    while low < high:  # the largest key area that fits
         middle = (low + high + 1) // 2
-        candidate = allocation(middle, middle / KEY_AREA_RATIO)
+        candidate = allocation(fit(middle), fit(middle / KEY_AREA_RATIO))
         if candidate.total_tokens(kinds) <= max_tokens:
             low, best = middle, candidate
         else:
@@ -153,9 +155,15 @@ def grid_size(native: Size, factor: int) -> Size:
 
 
 def smallest_size(native: Size, factor: int, min_tokens: int) -> Size:
-    """The smallest size that the rule gives a frame, its native size where that is smaller."""
+    """The smallest size that the rule gives a frame of any area, its native size where that is smaller."""
     floor = MIN_TOKENS_FACTOR * min_tokens * factor**2
-    return _within(fit_area(native, floor, factor, floor), grid_size(native, factor))
+    rounded_up = fit_area(native, floor, factor, floor)
+    area, rounded = floor, rounded_size(native, floor, factor)
+    while rounded.area < floor:  # on to the area at which the next side is rounded to one more
+        scales = [((side / factor + 0.5) / _sides(native, area)[i] * factor) ** 2 for i, side in enumerate(rounded)]
+        area *= min(scales) * (1 + 1e-9)
+        rounded = rounded_size(native, area, factor)
+    return _within(min(rounded, rounded_up, key=lambda size: size.area), grid_size(native, factor))
 
 
 def split_budget(native_tokens: Sequence[int], max_tokens: int, floors: Sequence[int]) -> list[int]:
@@ -209,14 +217,21 @@ def fit_area(native: Size, area: float, factor: int, floor: float) -> Size:
 
     Where their product is below `floor`, they are computed from `floor` and rounded up.
     """
-    width = math.sqrt(area * native.width / native.height)
-    height = width * native.height / native.width
-    size = Size(*(max(factor, round(side / factor) * factor) for side in (height, width)))
+    size = rounded_size(native, area, factor)
     if size.area < floor:
-        width = math.sqrt(floor * native.width / native.height)
-        height = width * native.height / native.width
-        size = Size(*(max(factor, math.ceil(side / factor) * factor) for side in (height, width)))
+        size = Size(*(max(factor, math.ceil(side / factor) * factor) for side in _sides(native, floor)))
     return size
+
+
+def rounded_size(native: Size, area: float, factor: int) -> Size:
+    """Sides of about this area in the native aspect ratio, to the next multiples of `factor`, at least one."""
+    return Size(*(max(factor, round(side / factor) * factor) for side in _sides(native, area)))
+
+
+def _sides(native: Size, area: float) -> tuple[float, float]:
+    """Height and width of this area in the native aspect ratio."""
+    width = math.sqrt(area * native.width / native.height)
+    return width * native.height / native.width, width
 
 
 def _within(size: Size, largest: Size) -> Size:

@@ -35,9 +35,9 @@ _TO_RELEASED = (
     (re.compile(r"^language_model\."), ""),
     (re.compile(r"^vision_(encoder|projector)\."), r"model.vision_\1."),
 )
-# A mapped file counts as memory of the process: reopening it after so much keeps the peak near the model's size.
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Stored types that are read; quantised checkpoints are not."""
+# A mapped file counts as memory of the process: reopening it after so much keeps the peak near the model's size.
 _REOPEN_BYTES = 32 * 2**20
 
 

@@ -27,6 +27,7 @@ from penguin_ros.cli.output import (
 
 
 def ask(
+    context: typer.Context,
     words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to ask.")] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask, as an option.")] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.")] = None,
@@ -57,33 +58,21 @@ def ask(
     as_json: JsonOption = False,
 ) -> None:
     """Ask about images, a video or a recorded bag, or ask a running node; the answer streams as it is generated."""
-    if (words is None) == (question is None):
-        raise typer.BadParameter("give one question", param_hint="QUESTION")
+    _check(context)
     text = words or question or ""
     if node is not None:
-        if model or image or video or bag or save:
-            raise typer.BadParameter("a node has its own model and cameras; --node goes alone", param_hint="--node")
         ask_running(node, text, camera or [], horizon, max_new_tokens, as_json)
         return
-    if model is None:
-        raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
     from penguin_engine.ask import ask as run
     from penguin_engine.generation import Sampling
     from penguin_engine.loading import open_runtime
     from penguin_models.media import load_image
 
-    if video is not None and bag is not None:
-        raise typer.BadParameter("give either --video or --bag", param_hint="--video")
-    if topic is not None and bag is None:
-        raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
-    if save is not None and not (image or video or bag):
-        raise typer.BadParameter("there is no image to draw into", param_hint="--save")
+    assert model is not None
     if save is not None:
         from penguin_ros.overlay import check_writable
 
         check_writable(save)
-    if not 0 < top_p <= 1:
-        raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     sampling = Sampling(max_new_tokens or Sampling.max_new_tokens, temperature, top_p, seed=seed)
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
@@ -112,6 +101,47 @@ def ask(
         return
     stdout.out("\n")
     _print_grounding(answer)
+
+
+_FOR_NODES = {"camera": "--camera", "horizon": "--horizon"}
+_FOR_BOTH = {"words", "question", "node", "max_new_tokens", "as_json"}
+_FOR_CLIPS = {"fps": "--fps", "max_frames": "--max-frames"}
+
+
+def _check(context: typer.Context) -> None:
+    """Refuses what does not go together: no option that was given is ignored."""
+    options = context.params
+    given = [name for name in options if _was_given(context, name)]
+    if (options["words"] is None) == (options["question"] is None):
+        raise typer.BadParameter("give one question", param_hint="QUESTION")
+    if options["node"] is not None:
+        if foreign := [name for name in given if name not in _FOR_BOTH | _FOR_NODES.keys()]:
+            option = f"--{foreign[0].replace('_', '-')}"
+            raise typer.BadParameter(
+                f"a node has its own model, cameras and settings: leave out {option}", param_hint="--node"
+            )
+        return
+    for name in given:
+        if name in _FOR_NODES:
+            raise typer.BadParameter("it goes with --node", param_hint=_FOR_NODES[name])
+    if options["model"] is None:
+        raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
+    if options["video"] is not None and options["bag"] is not None:
+        raise typer.BadParameter("give either --video or --bag", param_hint="--video")
+    for name in given:
+        if name in _FOR_CLIPS and options["video"] is None and options["bag"] is None:
+            raise typer.BadParameter("it goes with --video or --bag", param_hint=_FOR_CLIPS[name])
+    if options["topic"] is not None and options["bag"] is None:
+        raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
+    if options["save"] is not None and not (options["image"] or options["video"] or options["bag"]):
+        raise typer.BadParameter("there is no image to draw into", param_hint="--save")
+    if not 0 < options["top_p"] <= 1:
+        raise typer.BadParameter(f"{options['top_p']} is not above 0 and at most 1", param_hint="--top-p")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 class _Remembering:

@@ -92,6 +92,7 @@ def test_other_syntaxes(text, expected, clean):
         '[{"bbox_2d": [1, 2, 3], "label": "cube"}]',
         '{"bbox_2d": null, "label": "cube"}',
         '{"bbox_2d": [1, 2, 3',
+        '[{"bbox_2d": [1, 2, 3, 4], "lab',
         '[{"bbox_2d": [1e999, 2, 3, 4]}]',
         f"[cube](1,2,3,{'9' * 400})",
         "During the period 9.00 - 1.00 seconds.",
@@ -101,6 +102,20 @@ def test_other_syntaxes(text, expected, clean):
 def test_malformed_is_counted_not_raised(text):
     result = parse(text)
     assert (result.objects, result.time_ranges, result.malformed) == ((), (), 1)
+
+
+@pytest.mark.parametrize("rest", ['{"bbox_2d": [5, 6, 7, 8], "lab', '{"bbox_2d": [5,', '{"la', '{"bbox_2d": [5, 6,}'])
+def test_of_a_json_list_that_breaks_off_the_whole_items_are_kept(rest):
+    """An answer ends where its tokens do: what was cut is no object of its own."""
+    result = parse(f'[{{"bbox_2d": [120, 340, 220, 480], "label": "red cube"}}, {rest}')
+    assert (result.objects, result.text, result.malformed) == ((CUBE,), "red cube", 1)
+
+
+def test_a_phrase_before_a_bare_box_ends_at_whole_words():
+    """However long the text before it: what is searched for a phrase is bounded."""
+    (found,) = parse(f"{'word ' * 200}the red cube [120, 340, 220, 480]").objects
+    assert found.box == CUBE.box
+    assert set(found.label.split()) == {"word", "the", "red", "cube"} and len(found.label) <= 121
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penguin_models.errors import BudgetError, MediaError
-from penguin_models.tra import grid_size, reference_sizes, split_budget, strict_sizes
+from penguin_models.tra import fit_area, grid_size, reference_sizes, split_budget, strict_sizes
 from penguin_models.types import FrameKind, Size
 
 KEY, INTERMEDIATE = FrameKind
@@ -68,6 +68,22 @@ def test_strict_refuses_only_what_cannot_fit(native, labels, m, minimum):
     assert strict_sizes(native, labels, m, minimum, needed).total_tokens(labels) <= needed
     with pytest.raises(BudgetError):
         strict_sizes(native, labels, m, minimum, needed - 1)
+    factor, floor = 14 * m, 1.5 * minimum * (14 * m) ** 2
+    largest = grid_size(native, factor)
+    for step in range(60):  # no area, from the floor on, gives a frame of fewer tokens
+        height, width = fit_area(native, floor * 1.03**step, factor, floor)
+        size = Size(min(height, largest.height), min(width, largest.width))
+        assert needed <= len(labels) * size.area // factor**2
+
+
+@given(sizes, kinds, merges, min_tokens, budgets, st.integers(1, 50))
+@example(Size(294, 1366), [KEY], 2, 16, 30, 2)
+def test_strict_takes_what_a_smaller_budget_takes(native, labels, m, minimum, budget, more):
+    try:
+        strict_sizes(native, labels, m, minimum, budget)
+    except BudgetError:
+        return
+    strict_sizes(native, labels, m, minimum, budget + more)
 
 
 def test_a_single_key_frame_is_not_blown_up():

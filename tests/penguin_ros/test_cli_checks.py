@@ -110,6 +110,8 @@ def test_parity_of_a_missing_folder(cli, tmp_path):
         ("expected.safetensors", b"abc"),
         ("expected.json", b"{"),
         ("tra_sizes.json", b"[{}]"),
+        ("tra_sizes.json", b"[[]]"),
+        ("expected.json", b'{"one": {"case": [], "max_tokens": 100}}'),
         ("media/manifest.png", None),
         ("checkpoint/config.json", None),
     ],
@@ -119,6 +121,16 @@ def test_parity_of_broken_vectors(cli, vectors, name, data):
     if data is not None:
         (vectors / name).write_bytes(data)
     assert name in cli("parity", vectors).error
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_parity_of_a_missing_clip(cli, vectors, reference, empty):
+    cases = json.loads((reference / "expected.json").read_text())
+    (vectors / "expected.json").write_text(json.dumps({"video_native": cases["video_native"]}))
+    shutil.rmtree(vectors / "media" / "clip")
+    if empty:
+        (vectors / "media" / "clip").mkdir()
+    assert f"{vectors / 'media' / 'clip'} is no folder of frames, or an empty one" in cli("parity", vectors).error
 
 
 # The other commands.
