@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
 
     settings = load_settings(stage, overrides or ())
     reader = make_reader(settings, make_blueprint(settings))
-    made = []
+    made: list[dict[str, Any]] = []
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
             task = progress.add_task(file.path.name, total=len(file))
@@ -55,7 +55,9 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
             index = load_index(file, reader)
             usable = index.packed_sizes()[index.tokens >= 0]
             mean = float(usable.mean()) if len(usable) else 0.0
-            made.append({"index": str(path), "samples": len(file), "unusable": len(index.unusable), "tokens": mean})
+            left_out = [{"id": name, "reason": reason} for name, reason in index.unusable.values()]
+            counts = {"samples": len(file), "unusable": len(left_out), "tokens": mean}
+            made.append({"index": str(path), **counts, "left_out": left_out})
     if as_json:
         print_json({"indexes": made})
         return
@@ -64,6 +66,8 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
             f"{entry['index']}: {entry['samples']} samples of {entry['tokens']:.0f} tokens on average, "
             f"{entry['unusable']} unusable"
         )
+        for sample in entry["left_out"]:
+            stdout.out(f"  left out {sample['id']}: {sample['reason']}")
 
 
 @app.command()

@@ -47,6 +47,7 @@ def write(
     """Write conversations in the annotation format, with images, clips, masks and everything that is true of them."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from penguin_models.errors import TabletopError
     from penguin_training.tabletop import writer
     from penguin_training.tabletop.dataset import Mixture, TabletopSettings
     from penguin_training.tabletop.seeds import Split
@@ -54,6 +55,10 @@ def write(
     weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
     samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights, drills=drills)
     settings = writer.WriterSettings(samples, images, clips, masks)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise TabletopError(f"--out {out} cannot be made a folder ({err.strerror}); choose another") from err
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("", total=scenes)

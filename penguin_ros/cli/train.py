@@ -31,6 +31,10 @@ def train(
     from penguin_training.settings_file import load_settings
 
     settings = load_settings(stage, overrides or ())
+    if dry_run and (resume or stop_at):
+        raise typer.BadParameter(
+            "it checks a stage from its beginning; leave --resume and --stop-at out", param_hint="--dry-run"
+        )
     if dry_run:
         from penguin_training.dry_run import dry_run as describe
 

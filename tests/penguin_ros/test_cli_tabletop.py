@@ -79,5 +79,9 @@ def test_options_that_make_no_sense(run, tmp_path, options, message):
 def test_what_cannot_be_done_is_one_line(run, tmp_path):
     code, _, noise = run("write", "--out", tmp_path / "x", "--scenes", 1, "--size", "20")
     assert code == 1 and noise == "error: image size 20x20 must be between 56 and 1080 pixels a side\n"
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, noise = run("write", "--out", out, "--scenes", 1)
+        assert code == 1 and noise.startswith(f"error: --out {out} cannot be made a folder") and noise.count("\n") == 1
     code, _, noise = run("show", "--seed", 1, "--out", tmp_path / "no" / "picture.png")
     assert code == 1 and noise.startswith("error: overlay") and noise.count("\n") == 1

@@ -67,7 +67,8 @@ def test_a_stage_from_data_to_checkpoint(cli, stage, tmp_path):
     assert code == 1 and "has no length index for these settings" in err and err.count("\n") == 1
     code, out, _ = cli("prepare", "lengths", stage, "--json")
     (index,) = json.loads(out)["indexes"]
-    assert code == 0 and index["samples"] == 16 and index["unusable"] == 0 and 20 < index["tokens"] < 60
+    assert code == 0 and index["samples"] == 16 and 20 < index["tokens"] < 60
+    assert (index["unusable"], index["left_out"]) == (0, [])
     code, out, _ = cli("train", stage, "--dry-run", "--json")
     assert code == 0 and json.loads(out)["steps"] == 6 and not (tmp_path / "run").exists()
     code, out, _ = cli("train", stage, "--dry-run")
@@ -103,8 +104,33 @@ def test_tokenizer_and_teacher(cli, data, tmp_path):
         (("--set", "engine.trackers=[wandb]"), "engine.trackers names wandb, which is not installed"),
         (("--set", "engine.sharding=fsdp2"), "which needs processes: start with torchrun"),
         (("--resume",), "has no state to resume from"),
+        (("--set", "output={stage}"), "stage.yaml is a file; write to another folder"),
+        (("--set", "output={stage}/below"), "stage.yaml is a file; write to another folder"),
+        (("--set", "output={start}"), "is model.start; write to another folder"),
     ],
 )
-def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message):
+def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint):
+    monkeypatch.setattr("penguin_training.setup.build_model", None)
+    arguments = [argument.format(stage=stage, start=checkpoint) for argument in arguments]
     code, out, err = cli("train", stage, *arguments)
     assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
+    if "output" in arguments[-1]:
+        assert cli("train", stage, *arguments, "--dry-run") == (code, out, err)
+
+
+@pytest.mark.parametrize("option", [("--resume",), ("--stop-at", "3")])
+def test_a_dry_run_is_of_a_beginning(cli, stage, option):
+    code, _, err = cli("train", stage, "--dry-run", *option)
+    assert code == 2 and "leave --resume and --stop-at out" in " ".join(err.replace("│", " ").split())
+
+
+def test_what_is_left_out_is_listed(cli, stage, data, tmp_path):
+    with data.open("a") as file:
+        file.write('{"id": "broken", "text": 3}\n')
+    code, out, _ = cli("prepare", "lengths", stage)
+    assert code == 0 and "1 unusable\n  left out broken: text must be a string" in out
+    code, out, _ = cli("prepare", "lengths", stage, "--json")
+    (index,) = json.loads(out)["indexes"]
+    assert index["unusable"] == 1 and index["left_out"][0]["id"] == "broken"
+    code, _, err = cli("train", stage, "--stop-at", "2")
+    assert code == 0 and "left out broken: text must be a string" in err

@@ -83,8 +83,8 @@ def drawn(tmp_path_factory):
         Image.fromarray(mask).save(root / f"images/{i}-mask.png")
         said = ", ".join(f"a [{c} {s}]({x1},{y1},{x2},{y2})" for c, s, (x1, y1, x2, y2) in objects)
         asked = turns("<image>\nDescribe it.", f"There is {said}.", "How many?", str(len(objects)))
-        captions.append({"id": f"caption-{i}", "image": [name], "conversations": asked})
-        text.append({"id": f"text-{i}", "text": " and ".join(f"a {c} {s}" for c, s, _ in objects)})
+        captions.append({"id": f"caption-{i}", "family": "image", "image": [name], "conversations": asked})
+        text.append({"id": f"text-{i}", "family": "text", "text": " and ".join(f"a {c} {s}" for c, s, _ in objects)})
         masks.append({"id": f"mask-{i}", "image": [name], "masks": [f"images/{i}-mask.png"]})
         if i % 4 == 0:
             charts.append({"id": f"chart-{i}", "family": "chart", "image": name, "conversations": []})
@@ -93,12 +93,12 @@ def drawn(tmp_path_factory):
         rgb, _, ((colour, shape, box), *_) = draw(random, (56, 70))
         Image.fromarray(rgb).save(root / f"images/small-{i}.png")
         asked = turns("<image>\nWhat is it?", f"[{colour} {shape}]({','.join(map(str, box))})")
-        small.append({"id": f"small-{i}", "image": f"images/small-{i}.png", "conversations": asked})
+        small.append({"id": f"small-{i}", "family": "image", "image": f"images/small-{i}.png", "conversations": asked})
     clips = []
     for i in range(6):
         _write_clip(root / f"clips/{i}", random)
         asked = turns("<video>\nWhen does the red circle appear?", "During the period 1.00 - 2.00 seconds.")
-        clips.append({"id": f"clip-{i}", "video": f"clips/{i}", "conversations": asked})
+        clips.append({"id": f"clip-{i}", "family": "clip", "video": f"clips/{i}", "conversations": asked})
     write_jsonl(root / "few.jsonl", [*small[:4], *clips[:1]])
     files = {"captions": captions, "charts": charts, "clips": clips, "text": text, "masks": masks, "small": small}
     for name, rows in files.items():

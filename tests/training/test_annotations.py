@@ -38,6 +38,14 @@ def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
     assert parse({"text": "words"}, tmp_path).has_text
 
 
+def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
+    """As tables have it, which give every sample every column."""
+    nothing = dict.fromkeys(("id", "image", "video", "conversations", "text", "turns_apart"))
+    said = conversation("What?", "A cup.")
+    for raw in ({"text": "words"}, {"image": "x.png"}, {"conversations": said}):
+        assert parse(nothing | raw, tmp_path) == parse(raw, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -48,6 +56,8 @@ def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
         ({"image": [3]}, "image must be a path or a list of paths"),
         ({"conversations": "x"}, "must be a list of turns"),
         ({"conversations": []}, "neither pictures nor conversations nor text"),
+        ({"text": None, "conversations": [], "turns_apart": 1}, "neither pictures nor conversations nor text"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "must have a 'from' among human, user"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "must have a 'from' among human, user"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no turn from 'gpt'"),
         (

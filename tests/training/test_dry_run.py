@@ -1,13 +1,20 @@
 """The dry run: every stage that ships passes it, its figures are right, and what is missing is said."""
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from penguin_models.checkpoint import empty_model
+from penguin_models.config import PenguinConfig
 from penguin_models.errors import CheckpointError, DataError, SettingError
+from penguin_models.weights import released_name
 from penguin_training import setup
 from penguin_training.batches import Batch
 from penguin_training.dry_run import dry_run
@@ -23,6 +30,7 @@ QWEN3 = {
     "Qwen/Qwen3-8B": (4096, 12288, 36, 32, False),
 }
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP |= {"patch_size": 14}
 PARAMETERS = {"2b": (1.7e9, 2.3e9), "8b": (8.2e9, 8.8e9), "on-device": (0.8e9, 0.9e9)}
 
 
@@ -43,6 +51,28 @@ def qwen3(name):
     }
 
 
+def hollow(folder, shapes):
+    """Writes a safetensors file with these tensors that takes no room on the disk: all its values are a hole."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    described = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        file.truncate(8 + len(described) + end)
+
+
+def shapes_of(config):
+    """Tensors of a checkpoint with this configuration, as they are stored."""
+    if config["model_type"] == "qwen3":
+        with torch.device("meta"):
+            model = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in config.items() if k != "model_type"}))
+        return {name: tuple(p.shape) for name, p in model.named_parameters()}
+    model = empty_model(PenguinConfig.from_dict(config))
+    return {released_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+
+
 def penguin(name):
     encoder = {k: v for k, v in qwen3("Qwen/Qwen3-0.6B").items() if k != "model_type"} | {"patch_size": 14}
     more = {"model_type": "penguinvl_qwen3", "image_token_index": 1503, "vision_encoder_config": encoder}
@@ -51,7 +81,7 @@ def penguin(name):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
-    """A folder in which everything lies that stages name: configurations and tokenizers, but no large weights."""
+    """A folder in which everything lies that stages name; large weights are hollow."""
     root = tmp_path_factory.mktemp("world")
     tokenizer = [checkpoint / name for name in ("tokenizer.json", "tokenizer_config.json")]
 
@@ -61,15 +91,19 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
         (folder / "config.json").write_text(json.dumps(config))
         for file in (*tokenizer, *more):
             shutil.copy(file, folder)
+        return folder
 
     for name in QWEN3:
-        put(name, qwen3(name))
+        hollow(put(name, qwen3(name)), shapes_of(qwen3(name)))
     pictures = [checkpoint / "preprocessor_config.json"]
-    put("tencent/Penguin-VL-2B", penguin("Qwen/Qwen3-1.7B"), pictures)
-    put("DAMO-NLP-SG/VL3-SigLIP-NaViT", SIGLIP | {"model_type": "videollama3_vision_encoder"})
+    siglip = put("DAMO-NLP-SG/VL3-SigLIP-NaViT", SIGLIP | {"model_type": "videollama3_vision_encoder"})
+    hollow(siglip, {"post_layernorm.weight": (1152,)})
     for size, llm in (("2b", "Qwen/Qwen3-1.7B"), ("8b", "Qwen/Qwen3-8B")):
+        shapes = shapes_of(penguin(llm))
         for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general"):
-            put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures)
+            hollow(put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures), shapes)
+        if size == "2b":
+            hollow(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
     for size in ("tiny-cpu", "tiny-gpu"):
         run = root / "runs" / size
         shutil.copytree(llm_folder, run / "0-text")
@@ -83,11 +117,15 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
     monkeypatch.chdir(world)
-    files = "[{path: text.jsonl}]" if "text" in name else "[{path: few.jsonl}]"
     given = load_settings(CONFIGS / f"{name}.yaml")
-    data = f"data={{root: {drawn}, files: {files}, fps: 2.0, workers: 0, train_on: {given.data.train_on}}}"
-    tokens = f"budgets.tokens={max(512, given.budgets.visual_tokens)}"
-    settings = indexed(load_settings(CONFIGS / f"{name}.yaml", [data, "budgets.micro_batches=1", tokens]))
+    here = {"text": "text", "clips": "clips", "train": "everything"}
+    files = [here.get(Path(file.path).parent.name, "few") for file in given.data.files]
+    paths = [f"data.files.{i}.path={file}.jsonl" for i, file in enumerate(files)]
+    # So few samples make few micro-batches, and the drawn ones are short.
+    budgets = ["budgets.micro_batches=1", f"budgets.tokens={max(512, given.budgets.visual_tokens)}"]
+    settings = indexed(load_settings(CONFIGS / f"{name}.yaml", [f"data.root={drawn}", *paths, *budgets]))
+    for file, shipped in zip(settings.data.files, given.data.files, strict=True):
+        assert replace(file, path=shipped.path) == shipped
     report = dry_run(settings)
     trained = settings.learning_rates.given()
     assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
@@ -159,5 +197,36 @@ def test_a_missing_teacher_is_said(values, parse, indexed, reconstruction, tmp_p
     settings = indexed(parse(reconstruction(values)))
     assert dry_run(settings).trained
     values["reconstruction"]["teacher"]["path"] = str(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="none is not a checkpoint folder"):
+    with pytest.raises(CheckpointError, match=r"none/config\.json is missing"):
         dry_run(parse(values))
+    values["reconstruction"]["teacher"] = {"kind": "siglip", "path": values["model"]["start"]}
+    with pytest.raises(CheckpointError, match="a teacher of kind siglip is one of"):
+        dry_run(parse(values))
+
+
+@pytest.mark.parametrize("lacking", ["model.safetensors", "a tensor"])
+def test_missing_weights_are_said(values, parse, indexed, checkpoint, llm_folder, tmp_path, lacking):
+    """As the run would say it."""
+    for kind, source in (("multimodal", checkpoint), ("text", llm_folder), ("new", llm_folder)):
+        folder = shutil.copytree(source, tmp_path / kind)
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        if lacking == "a tensor":
+            save_file({n: t for n, t in weights.items() if "layers.1.mlp.up" not in n}, folder / "model.safetensors")
+        values["model"] = {"new_model": {"llm": str(folder)}} if kind == "new" else {"start": str(folder)}
+        values["kind"] = "text" if kind == "text" else "multimodal"
+        values["learning_rates"] = {"llm": 1e-3}
+        message = "missing: .*layers.1.mlp.up_proj.weight" if lacking == "a tensor" else "neither model.safetensors"
+        settings = parse(values)
+        with pytest.raises(CheckpointError, match=message):
+            dry_run(settings)
+        with pytest.raises(CheckpointError, match=message):
+            build_model(settings, setup.make_blueprint(settings), None)
+
+
+def test_a_teacher_takes_memory_too(values, parse, indexed, reconstruction, teacher_folder):
+    settings = indexed(parse(reconstruction(values)))
+    taught = sum(tensor.numel() for tensor in load_file(teacher_folder / "model.safetensors").values())
+    assert dry_run(settings).bytes["teacher"] == 4 * taught
+    values["engine"]["precision"] = "bf16"
+    assert dry_run(parse(values)).bytes["teacher"] == 2 * taught

@@ -8,9 +8,9 @@ import pytest
 
 from penguin_models.errors import DataError
 from penguin_training.annotations import AnnotationFile
+from penguin_training.data_settings import DataFile, DataSettings
 from penguin_training.length_index import build_index, index_path, load_index
 from penguin_training.samples import SampleReader
-from penguin_training.settings import DataFile, DataSettings
 
 
 @pytest.fixture
@@ -36,13 +36,14 @@ def test_it_gives_back_what_was_measured(file, reader, workers):
 
 
 def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
-    rows = [{"id": "good", "text": "x"}, {"id": "gone", "image": "none.png"}, {"text": 3}]
+    rows = [{"id": "good", "text": "x"}, {"id": "gone", "image": "none.png"}, {"text": 3}, {"id": 4, "text": 3}]
     file = AnnotationFile(jsonl(tmp_path / "bad.jsonl", rows))
     build_index(file, reader)
     index = load_index(file, reader)
-    assert index.packed_sizes().tolist()[1:] == [0, 0] and index.tokens.tolist()[1:] == [-1, -1]
+    assert index.packed_sizes().tolist()[1:] == [0, 0, 0] and index.tokens.tolist()[1:] == [-1, -1, -1]
     assert index.unusable[1][0] == "gone" and "does not exist" in index.unusable[1][1]
     assert index.unusable[2][0] == "bad.jsonl:3" and "text must be a string" in index.unusable[2][1]
+    assert index.unusable[3][0] == "4"
 
 
 def test_it_fits_one_file(file, reader):

@@ -72,6 +72,18 @@ def test_a_damaged_sample_is_left_out_counted_and_named(values, damaged, start, 
     assert sum(losses(run, "unusable")) == len(named) == run.progress.unusable
 
 
+def test_what_the_index_leaves_out_is_named_once(values, damaged, start, tmp_path):
+    damaged(0)
+    (tmp_path / "images/3.png").unlink()
+    values["data"]["max_bad_share"] = 0.05
+    values["engine"]["save_every"] = 2
+    train(start(values), stop_at=2)
+    run = start(values, resume=True)
+    train(run)
+    (named,) = [json.loads(line) for line in (run.output / "unusable.jsonl").read_text().splitlines()]
+    assert (named["id"], named["step"]) == ("caption-3", 0) and "does not exist" in named["reason"]
+
+
 def test_too_many_stop_the_run(values, damaged, start, parse, indexed):
     indexed(parse(values))
     damaged(6)

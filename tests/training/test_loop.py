@@ -75,6 +75,15 @@ def test_losses_are_those_written_down(name, golden_stage, start, losses):
     torch.testing.assert_close(ours, expected, rtol=TOLERANCE, atol=0)
 
 
+def test_pictures_alone_fill_the_budget(values, reconstruction, start, losses):
+    reconstruction(values)["data"]["files"] = [{"path": "captions.jsonl", "conversations": False}]
+    run = start(values)
+    train(run, stop_at=1)
+    (filled,) = losses(run, "filled")
+    seen = losses(run, "patches_per_s")[0] / losses(run, "tokens_per_s")[0]
+    assert 0.5 < filled <= 1 and seen == 1  # a token for each patch of an image
+
+
 def test_eight_samples_are_learnt_by_heart(values, drawn, start, losses):
     values["data"]["files"] = [{"path": "small.jsonl"}]
     values["budgets"] = {"tokens": 1024, "visual_tokens": 32, "micro_batches": 1}

@@ -1,13 +1,17 @@
 """Packing: every sample once, no budget exceeded, little padding, the same for the same seed."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_training.packing import PackingPlan, pack
 
+LENGTHS = Path(__file__).parents[1] / "data" / "training" / "lengths.json"
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
@@ -40,6 +44,18 @@ def test_mixed_data_fill_the_budget():
     )
     for epoch in (0, 1):
         assert PackingPlan(sizes, [(len(sizes), 1.0)], 4096, 0).fill(epoch) >= 0.99
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"pictures": 1, "clips": 1, "text": 1}, {"clips": 1, "pictures": 0.625}, {"pictures": 0.5, "text": 0.05}],
+)
+def test_the_table_top_fills_the_budget(shares):
+    """Lengths of 400, 150 and 300 samples that `penguin-vl tabletop write` made for penguin-tiny, mixed as it ships."""
+    lengths = json.loads(LENGTHS.read_text())
+    sizes = np.concatenate([lengths[name] for name in shares])
+    plan = PackingPlan(sizes, [(len(lengths[name]), float(share)) for name, share in shares.items()], 2048, 0)
+    assert plan.fill(0) >= 0.97 and plan.fill(1) >= 0.97
 
 
 def test_epochs_and_seeds_differ():

@@ -5,16 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from penguin_models.errors import SettingError
+from penguin_training.blueprint import make_blueprint
 from penguin_training.loop import train
-from penguin_training.parallel import make_accelerator
+from penguin_training.parallel import make_accelerator, place
 from penguin_training.training_state import states
+from penguin_training.weights import build_model
 
 
 def torchrun(values, folder, *arguments):
@@ -62,6 +67,21 @@ def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
     assert stored.keys() == expected.keys()
     for name, tensor in stored.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_no_device_ever_holds_a_model_that_is_to_be_sharded(values, parse, monkeypatch):
+    values["engine"]["sharding"] = "fsdp2"
+    settings = parse(values)
+    model = build_model(settings, make_blueprint(settings), None)
+    whole = {name: p.shape for name, p in model.named_parameters()}
+    monkeypatch.setattr(model, "to", None)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        placed = place(model, settings, SimpleNamespace(device=torch.device("cpu"), num_processes=1))
+        assert {name: p.shape for name, p in placed.named_parameters()} == whole
+        assert all(isinstance(p, DTensor) for p in placed.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_cannot_be_shared(values, parse, monkeypatch):

@@ -13,9 +13,9 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Visual
 from penguin_models.types import Size
 from penguin_training.annotations import AnnotationFile, parse_annotation
+from penguin_training.data_settings import DataFile, DataSettings
 from penguin_training.frame_folder import FrameFolder
 from penguin_training.samples import SampleReader
-from penguin_training.settings import DataFile, DataSettings
 
 DATA = DataSettings(files=[DataFile("x")], fps=2.0)
 

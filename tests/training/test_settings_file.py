@@ -31,6 +31,8 @@ def change(values, key, value):
         ("model.new_model", {"llm": "x"}, r"exactly one of start, .* not \['start', 'new_model'\]"),
         ("learning_rates.adapter", 1e-3, "learning_rates.adapter and the section reconstruction belong together"),
         ("data.files", [{"path": "x.jsonl", "conversations": False}], "x.jsonl without conversations teaches nothing"),
+        ("data.files", [{"repeat": 2.0}], "data.files.0: exactly one of path and tabletop must be given"),
+        ("data.files", [{"tabletop": {"scenes": 4}}], "tabletop renders while it is read, .* set streamed"),
         ("lora", {"rank": 4}, "learning_rates.lora and the section lora belong together"),
         ("learning_rates", {}, "learning_rates trains nothing"),
         ("kind", "text", "a text stage has no encoder, patch_embedding, projector"),
@@ -93,6 +95,8 @@ def test_a_file_with_overrides(tmp_path):
     settings = load_settings(path, ["engine.seed=3", "learning_rates.encoder=2e-4", "data.files=[{path: b.jsonl}]"])
     assert settings.learning_rates.llm == 1e-5 and settings.learning_rates.encoder == 2e-4
     assert settings.engine.seed == 3 and settings.data.files[0].path == "b.jsonl"
+    files = load_settings(path, ["data.files.0.repeat=2.0", "data.files.0.only={family: [a]}"]).data.files
+    assert (files[0].path, files[0].repeat, files[0].only) == ("a.jsonl", 2.0, {"family": ["a"]})
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,8 @@ def test_a_file_with_overrides(tmp_path):
         ("name: a\nname: b", (), "line 2: name is given twice"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),
         (STAGE, ["name.x=1"], "name is 'x', which has no settings below it"),
+        (STAGE, ["data.files.1.repeat=2.0"], r"1 is no place in a list of 1; they count from 0"),
+        (STAGE, ["data.files.path=x"], r"path is no place in a list of 1"),
         (STAGE, ["engine.sed=1"], r"engine.sed is not a setting; did you mean seed\?"),
     ],
 )
@@ -114,6 +120,10 @@ def test_a_broken_file_is_one_line(tmp_path, text, overrides, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_and_one_that_is_no_text(tmp_path):
+    path = tmp_path / "stage.yaml"
+    path.write_bytes(STAGE.replace("name: x", "name: \xe9").encode("latin-1"))
+    with pytest.raises(SettingError, match=r"stage\.yaml is not UTF-8 .* save it as UTF-8"):
+        load_settings(path)
     with pytest.raises(SettingError, match="cannot be read: No such file"):
         load_settings(tmp_path / "none.yaml")

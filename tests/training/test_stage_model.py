@@ -7,8 +7,8 @@ import torch
 from penguin_models.checkpoint import load_pretrained
 from penguin_training.annotations import AnnotationFile
 from penguin_training.batches import collate
+from penguin_training.data_settings import DataFile, DataSettings
 from penguin_training.samples import SampleReader
-from penguin_training.settings import DataFile, DataSettings
 from penguin_training.stage_model import StageModel, freeze, part_of
 from penguin_training.tiny_teacher import TinyTeacher
 
@@ -138,6 +138,7 @@ def test_collate_says_where_everything_stands(reader, examples):
     assert batch.positions.tolist() == [i for length in batch.lengths for i in range(length)]
     assert (batch.ids[batch.places] == image).all() and (batch.ids == image).sum() == len(batch.places)
     chart_tokens = sum(i.tokens for i in examples[3].images)
+    assert batch.size == sum(batch.lengths) + chart_tokens and batch_of(reader, []).size == 0
     assert len(batch.taken) == len(batch.places) == sum(batch.frame_tokens) - chart_tokens
     labels = np.concatenate([e.labels for e in examples])
     first = np.concatenate(([0], np.cumsum(batch.lengths)[:-1]))

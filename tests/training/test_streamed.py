@@ -81,13 +81,29 @@ def test_a_stopped_run_goes_on_with_the_next_micro_batch(streamed, start, losses
 
 def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn, jsonl, tmp_path):
     rows = [{"id": "a", "text": "red"}, {"id": "gone", "image": "none.png"}, {"id": "b", "text": "blue"}]
+    rows.append({"id": "empty", "text": " "})
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
     jsonl(tmp_path / "x.jsonl", rows)
     data = open_stream(streamed)
     batch = data.first()
-    assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone"]
+    assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone", "empty"]
     streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
     assert open_stream(streamed).first().samples == 1
+
+
+def test_kinds_of_samples_share_a_file(streamed, open_stream, drawn):
+    """Every sample has every column then. Without a root, pictures lie beside the file, wherever the run begins."""
+    rows = [json.loads(line) for line in (drawn / "mixed.jsonl").read_text().splitlines()]
+    rows[0]["turns_apart"] = True
+    (drawn / "apart.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    streamed["data"] |= {"root": None, "block": 128, "files": [{"path": str(drawn / "apart.jsonl")}]}
+    samples = 0
+    for batch in open_stream(streamed).micro_batches(Position(0), 1):
+        if batch.position[1]:
+            break
+        assert not batch.unusable
+        samples += batch.samples
+    assert samples == len(rows)
 
 
 def test_pictures_are_streamed_without_their_conversations(

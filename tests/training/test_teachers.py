@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,9 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
-from penguin_training.dry_run import teacher_width
 from penguin_training.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
 from penguin_training.settings import Teacher as TeacherSettings
-from penguin_training.teachers import check_teacher, load_teacher
+from penguin_training.teachers import check_teacher, empty_teacher, load_teacher
 from penguin_training.tiny_teacher import EDGE_STEPS, TinyTeacher
 from penguin_training.train_teacher import TeacherRecipe, read_classes, train_teacher
 
@@ -73,12 +73,38 @@ def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
         check_teacher(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
 
 
-def test_widths_are_known_from_configurations(values, parse, reconstruction, siglip, checkpoint):
-    settings = parse(reconstruction(values))
-    assert teacher_width(settings) == 32
-    for kind, path, width in (("siglip", siglip, 32), ("penguin", checkpoint, 64)):
-        values["reconstruction"]["teacher"] = {"kind": kind, "path": str(path)}
-        assert teacher_width(parse(values)) == width
+def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, monkeypatch):
+    for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
+        settings = TeacherSettings(kind=kind, path=str(path))
+        empty, loaded = empty_teacher(settings), load_teacher(settings)
+        assert (empty.width, empty.patch_size) == (width, 14)
+        assert sum(p.numel() for p in empty.parameters()) == sum(p.numel() for p in loaded.parameters())
+        assert kind == "tiny" or all(p.is_meta for p in empty.parameters())
+        assert (empty.reading is not None) == (kind == "tiny")
+        monkeypatch.setattr("penguin_training.teachers.is_local", lambda path: False)  # on the hub, but for its sizes
+        assert empty_teacher(settings).width == width
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("find", [load_teacher, empty_teacher])
+def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory, find):
+    def fails(kind, folder, message):
+        with pytest.raises(CheckpointError, match=message):
+            find(TeacherSettings(kind=kind, path=str(folder)))
+
+    for kind in ("tiny", "siglip"):
+        fails(kind, checkpoint, "is a 'penguinvl_qwen3' model")
+    fails("penguin", siglip, "has no vision_encoder_config")
+    (siglip / "model.safetensors").rename(siglip / "kept")
+    fails("siglip", siglip, "has neither model.safetensors nor")
+    (siglip / "kept").rename(siglip / "model.safetensors")
+    config = json.loads((siglip / "config.json").read_text())
+    (siglip / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+    fails("siglip", siglip, "hidden_size is 'wide', not a whole number")
+    hollow = tmp_path_factory.mktemp("hollow")
+    for file in checkpoint.glob("*.json"):
+        shutil.copy(file, hollow)
+    fails("penguin", hollow, "has neither model.safetensors nor")
 
 
 def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):

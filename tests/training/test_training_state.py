@@ -1,5 +1,6 @@
 """Stopping and going on: the same losses as without a stop, and refusals where that is not possible."""
 
+import copy
 import json
 
 import pytest
@@ -76,15 +77,70 @@ def test_what_cannot_be_resumed(values, start):
     with pytest.raises(TrainingError, match=r"holds a run already \(newest step-00000002\); give --resume"):
         start(values)
     values["budgets"]["micro_batches"] = 4
-    with pytest.raises(TrainingError, match=r"written with budgets.micro_batches 2, it is 4 now"):
+    with pytest.raises(TrainingError, match=r"other settings: budgets\.micro_batches was 2, is 4\. Set them back, or"):
         start(values, resume=True)
     values["budgets"]["micro_batches"] = 2
     values["learning_rates"]["encoder"] = None
-    with pytest.raises(TrainingError, match="was written with other learning_rates or another model: 34 parameters"):
+    with pytest.raises(
+        TrainingError, match=r"learning_rates\.encoder was 0\.001, is None\. .* model\.start .*00000002"
+    ):
         start(values, resume=True)
+    values["learning_rates"]["encoder"] = 1e-3
     values["output"] += "-other"
     with pytest.raises(TrainingError, match="has no state to resume from"):
         start(values, resume=True)
+
+
+def test_other_settings_and_other_data_are_refused(values, start, drawn, tmp_path):
+    data = tmp_path / "data.jsonl"
+    rows = (drawn / "captions.jsonl").read_text().splitlines()
+    data.write_text("\n".join(rows))
+    values["data"]["files"] = [{"path": str(data)}]
+    train(start(values), stop_at=3)
+    for section, key, value, message in (
+        ("budgets", "tokens", 300, r"budgets\.tokens was 256, is 300"),
+        ("engine", "seed", 1, r"engine\.seed was 0, is 1"),
+        ("schedule", "steps", 2, r"schedule\.steps was 4, is 2"),
+        ("learning_rates", "llm", 2e-3, r"learning_rates\.llm was 0\.001, is 0\.002"),
+        ("data", "files", [{"path": str(data), "repeat": 2.0}], r"data\.files\.0\.repeat was 1\.0, is 2\.0"),
+    ):
+        changed = copy.deepcopy(values)
+        changed[section][key] = value
+        with pytest.raises(TrainingError, match=f"settings: {message}. Set them back"):
+            start(changed, resume=True)
+    data.write_text("\n".join(reversed(rows)))
+    for index in tmp_path.glob("data.jsonl.lengths-*"):
+        index.unlink()
+    with pytest.raises(TrainingError, match=r"the content of data\.files\.0 was '.*', is "):
+        start(values, resume=True)
+
+
+def test_what_changes_no_loss_may_change(values, start, losses):
+    train(start(values), stop_at=2)
+    values["name"] = "renamed"
+    values["engine"] |= {"gradient_checkpointing": True, "log_every": 2, "save_every": 1, "keep": 1}
+    resumed = start(values, resume=True)
+    with pytest.raises(TrainingError, match="stands at step 2, it cannot stop at 1; give a later step"):
+        train(resumed, stop_at=1)
+    train(resumed, stop_at=2)
+    assert resumed.progress.step == 2 and len(losses(resumed)) == 2
+
+
+def test_a_state_without_its_settings(values, start):
+    train(start(values), stop_at=1)
+    (states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"settings\.json cannot be read .* begin a new run"):
+        start(values, resume=True)
+
+
+def test_a_line_that_was_cut_short_is_dropped(values, start, losses):
+    run = start(values)
+    train(run, stop_at=2)
+    with (run.output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    resumed = start(values, resume=True)
+    train(resumed)
+    assert len(losses(resumed)) == 4
 
 
 def test_figures_after_the_state_are_dropped(values, start, losses):

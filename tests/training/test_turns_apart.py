@@ -10,8 +10,8 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import DataError
 from penguin_training.annotations import AnnotationFile, parse_annotation
 from penguin_training.batches import collate
+from penguin_training.data_settings import DataFile, DataSettings
 from penguin_training.samples import SampleReader
-from penguin_training.settings import DataFile, DataSettings
 from penguin_training.stage_model import StageModel
 from penguin_training.turns_apart import turns_alone
 

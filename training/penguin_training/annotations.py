@@ -5,8 +5,8 @@ A sample has `id`, `image` and `video` (a path or a list of them, in the order o
   `text`: a text without pictures, learnt as a whole
   neither (or an empty list): its pictures feed the reconstruction losses alone.
 `"turns_apart": true` beside `conversations` says that its questions do not lead to each other: each is learnt as if it
-were the only one about what the first one shows. Other fields are left alone; `only` chooses samples by them. Knows
-nothing of pixels and tokens.
+were the only one about what the first one shows. A field that is null is as if it were not there. Other fields are left
+alone; `only` chooses samples by them. Reads no pictures and knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from penguin_models.chat import Message
 from penguin_models.errors import DataError
+from penguin_models.media import ClipFrame
 from penguin_models.types import Int64Array
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -31,10 +32,17 @@ _BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a clip of a sample: where it lies, and whether it is a clip."""
+    """An image or a clip of a sample.
+
+    Attributes:
+        path: where it lies, or what it is called in messages.
+        is_clip: whether it is a clip.
+        frames: of the clip, or the image as the only one, where it lies in no file.
+    """
 
     path: Path
     is_clip: bool
+    frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,7 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     """
     if not isinstance(raw, Mapping):
         raise DataError(f"a sample must be an object, not {raw!r:.60}")
-    found = raw.get("id")
-    name = default_id if found is None else str(found)
+    name = sample_id(raw, default_id)
     paths = {"<image>": _paths(raw, "image", root), "<video>": _paths(raw, "video", root)}
     conversation, text = raw.get("conversations"), raw.get("text")
     conversation = None if conversation == [] else conversation
@@ -93,11 +100,17 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
         if text is None and not pictures:
             raise DataError("the sample has neither pictures nor conversations nor text")
         return Annotation(name, pictures, None, text)
-    turns_apart = raw.get("turns_apart", False)
-    if not isinstance(turns_apart, bool):
+    turns_apart = raw.get("turns_apart")
+    if not isinstance(turns_apart, bool | None):
         raise DataError(f"turns_apart must be true or false, not {turns_apart!r:.60}")
     messages, shown = _messages(conversation)
-    return Annotation(name, _in_order(shown, paths), messages, None, turns_apart)
+    return Annotation(name, _in_order(shown, paths), messages, None, bool(turns_apart))
+
+
+def sample_id(raw: Any, default: str) -> str:
+    """What a sample is called, whether or not it has the form of one; `default` where it has no id."""
+    found = raw.get("id") if isinstance(raw, Mapping) else None
+    return default if found is None else str(found)
 
 
 def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
@@ -160,10 +173,16 @@ class AnnotationFile:
             DataError: it is not JSON, or not of the form of a sample.
         """
         raw = self._raw(int(self._rows[row]))
-        return parse_annotation(raw if self.conversations else pictures_of(raw), self.root, self.name(row))
+        return parse_annotation(raw if self.conversations else pictures_of(raw), self.root, self._place(row))
 
     def name(self, row: int) -> str:
-        """What a sample is called where it has no id, or cannot be read."""
+        """What a sample is called: its id; its place where it has none, or is not JSON."""
+        try:
+            return sample_id(self._raw(int(self._rows[row])), self._place(row))
+        except DataError:
+            return self._place(row)
+
+    def _place(self, row: int) -> str:
         return f"{self.path.name}:{self._rows[row] + 1}"
 
     def _stored(self) -> int:
@@ -237,7 +256,7 @@ def _messages(conversation: Any) -> tuple[tuple[Message, ...], list[str]]:
     messages: list[Message] = []
     shown: list[str] = []
     for turn in conversation:
-        role = _ROLES.get(turn.get("from", "")) if isinstance(turn, Mapping) else None
+        role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
         if role is None or not isinstance(turn.get("value"), str):
             raise DataError(f"a turn must have a 'from' among {', '.join(_ROLES)} and a 'value': {turn!r:.80}")
         if role == "assistant":

@@ -41,6 +41,7 @@ class Batch:
         frames: shape of each frame.
         real_frames: whether the frames are the samples', not a filler.
         samples: how many there are.
+        size: tokens of the budget that they take: of their sequences, or of pictures that stand in none.
         unusable: (id, reason) of samples that were left out.
         position: where the reader of a stream stands after it; empty for indexed data.
     """
@@ -57,6 +58,7 @@ class Batch:
     frames: tuple[FrameShape, ...]
     real_frames: bool
     samples: int
+    size: int
     unusable: tuple[tuple[str, str], ...] = ()
     position: tuple[int, ...] = ()
 
@@ -117,6 +119,7 @@ def collate(
         frames=tuple(FrameShape(image.grid, image.merge_size) for image in images) or (_FILLER,),
         real_frames=bool(images),
         samples=len(examples),
+        size=sum(len(example.ids) or sum(image.tokens for image in example.images) for example in examples),
         unusable=tuple(unusable),
     )
 

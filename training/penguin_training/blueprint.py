@@ -77,7 +77,7 @@ def _from_nothing(new: NewLanguageModel) -> Blueprint:
 
 def _from_qwen3(path: str) -> Blueprint:
     folder, raw = llm_config(path)
-    return Blueprint(_decoder(raw), None, Processor.from_llm(folder, ImageConfig(), _ends(raw)))
+    return Blueprint(decoder_fields(raw), None, Processor.from_llm(folder, ImageConfig(), _ends(raw)))
 
 
 def _from_llm(new: NewModel) -> Blueprint:
@@ -91,12 +91,22 @@ def _from_llm(new: NewModel) -> Blueprint:
         )
     images = ImageConfig(patch_size=encoder.patch_size, min_tokens=new.min_tokens, max_tokens=new.max_tokens)
     processor = Processor.from_llm(folder, images, _ends(raw))
-    decoder = _decoder(raw)
+    decoder = decoder_fields(raw)
     config = PenguinConfig.create(replace(encoder, num_hidden_layers=layers), decoder, processor.image_token_id)
     return Blueprint(decoder, config, processor)
 
 
-def _from_penguin(path: str) -> Blueprint:
+def is_local(path: str) -> bool:
+    """Whether a checkpoint is a folder here; otherwise its weights may still lie on the hub."""
+    return Path(path).expanduser().is_dir()
+
+
+def penguin_config(path: str) -> tuple[Path, PenguinConfig]:
+    """Folder and configuration of a Penguin-VL checkpoint, its weights left on the hub.
+
+    Raises:
+        CheckpointError: it is missing or of another kind.
+    """
     folder = resolve_checkpoint(path, weights=False)
     raw = read_json(folder / "config.json")
     second = raw.get("vision_encoder")
@@ -105,13 +115,18 @@ def _from_penguin(path: str) -> Blueprint:
         beside = folder / second
         encoder_folder = resolve_checkpoint(beside if beside.is_dir() else second, weights=False)
         encoder_raw = read_json(encoder_folder / "config.json")
-    config = PenguinConfig.from_dict(raw, encoder_raw)
+    return folder, PenguinConfig.from_dict(raw, encoder_raw)
+
+
+def _from_penguin(path: str) -> Blueprint:
+    folder, config = penguin_config(path)
     return Blueprint(
         config.decoder, config, Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
     )
 
 
-def _decoder(raw: dict[str, Any]) -> dict[str, Any]:
+def decoder_fields(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a Qwen3 `config.json` says of the decoder."""
     return {name: raw[name] for name in (*DECODER_FIELDS, *_TOKEN_FIELDS) if raw.get(name) is not None}
 
 

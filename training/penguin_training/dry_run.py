@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from penguin_models.checkpoint import resolve_checkpoint
-from penguin_models.config import read_json
 from penguin_models.encoder import patch_positions
 from penguin_models.errors import DataError
 from penguin_training.batches import Batch
@@ -25,11 +23,13 @@ from penguin_training.loader import IndexedData
 from penguin_training.settings import StageSettings
 from penguin_training.setup import Source, check_output, open_source
 from penguin_training.stage_model import part_of
+from penguin_training.teachers import Teacher, check_teacher, empty_teacher
 from penguin_training.tracking import check_trackers
-from penguin_training.weights import empty_model
+from penguin_training.weights import check_weights, empty_model
 
 _ADAM_BYTES = 8  # two float32 moments
 _GRADIENT_BYTES = 4
+_COMPUTED_BYTES = {"float32": 4, "bf16": 2}
 _SCANNED = 2000
 """Micro-batches among which the largest is looked for."""
 
@@ -45,7 +45,7 @@ class Report:
         steps: optimiser steps.
         micro_batches_per_epoch: of all processes; None for streams.
         filled: share of the token budget that is filled; None for streams.
-        unusable: samples that the length indexes leave out.
+        unusable: samples that the length indexes leave out, and those of the micro-batch that cannot be read.
         shapes: of the micro-batch that was read.
         sharded: whether processes share the weights and what belongs to them.
         bytes: memory by what it is for; what a kernel needs for a moment is not in it.
@@ -73,7 +73,7 @@ class Report:
         pace = "a stream" if self.micro_batches_per_epoch is None else f"{self.micro_batches_per_epoch} an epoch"
         fill = "" if self.filled is None else f", {self.filled:.1%} of the budget filled"
         memory = [f"{name} {_bytes(size)}" for name, size in self.bytes.items()]
-        shared = "; processes share all but the activations" if self.sharded else " in each process"
+        shared = "; processes share all but the activations and the teacher" if self.sharded else " in each process"
         return [
             f"{self.name}: {self.steps} steps; micro-batches: {pace}{fill}; {self.unusable} samples unusable",
             f"trained: {', '.join(trained)}",
@@ -92,11 +92,15 @@ def dry_run(settings: StageSettings) -> Report:
     check_output(settings)
     check_trackers(settings.engine.trackers)
     blueprint = make_blueprint(settings)
+    check_weights(settings)
+    teacher = None
+    if settings.reconstruction:
+        teacher = empty_teacher(settings.reconstruction.teacher)
+        check_teacher(teacher, blueprint.processor.images.patch_size)
     source = open_source(settings, blueprint)
     batch = _largest(source)
-    trained, frozen, memory = _measure(settings, blueprint, batch)
+    trained, frozen, memory = _measure(settings, blueprint, teacher, batch)
     data = source.data
-    indexed = isinstance(data, IndexedData)
     return Report(
         settings.name,
         trained,
@@ -104,24 +108,11 @@ def dry_run(settings: StageSettings) -> Report:
         source.steps,
         source.micro_batches_per_epoch,
         data.plan.fill() if isinstance(data, IndexedData) else None,
-        len(data.unusable()) if indexed else len(batch.unusable),
+        len(source.unusable()) + len(batch.unusable),
         _shapes(batch),
         settings.engine.sharding != "none",
         memory,
     )
-
-
-def teacher_width(settings: StageSettings) -> int | None:
-    """Width of the teacher's features, from its configuration alone.
-
-    Raises:
-        CheckpointError: it has none.
-    """
-    if settings.reconstruction is None:
-        return None
-    raw = read_json(resolve_checkpoint(settings.reconstruction.teacher.path, weights=False) / "config.json")
-    nested = raw.get("vision_encoder_config") or raw.get("vision_config") or raw
-    return int(nested["hidden_size"])
 
 
 def _largest(source: Source) -> Batch:
@@ -138,18 +129,20 @@ def _largest(source: Source) -> Batch:
 
 
 def _measure(
-    settings: StageSettings, blueprint: Blueprint, batch: Batch
+    settings: StageSettings, blueprint: Blueprint, teacher: Teacher | None, batch: Batch
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Parameters by part, and memory by what it is for.
 
     All layers of a kind are alike: models with one and with two of them say what a model with all of them takes.
     """
+    width = teacher.width if teacher else None
+    taught = sum(p.numel() for p in teacher.parameters()) if teacher else 0
     depths = _depths(blueprint)
     ones = dict.fromkeys(depths, 1)
-    base = _pass(settings, _with_depths(blueprint, ones), batch)
+    base = _pass(settings, _with_depths(blueprint, ones), width, batch)
     sizes = dict(base)
     for kind, depth in depths.items():
-        deeper = _pass(settings, _with_depths(blueprint, ones | {kind: 2}), batch)
+        deeper = _pass(settings, _with_depths(blueprint, ones | {kind: 2}), width, batch)
         for name in deeper:
             sizes[name] = sizes.get(name, 0) + (depth - 1) * (deeper[name] - base.get(name, 0))
     trained = {name.removeprefix("trained "): size for name, size in sizes.items() if name.startswith("trained ")}
@@ -159,6 +152,7 @@ def _measure(
         "gradients": _GRADIENT_BYTES * sum(trained.values()),
         "optimiser": _ADAM_BYTES * sum(trained.values()),
         "average": 4 * sum(trained.values()) if settings.engine.ema_decay else 0,
+        "teacher": _COMPUTED_BYTES[settings.engine.precision] * taught,
         "activations": sizes["activations"],
     }
     return trained, frozen, {name: size for name, size in memory.items() if size}
@@ -180,9 +174,8 @@ def _with_depths(blueprint: Blueprint, depths: dict[str, int]) -> Blueprint:
     return replace(blueprint, decoder=decoder | {"num_hidden_layers": depths["decoder"]}, penguin=penguin)
 
 
-def _pass(settings: StageSettings, blueprint: Blueprint, batch: Batch) -> dict[str, int]:
+def _pass(settings: StageSettings, blueprint: Blueprint, width: int | None, batch: Batch) -> dict[str, int]:
     """A forward pass of fake tensors: parameters by part, bytes of weights and of what autograd keeps."""
-    width = teacher_width(settings)
     with torch.device("meta"):
         model = empty_model(settings, blueprint, width)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):

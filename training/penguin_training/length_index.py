@@ -10,7 +10,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class LengthIndex:
         visual_tokens: int64 [samples].
         patches: int64 [samples].
         unusable: (id, reason) by row.
+        digest: of the file and of what its samples take of a budget.
         pictures: first picture of each sample: int64 [samples + 1].
         sizes: int64 [pictures, 3], height and width in pixels and merge size.
         frames: first frame of each picture: int64 [pictures + 1].
@@ -52,6 +53,7 @@ class LengthIndex:
     frames: Int64Array
     kinds: Any
     times_s: Any
+    digest: str = ""
 
     def packed_sizes(self) -> Int64Array:
         """What each sample takes of a budget; 0 where it cannot be used."""
@@ -141,6 +143,8 @@ def load_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex:
         header = json.loads(str(columns.pop("header")))
         unusable = {int(row): (name, reason) for row, (name, reason) in header["unusable"].items()}
         index = LengthIndex(unusable=unusable, **columns)
+        sizes = hashlib.sha256(index.packed_sizes().tobytes()).hexdigest()
+        index = replace(index, digest=f"{header['file_sha256'][:16]}-{sizes[:16]}")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
         raise DataError(f"length index {path} is damaged ({err}); delete it and {remedy}") from err
     if header["file_sha256"] != _hash(file.path) or header["samples"] != len(file):
@@ -167,13 +171,10 @@ class _Rows(Dataset[Any]):
         return len(self._file)
 
     def __getitem__(self, row: int) -> Measured | tuple[str, str]:
-        name = self._file.name(row)
         try:
-            annotation = self._file[row]
-            name = annotation.id
-            return self._reader.measure(annotation)
+            return self._reader.measure(self._file[row])
         except PenguinError as err:
-            return name, str(err)
+            return self._file.name(row), str(err)
 
 
 def _measure_all(file: AnnotationFile, reader: SampleReader, workers: int) -> Iterator[Measured | tuple[str, str]]:

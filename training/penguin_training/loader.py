@@ -67,13 +67,10 @@ class IndexedData:
         for number in numbers:
             file, row = self.locate(int(number))
             annotations, index = self.files[file]
-            name = annotations.name(row)
             try:
-                annotation = annotations[row]
-                name = annotation.id
-                examples.append(self.reader.encode(annotation, index[row]))
+                examples.append(self.reader.encode(annotations[row], index[row]))
             except PenguinError as err:
-                unusable.append((name, str(err)))
+                unusable.append((annotations.name(row), str(err)))
         return make_batch(self.reader, examples, unusable)
 
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from penguin_models.errors import TrainingError
 from penguin_training.batches import Batch
 from penguin_training.blueprint import Blueprint
 from penguin_training.export import gather_weights, write_checkpoint
@@ -30,6 +32,7 @@ class Run:
 
     Attributes:
         settings: of the stage.
+        fixed: those that must not change when the run is resumed, see resuming.py.
         blueprint: of the model.
         accelerator: knows processes and device.
         model: `StageModel`, placed.
@@ -44,6 +47,7 @@ class Run:
     """
 
     settings: StageSettings
+    fixed: dict[str, Any]
     blueprint: Blueprint
     accelerator: Accelerator
     model: nn.Module
@@ -77,8 +81,12 @@ def train(run: Run, stop_at: int | None = None) -> None:
 
     Raises:
         DataError: too many samples cannot be used.
-        TrainingError: training diverged.
+        TrainingError: training diverged, or the run is past the step at which it should stop.
     """
+    if stop_at is not None and stop_at < run.progress.step:
+        raise TrainingError(
+            f"the run stands at step {run.progress.step}, it cannot stop at {stop_at}; give a later step"
+        )
     run.tracking.start(run.settings.name, vars(run.settings), run.progress.step)
     run.accelerator.wait_for_everyone()
     try:
@@ -114,7 +122,7 @@ def save_state(run: Run) -> None:
     main, step = run.accelerator.is_main_process, run.progress.step
     folder = run.output / "checkpoints" / f".step-{step:08d}.partial"
     if main:
-        begin_state(run.output, step)
+        begin_state(run.output, step, run.fixed)
     run.accelerator.wait_for_everyone()
     save_trainer(folder, run.model, run.optimizers.all, run.average, run.progress, run.accelerator.process_index)
     state = gather_weights(run.model, run.average.weights if run.average else None)
@@ -164,7 +172,7 @@ def _count(run: Run, window: list[Batch]) -> dict[str, float]:
     for batch in window:
         own = (
             len(batch.targets),
-            sum(batch.lengths),
+            batch.size,
             len(batch.patches),
             batch.samples + len(batch.unusable),
             len(batch.unusable),

@@ -56,7 +56,8 @@ def make_accelerator(settings: StageSettings, output: str | None = None) -> Acce
 
 def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) -> nn.Module:
     """Puts the model on its device, copied or sharded; the optimiser is made afterwards."""
-    model.to(accelerator.device)
+    if settings.engine.sharding == "none":
+        model.to(accelerator.device)  # shards go there one by one: no device ever holds the whole
     if settings.engine.compile:
         for layer in model.layers():
             layer.compile(dynamic=True)

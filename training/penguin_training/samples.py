@@ -21,8 +21,8 @@ from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.tra import Allocation, KeyframePolicy
 from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Array
 from penguin_training.annotations import Annotation, Picture
+from penguin_training.data_settings import DataSettings
 from penguin_training.frame_folder import FrameFolder
-from penguin_training.settings import DataSettings
 from penguin_training.turns_apart import encode_apart
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
@@ -166,12 +166,15 @@ class SampleReader:
         return Shown(Visual.video(size, kinds), tuple(times))
 
     def _clip(self, picture: Picture) -> Clip:
+        if picture.frames:
+            return picture.frames
         of = FrameFolder if picture.path.is_dir() else VideoFile
         return of(picture.path, self.data.fps, self.data.max_frames)
 
     def _frames(self, picture: Picture, shown: Shown) -> Iterator[UInt8Array]:
         """Frames of a picture, which must be as they were measured."""
-        frames = (rgb for _, rgb in self._clip(picture)) if picture.is_clip else iter([load_image(picture.path)])
+        moving = picture.is_clip or bool(picture.frames)
+        frames = (rgb for _, rgb in self._clip(picture)) if moving else iter([load_image(picture.path)])
         for _ in shown.visual.kinds:
             rgb = next(frames, None)
             if rgb is None or rgb.shape[:2] != tuple(shown.visual.native):
@@ -230,6 +233,9 @@ def _with_times(messages: Sequence[Any], shown: Sequence[Shown]) -> list[dict[st
 
 def _image_size(picture: Picture) -> Size:
     """Size of an image as it is meant to be seen, from its header."""
+    if picture.frames:
+        height, width = picture.frames[0][1].shape[:2]
+        return Size(height, width)
     try:
         with Image.open(picture.path) as image:
             # Pillow decodes a whole PNG to look for EXIF behind its pixels, where nobody writes it.

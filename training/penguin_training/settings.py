@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from penguin_training.data_settings import DataSettings
 from penguin_training.model_settings import ModelSettings
 from penguin_training.setting_types import STRICT, Above, Name, Number, Positive, Share, Whole
 
@@ -38,55 +39,6 @@ class LearningRates:
     def given(self) -> dict[str, float]:
         """Rates of the parts that are trained."""
         return {name: rate for name, rate in vars(self).items() if isinstance(rate, float)}
-
-
-@dataclass(frozen=True, config=STRICT)
-class DataFile:
-    """One annotation file.
-
-    Attributes:
-        path: JSON or JSONL, relative to the data's root; with `streamed` also a hub data set or a URL.
-        repeat: how often an epoch shows each sample; a fraction shows a part of them, another part each epoch.
-        only: take only samples in which these fields have one of these values, for example `{family: [image, pair]}`.
-        conversations: false leaves them out: the pictures are learnt from by reconstruction alone.
-    """
-
-    path: Name
-    repeat: Above = 1.0
-    only: dict[Name, list[str]] = Field(default_factory=dict)
-    conversations: bool = True
-
-
-@dataclass(frozen=True, config=STRICT)
-class DataSettings:
-    """What is read, and how.
-
-    Attributes:
-        files: annotation files.
-        root: folder that paths in the settings and in annotations are relative to; if not given, annotation files
-            are relative to the working directory and what they name to their own folder.
-        streamed: read the files as a stream (`datasets`), without a length index, in the order that they have.
-        block: samples of a stream that are packed together.
-        fps: frames per second that are taken of a video.
-        max_frames: where a video has more, so many are taken evenly.
-        key_frames: policy that labels the frames of a video.
-        sizes: rule that allots visual tokens, as at inference.
-        train_on: "answers", or "all" for every token of text (a language model that starts from nothing).
-        workers: processes that decode and patch; 0 does it in the training process.
-        max_bad_share: the run stops when more than this share of the samples read cannot be used.
-    """
-
-    files: Annotated[list[DataFile], Field(min_length=1)]
-    root: Name | None = None
-    streamed: bool = False
-    block: Positive = 1024
-    fps: Above = 1.0
-    max_frames: Positive = 180
-    key_frames: Literal["novelty", "reference"] = "novelty"
-    sizes: Literal["strict", "reference"] = "strict"
-    train_on: Literal["answers", "all"] = "answers"
-    workers: Whole = 2
-    max_bad_share: Share = 0.01
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -292,7 +244,7 @@ class StageSettings:
         self._check_parts()
         if self.optimizer.kind == "muon" and self.engine.sharding == "fsdp2":
             raise ValueError("Muon steps by whole matrices, which engine.sharding fsdp2 splits; take one of them back")
-        pictures_only = [file.path for file in self.data.files if not file.conversations]
+        pictures_only = [file.name for file in self.data.files if not file.conversations]
         if pictures_only and not self.reconstruction:
             raise ValueError(f"{pictures_only[0]} without conversations teaches nothing without reconstruction")
         if self.data.streamed and self.schedule.steps is None:

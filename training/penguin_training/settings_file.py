@@ -41,7 +41,8 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> StageSetti
 
     Args:
         path: YAML file.
-        overrides: `key=value`, the key with dots (`engine.precision=float32`), the value in YAML.
+        overrides: `key=value`, the key with dots (`engine.precision=float32`, `data.files.0.repeat=2.0`), the value in
+            YAML.
 
     Raises:
         SettingError: the file cannot be read, or a setting is unknown or out of range.
@@ -51,6 +52,10 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> StageSetti
         text = path.read_text(encoding="utf-8")
     except OSError as err:
         raise SettingError(f"stage file {path} cannot be read: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise SettingError(
+            f"stage file {path} is not UTF-8 ({err.reason} at byte {err.start}); save it as UTF-8"
+        ) from err
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise SettingError(f"{path} holds a {type(values).__name__}; a stage file is a mapping of settings")
@@ -87,15 +92,24 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     if not equals or not all((*parents, last)):
         raise SettingError(f"--set {override!r} must have the form key=value, for example engine.seed=1")
-    place = values
+    place: Any = values
     for name in parents:
-        below = place.get(name)
-        if below is None:
-            below = place[name] = {}
-        if not isinstance(below, dict):
-            raise SettingError(f"--set {override!r}: {name} is {below!r}, which has no settings below it")
-        place = below
-    place[last] = _parse(text, f"--set {key}")
+        at = _at(place, name, override)
+        if isinstance(place, dict) and place.get(at) is None:
+            place[at] = {}
+        place = place[at]
+        if not isinstance(place, dict | list):
+            raise SettingError(f"--set {override!r}: {name} is {place!r}, which has no settings below it")
+    place[_at(place, last, override)] = _parse(text, f"--set {key}")
+
+
+def _at(place: dict[str, Any] | list[Any], name: str, override: str) -> Any:
+    """A key of a mapping, or a place in a list."""
+    if isinstance(place, dict):
+        return name
+    if not name.isdecimal() or int(name) >= len(place):
+        raise SettingError(f"--set {override!r}: {name} is no place in a list of {len(place)}; they count from 0")
+    return int(name)
 
 
 def _describe(problem: Any) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
+from torch import nn
 
 from penguin_models.errors import DataError, SettingError, TrainingError
 from penguin_training.annotations import AnnotationFile
@@ -19,14 +21,13 @@ from penguin_training.loop import Run
 from penguin_training.optimisation import MovingAverage, Optimizers
 from penguin_training.packing import PackingPlan
 from penguin_training.parallel import make_accelerator, place
+from penguin_training.resuming import check_unchanged, decisive
 from penguin_training.samples import SampleReader
 from penguin_training.settings import StageSettings
-from penguin_training.stage_model import Reading
 from penguin_training.streamed import StreamedData
 from penguin_training.teachers import Teacher, check_teacher, load_teacher
-from penguin_training.tiny_teacher import TinyTeacher
 from penguin_training.tracking import Tracking, check_trackers
-from penguin_training.training_state import Progress, load_trainer, states
+from penguin_training.training_state import Progress, load_trainer, states, written_with
 from penguin_training.weights import build_model
 
 
@@ -43,6 +44,14 @@ class Source:
     data: IndexedData | StreamedData
     steps: int
     micro_batches_per_epoch: int | None
+
+    def unusable(self) -> list[tuple[str, str]]:
+        """(id, reason) of samples that the length indexes leave out; those of a stream are found on the way."""
+        return self.data.unusable() if isinstance(self.data, IndexedData) else []
+
+    def digests(self) -> list[str]:
+        """Of the annotation files and their lengths, see `LengthIndex`; none of streams."""
+        return [index.digest for _, index in self.data.files] if isinstance(self.data, IndexedData) else []
 
 
 def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
@@ -68,7 +77,7 @@ def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
     if root is not None and not root.is_dir():
         raise DataError(f"data.root {root} is not a folder")
     return [
-        AnnotationFile(root / file.path if root else Path(file.path), root, file.only, file.conversations)
+        AnnotationFile((root or Path()) / file.name, root, file.only, file.conversations)
         for file in settings.data.files
     ]
 
@@ -90,8 +99,7 @@ def open_source(settings: StageSettings, blueprint: Blueprint) -> Source:
     repeats = [(len(file), wanted.repeat) for (file, _), wanted in zip(files, settings.data.files, strict=True)]
     plan = PackingPlan(sizes, repeats, settings.budgets.tokens, settings.engine.seed)
     data = IndexedData(files, plan, reader)
-    unusable = data.unusable()
-    if unusable:
+    if unusable := data.unusable():
         check_unusable(len(unusable), data.samples, settings.data.max_bad_share, unusable[0])
     per_epoch = len(plan.micro_batches(0))
     if not per_epoch:
@@ -125,45 +133,60 @@ def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     Raises:
         PenguinError: something is missing, does not fit, or contradicts something else.
     """
-    output = Path(settings.output)
-    found = states(output)
-    if found and not resume:
-        raise TrainingError(f"{output} holds a run already (newest {found[-1].name}); give --resume or another output")
-    if resume and not found:
-        raise TrainingError(f"{output} has no state to resume from; leave --resume out")
+    check_output(settings)
+    state = _state_to_begin_from(Path(settings.output), resume)
     check_trackers(settings.engine.trackers)
-    accelerator = make_accelerator(settings, str(output))
+    accelerator = make_accelerator(settings, settings.output)
     blueprint = make_blueprint(settings)
     source = open_source(settings, blueprint)
+    fixed = decisive(settings, source.digests())
+    if state:
+        check_unchanged(written_with(state), fixed, state)
     teacher = open_teacher(settings, blueprint)
-    model = place(build_model(settings, blueprint, *_wanted_of(teacher, settings)), settings, accelerator)
-    if teacher:
-        kind = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
-        teacher.to(accelerator.device, kind)
-    optimizers = Optimizers(model, settings)
-    average = MovingAverage(model, settings.engine.ema_decay) if settings.engine.ema_decay else None
+    model, optimizers, average = _make_model(settings, blueprint, teacher, accelerator)
     progress = Progress(window=settings.budgets.micro_batches, world=accelerator.num_processes)
     rank = accelerator.process_index
     torch.manual_seed(settings.engine.seed + rank)
-    if resume:
-        progress = load_trainer(found[-1], model, optimizers.all, average, progress, rank)
-    output.mkdir(parents=True, exist_ok=True)
-    tracking = Tracking(accelerator, output, source.steps, console)
-    batches = _batches(source, settings, progress, rank, accelerator.num_processes)
+    if state:
+        progress = load_trainer(state, model, optimizers.all, average, progress, rank)
     return Run(
         settings,
+        fixed,
         blueprint,
         accelerator,
         model,
         optimizers,
         teacher,
         average,
-        batches,
+        _batches(source, settings, progress, rank, accelerator.num_processes),
         source.steps,
         source.micro_batches_per_epoch,
         progress,
-        tracking,
+        Tracking(accelerator, Path(settings.output), source.steps, console, source.unusable()),
     )
+
+
+def _state_to_begin_from(output: Path, resume: bool) -> Path | None:
+    """The newest state of a run that is to be resumed; None where a run begins."""
+    found = states(output)
+    if found and not resume:
+        raise TrainingError(f"{output} holds a run already (newest {found[-1].name}); give --resume or another output")
+    if resume and not found:
+        raise TrainingError(f"{output} has no state to resume from; leave --resume out")
+    return found[-1] if found else None
+
+
+def _make_model(
+    settings: StageSettings, blueprint: Blueprint, teacher: Teacher | None, accelerator: Accelerator
+) -> tuple[nn.Module, Optimizers, MovingAverage | None]:
+    """The model and what steps it, placed; the teacher goes to the same device."""
+    width, reading = None, None
+    if teacher and settings.reconstruction:
+        width, reading = teacher.width, teacher.reading if settings.reconstruction.reading else None
+        teacher.to(accelerator.device, torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32)
+    model = place(build_model(settings, blueprint, width, reading), settings, accelerator)
+    decay = settings.engine.ema_decay
+    return model, Optimizers(model, settings), MovingAverage(model, decay) if decay else None
 
 
 def open_teacher(settings: StageSettings, blueprint: Blueprint) -> Teacher | None:
@@ -180,14 +203,6 @@ def open_teacher(settings: StageSettings, blueprint: Blueprint) -> Teacher | Non
     return teacher
 
 
-def _wanted_of(teacher: Teacher | None, settings: StageSettings) -> tuple[int | None, Reading | None]:
-    """What the model has to know of its teacher: the width of its features, and how they are read."""
-    if teacher is None:
-        return None, None
-    reads = isinstance(teacher, TinyTeacher) and settings.reconstruction and settings.reconstruction.reading
-    return teacher.width, teacher.reading if reads else None
-
-
 def _batches(source: Source, settings: StageSettings, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
     pin = torch.cuda.is_available()
     if isinstance(source.data, StreamedData):
@@ -197,7 +212,24 @@ def _batches(source: Source, settings: StageSettings, progress: Progress, rank: 
 
 
 def check_output(settings: StageSettings) -> None:
-    """Raises SettingError where the output is the very checkpoint that the stage starts from."""
-    start = settings.model.start
-    if start and Path(start).resolve() == Path(settings.output).resolve():
-        raise SettingError(f"output {settings.output} is model.start; write to another folder")
+    """Raises SettingError where the output cannot be a folder, or is a checkpoint that the stage begins with."""
+    output = Path(settings.output)
+    there = next((path for path in (output, *output.parents) if path.exists()), output)
+    if not there.is_dir():
+        raise SettingError(f"output {output} cannot be a folder: {there} is a file; write to another folder")
+    for name, path in _read_by(settings).items():
+        if Path(path).resolve() == output.resolve():
+            raise SettingError(f"output {output} is {name}; write to another folder")
+
+
+def _read_by(settings: StageSettings) -> dict[str, str]:
+    """Checkpoints and tokenizers that a stage reads, by the settings that name them."""
+    model, reconstruction = settings.model, settings.reconstruction
+    found = {
+        "model.start": model.start,
+        "model.new_model.llm": model.new_model and model.new_model.llm,
+        "model.new_model.encoder_llm": model.new_model and model.new_model.encoder_llm,
+        "model.new_language_model.tokenizer": model.new_language_model and model.new_language_model.tokenizer,
+        "reconstruction.teacher.path": reconstruction and reconstruction.teacher.path,
+    }
+    return {name: path for name, path in found.items() if path}

@@ -1,4 +1,5 @@
-"""Annotations read as a stream by `datasets`: files too large for an index, URLs, or data sets of the model hub.
+"""Annotations read as a stream by `datasets`: files too large for an index, URLs, or data sets of the model hub; and
+scenes of the table-top that are rendered on the way.
 
 The stream is cut into blocks of samples; each block is measured, shuffled and packed by itself, and belongs to one
 reader (a worker process of a training process). A run stops between two micro-batches; where every reader stands is
@@ -7,28 +8,38 @@ part of its state, so that it goes on with the very next one. What lies before i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError, TrainingError
-from penguin_training.annotations import Annotation, parse_annotation, pictures_of, wanted
+from penguin_training.annotations import Annotation, parse_annotation, pictures_of, sample_id, wanted
 from penguin_training.batches import Batch
+from penguin_training.data_settings import DataFile
 from penguin_training.loader import make_batch
 from penguin_training.packing import PackingPlan
 from penguin_training.samples import Example, Measured, SampleReader
 from penguin_training.settings import StageSettings
+from penguin_training.tabletop_source import open_scenes, read_scene
 from penguin_training.training_state import Progress
 from penguin_training.worker_processes import worker_options
 
 _ROWS = 64
 _ANNOTATIONS = (".json", ".jsonl", ".gz", ".zst")
+
+
+class _Row(NamedTuple):
+    """A sample of the stream: what it is called, and what reads it."""
+
+    name: str
+    read: Callable[[], Annotation]
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,16 @@ class StreamedData:
 
         Raises:
             DataError: it cannot be opened or is empty, or a file is to be repeated.
+            TabletopError: scenes cannot be rendered.
         """
         self._settings, self._reader = settings, reader
         for file in settings.data.files:
             if file.repeat != 1:
                 raise DataError(
-                    f"{file.path} is to be repeated {file.repeat:g} times, which a stream cannot; leave it 1"
+                    f"{file.name} is to be repeated {file.repeat:g} times, which a stream cannot; leave it 1"
                 )
+        fps = settings.data.fps
+        self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
         self.first()
 
     def first(self) -> Batch:
@@ -112,8 +126,8 @@ class StreamedData:
                 raise DataError(f"the stream has nothing for reader {position.reader} of {readers}; lower data.block")
             position = Position(position.reader, position.epoch + 1)
 
-    def _blocks(self, position: Position, readers: int) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
-        """The reader's blocks from a position on: (number, (name, raw sample) of each)."""
+    def _blocks(self, position: Position, readers: int) -> Iterator[tuple[int, list[_Row]]]:
+        """The reader's blocks from a position on, with their numbers."""
         rows = self._rows()
         block, size = 0, self._settings.data.block
         while True:
@@ -127,17 +141,16 @@ class StreamedData:
                 return
             block += 1
 
-    def _pack(self, rows: list[tuple[str, Any]], block: int, epoch: int) -> list[Any]:
+    def _pack(self, rows: list[_Row], block: int, epoch: int) -> list[Any]:
         """Functions that read the micro-batches of a block; the first one also names what cannot be used."""
         measured: list[tuple[Annotation, Measured]] = []
         unusable: list[tuple[str, str]] = []
-        for name, raw in rows:
+        for row in rows:
             try:
-                annotation = parse_annotation(raw, self._root(), name)
-                name = annotation.id
+                annotation = row.read()
                 measured.append((annotation, self._reader.measure(annotation)))
             except PenguinError as err:
-                unusable.append((name, str(err)))
+                unusable.append((row.name, str(err)))
         if not measured:
             return [lambda: make_batch(self._reader, [], unusable)] if unusable else []
         sizes = np.array([m.size for _, m in measured], np.int64)
@@ -159,20 +172,26 @@ class StreamedData:
             for i, numbers in enumerate(batches)
         ]
 
-    def _rows(self) -> Iterator[tuple[str, Any]]:
-        """(name, raw sample) of all files, one after the other."""
-        for file in self._settings.data.files:
-            stream = _open_stream(file.path, self._root())
-            try:
-                for number, raw in enumerate(_samples(stream)):
-                    if wanted(raw, file.only):
-                        shown = raw if file.conversations else pictures_of(raw)
-                        yield f"{Path(file.path).name}:{number + 1}", shown
-            except _stream_errors() as err:
-                raise DataError(f"the stream {file.path} breaks off: {' '.join(str(err).split())[:200]}") from err
+    def _rows(self) -> Iterator[_Row]:
+        """The samples of all files, one file after the other."""
+        for file, scenes in zip(self._settings.data.files, self._scenes, strict=True):
+            if scenes is None:
+                yield from self._file_rows(file)
+            elif file.tabletop:
+                for number in range(file.tabletop.scenes):
+                    yield _Row(f"tabletop:{number}", partial(read_scene, scenes, number))
 
-    def _root(self) -> Path:
-        return Path(self._settings.data.root or ".")
+    def _file_rows(self, file: DataFile) -> Iterator[_Row]:
+        root, path = self._settings.data.root, file.name
+        stream = _open_stream(path, Path(root or "."))
+        pictures = Path(root or (Path(path).parent if _is_local(path) else "."))
+        try:
+            for number, raw in enumerate(_samples(stream)):
+                if wanted(raw, file.only):
+                    shown, place = raw if file.conversations else pictures_of(raw), f"{Path(path).name}:{number + 1}"
+                    yield _Row(sample_id(raw, place), partial(parse_annotation, shown, pictures, place))
+        except _stream_errors() as err:
+            raise DataError(f"the stream {path} breaks off: {' '.join(str(err).split())[:200]}") from err
 
 
 def _taken(loader: DataLoader[Any], state: dict[str, Any]) -> Iterator[Batch]:
@@ -206,6 +225,11 @@ def _samples(stream: Any) -> Iterator[dict[str, Any]]:
             yield dict(zip(columns, values, strict=True))
 
 
+def _is_local(path: str) -> bool:
+    """Whether it is a file of this machine, neither a URL nor a data set of the model hub."""
+    return path.endswith(_ANNOTATIONS) and "://" not in path
+
+
 def _open_stream(path: str, root: Path) -> Any:
     """A stream of raw samples.
 
@@ -216,7 +240,7 @@ def _open_stream(path: str, root: Path) -> Any:
 
     try:
         if path.endswith(_ANNOTATIONS):
-            place = path if "://" in path else str(root / path)
+            place = str(root / path) if _is_local(path) else path
             return datasets.load_dataset("json", data_files=place, split="train", streaming=True)
         return datasets.load_dataset(path, split="train", streaming=True)
     except _stream_errors() as err:

@@ -29,7 +29,14 @@ def check_trackers(trackers: Sequence[str]) -> None:
 class Tracking:
     """Writes the figures of a run; on processes other than the first it does nothing."""
 
-    def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output: Path,
+        steps: int,
+        console: Console,
+        left_out: Sequence[tuple[str, str]] = (),
+    ):
         """Opens files and the progress line.
 
         Args:
@@ -37,12 +44,14 @@ class Tracking:
             output: folder of the run.
             steps: of the run.
             console: where progress is shown.
+            left_out: (id, reason) of samples that are left out from the beginning.
         """
         self._accelerator = accelerator
         self._main = accelerator.is_main_process
         self._output = output
         self._console = console
         self._steps = steps
+        self._left_out = left_out
         self._shown = 0
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
@@ -56,11 +65,14 @@ class Tracking:
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
         """Begins at a step; figures that an interrupted run wrote for later steps are dropped."""
+        self._output.mkdir(parents=True, exist_ok=True)
         if self._main:
             self._drop_after(step)
         self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})
         self._progress.start()
         self._progress.update(self._task, completed=step)
+        if self._main and not step:
+            self.unusable(step, self._left_out)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes the figures of a step."""
@@ -100,8 +112,18 @@ class Tracking:
             path = self._output / name
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines()
-                kept = [line for line in lines if step and json.loads(line)["step"] <= step]
+                if lines and _step_of(lines[-1]) is None:
+                    lines.pop()  # half written when the run was stopped
+                kept = [line for line in lines if step and (_step_of(line) or 0) <= step]
                 path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of figures; None where the line is not whole."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _line(figures: Mapping[str, float]) -> str:

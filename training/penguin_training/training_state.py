@@ -7,10 +7,11 @@ whole. Processes on several machines must share the file system.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,10 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from penguin_models.errors import TrainingError
-from penguin_training.optimisation import MovingAverage, trained_parameters
+from penguin_training.optimisation import MovingAverage
 
 _TRAINER = "trainer"
+_FIXED = "settings.json"
 _NAME = re.compile(r"step-(\d{8})$")
 _OPTIONS = StateDictOptions(ignore_frozen_params=True)
 _LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -40,7 +42,7 @@ class Progress:
         read: samples read by all processes.
         unusable: samples among them that were left out.
         stream: where this process stands in streamed data.
-        window: micro-batches of a step, over all processes; the same when it is resumed.
+        window: micro-batches of a step, over all processes.
         world: processes; the same when streamed data is resumed.
     """
 
@@ -59,12 +61,35 @@ def states(output: Path) -> list[Path]:
     return sorted(path for path in found if _NAME.search(path.name) and (path / _TRAINER).is_dir())
 
 
-def begin_state(output: Path, step: int) -> Path:
-    """Makes the folder in which a state is written, before `end_state` gives it its name; on the first process."""
+def begin_state(output: Path, step: int, fixed: Mapping[str, Any]) -> Path:
+    """Makes the folder in which a state is written, before `end_state` gives it its name; on the first process.
+
+    Args:
+        output: of the run.
+        step: at which it stands.
+        fixed: settings that resuming compares, see resuming.py.
+    """
     folder = output / "checkpoints" / f".step-{step:08d}.partial"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / _TRAINER).mkdir(parents=True)
+    (folder / _TRAINER / _FIXED).write_text(json.dumps(fixed, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def written_with(folder: Path) -> dict[str, Any]:
+    """The settings that a state was begun with.
+
+    Raises:
+        TrainingError: it has none.
+    """
+    file = folder / _TRAINER / _FIXED
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise TrainingError(
+            f"{file} cannot be read ({err}); begin a new run: another output, with model.start {folder}"
+        ) from err
+    return found
 
 
 def end_state(folder: Path, keep: int) -> Path:
@@ -89,7 +114,7 @@ def save_trainer(
     tensors = _tensors(model, optimizers, average)
     with _quietly():
         dcp.save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
-    own = {"torch": torch.get_rng_state(), "progress": vars(progress), "trained": list(trained_parameters(model))}
+    own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     torch.save(own, folder / _TRAINER / f"process-{rank}.pt")
@@ -110,7 +135,7 @@ def load_trainer(
         model: with its frozen weights; the trained ones are replaced.
         optimizers: over the trained ones.
         average: of the weights, where the run keeps one.
-        now: the window and the number of processes of this run.
+        now: the number of processes of this run.
         rank: of this process.
 
     Raises:
@@ -121,16 +146,6 @@ def load_trainer(
     file = own_file if own_file.is_file() else folder / _TRAINER / "process-0.pt"
     own = torch.load(file, weights_only=True)
     progress = Progress(**own["progress"])
-    if progress.window != now.window:
-        raise TrainingError(
-            f"{folder} was written with budgets.micro_batches {progress.window}, it is {now.window} now; "
-            "data would be read twice or left out. Set it back, or start anew"
-        )
-    if changed := sorted(set(own["trained"]) ^ set(trained_parameters(model))):
-        raise TrainingError(
-            f"{folder} was written with other learning_rates or another model: {len(changed)} parameters are trained "
-            f"in one and not in the other, first {changed[0]}"
-        )
     if progress.stream and progress.world != now.world:
         raise TrainingError(
             f"{folder} was written by {progress.world} processes that read streams, this run has {now.world}; "

@@ -7,13 +7,14 @@ import transformers
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from penguin_models.checkpoint import load_pretrained, resolve_checkpoint
+from penguin_models.checkpoint import load_pretrained, open_checkpoint, resolve_checkpoint
 from penguin_models.config import EncoderConfig
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.encoder_from_llm import convert_llm_to_encoder
 from penguin_models.errors import CheckpointError
 from penguin_models.projector import Projector
-from penguin_training.blueprint import Blueprint
+from penguin_models.weights import check_tensors, index_tensors
+from penguin_training.blueprint import Blueprint, decoder_fields, is_local, llm_config
 from penguin_training.lora import add_lora
 from penguin_training.model_settings import NewModel
 from penguin_training.settings import StageSettings
@@ -22,6 +23,7 @@ from penguin_training.stage_model import Reading, StageModel, freeze
 transformers.utils.logging.disable_progress_bar()  # the run has a progress line of its own
 
 _INITIALIZER_RANGE = 0.02
+_DECODER = "language_model"
 
 
 def build_model(
@@ -53,6 +55,22 @@ def empty_model(settings: StageSettings, blueprint: Blueprint, teacher_width: in
     model = _assemble(settings, blueprint, teacher_width, decoder, encoder, projector)
     _hold_frozen_in_half(model, settings)
     return model
+
+
+def check_weights(settings: StageSettings) -> None:
+    """Compares the tensors that a stage starts from with their configuration, where their folder is here; reads none.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit.
+    """
+    model = settings.model
+    if model.start and settings.kind == "multimodal" and is_local(model.start):
+        open_checkpoint(model.start)
+    llms = [model.start] if settings.kind == "text" else []
+    llms += [model.new_model.llm, model.new_model.encoder_llm] if model.new_model else []
+    for llm in llms:
+        if llm and is_local(llm):
+            _check_llm(llm)
 
 
 def decoder_config(blueprint: Blueprint) -> Qwen3Config:
@@ -88,9 +106,9 @@ def _parts(
         new = settings.model.new_model
         config = blueprint.penguin
         encoder = _new_encoder(new, config.encoder, settings.engine.seed)
-        return _load_llm(new.llm, blueprint), encoder, Projector(config.encoder.hidden_size, config.hidden_size)
+        return _load_llm(new.llm), encoder, Projector(config.encoder.hidden_size, config.hidden_size)
     if settings.kind == "text":
-        return _load_llm(str(settings.model.start), blueprint), None, None
+        return _load_llm(str(settings.model.start)), None, None
     model, _ = load_pretrained(str(settings.model.start), dtype="float32")
     return model.language_model, model.vision_encoder, model.vision_projector
 
@@ -107,16 +125,26 @@ def _new_encoder(new: NewModel, config: EncoderConfig, seed: int) -> PenguinEnco
     return encoder
 
 
-def _load_llm(path: str, blueprint: Blueprint) -> Qwen3ForCausalLM:
+def _load_llm(path: str) -> Qwen3ForCausalLM:
     folder = resolve_checkpoint(path)
+    _check_llm(path)
     try:
-        model, report = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as err:
         raise CheckpointError(f"{folder} cannot be loaded: {' '.join(str(err).split())[:200]}") from err
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the decoder, first {missing[0]}")
-    return model  # type: ignore[no-any-return]
+
+
+def _check_llm(path: str) -> None:
+    """Raises CheckpointError where a Qwen3 checkpoint lacks tensors that its configuration wants."""
+    folder, raw = llm_config(path)
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(Qwen3Config(**decoder_fields(raw)))
+    wanted = {f"{_DECODER}.{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    stored = index_tensors(folder)
+    # A base model names its tensors without what comes before them; more of them than are wanted do no harm.
+    short = {name: name.removeprefix(f"{_DECODER}.model.") for name in wanted}
+    found = {name: stored[key] for name in wanted for key in (name, short[name]) if key in stored}
+    check_tensors(folder, wanted, found)
 
 
 def _hold_frozen_in_half(model: StageModel, settings: StageSettings) -> None:
