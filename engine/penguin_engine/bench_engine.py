@@ -7,6 +7,7 @@ changes its mood.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -40,9 +41,11 @@ _PROFILES = {
     "tensorrt-fused": "fused",
 }
 WORKERS = ("torch", *_PROFILES, "transformers", "llama.cpp")
+_LLAMA = {"llama-cpp-python": "llama_cpp", "gguf": "gguf"}
+"""What llama.cpp is run with: packages and their modules."""
 _FRAME_PATCHES = 1280
-_PLAN_TOKENS = 4096
-"""Longest cache of plans that are built for a measurement."""
+_PLAN_TOKENS, _PLAN_PATCHES = 4096, 4096
+"""Longest cache and largest image of plans that are built for a measurement."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Variant:
 def default_variants() -> list[Variant]:
     """What can be compared on the CPU of this machine."""
     names = ["torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32"]
-    if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"):
+    if all(map(importlib.util.find_spec, _LLAMA.values())):
         names += ["llama.cpp:f32", "llama.cpp:q8_0", "llama.cpp:q4_0"]
     return [Variant.parse(name) for name in names]
 
@@ -121,15 +124,21 @@ def compare_variants(
 
 def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device: str = "cpu") -> Path:
     """Folder or file that a variant runs: the checkpoint, or what was exported from it, with plans for TensorRT."""
+    if variant.profile is None and variant.worker != "llama.cpp":
+        return model
+    key = _checkpoint_key(model)
     if variant.worker == "llama.cpp":
+        missing = [name for name, module in _LLAMA.items() if importlib.util.find_spec(module) is None]
+        if missing:
+            raise EngineError(f"{variant} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
         from penguin_engine.bench_llama import write_gguf
 
-        return write_gguf(model, work / f"decoder-{variant.precision}.gguf", variant.precision)
-    if variant.profile is None:
-        return model
-    folder = work / f"{variant.profile}-{variant.precision}"
+        return write_gguf(model, work / f"decoder-{variant.precision}-{key}.gguf", variant.precision)
+    assert variant.profile is not None
+    quantized = variant.precision in KINDS
+    plain = "-uncalibrated" if quantized and not calibrated else ""
+    folder = work / f"{variant.profile}-{variant.precision}{plain}-{key}"
     if not (folder / MANIFEST).is_file():
-        quantized = variant.precision in KINDS
         options = ExportOptions(
             profile=variant.profile,
             dtype=None if quantized else variant.precision,
@@ -144,13 +153,20 @@ def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device:
     return folder
 
 
+def _checkpoint_key(model: Path) -> str:
+    """Another one for every checkpoint, and for what a checkpoint becomes: from names, sizes and times of its files."""
+    stats = {path.name: path.stat() for path in model.iterdir() if path.is_file()}
+    files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
+    return hashlib.sha256(repr((str(model.resolve()), files)).encode()).hexdigest()[:12]
+
+
 def _build_plans(folder: Path, device: str) -> None:
     if importlib.util.find_spec("tensorrt") is None or importlib.util.find_spec("pycuda") is None:
         raise EngineError("variants of tensorrt need tensorrt and pycuda, which are not installed; see docs/jetson.md")
     from penguin_engine.build import BuildOptions, build
     from penguin_engine.runtimes.tensorrt import this_machine
 
-    build(folder, this_machine(device), BuildOptions(limits=PlanLimits(_PLAN_TOKENS)))
+    build(folder, this_machine(device), BuildOptions(limits=PlanLimits(_PLAN_TOKENS, _PLAN_PATCHES)))
 
 
 def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:

@@ -35,6 +35,8 @@ HEADROOM = 4.0
 QUESTION = "Describe what you see in detail."
 SCORES = "scores"
 """Ends the name of an attention's queries and keys (inputs) and of their products (outputs)."""
+VISUAL_TOKENS = "vision_projector.readout.2"
+"""The layer that writes visual tokens."""
 _NORMS = ("q_norm", "k_norm")
 
 
@@ -84,6 +86,10 @@ class Calibration:
                 f"{beyond[name]:g} of {FLOAT16_LIMIT:g}; export bfloat16 or float32"
             )
 
+    def written_by(self, name: str) -> Calibration:
+        """What one layer wrote, as if it had read nothing."""
+        return Calibration({name: 0.0}, {name: self.outputs[name]})
+
     def summary(self) -> dict[str, float]:
         """For the manifest: the largest values found, and where float16 ends."""
         linear = [name for name in self.inputs if not name.endswith(SCORES)]
@@ -114,12 +120,15 @@ def calibrate(
         processor: of the same checkpoint.
         images: uint8 [H, W, 3] each.
         question: asked about each.
+
+    Raises:
+        EngineError: a layer reads or writes something infinite or no number; names the first that does.
     """
     seen: dict[str, _Seen] = {}
 
     def remember(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.setdefault(name, _Seen()).add(args[0], output)
+            seen.setdefault(name, _Seen(name)).add(args[0], output)
 
         return hook
 
@@ -127,7 +136,7 @@ def calibrate(
 
     def remember_rows(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            rows[name] = max(rows.get(name, 0.0), float(output.float().norm(dim=-1).max()))
+            rows[name] = max(rows.get(name, 0.0), _finite(f"{name} writes", output.float().norm(dim=-1).max()))
 
         return hook
 
@@ -175,6 +184,7 @@ def _attention_bounds(rows: dict[str, float], model: PenguinVL) -> tuple[dict[st
 
 @dataclass
 class _Seen:
+    name: str
     largest_input: float = 0.0
     largest_output: float = 0.0
     squares: Any = 0.0
@@ -182,10 +192,19 @@ class _Seen:
 
     def add(self, inputs: Tensor, output: Tensor) -> None:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        self.largest_input = max(self.largest_input, float(rows.abs().max()))
-        self.largest_output = max(self.largest_output, float(output.abs().max()))
+        self.largest_input = max(self.largest_input, _finite(f"{self.name} reads", rows.abs().max()))
+        self.largest_output = max(self.largest_output, _finite(f"{self.name} writes", output.abs().max()))
         self.squares = self.squares + rows.double().square().sum(0).numpy()
         self.rows += rows.shape[0]
+
+
+def _finite(what: str, largest: Tensor) -> float:
+    value = float(largest)
+    if not math.isfinite(value):
+        raise EngineError(
+            f"{what} {value} on the samples, which no export can hold; did the run that wrote the checkpoint diverge?"
+        )
+    return value
 
 
 def _run(model: PenguinVL, processor: Processor, image: UInt8Array, visual: Visual, question: str) -> None:

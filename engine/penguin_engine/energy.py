@@ -80,7 +80,7 @@ class EnergyMeter:
 
 
 class _Rapl:
-    """Energy counters of processor packages, in microjoules; they wrap."""
+    """Energy counters of processor packages, in microjoules; they wrap. The platform's where there is no other."""
 
     name = "processor"
 
@@ -90,8 +90,10 @@ class _Rapl:
 
     @classmethod
     def find(cls, root: Path) -> _Rapl | None:
-        packages = sorted(root.glob("sys/class/powercap/*-rapl:[0-9]"))
-        return cls(packages) if packages and all(_number(p / "energy_uj") is not None for p in packages) else None
+        zones = sorted(root.glob("sys/class/powercap/*-rapl:[0-9]"))
+        # The zone "psys" holds the packages.
+        chosen = [zone for zone in zones if _text(zone / "name").startswith("package")] or zones
+        return cls(chosen) if chosen and all(_number(zone / "energy_uj") is not None for zone in chosen) else None
 
     def start(self) -> None:
         self._before = self._read()
@@ -193,6 +195,13 @@ class _Nvml:
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # absent, or only root may read it
+        return int(_text(path))
+    except ValueError:
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # absent, or only root may read it
+        return ""

@@ -11,6 +11,7 @@ Weights stream from the checkpoint into their files. Neither torch nor transform
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penguin_engine.calibration import QUESTION, SCORES, Calibration, calibrate, drawn_samples
+from penguin_engine.calibration import QUESTION, SCORES, VISUAL_TOKENS, Calibration, calibrate, drawn_samples
 from penguin_engine.graphs.decoder import EMBEDDING_TABLE, build_decoder
 from penguin_engine.graphs.graph import Graph, WeightFile
 from penguin_engine.graphs.layers import Layers
@@ -39,6 +40,7 @@ from penguin_engine.manifest import (
     Profile,
     hash_files,
 )
+from penguin_engine.plans import FOLDER, TIMING_CACHE
 from penguin_engine.quantize import Quantization
 from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
@@ -73,7 +75,8 @@ class ExportOptions:
 def export(model: str | Path, folder: str | Path, options: ExportOptions | None = None) -> Manifest:
     """Exports a checkpoint.
 
-    The folder appears when it is complete; one that an earlier export made is replaced.
+    The folder appears when it is complete; one that an earlier export made is replaced with all that is in it, but for
+    what TensorRT timed when its plans were built.
 
     Args:
         model: checkpoint folder, or `owner/name` on the model hub.
@@ -89,6 +92,7 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
     profile = _profile(options.profile)
     _check_replaceable(folder)
     checkpoint, stored, processor = open_checkpoint(model)
+    _check_operators(profile, options.quantization)
     types = _types(options, profile, str(stored_dtype(stored)).removeprefix("torch."))
     shape, frequencies = decoder_shape(checkpoint)
     calibration = options.calibration
@@ -131,6 +135,7 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
         )
         manifest.write(staging)
         if folder.exists():
+            _keep_timings(folder, staging)
             folder.rename(Path(temporary) / "replaced")
         staging.rename(folder)
     return manifest
@@ -201,17 +206,12 @@ class _Source:
         return self.profile.opset if self.profile.contrib else max(self.profile.opset, needed)
 
     def check(self, shape: DecoderShape, types: _Types) -> None:
-        """Raises EngineError where profile, types and weights do not go together."""
-        if self.quantization is None:
+        """Raises EngineError where what float16 is to hold does not fit, beside the layers that are float16."""
+        if self.calibration is None or not self.calibration.outputs:
             return
-        kind = self.quantization.kind
-        if (kind == "int8" and not self.profile.contrib) or (kind == "fp8" and self.profile.contrib):
-            wanted = "onnxruntime" if kind == "int8" else "portable or fused"
-            why = (
-                "; TensorRT multiplies 16-bit inputs with 4-bit weights, not with 8-bit ones" if kind == "int8" else ""
-            )
-            raise EngineError(f"{kind} weights need the profile {wanted}, not {self.profile.name}{why}")
-        if types.cache == "float16" and self.calibration is not None and self.calibration.outputs:
+        if types.decoder == "float16":  # visual tokens are cast to it, whatever wrote them
+            self.calibration.written_by(VISUAL_TOKENS).check_fits([VISUAL_TOKENS])
+        if self.quantization is not None and types.cache == "float16":
             attention = [f"language_model.model.layers.{i}.self_attn" for i in range(shape.layers)]
             self.calibration.check_fits([f"{prefix}.{name}" for prefix in attention for name in ("v_proj", SCORES)])
 
@@ -245,10 +245,25 @@ def _check_replaceable(folder: Path) -> None:
         raise EngineError(f"{folder} exists and is no exported folder; choose another, nothing was changed")
 
 
+def _keep_timings(earlier: Path, folder: Path) -> None:
+    if (earlier / FOLDER / TIMING_CACHE).is_file():
+        (folder / FOLDER).mkdir()
+        shutil.copy2(earlier / FOLDER / TIMING_CACHE, folder / FOLDER / TIMING_CACHE)
+
+
 def _profile(name: str) -> Profile:
     if name not in PROFILES:
         raise EngineError(f"profile {name!r} is unknown; choose from {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def _check_operators(profile: Profile, quantization: Quantization | None) -> None:
+    """Raises EngineError where a profile has no operators for quantised weights."""
+    kind = quantization.kind if quantization else ""
+    if (kind == "int8" and not profile.contrib) or (kind == "fp8" and profile.contrib):
+        wanted = "onnxruntime" if kind == "int8" else "portable or fused"
+        why = "; TensorRT multiplies 16-bit inputs with 4-bit weights, not with 8-bit ones" if kind == "int8" else ""
+        raise EngineError(f"{kind} weights need the profile {wanted}, not {profile.name}{why}")
 
 
 def _dtype(name: str) -> str:

@@ -100,11 +100,19 @@ class Gpu(Protocol):
         ...
 
 
+class Execution(Protocol):
+    """What runs a compiled graph. One that was recorded must not be used for anything else."""
+
+    def run(self, shapes: Shapes, addresses: Addresses) -> None:
+        """Puts one execution onto the stream: shapes of the inputs, addresses of inputs and outputs."""
+        ...
+
+
 class Plan(Protocol):
     """A compiled graph."""
 
-    def run(self, profile: int, shapes: Shapes, addresses: Addresses) -> None:
-        """Puts one execution onto the stream: shapes of the inputs, addresses of inputs and outputs."""
+    def execution(self, profile: int) -> Execution:
+        """What runs it in one of its profiles."""
         ...
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from penguin_engine.manifest import MANIFEST, Manifest
+from penguin_engine.manifest import MANIFEST
 from penguin_engine.runtime import Runtime
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor
@@ -72,9 +72,8 @@ def _open_onnx(path: str | Path, device: str, precision: str | None, threads: in
     from penguin_engine.runtimes.onnx import OnnxRuntime
 
     folder = Path(path).expanduser()
-    return OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads), Manifest.read(
-        folder
-    ).processor(folder)
+    runtime = OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads)
+    return runtime, runtime.manifest.processor(folder)
 
 
 def _open_tensorrt(
@@ -86,9 +85,8 @@ def _open_tensorrt(
     folder = Path(path).expanduser()
     if device == "cpu":
         raise EngineError("the tensorrt runtime needs a GPU: --device cuda")
-    return TensorRTRuntime(folder, "cuda" if device == "auto" else device, precision), Manifest.read(folder).processor(
-        folder
-    )
+    runtime = TensorRTRuntime(folder, "cuda" if device == "auto" else device, precision)
+    return runtime, runtime.manifest.processor(folder)
 
 
 def _need(name: str, *packages: str) -> None:

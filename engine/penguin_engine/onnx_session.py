@@ -1,7 +1,14 @@
-"""ONNX Runtime's devices and sessions: what is installed, and graphs loaded onto it. Nothing falls back to the CPU."""
+"""ONNX Runtime's devices and sessions: what is installed, and graphs loaded onto it.
+
+A device that cannot be used is an error. Operators that a GPU's provider lacks are another matter: ONNX Runtime gives
+them to the CPU by itself, and wants a few there (sizes and indices). Versions that tell where operators went are asked,
+and products, attention or norms on the CPU are an error; older ones do not tell, and it shows in the speed only.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +31,12 @@ _ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
+_COMPUTE = {
+    *("Gemm", "MatMul", "MatMulNBits", "QuantizeLinear", "DequantizeLinear"),
+    *("Attention", "GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding", "Softmax", "TensorScatter"),
+    *("Gelu", "ReduceMean", "RMSNormalization", "Sigmoid"),
+}
+"""Operators of exported graphs whose work grows with the model; the rest are sizes, indices and what goes with them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Device:
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """Reads a device and checks that the installed ONNX Runtime has it: nothing falls back to the CPU."""
+        """Reads a device and checks that the installed ONNX Runtime has it."""
         kind, _, index = text.partition(":")
         if kind not in _PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
             raise EngineError(
@@ -88,7 +101,10 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
     Raises:
         EngineError: ONNX Runtime here cannot load it, or not on that device.
     """
+    tells = device.kind != "cpu" and hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
     options = ort.SessionOptions()
+    if tells:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # shapes change from step to step
     if threads is not None:
@@ -107,4 +123,40 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
             f"ONNX Runtime {ort.__version__} did not start {_PROVIDERS[device.kind]} for {path}; are the CUDA "
             "libraries that it needs installed?"
         )
+    if tells:
+        _check_assignment(session.get_provider_graph_assignment_info(), path, device)
     return session
+
+
+def run(session: Any, binding: Any, what: str, remedy: str) -> None:
+    """Runs a graph on what is bound.
+
+    Args:
+        session: of the graph.
+        binding: its inputs and outputs.
+        what: is done, for the message.
+        remedy: where it fails, mostly for lack of memory.
+
+    Raises:
+        EngineError: ONNX Runtime failed.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # what fails is raised, once
+    try:
+        session.run_with_iobinding(binding, options)
+    except (*_ERRORS, RuntimeError) as err:
+        reason = " ".join(str(err).split())[-300:]
+        raise EngineError(f"ONNX Runtime {ort.__version__} failed at {what}: ...{reason}; {remedy}") from err
+
+
+def _check_assignment(assigned: Iterable[Any], path: Path, device: Device) -> None:
+    """Raises EngineError where operators that calculate run on the CPU."""
+    on_cpu = [part for part in assigned if part.ep_name == _PROVIDERS["cpu"]]
+    counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes() if node.op_type in _COMPUTE)
+    if counts:
+        found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} would run {found} of {path} on the CPU: its {device.kind} provider has no "
+            "such operators for these types; export another profile or type, take a newer onnxruntime-gpu, or "
+            "--device cpu"
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from penguin_engine.exported import PATCHES_PER_PASS, TOKENS_PER_STEP
+from penguin_engine.exported import TOKENS_PER_STEP
 from penguin_engine.manifest import DECODER, PROFILES, VISION, Manifest
 from penguin_models.errors import EngineError
 from penguin_models.types import PatchedImage
@@ -40,11 +40,11 @@ class PlanLimits:
 
     Attributes:
         max_tokens: longest cache; with the "fused" profile every cache takes memory for so many.
-        max_patches: of the largest single frame.
+        max_patches: of the largest single frame; a memory holds one of 1920x1080 at 10,764.
     """
 
     max_tokens: int = 8192
-    max_patches: int = PATCHES_PER_PASS
+    max_patches: int = 10_764
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -77,14 +77,22 @@ def fits_vision_plan(images: Sequence[PatchedImage]) -> bool:
     )
 
 
-def check_patches(images: Sequence[PatchedImage], limits: PlanLimits, command: str) -> None:
-    """Raises EngineError where an image is larger than the plan takes."""
-    for image in images:
-        if image.grid.area > limits.max_patches:
-            raise EngineError(
-                f"an image of {image.grid.area} patches is larger than the {limits.max_patches} that the plan takes; "
-                f"lower the token budget, or build with a larger --max-patches: {command}"
-            )
+def check_patches(images: Sequence[PatchedImage], limits: PlanLimits, command: Callable[[int], str]) -> None:
+    """Raises EngineError where an image is larger than the plan takes.
+
+    Args:
+        images: that go through the plan.
+        limits: of the plan.
+        command: builds the plan anew for images of so many patches.
+    """
+    largest = max((image for image in images), key=lambda image: image.grid.area, default=None)
+    if largest is not None and largest.grid.area > limits.max_patches:
+        tokens = limits.max_patches // largest.merge_size**2
+        raise EngineError(
+            f"an image of {largest.grid.area} patches is larger than the {limits.max_patches} that the plan takes; "
+            f"build it again: {command(largest.grid.area)} - or lower the token budget to at most {tokens}, so that "
+            "images are made smaller"
+        )
 
 
 def _vision_shapes(manifest: Manifest, least: Shape, typical: Shape, most: Shape, patches: int) -> ShapeProfile:

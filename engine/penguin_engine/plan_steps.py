@@ -1,7 +1,8 @@
 """Running compiled plans: frames through the vision plan, chunks and single tokens through the decoder's.
 
-Inputs go through two sets of page-locked memory in turn, one being filled while the other is on its way. A decoding
-step is recorded once for each kind and launched whole.
+Inputs go through two sets of page-locked memory in turn, one being filled while the other is on its way. Of a decoding
+step the inputs, the plan and the logits are recorded once for each kind and launched as one piece, each kind with an
+execution of its own, as NVIDIA advises; what a cache does with new rows comes after it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from penguin_engine.exported import STORAGE, TOKENS_PER_STEP, Array, EmbeddingTable, Piece, VisionPass
-from penguin_engine.gpu import Addresses, BufferMemory, CacheMemory, Gpu, Memory, Plan, Recorded, RowMemory
+from penguin_engine.gpu import Addresses, BufferMemory, CacheMemory, Execution, Gpu, Memory, Plan, Recorded, RowMemory
 from penguin_engine.manifest import PROFILES, Manifest
 from penguin_engine.plan_shapes import BATCH, DECODE, PREFILL, SINGLE, PlanLimits, vision_profiles
 from penguin_models.types import Float32Array
@@ -27,11 +28,20 @@ class DeviceVisualTokens:
     length: int
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedStep:
+    """A recorded decoding step, and the execution that belongs to it."""
+
+    execution: Execution
+    recorded: Recorded
+
+
 class VisionSteps:
     """Runs the vision plan."""
 
     def __init__(self, plan: Plan, manifest: Manifest, limits: PlanLimits, gpu: Gpu):
-        self._plan, self._gpu = plan, gpu
+        self._executions = {profile: plan.execution(profile) for profile in (SINGLE, BATCH)}
+        self._gpu = gpu
         self._token_bytes = manifest.decoder.hidden * np.dtype(STORAGE[manifest.dtype]).itemsize
         sizes: dict[str, int] = {}
         for profile in vision_profiles(manifest, limits):
@@ -48,7 +58,7 @@ class VisionSteps:
         total = self._gpu.allocate(sum(vision_pass.tokens) * self._token_bytes)
         shapes = {name: values.shape for name, values in vision_pass.inputs.items()}
         profile = SINGLE if len(vision_pass.indices) == 1 else BATCH
-        self._plan.run(profile, shapes, stage.addresses() | {"tokens": int(total)})
+        self._executions[profile].run(shapes, stage.addresses() | {"tokens": int(total)})
         encoded, start = [], int(total)
         for count in vision_pass.tokens:
             # Copied: a view would keep the tokens of all images of the pass alive.
@@ -65,6 +75,7 @@ class DecoderSteps:
 
     def __init__(self, plan: Plan, manifest: Manifest, limits: PlanLimits, table: EmbeddingTable, gpu: Gpu):
         self._plan, self._gpu, self._table, self._manifest, self._limits = plan, gpu, table, manifest, limits
+        self._prefill = plan.execution(PREFILL)
         self._hidden = manifest.decoder.hidden
         dtype = np.dtype(STORAGE[manifest.dtype])
         self._dtype, self._row_bytes = dtype, self._hidden * dtype.itemsize
@@ -99,31 +110,33 @@ class DecoderSteps:
                 target = embeddings + piece.offset * self._row_bytes
                 self._gpu.copy(target, source, piece.length * self._row_bytes)
         memory.prepare(length)
-        self._execute(PREFILL, count, length, stage.addresses(), memory)
+        self._execute(self._prefill, count, length, stage.addresses(), memory)
         memory.extend(length, count)
         stage.done(chunk)
         self._gpu.to_host(self._logits_host, int(self._logits))
         return count
 
-    def decode(self, token: int, length: int, memory: CacheMemory, recorded: dict[int, Recorded]) -> None:
+    def decode(self, token: int, length: int, memory: CacheMemory, recorded: dict[int, RecordedStep]) -> None:
         """Puts one token behind `length` tokens. The first step of each kind runs as it is, and is recorded then."""
         stage = self._single
         stage.write("embeddings", self._table.rows([token]))
         stage.write("positions", np.array([length]))
         memory.prepare(length)
 
-        def step() -> None:
-            stage.send_written()
-            self._execute(DECODE, 1, length, stage.addresses(), memory)
-            self._gpu.to_host(self._logits_host, int(self._logits))
-
         kind = memory.kind(length)
         if kind in recorded:
-            recorded[kind].launch()
+            recorded[kind].recorded.launch()
         else:
+            execution = self._plan.execution(DECODE)
+
+            def step() -> None:
+                stage.send_written()
+                self._execute(execution, 1, length, stage.addresses(), memory)
+                self._gpu.to_host(self._logits_host, int(self._logits))
+
             step()
             self._gpu.wait()
-            recorded[kind] = self._gpu.record(step)
+            recorded[kind] = RecordedStep(execution, self._gpu.record(step))
         memory.extend(length, 1)
 
     def logits(self) -> Float32Array:
@@ -131,9 +144,9 @@ class DecoderSteps:
         self._gpu.wait()
         return self._logits_host.copy()
 
-    def _execute(self, profile: int, count: int, length: int, inputs: Addresses, memory: CacheMemory) -> None:
+    def _execute(self, execution: Execution, count: int, length: int, inputs: Addresses, memory: CacheMemory) -> None:
         shapes = {"embeddings": (count, self._hidden), "positions": (count,)} | memory.shapes(length)
-        self._plan.run(profile, shapes, inputs | {"logits": int(self._logits)} | memory.addresses())
+        execution.run(shapes, inputs | {"logits": int(self._logits)} | memory.addresses())
 
 
 class _Stage:

@@ -22,7 +22,7 @@ PLAN_MANIFEST = "plan.json"
 FORMAT = 1
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fp8", "int4": "int4"}
 """Names of `--precision` and what the exported folder must hold: networks are strongly typed, so types come from it."""
-_NEEDS_TENSORRT = {"portable": (10, 0), "fused": (10, 15)}
+_NEEDS_TENSORRT = {"portable": (10, 1), "fused": (10, 15)}
 _NEEDS_COMPUTE = {"fp8": (8, 9), "bf16": (8, 0), "int4": (8, 0)}
 
 
@@ -91,8 +91,13 @@ class PlanManifest:
             ) from err
         return cls(**known)
 
-    def check(self, exported: Path, machine: Machine) -> None:
-        """Compares with a machine and with what is in the folder now.
+    def check(self, exported: Path, manifest: Manifest, machine: Machine) -> None:
+        """Compares with a machine and with what is in the folder now; reads the plans once, which takes seconds.
+
+        Args:
+            exported: the folder.
+            manifest: of the export.
+            machine: that is to run the plans.
 
         Raises:
             EngineError: something differs; names it, and the command that builds the plans again.
@@ -108,21 +113,23 @@ class PlanManifest:
         ]
         if self.export_sha256 != export_hash(exported):
             different.append("another export of the model than the folder holds now")
-        elif self.shapes != plan_shapes(Manifest.read(exported), self.limits):
+        elif self.shapes != plan_shapes(manifest, self.limits):
             different.append("other shapes than this version of penguin_vl uses")
         for name, file in self.files.items():
             path = exported / FOLDER / name
             if not path.is_file() or path.stat().st_size != file.bytes:
                 different.append(f"{name} with {file.bytes} bytes, which is missing or cut short")
+            elif not different and hash_file(path) != file:
+                different.append(f"{name} as it was built, which has changed since: its hash differs")
         if different:
             raise EngineError(
                 f"the plans in {exported / FOLDER} do not fit this machine: built for {'; '.join(different)}. "
                 f"Build them again: {self.command(exported)}"
             )
 
-    def command(self, exported: Path) -> str:
-        """The command that builds these plans."""
-        limits = f"--max-tokens {self.limits.max_tokens} --max-patches {self.limits.max_patches}"
+    def command(self, exported: Path, max_patches: int | None = None) -> str:
+        """The command that builds these plans, or such for larger images."""
+        limits = f"--max-tokens {self.limits.max_tokens} --max-patches {max_patches or self.limits.max_patches}"
         return f"penguin-vl build {_quoted(exported)} --precision {self.precision} {limits}"
 
 

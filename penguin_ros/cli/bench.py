@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,22 +142,31 @@ def session(
     from penguin_engine.loading import open_runtime
 
     opened, processor = open_runtime(runtime, model, device, dtype)
+    machine = bench.machine()
+    if not as_json:
+        _print_machine(machine)
+        _print_cells(_SESSION_COLUMNS)
     rows = []
     for visual_tokens in tokens or [1000, 4000, 8000]:
         with working(f"{visual_tokens} visual tokens"):
             rows.append(first_token(opened, processor, visual_tokens))
-    result = {"machine": bench.machine(), "model": model, "runtime": runtime, "sessions": rows}
+        if not as_json:  # at once: the next may not fit
+            _print_cells(_session_cells(rows[-1]))
     if as_json:
-        print_json(result)
-        return
-    _print_machine(result["machine"])
-    columns = ("visual tokens", "frames", "reused", "fresh prefill", "offline", "fresh/reused", "offline/reused")
-    table = Table(*columns, box=None)
-    for row in rows:
-        seconds = [f"{1000 * row[name]:.1f} ms" for name in ("reused_s", "fresh_s", "offline_s")]
-        ratios = [f"{row[name]:.0f}" for name in ("fresh_over_reused", "offline_over_reused")]
-        table.add_row(str(row["visual_tokens"]), str(row["frames"]), *seconds, *ratios)
-    stdout.print(table)
+        print_json({"machine": machine, "model": model, "runtime": runtime, "sessions": rows})
+
+
+_SESSION_COLUMNS = ("visual tokens", "frames", "reused", "fresh prefill", "offline", "fresh/reused", "offline/reused")
+
+
+def _session_cells(row: dict[str, Any]) -> list[str]:
+    seconds = [f"{1000 * row[name]:.1f} ms" for name in ("reused_s", "fresh_s", "offline_s")]
+    ratios = [f"{row[name]:.0f}" for name in ("fresh_over_reused", "offline_over_reused")]
+    return [str(row["visual_tokens"]), str(row["frames"]), *seconds, *ratios]
+
+
+def _print_cells(cells: Sequence[str]) -> None:
+    stdout.out("".join(f"{cell:<16}" for cell in cells).rstrip())
 
 
 def _print_machine(machine: dict[str, Any]) -> None:

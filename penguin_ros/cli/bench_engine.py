@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,8 +100,16 @@ def _print(result: dict[str, Any]) -> None:
     ):
         table.add_row(f"measured {title}", *(f"{row['limits'][name] * scale:.1f}" for row in rows))
     stdout.print(table)
-    if all(row.get("joules_per_answer") is None for row in rows):
-        stdout.out("energy: no sensor that can be read on this machine")
+    if note := _energy_note(machine["gpu"], rows):
+        stdout.out(f"energy: {note}")
+
+
+def _energy_note(gpu: str | None, rows: list[dict[str, Any]]) -> str:
+    """What was not measured."""
+    read = {sensor for row in rows for sensor in row.get("joules_by_sensor") or {}}
+    if gpu and not read & {"gpu", "board"} and importlib.util.find_spec("pynvml") is None:
+        return f"of {gpu} not measured, its sensor is read with nvidia-ml-py: pip install nvidia-ml-py"
+    return "" if read else "no sensor that can be read on this machine"
 
 
 _LINES = (

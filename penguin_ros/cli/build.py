@@ -25,7 +25,14 @@ def build(
         typer.Option(help="What the folder must hold; whatever it holds if not given."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest cache in tokens, a multiple of 256.", min=256)] = 8192,
-    max_patches: Annotated[int, typer.Option(help="Patches of the largest image.", min=512)] = 4096,
+    max_patches: Annotated[
+        int,
+        typer.Option(
+            help="Patches of the largest image: a memory holds 640x480 as 1564, 1280x720 as 4784, 1920x1080 as 10764. "
+            "Each more costs GPU memory, see docs/jetson.md.",
+            min=512,
+        ),
+    ] = 10_764,
     workspace_mib: Annotated[
         int | None, typer.Option(help="GPU memory for trying kernels; as much as there is if not given.", min=16)
     ] = None,

@@ -12,7 +12,13 @@ from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_j
 
 def export(
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write. An earlier export there is removed with all that is in the folder, its plans too; "
+            "only TensorRT's timing.cache is kept."
+        ),
+    ],
     profile: Annotated[
         Literal["portable", "fused", "onnxruntime"],
         typer.Option(

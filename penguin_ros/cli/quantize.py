@@ -21,7 +21,13 @@ REPORT = "quantization.json"
 
 def quantize(
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write. An earlier export there is removed with all that is in the folder, its plans too; "
+            "only TensorRT's timing.cache is kept."
+        ),
+    ],
     weights: Annotated[Literal["int8", "int4", "fp8"], typer.Option(help="Of the decoder's linear layers.")] = "int8",
     profile: Annotated[
         Literal["portable", "fused", "onnxruntime"],

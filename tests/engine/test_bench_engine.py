@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import onnx
 import pytest
@@ -93,6 +94,22 @@ def test_what_is_exported_is_used_again(checkpoint, tmp_path):
     assert (folder / "manifest.json").stat().st_mtime_ns == before
     manifest = Manifest.read(folder)
     assert (manifest.profile, manifest.precision) == ("portable", "float16")
+
+
+def test_what_another_checkpoint_left_is_not_used(checkpoint, edit_checkpoint, tmp_path):
+    variant = Variant.parse("onnx-portable:float32")
+    other = edit_checkpoint(lambda tensors: tensors["model.norm.weight"].fill(2), name="other")
+    folders = [prepare(model, tmp_path / "work", variant, calibrated=True) for model in (checkpoint, other)]
+    assert [Manifest.read(folder).source for folder in folders] == [str(checkpoint), str(other)]
+    model = other / "model.safetensors"
+    os.utime(model, ns=(0, model.stat().st_mtime_ns + 1))  # trained on
+    assert prepare(other, tmp_path / "work", variant, calibrated=True) not in folders
+
+
+def test_what_was_not_calibrated_is_kept_apart(checkpoint, tmp_path):
+    variant = Variant.parse("onnx:int8")
+    folders = [prepare(checkpoint, tmp_path, variant, calibrated) for calibrated in (False, True)]
+    assert [bool(Manifest.read(folder).activation_ranges) for folder in folders] == [False, True]
 
 
 def test_weights_that_a_token_reads(checkpoint, tmp_path):

@@ -121,6 +121,13 @@ def test_what_llama_refuses(library, options, message):
         measure(SETTINGS)
 
 
+def test_what_must_be_installed_is_named(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_engine.importlib.util, "find_spec", lambda name: None if name == "gguf" else object())
+    variant = bench_engine.Variant.parse("llama.cpp:f32")
+    with pytest.raises(EngineError, match=r"llama\.cpp:f32 needs gguf: pip install gguf"):
+        bench_engine.prepare(checkpoint, tmp_path, variant, calibrated=True)
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_llama_is_compared_where_it_is_installed(monkeypatch, installed):
     monkeypatch.setattr(bench_engine.importlib.util, "find_spec", lambda name: object() if installed else None)

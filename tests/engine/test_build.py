@@ -1,12 +1,15 @@
-"""Building plans, and what is particular to the tensorrt runtime; on stand-ins, see fake_gpu.py."""
+"""Building plans, and what is particular to the tensorrt runtime; on the stand-ins of tests/support."""
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from penguin_engine.manifest import VISION
+from penguin_engine.loading import open_runtime as open_any_runtime
+from penguin_engine.manifest import VISION, Manifest, hash_files
 from penguin_engine.plan_shapes import PlanLimits
 from penguin_engine.plans import FOLDER, TIMING_CACHE, PlanManifest
 from penguin_engine.runtime import interleave
@@ -116,10 +119,22 @@ def test_a_plan_of_another_version_is_refused(stand_in, folder):
         open_runtime(stand_in("10.7.0"), folder)
 
 
+def test_the_export_is_read_once(gpu, folder, monkeypatch):
+    build(gpu, folder)
+    read, count = Manifest.read, []
+    monkeypatch.setattr(Manifest, "read", lambda path: count.append(path) or read(path))
+    _, processor = open_any_runtime("tensorrt", folder)
+    assert len(count) == 1 and processor.image_token_id == 1503
+    open_any_runtime("onnx", folder)
+    assert len(count) == 2
+
+
 def test_a_plan_that_cannot_be_loaded(gpu, folder):
     build(gpu, folder)
     path = folder / FOLDER / "decoder.plan"
     path.write_bytes(b"x" * path.stat().st_size)
+    plan = PlanManifest.read(folder)
+    replace(plan, files=hash_files(folder / FOLDER, plan.files)).write(folder / FOLDER)
     with pytest.raises(EngineError, match=r"cannot load .*decoder\.plan; build it again: penguin-vl build"):
         open_runtime(gpu, folder)
 
@@ -131,6 +146,12 @@ def test_devices_that_do_not_exist(gpu, folder, device, message):
     build(gpu, folder)
     with pytest.raises(EngineError, match=message):
         gpu.runtime.TensorRTRuntime(folder, device)
+
+
+def test_cuda_that_cannot_be_started(gpu, folder):
+    gpu.device.broken = "cuInit failed: no CUDA-capable device is detected"
+    with pytest.raises(EngineError, match=r"CUDA cannot be started here: cuInit failed: no CUDA-capable .* driver\?"):
+        gpu.runtime.this_machine()
 
 
 def test_decoding_is_recorded_once_for_each_bucket(gpu, folder):
@@ -171,6 +192,42 @@ def test_memory_is_given_back(gpu, folder):
     assert len(gpu.device.blocks) == blocks
 
 
+def in_another_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_frames_that_are_dropped_in_another_thread(gpu, folder, processor):
+    """As in the node: opened by one thread, used by another, which drops frames while the GPU is not current."""
+    build(gpu, folder)
+    runtime = open_runtime(gpu, folder)
+    image = patch_image(np.zeros((56, 56, 3), np.uint8), Size(56, 56), 2, processor.images)
+    for _ in range(2):  # both stages hold what they worked on last
+        runtime.encode([image])
+    runtime.synchronize()
+    blocks = len(gpu.device.blocks)
+
+    def watch():
+        for _ in range(5):
+            held = runtime.encode([image])
+            del held
+        runtime.synchronize()
+
+    in_another_thread(watch)
+    assert (len(gpu.device.blocks), gpu.device.lost) == (blocks, [])
+
+
+def test_a_runtime_that_is_dropped_in_another_thread(gpu, folder):
+    build(gpu, folder)
+    runtimes = [open_runtime(gpu, folder)]
+    cache = runtimes[0].open_cache(300)
+    cache.append([[1]])
+    in_another_thread(cache.close)
+    del cache
+    in_another_thread(runtimes.clear)
+    assert (gpu.device.blocks, gpu.device.lost) == ({}, [])
+
+
 def test_the_device_is_current_only_inside(gpu, folder, processor):
     build(gpu, folder)
     runtime = open_runtime(gpu, folder)
@@ -189,6 +246,15 @@ def test_too_little_gpu_memory(gpu, folder):
         runtime.open_cache(300)
 
 
+def test_too_little_gpu_memory_for_a_plan(gpu, folder):
+    build(gpu, folder)
+    gpu.device.limit = 1000
+    with pytest.raises(
+        EngineError, match=r"GPU memory to run .*vision\.plan, .*lower --max-patches .*penguin-vl build"
+    ):
+        open_runtime(gpu, folder)
+
+
 @pytest.mark.parametrize("step", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags", "cuGraphLaunch"])
 def test_graphs_that_cuda_refuses(gpu, folder, step):
     build(gpu, folder)
@@ -203,7 +269,10 @@ def test_graphs_that_cuda_refuses(gpu, folder, step):
 def test_an_image_beyond_the_plan(gpu, folder, processor):
     build(gpu, folder)
     large = patch_image(np.zeros((560, 560, 3), np.uint8), Size(560, 560), 1, processor.images)
-    with pytest.raises(EngineError, match="an image of 1600 patches is larger than the 1024"):
+    with pytest.raises(
+        EngineError,
+        match=r"an image of 1600 patches is larger than the 1024 .* --max-tokens 1024 --max-patches 1600 - or lower",
+    ):
         open_runtime(gpu, folder).encode([large])
 
 

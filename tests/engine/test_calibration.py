@@ -104,6 +104,47 @@ def test_an_encoder_whose_feed_forward_overflows_float16(edit_checkpoint, tmp_pa
     assert abs(lengths[0] / lengths[1] - 1) < 0.01
 
 
+@pytest.mark.parametrize("vision_dtype", ["float16", "float32"])
+def test_visual_tokens_that_overflow_the_decoder(edit_checkpoint, tmp_path, picture, vision_dtype):
+    def enlarge(tensors):
+        tensors["model.vision_projector.readout.2.bias"][3] = 70_000
+
+    options = ExportOptions("portable", "float16", vision_dtype, samples=[picture(56, 56)])
+    with pytest.raises(EngineError, match=r"vision_projector\.readout\.2 reaches [\d.]+ of 65504"):
+        export(edit_checkpoint(enlarge), tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_no_numbers(edit_checkpoint, tmp_path, picture, value):
+    """The first layer that meets one is named, not the many behind it."""
+
+    def spoil(tensors):
+        tensors["model.vision_projector.readout.2.bias"][3] = value
+
+    options = ExportOptions("portable", "float16", samples=[picture(56, 56)])
+    with pytest.raises(EngineError, match=rf"vision_projector\.readout\.2 writes {value} on the samples"):
+        export(edit_checkpoint(spoil), tmp_path / "out", options)
+
+
+def test_numbers_that_overflow_in_the_model_itself(edit_checkpoint, tmp_path, picture):
+    def spoil(tensors):
+        name = "model.layers.1.mlp.up_proj.weight"
+        tensors[name] = tensors[name] * np.float32(1e38)
+
+    options = ExportOptions("portable", "float16", samples=[picture(56, 56)])
+    with pytest.raises(EngineError, match=r"layers\.1\.mlp\.(up|down)_proj (writes|reads) (inf|nan) on the samples"):
+        export(edit_checkpoint(spoil), tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_no_numbers(edit_checkpoint, tmp_path, dtype):
+    def spoil(tensors):
+        tensors["model.layers.0.self_attn.k_proj.weight"][0, 0] = np.nan
+
+    with pytest.raises(EngineError, match=r"k_proj\.weight holds numbers that are infinite or none"):
+        export(edit_checkpoint(spoil), tmp_path / "out", ExportOptions("portable", dtype))
+
+
 def test_weights_beyond_float16(edit_checkpoint):
     def enlarge(tensors):
         tensors["model.layers.0.self_attn.k_proj.weight"][0, 0] = -1e5

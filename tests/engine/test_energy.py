@@ -9,9 +9,10 @@ from penguin_engine.energy import EnergyMeter, Reading
 
 @pytest.fixture
 def rapl(tmp_path):
-    def write(name, energy_uj, limit_uj=10_000_000):
-        folder = tmp_path / "sys/class/powercap" / name
+    def write(zone, energy_uj, limit_uj=10_000_000, name="package-0"):
+        folder = tmp_path / "sys/class/powercap" / zone
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "name").write_text(f"{name}\n")
         (folder / "energy_uj").write_text(f"{energy_uj}\n")
         (folder / "max_energy_range_uj").write_text(f"{limit_uj}\n")
 
@@ -44,13 +45,24 @@ def test_a_machine_without_sensors(tmp_path):
 
 def test_processor_packages(tmp_path, rapl):
     rapl("intel-rapl:0", 1_000_000)
-    rapl("intel-rapl:1", 500_000)
-    rapl("intel-rapl:0:0", 999)  # the cores, a part of package 0
+    rapl("intel-rapl:1", 500_000, name="package-1")
+    rapl("intel-rapl:0:0", 999, name="core")
     meter = EnergyMeter(tmp_path)
     with meter.measure() as reading:
         rapl("intel-rapl:0", 3_500_000)
-        rapl("intel-rapl:1", 600_000)
+        rapl("intel-rapl:1", 600_000, name="package-1")
     assert reading.joules["processor"] == pytest.approx(2.6)
+
+
+@pytest.mark.parametrize(("zones", "joules"), [(["package-0", "psys"], 1.0), (["psys"], 1.0)])
+def test_the_whole_platform_counts_where_there_is_no_package(tmp_path, rapl, zones, joules):
+    """It holds the packages: they are not counted twice."""
+    for number, name in enumerate(zones):
+        rapl(f"intel-rapl:{number}", 0, name=name)
+    with EnergyMeter(tmp_path).measure() as reading:
+        for number, name in enumerate(zones):
+            rapl(f"intel-rapl:{number}", 1_000_000 * (number + 1), name=name)
+    assert reading.joules["processor"] == pytest.approx(joules)
 
 
 def test_a_counter_that_wraps(tmp_path, rapl):

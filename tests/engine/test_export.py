@@ -168,9 +168,14 @@ def test_vision_may_have_another_type(exported):
 
 def test_a_second_export_replaces_the_first(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "out", ExportOptions("fused"))
+    (tmp_path / "out" / "tensorrt").mkdir()
+    for name in ("timing.cache", "decoder.plan", "plan.json"):
+        (tmp_path / "out" / "tensorrt" / name).write_text(name)
     export(checkpoint, tmp_path / "out", ExportOptions("portable"))
     assert Manifest.read(tmp_path / "out").profile == "portable"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # What was timed holds for any graph; the plans were those of the first export.
+    assert [path.read_text() for path in (tmp_path / "out" / "tensorrt").iterdir()] == ["timing.cache"]
 
 
 def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):

@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from penguin_engine.loading import open_runtime
+from penguin_engine.onnx_session import Device, open_session
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_models.errors import EngineError
+from penguin_models.types import PatchedImage, Size
 
 
 def test_torch(checkpoint):
@@ -40,12 +45,63 @@ def test_refused(exported, name, options, message):
 
 
 def test_a_device_that_the_installed_package_lacks(exported):
-    import onnxruntime
-
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(EngineError, match=r"cannot use device 'cuda:0': it has .*CPUExecutionProvider; install"):
         open_runtime("onnx", exported(profile="portable"), device="cuda:0")
+
+
+class ClaimsCuda(onnxruntime.InferenceSession):
+    """Says that CUDA was started, and runs on the CPU."""
+
+    def __init__(self, path, options, providers):
+        assert providers[0][0] == "CUDAExecutionProvider"
+        super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def out_of_memory(session, binding, options):
+    raise RuntimeError("Error in execution: MatMul node.\nFailed to allocate memory for requested buffer of size 9")
+
+
+@pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
+def test_what_does_not_fit_into_memory(exported, monkeypatch, profile):
+    runtime, _ = open_runtime("onnx", exported(profile=profile))
+    cache = runtime.open_cache(20)
+    cache.append([[1, 2, 3]])
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", out_of_memory)
+    image = PatchedImage(np.zeros((12, 588), np.float32), Size(2, 6), 1)
+    with pytest.raises(EngineError, match=r"failed at encoding 12 patches: .* size 9; make images smaller") as raised:
+        runtime.encode([image])
+    assert ("or export with --profile onnxruntime" in str(raised.value)) == (profile == "portable")
+    with pytest.raises(EngineError, match=r"failed at 2 tokens behind 3: .* lower the token budget"):
+        cache.append([[4, 5]])
+    assert cache.length == 3
+
+
+@pytest.mark.skipif(not hasattr(ClaimsCuda, "get_provider_graph_assignment_info"), reason="an older ONNX Runtime")
+def test_products_that_would_run_on_the_cpu(exported, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", ClaimsCuda)
+    with pytest.raises(EngineError, match=r"would run 24 Gemm, 6 MatMul, .* of .*vision\.onnx on the CPU: its cuda"):
+        open_session(exported(profile="portable") / "vision.onnx", Device("cuda", 0), 1)
+
+
+def test_sizes_that_are_calculated_on_the_cpu(exported, monkeypatch):
+    """As ONNX Runtime wants it of any model."""
+
+    class Assigned(ClaimsCuda):
+        def get_provider_graph_assignment_info(self):
+            def part(name, *operators):
+                nodes = [SimpleNamespace(op_type=operator) for operator in operators]
+                return SimpleNamespace(ep_name=name, get_nodes=lambda: nodes)
+
+            return [part("CUDAExecutionProvider", "Gemm"), part("CPUExecutionProvider", "Shape", "Gather", "Concat")]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Assigned)
+    session = open_session(exported(profile="portable") / "vision.onnx", Device("cuda", 0), 1)
+    assert session.get_inputs()
 
 
 @pytest.mark.parametrize("name", ["onnx", "tensorrt"])

@@ -1,8 +1,12 @@
 """Shapes of plans: those of the graphs, and which images go through together."""
 
+import inspect
+
+import numpy as np
 import pytest
 
 from penguin_engine.manifest import Manifest
+from penguin_engine.memory import FrameMemory, MemoryConfig
 from penguin_engine.plan_shapes import (
     BUCKET_TOKENS,
     PlanLimits,
@@ -13,7 +17,9 @@ from penguin_engine.plan_shapes import (
     vision_profiles,
 )
 from penguin_models.errors import EngineError
-from penguin_models.types import PatchedImage, Size
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.types import Frame, PatchedImage, Size
+from penguin_ros.cli.build import build
 
 
 @pytest.fixture
@@ -68,8 +74,6 @@ def test_limits_that_make_no_sense(limits, message):
 
 
 def image(patches):
-    import numpy as np
-
     return PatchedImage(np.zeros((patches, 588), np.float32), Size(1, patches), 1)
 
 
@@ -81,6 +85,24 @@ def test_which_images_go_together():
 
 
 def test_an_image_that_is_too_large():
-    check_patches([image(2000)], PlanLimits(1024, 2000), "penguin-vl build X")
-    with pytest.raises(EngineError, match=r"an image of 2001 patches is larger than the 2000 .*: penguin-vl build X"):
-        check_patches([image(2001)], PlanLimits(1024, 2000), "penguin-vl build X")
+    limits = PlanLimits(1024, 2000)
+    command = "penguin-vl build X --max-patches {}".format
+    check_patches([], limits, command)
+    check_patches([image(2000)], limits, command)
+    with pytest.raises(
+        EngineError, match=r"an image of 2002 patches is larger than the 2000 .* --max-patches 2002 - or"
+    ):
+        check_patches([image(2001), image(2002), image(5)], limits, command)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (720, 1280), (1080, 1920)])
+def test_plans_take_the_frames_of_common_cameras_unless_told_otherwise(height, width):
+    memory = FrameMemory(MemoryConfig(), NoveltyPolicy())
+    memory.add(Frame(np.zeros((height, width, 3), np.uint8), 0))
+    (held,) = memory.frames
+    assert held.size.area // 14**2 <= PlanLimits().max_patches
+
+
+def test_the_command_builds_for_the_same_limits():
+    defaults = {name: option.default for name, option in inspect.signature(build).parameters.items()}
+    assert PlanLimits() == PlanLimits(defaults["max_tokens"], defaults["max_patches"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from penguin_engine.manifest import ExportedFile, Manifest
+from penguin_engine.manifest import Manifest, hash_file
 from penguin_engine.plan_shapes import PlanLimits, plan_shapes
 from penguin_engine.plans import FOLDER, PLAN_MANIFEST, Machine, PlanManifest, check_buildable, export_hash
 from penguin_engine.quantize import Quantization
@@ -28,7 +28,7 @@ def plan(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "my model")
     (copy / FOLDER).mkdir()
     (copy / FOLDER / "vision.plan").write_bytes(b"12345")
-    limits, files = PlanLimits(2048), {"vision.plan": ExportedFile(5, "0")}
+    limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / FOLDER / "vision.plan")}
     made = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
     made.write(copy / FOLDER)
     return copy
@@ -37,7 +37,7 @@ def plan(folder, tmp_path):
 def test_a_plan_that_fits(plan):
     read = PlanManifest.read(plan)
     assert (read.machine, read.precision, read.limits.max_tokens) == (ORIN, "fp16", 2048)
-    read.check(plan, ORIN)
+    read.check(plan, Manifest.read(plan), ORIN)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_a_plan_that_fits(plan):
 )
 def test_another_machine(plan, machine, message):
     with pytest.raises(EngineError, match=message) as raised:
-        PlanManifest.read(plan).check(plan, machine)
-    command = f"penguin-vl build '{plan}' --precision fp16 --max-tokens 2048 --max-patches 4096"
+        PlanManifest.read(plan).check(plan, Manifest.read(plan), machine)
+    command = f"penguin-vl build '{plan}' --precision fp16 --max-tokens 2048 --max-patches 10764"
     assert str(raised.value).endswith(f"Build them again: {command}")
 
 
@@ -60,7 +60,7 @@ def test_another_export(plan):
     with (plan / "manifest.json").open("a") as file:
         file.write(" ")
     with pytest.raises(EngineError, match="another export of the model"):
-        read.check(plan, ORIN)
+        read.check(plan, Manifest.read(plan), ORIN)
 
 
 def test_plans_of_other_shapes(plan):
@@ -70,13 +70,19 @@ def test_plans_of_other_shapes(plan):
     raw["shapes"]["decoder.onnx"][0]["embeddings"][2][0] = 256
     path.write_text(json.dumps(raw))
     with pytest.raises(EngineError, match=r"built for other shapes than this version of penguin_vl uses\. Build them"):
-        PlanManifest.read(plan).check(plan, ORIN)
+        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
 
 
 def test_a_plan_cut_short(plan):
     (plan / FOLDER / "vision.plan").write_bytes(b"123")
     with pytest.raises(EngineError, match=r"vision\.plan with 5 bytes, which is missing or cut short"):
-        PlanManifest.read(plan).check(plan, ORIN)
+        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
+
+
+def test_a_plan_that_was_damaged(plan):
+    (plan / FOLDER / "vision.plan").write_bytes(b"12346")
+    with pytest.raises(EngineError, match=r"vision\.plan as it was built, which has changed since: its hash differs"):
+        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
 
 
 def test_no_plans(folder):

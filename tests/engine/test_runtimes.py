@@ -34,7 +34,7 @@ RUNTIMES = [
     "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, run as they are
     *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
     "tensorrt portable",
-    # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see fake_gpu.py.
+    # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see tests/support.
     *(f"stand-in {profile}" for profile in ("portable", "fused")),
 ]
 MAX_TOKENS = 3072

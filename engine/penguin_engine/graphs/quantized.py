@@ -97,7 +97,8 @@ class QuantizedLinears:
 
         shape = (rows, groups, GROUP * scheme.bits // 8)
         weight = self._graph.weight(f"{released_name(stored)}.{scheme.kind}", "uint8", shape, packed())
-        scale = self._scales(stored, scheme.kind, np.concatenate(scales) if scales else None, (rows, groups))
+        assert scales, f"{name} is written twice"
+        scale = self._scales(stored, scheme.kind, np.concatenate(scales))
         return self._graph.op(
             "MatMulNBits",
             x,
@@ -119,7 +120,7 @@ class QuantizedLinears:
         scales = np.concatenate([scale for _, scale in rounded]).T  # [B, R]
         packed = pack_nibbles(np.ascontiguousarray(q).view(np.uint8) & 15)
         weight = self._graph.weight(f"{released_name(stored)}.int4", "int4", (columns, rows), [packed])
-        scale = self._scales(stored, "int4", scales, scales.shape)
+        scale = self._scales(stored, "int4", scales)
         group = min(GROUP, columns)
         wide = self._graph.op("DequantizeLinear", weight, scale, axis=0, block_size=group)
         return self._graph.op("MatMul", x, wide)
@@ -136,9 +137,9 @@ class QuantizedLinears:
         rounded = g.op("DequantizeLinear", g.op("QuantizeLinear", x, input_scale, zero), input_scale)
         return g.op("Gemm", rounded, wide, transB=1)
 
-    def _scales(self, stored: str, kind: str, scales: Float32Array | None, shape: tuple[int, ...]) -> str:
-        blocks = [] if scales is None else [scales.astype(NUMPY_TYPES[self._dtype])]
-        return self._graph.weight(f"{released_name(stored)}.{kind}_scales", self._dtype, shape, blocks)
+    def _scales(self, stored: str, kind: str, scales: Float32Array) -> str:
+        blocks = [scales.astype(NUMPY_TYPES[self._dtype])]
+        return self._graph.weight(f"{released_name(stored)}.{kind}_scales", self._dtype, scales.shape, blocks)
 
 
 def round_to_groups(

@@ -29,7 +29,7 @@ class CheckpointWeights:
         """Rows of a tensor in turn, as numpy arrays of this type.
 
         Raises:
-            EngineError: a number is beyond float16.
+            EngineError: a number is beyond float16, infinite, or none.
         """
         for block in self.float_blocks(name):
             if dtype == "float16" and (largest := float(abs(block).max(initial=0.0))) > FLOAT16_LIMIT:
@@ -37,6 +37,13 @@ class CheckpointWeights:
             yield block.astype(NUMPY_TYPES[dtype], copy=False)
 
     def float_blocks(self, name: str) -> Iterator[Float32Array]:
-        """Rows of a tensor in turn, float32."""
+        """Rows of a tensor in turn, float32.
+
+        Raises:
+            EngineError: a number is infinite, or none.
+        """
         for _, _, block in read_tensors({name: self._stored[name]}):
-            yield block.to(torch.float32).numpy()
+            rows = block.to(torch.float32)
+            if not torch.isfinite(rows).all():
+                raise EngineError(f"{name} holds numbers that are infinite or none; did the run that wrote it diverge?")
+            yield rows.numpy()

@@ -23,13 +23,14 @@ from penguin_engine.exported import (
     encode_in_passes,
 )
 from penguin_engine.manifest import DECODER, PROFILES, VISION, DecoderShape, Manifest
-from penguin_engine.onnx_session import Device, open_session
+from penguin_engine.onnx_session import Device, open_session, run
 from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
 _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 """Numbers of ONNX's types, for bindings."""
+_SCORES = "attention of {} holds the products of all patches of an image with each other"
 
 
 class OnnxRuntime:
@@ -41,6 +42,9 @@ class OnnxRuntime:
         precision: what the folder is expected to hold; anything if None.
         threads: of one operator; all cores if None.
 
+    Attributes:
+        manifest: of the folder.
+
     Raises:
         EngineError: the folder is damaged or of another precision, or ONNX Runtime here cannot run it on that device.
     """
@@ -49,7 +53,7 @@ class OnnxRuntime:
         self, folder: str | Path, device: str = "cpu", precision: str | None = None, threads: int | None = None
     ):
         folder = Path(folder)
-        self._manifest = manifest = Manifest.read(folder)
+        self.manifest = manifest = Manifest.read(folder)
         check_precision(manifest, precision, folder)
         self._device = Device.parse(device)
         if self._device.kind == "cpu" and "bfloat16" in (manifest.dtype, manifest.vision_dtype):
@@ -73,14 +77,18 @@ class OnnxRuntime:
         return self._info
 
     def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
-        """Visual tokens of each image; they wait in host memory."""
-        equal_frames = PROFILES[self._manifest.profile].equal_frames
+        """Visual tokens of each image; they wait in host memory.
+
+        Raises:
+            EngineError: an image is too large for the memory of the device.
+        """
+        equal_frames = PROFILES[self.manifest.profile].equal_frames
         return encode_in_passes(images, equal_frames, self._run_vision)
 
     def open_cache(self, max_length: int) -> OnnxCache:
         """An empty cache."""
         check_fits(max_length, self._info.context_length, "the cache")
-        return OnnxCache(self._decoder, self._table, self._manifest, self._device, max_length)
+        return OnnxCache(self._decoder, self._table, self.manifest, self._device, max_length)
 
     def synchronize(self) -> None:
         """Nothing: ONNX Runtime returns when it is done."""
@@ -89,10 +97,14 @@ class OnnxRuntime:
         binding = self._vision.io_binding()
         for name, value in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        shape = (inputs["blocks"].shape[0], self._manifest.decoder.hidden)
-        tokens = np.empty(shape, STORAGE[self._manifest.dtype])
-        _bind_host_output(binding, "tokens", tokens, self._manifest.dtype)
-        self._vision.run_with_iobinding(binding)
+        shape = (inputs["blocks"].shape[0], self.manifest.decoder.hidden)
+        tokens = np.empty(shape, STORAGE[self.manifest.dtype])
+        _bind_host_output(binding, "tokens", tokens, self.manifest.dtype)
+        patches, profile = inputs["patches"].shape[0], self.manifest.profile
+        remedy = "make images smaller by a lower token budget"
+        if not PROFILES[profile].contrib:
+            remedy += f", or export with --profile onnxruntime: {_SCORES.format(profile)}"
+        run(self._vision, binding, f"encoding {patches} patches", remedy)
         return tokens
 
 
@@ -142,7 +154,7 @@ class OnnxCache:
             _bind_host_input(self._binding, name, value, self._dtype)
         logits: Float32Array = np.empty((1, self._vocab), np.float32)
         _bind_host_output(self._binding, "logits", logits, "float32")
-        self._session.run_with_iobinding(self._binding)
+        run(self._session, self._binding, f"{new} tokens behind {self._length}", "lower the token budget")
         self._length += new
         return logits.reshape(-1)
 

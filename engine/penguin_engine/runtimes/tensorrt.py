@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import pycuda.driver as cuda
 import tensorrt as trt
 
 from penguin_engine.cuda_graph import CudaGraph
-from penguin_engine.exported import TOKENS_PER_STEP, Array, EmbeddingTable, check_precision, chunks, vision_passes
-from penguin_engine.gpu import Addresses, CacheMemory, Recorded, Shapes
+from penguin_engine.exported import Array, EmbeddingTable, check_precision, vision_passes
+from penguin_engine.gpu import Addresses, Recorded, Shapes
+from penguin_engine.gpu_release import Releases
 from penguin_engine.manifest import PROFILES, Manifest
+from penguin_engine.plan_cache import PlanCache
 from penguin_engine.plan_shapes import check_patches, fits_vision_plan
 from penguin_engine.plan_steps import DecoderSteps, DeviceVisualTokens, VisionSteps
 from penguin_engine.plans import DECODER_PLAN, FOLDER, VISION_PLAN, Machine, PlanManifest
-from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
+from penguin_engine.runtime import RuntimeInfo, check_fits
 from penguin_models.errors import EngineError
-from penguin_models.types import Float32Array, PatchedImage
+from penguin_models.types import PatchedImage
 
 
 class TensorRTRuntime:
@@ -35,23 +38,28 @@ class TensorRTRuntime:
         device: "cuda" or "cuda:N".
         precision: what the folder is expected to hold; anything if None.
 
+    Attributes:
+        manifest: of the folder.
+
     Raises:
         EngineError: there are no plans, they do not fit this machine, or they cannot be loaded.
     """
 
     def __init__(self, folder: str | Path, device: str = "cuda", precision: str | None = None):
         folder = Path(folder)
-        manifest = Manifest.read(folder)
+        self.manifest = manifest = Manifest.read(folder)
         check_precision(manifest, precision, folder)
         plan = PlanManifest.read(folder)
         self._gpu = gpu = CudaDevice(device)
-        plan.check(folder, gpu.machine)
-        self._limits, self._command = plan.limits, plan.command(folder)
+        plan.check(folder, manifest, gpu.machine)
+        self._limits, self._command_for_patches = plan.limits, partial(plan.command, folder)
         self._equal_frames = PROFILES[manifest.profile].equal_frames
         with gpu.active():
             loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-            vision = TensorRTPlan(loader, folder / FOLDER / VISION_PLAN, gpu, self._command)
-            decoder = TensorRTPlan(loader, folder / FOLDER / DECODER_PLAN, gpu, self._command)
+            vision, decoder = (
+                TensorRTPlan(loader, folder / FOLDER / name, gpu, plan.command(folder))
+                for name in (VISION_PLAN, DECODER_PLAN)
+            )
             self._vision = VisionSteps(vision, manifest, plan.limits, gpu)
             self._decoder = DecoderSteps(decoder, manifest, plan.limits, EmbeddingTable(folder, manifest), gpu)
         self._info = RuntimeInfo(
@@ -73,18 +81,18 @@ class TensorRTRuntime:
         Raises:
             EngineError: an image is larger than the plan takes.
         """
-        check_patches(images, self._limits, self._command)
+        check_patches(images, self._limits, self._command_for_patches)
         encoded: dict[int, DeviceVisualTokens] = {}
         with self._gpu.active():
             for vision_pass in vision_passes(images, self._equal_frames, fits_vision_plan):
                 encoded.update(zip(vision_pass.indices, self._vision.run(vision_pass), strict=True))
         return [encoded[i] for i in range(len(images))]
 
-    def open_cache(self, max_length: int) -> TensorRTCache:
+    def open_cache(self, max_length: int) -> PlanCache:
         """An empty cache."""
         check_fits(max_length, self._info.context_length, "the cache")
         with self._gpu.active():
-            return TensorRTCache(self._decoder, self._decoder.open_memory(max_length), self._gpu, max_length)
+            return PlanCache(self._decoder, self._decoder.open_memory(max_length), self._gpu, max_length)
 
     def synchronize(self) -> None:
         """Returns when the GPU has done everything that it was given."""
@@ -92,89 +100,68 @@ class TensorRTRuntime:
             self._gpu.wait()
 
 
-class TensorRTCache:
-    """A `Cache` in GPU memory that is reserved once."""
-
-    def __init__(self, decoder: DecoderSteps, memory: CacheMemory, gpu: CudaDevice, max_length: int):
-        self._decoder, self._gpu, self._max_length = decoder, gpu, max_length
-        self._memory: CacheMemory | None = memory
-        self._recorded: dict[int, Recorded] = {}
-        self._length = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return self._length
-
-    def append(self, parts: Sequence[Part]) -> Float32Array:
-        """Extends the cache; see `Cache.append`."""
-        new = sum(part_length(part) for part in parts)
-        check_fits(self._length + new, self._max_length, "the cache")
-        assert new > 0, "nothing to append"
-        assert self._memory is not None, "the cache is closed"
-        with self._gpu.active():
-            for chunk in chunks(parts, TOKENS_PER_STEP):
-                part = chunk[0].part
-                if new == 1 and isinstance(part, Sequence):
-                    self._decoder.decode(int(part[0]), self._length, self._memory, self._recorded)
-                    self._length += 1
-                else:
-                    self._length += self._decoder.prefill(chunk, self._length, self._memory)
-            return self._decoder.logits()
-
-    def truncate(self, length: int) -> None:
-        """Forgets everything after the first `length` tokens."""
-        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
-        self._length = length
-
-    def close(self) -> None:
-        """Frees the memory."""
-        with self._gpu.active():
-            for recorded in self._recorded.values():
-                recorded.close()
-            self._recorded.clear()
-            self._memory = None
-
-
 class TensorRTPlan:
-    """A loaded plan with an execution context for each profile."""
+    """A loaded plan, and the memory for what it calculates meanwhile.
+
+    All executions share that memory: they are put onto one stream, where one follows the other.
+    """
 
     def __init__(self, loader: Any, path: Path, gpu: CudaDevice, command: str):
-        self._gpu, self._name = gpu, path.name
+        self._gpu, self._path, self._command = gpu, path, command
         # Mapped: a copy in memory beside TensorRT's own would not fit where GPU and processor share theirs.
         self._engine = loader.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
         if self._engine is None:
             raise EngineError(f"TensorRT {trt.__version__} cannot load {path}; build it again: {command}")
-        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        self._contexts = []
-        for profile in range(self._engine.num_optimization_profiles):
-            context = self._engine.create_execution_context(strategy)
-            if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
-                raise EngineError(f"there is not enough GPU memory to run {path}; lower --max-tokens: {command}")
-            self._contexts.append(context)
-        self._shapes: list[Shapes] = [{} for _ in self._contexts]
-        self._addresses: list[Addresses] = [{} for _ in self._contexts]
-        gpu.wait()
+        profiles = range(self._engine.num_optimization_profiles)
+        self._size = max(1, *(self._engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles))
+        try:
+            self._memory = gpu.allocate(self._size)
+        except EngineError as err:
+            raise self._too_little_memory() from err
 
-    def run(self, profile: int, shapes: Shapes, addresses: Addresses) -> None:
+    def execution(self, profile: int) -> TensorRTExecution:
+        """An execution context of its own."""
+        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream.handle):
+            raise self._too_little_memory()
+        context.set_device_memory(int(self._memory), self._size)
+        self._gpu.wait()
+        return TensorRTExecution(context, self._path.name, self._gpu, self._memory)
+
+    def _too_little_memory(self) -> EngineError:
+        return EngineError(
+            f"there is not enough GPU memory to run {self._path}, which needs {self._size / 2**20:.0f} MiB beside its "
+            f"weights; lower --max-patches or --max-tokens: {self._command}"
+        )
+
+
+class TensorRTExecution:
+    """An execution context, with what it has been told."""
+
+    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory):
+        self._context, self._name, self._gpu = context, name, gpu
+        self._memory = memory  # TensorRT has its address only
+        self._shapes: Shapes = {}
+        self._addresses: Addresses = {}
+
+    def run(self, shapes: Shapes, addresses: Addresses) -> None:
         """Puts one execution onto the stream.
 
         Only what has changed is told to TensorRT: a recorded execution must follow one of the same shapes, after which
         nothing may be set anew.
         """
-        context, set_shapes, set_addresses = self._contexts[profile], self._shapes[profile], self._addresses[profile]
         for name, shape in shapes.items():
-            if set_shapes.get(name) != shape:
-                if not context.set_input_shape(name, shape):
-                    set_shapes.pop(name, None)
+            if self._shapes.get(name) != shape:
+                if not self._context.set_input_shape(name, shape):
+                    self._shapes.pop(name, None)
                     raise EngineError(f"{self._name} does not take {name} of shape {list(shape)}")
-                set_shapes[name] = shape
+                self._shapes[name] = shape
         for name, address in addresses.items():
-            if set_addresses.get(name) != address:
-                if not context.set_tensor_address(name, address):
+            if self._addresses.get(name) != address:
+                if not self._context.set_tensor_address(name, address):
                     raise EngineError(f"{self._name} does not take address {address:#x} for {name}")
-                set_addresses[name] = address
-        if not context.execute_async_v3(self._gpu.stream.handle):
+                self._addresses[name] = address
+        if not self._context.execute_async_v3(self._gpu.stream.handle):
             raise EngineError(f"{self._name} failed to run; see TensorRT's messages above")
 
 
@@ -185,14 +172,24 @@ class CudaDevice:
         kind, _, index = device.partition(":")
         if kind != "cuda" or not (index or "0").isdigit():
             raise EngineError(f"device {device!r} is unknown to the tensorrt runtime; choose cuda, cuda:1, ...")
-        cuda.init()
+        try:
+            cuda.init()
+        except cuda.Error as err:
+            raise EngineError(f"CUDA cannot be started here: {err}; is there a GPU, and its driver?") from err
         self.index = int(index or 0)
         if self.index >= cuda.Device.count():
             raise EngineError(f"device {device!r} does not exist here: CUDA finds {cuda.Device.count()} GPUs")
         self._device = cuda.Device(self.index)
         self._context = self._device.retain_primary_context()
+        self._releases = Releases(partial(_current, self._context))
         with self.active():
-            self.stream = cuda.Stream()
+            self._streams = [cuda.Stream()]
+        self._releases.after(self, self._streams.clear)
+
+    @property
+    def stream(self) -> Any:
+        """Where all work goes."""
+        return self._streams[0]
 
     @property
     def machine(self) -> Machine:
@@ -202,32 +199,35 @@ class CudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Makes the device current in this thread."""
-        self._context.push()
-        try:
-            yield
-        finally:
-            cuda.Context.pop()
+        """Makes the device current in this thread, and releases what was dropped."""
+        with _current(self._context):
+            self._releases.run()
+            try:
+                yield
+            finally:
+                self._releases.run()
 
-    def allocate(self, size: int) -> Any:
+    def allocate(self, size: int) -> DeviceMemory:
         """So many bytes.
 
         Raises:
             EngineError: there are not so many.
         """
         try:
-            return cuda.mem_alloc(size)
+            return DeviceMemory(cuda.mem_alloc(size), self._releases)
         except cuda.MemoryError as err:
             raise EngineError(f"the GPU has no {size / 2**20:.0f} MiB left; lower the token budget") from err
 
     def page_locked(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Host memory that the GPU reads and writes by itself."""
-        memory: Array = cuda.pagelocked_empty(shape, dtype)
-        return memory
+        memory: Any = cuda.pagelocked_empty(shape, dtype)
+        shown: Array = memory.view()  # pycuda's array holds what releases it
+        self._releases.after(shown, memory.base.free)
+        return shown
 
     def event(self) -> _Mark:
         """A mark that is not on the stream yet."""
-        return _Mark(self.stream)
+        return _Mark(self.stream, self._releases)
 
     def to_device(self, target: int, source: Array) -> None:
         """Copies page-locked memory to the GPU."""
@@ -263,19 +263,40 @@ class CudaDevice:
         self.stream.synchronize()
 
 
+@contextmanager
+def _current(context: Any) -> Iterator[None]:
+    context.push()
+    try:
+        yield
+    finally:
+        cuda.Context.pop()
+
+
+class DeviceMemory:
+    """Some memory of the GPU, which is freed when the device is next used after nobody holds this any more."""
+
+    def __init__(self, allocation: Any, releases: Releases):
+        self._address = int(allocation)
+        releases.after(self, allocation.free)
+
+    def __int__(self) -> int:
+        return self._address
+
+
 class _Mark:
     """A CUDA event on one stream."""
 
-    def __init__(self, stream: Any):
-        self._stream, self._event = stream, cuda.Event()
+    def __init__(self, stream: Any, releases: Releases):
+        self._stream, self._events = stream, [cuda.Event()]
+        releases.after(self, self._events.clear)
 
     def record(self) -> None:
         """Puts the mark onto the stream."""
-        self._event.record(self._stream)
+        self._events[0].record(self._stream)
 
     def wait(self) -> None:
         """Returns when the stream has reached it."""
-        self._event.synchronize()
+        self._events[0].synchronize()
 
 
 def this_machine(device: str = "cuda") -> Machine:

@@ -126,7 +126,9 @@ def test_checkpoints_of_bfloat16_become_float16(loaded, tmp_path, profile, kind)
         ("onnxruntime", "fp8", "fp8 weights need the profile portable or fused, not onnxruntime"),
     ],
 )
-def test_weights_that_a_profile_has_no_operators_for(checkpoint, tmp_path, profile, kind, message):
+def test_weights_that_a_profile_has_no_operators_for(checkpoint, tmp_path, monkeypatch, profile, kind, message):
+    """Found before the model is run on samples, which takes minutes."""
+    monkeypatch.setattr("penguin_engine.export.calibrate", None)
     with pytest.raises(EngineError, match=message):
         export(checkpoint, tmp_path / "out", ExportOptions(profile, quantization=Quantization(kind)))
 

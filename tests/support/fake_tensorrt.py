@@ -1,226 +1,19 @@
-"""Stand-ins for the modules `tensorrt` and `pycuda.driver` and for the CUDA driver library, for machines without them.
+"""A stand-in for the module `tensorrt`, for machines without it: plans run on ONNX Runtime, on the GPU of fake_cuda.py.
 
-GPU memory is host memory whose bounds are checked, streams run at once, plans run on ONNX Runtime. They hold the code
-to what the documentation asks for: memory that is page-locked, addresses that are aligned to 256 bytes and inside one
-allocation, shapes inside the profile, a cache output at the address of its input, strongly typed networks, a context
-that is current. They are no proof that the code runs on a GPU.
+It holds the code to what the manuals ask for: addresses that are aligned to 256 bytes, shapes inside the profile, an
+execution context for each recorded graph, a cache output at the address of its input, strongly typed networks.
 """
 
 import ctypes
 import json
 import types
-import weakref
 from dataclasses import dataclass, field
-from importlib.machinery import ModuleSpec
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from fake_cuda import ALIGNMENT, new_module, view
 from google.protobuf.message import DecodeError
-
-ALIGNMENT = 256
-
-
-class Device:
-    """The state of the one GPU."""
-
-    def __init__(self):
-        self.blocks = {}
-        self.current = 0
-        self.capturing = None
-        self.limit = 2**40
-        self.copied_bytes = 0
-        self.launches = 0
-        self.executions = []
-
-    def allocate(self, size):
-        assert self.current, "no context is current"
-        assert size > 0
-        if size > self.limit:
-            raise FakeMemoryError("out of memory")
-        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # 0xFFFF is not a number in any float
-        address = -(-raw.ctypes.data // ALIGNMENT) * ALIGNMENT
-        self.blocks[address] = (size, raw)
-        return address
-
-    def check(self, address, size):
-        assert self.current, "no context is current"
-        for start, (length, _) in self.blocks.items():
-            if start <= address < start + length:
-                assert address + size <= start + length, f"{size} bytes run {address + size - start - length} over"
-                return
-        raise AssertionError(f"address {address:#x} is not allocated")
-
-    def do(self, work):
-        """Runs work of the stream, or records it."""
-        assert self.current, "no context is current"
-        work() if self.capturing is None else self.capturing.append(work)
-
-
-class FakeMemoryError(Exception):
-    pass
-
-
-class Allocation:
-    def __init__(self, device, size):
-        self._address = device.allocate(size)
-        weakref.finalize(self, device.blocks.pop, self._address)
-
-    def __int__(self):
-        return self._address
-
-
-def fake_pycuda(device):
-    """The parts of `pycuda.driver` that are documented and used."""
-    locked = {}
-
-    def pagelocked_empty(shape, dtype):
-        array = np.empty(shape, dtype)
-        locked[array.ctypes.data] = array
-        return array
-
-    def check_locked(array):
-        start, end = array.ctypes.data, array.ctypes.data + array.nbytes
-        assert array.flags.c_contiguous
-        assert any(base <= start and end <= base + whole.nbytes for base, whole in locked.items()), "not page-locked"
-
-    def memcpy_htod_async(dest, src, stream=None):
-        check_locked(src)
-        device.check(int(dest), src.nbytes)
-        device.do(lambda: ctypes.memmove(int(dest), src.ctypes.data, src.nbytes))
-
-    def memcpy_dtoh_async(dest, src, stream=None):
-        check_locked(dest)
-        device.check(int(src), dest.nbytes)
-        device.do(lambda: ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes))
-
-    def memcpy_dtod_async(dest, src, size, stream=None):
-        device.check(int(dest), size)
-        device.check(int(src), size)
-        device.copied_bytes += size
-        device.do(lambda: ctypes.memmove(int(dest), int(src), size))
-
-    def memset_d32_async(dest, data, count, stream=None):
-        device.check(int(dest), 4 * count)
-        device.do(lambda: np.copyto(view(int(dest), (count,), np.uint32), np.uint32(data)))
-
-    class Memcpy2D:
-        def set_src_device(self, address):
-            self.source = int(address)
-
-        def set_dst_device(self, address):
-            self.target = int(address)
-
-        def __call__(self, stream):
-            span = (self.height - 1) * np.array([self.src_pitch, self.dst_pitch]) + self.width_in_bytes
-            assert self.width_in_bytes <= min(self.src_pitch, self.dst_pitch)
-            device.check(self.source, int(span[0]))
-            device.check(self.target, int(span[1]))
-            device.copied_bytes += self.height * self.width_in_bytes
-            steps = [
-                (self.target + row * self.dst_pitch, self.source + row * self.src_pitch) for row in range(self.height)
-            ]
-            device.do(lambda: [ctypes.memmove(to, start, self.width_in_bytes) for to, start in steps])
-
-    class Context:
-        def push(self):
-            device.current += 1
-
-        @staticmethod
-        def pop():
-            device.current -= 1
-
-    class Stream:
-        handle = 4711
-
-        def synchronize(self):
-            assert device.capturing is None, "a capturing stream must not be waited for"
-
-    class Event:
-        def record(self, stream):
-            assert isinstance(stream, Stream)
-
-        def synchronize(self):
-            assert device.capturing is None
-
-    class CudaDevice:
-        def __init__(self, index):
-            assert index == 0
-
-        @staticmethod
-        def count():
-            return 1
-
-        def name(self):
-            return "Orin"
-
-        def compute_capability(self):
-            return (8, 7)
-
-        def retain_primary_context(self):
-            return Context()
-
-    module = new_module("pycuda.driver")
-    module.init = lambda: None
-    module.mem_alloc = lambda size: Allocation(device, size)
-    module.MemoryError = FakeMemoryError
-    module.Device, module.Context, module.Stream, module.Event = CudaDevice, Context, Stream, Event
-    for function in (pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async, memset_d32_async):
-        setattr(module, function.__name__, function)
-    module.Memcpy2D = Memcpy2D
-    return module
-
-
-class FakeDriver:
-    """libcuda's graph functions."""
-
-    def __init__(self, device):
-        self._device, self._graphs, self._count = device, {}, 0
-        self.fail = ""
-
-    def __getattr__(self, name):
-        steps = {
-            "cuStreamBeginCapture_v2": self._begin,
-            "cuStreamEndCapture": self._end,
-            "cuGraphInstantiateWithFlags": self._instantiate,
-            "cuGraphLaunch": self._launch,
-            "cuGraphExecDestroy": lambda executable: self._graphs[executable.value],
-            "cuGraphDestroy": lambda graph: self._graphs.pop(graph.value),
-        }
-
-        def call(*arguments):
-            if name == self.fail:
-                return 719
-            steps[name](*arguments)
-            return 0
-
-        return call
-
-    def _begin(self, stream, mode):
-        assert stream.value == 4711 and mode == 1 and self._device.capturing is None
-        self._device.capturing = []
-
-    def _end(self, stream, graph):
-        self._count += 1
-        number = self._count
-        self._graphs[number] = self._device.capturing
-        self._device.capturing = None
-        graph._obj.value = number
-
-    def _instantiate(self, executable, graph, flags):
-        assert isinstance(flags, ctypes.c_ulonglong)
-        executable._obj.value = graph.value
-
-    def _launch(self, executable, stream):
-        self._device.launches += 1
-        for work in self._graphs[executable.value]:
-            work()
-
-
-def view(address, shape, dtype):
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    buffer = (ctypes.c_uint8 * size).from_address(address)
-    return np.frombuffer(buffer, dtype).reshape(shape)
 
 
 @dataclass
@@ -366,11 +159,17 @@ def fake_tensorrt(device, version="10.3.0"):
     class ExecutionContext:
         def __init__(self, engine):
             self._engine, self._shapes, self._addresses, self._profile = engine, {}, {}, None
+            self._memory, self._recorded = 0, False
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
             assert stream_handle == 4711
             self._profile = self._engine.profiles[profile_index]
             return True
+
+        def set_device_memory(self, memory, size):
+            device.check(memory, size)
+            assert memory % ALIGNMENT == 0 and size >= self._engine.memory_bytes
+            self._memory = memory
 
         def set_input_shape(self, name, shape):
             assert device.capturing is None, "a shape set after the execution that precedes a recorded one"
@@ -389,6 +188,9 @@ def fake_tensorrt(device, version="10.3.0"):
 
         def execute_async_v3(self, stream_handle):
             assert stream_handle == 4711
+            device.check(self._memory, self._engine.memory_bytes)
+            assert not self._recorded, "an execution context for each graph"
+            self._recorded = device.capturing is not None
             shapes, addresses = dict(self._shapes), dict(self._addresses)
             assert shapes.keys() == self._engine.inputs.keys(), shapes.keys() ^ self._engine.inputs.keys()
             assert addresses.keys() == self._engine.inputs.keys() | self._engine.outputs.keys()
@@ -399,6 +201,8 @@ def fake_tensorrt(device, version="10.3.0"):
             return True
 
     class Engine:
+        memory_bytes = 3000
+
         def __init__(self, plan):
             self.profiles = plan["profiles"]
             options = ort.SessionOptions()
@@ -412,8 +216,11 @@ def fake_tensorrt(device, version="10.3.0"):
             return len(self.profiles)
 
         def create_execution_context(self, strategy):
-            assert strategy == "on profile change"
+            assert strategy == "user managed"
             return ExecutionContext(self)
+
+        def get_device_memory_size_for_profile_v2(self, profile_index):
+            return (1 + profile_index) * self.memory_bytes // self.num_optimization_profiles
 
         def execute(self, shapes, addresses):
             device.executions.append(shapes)
@@ -440,16 +247,10 @@ def fake_tensorrt(device, version="10.3.0"):
     module.__version__ = version
     module.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
     module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="workspace")
-    module.ExecutionContextAllocationStrategy = types.SimpleNamespace(ON_PROFILE_CHANGE="on profile change")
+    module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     for kind in (ILogger, Logger, IProgressMonitor, Runtime):
         setattr(module, kind.__name__, kind)
     module.Builder, module.OnnxParser = Builder, Parser
-    return module
-
-
-def new_module(name):
-    module = types.ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None)
     return module
 
 

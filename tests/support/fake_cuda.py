@@ -1,0 +1,285 @@
+"""Stand-ins for `pycuda.driver` and for the CUDA driver library, for machines without them.
+
+GPU memory is host memory whose bounds are checked, and streams run at once. They hold the code to what the manuals ask
+for: memory that is page-locked, addresses inside one allocation, a context that is current in the thread. They are
+no proof that the code runs on a GPU.
+"""
+
+import ctypes
+import threading
+import types
+import weakref
+from importlib.machinery import ModuleSpec
+
+import numpy as np
+
+ALIGNMENT = 256
+
+
+class Device:
+    """The state of the one GPU.
+
+    Attributes:
+        blocks: memory that is allocated, by address.
+        lost: what was dropped in a thread where no context was current, which pycuda then does not release.
+        broken: why CUDA cannot be started, if it cannot.
+    """
+
+    def __init__(self):
+        self.blocks = {}
+        self.lost = []
+        self.broken = ""
+        self._pushed = {}
+        self.capturing = None
+        self.limit = 2**40
+        self.copied_bytes = 0
+        self.launches = 0
+        self.executions = []
+
+    @property
+    def current(self):
+        """Contexts that are current in this thread, one over the other."""
+        return self._pushed.get(threading.get_ident(), 0)
+
+    def push(self, count):
+        self._pushed[threading.get_ident()] = self.current + count
+
+    def allocate(self, size):
+        assert self.current, "no context is current"
+        assert size > 0
+        if size > self.limit:
+            raise FakeMemoryError("out of memory")
+        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # 0xFFFF is not a number in any float
+        address = -(-raw.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.blocks[address] = (size, raw)
+        return address
+
+    def release(self, what, address=None):
+        """Releases what a context owns, or loses it; nothing can be raised where objects are dropped."""
+        if not self.current or self.capturing is not None:
+            self.lost.append(what)
+        elif address is not None:
+            del self.blocks[address]
+
+    def check(self, address, size):
+        assert self.current, "no context is current"
+        for start, (length, _) in self.blocks.items():
+            if start <= address < start + length:
+                assert address + size <= start + length, f"{size} bytes run {address + size - start - length} over"
+                return
+        raise AssertionError(f"address {address:#x} is not allocated")
+
+    def do(self, work):
+        """Runs work of the stream, or records it."""
+        assert self.current, "no context is current"
+        work() if self.capturing is None else self.capturing.append(work)
+
+
+class FakeError(Exception):
+    pass
+
+
+class FakeMemoryError(FakeError):
+    pass
+
+
+class Owned:
+    """What a context owns; dropping it is as good as freeing it."""
+
+    def __init__(self, device, what, address=None):
+        assert device.current, "no context is current"
+        self._free = weakref.finalize(self, device.release, what, address)
+        self._free.atexit = False
+
+    def free(self):
+        self._free()
+
+
+class Allocation(Owned):
+    def __init__(self, device, size):
+        self._address = device.allocate(size)
+        super().__init__(device, f"{size} bytes", self._address)
+
+    def __int__(self):
+        return self._address
+
+
+class PageLocked(Owned):
+    """Host memory; it is the base of arrays over it."""
+
+    def __init__(self, device, shape, dtype):
+        self._memory = np.empty(shape, dtype)
+        self.__array_interface__ = self._memory.__array_interface__
+        super().__init__(device, f"{self._memory.nbytes} page-locked bytes")
+
+
+def fake_pycuda(device):
+    """The parts of `pycuda.driver` that are documented and used."""
+    locked = {}
+
+    def init():
+        if device.broken:
+            raise FakeError(device.broken)
+
+    def pagelocked_empty(shape, dtype):
+        memory = PageLocked(device, shape, dtype)
+        array = np.asarray(memory)
+        assert array.base is memory
+        locked[array.ctypes.data] = array.nbytes
+        weakref.finalize(memory, locked.pop, array.ctypes.data).atexit = False
+        return array
+
+    def check_locked(array):
+        start, end = array.ctypes.data, array.ctypes.data + array.nbytes
+        assert array.flags.c_contiguous
+        assert any(base <= start and end <= base + size for base, size in locked.items()), "not page-locked"
+
+    def memcpy_htod_async(dest, src, stream=None):
+        check_locked(src)
+        device.check(int(dest), src.nbytes)
+        device.do(lambda: ctypes.memmove(int(dest), src.ctypes.data, src.nbytes))
+
+    def memcpy_dtoh_async(dest, src, stream=None):
+        check_locked(dest)
+        device.check(int(src), dest.nbytes)
+        device.do(lambda: ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes))
+
+    def memcpy_dtod_async(dest, src, size, stream=None):
+        device.check(int(dest), size)
+        device.check(int(src), size)
+        device.copied_bytes += size
+        device.do(lambda: ctypes.memmove(int(dest), int(src), size))
+
+    def memset_d32_async(dest, data, count, stream=None):
+        device.check(int(dest), 4 * count)
+        device.do(lambda: np.copyto(view(int(dest), (count,), np.uint32), np.uint32(data)))
+
+    class Memcpy2D:
+        def set_src_device(self, address):
+            self.source = int(address)
+
+        def set_dst_device(self, address):
+            self.target = int(address)
+
+        def __call__(self, stream):
+            span = (self.height - 1) * np.array([self.src_pitch, self.dst_pitch]) + self.width_in_bytes
+            assert self.width_in_bytes <= min(self.src_pitch, self.dst_pitch)
+            device.check(self.source, int(span[0]))
+            device.check(self.target, int(span[1]))
+            device.copied_bytes += self.height * self.width_in_bytes
+            steps = [
+                (self.target + row * self.dst_pitch, self.source + row * self.src_pitch) for row in range(self.height)
+            ]
+            device.do(lambda: [ctypes.memmove(to, start, self.width_in_bytes) for to, start in steps])
+
+    class Context:
+        def push(self):
+            device.push(1)
+
+        @staticmethod
+        def pop():
+            device.push(-1)
+
+    class Stream(Owned):
+        handle = 4711
+
+        def __init__(self):
+            super().__init__(device, "a stream")
+
+        def synchronize(self):
+            assert device.capturing is None, "a capturing stream must not be waited for"
+
+    class Event(Owned):
+        def __init__(self):
+            super().__init__(device, "an event")
+
+        def record(self, stream):
+            assert isinstance(stream, Stream)
+
+        def synchronize(self):
+            assert device.capturing is None
+
+    class CudaDevice:
+        def __init__(self, index):
+            assert index == 0
+
+        @staticmethod
+        def count():
+            return 1
+
+        def name(self):
+            return "Orin"
+
+        def compute_capability(self):
+            return (8, 7)
+
+        def retain_primary_context(self):
+            return Context()
+
+    module = new_module("pycuda.driver")
+    module.init, module.Error = init, FakeError
+    module.mem_alloc = lambda size: Allocation(device, size)
+    module.MemoryError = FakeMemoryError
+    module.Device, module.Context, module.Stream, module.Event = CudaDevice, Context, Stream, Event
+    for function in (pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async, memset_d32_async):
+        setattr(module, function.__name__, function)
+    module.Memcpy2D = Memcpy2D
+    return module
+
+
+class FakeDriver:
+    """libcuda's graph functions."""
+
+    def __init__(self, device):
+        self._device, self._graphs, self._count = device, {}, 0
+        self.fail = ""
+
+    def __getattr__(self, name):
+        steps = {
+            "cuStreamBeginCapture_v2": self._begin,
+            "cuStreamEndCapture": self._end,
+            "cuGraphInstantiateWithFlags": self._instantiate,
+            "cuGraphLaunch": self._launch,
+            "cuGraphExecDestroy": lambda executable: self._graphs[executable.value],
+            "cuGraphDestroy": lambda graph: self._graphs.pop(graph.value),
+        }
+
+        def call(*arguments):
+            if name == self.fail:
+                return 719
+            steps[name](*arguments)
+            return 0
+
+        return call
+
+    def _begin(self, stream, mode):
+        assert stream.value == 4711 and mode == 1 and self._device.capturing is None
+        self._device.capturing = []
+
+    def _end(self, stream, graph):
+        self._count += 1
+        number = self._count
+        self._graphs[number] = self._device.capturing
+        self._device.capturing = None
+        graph._obj.value = number
+
+    def _instantiate(self, executable, graph, flags):
+        assert isinstance(flags, ctypes.c_ulonglong)
+        executable._obj.value = graph.value
+
+    def _launch(self, executable, stream):
+        self._device.launches += 1
+        for work in self._graphs[executable.value]:
+            work()
+
+
+def view(address, shape, dtype):
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = (ctypes.c_uint8 * size).from_address(address)
+    return np.frombuffer(buffer, dtype).reshape(shape)
+
+
+def new_module(name):
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    return module
