@@ -12,6 +12,7 @@ from penguin_engine.loading import open_runtime
 from penguin_engine.manifest import Manifest
 from penguin_models.errors import EngineError
 from penguin_models.types import Size
+from penguin_ros.cli import bench_engine as cli_bench_engine
 from penguin_ros.cli import build
 
 
@@ -67,6 +68,14 @@ def test_bench_session_with_a_runtime(cli, exported, monkeypatch):
     assert report["runtime"] == "onnx" and report["sessions"][0]["visual_tokens"] == 391
 
 
+def test_bench_session_shows_what_it_has_measured_before_it_fails(cli, exported, monkeypatch):
+    monkeypatch.setattr("penguin_engine.bench_session._REPEATS", 1)
+    arguments = ("bench", "session", "--model", exported(profile="onnxruntime"), "--runtime", "onnx")
+    result = cli(*arguments, "--tokens", 400, "--tokens", 60_000)
+    assert result.code == 1 and "a memory of 60400 visual tokens needs" in result.err
+    assert [line.split()[0] for line in result.out.splitlines()[1:]] == ["visual", "391"]
+
+
 def test_bench_engine(cli, checkpoint, tmp_path, monkeypatch):
     measured = {"encode_patches_per_s": 10.0, "prefill_tokens_per_s": 20.0, "decode_tokens_per_s": 3.5, "load_s": 1.0}
     monkeypatch.setattr(bench_engine, "_in_own_process", lambda variant, settings: measured)
@@ -78,6 +87,28 @@ def test_bench_engine(cli, checkpoint, tmp_path, monkeypatch):
     assert report["machine"]["cores"] >= 1 and "onnxruntime" in report["machine"]["versions"]
     text = cli(*arguments).out
     assert "3.50" in text and "memory bandwidth, GB/s" in text and "no sensor" in text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "sensors", "note"),
+    [
+        (None, False, [], "no sensor that can be read on this machine"),
+        (None, False, ["processor"], ""),
+        (
+            "H100",
+            False,
+            ["processor"],
+            "of H100 not measured, its sensor is read with nvidia-ml-py: pip install nvidia",
+        ),
+        ("H100", True, [], "no sensor that can be read"),
+        ("H100", True, ["gpu"], ""),
+        ("Orin", False, ["board"], ""),
+    ],
+)
+def test_energy_that_was_not_measured(monkeypatch, gpu, installed, sensors, note):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    found = cli_bench_engine._energy_note(gpu, [{"joules_by_sensor": dict.fromkeys(sensors, 1.0)}])
+    assert found.startswith(note) and bool(found) == bool(note)
 
 
 @pytest.mark.parametrize("arguments", [["--variant", "fast:int8"], ["--variant", "onnx:int7"]])
