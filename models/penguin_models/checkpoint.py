@@ -7,6 +7,7 @@ the released layout. Nothing is ever initialised at random where a tensor is mis
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def save_pretrained(
         (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         processor.save_pretrained(staging)
         written = {file.name for file in staging.iterdir()}
+        for weights in staging.glob("*.safetensors"):  # which are written for nobody else to read
+            shutil.copymode(staging / "config.json", weights)
         for name in written:
             (staging / name).replace(folder / name)
         for stale in folder.glob("model*.safetensors*"):

@@ -76,7 +76,7 @@ def run_on_ray(
     try:
         import ray
     except ImportError as err:
-        raise EvaluationError("--ray needs the package ray: pip install 'penguin-vl[ray]', on every machine") from err
+        raise EvaluationError("--ray needs the package ray: pip install ray, on every machine") from err
     try:
         ray.init(address=address, log_to_driver=False)
     except ConnectionError as err:

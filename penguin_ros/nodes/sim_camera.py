@@ -1,7 +1,7 @@
 """A camera that looks at the simulated table-top, live: images, and the truth about each of them on its own topic.
 
 Things appear, move, fall and leave now and then, as training/penguin_training/tabletop tells it. Needs PyBullet:
-`pip install 'penguin-vl[sim]'`.
+`pip install pybullet`.
 """
 
 from __future__ import annotations

@@ -40,6 +40,13 @@ def test_saving_over_shards_leaves_no_stale_shard(model, processor, tmp_path):
     assert_same_weights(model, load_pretrained(tmp_path)[0])
 
 
+def test_whoever_may_read_other_new_files_may_read_the_weights(model, processor, tmp_path):
+    save_pretrained(model, processor, tmp_path / "saved")
+    (tmp_path / "other").touch()
+    modes = {file.stat().st_mode for file in [*(tmp_path / "saved").iterdir(), tmp_path / "other"]}
+    assert len(modes) == 1
+
+
 def test_saved_names_are_the_released_ones(model, processor, checkpoint, tmp_path):
     save_pretrained(model, processor, tmp_path)
     saved, released = load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors")

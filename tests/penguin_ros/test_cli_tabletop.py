@@ -8,7 +8,7 @@ from PIL import Image
 
 from penguin_ros.cli.main import main
 
-pytest.importorskip("pybullet_data", reason="PyBullet is not installed: pip install 'penguin-vl[sim]'")
+pytest.importorskip("pybullet_data", reason="PyBullet is not installed: pip install pybullet")
 
 
 @pytest.fixture

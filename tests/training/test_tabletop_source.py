@@ -15,7 +15,7 @@ from penguin_training.tabletop.dataset import Mixture, TabletopSettings
 from penguin_training.tabletop.writer import WriterSettings, write
 from penguin_training.tabletop_source import open_scenes, read_scene
 
-pytest.importorskip("pybullet", reason="PyBullet is not installed: pip install 'penguin-vl[sim]'")
+pytest.importorskip("pybullet", reason="PyBullet is not installed: pip install pybullet")
 
 MIXTURE = {"image": 3, "pair": 1, "clip": 1, "chart": 1, "text": 1}
 

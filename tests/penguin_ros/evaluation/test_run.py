@@ -327,7 +327,7 @@ def test_a_process_that_is_killed_loses_nothing(run, monkeypatch):
 
 def test_ray_that_is_not_installed(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install 'penguin-vl\[ray\]'"):
+    with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install ray"):
         run(ray="local")
 
 

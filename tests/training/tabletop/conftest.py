@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
     if find_spec("pybullet") is None:
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
-                item.add_marker(pytest.mark.skip(reason="PyBullet is not installed: pip install 'penguin-vl[sim]'"))
+                item.add_marker(pytest.mark.skip(reason="PyBullet is not installed: pip install pybullet"))
 
 
 class Maker:

@@ -36,10 +36,10 @@ def test_odd_shapes_differ():
 
 def test_without_pybullet_the_error_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pybullet_data", None)
-    with pytest.raises(TabletopError, match=r"pip install 'penguin-vl\[sim\]'"):
+    with pytest.raises(TabletopError, match=r"pip install pybullet"):
         bullet.assets()
     monkeypatch.setitem(sys.modules, "pybullet", None)
     bullet.bullet.cache_clear()
-    with pytest.raises(TabletopError, match=r"pip install 'penguin-vl\[sim\]'"):
+    with pytest.raises(TabletopError, match=r"pip install pybullet"):
         bullet.bullet()
     bullet.bullet.cache_clear()

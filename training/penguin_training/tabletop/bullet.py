@@ -11,7 +11,7 @@ from typing import Any
 
 from penguin_models.errors import TabletopError
 
-_MISSING = "the simulated table-top needs PyBullet: pip install 'penguin-vl[sim]'"
+_MISSING = "the simulated table-top needs PyBullet: pip install pybullet"
 
 
 @lru_cache(maxsize=1)
