@@ -24,11 +24,12 @@ class Releases:
 
     def __init__(self, current: Callable[[], AbstractContextManager[None]]):
         self._waiting: deque[Release] = deque()
-        weakref.finalize(self, _run_last, current, self._waiting)  # with the last owner, or when Python ends
+        last = weakref.finalize(self, _run_last, current, self._waiting)
+        last.atexit = False  # what a process still holds at its end goes with it, and the context may be gone
 
     def after(self, owner: object, release: Release) -> None:
         """When nobody holds the owner any more, `release` waits here to be called; it must not hold the owner."""
-        weakref.finalize(owner, self._put, release)
+        weakref.finalize(owner, self._put, release).atexit = False
 
     def run(self) -> None:
         """Releases what waits; the context must be current, and its stream not being recorded."""
