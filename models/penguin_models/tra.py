@@ -132,7 +132,8 @@ def strict_sizes(
     best = allocation(smallest, smallest)
     if (needed := best.total_tokens(kinds)) > max_tokens:
         raise BudgetError(
-            f"{len(kinds)} frames need at least {needed} visual tokens ({smallest.area // factor**2} each), "
+            f"{'one frame needs' if len(kinds) == 1 else f'{len(kinds)} frames need'} at least {needed} visual tokens "
+            f"({smallest.area // factor**2} each), "
             f"the budget is {max_tokens}; raise it, or use fewer frames"
         )
     low, high = 0, math.ceil(key_area)

@@ -64,7 +64,7 @@ def test_strict_refuses_only_what_cannot_fit(native, labels, m, minimum):
     """One token less than the smallest allocation is refused, with the number that is needed; that number fits."""
     with pytest.raises(BudgetError) as refused:
         strict_sizes(native, labels, m, minimum, max_tokens=0)
-    needed = int(str(refused.value).split("need at least ")[1].split()[0])
+    needed = int(str(refused.value).split(" at least ")[1].split()[0])
     assert strict_sizes(native, labels, m, minimum, needed).total_tokens(labels) <= needed
     with pytest.raises(BudgetError):
         strict_sizes(native, labels, m, minimum, needed - 1)
