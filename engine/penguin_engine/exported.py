@@ -1,4 +1,4 @@
-"""What runtimes of exported folders share: embeddings of prompts, and frames packed for the vision graph. No torch.
+"""What runtimes of exported folders share: embeddings of prompts, frames packed for the vision graph, caches. No torch.
 
 Axes: N patches of all frames; F frames; L patches of the longest frame; T visual tokens.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penguin_engine.manifest import EMBEDDINGS, Manifest
-from penguin_engine.runtime import Part, part_length
+from penguin_engine.runtime import Part, check_fits, part_length
 from penguin_models.errors import EngineError
 from penguin_models.types import Int64Array, PatchedImage, Size
 
@@ -42,6 +42,31 @@ class HostVisualTokens:
     def length(self) -> int:
         """Visual tokens."""
         return int(self.embeddings.shape[0])
+
+
+class ReservedCache:
+    """What caches in memory that is reserved once have in common: how much they hold, and what still fits."""
+
+    def __init__(self, max_length: int):
+        self._max_length = max_length
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        """Forgets everything after the first `length` tokens."""
+        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
+        self._length = length
+
+    def _count(self, parts: Sequence[Part]) -> int:
+        """Tokens that are to be appended, of which there are some, and which fit."""
+        new = sum(part_length(part) for part in parts)
+        check_fits(self._length + new, self._max_length, "the cache")
+        assert new > 0, "nothing to append"
+        return new
 
 
 class EmbeddingTable:

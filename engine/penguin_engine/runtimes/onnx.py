@@ -19,12 +19,13 @@ from penguin_engine.exported import (
     Array,
     EmbeddingTable,
     HostVisualTokens,
+    ReservedCache,
     check_precision,
     encode_in_passes,
 )
 from penguin_engine.manifest import DECODER, PROFILES, VISION, DecoderShape, Manifest
 from penguin_engine.onnx_session import Device, open_session, run
-from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
+from penguin_engine.runtime import Part, RuntimeInfo, check_fits
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
@@ -108,39 +109,26 @@ class OnnxRuntime:
         return tokens
 
 
-class OnnxCache:
+class OnnxCache(ReservedCache):
     """A `Cache` in memory reserved once."""
 
     def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
+        super().__init__(max_length)
         self._session, self._table = session, table
         self._dtype, self._vocab = manifest.dtype, manifest.decoder.vocab
-        self._max_length = max_length
-        self._length = 0
         self._binding: Any = session.io_binding()
         profile = PROFILES[manifest.profile]
         memory = _Rows if profile.cache == "rows" else _Buffers
         self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.cache_dtype, device, max_length)
         self._inputs = _gqa_inputs if profile.contrib else _position_inputs
 
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return self._length
-
     def append(self, parts: Sequence[Part]) -> Float32Array:
         """Extends the cache; see `Cache.append`."""
-        new = sum(part_length(part) for part in parts)
-        check_fits(self._length + new, self._max_length, "the cache")
-        assert new > 0, "nothing to append"
+        new = self._count(parts)
         embeddings = self._table.embed(parts)
         for start in range(0, new, TOKENS_PER_STEP):
             logits = self._step(embeddings[start : start + TOKENS_PER_STEP])
         return logits
-
-    def truncate(self, length: int) -> None:
-        """Forgets everything after the first `length` tokens."""
-        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
-        self._length = length
 
     def close(self) -> None:
         """Frees the memory."""
