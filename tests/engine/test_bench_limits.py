@@ -19,6 +19,21 @@ def test_limits_of_this_cpu(monkeypatch):
     assert torch.get_num_threads() == threads
 
 
+def test_products_of_a_cpu_are_as_fast_as_the_faster_library(monkeypatch):
+    monkeypatch.setattr(bench_limits, "_MATRIX", {"cpu": 128})
+    cpu = torch.device("cpu")
+    rates = {}
+    for faster in ("torch", "onnxruntime"):
+
+        def best(run, place, faster=faster):
+            run()  # both must run at all
+            return 1.0 if ("_onnx_product" in run.__qualname__) == (faster == "onnxruntime") else 3.0
+
+        monkeypatch.setattr(bench_limits, "_best", best)
+        rates[faster] = bench_limits._multiply_seconds(cpu, torch.float32, 1)
+    assert rates == {"torch": 1.0, "onnxruntime": 1.0}
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "dtype"),
     [
