@@ -157,7 +157,10 @@ class Journal:
         """Complete lines."""
         if not self._path.exists():
             return []
-        return self._path.read_text(encoding="utf-8").split("\n")[:-1]
+        try:
+            return self._path.read_text(encoding="utf-8").split("\n")[:-1]
+        except UnicodeDecodeError as err:
+            raise EvaluationError(f"{self._path} is damaged ({err}); discard it with --overwrite") from err
 
     def _add(self, progress: Progress, number: int, value: dict[str, object]) -> None:
         try:

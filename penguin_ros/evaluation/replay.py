@@ -134,19 +134,15 @@ def _replay(job: BagJob, arms: Sequence[Arm], meter: Meter | None, sink: Sink) -
     waiting = job.asked()
     for image in job.recording.read():
         while waiting and waiting[0].stamp_ns < image.ref.stamp_ns:
-            _ask(job, arms, waiting.pop(0), gate.newest, meter, sink)
+            _ask(job, arms, waiting.pop(0), gate, meter, sink, last=not waiting)
         if not waiting:
             break
         frame = gate.take(image)
         if frame is not None:
             for arm in arms:
                 arm.see(frame)
-    for asked in waiting:
-        _ask(job, arms, asked, gate.newest, meter, sink)
-    for arm in arms:
-        if isinstance(arm, MemoryArm):
-            for timeline in arm.log.timelines.values():
-                sink.timeline(gate.count(timeline))
+    while waiting:
+        _ask(job, arms, waiting.pop(0), gate, meter, sink, last=not waiting)
 
 
 class _Gate:
@@ -178,13 +174,17 @@ class _Gate:
 
 
 def _ask(
-    job: BagJob, arms: Sequence[Arm], asked: Asked, newest: dict[str, Frame], meter: Meter | None, sink: Sink
+    job: BagJob, arms: Sequence[Arm], asked: Asked, gate: _Gate, meter: Meter | None, sink: Sink, last: bool
 ) -> None:
     for arm in arms:
-        if (arm.name in ONE_CAMERA and len(asked.cameras) > 1) or job.finished(asked, arm.name) is not None:
-            continue
-        outcome, joules = attempt(partial(arm.ask, asked), meter)
-        sink.answer(answer_record(job, asked, arm.name, outcome, newest, sink, joules=joules))
+        impossible = arm.name in ONE_CAMERA and len(asked.cameras) > 1
+        if not impossible and job.finished(asked, arm.name) is None:
+            outcome, joules = attempt(partial(arm.ask, asked), meter)
+            sink.answer(answer_record(job, asked, arm.name, outcome, gate.newest, sink, joules=joules))
+        # With the last answer at once: with all of them there, the memory is not replayed again.
+        if last and isinstance(arm, MemoryArm):
+            for timeline in arm.log.timelines.values():
+                sink.timeline(gate.count(timeline))
 
 
 def attempt(ask: Callable[[], T], meter: Meter | None = None) -> tuple[T | PenguinError, float | None]:

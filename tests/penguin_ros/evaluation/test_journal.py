@@ -94,6 +94,13 @@ def test_damaged_lines_are_numbered(tmp_path, damage):
         journal_of(tmp_path).read()
 
 
+def test_a_file_that_is_no_text(tmp_path):
+    file = write(tmp_path, record())
+    file.write_bytes(file.read_bytes() + b"\xff\xfe\n")
+    with pytest.raises(EvaluationError, match=r"bag.jsonl is damaged \(.*\); discard it with --overwrite"):
+        journal_of(tmp_path).read()
+
+
 def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
     journal, made = journal_of(tmp_path), []
     Journal(tmp_path, "other bag", "run", "images").picture("other bag/a.jpg", lambda: b"other")

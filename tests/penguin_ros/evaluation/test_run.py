@@ -140,6 +140,23 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
     assert verdicts(run(third)) == verdicts(whole) and third.asked == [] and third.encoded == 0
 
 
+def test_a_run_that_stops_at_another_arms_last_question_keeps_the_time_line_of_the_memory(run, scripted):
+    whole = run(out="whole")
+
+    def stop_at_the_fourth(asked, numbers):
+        if len(runtime.asked) == 4:
+            raise StopHere
+        return " ".join(map(str, numbers))
+
+    runtime = scripted(stop_at_the_fourth)
+    with pytest.raises(StopHere):
+        run(runtime)
+    resumed = run(scripted())
+    assert [(line.bag, line.arm, line.tokens) for line in resumed.timelines] == [
+        (line.bag, line.arm, line.tokens) for line in whole.timelines
+    ]
+
+
 def test_expectations_may_change_without_asking_again(run, scripted, asked):
     run()
     runtime = scripted()
