@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from PIL import Image
+from report_example import make
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from penguin_engine.runtime import RuntimeInfo, check_fits, part_length
+from penguin_ros.evaluation.report.page import render
 from penguin_ros.message_types import typestore
 
 START_NS = 1_700_000_000_000_000_000
@@ -152,3 +155,18 @@ def scripted(processor):
         return ScriptedRuntime(processor, answer)
 
     return make
+
+
+@pytest.fixture
+def result_folder(tmp_path):
+    """A folder of results with the pictures of both cameras."""
+    (tmp_path / "frames").mkdir()
+    for name, colour in (("front", "tan"), ("rear", "gray")):
+        Image.new("RGB", (320, 240), colour).save(tmp_path / "frames" / f"{name}.jpg")
+    return tmp_path
+
+
+@pytest.fixture
+def two_arms(result_folder):
+    """The page of two arms, of which each is right where the other is wrong."""
+    return render([make({"memory": "rrwr", "last-4": "wrwr"})], [result_folder])
