@@ -164,9 +164,8 @@ def _build_plans(folder: Path, device: str) -> None:
     if importlib.util.find_spec("tensorrt") is None or importlib.util.find_spec("pycuda") is None:
         raise EngineError("variants of tensorrt need tensorrt and pycuda, which are not installed; see docs/jetson.md")
     from penguin_engine.build import BuildOptions, build
-    from penguin_engine.runtimes.tensorrt import this_machine
 
-    build(folder, this_machine(device), BuildOptions(limits=PlanLimits(_PLAN_TOKENS, _PLAN_PATCHES)))
+    build(folder, device, BuildOptions(limits=PlanLimits(_PLAN_TOKENS, _PLAN_PATCHES)))
 
 
 def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from penguin_engine.energy import EnergyMeter
 from penguin_engine.generation import Sampling
+from penguin_engine.gpu_memory import gpu_bytes
 from penguin_engine.loading import open_runtime
 from penguin_engine.memory import MemoryConfig
 from penguin_engine.runtime import Runtime
@@ -67,7 +68,7 @@ class WorkerSettings:
 
 def measure(settings: WorkerSettings) -> dict[str, Any]:
     """Opens a variant and measures it."""
-    before, of_gpu = resident_bytes(), gpu_bytes(settings.device)
+    of_gpu, before = gpu_bytes(settings.device), resident_bytes()
     if settings.kind == "transformers":
         return _measure_transformers(settings, before) | _gpu_growth(settings.device, of_gpu)
     start = time.perf_counter()
@@ -192,16 +193,6 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """Most memory that this process has had (Linux)."""
     return _status("VmHWM")
-
-
-def gpu_bytes(device: str) -> int | None:
-    """GPU memory in use now, by all processes; None on a CPU."""
-    if device == "cpu":
-        return None
-    import torch
-
-    free, total = torch.cuda.mem_get_info(int(device.partition(":")[2] or 0))
-    return int(total - free)
 
 
 def _gpu_growth(device: str, before: int | None) -> dict[str, int]:

@@ -8,7 +8,6 @@ them are complete.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,15 +19,17 @@ import tensorrt as trt
 from penguin_engine.manifest import DECODER, VISION, Manifest, hash_files
 from penguin_engine.plan_shapes import PlanLimits, ShapeProfile, decoder_profiles, plan_shapes, vision_profiles
 from penguin_engine.plans import (
+    BUILDING,
     DECODER_PLAN,
     FOLDER,
     TIMING_CACHE,
     VISION_PLAN,
-    Machine,
     PlanManifest,
     check_buildable,
     export_hash,
 )
+from penguin_engine.runtimes.tensorrt import CudaDevice
+from penguin_engine.staging import put_into_place, staging, writing
 from penguin_models.errors import EngineError
 
 Progress = Callable[[str, int, int], None]
@@ -52,7 +53,7 @@ class BuildOptions:
 
 def build(
     folder: Path,
-    machine: Machine,
+    device: str = "cuda",
     options: BuildOptions | None = None,
     progress: Progress = lambda phase, done, steps: None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -61,39 +62,39 @@ def build(
 
     Args:
         folder: made by `penguin-vl export`.
-        machine: this one.
+        device: "cuda" or "cuda:N", on which the plans are to run.
         options: how.
         progress: called as the build goes on, from TensorRT's threads.
         cancelled: asked between two steps; a cancelled build leaves what was there before.
 
     Raises:
-        EngineError: the folder is damaged, TensorRT here cannot build it, or the build failed or was cancelled.
+        EngineError: there is no such GPU, the folder is damaged, TensorRT here cannot build it, or the build failed or
+            was cancelled.
     """
     options = options or BuildOptions()
+    gpu = CudaDevice(device)
     manifest = Manifest.read(folder)
-    precision = check_buildable(manifest, options.precision, machine, folder)
+    precision = check_buildable(manifest, options.precision, gpu.machine, folder)
     manifest.verify(folder)
     target = folder / FOLDER
-    target.mkdir(exist_ok=True)
-    builder = _PlanBuilder(folder, target / TIMING_CACHE, options, progress, cancelled)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as temporary:
-        staging = Path(temporary) / FOLDER
-        staging.mkdir()
-        builder.build(VISION, staging / VISION_PLAN, vision_profiles(manifest, options.limits))
-        builder.build(DECODER, staging / DECODER_PLAN, decoder_profiles(manifest, options.limits))
-        files = hash_files(staging, [VISION_PLAN, DECODER_PLAN])
+    with staging(folder / BUILDING, target) as temporary, writing(target):
+        target.mkdir(exist_ok=True)
+        staged = temporary / FOLDER
+        staged.mkdir()
+        with gpu.active():  # TensorRT builds for the GPU that is current in the thread, without one for the first
+            _PlanBuilder(folder, target / TIMING_CACHE, options, progress, cancelled).build(manifest, staged)
+        files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
         plan = PlanManifest(
-            machine, precision, options.limits, plan_shapes(manifest, options.limits), export_hash(folder), files
+            gpu.machine, precision, options.limits, plan_shapes(manifest, options.limits), export_hash(folder), files
         )
-        plan.write(staging)
-        shutil.copy2(target / TIMING_CACHE, staging / TIMING_CACHE)
-        target.rename(Path(temporary) / "replaced")
-        staging.rename(target)
+        plan.write(staged)
+        shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
+        put_into_place(staged, target, temporary / "replaced")
     return plan
 
 
 class _PlanBuilder:
-    """Builds one plan after the other with one timing cache."""
+    """Builds one plan after the other with one timing cache; its GPU must be current as long as it lives."""
 
     def __init__(
         self, folder: Path, cache: Path, options: BuildOptions, progress: Progress, cancelled: Callable[[], bool]
@@ -103,8 +104,13 @@ class _PlanBuilder:
         self._logger = _Logger()
         self._builder = trt.Builder(self._logger)
 
-    def build(self, graph: str, plan: Path, profiles: list[ShapeProfile]) -> None:
-        """Builds the plan of a graph."""
+    def build(self, manifest: Manifest, target: Path) -> None:
+        """Builds the plans of an exported folder."""
+        limits = self._options.limits
+        self._build(VISION, target / VISION_PLAN, vision_profiles(manifest, limits))
+        self._build(DECODER, target / DECODER_PLAN, decoder_profiles(manifest, limits))
+
+    def _build(self, graph: str, plan: Path, profiles: list[ShapeProfile]) -> None:
         network = self._parse(graph)
         _fix_buffers(network, profiles)
         config = self._builder.create_builder_config()

@@ -31,12 +31,11 @@ class CudaGraph:
         self._driver = load_driver()
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._stream = ctypes.c_void_p(stream)
-        self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         try:
-            work()
-        finally:  # a stream that is left capturing can never be used again
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
+            self._record(work)
+        except BaseException:  # nobody gets what could be closed
+            self.close()
+            raise
 
     def launch(self) -> None:
         """Puts the recorded work onto the stream."""
@@ -49,6 +48,14 @@ class CudaGraph:
         if self._graph:
             self._call("cuGraphDestroy", self._graph)
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
+
+    def _record(self, work: Callable[[], None]) -> None:
+        self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
+        try:
+            work()
+        finally:  # a stream that is left capturing can never be used again
+            self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
 
     def _call(self, name: str, *arguments: Any) -> None:
         result = getattr(self._driver, name)(*arguments)

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 _SAMPLE_PERIOD_S = 0.05
-_WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "5V_IN", "VIN_SYS_5V0")
-"""Labels of the rail that feeds a whole Jetson module; the others are parts of it."""
+_WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "5V_IN")
+"""Labels of the rail that feeds a whole Jetson module (Orin NX and Nano, Xavier NX, Nano); the others are parts of it.
+Where there is none (AGX), the module takes what its rails take together."""
+_NOT_ADDED = ("", "NC", "VDDQ_VDD2_1V8AO")
+"""Labels of channels without a rail, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
 
 
 class EnergySource(Protocol):
@@ -124,12 +127,10 @@ class _Ina3221:
     def find(cls, root: Path) -> _Ina3221 | None:
         rails = {}
         for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in[1-3]_label")):
-            channel = label.name[2]
-            rails[label.read_text().strip()] = (
-                label.parent / f"in{channel}_input",
-                label.parent / f"curr{channel}_input",
-            )
-        whole = [rails[name] for name in _WHOLE_BOARD if name in rails]
+            name, channel = _text(label).strip(), label.name[2]
+            if name not in _NOT_ADDED:
+                rails[name] = (label.parent / f"in{channel}_input", label.parent / f"curr{channel}_input")
+        whole = [rails[name] for name in _WHOLE_MODULE if name in rails]
         chosen = whole[:1] or list(rails.values())
         return cls(chosen) if chosen and all(_number(f) is not None for rail in chosen for f in rail) else None
 

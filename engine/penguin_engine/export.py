@@ -12,7 +12,6 @@ Weights stream from the checkpoint into their files. Neither torch nor transform
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +31,17 @@ from penguin_engine.manifest import (
     DECODER,
     DTYPES,
     EMBEDDINGS,
-    MANIFEST,
     PROFILES,
     VISION,
     DecoderShape,
     Manifest,
     Profile,
+    exported_names,
     hash_files,
 )
-from penguin_engine.plans import FOLDER, TIMING_CACHE
-from penguin_engine.quantize import Quantization
+from penguin_engine.plans import BUILDING, DECODER_PLAN, FOLDER, PLAN_MANIFEST, TIMING_CACHE, VISION_PLAN
+from penguin_engine.quantize import REPORT, Quantization
+from penguin_engine.staging import check_movable, put_into_place, staging, writing
 from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, UInt8Array
@@ -75,8 +75,8 @@ class ExportOptions:
 def export(model: str | Path, folder: str | Path, options: ExportOptions | None = None) -> Manifest:
     """Exports a checkpoint.
 
-    The folder appears when it is complete; one that an earlier export made is replaced with all that is in it, but for
-    what TensorRT timed when its plans were built.
+    The folder appears when it is complete; one that an earlier export made is replaced, its plans too, but for what
+    TensorRT timed when they were built. A folder that holds anything else is left alone.
 
     Args:
         model: checkpoint folder, or `owner/name` on the model hub.
@@ -85,59 +85,60 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
 
     Raises:
         CheckpointError: the checkpoint is missing or incomplete.
-        EngineError: an option is unknown, the folder holds something else, or the model cannot be exported so.
+        EngineError: an option is unknown, the folder holds something else or cannot be written, or the model cannot be
+            exported so.
     """
     options = options or ExportOptions()
-    folder = Path(folder).expanduser()
     profile = _profile(options.profile)
-    _check_replaceable(folder)
+    folder = Path(folder).expanduser()
+    with writing(folder):
+        folder = folder.resolve()
+        _check_replaceable(folder)
     checkpoint, stored, processor = open_checkpoint(model)
     _check_operators(profile, options.quantization)
     types = _types(options, profile, str(stored_dtype(stored)).removeprefix("torch."))
     shape, frequencies = decoder_shape(checkpoint)
-    calibration = options.calibration
-    if calibration is None and (options.quantization or "float16" in vars(types).values()):
-        calibration = _calibrate(model, stored_dtype(stored), options)
-    source = _Source(CheckpointWeights(stored), profile, calibration, options.quantization)
-    source.check(shape, types)
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        staging = Path(temporary) / "export"
-        processor.save_pretrained(staging)
-        tokenizer = sorted(file.name for file in staging.iterdir())
-        tied = checkpoint.config.tie_word_embeddings
-        _write_embeddings(staging / EMBEDDINGS, source.weights, types.decoder)
-        with WeightFile(staging / f"{VISION}.data") as file:
-            layers = source.layers("vision", file, types.vision)
-            build_vision(layers, checkpoint.config.encoder, shape.hidden, types.decoder)
-            layers.graph.save(staging / VISION)
-        with WeightFile(staging / f"{DECODER}.data") as file:
-            layers = source.layers("decoder", file, types.decoder, shape.layers)
-            build_decoder(layers, shape, frequencies, types.cache, staging / EMBEDDINGS if tied else None)
-            layers.graph.save(staging / DECODER)
-        manifest = Manifest(
-            source=str(model),
-            profile=profile.name,
-            opset=source.opset,
-            dtype=types.decoder,
-            cache_dtype=types.cache,
-            vision_dtype=types.vision,
-            patch_dim=checkpoint.config.encoder.patch_dim,
-            decoder=shape,
-            image_token_id=processor.image_token_id,
-            end_token_ids=processor.end_token_ids,
-            preprocessor=processor.images.to_dict(),
-            tokenizer=tuple(tokenizer),
-            quantization=options.quantization.describe() if options.quantization else None,
-            activation_ranges=calibration.summary() if calibration else {},
-            files=hash_files(staging, [file.name for file in staging.iterdir()]),
-        )
-        manifest.write(staging)
-        if folder.exists():
-            _keep_timings(folder, staging)
-            folder.rename(Path(temporary) / "replaced")
-        staging.rename(folder)
+    with staging(folder.parent / f".{folder.name}.exporting", folder) as temporary:
+        calibration = options.calibration
+        if calibration is None and (options.quantization or "float16" in vars(types).values()):
+            calibration = _calibrate(model, stored_dtype(stored), options)
+        source = _Source(CheckpointWeights(stored), profile, calibration, options.quantization)
+        source.check(shape, types)
+        with writing(folder):
+            staged = temporary / "export"
+            processor.save_pretrained(staged)
+            tokenizer = sorted(file.name for file in staged.iterdir())
+            tied = checkpoint.config.tie_word_embeddings
+            _write_embeddings(staged / EMBEDDINGS, source.weights, types.decoder)
+            with WeightFile(staged / f"{VISION}.data") as file:
+                layers = source.layers("vision", file, types.vision)
+                build_vision(layers, checkpoint.config.encoder, shape.hidden, types.decoder)
+                layers.graph.save(staged / VISION)
+            with WeightFile(staged / f"{DECODER}.data") as file:
+                layers = source.layers("decoder", file, types.decoder, shape.layers)
+                build_decoder(layers, shape, frequencies, types.cache, staged / EMBEDDINGS if tied else None)
+                layers.graph.save(staged / DECODER)
+            manifest = Manifest(
+                source=str(model),
+                profile=profile.name,
+                opset=source.opset,
+                dtype=types.decoder,
+                cache_dtype=types.cache,
+                vision_dtype=types.vision,
+                patch_dim=checkpoint.config.encoder.patch_dim,
+                decoder=shape,
+                image_token_id=processor.image_token_id,
+                end_token_ids=processor.end_token_ids,
+                preprocessor=processor.images.to_dict(),
+                tokenizer=tuple(tokenizer),
+                quantization=options.quantization.describe() if options.quantization else None,
+                activation_ranges=calibration.summary() if calibration else {},
+                files=hash_files(staged, [file.name for file in staged.iterdir()]),
+            )
+            manifest.write(staged)
+            _check_replaceable(folder)  # again: the work may have taken hours
+            _keep_timings(folder, staged)
+            put_into_place(staged, folder, temporary / "replaced")
     return manifest
 
 
@@ -241,8 +242,27 @@ def _calibrate(model: str | Path, stored: torch.dtype, options: ExportOptions) -
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
+    """Raises EngineError where a folder cannot be renamed, or holds what neither an export nor its build wrote."""
+    check_movable(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    own = exported_names(folder)
+    if own is None:
         raise EngineError(f"{folder} exists and is no exported folder; choose another, nothing was changed")
+    if other := _not_written_here(folder, own):
+        raise EngineError(
+            f"{folder} would be replaced, and {other} is no part of the export in it; choose another folder or move it "
+            "away, nothing was changed"
+        )
+
+
+def _not_written_here(folder: Path, own: set[str]) -> Path | None:
+    """The first file that is neither one of the export's own nor what `quantize` and `build` add to them."""
+    plans = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, Path(TIMING_CACHE).with_suffix(".partial").name}
+    inner = folder / FOLDER
+    found = [path for path in folder.iterdir() if path.name not in own | {REPORT, FOLDER, BUILDING}]
+    found += [path for path in inner.iterdir() if path.name not in plans] if inner.is_dir() else []
+    return min(found, default=None)
 
 
 def _keep_timings(earlier: Path, folder: Path) -> None:

@@ -170,7 +170,7 @@ class Manifest:
             )
         try:
             manifest = cls._parse(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError, KeyError) as err:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
             raise EngineError(f"{path} cannot be read as a manifest ({err}); export the checkpoint again") from err
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
@@ -181,7 +181,9 @@ class Manifest:
         return manifest
 
     @classmethod
-    def _parse(cls, raw: dict[str, Any]) -> Manifest:
+    def _parse(cls, raw: Any) -> Manifest:
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
         if raw.get("format") != FORMAT:
             raise ValueError(f"its format is {raw.get('format')!r}, this version reads {FORMAT}")
         known = {f.name: raw[f.name] for f in fields(cls)}
@@ -211,6 +213,18 @@ class Manifest:
     def processor(self, folder: Path) -> Processor:
         """The processor of the exported checkpoint."""
         return Processor.from_pretrained(folder, self.image_token_id, self.end_token_ids)
+
+
+def exported_names(folder: Path) -> set[str] | None:
+    """Names of the files that an export by this or an earlier version wrote; None where a folder has no manifest."""
+    try:
+        raw = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    version, files = (raw.get("format"), raw.get("files")) if isinstance(raw, dict) else (None, None)
+    if not isinstance(version, int) or not 1 <= version <= FORMAT or not isinstance(files, dict):
+        return None
+    return {MANIFEST, *files}
 
 
 def hash_file(path: Path) -> ExportedFile:

@@ -19,6 +19,8 @@ from penguin_models.errors import EngineError
 FOLDER = "tensorrt"
 VISION_PLAN, DECODER_PLAN, TIMING_CACHE = "vision.plan", "decoder.plan", "timing.cache"
 PLAN_MANIFEST = "plan.json"
+BUILDING = ".building"
+"""Staging folder of a build, in the exported folder."""
 FORMAT = 1
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fp8", "int4": "int4"}
 """Names of `--precision` and what the exported folder must hold: networks are strongly typed, so types come from it."""
@@ -79,25 +81,28 @@ class PlanManifest:
             )
         try:
             raw = json.loads(path.read_text())
+            if not isinstance(raw, dict):
+                raise ValueError("it is no JSON object")
             if raw.get("format") != FORMAT:
                 raise ValueError(f"its format is {raw.get('format')!r}, this version reads {FORMAT}")
             known: dict[str, Any] = {f.name: raw[f.name] for f in fields(cls)}
             known["machine"] = Machine(**raw["machine"])
             known["limits"] = PlanLimits(**raw["limits"])
             known["files"] = {name: ExportedFile(**value) for name, value in raw["files"].items()}
-        except (OSError, ValueError, TypeError, KeyError) as err:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
             raise EngineError(
                 f"{path} cannot be read ({err}); build the plans again: penguin-vl build {_quoted(exported)}"
             ) from err
         return cls(**known)
 
-    def check(self, exported: Path, manifest: Manifest, machine: Machine) -> None:
+    def check(self, exported: Path, manifest: Manifest, machine: Machine, device: str = "cuda") -> None:
         """Compares with a machine and with what is in the folder now; reads the plans once, which takes seconds.
 
         Args:
             exported: the folder.
             manifest: of the export.
             machine: that is to run the plans.
+            device: its GPU.
 
         Raises:
             EngineError: something differs; names it, and the command that builds the plans again.
@@ -124,13 +129,14 @@ class PlanManifest:
         if different:
             raise EngineError(
                 f"the plans in {exported / FOLDER} do not fit this machine: built for {'; '.join(different)}. "
-                f"Build them again: {self.command(exported)}"
+                f"Build them again: {self.command(exported, device)}"
             )
 
-    def command(self, exported: Path, max_patches: int | None = None) -> str:
-        """The command that builds these plans, or such for larger images."""
+    def command(self, exported: Path, device: str = "cuda", max_patches: int | None = None) -> str:
+        """The command that builds these plans for a device, or such for larger images."""
         limits = f"--max-tokens {self.limits.max_tokens} --max-patches {max_patches or self.limits.max_patches}"
-        return f"penguin-vl build {_quoted(exported)} --precision {self.precision} {limits}"
+        place = "" if device == "cuda" else f" --device {device}"
+        return f"penguin-vl build {_quoted(exported)} --precision {self.precision} {limits}{place}"
 
 
 def export_hash(exported: Path) -> str:

@@ -18,6 +18,8 @@ from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
 KINDS = ("int8", "int4", "fp8")
+REPORT = "quantization.json"
+"""What `penguin-vl quantize` adds to the exported folder."""
 LAYERS = (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -119,10 +121,14 @@ class Comparison:
             if not full - variant <= limits.score_loss
         ]
 
+    def good(self, limits: Limits | None = None) -> bool | None:
+        """Whether the variant is good; None where nothing speaks against it and it has not been scored."""
+        return False if self.failures(limits) else True if self.scores else None
+
     def to_dict(self, limits: Limits | None = None) -> dict[str, Any]:
         """For programs."""
-        failures = self.failures(limits)
-        return {**asdict(self), "limits": asdict(limits or Limits()), "good": not failures, "failures": failures}
+        verdict = {"good": self.good(limits), "failures": self.failures(limits)}
+        return {**asdict(self), "limits": asdict(limits or Limits()), **verdict}
 
 
 def compare(

@@ -11,9 +11,10 @@ from penguin_engine.bench_worker import timed
 from penguin_engine.calibration import QUESTION, drawn_samples
 from penguin_engine.export import ExportOptions, export
 from penguin_engine.loading import open_runtime
-from penguin_engine.manifest import EMBEDDINGS
+from penguin_engine.manifest import EMBEDDINGS, PROFILES
 from penguin_engine.quantize import Limits, Quantization, compare, with_scores
 from penguin_engine.runtime import Runtime
+from penguin_models.errors import EngineError
 from penguin_models.processor import Processor, Visual
 from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
 
@@ -51,12 +52,14 @@ def quantize_and_compare(
         limits: when the variant is good.
 
     Returns:
-        Sizes, speeds and the comparison, as plain types.
+        Sizes, speeds and the comparison, as plain types. Speeds are left out where they are not those of one device,
+        and of a profile that is for TensorRT, which is compared on ONNX Runtime.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        EngineError: it cannot be exported so, or the scores do not go together.
+        EngineError: it cannot be exported so, or not be compared here, or the scores do not go together.
     """
+    _check_comparable(vision_dtype)
     calibrated_on = list(samples) or drawn_samples(_CALIBRATION_SAMPLES)
     compared_on = list(samples) or drawn_samples(_CALIBRATION_SAMPLES + _COMPARED)[-_COMPARED:]
     options = ExportOptions(profile, vision_dtype=vision_dtype, quantization=quantization, samples=calibrated_on)
@@ -71,7 +74,7 @@ def quantize_and_compare(
     comparison = compare(full, variant, prompts)
     if score is not None:
         with_scores(comparison, score(FULL, full, processor), score(VARIANT, variant, processor))
-    shape = manifest.decoder
+    shape, no_speed = manifest.decoder, _no_speed(profile, full, variant)
     return {
         "model": str(model),
         "quantization": manifest.quantization,
@@ -81,10 +84,39 @@ def quantize_and_compare(
             "embeddings": manifest.files[EMBEDDINGS].bytes,
             "float32_decoder": 4 * (shape.linear_weights + shape.head_weights),
         },
-        "decode_tokens_per_s": {"full": _decode_rate(full), "variant": _decode_rate(variant)},
+        "runtimes": {"full": _described(full), "variant": _described(variant)},
+        "decode_tokens_per_s": None if no_speed else {"full": _decode_rate(full), "variant": _decode_rate(variant)},
+        "no_speed": no_speed,
         "compared_on": "given images" if samples else "drawn images that were not calibrated on",
         "comparison": comparison.to_dict(limits),
     }
+
+
+def _check_comparable(vision_dtype: str | None) -> None:
+    """Raises EngineError where ONNX Runtime here could not run the variant."""
+    if vision_dtype != "bfloat16":
+        return
+    from penguin_engine.onnx_session import best_device
+
+    if best_device() == "cpu":
+        raise EngineError(
+            "ONNX Runtime has no bfloat16 on a CPU, where the variant would be compared; take --vision-dtype float16 "
+            "or float32, or a machine with a GPU and onnxruntime-gpu"
+        )
+
+
+def _described(runtime: Runtime) -> dict[str, str]:
+    info = runtime.info
+    return {"runtime": info.name, "device": info.device, "dtype": info.dtype}
+
+
+def _no_speed(profile: str, full: Runtime, variant: Runtime) -> str | None:
+    """Why speeds are not compared; None if they are."""
+    if not PROFILES[profile].contrib:
+        return f"the profile {profile} is for TensorRT, and ONNX Runtime's speed says nothing about it"
+    if full.info.device != variant.info.device:
+        return f"full precision ran on {full.info.device}, the variant on {variant.info.device}"
+    return None
 
 
 def _prompt(

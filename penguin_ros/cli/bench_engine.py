@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stdout, working
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 RANDOM_2B = "random-2b"
 
@@ -42,6 +43,7 @@ def engine(
     """Loading, memory, encode, prefill, first token, decode and energy, and the share of the machine's limits."""
     from penguin_engine import bench_engine
     from penguin_engine.bench_worker import WorkerSettings
+    from penguin_engine.staging import writing
     from penguin_models.checkpoint import resolve_checkpoint
 
     if layers is not None and model != RANDOM_2B:
@@ -51,8 +53,10 @@ def engine(
         "", "", device, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens, scene_frames=scene_frames
     )
     with ExitStack() as stack:
+        stack.enter_context(stopping_like_ctrl_c())
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
         running = bench_engine.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
@@ -68,10 +72,11 @@ def engine(
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
     from penguin_engine.random_model import write_random_checkpoint
+    from penguin_engine.staging import writing
 
     checkpoint = folder / f"random-2b-{layers or 28}"
     if not (checkpoint / "model.safetensors.index.json").is_file():
-        with working("writing random weights"):
+        with working("writing random weights"), writing(checkpoint):
             write_random_checkpoint(checkpoint, layers)
     return checkpoint
 

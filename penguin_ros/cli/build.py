@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from penguin_models.errors import EngineError
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
     from penguin_engine.plans import PlanManifest
@@ -50,12 +51,11 @@ def build(
         )
     from penguin_engine.build import BuildOptions
     from penguin_engine.build import build as run
-    from penguin_engine.runtimes.tensorrt import this_machine
 
     options = BuildOptions(precision, PlanLimits(max_tokens, max_patches), workspace_mib)
-    machine, cancelled = this_machine(device), threading.Event()
-    with _Bars() as show, ThreadPoolExecutor(1) as pool:
-        building = pool.submit(run, folder, machine, options, show, cancelled.is_set)
+    cancelled = threading.Event()
+    with stopping_like_ctrl_c(), _Bars() as show, ThreadPoolExecutor(1) as pool:
+        building = pool.submit(run, folder, device, options, show, cancelled.is_set)
         plan = _wait(building, cancelled)
     if as_json:
         print_json({"folder": str(folder), "precision": plan.precision, "machine": vars(plan.machine)})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,7 +25,7 @@ from penguin_ros.cli.output import (
 from penguin_ros.cli.tabletop import SizeOption, parse_size, parse_weights
 
 if TYPE_CHECKING:
-    from penguin_ros.evaluation.tabletop import Score
+    from penguin_ros.evaluation.tabletop import AskedTurn, Score
 
 
 def tabletop(
@@ -40,7 +42,10 @@ def tabletop(
     max_tokens: Annotated[
         int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
     ] = None,
-    answers: Annotated[Path | None, typer.Option(help="Write every question with its answer, as JSON lines.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Write every question with its answer, as JSON lines; FILE.part until the end."),
+    ] = None,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
@@ -56,26 +61,43 @@ def tabletop(
     run = TabletopRun(
         seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
     )
-    lines = _opened(answers) if answers else None  # before the work, not after it
     opened, processor = open_runtime(runtime, model, device, dtype)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal) as progress:
+    with (
+        _written(answers) as write,
+        Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal) as progress,
+    ):
         task = progress.add_task("", total=scenes)
-        scores, asked = evaluate_tabletop(opened, processor, run, lambda done: progress.update(task, completed=done))
-    if lines is not None:
-        with lines:
-            lines.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
+        scores, _ = evaluate_tabletop(
+            opened, processor, run, lambda done: progress.update(task, completed=done), on_answers=write
+        )
     if as_json:
         print_json(to_dict(scores, run))
     else:
         _print(scores, run.scenes, run.seed)
 
 
-def _opened(file: Path) -> TextIO:
+@contextmanager
+def _written(file: Path | None) -> Iterator[Callable[[Sequence[AskedTurn]], None]]:
+    """Writes answers beside a file, scene by scene, and at the end in its place; where there is none, nowhere."""
+    if file is None:
+        yield lambda asked: None
+        return
+    is_special = file.exists() and not file.is_file()  # a pipe or a device cannot be replaced
+    part = file if is_special else file.with_name(f"{file.name}.part")
     try:
-        return file.open("w", encoding="utf-8")
+        lines = part.open("w", encoding="utf-8")
     except OSError as err:
-        raise EvaluationError(f"answers {file} cannot be written: {err.strerror}") from err
+        raise EvaluationError(f"answers {part} cannot be written: {err.strerror}") from err
+    with lines:
+
+        def write(asked: Sequence[AskedTurn]) -> None:
+            lines.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
+            lines.flush()
+
+        yield write
+    if not is_special:
+        part.replace(file)
 
 
 def _print(scores: dict[str, Score], scenes: int, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 
 def export(
@@ -15,8 +16,8 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder to write. An earlier export there is removed with all that is in the folder, its plans too; "
-            "only TensorRT's timing.cache is kept."
+            help="Folder to write. An earlier export there is replaced, its plans too; only TensorRT's timing.cache is "
+            "kept. A folder that holds anything else is refused."
         ),
     ],
     profile: Annotated[
@@ -42,7 +43,7 @@ def export(
     from penguin_models.media import load_image
 
     samples = [load_image(path) for path in sample or []]
-    with working(f"exporting {model}"):
+    with stopping_like_ctrl_c(), working(f"exporting {model}"):
         manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
     size = sum(file.bytes for file in manifest.files.values())
     if as_json:

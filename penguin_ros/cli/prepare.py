@@ -23,8 +23,10 @@ def tokenizer(
 ) -> None:
     """Train a byte-level BPE tokenizer on the texts of annotation files."""
     from penguin_training.annotations import AnnotationFile
+    from penguin_training.output_folder import check_folder
     from penguin_training.tokenizer import save_tokenizer, train_tokenizer
 
+    check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
     save_tokenizer(trained, output)
     if as_json:
@@ -34,12 +36,20 @@ def tokenizer(
 
 
 @app.command()
-def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Measure the samples of a stage's annotation files; the indexes lie beside them, and good ones are kept."""
+def lengths(
+    stage: StageArgument,
+    overrides: SetOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure every sample, also where there is an index.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the samples of a stage's annotation files; the indexes lie beside them.
+
+    Where there is one already, only the samples that could not be used are measured again.
+    """
     from rich.progress import Progress
 
     from penguin_training.blueprint import make_blueprint
-    from penguin_training.length_index import build_index, index_is_current, index_path, load_index
+    from penguin_training.length_index import build_index, current_index, index_path, load_index
     from penguin_training.settings_file import load_settings
     from penguin_training.setup import annotation_files, make_reader
 
@@ -48,10 +58,11 @@ def lengths(stage: StageArgument, overrides: SetOption = None, as_json: JsonOpti
     made: list[dict[str, Any]] = []
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
-            task = progress.add_task(file.path.name, total=len(file))
+            known = None if again else current_index(file, reader)
+            task = progress.add_task(file.path.name, total=len(file) if known is None else len(known.unusable))
             path = index_path(file, reader)
-            if not index_is_current(file, reader):
-                build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task))
+            if known is None or known.unusable:
+                build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task), known)
             index = load_index(file, reader)
             usable = index.packed_sizes()[index.tokens >= 0]
             mean = float(usable.mean()) if len(usable) else 0.0
@@ -90,8 +101,10 @@ def teacher(
     """Train the small teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
+    from penguin_training.output_folder import check_folder
     from penguin_training.train_teacher import TeacherRecipe, read_classes, train_teacher
 
+    check_folder(output)
     recipe = TeacherRecipe(
         hidden_size=hidden_size,
         steps=steps,

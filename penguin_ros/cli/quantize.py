@@ -10,13 +10,12 @@ import typer
 
 from penguin_models.errors import EngineError
 from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stderr, stdout, working
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
     from penguin_engine.quantize_report import Scorer
     from penguin_engine.runtime import Runtime
     from penguin_models.processor import Processor
-
-REPORT = "quantization.json"
 
 
 def quantize(
@@ -24,14 +23,17 @@ def quantize(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder to write. An earlier export there is removed with all that is in the folder, its plans too; "
-            "only TensorRT's timing.cache is kept."
+            help="Folder to write. An earlier export there is replaced, its plans too; only TensorRT's timing.cache is "
+            "kept. A folder that holds anything else is refused."
         ),
     ],
     weights: Annotated[Literal["int8", "int4", "fp8"], typer.Option(help="Of the decoder's linear layers.")] = "int8",
     profile: Annotated[
         Literal["portable", "fused", "onnxruntime"],
-        typer.Option(help="onnxruntime for the onnx runtime (int8, int4); portable or fused for TensorRT (int4, fp8)."),
+        typer.Option(
+            help="onnxruntime for the onnx runtime (int8, int4); portable or fused for TensorRT (int4, fp8), compared "
+            "on ONNX Runtime without its speed."
+        ),
     ] = "onnxruntime",
     sample: Annotated[
         list[Path] | None, typer.Option(help="Image to calibrate with, may be repeated; drawn ones if not given.")
@@ -46,23 +48,32 @@ def quantize(
     ] = None,
     scenes: Annotated[
         int,
-        typer.Option(help="Scenes of the simulated table-top on which both are scored, as `evaluate tabletop`.", min=0),
+        typer.Option(
+            help="Scenes of the simulated table-top on which both are scored, as `evaluate tabletop`; 200 tell small "
+            "losses. Without scores a variant may be refused, and is not called good.",
+            min=0,
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="A family of such scenes of its own.", min=0)] = 0,
     scores: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="In place of --scenes, what `evaluate tabletop --json` wrote: full precision, this variant."),
     ] = None,
-    max_score_loss: Annotated[float, typer.Option(help="A variant that loses more is not good.", min=0.0)] = 0.02,
-    min_agreement: Annotated[float, typer.Option(help="Share of equal next tokens that is wanted.", max=1.0)] = 0.95,
+    max_score_loss: Annotated[
+        float, typer.Option(help="A variant that loses more of a score is refused.", min=0.0)
+    ] = 0.02,
+    min_agreement: Annotated[
+        float, typer.Option(help="A variant with a smaller share of equal next tokens is refused.", max=1.0)
+    ] = 0.95,
     as_json: JsonOption = False,
 ) -> None:
     """Quantise the decoder, compare with full precision, and say whether the result is good; exit code 1 if not.
 
-    Without --scenes or --scores the verdict is about logits alone.
+    Without --scenes or --scores only logits are compared: they can refuse a variant, not call it good.
     """
-    from penguin_engine.quantize import Limits, Quantization
+    from penguin_engine.quantize import REPORT, Limits, Quantization
     from penguin_engine.quantize_report import quantize_and_compare
+    from penguin_engine.staging import writing
     from penguin_models.media import load_image
 
     default = Quantization.default(weights, profile == "onnxruntime")
@@ -75,7 +86,7 @@ def quantize(
     if scenes and scores:
         raise typer.BadParameter("goes without --scores", param_hint="--scenes")
     score = TabletopScorer(scenes, seed) if scenes else None if scores is None else _read_scores(*scores)
-    with working(f"quantising {model}"):
+    with stopping_like_ctrl_c(), working(f"quantising {model}"):
         report = quantize_and_compare(
             model,
             out,
@@ -88,12 +99,13 @@ def quantize(
             limits=Limits(agreement=min_agreement, score_loss=max_score_loss),
         )
     report["scored_on"] = {"scenes": scenes, "seed": seed} if scenes else None
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    with writing(out / REPORT):
+        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     if as_json:
         print_json(report)
     else:
         _print(out, report)
-    if not report["comparison"]["good"]:
+    if report["comparison"]["good"] is False:
         raise EngineError(
             f"the {weights} variant in {out} is not good: {'; '.join(report['comparison']['failures'])}; keep more "
             "blocks (--keep-blocks, --keep-head), take int8, or calibrate with images of your own (--sample)"
@@ -155,18 +167,24 @@ def _evaluation(path: Path) -> tuple[dict[str, float], tuple[int, int]]:
 
 
 def _print(out: Path, report: dict[str, Any]) -> None:
-    comparison, size = report["comparison"], report["bytes"]
+    comparison, size, sides = report["comparison"], report["bytes"], report["runtimes"]
     stdout.out(
-        f"{out}: decoder {size['decoder'] / 2**20:.1f} MiB, in float32 {size['float32_decoder'] / 2**20:.1f} MiB; "
-        f"decodes {report['decode_tokens_per_s']['variant']:.1f} tokens/s, "
-        f"full precision {report['decode_tokens_per_s']['full']:.1f}"
+        f"{out}: decoder {size['decoder'] / 2**20:.1f} MiB, in float32 {size['float32_decoder'] / 2**20:.1f} MiB"
     )
+    full, variant = (f"{sides[side]['runtime']} ({sides[side]['device']})" for side in ("full", "variant"))
+    stdout.out(f"compared: full precision on {full}, this variant on {variant}")
+    if rates := report["decode_tokens_per_s"]:
+        stdout.out(f"decodes {rates['variant']:.1f} tokens/s, full precision {rates['full']:.1f}")
+    else:
+        stdout.out(f"speeds not compared: {report['no_speed']}")
     stdout.out(
         f"over {comparison['positions']} tokens: {100 * comparison['agreement']:.1f} % the same next token, cosine of "
         f"logits {comparison['cosine']:.5f}, divergence {comparison['divergence']:.5f} nats, largest error of a logit "
         f"{comparison['largest_error']:.3f}"
     )
-    for name, (full, variant) in comparison["scores"].items():
-        stdout.out(f"{name}: {full:.3f} at full precision, {variant:.3f} here")
-    if not comparison["scores"]:
-        stdout.out("not scored on the table-top: --scenes 200")
+    for name, (of_full, of_variant) in comparison["scores"].items():
+        stdout.out(f"{name}: {of_full:.3f} at full precision, {of_variant:.3f} here")
+    if comparison["good"] is None:
+        stdout.out("not judged: no scores were compared; score both on the simulated table-top with --scenes 200")
+    elif comparison["good"]:
+        stdout.out("good: no score falls by more than --max-score-loss")

@@ -93,6 +93,7 @@ def evaluate_tabletop(
     processor: Processor,
     run: TabletopRun,
     on_scene: Callable[[int], None] = lambda done: None,
+    on_answers: Callable[[Sequence[AskedTurn]], None] = lambda asked: None,
 ) -> tuple[dict[str, Score], list[AskedTurn]]:
     """Asks about every scene and scores the answers.
 
@@ -101,6 +102,7 @@ def evaluate_tabletop(
         processor: of the same checkpoint.
         run: what is asked.
         on_scene: called with the number of scenes done.
+        on_answers: called with the answers about a scene, before `on_scene`.
 
     Returns:
         Scores by name, in the order of tables; and every answer.
@@ -117,11 +119,13 @@ def evaluate_tabletop(
             sample = dataset[number]
             answers = _answers(runtime, processor, run, sample)
             scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-            asked += [
+            of_scene = [
                 AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
                 for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
             ]
+            asked += of_scene
             scored.append(scores)
+            on_answers(of_scene)
             on_scene(number + 1)
     finally:
         dataset.close()

@@ -66,12 +66,13 @@ def test_what_variants_run(text, profile):
 def test_tensorrt_gets_plans_once(checkpoint, tmp_path, stand_in):
     gpu = stand_in()
     variant = Variant.parse("tensorrt:float32")
-    folder = prepare(checkpoint, tmp_path, variant, True, "cuda")
-    assert PlanManifest.read(folder).limits.max_tokens == 4096
+    folder = prepare(checkpoint, tmp_path, variant, True, "cuda:1")
+    plan = PlanManifest.read(folder)
+    assert (plan.limits.max_tokens, plan.machine.gpu) == (4096, "Thor")
     made = (folder / "tensorrt" / "plan.json").stat().st_mtime_ns
-    assert prepare(checkpoint, tmp_path, variant, True, "cuda") == folder
+    assert prepare(checkpoint, tmp_path, variant, True, "cuda:1") == folder
     assert (folder / "tensorrt" / "plan.json").stat().st_mtime_ns == made
-    gpu.runtime.TensorRTRuntime(folder)
+    gpu.runtime.TensorRTRuntime(folder, "cuda:1")
 
 
 def test_tensorrt_that_is_not_installed(checkpoint, tmp_path):

@@ -32,8 +32,8 @@ def gpu(stand_in):
 
 def build(gpu, folder, limits=LIMITS, **options):
     progress, cancelled = options.pop("progress", lambda *args: None), options.pop("cancelled", lambda: False)
-    machine = gpu.runtime.this_machine()
-    return gpu.build.build(folder, machine, gpu.build.BuildOptions(limits=limits, **options), progress, cancelled)
+    device = options.pop("device", "cuda")
+    return gpu.build.build(folder, device, gpu.build.BuildOptions(limits=limits, **options), progress, cancelled)
 
 
 def test_what_a_build_leaves(gpu, folder):
@@ -49,6 +49,17 @@ def test_what_a_build_leaves(gpu, folder):
     assert (plan.machine.gpu, plan.machine.compute_capability, plan.precision) == ("Orin", "8.7", "fp32")
     assert steps == [("Building", 0, 2), ("Building", 1, 2), ("Building", 2, 2), ("Building", 2, 2)] * 2
     assert not [path for path in folder.iterdir() if path.name.startswith(".building")]
+
+
+def test_plans_are_built_on_the_gpu_that_they_name(gpu, folder):
+    """As `penguin-vl build` does it: in a thread of its own."""
+    plan = in_another_thread(lambda: build(gpu, folder, device="cuda:1"))
+    assert (plan.machine.gpu, plan.machine.compute_capability) == ("Thor", "11.0")
+    cache = gpu.runtime.TensorRTRuntime(folder, "cuda:1").open_cache(30)
+    cache.append([[1], [2]])
+    cache.close()
+    with pytest.raises(EngineError, match=r"built for the GPU 'Thor', here it is 'Orin'.* --device cuda:0$"):
+        gpu.runtime.TensorRTRuntime(folder, "cuda:0")
 
 
 def test_what_was_timed_is_kept(gpu, folder):
@@ -73,6 +84,22 @@ def test_a_cancelled_build_leaves_what_was_there(gpu, folder):
         build(gpu, folder, PlanLimits(512, 1024), cancelled=lambda: next(calls))
     assert PlanManifest.read(folder) == before
     assert not [path for path in folder.iterdir() if path.name.startswith(".building")]
+
+
+def test_what_a_killed_build_left_is_removed(gpu, folder):
+    (folder / ".building" / FOLDER).mkdir(parents=True)
+    (folder / ".building" / FOLDER / "vision.plan").write_bytes(b"half")
+    build(gpu, folder)
+    assert not (folder / ".building").exists()
+
+
+def test_a_place_where_plans_cannot_be_written(gpu, folder):
+    (folder / FOLDER).write_text("a file")
+    with pytest.raises(
+        EngineError, match=r"tensorrt cannot be written \(.*File exists.*\); make room there, or choose"
+    ):
+        build(gpu, folder)
+    assert not (folder / ".building").exists()
 
 
 def test_an_interrupted_first_build_leaves_no_plan(gpu, folder):
@@ -140,7 +167,7 @@ def test_a_plan_that_cannot_be_loaded(gpu, folder):
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("cpu", "device 'cpu' is unknown"), ("cuda:3", "does not exist here: CUDA finds 1 GPUs")]
+    ("device", "message"), [("cpu", "device 'cpu' is unknown"), ("cuda:3", "does not exist here: CUDA finds 2 GPUs")]
 )
 def test_devices_that_do_not_exist(gpu, folder, device, message):
     build(gpu, folder)
@@ -151,7 +178,7 @@ def test_devices_that_do_not_exist(gpu, folder, device, message):
 def test_cuda_that_cannot_be_started(gpu, folder):
     gpu.device.broken = "cuInit failed: no CUDA-capable device is detected"
     with pytest.raises(EngineError, match=r"CUDA cannot be started here: cuInit failed: no CUDA-capable .* driver\?"):
-        gpu.runtime.this_machine()
+        build(gpu, folder)
 
 
 def test_decoding_is_recorded_once_for_each_bucket(gpu, folder):
@@ -188,8 +215,10 @@ def test_memory_is_given_back(gpu, folder):
     assert len(gpu.device.blocks) > blocks
     cache.append([[1]])
     cache.append([[2]])
+    assert len(gpu.driver.graphs) == len(gpu.driver.executables) == 1
     cache.close()
     assert len(gpu.device.blocks) == blocks
+    assert gpu.driver.graphs == gpu.driver.executables == {}
 
 
 def in_another_thread(work):
@@ -235,7 +264,7 @@ def test_the_device_is_current_only_inside(gpu, folder, processor):
     cache = runtime.open_cache(30)
     cache.append(interleave([[1], [2]], runtime.encode([image])))
     cache.close()
-    assert gpu.device.current == 0
+    assert gpu.device.current is None
 
 
 def test_too_little_gpu_memory(gpu, folder):
@@ -264,6 +293,8 @@ def test_graphs_that_cuda_refuses(gpu, folder, step):
         for token in range(3):
             cache.append([[token]])
     assert gpu.device.capturing is None
+    cache.close()
+    assert gpu.driver.graphs == gpu.driver.executables == {}
 
 
 def test_an_image_beyond_the_plan(gpu, folder, processor):

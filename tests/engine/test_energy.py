@@ -1,6 +1,7 @@
 """Energy from the sensors' files, on made-up file systems."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,8 +22,8 @@ def rapl(tmp_path):
 
 @pytest.fixture
 def rail(tmp_path):
-    def write(channel, label, millivolts, milliamperes):
-        folder = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    def write(channel, label, millivolts, milliamperes, sensor="1-0040/hwmon/hwmon3"):
+        folder = tmp_path / "sys/bus/i2c/drivers/ina3221" / sensor
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"in{channel}_label").write_text(f"{label}\n")
         (folder / f"in{channel}_input").write_text(f"{millivolts}\n")
@@ -92,12 +93,27 @@ def test_a_jetson_is_measured_where_its_whole_board_is_fed(tmp_path, rail):
     assert reading.joules["board"] > 10 * 0.15 * 0.99
 
 
-def test_rails_without_a_whole_board_are_added(tmp_path, rail):
-    rail(1, "GPU", 10_000, 100)  # 1 W
-    rail(2, "CPU", 10_000, 300)  # 3 W
+MODULES = {
+    "AGX Orin": ([("VDD_GPU_SOC", 8), ("VDD_CPU_CV", 4), ("VIN_SYS_5V0", 5)], [("NC", 0), ("VDDQ_VDD2_1V8AO", 2)], 17),
+    "Orin NX": ([("VDD_IN", 11), ("VDD_CPU_GPU_CV", 4), ("VDD_SOC", 2)], [], 11),
+    "AGX Xavier": ([("GPU", 8), ("CPU", 4), ("SOC", 3)], [("CV", 1), ("VDDRQ", 2), ("SYS5V", 6)], 24),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "watts"), MODULES.values(), ids=MODULES)
+def test_power_of_a_jetson(tmp_path, rail, monkeypatch, first, second, watts):
+    """Ten seconds of a clock that is set by hand, with the rails in watts."""
+    for sensor, labels in (("1-0040/hwmon/hwmon3", first), ("1-0041/hwmon/hwmon4", second)):
+        for channel, (label, power) in enumerate(labels, 1):
+            rail(channel, label, 10_000, 100 * power, sensor)
+    if "NC" in dict(second):  # nothing can be read where nothing is connected
+        (tmp_path / "sys/bus/i2c/drivers/ina3221/1-0041/hwmon/hwmon4/curr1_input").unlink()
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("penguin_engine.energy._SAMPLE_PERIOD_S", 60)
+    monkeypatch.setattr("penguin_engine.energy.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     with EnergyMeter(tmp_path).measure() as reading:
-        threading.Event().wait(0.1)
-    assert reading.joules["board"] > 4 * 0.1 * 0.99
+        pass
+    assert reading.joules["board"] == pytest.approx(10 * watts)
 
 
 def test_nothing_is_counted_twice():

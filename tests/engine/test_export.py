@@ -1,6 +1,8 @@
 """Exported folders: symbolic sizes, operators, weights outside the graph, memory, and what a failure leaves behind."""
 
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import onnx
 import pytest
 
 from penguin_engine.export import ExportOptions, decoder_shape, export
-from penguin_engine.manifest import DECODER, EMBEDDINGS, PROFILES, VISION, Manifest
+from penguin_engine.manifest import DECODER, EMBEDDINGS, MANIFEST, PROFILES, VISION, Manifest
 from penguin_engine.quantize import Quantization
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import CheckpointError, EngineError
@@ -188,12 +190,91 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_folders_are_not_replaced(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "manifest",
+    [None, "", "[]", '{"name": "photos", "files": ["me.jpg"]}', '{"format": 2, "files": {}}', '{"format": 1}'],
+)
+def test_other_folders_are_not_replaced(checkpoint, tmp_path, manifest):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"")
+    if manifest is not None:
+        (tmp_path / "photos" / MANIFEST).write_text(manifest)
     with pytest.raises(EngineError, match="is no exported folder; choose another"):
         export(checkpoint, tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "pictures/desk.jpg", "tensorrt/engine.log"])
+def test_an_export_with_files_of_others_is_not_replaced(checkpoint, exported, tmp_path, name):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("")
+    with pytest.raises(EngineError, match=rf"{name.split('/')[0]}.* is no part of the export in it; choose another"):
+        export(checkpoint, folder)
+    assert (folder / name).exists()
+
+
+def test_what_quantize_and_build_leave_is_replaced(checkpoint, exported, tmp_path):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    (folder / "tensorrt").mkdir()
+    (folder / ".building").mkdir()
+    for name in ("quantization.json", "tensorrt/vision.plan", "tensorrt/timing.partial", ".building/lock"):
+        (folder / name).write_text("")
+    manifest = export(checkpoint, folder, ExportOptions("portable"))
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *manifest.files}
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where an export begins its work."""
+    monkeypatch.setattr("penguin_engine.export.calibrate", lambda *args: pytest.fail("was calibrated"))
+    return ExportOptions(dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (".", "would be replaced while this command runs in it"),
+        ("..", "would be replaced while this command runs in it"),
+        ("file", "file exists and is no exported folder"),
+        ("file/out", r"file/out cannot be written \(.*Not a directory"),
+        ("/proc/out", r"/proc/out cannot be written \("),
+    ],
+)
+def test_places_of_no_use_are_found_before_the_work(checkpoint, tmp_path, monkeypatch, no_work, out, message):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").write_text("")
+    if out == ".":
+        (tmp_path / "here" / "file").unlink()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(EngineError, match=message):
+        export(checkpoint, out, no_work)
+
+
+def test_what_a_killed_export_left_is_removed(checkpoint, tmp_path):
+    left = tmp_path / ".out.exporting"
+    (left / "export").mkdir(parents=True)
+    (left / "export" / DECODER).write_text("")
+    export(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow above so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000], ids=["tokenizer", "weights"])
+def test_a_full_disk_leaves_the_earlier_export(checkpoint, exported, tmp_path, full_disk, size):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    full_disk(size)
+    with pytest.raises(EngineError, match=r"out cannot be written \(.*File too large.*\); make room there, or choose"):
+        export(checkpoint, folder)
+    Manifest.read(folder).verify(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

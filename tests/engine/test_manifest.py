@@ -48,6 +48,7 @@ def test_what_is_no_exported_folder(tmp_path, name, message):
         (lambda raw: raw.pop("decoder"), "'decoder'"),
         (lambda raw: raw["decoder"].pop("layers"), "layers"),
         (lambda raw: raw.update(profile="old"), "profile 'old' is unknown"),
+        (lambda raw: raw.update(files=[]), "has no attribute 'items'"),
     ],
 )
 def test_manifests_that_cannot_be_read(folder, change, message):
@@ -55,6 +56,12 @@ def test_manifests_that_cannot_be_read(folder, change, message):
     change(raw)
     (folder / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(EngineError, match=rf"cannot be read as a manifest \(.*{message}.*export the checkpoint again"):
+        Manifest.read(folder)
+
+
+def test_a_manifest_that_is_no_object(folder):
+    (folder / MANIFEST).write_text("[]")
+    with pytest.raises(EngineError, match=r"cannot be read as a manifest \(it is no JSON object\); export"):
         Manifest.read(folder)
 
 

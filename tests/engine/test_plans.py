@@ -63,6 +63,16 @@ def test_another_export(plan):
         read.check(plan, Manifest.read(plan), ORIN)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [("[]", "it is no JSON object"), ('{"format": 1', "Expecting"), ("files", "no attribute")]
+)
+def test_a_plan_manifest_that_cannot_be_read(plan, content, reason):
+    path = plan / FOLDER / PLAN_MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": []}) if content == "files" else content)
+    with pytest.raises(EngineError, match=rf"plan\.json cannot be read \(.*{reason}.*\); build the plans again"):
+        PlanManifest.read(plan)
+
+
 def test_plans_of_other_shapes(plan):
     """As a version of this program would have made that decodes in other steps."""
     path = plan / FOLDER / PLAN_MANIFEST

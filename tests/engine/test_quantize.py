@@ -73,7 +73,7 @@ def test_comparison_with_itself_is_perfect():
     found = compare(FakeRuntime(), FakeRuntime(), [([[1]], [])], steps=8)
     assert (found.positions, found.agreement, found.largest_error) == (8, 1.0, 0.0)
     assert found.cosine == pytest.approx(1) and found.divergence == pytest.approx(0, abs=1e-9)
-    assert found.failures() == [] and found.to_dict()["good"]
+    assert found.failures() == []
 
 
 def test_numbers_of_a_comparison():
@@ -112,6 +112,14 @@ def test_what_is_not_good(change, failure):
     found = Comparison(**(values | change))
     assert len(found.failures()) == 1 and found.failures()[0].startswith(failure)
     assert found.to_dict()["good"] is False
+
+
+@pytest.mark.parametrize(
+    ("scores", "agreement", "good"),
+    [({}, 1.0, None), ({}, 0.5, False), ({"boxes": (0.8, 0.79)}, 1.0, True), ({"boxes": (0.8, 0.5)}, 1.0, False)],
+)
+def test_logits_can_refuse_a_variant_and_only_scores_call_it_good(scores, agreement, good):
+    assert Comparison(10, agreement, 1.0, scores=scores).to_dict()["good"] is good
 
 
 def test_other_limits():

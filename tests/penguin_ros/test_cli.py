@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from ament_index_python.packages import get_package_prefix
 from command_line import Result, schema
 from PIL import Image
 
@@ -85,6 +86,16 @@ def test_executable_without_network(tmp_path):
 def test_executable_wants_a_question(tmp_path):
     result = execute("ask", "--model", "anything", folder=tmp_path)
     assert result.code == 2 and "give one question" in result.err and "Traceback" not in result.err
+
+
+def test_a_workspace_puts_the_command_on_the_path():
+    """And has it where `ros2 run` looks, which is not on the path."""
+    prefix = Path(get_package_prefix("penguin_vl"))
+    script = f". '{prefix}/share/penguin_vl/local_setup.sh' && command -v penguin-vl"
+    environment = {"PATH": os.pathsep.join(("/usr/bin", "/bin"))}
+    found = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == str(prefix / "bin" / "penguin-vl")
+    assert os.access(prefix / "lib" / "penguin_vl" / "penguin-vl", os.X_OK)
 
 
 # Answers.

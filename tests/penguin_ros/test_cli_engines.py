@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -117,6 +118,15 @@ def test_bench_of_unknown_variants(cli, checkpoint, tmp_path, arguments):
     assert result.code == 1 and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("model", ["random-2b", "checkpoint"])
+def test_bench_in_a_place_that_is_no_folder(cli, checkpoint, tmp_path, model):
+    (tmp_path / "file").write_text("")
+    model = checkpoint if model == "checkpoint" else model
+    result = cli("bench", "engine", "--model", model, "--work", tmp_path / "file")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert f"{tmp_path / 'file'} cannot be written" in result.err and "choose a folder" in result.err
+
+
 def test_layers_go_with_random_weights(cli, checkpoint):
     result = cli("bench", "engine", "--model", checkpoint, "--layers", 2)
     assert result.code == 2 and "goes with --model random-2b" in result.err
@@ -130,7 +140,12 @@ def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypa
     result = cli(*arguments, "--weights", "int8", "--min-agreement", 0.5)
     report = json.loads(result.out)
     assert result.code == 0, result.err
-    assert report["comparison"]["good"] and report["comparison"]["positions"] == 16
+    assert report["comparison"]["good"] is None and report["comparison"]["positions"] == 16
+    assert report["runtimes"] == {
+        "full": {"runtime": "torch", "device": "cpu", "dtype": "float32"},
+        "variant": {"runtime": "onnx", "device": "cpu", "dtype": "int8"},
+    }
+    assert report["decode_tokens_per_s"].keys() == {"full", "variant"} and report["no_speed"] is None
     assert report["bytes"]["decoder"] < 0.45 * report["bytes"]["float32_decoder"]
     assert json.loads((out / "quantization.json").read_text()) == report
     assert Manifest.read(out).precision == "int8"
@@ -141,6 +156,62 @@ def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypa
     # The score that the variant does not have is 0; single kinds of question do not count.
     assert "is not good: object_f1 falls from 0.9000 to 0.8000, by more than 0.02; accuracy falls" in result.err
     assert "where" not in result.err
+
+
+@pytest.fixture
+def quantized(cli, checkpoint, reference, tmp_path, monkeypatch):
+    """Quantises with few questions and no figure of speed that means anything."""
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    sample = reference / "media" / "portrait.png"
+
+    def run(*more):
+        arguments = ("--sample", sample, "--question", "What?", "--min-agreement", 0)
+        return cli("quantize", "--model", checkpoint, "--out", tmp_path / "out", *arguments, *more)
+
+    return run
+
+
+def test_a_variant_without_scores_is_not_judged(quantized, tmp_path):
+    result = quantized()
+    assert result.code == 0 and result.err == ""
+    assert "compared: full precision on torch (cpu), this variant on onnx (cpu)" in result.out
+    assert "decodes 16.0 tokens/s, full precision 16.0" in result.out
+    assert result.out.splitlines()[-1].startswith("not judged: no scores were compared; ") and "--scenes" in result.out
+    scores = evaluations(tmp_path, {"object_f1": 0.9}, {"object_f1": 0.9})
+    result = quantized("--scores", *scores)
+    assert result.code == 0 and result.out.splitlines()[-1].startswith("good: ")
+
+
+def test_onnx_runtimes_speed_is_not_told_of_a_variant_for_tensorrt(quantized, tmp_path):
+    result = quantized("--profile", "portable", "--weights", "int4")
+    assert result.code == 0, result.err
+    assert "tokens/s" not in result.out
+    assert "this variant on onnx (cpu)\nspeeds not compared: the profile portable is for TensorRT" in result.out
+    report = json.loads((tmp_path / "out" / "quantization.json").read_text())
+    assert report["decode_tokens_per_s"] is None and "TensorRT" in report["no_speed"]
+
+
+def test_speeds_of_two_devices_are_not_compared(quantized, monkeypatch):
+    from penguin_engine.runtimes.torch import TorchRuntime
+
+    info = property(lambda runtime: replace(runtime._info, device="cuda:0"))
+    monkeypatch.setattr(TorchRuntime, "info", info)
+    result = quantized()
+    assert "speeds not compared: full precision ran on cuda:0, the variant on cpu" in result.out
+
+
+def test_bfloat16_images_cannot_be_compared_on_a_cpu(quantized, tmp_path, monkeypatch):
+    monkeypatch.setattr("penguin_engine.onnx_session.best_device", lambda: "cpu")
+    result = quantized("--vision-dtype", "bfloat16")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert "no bfloat16 on a CPU, where the variant would be compared; take --vision-dtype float16 or" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_written(quantized, tmp_path, monkeypatch):
+    monkeypatch.setattr("penguin_engine.quantize.REPORT", "none/quantization.json")
+    result = quantized()
+    assert result.code == 1 and "quantization.json cannot be written" in result.err
 
 
 def evaluations(folder, *scores, scenes=(10, 10)):

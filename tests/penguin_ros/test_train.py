@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -62,6 +63,15 @@ def stage(tmp_path, data, checkpoint):
     return path
 
 
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A folder that cannot be written to; whoever runs the tests may be allowed to write anywhere."""
+    folder, allowed = tmp_path / "locked", os.access
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: allowed(path, mode) and path != folder)
+    return folder
+
+
 def test_a_stage_from_data_to_checkpoint(cli, stage, tmp_path):
     code, _, err = cli("train", stage)
     assert code == 1 and "has no length index for these settings" in err and err.count("\n") == 1
@@ -104,24 +114,42 @@ def test_tokenizer_and_teacher(cli, data, tmp_path):
         (("--set", "engine.trackers=[wandb]"), "engine.trackers names wandb, which is not installed"),
         (("--set", "engine.sharding=fsdp2"), "which needs processes: start with torchrun"),
         (("--resume",), "has no state to resume from"),
-        (("--set", "output={stage}"), "stage.yaml is a file; write to another folder"),
-        (("--set", "output={stage}/below"), "stage.yaml is a file; write to another folder"),
+        (("--set", "output={stage}"), "stage.yaml is none; write to another folder"),
+        (("--set", "output={stage}/below"), "stage.yaml is none; write to another folder"),
+        (("--set", "output={locked}/a/b"), "is write-protected; write to another folder"),
         (("--set", "output={start}"), "is model.start; write to another folder"),
     ],
 )
-def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint):
+def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint, locked):
     monkeypatch.setattr("penguin_training.setup.build_model", None)
-    arguments = [argument.format(stage=stage, start=checkpoint) for argument in arguments]
+    arguments = [argument.format(stage=stage, start=checkpoint, locked=locked) for argument in arguments]
     code, out, err = cli("train", stage, *arguments)
     assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
     if "output" in arguments[-1]:
         assert cli("train", stage, *arguments, "--dry-run") == (code, out, err)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_finished_checkpoint_is_not_overwritten(cli, stage, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("{}")
+    code, _, err = cli("train", stage)
+    assert code == 1 and f"run holds a checkpoint already ({name}); give another output, or move it away" in err
+
+
 @pytest.mark.parametrize("option", [("--resume",), ("--stop-at", "3")])
 def test_a_dry_run_is_of_a_beginning(cli, stage, option):
     code, _, err = cli("train", stage, "--dry-run", *option)
     assert code == 2 and "leave --resume and --stop-at out" in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", ["tokenizer", "teacher"])
+def test_where_a_result_cannot_go_nothing_is_made(cli, data, locked, command, monkeypatch):
+    monkeypatch.setattr("penguin_training.train_teacher.train_teacher", None)
+    monkeypatch.setattr("penguin_training.tokenizer.train_tokenizer", None)
+    for output, message in ((data, "cannot be a folder"), (locked / "x", "is write-protected")):
+        code, _, err = cli("prepare", command, data, "--output", output)
+        assert code == 1 and message in err and err.count("\n") == 1
 
 
 def test_what_is_left_out_is_listed(cli, stage, data, tmp_path):
@@ -134,3 +162,19 @@ def test_what_is_left_out_is_listed(cli, stage, data, tmp_path):
     assert index["unusable"] == 1 and index["left_out"][0]["id"] == "broken"
     code, _, err = cli("train", stage, "--stop-at", "2")
     assert code == 0 and "left out broken: text must be a string" in err
+
+
+def test_a_picture_that_is_back_is_used(cli, stage, tmp_path):
+    def unusable(*options):
+        code, out, _ = cli("prepare", "lengths", stage, "--json", *options)
+        assert code == 0
+        (index,) = json.loads(out)["indexes"]
+        return [entry["id"] for entry in index["left_out"]]
+
+    kept = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").unlink()
+    assert unusable() == ["3"]
+    (tmp_path / "3.png").write_bytes(kept)
+    assert unusable() == []
+    (tmp_path / "3.png").unlink()
+    assert unusable() == [] and unusable("--again") == ["3"]

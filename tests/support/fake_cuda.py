@@ -6,22 +6,26 @@ no proof that the code runs on a GPU.
 """
 
 import ctypes
+import itertools
 import threading
 import types
 import weakref
+from collections import defaultdict
 from importlib.machinery import ModuleSpec
 
 import numpy as np
 
 ALIGNMENT = 256
+GPUS = (["Orin", "8.7"], ["Thor", "11.0"])
+"""Names and compute capabilities."""
 
 
 class Device:
-    """The state of the one GPU.
+    """The state of the GPUs.
 
     Attributes:
         blocks: memory that is allocated, by address.
-        lost: what was dropped in a thread where no context was current, which pycuda then does not release.
+        lost: what was dropped in a thread where its context was not current, which pycuda then does not release.
         broken: why CUDA cannot be started, if it cannot.
     """
 
@@ -29,7 +33,7 @@ class Device:
         self.blocks = {}
         self.lost = []
         self.broken = ""
-        self._pushed = {}
+        self._pushed = defaultdict(list)
         self.capturing = None
         self.limit = 2**40
         self.copied_bytes = 0
@@ -38,40 +42,48 @@ class Device:
 
     @property
     def current(self):
-        """Contexts that are current in this thread, one over the other."""
-        return self._pushed.get(threading.get_ident(), 0)
+        """The GPU whose context is current in this thread; None where there is none."""
+        pushed = self._pushed[threading.get_ident()]
+        return pushed[-1] if pushed else None
 
-    def push(self, count):
-        self._pushed[threading.get_ident()] = self.current + count
+    def push(self, index):
+        self._pushed[threading.get_ident()].append(index)
+
+    def pop(self):
+        self._pushed[threading.get_ident()].pop()
+
+    def check_current(self):
+        assert self.current is not None, "no context is current"
 
     def allocate(self, size):
-        assert self.current, "no context is current"
+        self.check_current()
         assert size > 0
         if size > self.limit:
             raise FakeMemoryError("out of memory")
         raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # 0xFFFF is not a number in any float
         address = -(-raw.ctypes.data // ALIGNMENT) * ALIGNMENT
-        self.blocks[address] = (size, raw)
+        self.blocks[address] = (size, raw, self.current)
         return address
 
-    def release(self, what, address=None):
+    def release(self, what, gpu, address=None):
         """Releases what a context owns, or loses it; nothing can be raised where objects are dropped."""
-        if not self.current or self.capturing is not None:
+        if self.current != gpu or self.capturing is not None:
             self.lost.append(what)
         elif address is not None:
             del self.blocks[address]
 
     def check(self, address, size):
-        assert self.current, "no context is current"
-        for start, (length, _) in self.blocks.items():
+        self.check_current()
+        for start, (length, _, gpu) in self.blocks.items():
             if start <= address < start + length:
+                assert gpu == self.current, f"memory of GPU {gpu} while {self.current} is current"
                 assert address + size <= start + length, f"{size} bytes run {address + size - start - length} over"
                 return
         raise AssertionError(f"address {address:#x} is not allocated")
 
     def do(self, work):
         """Runs work of the stream, or records it."""
-        assert self.current, "no context is current"
+        self.check_current()
         work() if self.capturing is None else self.capturing.append(work)
 
 
@@ -87,8 +99,8 @@ class Owned:
     """What a context owns; dropping it is as good as freeing it."""
 
     def __init__(self, device, what, address=None):
-        assert device.current, "no context is current"
-        self._free = weakref.finalize(self, device.release, what, address)
+        device.check_current()
+        self._free = weakref.finalize(self, device.release, what, device.current, address)
         self._free.atexit = False
 
     def free(self):
@@ -173,12 +185,15 @@ def fake_pycuda(device):
             device.do(lambda: [ctypes.memmove(to, start, self.width_in_bytes) for to, start in steps])
 
     class Context:
+        def __init__(self, index):
+            self._index = index
+
         def push(self):
-            device.push(1)
+            device.push(self._index)
 
         @staticmethod
         def pop():
-            device.push(-1)
+            device.pop()
 
     class Stream(Owned):
         handle = 4711
@@ -201,20 +216,20 @@ def fake_pycuda(device):
 
     class CudaDevice:
         def __init__(self, index):
-            assert index == 0
+            self._index = index
 
         @staticmethod
         def count():
-            return 1
+            return len(GPUS)
 
         def name(self):
-            return "Orin"
+            return GPUS[self._index][0]
 
         def compute_capability(self):
-            return (8, 7)
+            return tuple(map(int, GPUS[self._index][1].split(".")))
 
         def retain_primary_context(self):
-            return Context()
+            return Context(self._index)
 
     module = new_module("pycuda.driver")
     module.init, module.Error = init, FakeError
@@ -228,10 +243,17 @@ def fake_pycuda(device):
 
 
 class FakeDriver:
-    """libcuda's graph functions."""
+    """libcuda's graph functions.
+
+    Attributes:
+        graphs: what was recorded and not destroyed, by handle.
+        executables: what was made of graphs and not destroyed.
+        fail: the function that fails.
+    """
 
     def __init__(self, device):
-        self._device, self._graphs, self._count = device, {}, 0
+        self._device, self._handles = device, itertools.count(1)
+        self.graphs, self.executables = {}, {}
         self.fail = ""
 
     def __getattr__(self, name):
@@ -240,8 +262,8 @@ class FakeDriver:
             "cuStreamEndCapture": self._end,
             "cuGraphInstantiateWithFlags": self._instantiate,
             "cuGraphLaunch": self._launch,
-            "cuGraphExecDestroy": lambda executable: self._graphs[executable.value],
-            "cuGraphDestroy": lambda graph: self._graphs.pop(graph.value),
+            "cuGraphExecDestroy": lambda executable: self.executables.pop(executable.value),
+            "cuGraphDestroy": lambda graph: self.graphs.pop(graph.value),
         }
 
         def call(*arguments):
@@ -257,19 +279,18 @@ class FakeDriver:
         self._device.capturing = []
 
     def _end(self, stream, graph):
-        self._count += 1
-        number = self._count
-        self._graphs[number] = self._device.capturing
+        graph._obj.value = next(self._handles)
+        self.graphs[graph._obj.value] = self._device.capturing
         self._device.capturing = None
-        graph._obj.value = number
 
     def _instantiate(self, executable, graph, flags):
         assert isinstance(flags, ctypes.c_ulonglong)
-        executable._obj.value = graph.value
+        executable._obj.value = next(self._handles)
+        self.executables[executable._obj.value] = self.graphs[graph.value]
 
     def _launch(self, executable, stream):
         self._device.launches += 1
-        for work in self._graphs[executable.value]:
+        for work in self.executables[executable.value]:
             work()
 
 

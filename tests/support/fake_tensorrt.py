@@ -1,7 +1,8 @@
 """A stand-in for the module `tensorrt`, for machines without it: plans run on ONNX Runtime, on the GPU of fake_cuda.py.
 
 It holds the code to what the manuals ask for: addresses that are aligned to 256 bytes, shapes inside the profile, an
-execution context for each recorded graph, a cache output at the address of its input, strongly typed networks.
+execution context for each recorded graph, a cache output at the address of its input, strongly typed networks, one
+GPU that is current from the making of a builder to its last use. Plans run on the kind of GPU they were built on.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnxruntime as ort
-from fake_cuda import ALIGNMENT, new_module, view
+from fake_cuda import ALIGNMENT, GPUS, new_module, view
 from google.protobuf.message import DecodeError
 
 
@@ -102,8 +103,9 @@ class Parser:
 
 
 class Builder:
-    def __init__(self, logger):
-        self._logger = logger
+    def __init__(self, logger, device):
+        device.check_current()
+        self._logger, self._device, self._gpu = logger, device, device.current
 
     def create_network(self, flags=0):
         assert flags == 1 << 1, "not strongly typed"
@@ -116,6 +118,7 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network, config):
+        assert self._device.current == self._gpu, "another GPU is current than when the builder was made"
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 2)
         for step in range(2):
@@ -132,7 +135,8 @@ class Builder:
                     return None
             in_place = any("TensorScatter" in n.op_type and item.name in n.input for n in self._nodes(network))
             assert not in_place or min(item.shape) > 0, f"{item.name}: an updated buffer needs a fixed size"
-        plan = {"path": network.path, "profiles": [profile.shapes for profile in config.profiles]}
+        profiles = [profile.shapes for profile in config.profiles]
+        plan = {"path": network.path, "profiles": profiles, "gpu": GPUS[self._gpu]}
         return json.dumps(plan).encode()
 
     def _nodes(self, network):
@@ -200,6 +204,10 @@ def fake_tensorrt(device, version="10.3.0"):
             device.do(lambda: self._engine.execute(shapes, addresses))
             return True
 
+    class DeviceBuilder(Builder):
+        def __init__(self, logger):
+            super().__init__(logger, device)
+
     class Engine:
         memory_bytes = 3000
 
@@ -239,9 +247,10 @@ def fake_tensorrt(device, version="10.3.0"):
 
         def deserialize_cuda_engine(self, serialized_engine):
             try:
-                return Engine(json.loads(bytes(serialized_engine)))
+                plan = json.loads(bytes(serialized_engine))
             except ValueError:
                 return None
+            return Engine(plan) if plan["gpu"] == GPUS[device.current] else None
 
     module = new_module("tensorrt")
     module.__version__ = version
@@ -250,7 +259,7 @@ def fake_tensorrt(device, version="10.3.0"):
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     for kind in (ILogger, Logger, IProgressMonitor, Runtime):
         setattr(module, kind.__name__, kind)
-    module.Builder, module.OnnxParser = Builder, Parser
+    module.Builder, module.OnnxParser = DeviceBuilder, Parser
     return module
 
 

@@ -38,6 +38,10 @@ def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
     assert parse({"text": "words"}, tmp_path).has_text
 
 
+def test_any_id_can_be_shown(tmp_path):
+    assert parse({"id": "half \udc80", "text": "words"}, tmp_path).id == "half \\udc80"
+
+
 def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
     """As tables have it, which give every sample every column."""
     nothing = dict.fromkeys(("id", "image", "video", "conversations", "text", "turns_apart"))
@@ -53,6 +57,9 @@ def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
         ({"id": 1}, "neither pictures nor conversations nor text"),
         ({"text": " "}, "text must be a string with something in it"),
         ({"text": "a", "image": "b"}, "a sample with text has no pictures"),
+        ({"text": "bad \udc80"}, r"text is not valid Unicode \(character 4: '.udc80'\); mend it"),
+        ({"image": "\ud800.png"}, "image is not valid Unicode"),
+        ({"conversations": [{"from": "gpt", "value": "\udc80"}]}, "a turn's value is not valid Unicode"),
         ({"image": [3]}, "image must be a path or a list of paths"),
         ({"conversations": "x"}, "must be a list of turns"),
         ({"conversations": []}, "neither pictures nor conversations nor text"),

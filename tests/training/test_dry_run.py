@@ -18,6 +18,7 @@ from penguin_models.weights import released_name
 from penguin_training import setup
 from penguin_training.batches import Batch
 from penguin_training.dry_run import dry_run
+from penguin_training.optimisation import Optimizers, trained_parameters
 from penguin_training.settings_file import load_settings
 from penguin_training.weights import build_model
 
@@ -73,6 +74,12 @@ def shapes_of(config):
     return {released_name(name): tuple(p.shape) for name, p in model.named_parameters()}
 
 
+def with_context(folder, tokens):
+    """Gives a checkpoint's decoder this context."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": tokens}))
+
+
 def penguin(name):
     encoder = {k: v for k, v in qwen3("Qwen/Qwen3-0.6B").items() if k != "model_type"} | {"patch_size": 14}
     more = {"model_type": "penguinvl_qwen3", "image_token_index": 1503, "vision_encoder_config": encoder}
@@ -106,11 +113,12 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
             hollow(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
     for size in ("tiny-cpu", "tiny-gpu"):
         run = root / "runs" / size
-        shutil.copytree(llm_folder, run / "0-text")
         shutil.copytree(teacher_folder, run / "teacher")
         put(f"runs/{size}/tokenizer", {})
+        context = load_settings(CONFIGS / size / "0-text.yaml").model.new_language_model.max_position_embeddings
+        with_context(shutil.copytree(llm_folder, run / "0-text"), context)
         for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general"):
-            shutil.copytree(checkpoint, run / stage)
+            with_context(shutil.copytree(checkpoint, run / stage), context)
     return root
 
 
@@ -118,12 +126,13 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
 def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
     monkeypatch.chdir(world)
     given = load_settings(CONFIGS / f"{name}.yaml")
-    here = {"text": "text", "clips": "clips", "train": "everything"}
-    files = [here.get(Path(file.path).parent.name, "few") for file in given.data.files]
+    drawn_as = {"text": "text", "clips": "clips", "train": "everything"}
+    files = [drawn_as.get(Path(file.path).parent.name, "few") for file in given.data.files]
     paths = [f"data.files.{i}.path={file}.jsonl" for i, file in enumerate(files)]
-    # So few samples make few micro-batches, and the drawn ones are short.
-    budgets = ["budgets.micro_batches=1", f"budgets.tokens={max(512, given.budgets.visual_tokens)}"]
-    settings = indexed(load_settings(CONFIGS / f"{name}.yaml", [f"data.root={drawn}", *paths, *budgets]))
+    # So few samples make few micro-batches.
+    here = [f"data.root={drawn}", *paths, "budgets.micro_batches=1"]
+    settings = indexed(load_settings(CONFIGS / f"{name}.yaml", here))
+    assert settings.budgets.tokens == given.budgets.tokens
     for file, shipped in zip(settings.data.files, given.data.files, strict=True):
         assert replace(file, path=shipped.path) == shipped
     report = dry_run(settings)
@@ -132,7 +141,7 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
     total = sum(report.trained.values()) + sum(report.frozen.values())
     low, high = PARAMETERS.get(name.split("/")[0], (0, 8e6))
     assert low < total < high
-    assert report.bytes["optimiser"] == 8 * sum(report.trained.values()) and report.bytes["activations"] > 0
+    assert report.bytes["activations"] > 0
     assert report.lines()[0].startswith(f"{settings.name}: ")
 
 
@@ -147,6 +156,21 @@ def test_figures_are_those_of_the_model_and_the_data(values, parse, indexed, rec
     batches = [source.data.batch(numbers) for numbers in source.data.plan.micro_batches(0)]
     assert report.shapes["patches"] == [max(len(b.patches) for b in batches), 588]
     assert report.steps == 4 and report.micro_batches_per_epoch == len(batches)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
+    """Against what it keeps after a step."""
+    values["learning_rates"] |= {"patch_embedding": None}
+    values["optimizer"] = {"kind": kind}
+    settings = indexed(parse(values))
+    model = build_model(settings, setup.make_blueprint(settings), None)
+    optimizers = Optimizers(model, settings)
+    for parameter in trained_parameters(model).values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(1.0)
+    kept = [t for one in optimizers.all for state in one.state.values() for t in state.values()]
+    assert dry_run(settings).bytes["optimiser"] == sum(t.nbytes for t in kept if t.ndim)
 
 
 def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkpoint):

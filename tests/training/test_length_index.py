@@ -46,6 +46,32 @@ def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
     assert index.unusable[3][0] == "4"
 
 
+def test_only_what_could_not_be_used_is_measured_again(drawn, tmp_path, reader, jsonl):
+    picture = (drawn / "images/0.png").read_bytes()
+    (tmp_path / "0.png").write_bytes(picture)
+    rows = [{"id": name, "image": f"{name}.png"} for name in ("0", "back", "gone", "too")]
+    file = AnnotationFile(jsonl(tmp_path / "x.jsonl", rows))
+    build_index(file, reader)
+    for name in ("back", "too"):
+        (tmp_path / f"{name}.png").write_bytes(picture)
+    (tmp_path / "0.png").unlink()
+    calls = []
+    build_index(file, reader, progress=lambda: calls.append(1), known=load_index(file, reader))
+    index = load_index(file, reader)
+    assert len(calls) == 3 and [name for name, _ in index.unusable.values()] == ["gone"]
+    assert index[0] == index[1] == index[3] and index[0].visual_tokens > 0
+    assert index.packed_sizes().tolist() == [index[0].size, index[0].size, 0, index[0].size]
+
+
+def test_where_it_cannot_be_written_nothing_is_measured(file, reader):
+    path = index_path(file, reader)
+    path.with_name(f".{path.name}.partial").mkdir()
+    calls = []
+    with pytest.raises(DataError, match="cannot be written: Is a directory"):
+        build_index(file, reader, progress=lambda: calls.append(1))
+    assert not calls
+
+
 def test_it_fits_one_file(file, reader):
     with pytest.raises(DataError, match=r"no length index .*; make it with `penguin-vl prepare lengths"):
         load_index(file, reader)

@@ -1,6 +1,7 @@
 """Packing: every sample once, no budget exceeded, little padding, the same for the same seed."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from penguin_training.packing import PackingPlan, pack
 
 LENGTHS = Path(__file__).parents[1] / "data" / "training" / "lengths.json"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "training.md"
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
@@ -56,6 +58,20 @@ def test_the_table_top_fills_the_budget(shares):
     sizes = np.concatenate([lengths[name] for name in shares])
     plan = PackingPlan(sizes, [(len(lengths[name]), float(share)) for name, share in shares.items()], 2048, 0)
     assert plan.fill(0) >= 0.97 and plan.fill(1) >= 0.97
+
+
+@pytest.mark.parametrize("counts", [{"pictures": 400, "clips": 150, "text": 300}, {"pictures": 400, "clips": 44}])
+def test_blocks_of_rendered_scenes_fill_the_budget(counts):
+    """A stream packs each block by itself: of the size that the documentation names."""
+    block = int(re.search(r"turns: 8\}\}\]`, with `block: (\d+)`", DOCUMENTATION.read_text()).group(1))
+    lengths = json.loads(LENGTHS.read_text())
+    sizes = np.concatenate([lengths[name][:count] for name, count in counts.items()])
+    used = filled = 0
+    for seed in range(20):
+        rendered = np.random.default_rng(seed).choice(sizes, block, replace=False)
+        used += rendered.sum()
+        filled += 2048 * len(PackingPlan(rendered, [(block, 1.0)], 2048, seed).micro_batches(0))
+    assert used / filled >= 0.97
 
 
 def test_epochs_and_seeds_differ():

@@ -1,5 +1,6 @@
 """Streams: every sample once a pass, whatever the number of readers, and a stopped run goes on with the next one."""
 
+import gzip
 import json
 from collections import Counter
 
@@ -7,6 +8,7 @@ import pytest
 
 from penguin_models.errors import DataError, TrainingError
 from penguin_training.blueprint import make_blueprint
+from penguin_training.dry_run import dry_run
 from penguin_training.loop import train
 from penguin_training.setup import make_reader
 from penguin_training.streamed import Position, StreamedData
@@ -89,6 +91,52 @@ def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn,
     assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone", "empty"]
     streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
     assert open_stream(streamed).first().samples == 1
+
+
+def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp_path):
+    """As in a file with an index: blank lines are not counted, and `only` lets such lines through to be named."""
+    good, other = '{"id": "a", "text": "red", "family": "f"}', '{"text": "a\u2028b", "family": "f"}'
+    lines = [good, "", "{broken", other, '{"text": "half', "[1]", '{"text": "no", "family": "g"}']
+    text = "\n".join(lines).encode() + b"\n"
+    (tmp_path / "x.jsonl").write_bytes(text + b'{"text": "\xff", "family": "f"}\n')  # no UTF-8
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text))
+    streamed["data"] |= {"root": str(tmp_path)}
+    for name, places in (("x.jsonl", (2, 4, 7)), ("x.jsonl.gz", (2, 4))):
+        streamed["data"]["files"] = [{"path": name, "only": {"family": ["f"]}}]
+        batch = open_stream(streamed).first()
+        assert batch.samples == 2
+        assert [who for who, _ in batch.unusable] == [f"{name}:{place}" for place in places]
+        assert all("not JSON" in why for _, why in batch.unusable)
+
+
+def test_a_dry_run_wants_one_sample_of_a_stream(streamed, parse, tmp_path):
+    (tmp_path / "x.jsonl").write_text("no JSON\n" * 3)
+    streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
+    with pytest.raises(DataError, match=r"no sample of the first micro-batch can be read; for example x\.jsonl:1: not"):
+        dry_run(parse(streamed))
+
+
+def test_a_list_is_streamed_too(streamed, open_stream, tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([{"id": "a", "text": "red"}, {"id": 2, "text": "blue"}], indent=1))
+    streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.json"}]}
+    batch = open_stream(streamed).first()
+    assert (batch.samples, batch.unusable) == (2, ())
+
+
+def test_a_stopped_run_goes_on_behind_a_broken_line(streamed, start, losses, drawn, tmp_path):
+    lines = (drawn / "text.jsonl").read_text().splitlines()
+    (tmp_path / "x.jsonl").write_text("\n".join(["{broken", *lines[:20], "{broken", *lines[20:]]))
+    streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
+    streamed["budgets"] = {"tokens": 128, "micro_batches": 1, "visual_tokens": 128}
+    streamed["output"] = str(tmp_path / "whole")
+    whole = start(streamed)
+    train(whole)
+    streamed["output"] = str(tmp_path / "stopped")
+    train(start(streamed), stop_at=2)
+    resumed = start(streamed, resume=True)
+    train(resumed)
+    assert losses(resumed) == losses(whole) and losses(resumed, "unusable") == losses(whole, "unusable")
+    assert sum(losses(whole, "unusable")) == 2
 
 
 def test_kinds_of_samples_share_a_file(streamed, open_stream, drawn):

@@ -52,6 +52,12 @@ def test_any_text_comes_back(trained, folder):
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids == trained.encode(text).ids
 
 
+def test_what_is_no_unicode_is_passed_over(tmp_path, jsonl, conversation):
+    rows = [{"text": "bad \udc80"}, {"conversations": conversation("Who?", "\ud800")}, {"text": "aa aa"}]
+    file = AnnotationFile(jsonl(tmp_path / "x.jsonl", rows))
+    assert train_tokenizer([file], 263).encode("aa").tokens == ["aa"]
+
+
 def test_coordinates_and_special_tokens_are_whole(trained, drawn, tmp_path):
     assert trained.encode("<|im_start|><image><think>").tokens == ["<|im_start|>", "<image>", "<think>"]
     assert trained.get_vocab_size() == 300 == max(trained.get_vocab().values()) + 1

@@ -91,6 +91,8 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
         raise DataError("a sample has either conversations or text, not both")
     if text is not None and (not isinstance(text, str) or not text.strip()):
         raise DataError(f"text must be a string with something in it, not {text!r:.60}")
+    if text is not None:
+        _check_unicode(text, "text")
     if text is not None and any(paths.values()):
         raise DataError("a sample with text has no pictures; a conversation can show them")
     if conversation is None:
@@ -110,7 +112,7 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
 def sample_id(raw: Any, default: str) -> str:
     """What a sample is called, whether or not it has the form of one; `default` where it has no id."""
     found = raw.get("id") if isinstance(raw, Mapping) else None
-    return default if found is None else str(found)
+    return default if found is None else str(found).encode(errors="backslashreplace").decode()
 
 
 def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
@@ -239,6 +241,14 @@ def _line_offsets(path: Path) -> Int64Array:
     return np.concatenate(starts) if starts else np.empty(0, np.int64)
 
 
+def _check_unicode(text: str, what: str) -> None:
+    """JSON can name halves of a character (`\\udc80`), which nothing can encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise DataError(f"{what} is not valid Unicode (character {err.start}: {text[err.start]!r}); mend it") from err
+
+
 def _paths(raw: Mapping[str, Any], key: str, root: Path) -> list[Path]:
     given = raw.get(key)
     if given is None:
@@ -246,6 +256,8 @@ def _paths(raw: Mapping[str, Any], key: str, root: Path) -> list[Path]:
     paths = [given] if isinstance(given, str) else given
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
         raise DataError(f"{key} must be a path or a list of paths, not {given!r:.60}")
+    for path in paths:
+        _check_unicode(path, key)
     return [root / path for path in paths]
 
 
@@ -259,6 +271,7 @@ def _messages(conversation: Any) -> tuple[tuple[Message, ...], list[str]]:
         role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
         if role is None or not isinstance(turn.get("value"), str):
             raise DataError(f"a turn must have a 'from' among {', '.join(_ROLES)} and a 'value': {turn!r:.80}")
+        _check_unicode(turn["value"], "a turn's value")
         if role == "assistant":
             messages.append({"role": role, "content": turn["value"]})
             continue

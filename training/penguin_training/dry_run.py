@@ -20,14 +20,17 @@ from penguin_models.errors import DataError
 from penguin_training.batches import Batch
 from penguin_training.blueprint import Blueprint, make_blueprint
 from penguin_training.loader import IndexedData
+from penguin_training.optimisation import takes_muon
+from penguin_training.output_folder import check_output
 from penguin_training.settings import StageSettings
-from penguin_training.setup import Source, check_output, open_source
+from penguin_training.setup import Source, open_source
 from penguin_training.stage_model import part_of
 from penguin_training.teachers import Teacher, check_teacher, empty_teacher
 from penguin_training.tracking import check_trackers
 from penguin_training.weights import check_weights, empty_model
 
 _ADAM_BYTES = 8  # two float32 moments
+_MUON_BYTES = 4  # one
 _GRADIENT_BYTES = 4
 _COMPUTED_BYTES = {"float32": 4, "bf16": 2}
 _SCANNED = 2000
@@ -117,11 +120,12 @@ def dry_run(settings: StageSettings) -> Report:
 
 def _largest(source: Source) -> Batch:
     """The micro-batch with the most patches, of a stream the first one; read for real."""
-    if not isinstance(source.data, IndexedData):
-        return source.data.first()
-    candidates = source.data.plan.micro_batches(0)[:_SCANNED]
     data = source.data
-    batch = data.batch(max(candidates, key=lambda numbers: (data.patches(numbers), data.plan.size(numbers))))
+    if isinstance(data, IndexedData):
+        candidates = data.plan.micro_batches(0)[:_SCANNED]
+        batch = data.batch(max(candidates, key=lambda numbers: (data.patches(numbers), data.plan.size(numbers))))
+    else:
+        batch = data.first()
     if not batch.samples:
         name, reason = batch.unusable[0]
         raise DataError(f"no sample of the first micro-batch can be read; for example {name}: {reason}")
@@ -150,7 +154,7 @@ def _measure(
     memory = {
         "weights": sizes["weights"],
         "gradients": _GRADIENT_BYTES * sum(trained.values()),
-        "optimiser": _ADAM_BYTES * sum(trained.values()),
+        "optimiser": _ADAM_BYTES * (sum(trained.values()) - sizes["muon"]) + _MUON_BYTES * sizes["muon"],
         "average": 4 * sum(trained.values()) if settings.engine.ema_decay else 0,
         "teacher": _COMPUTED_BYTES[settings.engine.precision] * taught,
         "activations": sizes["activations"],
@@ -175,7 +179,7 @@ def _with_depths(blueprint: Blueprint, depths: dict[str, int]) -> Blueprint:
 
 
 def _pass(settings: StageSettings, blueprint: Blueprint, width: int | None, batch: Batch) -> dict[str, int]:
-    """A forward pass of fake tensors: parameters by part, bytes of weights and of what autograd keeps."""
+    """A forward pass of fake tensors: parameters by part and of Muon, bytes of weights and of what autograd keeps."""
     with torch.device("meta"):
         model = empty_model(settings, blueprint, width)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
@@ -187,8 +191,11 @@ def _pass(settings: StageSettings, blueprint: Blueprint, width: int | None, batc
         with kept.counting(), torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"):
             model(faked, features)
     patch_positions.cache_clear()  # it would give fake positions to whoever asks next
-    sizes = {"weights": sum(p.numel() * p.element_size() for p in model.parameters()), "activations": kept.bytes}
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    sizes = {"weights": weights, "activations": kept.bytes, "muon": 0}
     for name, parameter in model.named_parameters():
+        if parameter.requires_grad and takes_muon(name, parameter, settings.optimizer):
+            sizes["muon"] += parameter.numel()
         part = f"{'trained' if parameter.requires_grad else 'frozen'} {part_of(name)}"
         sizes[part] = sizes.get(part, 0) + parameter.numel()
     return sizes

@@ -10,6 +10,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,39 +92,44 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
 
 
 def build_index(
-    file: AnnotationFile, reader: SampleReader, workers: int = 0, progress: Callable[[], None] = lambda: None
+    file: AnnotationFile,
+    reader: SampleReader,
+    workers: int = 0,
+    progress: Callable[[], None] = lambda: None,
+    known: LengthIndex | None = None,
 ) -> Path:
-    """Measures every sample of a file and writes the index beside it.
+    """Measures samples of a file and writes the index beside it.
 
     Args:
         file: the annotation file.
         reader: measures with the stage's settings.
         workers: processes that measure.
-        progress: called after each sample.
+        progress: called after each sample that is measured.
+        known: an index of the same file and settings: only what it could not use is measured again.
 
     Returns:
         Where the index lies.
 
     Raises:
-        DataError: the index cannot be written.
+        DataError: the index cannot be written; said before anything is measured.
     """
-    measured: list[Measured] = []
-    unusable: dict[int, tuple[str, str]] = {}
-    for row, result in enumerate(_measure_all(file, reader, workers)):
-        if not isinstance(result, Measured):
-            unusable[row] = result
-            result = Measured(-1, 0, 0, ())
-        measured.append(result)
-        progress()
     path = index_path(file, reader)
-    header = {"file_sha256": _hash(file.path), "samples": len(file), "unusable": unusable}
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with _writing(path):
+        partial.touch()
+        partial.unlink()
+    rows = range(len(file)) if known is None else sorted(known.unusable)
+    found: dict[int, Measured | tuple[str, str]] = {}
+    for row, result in zip(rows, _measure_all(file, reader, rows, workers), strict=True):
+        found[row] = result
+        progress()
+    unusable = {row: result for row, result in found.items() if not isinstance(result, Measured)}
+    measured = [_measured(found[row] if known is None or row in found else known[row]) for row in range(len(file))]
+    header = {"file_sha256": _hash(file.path), "samples": len(file), "unusable": unusable}
+    with _writing(path):
         with partial.open("wb") as out:
             np.savez_compressed(out, header=np.array(json.dumps(header)), **_columns(measured))
         partial.replace(path)
-    except OSError as err:
-        raise DataError(f"the length index {path} cannot be written: {err.strerror}") from err
     return path
 
 
@@ -152,33 +158,48 @@ def load_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex:
     return index
 
 
-def index_is_current(file: AnnotationFile, reader: SampleReader) -> bool:
-    """Whether there is a whole index of the file as it is, for these settings."""
+def current_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex | None:
+    """The index of the file as it is, for these settings; None where there is no whole one."""
     try:
-        load_index(file, reader)
+        return load_index(file, reader)
     except DataError:
-        return False
-    return True
+        return None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise DataError(f"the length index {path} cannot be written: {err.strerror}") from err
 
 
 class _Rows(Dataset[Any]):
-    """Measurements row by row; (id, reason) where there is none."""
+    """Measurements of some rows; (id, reason) where there is none."""
 
-    def __init__(self, file: AnnotationFile, reader: SampleReader):
-        self._file, self._reader = file, reader
+    def __init__(self, file: AnnotationFile, reader: SampleReader, rows: Sequence[int]):
+        self._file, self._reader, self._rows = file, reader, rows
 
     def __len__(self) -> int:
-        return len(self._file)
+        return len(self._rows)
 
-    def __getitem__(self, row: int) -> Measured | tuple[str, str]:
+    def __getitem__(self, number: int) -> Measured | tuple[str, str]:
+        row = self._rows[number]
         try:
             return self._reader.measure(self._file[row])
         except PenguinError as err:
             return self._file.name(row), str(err)
 
 
-def _measure_all(file: AnnotationFile, reader: SampleReader, workers: int) -> Iterator[Measured | tuple[str, str]]:
-    yield from DataLoader(_Rows(file, reader), batch_size=None, **worker_options(workers))
+def _measure_all(
+    file: AnnotationFile, reader: SampleReader, rows: Sequence[int], workers: int
+) -> Iterator[Measured | tuple[str, str]]:
+    yield from DataLoader(_Rows(file, reader, rows), batch_size=None, **worker_options(workers))
+
+
+def _measured(result: Measured | tuple[str, str]) -> Measured:
+    """What stands in the index: -1 tokens where the sample cannot be used."""
+    return result if isinstance(result, Measured) else Measured(-1, 0, 0, ())
 
 
 def _columns(measured: Sequence[Measured]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penguin_training.settings import Schedule, StageSettings
+from penguin_training.settings import Optimizer, Schedule, StageSettings
 from penguin_training.stage_model import part_of
 
 
@@ -32,7 +32,7 @@ class Optimizers:
         muon: dict[str, list[nn.Parameter]] = {}
         for name, parameter in trained_parameters(model).items():
             part = part_of(name)
-            if chosen.kind == "muon" and parameter.ndim == 2 and ".layers." in name and part != "lora":
+            if takes_muon(name, parameter, chosen):
                 muon.setdefault(part, []).append(parameter)
             else:
                 adam.setdefault((part, parameter.ndim > 1), []).append(parameter)
@@ -69,6 +69,12 @@ class Optimizers:
         for optimizer in self.all:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def takes_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
+    """Whether Muon, and not AdamW, steps a trained parameter of `StageModel`: a matrix of the transformer layers."""
+    is_matrix = parameter.ndim == 2 and ".layers." in name and part_of(name) != "lora"
+    return optimizer.kind == "muon" and is_matrix
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -27,6 +27,7 @@ from penguin_training.turns_apart import encode_apart
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 END_OF_TEXT = "<|endoftext|>"
+_AGAIN = "make the length index again: `penguin-vl prepare lengths STAGE.yaml --again`"
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 are turned by a quarter
 
 
@@ -146,7 +147,7 @@ class SampleReader:
             images += self.processor.patch(frames, shown.visual.kinds, allocation)
         ids, labels, turns = self._ids(annotation, measured.shown, [image.tokens for image in images])
         if len(ids) != measured.tokens:
-            raise DataError(f"it has {len(ids)} tokens, {measured.tokens} when it was measured; measure it again")
+            raise DataError(f"it has {len(ids)} tokens, {measured.tokens} when it was measured; {_AGAIN}")
         return Example(annotation.id, ids, labels, tuple(images), turns)
 
     def _look_at(self, picture: Picture) -> Shown:
@@ -183,7 +184,7 @@ class SampleReader:
         else:
             if next(frames, None) is None:
                 return
-        raise DataError(f"{picture.path} has changed since it was measured; make the length index again")
+        raise DataError(f"{picture.path} has changed since it was measured; {_AGAIN}")
 
     def _allocate(self, visuals: Sequence[Visual]) -> list[Allocation]:
         return self.processor.allocate(visuals, self.max_visual_tokens, self.data.sizes)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
-from penguin_models.errors import DataError, SettingError, TrainingError
+from penguin_models.errors import DataError, TrainingError
 from penguin_training.annotations import AnnotationFile
 from penguin_training.batches import Batch
 from penguin_training.blueprint import Blueprint, make_blueprint
@@ -19,6 +19,7 @@ from penguin_training.length_index import load_index
 from penguin_training.loader import IndexedData, check_unusable, iterate
 from penguin_training.loop import Run
 from penguin_training.optimisation import MovingAverage, Optimizers
+from penguin_training.output_folder import check_output
 from penguin_training.packing import PackingPlan
 from penguin_training.parallel import make_accelerator, place
 from penguin_training.resuming import check_unchanged, decisive
@@ -127,7 +128,7 @@ def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
 
     Args:
         settings: of the stage.
-        resume: go on from the newest state; without one, or without this, the output must hold no other run.
+        resume: go on from the newest state; without this, the output must hold no run and no checkpoint.
         console: where progress is shown.
 
     Raises:
@@ -171,6 +172,9 @@ def _state_to_begin_from(output: Path, resume: bool) -> Path | None:
     found = states(output)
     if found and not resume:
         raise TrainingError(f"{output} holds a run already (newest {found[-1].name}); give --resume or another output")
+    checkpoint = next((name for name in ("config.json", "model.safetensors") if (output / name).exists()), None)
+    if checkpoint and not resume:
+        raise TrainingError(f"{output} holds a checkpoint already ({checkpoint}); give another output, or move it away")
     if resume and not found:
         raise TrainingError(f"{output} has no state to resume from; leave --resume out")
     return found[-1] if found else None
@@ -209,27 +213,3 @@ def _batches(source: Source, settings: StageSettings, progress: Progress, rank: 
         return source.data.iterate(progress, rank, world, settings.data.workers, pin)
     start = progress.step * progress.window
     return iterate(source.data, start, rank, world, settings.data.workers, pin)
-
-
-def check_output(settings: StageSettings) -> None:
-    """Raises SettingError where the output cannot be a folder, or is a checkpoint that the stage begins with."""
-    output = Path(settings.output)
-    there = next((path for path in (output, *output.parents) if path.exists()), output)
-    if not there.is_dir():
-        raise SettingError(f"output {output} cannot be a folder: {there} is a file; write to another folder")
-    for name, path in _read_by(settings).items():
-        if Path(path).resolve() == output.resolve():
-            raise SettingError(f"output {output} is {name}; write to another folder")
-
-
-def _read_by(settings: StageSettings) -> dict[str, str]:
-    """Checkpoints and tokenizers that a stage reads, by the settings that name them."""
-    model, reconstruction = settings.model, settings.reconstruction
-    found = {
-        "model.start": model.start,
-        "model.new_model.llm": model.new_model and model.new_model.llm,
-        "model.new_model.encoder_llm": model.new_model and model.new_model.encoder_llm,
-        "model.new_language_model.tokenizer": model.new_language_model and model.new_language_model.tokenizer,
-        "reconstruction.teacher.path": reconstruction and reconstruction.teacher.path,
-    }
-    return {name: path for name, path in found.items() if path}

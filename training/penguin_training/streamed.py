@@ -8,6 +8,7 @@ part of its state, so that it goes on with the very next one. What lies before i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -186,9 +187,12 @@ class StreamedData:
         stream = _open_stream(path, Path(root or "."))
         pictures = Path(root or (Path(path).parent if _is_local(path) else "."))
         try:
-            for number, raw in enumerate(_samples(stream)):
-                if wanted(raw, file.only):
-                    shown, place = raw if file.conversations else pictures_of(raw), f"{Path(path).name}:{number + 1}"
+            for number, raw in enumerate(_samples(stream, _holds_lines(path))):
+                place = f"{Path(path).name}:{number + 1}"
+                if isinstance(raw, DataError):
+                    yield _Row(place, partial(_raise, raw))
+                elif wanted(raw, file.only):
+                    shown = raw if file.conversations else pictures_of(raw)
                     yield _Row(sample_id(raw, place), partial(parse_annotation, shown, pictures, place))
         except _stream_errors() as err:
             raise DataError(f"the stream {path} breaks off: {' '.join(str(err).split())[:200]}") from err
@@ -218,11 +222,33 @@ class _Stream(IterableDataset[Any]):
             yield err
 
 
-def _samples(stream: Any) -> Iterator[dict[str, Any]]:
-    """Samples of a stream, all of them in every process: by itself `datasets` would share them among workers."""
+def _samples(stream: Any, are_lines: bool) -> Iterator[Any]:
+    """Samples of a stream, all of them in every process: by itself `datasets` would share them among workers.
+
+    A line that is no JSON comes as the DataError that says so.
+    """
     for columns in stream.iter(batch_size=_ROWS):
+        if are_lines:
+            yield from (_parsed(line) for line in columns["text"] if line.strip())
+            continue
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as err:
+        return DataError(f"not JSON: {err}")
+
+
+def _raise(error: DataError) -> Annotation:
+    raise error
+
+
+def _holds_lines(path: str) -> bool:
+    """Whether it is an annotation file with one sample a line, and not a list of samples."""
+    return path.endswith(_ANNOTATIONS) and not path.removesuffix(".gz").removesuffix(".zst").endswith(".json")
 
 
 def _is_local(path: str) -> bool:
@@ -231,7 +257,7 @@ def _is_local(path: str) -> bool:
 
 
 def _open_stream(path: str, root: Path) -> Any:
-    """A stream of raw samples.
+    """A stream of raw samples, or of the lines that hold them.
 
     Raises:
         DataError: there is neither such a file nor such a data set.
@@ -241,7 +267,12 @@ def _open_stream(path: str, root: Path) -> Any:
     try:
         if path.endswith(_ANNOTATIONS):
             place = str(root / path) if _is_local(path) else path
-            return datasets.load_dataset("json", data_files=place, split="train", streaming=True)
+            options: dict[str, Any] = {"data_files": place, "split": "train", "streaming": True}
+            if _holds_lines(path):
+                # A byte that is no UTF-8 becomes `\xNN`, which is no JSON: its line is left out. For compressed files
+                # and URLs `datasets` passes over this option, and the stream breaks off there.
+                return datasets.load_dataset("text", encoding_errors="backslashreplace", **options)
+            return datasets.load_dataset("json", **options)
         return datasets.load_dataset(path, split="train", streaming=True)
     except _stream_errors() as err:
         raise DataError(f"{path} cannot be streamed: {' '.join(str(err).split())[:200]}") from err

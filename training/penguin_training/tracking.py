@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from penguin_models.errors import SettingError
+from penguin_training.output_folder import make_folder
 
 _NAMED = 5
 """Unusable samples that are shown; all are in unusable.jsonl."""
@@ -64,8 +65,12 @@ class Tracking:
         self._task = self._progress.add_task("", total=steps, figures="")
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
-        """Begins at a step; figures that an interrupted run wrote for later steps are dropped."""
-        self._output.mkdir(parents=True, exist_ok=True)
+        """Begins at a step; figures that an interrupted run wrote for later steps are dropped.
+
+        Raises:
+            SettingError: the output cannot be made.
+        """
+        make_folder(self._output)
         if self._main:
             self._drop_after(step)
         self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})

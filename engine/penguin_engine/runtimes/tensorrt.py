@@ -51,13 +51,13 @@ class TensorRTRuntime:
         check_precision(manifest, precision, folder)
         plan = PlanManifest.read(folder)
         self._gpu = gpu = CudaDevice(device)
-        plan.check(folder, manifest, gpu.machine)
-        self._limits, self._command_for_patches = plan.limits, partial(plan.command, folder)
+        plan.check(folder, manifest, gpu.machine, device)
+        self._limits, self._command_for_patches = plan.limits, partial(plan.command, folder, device)
         self._equal_frames = PROFILES[manifest.profile].equal_frames
         with gpu.active():
             loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
             vision, decoder = (
-                TensorRTPlan(loader, folder / FOLDER / name, gpu, plan.command(folder))
+                TensorRTPlan(loader, folder / FOLDER / name, gpu, plan.command(folder, device))
                 for name in (VISION_PLAN, DECODER_PLAN)
             )
             self._vision = VisionSteps(vision, manifest, plan.limits, gpu)
@@ -297,12 +297,3 @@ class _Mark:
     def wait(self) -> None:
         """Returns when the stream has reached it."""
         self._events[0].synchronize()
-
-
-def this_machine(device: str = "cuda") -> Machine:
-    """What plans that are built here depend on.
-
-    Raises:
-        EngineError: there is no such GPU.
-    """
-    return CudaDevice(device).machine

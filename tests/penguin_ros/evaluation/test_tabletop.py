@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
 pytest.importorskip("pybullet", reason="needs the extra sim")
 
+from penguin_models.errors import PenguinError
 from penguin_models.grounding import Box, GroundedObject, TimeRange
 from penguin_ros.cli.main import main
 from penguin_ros.evaluation.statistics import Ratio
@@ -118,14 +120,21 @@ def test_intervals_draw_scenes():
     assert several.value == 0.75 and 0 <= several.low < 0.75 < several.high <= 1
 
 
-def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
-    def run(*options):
+@pytest.fixture
+def run(checkpoint, monkeypatch, capsys):
+    """Runs the command on two scenes: (exit code, standard output, standard error)."""
+
+    def command(*options):
         arguments = ["penguin-vl", "evaluate", "tabletop", "--model", str(checkpoint), "--scenes", "2", *options]
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as raised:
             main()
         return raised.value.code, *capsys.readouterr()
 
+    return command
+
+
+def test_the_command(run, tmp_path):
     file = tmp_path / "answers.jsonl"
     code, out, err = run("--json", "--seed", "3", "--mixture", "image=1", "--answers", str(file))
     assert code == 0, err
@@ -143,3 +152,37 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
         assert code == 1 and f"has {family}, about which nothing is asked; give weights of image, pair, clip" in err
     code, _, err = run("--max-tokens", "3")
     assert code == 1 and "3" in err and len(err.splitlines()) == 1
+
+
+def test_answers_are_kept_until_there_are_others(run, tmp_path, monkeypatch):
+    file, part = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.part"
+    file.write_text("earlier")
+    options = ("--mixture", "image=1", "--answers", str(file))
+    code, _, err = run(*options, "--model", str(tmp_path / "none"))
+    assert code == 1 and "none is not a checkpoint folder" in err
+    assert file.read_text() == "earlier" and not part.exists()
+
+    scene = TabletopDataset.__getitem__
+
+    def interrupted(dataset, number):
+        if number:
+            raise PenguinError("interrupted")
+        return scene(dataset, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TabletopDataset, "__getitem__", interrupted)
+        assert run(*options)[0] == 1
+    first = part.read_text()
+    assert file.read_text() == "earlier" and first.count("\n") > 1
+    assert run(*options)[0] == 0
+    assert file.read_text().startswith(first) and not part.exists()
+
+
+def test_answers_can_go_to_a_pipe(run, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run("--mixture", "image=1", "--scenes", "1", "--answers", str(pipe))[0] == 0
+    assert json.loads(os.read(reader, 1 << 16).splitlines()[0])["scene"].startswith("test-0-")
+    os.close(reader)
+    assert pipe.is_fifo()
