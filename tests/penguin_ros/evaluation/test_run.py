@@ -67,6 +67,19 @@ class StopHere(Exception):  # noqa: N818 - no error of the program
     pass
 
 
+def run_until(last, run, scripted):
+    """Stops while the last of so many questions is answered."""
+
+    def answer(asked, numbers):
+        if len(runtime.asked) == last:
+            raise StopHere
+        return " ".join(map(str, numbers))
+
+    runtime = scripted(answer)
+    with pytest.raises(StopHere):
+        run(runtime)
+
+
 def pictures_of(results):
     return {record.frame.file for record in results.records}
 
@@ -123,15 +136,7 @@ def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
 
 def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
     whole = run(out="whole")
-
-    def stop_at_the_sixth(asked, numbers):
-        if len(runtime.asked) == 6:
-            raise StopHere
-        return " ".join(map(str, numbers))
-
-    runtime = scripted(stop_at_the_sixth)
-    with pytest.raises(StopHere):
-        run(runtime)
+    run_until(6, run, scripted)
     second = scripted()
     resumed = run(second)
     assert len(second.asked) == 3
@@ -142,15 +147,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
 
 def test_a_run_that_stops_at_another_arms_last_question_keeps_the_time_line_of_the_memory(run, scripted):
     whole = run(out="whole")
-
-    def stop_at_the_fourth(asked, numbers):
-        if len(runtime.asked) == 4:
-            raise StopHere
-        return " ".join(map(str, numbers))
-
-    runtime = scripted(stop_at_the_fourth)
-    with pytest.raises(StopHere):
-        run(runtime)
+    run_until(4, run, scripted)
     resumed = run(scripted())
     assert [(line.bag, line.arm, line.tokens) for line in resumed.timelines] == [
         (line.bag, line.arm, line.tokens) for line in whole.timelines
