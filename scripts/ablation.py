@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 STAGE = "training/configs/tiny-cpu/ablation.yaml"
+PICTURES = "data/tabletop/train/annotations.jsonl"
 FULL = "all of it"
 ARMS = {
     FULL: [],
@@ -41,11 +42,13 @@ def run(folder: Path, arm: str, seed: int) -> None:
         if out.exists() and not stopped:  # before its first state: nothing to go on from
             shutil.rmtree(out)
         call([*command, "--resume"] if stopped else command, folder / f"{out.name}.log")
-    scores = out / "scores.json"
-    if not scores.exists():
-        part = out / "scores.part"
-        call(["penguin-vl", "evaluate", "tabletop", "--model", str(out), "--json", *EVALUATION], part)
-        part.rename(scores)
+    evaluate = ["penguin-vl", "evaluate", "tabletop", "--model", str(out), "--json", *EVALUATION]
+    probe = [sys.executable, str(Path(__file__).with_name("probe.py")), PICTURES, str(out)]
+    for name, command in (("scores.json", evaluate), ("probe.json", probe)):
+        part = out / f"{name}.part"
+        if not (out / name).exists():
+            call(command, part)
+            part.rename(out / name)
     print(f"done: {out}", file=sys.stderr)
 
 
@@ -72,6 +75,7 @@ SCORES: dict[str, Callable[[Path], float]] = {
     "object F1": score("object_f1"),
     "boxes with IoU >= 0.5": score("box_share"),
     "questions": score("accuracy"),
+    "kind, by a probe": lambda out: float(json.loads((out / "probe.json").read_text())["kind"]),
 }
 
 

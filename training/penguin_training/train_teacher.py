@@ -81,7 +81,7 @@ def train_teacher(
         DataError: a file is missing or has no masks, or a mask shows a class that has no name.
         MediaError: an image or a mask cannot be read.
     """
-    data = _Masked(files, classes)
+    data = MaskedPictures(files, classes)
     torch.manual_seed(recipe.seed)
     model = TinyTeacher(recipe.hidden_size, len(data.words))
     model.to(device).train()
@@ -164,7 +164,7 @@ def _accuracy(named: Tensor, words: Tensor) -> float:
 _Batch = tuple[list[PatchedImage], Tensor, Tensor]
 
 
-class _Masked(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
+class MaskedPictures(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
     """Patches of pictures, the words for them and the edges around them, by row and scale."""
 
     def __init__(self, files: Sequence[Path], classes: Sequence[str]):
@@ -216,7 +216,7 @@ def _load_mask(path: Path) -> Any:
         raise MediaError(f"mask {path} cannot be read: {err}") from err
 
 
-def _batches(data: _Masked, recipe: TeacherRecipe) -> Iterator[_Batch]:
+def _batches(data: MaskedPictures, recipe: TeacherRecipe) -> Iterator[_Batch]:
     random, count = torch.Generator().manual_seed(recipe.seed), recipe.steps * recipe.images
     rows = torch.randint(len(data), (count,), generator=random)
     scales = recipe.smallest + (1 - recipe.smallest) * torch.rand(count, generator=random)
