@@ -95,6 +95,8 @@ class Comparison:
         divergence: Kullback-Leibler divergence of the variant's next-token distribution, mean, in nats.
         largest_error: largest absolute difference of two logits.
         scores: of an evaluation, by name: (full precision, variant).
+        intervals: 95 % intervals of variant minus full precision over the same questions, of scores where they are
+            known.
     """
 
     positions: int = 0
@@ -103,6 +105,7 @@ class Comparison:
     divergence: float = 0.0
     largest_error: float = 0.0
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def failures(self, limits: Limits | None = None) -> list[str]:
         """Why the variant is not good; nothing if it is."""
@@ -115,19 +118,34 @@ class Comparison:
             )
             if not value >= least
         ]
-        return found + [
-            f"{name} falls from {full:.4f} to {variant:.4f}, by more than {limits.score_loss:g}"
-            for name, (full, variant) in self.scores.items()
-            if not full - variant <= limits.score_loss
+        return found + [told for name, told in self._fallen(limits).items() if not self._may_be_chance(name)]
+
+    def doubts(self, limits: Limits | None = None) -> list[str]:
+        """Scores that fall by more than is allowed, though chance may explain it: their interval holds 0."""
+        fallen = self._fallen(limits or Limits())
+        return [
+            f"{told} (95 % interval of the change {self.intervals[name][0]:+.4f} to {self.intervals[name][1]:+.4f})"
+            for name, told in fallen.items()
+            if self._may_be_chance(name)
         ]
 
     def good(self, limits: Limits | None = None) -> bool | None:
-        """Whether the variant is good; None where nothing speaks against it and it has not been scored."""
-        return False if self.failures(limits) else True if self.scores else None
+        """Whether the variant is good; None where it is not refused, but has not been scored or leaves doubts."""
+        return False if self.failures(limits) else True if self.scores and not self.doubts(limits) else None
+
+    def _fallen(self, limits: Limits) -> dict[str, str]:
+        return {
+            name: f"{name} falls from {full:.4f} to {variant:.4f}, by more than {limits.score_loss:g}"
+            for name, (full, variant) in self.scores.items()
+            if not full - variant <= limits.score_loss
+        }
+
+    def _may_be_chance(self, name: str) -> bool:
+        return name in self.intervals and self.intervals[name][1] >= 0
 
     def to_dict(self, limits: Limits | None = None) -> dict[str, Any]:
         """For programs."""
-        verdict = {"good": self.good(limits), "failures": self.failures(limits)}
+        verdict = {"good": self.good(limits), "failures": self.failures(limits), "doubts": self.doubts(limits)}
         return {**asdict(self), "limits": asdict(limits or Limits()), **verdict}
 
 
@@ -164,8 +182,13 @@ def compare(
     return _summarise(pairs)
 
 
-def with_scores(comparison: Comparison, full: Mapping[str, float], variant: Mapping[str, float]) -> Comparison:
-    """Adds the scores of an evaluation, which must be the same ones for both.
+def with_scores(
+    comparison: Comparison,
+    full: Mapping[str, float],
+    variant: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Comparison:
+    """Adds the scores of an evaluation, which must be the same ones for both, and the intervals of their changes.
 
     Raises:
         EngineError: the two were not scored alike.
@@ -174,6 +197,7 @@ def with_scores(comparison: Comparison, full: Mapping[str, float], variant: Mapp
         different = ", ".join(sorted(full.keys() ^ variant.keys()))
         raise EngineError(f"the two evaluations have different scores ({different}); evaluate both alike")
     comparison.scores = {name: (full[name], variant[name]) for name in full}
+    comparison.intervals = dict(intervals or {})
     return comparison
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from penguin_engine.bench_engine import exported_weight_bytes
 from penguin_engine.bench_worker import timed
@@ -18,13 +18,23 @@ from penguin_models.errors import EngineError
 from penguin_models.processor import Processor, Visual
 from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
 
-Scorer = Callable[[str, Runtime, Processor], Mapping[str, float]]
-"""Scores of a runtime in an evaluation, from 0 to 1 each; called with `FULL` first, then with `VARIANT`."""
 FULL, VARIANT = "full precision", "variant"
 _CALIBRATION_SAMPLES = 8
 _COMPARED = 4
 _SPEED_TOKENS = 16
 _QUESTIONS = (QUESTION, "What is in the picture, and where?", "How many things are there?")
+
+
+class Scorer(Protocol):
+    """Scores runtimes in an evaluation; called with `FULL` first, then with `VARIANT`."""
+
+    def __call__(self, which: str, runtime: Runtime, processor: Processor) -> Mapping[str, float]:
+        """Scores by name, from 0 to 1 each."""
+        ...
+
+    def intervals(self) -> Mapping[str, tuple[float, float]]:
+        """95 % intervals of variant minus full precision over the same questions, of scores where they are known."""
+        ...
 
 
 def quantize_and_compare(
@@ -73,7 +83,8 @@ def quantize_and_compare(
     ]
     comparison = compare(full, variant, prompts)
     if score is not None:
-        with_scores(comparison, score(FULL, full, processor), score(VARIANT, variant, processor))
+        of_full, of_variant = score(FULL, full, processor), score(VARIANT, variant, processor)
+        with_scores(comparison, of_full, of_variant, score.intervals())
     shape, no_speed = manifest.decoder, _no_speed(profile, full, variant)
     return {
         "model": str(model),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from penguin_engine.quantize_report import Scorer
     from penguin_engine.runtime import Runtime
     from penguin_models.processor import Processor
+    from penguin_ros.evaluation.tabletop import Score
 
 
 def quantize(
@@ -49,7 +50,7 @@ def quantize(
     scenes: Annotated[
         int,
         typer.Option(
-            help="Scenes of the simulated table-top on which both are scored, as `evaluate tabletop`; 200 tell small "
+            help="Scenes of the simulated table-top on which both are scored, as `evaluate tabletop`; 400 tell small "
             "losses. Without scores a variant may be refused, and is not called good.",
             min=0,
         ),
@@ -60,7 +61,11 @@ def quantize(
         typer.Option(help="In place of --scenes, what `evaluate tabletop --json` wrote: full precision, this variant."),
     ] = None,
     max_score_loss: Annotated[
-        float, typer.Option(help="A variant that loses more of a score is refused.", min=0.0)
+        float,
+        typer.Option(
+            help="A variant that loses more of a score is refused, or not judged where chance may explain the loss.",
+            min=0.0,
+        ),
     ] = 0.02,
     min_agreement: Annotated[
         float, typer.Option(help="A variant with a smaller share of equal next tokens is refused.", max=1.0)
@@ -125,7 +130,7 @@ class TabletopScorer:
 
         bullet()  # before the work, not after it
         self._run = TabletopRun(seed, scenes)
-        self._names: list[str] = []
+        self._found: list[dict[str, Score]] = []
 
     def __call__(self, which: str, runtime: Runtime, processor: Processor) -> dict[str, float]:
         """Scores by name."""
@@ -137,13 +142,42 @@ class TabletopScorer:
                 stderr.print(f"{which}: {done} of {self._run.scenes} scenes")
 
         found, _ = evaluate_tabletop(runtime, processor, self._run, show)
-        self._names = self._names or [name for name in found if name in TITLES]
-        return {name: found[name].value if name in found else 0.0 for name in self._names}
+        self._found.append({name: score for name, score in found.items() if name in TITLES})
+        return {name: found[name].value if name in found else 0.0 for name in self._found[0]}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Of variant minus full precision, scenes being drawn anew."""
+        from penguin_ros.evaluation.statistics import paired_differences
+
+        full, variant = self._found
+        names = [name for name in full if name in variant]
+        changes = paired_differences(*([scores[name].parts for name in names] for scores in (full, variant)))
+        found = zip(names, changes, strict=True)
+        return {name: (d.low, d.high) for name, d in found if d and d.low is not None and d.high is not None}
+
+
+class FileScorer:
+    """Scores that `evaluate tabletop --json` wrote, of full precision and of the variant: without single answers."""
+
+    def __init__(self, full: dict[str, float], variant: dict[str, float]):
+        from penguin_ros.evaluation.tabletop_scores import TITLES
+
+        self._full, self._variant = full, variant
+        self._names = [name for name in full if name in TITLES]
+
+    def __call__(self, which: str, runtime: Runtime, processor: Processor) -> dict[str, float]:
+        """Scores by name."""
+        from penguin_engine.quantize_report import FULL
+
+        found = self._full if which == FULL else self._variant
+        return {name: found.get(name, 0.0) for name in self._names}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """None are known."""
+        return {}
 
 
 def _read_scores(full: Path, variant: Path) -> Scorer:
-    from penguin_engine.quantize_report import FULL
-    from penguin_ros.evaluation.tabletop_scores import TITLES
 
     (of_full, full_run), (of_variant, variant_run) = (_evaluation(path) for path in (full, variant))
     if full_run != variant_run:
@@ -151,9 +185,7 @@ def _read_scores(full: Path, variant: Path) -> Scorer:
             f"{full} and {variant} are about other scenes (scenes and seed {full_run} and {variant_run}); evaluate "
             "both alike"
         )
-    names = [name for name in of_full if name in TITLES]
-    by_model = {True: of_full, False: of_variant}
-    return lambda which, runtime, processor: {name: by_model[which == FULL].get(name, 0.0) for name in names}
+    return FileScorer(of_full, of_variant)
 
 
 def _evaluation(path: Path) -> tuple[dict[str, float], tuple[int, int]]:
@@ -184,7 +216,9 @@ def _print(out: Path, report: dict[str, Any]) -> None:
     )
     for name, (of_full, of_variant) in comparison["scores"].items():
         stdout.out(f"{name}: {of_full:.3f} at full precision, {of_variant:.3f} here")
-    if comparison["good"] is None:
-        stdout.out("not judged: no scores were compared; score both on the simulated table-top with --scenes 200")
+    if comparison["doubts"]:
+        stdout.out(f"not judged: {'; '.join(comparison['doubts'])}; score both on more scenes (--scenes)")
+    elif comparison["good"] is None:
+        stdout.out("not judged: no scores were compared; score both on the simulated table-top with --scenes 400")
     elif comparison["good"]:
         stdout.out("good: no score falls by more than --max-score-loss")

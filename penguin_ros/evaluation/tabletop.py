@@ -79,13 +79,23 @@ class AskedTurn:
 
 @dataclass(frozen=True)
 class Score:
-    """A score with its 95 % interval over scenes; None where fewer than two scenes count."""
+    """A score with its 95 % interval over scenes; None where fewer than two scenes count.
+
+    Attributes:
+        title: for people.
+        value: the score.
+        low: of the interval.
+        high: see low.
+        answers: that count.
+        parts: of every scene its part, for comparisons with other answers about the same scenes.
+    """
 
     title: str
     value: float
     low: float | None
     high: float | None
     answers: int
+    parts: tuple[Ratio, ...] = field(default=(), repr=False)
 
 
 def evaluate_tabletop(
@@ -148,7 +158,7 @@ def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
             continue
         low, high = interval or (None, None)
         answers = sum(name in answer.parts for of_scene in scored for answer in of_scene)
-        scores[name] = Score(TITLES.get(name, name), value, low, high, answers)
+        scores[name] = Score(TITLES.get(name, name), value, low, high, answers, tuple(column))
     return scores
 
 

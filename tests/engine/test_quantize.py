@@ -122,6 +122,17 @@ def test_logits_can_refuse_a_variant_and_only_scores_call_it_good(scores, agreem
     assert Comparison(10, agreement, 1.0, scores=scores).to_dict()["good"] is good
 
 
+@pytest.mark.parametrize(
+    ("interval", "good"), [((-0.3, 0.05), None), ((-0.3, 0.0), None), ((-0.3, -0.1), False), ((np.nan, np.nan), False)]
+)
+def test_a_loss_that_may_be_chance_neither_refuses_a_variant_nor_lets_it_be_good(interval, good):
+    scores, intervals = {"boxes": (0.8, 0.6), "count": (0.5, 0.5)}, {"boxes": interval, "count": (-0.1, 0.1)}
+    found = Comparison(10, 1.0, 1.0, scores=scores, intervals=intervals).to_dict()
+    assert found["good"] is good
+    told, other = (found["doubts"], found["failures"]) if good is None else (found["failures"], found["doubts"])
+    assert other == [] and len(told) == 1 and told[0].startswith("boxes falls from 0.8000 to 0.6000, by more than 0.02")
+
+
 def test_other_limits():
     assert Comparison(1, 0.9, 0.9).failures(Limits(agreement=0.8, cosine=0.8)) == []
 

@@ -266,6 +266,33 @@ def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, refer
     assert "is not good: box_precision falls from 0.8000 to 0.0000, by more than 0.06; keep more" in result.err
 
 
+@pytest.mark.parametrize(
+    ("right", "code", "told"),
+    [
+        ([1, 0, 1, 1, 1, 1, 1, 1], 0, "not judged: accuracy falls from 1.0000 to 0.8750, by more than 0.02 (95 %"),
+        ([0] * 8, 1, "is not good: accuracy falls from 1.0000 to 0.0000, by more than 0.02; keep more"),
+    ],
+)
+def test_a_loss_in_one_scene_may_be_chance(cli, checkpoint, reference, tmp_path, monkeypatch, right, code, told):
+    pytest.importorskip("pybullet", reason="needs the extra sim")
+    from penguin_ros.evaluation import tabletop
+    from penguin_ros.evaluation.statistics import Ratio
+
+    answers = iter([[1] * 8, right])
+
+    def evaluate(runtime, processor, run, on_scene):
+        parts = tuple(Ratio(value) for value in next(answers))
+        return {"accuracy": tabletop.Score("", sum(p.numerator for p in parts) / 8, None, None, 8, parts)}, []
+
+    monkeypatch.setattr(tabletop, "evaluate_tabletop", evaluate)
+    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    result = cli(
+        *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
+        *("--sample", reference / "media" / "portrait.png", "--scenes", 8),
+    )
+    assert result.code == code and told in " ".join((result.out + result.err).split())
+
+
 def test_quantize_with_scores_that_are_none(cli, checkpoint, tmp_path):
     (tmp_path / "a.json").write_text("[]")
     result = cli("quantize", "--model", checkpoint, "--out", tmp_path / "o", "--scores", *[tmp_path / "a.json"] * 2)
