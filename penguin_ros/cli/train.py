@@ -27,7 +27,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a stage."""
-    from penguin_training.parallel import end_processes
+    from penguin_training.parallel import end_processes, leave
     from penguin_training.settings_file import load_settings
 
     settings = load_settings(stage, overrides or ())
@@ -60,3 +60,5 @@ def train(
             print_json(done)
         else:
             stdout.out(f"{settings.output}: step {run.progress.step} of {run.steps}")
+    del run  # and with it the processes that read data
+    leave()
