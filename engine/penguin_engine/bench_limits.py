@@ -1,6 +1,6 @@
 """What a device can do at best, measured now: memory bandwidth and the rate of matrix products.
 
-Both through torch; on a CPU products through ONNX Runtime too, as either can be the faster one by half.
+Both through torch; on a CPU products through ONNX Runtime too, as either can be much the faster one.
 """
 
 from __future__ import annotations

@@ -58,7 +58,10 @@ def quantize(
     seed: Annotated[int, typer.Option(help="A family of such scenes of its own.", min=0)] = 0,
     scores: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="In place of --scenes, what `evaluate tabletop --json` wrote: full precision, this variant."),
+        typer.Option(
+            help="In place of --scenes, what `evaluate tabletop --json` wrote: full precision, this variant. Without "
+            "single answers every loss above --max-score-loss refuses."
+        ),
     ] = None,
     max_score_loss: Annotated[
         float,
@@ -111,9 +114,10 @@ def quantize(
     else:
         _print(out, report)
     if report["comparison"]["good"] is False:
+        finer = "take int8, " if weights == "int4" and profile == "onnxruntime" else ""
         raise EngineError(
             f"the {weights} variant in {out} is not good: {'; '.join(report['comparison']['failures'])}; keep more "
-            "blocks (--keep-blocks, --keep-head), take int8, or calibrate with images of your own (--sample)"
+            f"blocks (--keep-blocks, --keep-head), {finer}or calibrate with images of your own (--sample)"
         )
 
 
@@ -178,7 +182,6 @@ class FileScorer:
 
 
 def _read_scores(full: Path, variant: Path) -> Scorer:
-
     (of_full, full_run), (of_variant, variant_run) = (_evaluation(path) for path in (full, variant))
     if full_run != variant_run:
         raise EngineError(

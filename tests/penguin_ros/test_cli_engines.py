@@ -264,6 +264,7 @@ def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, refer
     assert result.code == 1
     assert "object_f1: 0.900 at full precision, 0.850 here" in result.out
     assert "is not good: box_precision falls from 0.8000 to 0.0000, by more than 0.06; keep more" in result.err
+    assert "take int8" not in result.err  # it is int8
 
 
 @pytest.mark.parametrize(
