@@ -117,7 +117,7 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
         put(f"runs/{size}/tokenizer", {})
         context = load_settings(CONFIGS / size / "0-text.yaml").model.new_language_model.max_position_embeddings
         with_context(shutil.copytree(llm_folder, run / "0-text"), context)
-        for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general"):
+        for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general", "4b-video"):
             with_context(shutil.copytree(checkpoint, run / stage), context)
     return root
 
@@ -126,7 +126,7 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
 def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
     monkeypatch.chdir(world)
     given = load_settings(CONFIGS / f"{name}.yaml")
-    drawn_as = {"text": "text", "clips": "clips", "train": "everything"}
+    drawn_as = {"text": "text", "clips": "clips", "more-clips": "clips", "train": "everything"}
     files = [drawn_as.get(Path(file.path).parent.name, "few") for file in given.data.files]
     paths = [f"data.files.{i}.path={file}.jsonl" for i, file in enumerate(files)]
     # So few samples make few micro-batches.

@@ -43,14 +43,15 @@ def test_cross_entropy_in_passes_is_the_same(monkeypatch):
     random = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(6, 11)
     hidden, targets = torch.randn(23, 6, generator=random), torch.randint(11, (23,), generator=random)
+    weights = torch.rand(23, generator=random)
     results = []
     for rows in (100, 5):
         monkeypatch.setattr(losses, "_ROWS_PER_PASS", rows)
         states = hidden.clone().requires_grad_()
-        loss = cross_entropy_sum(states, targets, head)
+        loss = cross_entropy_sum(states, targets, weights, head)
         head.zero_grad()
         loss.backward()
         results.append((loss.detach(), states.grad, head.weight.grad.clone()))
     for ours, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, expected)
-    torch.testing.assert_close(results[0][0], cross_entropy(head(hidden), targets, reduction="sum").detach())
+    torch.testing.assert_close(results[0][0], weights @ cross_entropy(head(hidden), targets, reduction="none").detach())

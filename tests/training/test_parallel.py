@@ -38,9 +38,10 @@ def torchrun(values, folder, *arguments):
 
 @pytest.fixture
 def stage(values, reconstruction, tmp_path):
-    """A stage with every kind of sample and loss."""
+    """A stage with every kind of sample and loss, and answers that weigh by their length."""
     reconstruction(values)
     values["budgets"]["micro_batches"] = 4
+    values["data"]["answer_balance"] = 0.5
     values["schedule"] = {"steps": 4}
     values["engine"] |= {"ema_decay": 0.5, "save_every": 2}
     values["output"] = str(tmp_path / "single")

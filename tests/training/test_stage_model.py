@@ -1,5 +1,7 @@
 """The model of a stage: packing changes no loss, fillers teach nothing, frozen parts stay: it is the model itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,21 @@ def test_collate_says_where_everything_stands(reader, examples):
     assert batch.targets.tolist() == labels[labels >= 0].tolist()
     assert batch.ids[batch.predict_from + 1].tolist() == batch.targets.tolist()
     assert not set((batch.predict_from + 1).tolist()) & set(first.tolist())
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_answers_weigh_by_their_length(reader, stage, teacher, examples, balance):
+    """Packed with others, an answer of n tokens adds n ** -balance times its own loss."""
+    total = 0.0
+    for example in examples:
+        answers = np.split(np.arange(len(example.ids)), np.flatnonzero(np.diff(example.labels >= 0)) + 1)
+        for places in answers:
+            if len(places) and example.labels[places[0]] >= 0:
+                only = np.full_like(example.labels, -100)
+                only[places] = example.labels[places]
+                only[0] = -100  # nothing stands before a text's first token
+                loss = run(stage, teacher, batch_of(reader, [replace(example, labels=only)]))["cross_entropy"]
+                total += float(loss.detach()) * int((only >= 0).sum()) ** -balance
+    packed = collate(examples, reader.processor.image_token_id, 588, answer_balance=balance)
+    assert float(run(stage, teacher, packed)["cross_entropy"].detach()) == pytest.approx(total, rel=1e-5)
+    assert packed.weights.min() < packed.weights.max() <= 1

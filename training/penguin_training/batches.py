@@ -14,7 +14,7 @@ from torch import Tensor
 
 from penguin_models.encoder import FrameShape
 from penguin_models.processor import IGNORE_INDEX
-from penguin_models.types import Size
+from penguin_models.types import Float32Array, Int64Array, Size
 from penguin_training.samples import Example
 from penguin_training.turns_apart import positions
 
@@ -37,6 +37,7 @@ class Batch:
         taken: int64 [P], which visual tokens those are.
         predict_from: int64 [K], positions whose next token is learnt.
         targets: int64 [K], those next tokens.
+        weights: float32 [K], what each counts in the loss, see `DataSettings.answer_balance`.
         patches: float32 [N, C*P*P].
         frames: shape of each frame.
         real_frames: whether the frames are the samples', not a filler.
@@ -54,6 +55,7 @@ class Batch:
     taken: Tensor
     predict_from: Tensor
     targets: Tensor
+    weights: Tensor
     patches: Tensor
     frames: tuple[FrameShape, ...]
     real_frames: bool
@@ -85,6 +87,7 @@ def collate(
     image_token_id: int,
     patch_dim: int,
     unusable: Sequence[tuple[str, str]] = (),
+    answer_balance: float = 0.0,
 ) -> Batch:
     """Packs samples into one micro-batch.
 
@@ -93,6 +96,7 @@ def collate(
         image_token_id: where it stands in their ids, visual tokens go.
         patch_dim: numbers in one patch.
         unusable: samples that were left out.
+        answer_balance: see `DataSettings`.
     """
     read = [example for example in examples if len(example.ids)]
     ids = np.concatenate([np.empty(0, np.int64), *(example.ids for example in read)])
@@ -115,6 +119,7 @@ def collate(
         taken=torch.from_numpy(np.flatnonzero(np.concatenate([np.empty(0, bool), *seen]))),
         predict_from=torch.from_numpy(learnt - 1),
         targets=torch.from_numpy(labels[learnt]),
+        weights=torch.from_numpy(_weights(learnt, answer_balance)),
         patches=torch.cat(patches) if patches else torch.zeros(_FILLER.patches, patch_dim),
         frames=tuple(FrameShape(image.grid, image.merge_size) for image in images) or (_FILLER,),
         real_frames=bool(images),
@@ -122,6 +127,13 @@ def collate(
         size=sum(len(example.ids) or sum(image.tokens for image in example.images) for example in examples),
         unusable=tuple(unusable),
     )
+
+
+def _weights(learnt: Int64Array, balance: float) -> Float32Array:
+    """n ** -balance for each learnt position, in a run of n of them; float32 [K]."""
+    starts = np.flatnonzero(np.diff(learnt, prepend=-2) != 1)
+    lengths = np.diff(starts, append=len(learnt))
+    return np.repeat(lengths, lengths).astype(np.float32) ** np.float32(-balance)
 
 
 def _first_tokens(lengths: Sequence[int], turns: Sequence[Sequence[int]]) -> list[int]:

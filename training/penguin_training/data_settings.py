@@ -73,6 +73,8 @@ class DataSettings:
         key_frames: policy that labels the frames of a video.
         sizes: rule that allots visual tokens, as at inference.
         train_on: "answers", or "all" for every token of text (a language model that starts from nothing).
+        answer_balance: a token of an answer of n tokens weighs n ** -answer_balance in the cross-entropy. At 0 all
+            tokens weigh alike (released code), and long answers drown short ones; at 1 all answers weigh alike.
         workers: processes that decode and patch; 0 does it in the training process.
         max_bad_share: the run stops when more than this share of the samples read cannot be used.
     """
@@ -86,6 +88,7 @@ class DataSettings:
     key_frames: Literal["novelty", "reference"] = "novelty"
     sizes: Literal["strict", "reference"] = "strict"
     train_on: Literal["answers", "all"] = "answers"
+    answer_balance: Share = 0.0
     workers: Whole = 2
     max_bad_share: Share = 0.01
 

@@ -77,7 +77,7 @@ class IndexedData:
 def make_batch(reader: SampleReader, examples: Sequence[Example], unusable: Sequence[tuple[str, str]]) -> Batch:
     """Packs samples with what is known of the model."""
     patch_dim = 3 * reader.processor.images.patch_size**2
-    return collate(examples, reader.processor.image_token_id, patch_dim, unusable)
+    return collate(examples, reader.processor.image_token_id, patch_dim, unusable, reader.data.answer_balance)
 
 
 class _MicroBatches(Dataset[Batch]):

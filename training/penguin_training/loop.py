@@ -146,7 +146,7 @@ def _step(run: Run) -> dict[str, float]:
         with gradients_stay(run.model, accelerator, number == len(window) - 1):
             losses = _losses(run, batch)
             # Copies and shards average their gradients over processes; the objective is a sum over them.
-            objective = accelerator.num_processes * _objective(run, losses, counts["label_tokens"], weight)
+            objective = accelerator.num_processes * _objective(run, losses, counts, weight)
             accelerator.backward(objective)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * (name == "cross_entropy" or batch.real_frames)
@@ -167,11 +167,12 @@ def _losses(run: Run, batch: Batch) -> dict[str, Tensor]:
 
 def _count(run: Run, window: list[Batch]) -> dict[str, float]:
     """What a window holds, over all processes; stops the run where too much of it cannot be used."""
-    names = ("label_tokens", "tokens", "patches", "read", "unusable", "with_frames")
-    totals = [0] * len(names)
+    names = ("label_tokens", "label_weight", "tokens", "patches", "read", "unusable", "with_frames")
+    totals = [0.0] * len(names)
     for batch in window:
         own = (
             len(batch.targets),
+            float(batch.weights.sum(dtype=torch.float64)),
             batch.size,
             len(batch.patches),
             batch.samples + len(batch.unusable),
@@ -194,17 +195,17 @@ def reconstruction_weight(settings: StageSettings, epoch: float) -> float:
     return max(0.0, settings.reconstruction.decay_epochs - epoch) if settings.reconstruction else 0.0
 
 
-def _objective(run: Run, losses: dict[str, Tensor], label_tokens: float, weight: float) -> Tensor:
+def _objective(run: Run, losses: dict[str, Tensor], counts: dict[str, float], weight: float) -> Tensor:
     """What a micro-batch adds to the loss of its step.
 
-    cross-entropy / label_tokens + weight * (direction + amplitude + relation) / label_tokens, both with the label
-    tokens of the whole step (released code); or the reconstruction's mean over the micro-batches.
+    cross-entropy / label_weight + weight * (direction + amplitude + relation) / label_tokens, both of the whole step
+    (released code, where all tokens weigh 1); or the reconstruction's mean over the micro-batches.
     """
-    total = losses["cross_entropy"] / max(1.0, label_tokens)
+    total = losses["cross_entropy"] / (counts["label_weight"] or 1.0)
     settings = run.settings.reconstruction
     if settings is not None:
         by_label = settings.divided_by == "label_tokens"
-        divisor = max(1.0, label_tokens) if by_label else float(run.progress.window)
+        divisor = max(1.0, counts["label_tokens"]) if by_label else float(run.progress.window)
         factors = (getattr(settings, name) * losses[name] for name in RECONSTRUCTION if name in losses)
         total = total + weight / divisor * sum(factors)
     return total
@@ -215,7 +216,7 @@ def _summary(run: Run, sums: dict[str, Tensor], counts: dict[str, float], weight
     names = list(sums)
     values = run.accelerator.reduce(torch.stack([sums[name].float() for name in names])).tolist()
     totals = dict(zip(names, values, strict=True))
-    figures = {"cross_entropy": totals["cross_entropy"] / max(1.0, counts["label_tokens"])}
+    figures = {"cross_entropy": totals["cross_entropy"] / (counts["label_weight"] or 1.0)}
     loss = figures["cross_entropy"]
     settings = run.settings.reconstruction
     if settings is not None:
@@ -242,6 +243,6 @@ class _Figures:
         means = {name: sum(s[name] for s in self._steps) / len(self._steps) for name in self._steps[0]}
         for name in ("tokens", "patches"):
             means[f"{name}_per_s"] = means.pop(name) * len(self._steps) / seconds
-        for name in ("read", "unusable", "label_tokens", "with_frames"):
+        for name in ("read", "unusable", "label_tokens", "label_weight", "with_frames"):
             means[name] *= len(self._steps)
         return means

@@ -18,8 +18,8 @@ BETA = 0.001
 _ROWS_PER_PASS = 4096
 
 
-def cross_entropy_sum(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sum of the cross-entropy over learnt positions.
+def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weighted sum of the cross-entropy over learnt positions.
 
     Logits are made for so many positions at a time, and made again for the gradient: with a large vocabulary they
     would otherwise be the largest thing in memory.
@@ -27,18 +27,19 @@ def cross_entropy_sum(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], 
     Args:
         hidden: [K, D], the decoder's last states where the next token is learnt.
         targets: int64 [K].
+        weights: float32 [K].
         head: [rows, D] -> logits [rows, vocabulary].
 
     Returns:
         A scalar; 0 where K is 0, still joined to `hidden`.
     """
 
-    def of_rows(states: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(head(states).float(), wanted, reduction="sum")
+    def of_rows(states: Tensor, wanted: Tensor, weigh: Tensor) -> Tensor:
+        return weigh @ F.cross_entropy(head(states).float(), wanted, reduction="none")
 
     if len(targets) <= _ROWS_PER_PASS:
-        return of_rows(hidden, targets)
-    rows = zip(hidden.split(_ROWS_PER_PASS), targets.split(_ROWS_PER_PASS), strict=True)
+        return of_rows(hidden, targets, weights)
+    rows = zip(*(whole.split(_ROWS_PER_PASS) for whole in (hidden, targets, weights)), strict=True)
     return torch.stack([checkpoint(of_rows, *part, use_reentrant=False) for part in rows]).sum()
 
 

@@ -84,7 +84,7 @@ class StageModel(nn.Module):
             teacher_features: [V, teacher's width] of the batch's frames; needed with an adapter and real frames.
 
         Returns:
-            Scalars: `cross_entropy`, the sum over the learnt positions; with an adapter also `direction`,
+            Scalars: `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`,
             `amplitude`, `relation` and, where there is one, `reading`, each a mean, 0 where the batch has no real
             frames.
         """
@@ -104,7 +104,7 @@ class StageModel(nn.Module):
             **packing(batch.lengths, batch.turns, embeddings.device),
         ).last_hidden_state[0]
         head = self.language_model.lm_head
-        learnt = cross_entropy_sum(hidden[batch.predict_from], batch.targets, head)
+        learnt = cross_entropy_sum(hidden[batch.predict_from], batch.targets, batch.weights, head)
         if not len(batch.targets):
             learnt = learnt + 0 * head(hidden[:1]).sum()
         return {"cross_entropy": learnt, **losses}
