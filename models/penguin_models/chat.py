@@ -74,7 +74,7 @@ def render_content(message: Message) -> str:
     """Text of one message, with `<image>` for every frame."""
     content = message.get("content")
     if isinstance(content, str):
-        return _checked(content)
+        return checked_text(content)
     if not isinstance(content, Sequence):
         raise PromptError(f"a message's content must be a string or a list of parts, not {content!r}")
     return "".join(_render_part(part) for part in content)
@@ -88,7 +88,7 @@ def video_time(time_s: float) -> str:
 def _render_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
-        return _checked(part.get("text"))
+        return checked_text(part.get("text"))
     if kind == "image":
         time = part.get("time")
         return f"{IMAGE}\n" if time is None else f"Time {_seconds(time):.1f}s: {IMAGE}\n"
@@ -110,7 +110,12 @@ def _seconds(time: Any) -> float:
     return float(time)
 
 
-def _checked(text: Any) -> str:
+def checked_text(text: Any) -> str:
+    """The text itself, if it can be shown to the model as words.
+
+    Raises:
+        PromptError: it is no string, is not valid Unicode, or contains one of `RESERVED`.
+    """
     if not isinstance(text, str):
         raise PromptError(f"a text must be a string, not {text!r}")
     try:

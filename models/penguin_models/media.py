@@ -8,10 +8,10 @@ are more than max_frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import av
 import numpy as np
@@ -20,9 +20,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from penguin_models.errors import MediaError
 from penguin_models.types import UInt8Array
 
+_T = TypeVar("_T")
+
 FPS = 1.0
 MAX_FRAMES = 180
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
 """What Pillow's decoders make of damaged files."""
 
 
@@ -45,6 +47,13 @@ def check_sampling(fps: float, max_frames: int) -> None:
     """Raises MediaError where fps or max_frames make no sense."""
     if not 0 < fps < math.inf or max_frames <= 0:
         raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0 and finite")
+
+
+def evenly(frames: Sequence[_T], most: int) -> Sequence[_T]:
+    """All frames, or `most` of them, spread evenly from the first to the last."""
+    if len(frames) <= most:
+        return frames
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, most, dtype=int)]
 
 
 def load_image(path: str | Path) -> UInt8Array:
@@ -101,7 +110,7 @@ class VideoFile:
         if duration_s is None or duration_s * fps > max_frames - 2:
             count = sum(1 for _ in self._samples())
             if count > max_frames:
-                self._indices = set(np.linspace(0, count - 1, max_frames, dtype=int).tolist())
+                self._indices = set(evenly(range(count), max_frames))
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Decodes the file and yields the sampled frames.

@@ -5,7 +5,7 @@ import struct
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from penguin_models.errors import MediaError
 from penguin_models.media import VideoFile, load_image
@@ -161,3 +161,20 @@ def test_bad_images(tmp_path, reference):
     whole = (reference / "media" / "tabletop.png").read_bytes()
     with pytest.raises(MediaError, match="cannot be decoded"):
         load_image(write_bytes(tmp_path / "cut.png", whole[: len(whole) // 2]))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif(tmp_path):
+    """Its decoder raises what no other does."""
+    path = tmp_path / "x.avif"
+    Image.new("RGB", (32, 32)).save(path)
+    whole = bytearray(path.read_bytes())
+    refused = 0
+    for place in range(0, len(whole), 4):
+        damaged = whole.copy()
+        damaged[place] ^= 0xFF
+        try:
+            load_image(write_bytes(path, damaged))
+        except MediaError:
+            refused += 1
+    assert refused > 10

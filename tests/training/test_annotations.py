@@ -124,6 +124,28 @@ def test_a_json_list_and_its_errors(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_what_is_no_object_is_named_whatever_is_chosen(tmp_path, ending):
+    rows = ["[1, 2]", '"words"', "null", '{"text": "a", "family": "a"}']
+    path = tmp_path / f"a.{ending}"
+    path.write_text("\n".join(rows) if ending == "jsonl" else f"[{','.join(rows)}]")
+    file = AnnotationFile(path, only={"family": ["a"]})
+    assert len(file) == 4 and file[3].text == "a" and file.name(0) == f"a.{ending}:1"
+    for row in range(3):
+        with pytest.raises(DataError, match="must be an object"):
+            file[row]
+
+
+def test_json_nested_too_deep_is_no_json(tmp_path):
+    deep = "[" * 200_000
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{deep}\n')
+    with pytest.raises(DataError, match="not JSON: maximum recursion"):
+        AnnotationFile(tmp_path / "a.jsonl")[1]
+    (tmp_path / "a.json").write_text(deep)
+    with pytest.raises(DataError, match="is not JSON: maximum recursion"):
+        AnnotationFile(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
     rows = [{"text": str(i), "family": "ab"[i % 2], "split": "xyz"[i % 3]} for i in range(6)]
     path = jsonl(tmp_path / "a.jsonl", rows)

@@ -17,9 +17,11 @@ from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.weights import released_name
 from penguin_training import setup
 from penguin_training.batches import Batch
+from penguin_training.blueprint import make_blueprint
 from penguin_training.dry_run import dry_run
 from penguin_training.optimisation import Optimizers, trained_parameters
 from penguin_training.settings_file import load_settings
+from penguin_training.setup import make_reader
 from penguin_training.weights import build_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
@@ -133,6 +135,8 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
     here = [f"data.root={drawn}", *paths, "budgets.micro_batches=1"]
     settings = indexed(load_settings(CONFIGS / f"{name}.yaml", here))
     assert settings.budgets.tokens == given.budgets.tokens
+    blueprint = make_blueprint(settings)
+    assert make_reader(settings, blueprint).max_tokens <= blueprint.context  # a text stage packs more into its budget
     for file, shipped in zip(settings.data.files, given.data.files, strict=True):
         assert replace(file, path=shipped.path) == shipped
     report = dry_run(settings)

@@ -50,11 +50,22 @@ def test_the_merged_checkpoint_answers_as_the_matrices_do(low_rank, start, check
 
 
 def test_frozen_weights_take_half_the_memory_in_bfloat16(low_rank, parse):
-    low_rank["engine"]["precision"] = "bf16"
+    low_rank["engine"] |= {"precision": "bf16", "save_dtype": "bfloat16"}
     settings = parse(low_rank)
     model = build_model(settings, make_blueprint(settings), None)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    low_rank["engine"]["save_dtype"] = "float32"  # or the checkpoint would hold what was rounded
+    settings = parse(low_rank)
+    model = build_model(settings, make_blueprint(settings), None)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_head_that_is_also_the_embeddings_is_refused(low_rank, parse):
+    low_rank["lora"]["modules"] = ["q_proj", "lm_head"]
+    settings = parse(low_rank)
+    with pytest.raises(SettingError, match="lm_head, whose weights are also the embeddings; leave it out"):
+        build_model(settings, make_blueprint(settings), None)
 
 
 def test_layers_that_are_not_there(low_rank, parse):

@@ -39,6 +39,24 @@ def test_a_student_that_points_the_same_way_has_no_loss():
     assert amplitude_loss(features, features) == 0 and amplitude_loss(3 * features, features) > 0
 
 
+def test_losses_stay_float32_under_autocast():
+    random = torch.Generator().manual_seed(0)
+    hidden, targets = torch.randn(23, 11, generator=random), torch.randint(11, (23,), generator=random)
+    weights = torch.rand(23, generator=random)
+    teacher = torch.randn(9, 16, generator=random)
+    student = teacher + 0.03 * torch.randn(9, 16, generator=random)
+
+    def found():
+        between = [relation_loss(student, teacher, groups) for groups in (None, [4, 5])]
+        return torch.stack([cross_entropy_sum(hidden, targets, weights, lambda rows: rows), *between])
+
+    exact = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        under = found()
+    assert under.dtype == torch.float32
+    torch.testing.assert_close(under, exact)
+
+
 def test_cross_entropy_in_passes_is_the_same(monkeypatch):
     random = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(6, 11)

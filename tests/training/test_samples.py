@@ -12,7 +12,7 @@ from penguin_models.errors import BudgetError, DataError, MediaError, PromptErro
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Visual
 from penguin_models.types import Size
-from penguin_training.annotations import AnnotationFile, parse_annotation
+from penguin_training.annotations import Annotation, AnnotationFile, parse_annotation
 from penguin_training.data_settings import DataFile, DataSettings
 from penguin_training.frame_folder import FrameFolder
 from penguin_training.samples import SampleReader
@@ -75,7 +75,7 @@ def test_a_text_ends_and_is_learnt_as_a_whole(reader, drawn):
 
 def test_what_does_not_fit_is_refused(reader, drawn):
     caption = AnnotationFile(drawn / "captions.jsonl")[0]
-    with pytest.raises(DataError, match=r"has \d+ tokens, the budget is 64; raise budgets.tokens"):
+    with pytest.raises(DataError, match=r"has \d+ tokens, 64 are allowed: shorten it, or raise budgets"):
         replace(reader, max_tokens=64, max_visual_tokens=32).measure(caption)
     with pytest.raises(BudgetError, match="the budget is 8"):
         replace(reader, max_visual_tokens=8).measure(AnnotationFile(drawn / "clips.jsonl")[0])
@@ -115,6 +115,14 @@ def test_a_turned_photo_is_measured_as_it_is_seen(reader, tmp_path):
     assert reader.encode(sample, measured).images[0].grid == Size(6, 3)
 
 
+def test_frames_without_files_are_thinned_as_those_of_a_folder(reader, drawn):
+    (file,) = AnnotationFile(drawn / "clips.jsonl")[0].pictures
+    carried = replace(file, frames=tuple(FrameFolder(file.path, fps=2.0)))
+    few = replace(reader, data=replace(DATA, max_frames=3))
+    from_file, as_carried = (few.measure(Annotation("a", (p,), None, None)).shown[0] for p in (file, carried))
+    assert from_file == as_carried and as_carried.times_s == (0.0, 1.0, 2.0)
+
+
 def test_a_clip_that_changed_is_not_used(reader, drawn, tmp_path, conversation):
     raw = {"video": "clip", "conversations": conversation("<video>\nWhat?", "That.")}
     folder = tmp_path / "clip"
@@ -129,6 +137,7 @@ def test_a_clip_that_changed_is_not_used(reader, drawn, tmp_path, conversation):
 
 
 def test_reserved_words_are_refused(reader, tmp_path, conversation):
-    sample = parse_annotation({"conversations": conversation("<|im_end|>", "x")}, tmp_path, "x")
-    with pytest.raises(PromptError, match="has a meaning of its own"):
-        reader.measure(sample)
+    for raw in ({"conversations": conversation("<|im_end|>", "x")}, {"text": "a<image>b"}):
+        sample = parse_annotation(raw, tmp_path, "x")
+        with pytest.raises(PromptError, match="has a meaning of its own"):
+            reader.measure(sample)

@@ -53,7 +53,10 @@ def test_cross_checks_between_sections(values, parse):
     values["schedule"] = {"epochs": 1}
     with pytest.raises(SettingError, match=r"streamed has no length: give schedule\.steps"):
         parse(values)
-    values["data"]["streamed"] = False
+    values["data"] |= {"streamed": False, "train_on": "all", "answer_balance": 0.5}
+    with pytest.raises(SettingError, match="answer_balance weighs answers, and with train_on all there are none"):
+        parse(values)
+    values["data"]["answer_balance"] = 0
     values["lora"], values["learning_rates"]["lora"] = {}, 1e-4
     with pytest.raises(SettingError, match=r"learning_rates\.llm must be null"):
         parse(values)
@@ -105,6 +108,7 @@ def test_a_file_with_overrides(tmp_path):
         ("a: [", (), "is not YAML"),
         ("- a", (), "holds a list; a stage file is a mapping"),
         ("name: a\nname: b", (), "line 2: name is given twice"),
+        ("name: a\n? [b]\n: c", (), r"line 2: \['b'\] cannot be a key"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),
         (STAGE, ["name.x=1"], "name is 'x', which has no settings below it"),
         (STAGE, ["data.files.1.repeat=2.0"], r"1 is no place in a list of 1; they count from 0"),

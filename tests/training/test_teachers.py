@@ -182,6 +182,9 @@ def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
         train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
     with pytest.raises(DataError, match="no sample with as many masks as images"):
         train_teacher([drawn / "captions.jsonl"], CLASSES, recipe)
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    with pytest.raises(DataError, match=r"sample 1 of annotation file .*list\.jsonl must be an object, not \[1\]"):
+        train_teacher([tmp_path / "list.jsonl"], CLASSES, recipe)
     with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
         read_classes([drawn / "masks.jsonl"])
     (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))

@@ -126,6 +126,22 @@ def test_what_changes_no_loss_may_change(values, start, losses):
     assert resumed.progress.step == 2 and len(losses(resumed)) == 2
 
 
+def test_a_state_from_before_a_setting_was_there(values, start):
+    """A younger setting was then what it is where nobody gives it."""
+    train(start(values), stop_at=1)
+    file = states(start(values, resume=True).output)[-1] / "trainer" / "settings.json"
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in known.items() if key != "data.answer_balance"}))
+    start(values, resume=True)
+    values["data"]["answer_balance"] = 0.5
+    with pytest.raises(TrainingError, match=r"data\.answer_balance was 0\.0, is 0\.5\. Set them back"):
+        start(values, resume=True)
+    values["data"]["answer_balance"] = 0.0
+    values["lora"], values["learning_rates"] = {}, {"lora": 1e-2}
+    with pytest.raises(TrainingError, match=r"lora\.alpha was None, is "):
+        start(values, resume=True)
+
+
 def test_a_state_without_its_settings(values, start):
     train(start(values), stop_at=1)
     (states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")

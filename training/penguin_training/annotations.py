@@ -116,8 +116,11 @@ def sample_id(raw: Any, default: str) -> str:
 
 
 def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a sample has, in each field that `only` names, one of the values given there."""
-    return isinstance(raw, Mapping) and all(raw.get(field) in values for field, values in only.items())
+    """Whether a sample has, in each field that `only` names, one of the values given there.
+
+    What is no object is wanted, so that it is named when it is parsed.
+    """
+    return not isinstance(raw, Mapping) or all(raw.get(field) in values for field, values in only.items())
 
 
 def pictures_of(raw: Any) -> Any:
@@ -174,13 +177,21 @@ class AnnotationFile:
         Raises:
             DataError: it is not JSON, or not of the form of a sample.
         """
-        raw = self._raw(int(self._rows[row]))
+        raw = self.raw(row)
         return parse_annotation(raw if self.conversations else pictures_of(raw), self.root, self._place(row))
+
+    def raw(self, row: int) -> Any:
+        """A sample as JSON has it.
+
+        Raises:
+            DataError: it is not JSON.
+        """
+        return self._raw(int(self._rows[row]))
 
     def name(self, row: int) -> str:
         """What a sample is called: its id; its place where it has none, or is not JSON."""
         try:
-            return sample_id(self._raw(int(self._rows[row])), self._place(row))
+            return sample_id(self.raw(row), self._place(row))
         except DataError:
             return self._place(row)
 
@@ -198,7 +209,7 @@ class AnnotationFile:
             line = file.readline()
         try:
             return json.loads(line)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise DataError(f"not JSON: {err}") from err
 
     def _is_wanted(self, stored: int) -> bool:
@@ -210,7 +221,7 @@ class AnnotationFile:
     def _read_list(self) -> list[Any]:
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise DataError(f"annotation file {self.path} is not JSON: {err}") from err
         if not isinstance(values, list):
             raise DataError(f"annotation file {self.path} holds a {type(values).__name__}, not a list of samples")

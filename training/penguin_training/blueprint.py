@@ -33,6 +33,11 @@ class Blueprint:
     penguin: PenguinConfig | None
     processor: Processor
 
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens that the decoder is made for; None where its configuration does not say."""
+        return self.decoder.get("max_position_embeddings")
+
 
 def make_blueprint(settings: StageSettings) -> Blueprint:
     """Reads the configuration files that a stage starts from; no weights.
@@ -139,7 +144,6 @@ def _check(blueprint: Blueprint, settings: StageSettings) -> None:
     rows, image = int(blueprint.decoder["vocab_size"]), blueprint.processor.image_token_id
     if blueprint.penguin is not None and image >= rows:
         raise SettingError(f"<image> has the id {image}, the decoder's embeddings have {rows} rows")
-    context = int(blueprint.decoder.get("max_position_embeddings", settings.budgets.tokens))
-    if settings.budgets.tokens > context and settings.kind == "multimodal":
-        longest = settings.budgets.tokens
+    longest, context = settings.budgets.tokens, blueprint.context
+    if context and longest > context and settings.kind == "multimodal":
         raise SettingError(f"budgets.tokens is {longest}, the decoder's context is {context}; lower it")

@@ -74,7 +74,8 @@ class DataSettings:
         sizes: rule that allots visual tokens, as at inference.
         train_on: "answers", or "all" for every token of text (a language model that starts from nothing).
         answer_balance: a token of an answer of n tokens weighs n ** -answer_balance in the cross-entropy. At 0 all
-            tokens weigh alike (released code), and long answers drown short ones; at 1 all answers weigh alike.
+            tokens weigh alike (released code), and long answers drown short ones; at 1 all answers weigh alike. A text
+            that is learnt as a whole is one answer. Only with train_on "answers".
         workers: processes that decode and patch; 0 does it in the training process.
         max_bad_share: the run stops when more than this share of the samples read cannot be used.
     """
@@ -95,3 +96,5 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not self.streamed and any(file.tabletop for file in self.files):
             raise ValueError("tabletop renders while it is read, which no length index can measure: set streamed")
+        if self.answer_balance and self.train_on == "all":
+            raise ValueError("answer_balance weighs answers, and with train_on all there are none: leave it 0")

@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from penguin_models.errors import MediaError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, load_image
+from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, evenly, load_image
 
 _SLACK = 1e-6
 
@@ -41,9 +39,7 @@ class FrameFolder:
             if slot > last:
                 chosen.append((time_ms / 1000, file))
                 last = slot
-        if len(chosen) > max_frames:
-            chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, max_frames, dtype=int)]
-        self._frames = chosen
+        self._frames = evenly(chosen, max_frames)
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Reads the chosen frames, one at a time.

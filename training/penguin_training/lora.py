@@ -15,7 +15,7 @@ def add_lora(decoder: nn.Module, settings: Lora) -> None:
     """Puts matrices beside the linear layers that the settings name; the first ones change nothing.
 
     Raises:
-        SettingError: the decoder has no such layers.
+        SettingError: the decoder has no such layers, or a layer's weights are also those of the embeddings.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -23,6 +23,8 @@ def add_lora(decoder: nn.Module, settings: Lora) -> None:
     unknown = [name for name in settings.modules if name not in ends]
     if unknown:
         raise SettingError(f"lora.modules names {', '.join(unknown)}; the decoder has {', '.join(sorted(ends))}")
+    if "lm_head" in settings.modules and decoder.config.tie_word_embeddings:  # type: ignore[union-attr]
+        raise SettingError("lora.modules names lm_head, whose weights are also the embeddings; leave it out")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

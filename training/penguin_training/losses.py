@@ -35,7 +35,7 @@ def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Ca
     """
 
     def of_rows(states: Tensor, wanted: Tensor, weigh: Tensor) -> Tensor:
-        return weigh @ F.cross_entropy(head(states).float(), wanted, reduction="none")
+        return (weigh * F.cross_entropy(head(states).float(), wanted, reduction="none")).sum()
 
     if len(targets) <= _ROWS_PER_PASS:
         return of_rows(hidden, targets, weights)
@@ -67,7 +67,7 @@ def relation_loss(student: Tensor, teacher: Tensor, groups: Sequence[int] | None
     """
     student, teacher = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
     if groups is None:
-        return F.smooth_l1_loss(student @ student.T, teacher @ teacher.T, beta=BETA)
+        return _between_similarities(student, teacher)
     # Images with equal numbers of tokens go through together.
     by_length: dict[int, list[int]] = {}
     start = 0
@@ -78,5 +78,11 @@ def relation_loss(student: Tensor, teacher: Tensor, groups: Sequence[int] | None
     for length, starts in by_length.items():
         rows = torch.tensor(starts)[:, None] + torch.arange(length)  # [images, length]
         ours, theirs = (x[rows.to(x.device)] for x in (student, teacher))
-        total = total + len(starts) * F.smooth_l1_loss(ours @ ours.mT, theirs @ theirs.mT, beta=BETA)
+        total = total + len(starts) * _between_similarities(ours, theirs)
     return total / len(groups)
+
+
+def _between_similarities(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Smooth L1 between the products of normalised rows [..., V, S] with each other."""
+    with torch.autocast(ours.device.type, enabled=False):  # bfloat16 products differ by more than `BETA`
+        return F.smooth_l1_loss(ours @ ours.mT, theirs @ theirs.mT, beta=BETA)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from penguin_training.settings import StageSettings
 _FREE = (
     "name.",
     "output.",
-    "data.workers.",
     *(f"engine.{name}." for name in ("compile", "gradient_checkpointing", "sharding")),
     *(f"engine.{name}." for name in ("keep", "log_every", "save_every", "trackers")),
 )
@@ -30,18 +29,23 @@ def decisive(settings: StageSettings, digests: Sequence[str]) -> dict[str, Any]:
     Returns:
         Settings by their keys with dots, and the digests.
     """
-    found = {key: value for key, value in _flat(asdict(settings)).items() if not f"{key}.".startswith(_FREE)}
+    free = _FREE if settings.data.streamed else (*_FREE, "data.workers.")  # a stream is shared out among its workers
+    found = {key: value for key, value in _flat(asdict(settings)).items() if not f"{key}.".startswith(free)}
     return found | {f"the content of data.files.{number}": digest for number, digest in enumerate(digests)}
 
 
-def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], state: Path) -> None:
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], settings: StageSettings, state: Path) -> None:
     """Raises TrainingError where a run would go on with other settings, or other data, than its state was written with.
 
     Args:
-        before: what `decisive` gave when the state was written.
+        before: what `decisive` gave when the state was written, perhaps by an older version with fewer settings.
         now: what it gives.
+        settings: of the stage.
         state: folder of the state.
     """
+    sections = {_section(key) for key in before}
+    younger = {key: value for key, value in _defaults(settings).items() if key in now and _section(key) in sections}
+    before = {**younger, **before}
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -52,6 +56,24 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], state: Pa
             f"{state} was written with other settings: {'; '.join(changed)}. Set them back, or begin a new run from "
             f"it: another output, with model.start {state}"
         )
+
+
+def _section(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _defaults(settings: Any, section: str = "") -> dict[str, Any]:
+    """What settings are where nobody gives them, by their keys with dots."""
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        key, value = f"{section}{field.name}", getattr(settings, field.name)
+        if field.default is not MISSING:
+            found[key] = field.default
+        parts = value if isinstance(value, list) else [value]
+        for number, part in enumerate(parts):
+            if is_dataclass(part):
+                found |= _defaults(part, f"{key}.{number}." if parts is value else f"{key}.")
+    return found
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from penguin_models.chat import checked_text
 from penguin_models.errors import DataError, MediaError
-from penguin_models.media import DECODING_ERRORS, Clip, VideoFile, load_image
+from penguin_models.media import DECODING_ERRORS, Clip, VideoFile, evenly, load_image
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import IGNORE_INDEX, Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
@@ -129,7 +130,8 @@ class SampleReader:
         measured = Measured(len(ids), sum(tokens), sum(patches), shown)
         if measured.size > self.max_tokens:
             raise DataError(
-                f"it has {measured.size} tokens, the budget is {self.max_tokens}; raise budgets.tokens or shorten it"
+                f"it has {measured.size} tokens, {self.max_tokens} are allowed: shorten it, or raise budgets.tokens "
+                "(at most to the decoder's context)"
             )
         return measured
 
@@ -168,7 +170,7 @@ class SampleReader:
 
     def _clip(self, picture: Picture) -> Clip:
         if picture.frames:
-            return picture.frames
+            return evenly(picture.frames, self.data.max_frames)
         of = FrameFolder if picture.path.is_dir() else VideoFile
         return of(picture.path, self.data.fps, self.data.max_frames)
 
@@ -194,7 +196,7 @@ class SampleReader:
     ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
         """Ids, labels and turns of an `Example`; empty where the decoder does not see the sample."""
         if annotation.text is not None:
-            ids = np.array([*self.processor.encode_text(annotation.text), self._end_of_text()], np.int64)
+            ids = np.array([*self.processor.encode_text(checked_text(annotation.text)), self._end_of_text()], np.int64)
             return ids, ids, ()
         if annotation.messages is None:
             return np.empty(0, np.int64), np.empty(0, np.int64), ()

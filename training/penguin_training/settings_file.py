@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise SettingError(f"line {key_node.start_mark.line + 1}: {key} cannot be a key; name a setting")
             if key in seen:
                 raise SettingError(f"line {key_node.start_mark.line + 1}: {key} is given twice")
             seen.add(key)

@@ -61,7 +61,7 @@ def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
     return SampleReader(
         blueprint.processor,
         settings.data,
-        budgets.tokens,
+        min(budgets.tokens, blueprint.context or budgets.tokens),
         budgets.visual_tokens,
         sees=settings.kind == "multimodal",
         reconstructs=settings.reconstruction is not None,
@@ -142,7 +142,7 @@ def prepare_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     source = open_source(settings, blueprint)
     fixed = decisive(settings, source.digests())
     if state:
-        check_unchanged(written_with(state), fixed, state)
+        check_unchanged(written_with(state), fixed, settings, state)
     teacher = open_teacher(settings, blueprint)
     model, optimizers, average = _make_model(settings, blueprint, teacher, accelerator)
     progress = Progress(window=settings.budgets.micro_batches, world=accelerator.num_processes)

@@ -7,7 +7,7 @@ whose 8-bit values are class numbers, 0 where there is nothing. Samples without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from penguin_models.errors import DataError, MediaError
 from penguin_models.images import patch_image
 from penguin_models.media import DECODING_ERRORS, load_image
 from penguin_models.types import PatchedImage, Size
+from penguin_training.annotations import AnnotationFile
 from penguin_training.optimisation import rate_share
 from penguin_training.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
 from penguin_training.settings import Schedule
@@ -194,12 +195,12 @@ class MaskedPictures(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
 
 
 def _read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as err:
-        raise DataError(f"annotation file {file} cannot be read: {err}") from err
     pairs = []
-    for row in rows:
+    annotations = AnnotationFile(file)
+    for number in range(len(annotations)):
+        row = annotations.raw(number)
+        if not isinstance(row, Mapping):
+            raise DataError(f"sample {number + 1} of annotation file {file} must be an object, not {row!r:.60}")
         images, masks = row.get("image"), row.get("masks")
         if isinstance(images, list) and isinstance(masks, list) and len(images) == len(masks):
             pairs += [(file.parent / image, file.parent / mask) for image, mask in zip(images, masks, strict=True)]

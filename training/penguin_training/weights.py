@@ -148,8 +148,9 @@ def _check_llm(path: str) -> None:
 
 
 def _hold_frozen_in_half(model: StageModel, settings: StageSettings) -> None:
-    """Frozen weights take half the memory where the computation is bfloat16 anyway (shards need one type)."""
-    if settings.engine.precision == "bf16" and settings.engine.sharding == "none":
+    """Frozen weights take half the memory where they are computed with and stored as bfloat16; shards need one type."""
+    engine = settings.engine
+    if engine.precision == "bf16" and engine.save_dtype == "bfloat16" and engine.sharding == "none":
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
