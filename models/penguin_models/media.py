@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 
 FPS = 1.0
 MAX_FRAMES = 180
+_SPARE_S = 1.0
+"""Heads of files that are whole are wrong by less."""
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
 """What Pillow's decoders make of damaged files."""
 
@@ -132,12 +134,12 @@ class VideoFile:
             stream.thread_type = "AUTO"
             sampler = None
             try:
-                for frame in container.decode(stream):
+                for frame in _decode_whole(container, stream):
                     sampler = sampler or _FpsFilter(frame, self._fps)
                     yield from sampler.push(frame)
                 if sampler is not None:
                     yield from sampler.finish()
-            except av.error.FFmpegError as err:
+            except (av.error.FFmpegError, _BreaksOffError) as err:
                 raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
 
 
@@ -152,6 +154,37 @@ def _video_stream(path: Path, container: Any) -> Any:
     if not container.streams.video:
         raise MediaError(f"{path} has no video stream")
     return container.streams.video[0]
+
+
+class _BreaksOffError(Exception):
+    """A file ends before its video does."""
+
+
+def _decode_whole(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """All frames of a video.
+
+    ffmpeg takes the end of a file for the end of its video. That it is not shows in a packet that was cut, or in what
+    the file's head announces; the head of a transport stream announces nothing.
+
+    Raises:
+        _BreaksOffError: there should have been more.
+    """
+    packets, end_s = 0, 0.0
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise _BreaksOffError(f"the file is damaged or breaks off behind {end_s:.2f} s; copy it again")
+        if packet.size:
+            packets += 1
+            if packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        yield from packet.decode()
+    missing_s = 0.0
+    if container.format.name == "avi" and stream.average_rate:
+        missing_s = float((stream.frames - packets) / stream.average_rate)
+    elif container.format.name.startswith("matroska") and container.duration and len(container.streams) == 1:
+        missing_s = container.duration / av.time_base - end_s
+    if missing_s > _SPARE_S:
+        raise _BreaksOffError(f"the file breaks off {missing_s:.2f} s before the end that it announces; copy it again")
 
 
 class _FpsFilter:

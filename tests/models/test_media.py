@@ -105,6 +105,24 @@ def test_a_video_without_frames(video):
         list(VideoFile(path))
 
 
+@pytest.mark.parametrize("name", ["video.mkv", "video.avi", "video.mp4"])
+def test_a_video_that_breaks_off(video, name):
+    path = video(40, 4, name)
+    assert len(levels(VideoFile(path, fps=4))) == 40
+    if name.endswith("mp4"):  # its head must come first, or nothing can be opened
+        whole, path = path, path.with_name("front.mp4")
+        with av.open(str(whole)) as stored, av.open(str(path), "w", options={"movflags": "faststart"}) as front:
+            stream = front.add_stream_from_template(stored.streams.video[0])
+            for packet in stored.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    front.mux(packet)
+    content = path.read_bytes()
+    for share in (0.6, 0.75):
+        with pytest.raises(MediaError, match=r"cannot be decoded to its end: the file .*breaks off .*; copy it again"):
+            list(VideoFile(write_bytes(path, content[: int(share * len(content))]), fps=4))
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
