@@ -6,8 +6,6 @@ time per layer, and results say so (`extrapolated_to_layers`).
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -46,16 +44,6 @@ DECODER_2B: dict[str, Any] = {
     "rope_theta": 1e6,
     "tie_word_embeddings": True,
 }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
-    cores = len(os.sched_getaffinity(0))
-    return {"cpu": model, "cores": cores, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def encoder_memory(layers: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from penguin_engine.bench import machine
 from penguin_engine.bench_limits import device_name, machine_limits
 from penguin_engine.bench_worker import WorkerSettings
 from penguin_engine.calibration import Calibration
 from penguin_engine.export import ExportOptions, decoder_shape, export
+from penguin_engine.machine import machine_facts
 from penguin_engine.manifest import DECODER, MANIFEST, DecoderShape
 from penguin_engine.plan_shapes import PlanLimits
 from penguin_engine.plans import FOLDER, PLAN_MANIFEST
@@ -246,5 +246,5 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         except metadata.PackageNotFoundError:  # not installed
             continue
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    described = machine() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}
+    described = machine_facts() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}
     return described | {"device": device, "gpu": device_name(device)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,6 @@ from penguin_engine.session import SceneSession
 from penguin_models.media import ClipFrame
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
-from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame, UInt8Array
 
 _QUESTION = "What has changed on the table?"
@@ -30,7 +30,7 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
     - reused: a second question to a session that is up to date;
     - fresh: the whole prompt prefilled again, the frames encoded already;
     - offline: as the released code answers: every frame labelled by its rule, encoded at its sizes and prefilled, for
-      each question.
+      each question. The released rule needs torch; without it this is None.
     """
     frames = _frames(visual_tokens)
     session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=visual_tokens + 400))
@@ -52,6 +52,8 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
         cache.close()
 
     def offline() -> None:
+        from penguin_models.reference_policy import ReferencePolicy
+
         clip = [ClipFrame(float(i), frame.rgb) for i, frame in enumerate(frames)]
         ask(
             runtime, processor, _QUESTION, clip=clip, policy=ReferencePolicy(), max_tokens=visual_tokens,
@@ -59,7 +61,8 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
         )  # fmt: skip
 
     reused_s = _median(lambda: session.ask(_QUESTION, _FIRST))
-    fresh_s, offline_s = _median(fresh), _median(offline)
+    fresh_s = _median(fresh)
+    offline_s = _median(offline) if importlib.util.find_spec("torch") else None
     session.close()
     return {
         "visual_tokens": first.visual_tokens,
@@ -68,7 +71,7 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int) -> d
         "fresh_s": fresh_s,
         "offline_s": offline_s,
         "fresh_over_reused": fresh_s / reused_s,
-        "offline_over_reused": offline_s / reused_s,
+        "offline_over_reused": offline_s and offline_s / reused_s,
     }
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
-from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
+from penguin_models.config import CHECKPOINT_FILES, ENCODER_KEY, PenguinConfig, read_json
 from penguin_models.device_memory import within_memory
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
@@ -35,8 +35,6 @@ LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt"]
-"""What a checkpoint is made of; other files of a repository (code, pictures) are never downloaded."""
 
 
 def load_pretrained(

@@ -13,6 +13,8 @@ from penguin_models.errors import CheckpointError
 MODEL_TYPE = "penguinvl_qwen3"
 ENCODER_MODEL_TYPE = "penguinvl_vision_encoder"
 ENCODER_KEY = "vision_encoder_config"
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt"]
+"""What a checkpoint is made of; other files of a repository (code, pictures) are never downloaded."""
 
 
 @dataclass(frozen=True)

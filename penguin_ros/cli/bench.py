@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from penguin_engine.machine import machine_facts
 from penguin_ros.cli import bench_engine
 from penguin_ros.cli.output import (
     DeviceOption,
@@ -44,7 +45,7 @@ def model(
     torch_dtype = DTYPES[dtype or "float32"]
     if model is None and MODEL.is_dir():  # nothing ships outside of a clone
         model = str(MODEL)
-    result: dict[str, Any] = {"machine": bench.machine()}
+    result: dict[str, Any] = {"machine": machine_facts()}
     with working("encoding 10,240 visual tokens"):
         result["encoder_memory"] = bench.encoder_memory(dtype=torch_dtype)
     with working("random weights at 2B shapes"):
@@ -97,7 +98,7 @@ def tra(
             watched = _rendered_clips(clips) if rendered else bench.drawn_clips(clips)
             rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, watched))
     draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
-    result = {"machine": bench.machine(), "policies": rows}
+    result = {"machine": machine_facts(), "policies": rows}
     if as_json:
         print_json(result)
         return
@@ -137,12 +138,11 @@ def session(
     as_json: JsonOption = False,
 ) -> None:
     """Time to the first token of a question: prefix reused, prefilled anew, and offline from the frames."""
-    from penguin_engine import bench
     from penguin_engine.bench_session import first_token
     from penguin_engine.loading import open_runtime
 
     opened, processor = open_runtime(runtime, model, device, dtype)
-    machine = bench.machine()
+    machine = machine_facts()
     if not as_json:
         _print_machine(machine)
         _print_cells(_SESSION_COLUMNS)
@@ -160,9 +160,13 @@ _SESSION_COLUMNS = ("visual tokens", "frames", "reused", "fresh prefill", "offli
 
 
 def _session_cells(row: dict[str, Any]) -> list[str]:
-    seconds = [f"{1000 * row[name]:.1f} ms" for name in ("reused_s", "fresh_s", "offline_s")]
-    ratios = [f"{row[name]:.0f}" for name in ("fresh_over_reused", "offline_over_reused")]
+    seconds = [_or_dash("{:.1f} ms", row[name], 1000) for name in ("reused_s", "fresh_s", "offline_s")]
+    ratios = [_or_dash("{:.0f}", row[name]) for name in ("fresh_over_reused", "offline_over_reused")]
     return [str(row["visual_tokens"]), str(row["frames"]), *seconds, *ratios]
+
+
+def _or_dash(form: str, value: float | None, factor: float = 1) -> str:
+    return "-" if value is None else form.format(factor * value)
 
 
 def _print_cells(cells: Sequence[str]) -> None:
@@ -170,7 +174,8 @@ def _print_cells(cells: Sequence[str]) -> None:
 
 
 def _print_machine(machine: dict[str, Any]) -> None:
-    stdout.out(f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, {machine['threads']} threads")
+    torch = f"torch {machine['torch']}, {machine['threads']} threads" if machine["torch"] else "no torch"
+    stdout.out(f"{machine['cpu']}, {machine['cores']} cores, {torch}")
 
 
 def _print_rates(name: str, rates: dict[str, Any]) -> None:

@@ -28,6 +28,9 @@ from penguin_ros.cli import (
     train,
 )
 
+_ON_PYPI = {"PIL": "pillow", "cv2": "opencv-python-headless", "ml_dtypes": "ml-dtypes", "yaml": "pyyaml"}
+"""Packages that are installed under another name than they are imported by."""
+
 app = typer.Typer(
     name="penguin-vl",
     help="A vision-language model for ROS 2 robots.",
@@ -60,6 +63,13 @@ def main() -> None:
         app()
     except PenguinError as err:
         sys.stderr.write(f"error: {err}\n")
+        sys.exit(1)
+    except ModuleNotFoundError as err:
+        package = str(err.name).partition(".")[0]
+        if package.startswith("penguin_"):
+            raise
+        remedy = f"pip install {_ON_PYPI.get(package, package)}"
+        sys.stderr.write(f"error: this command needs the Python package {package}, which is not installed: {remedy}\n")
         sys.exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penguin_models.config import CHECKPOINT_FILES
 from penguin_models.errors import CheckpointError
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
@@ -24,8 +25,6 @@ def pull(
 ) -> None:
     """Download a checkpoint; an interrupted download goes on where it stopped."""
     from huggingface_hub import constants, snapshot_download
-
-    from penguin_models.checkpoint import CHECKPOINT_FILES
 
     target = out if out is not None else Path(constants.HF_HUB_CACHE)
     missing = _ask_hub(repo, lambda: _missing_bytes(repo, revision, out))
@@ -44,8 +43,6 @@ def pull(
 def _missing_bytes(repo: str, revision: str | None, out: Path | None) -> int:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError
-
-    from penguin_models.checkpoint import CHECKPOINT_FILES
 
     try:
         files: Any = snapshot_download(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from penguin_engine.energy import EnergyMeter
+from penguin_engine.machine import machine_facts
 from penguin_engine.runtime import Runtime
 from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
@@ -219,9 +220,7 @@ def _results(
 
 def machine() -> dict[str, Any]:
     """What latencies and energy were measured on, and of what the energy is known."""
-    from penguin_engine import bench
-
-    return {**bench.machine(), "energy": EnergyMeter().sources}
+    return {**machine_facts(), "energy": EnergyMeter().sources}
 
 
 def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> AnswerRecord:

@@ -1,0 +1,53 @@
+"""The command line where some packages are not installed: on a robot without torch, or without an extra."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command_line import Result
+
+HEAVY = ("torch", "transformers", "onnx", "ml_dtypes", "safetensors")
+LEAN = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
+sys.argv[1:] = sys.argv[2:]
+from penguin_ros.cli.main import main
+main()
+"""
+
+
+def execute(missing, *args, **environment):
+    command = [sys.executable, "-c", LEAN, ",".join(missing), *map(str, args)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_sessions_are_measured_without_torch(exported):
+    asked = ("bench", "session", "--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--tokens", 391)
+    result = execute(HEAVY, *asked, "--json").json
+    (row,) = result["sessions"]
+    assert result["machine"]["torch"] is None and row["fresh_over_reused"] > 0
+    assert row["offline_s"] is row["offline_over_reused"] is None
+    told = execute(HEAVY, *asked)
+    assert told.code == 0 and "no torch" in told.out and told.out.split()[-1] == "-"
+
+
+def test_checkpoints_are_pulled_without_torch(tmp_path):
+    here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(tmp_path)}
+    assert execute(HEAVY, "pull", "a/b", **here).error.startswith("the model hub cannot be reached for a/b")
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy", "command"),
+    [
+        ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),
+        ("rosbags", "rosbags", ("ask", "--model", "M", "-q", "What?", "--bag", "B")),
+        ("jinja2", "jinja2", ("evaluate", "report", "R")),
+    ],
+)
+def test_a_package_that_is_missing_is_named(package, remedy, command):
+    error = execute((package,), *command).error
+    assert error == f"this command needs the Python package {package}, which is not installed: pip install {remedy}"
