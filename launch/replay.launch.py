@@ -7,6 +7,7 @@ Without a bag it plays the small one that comes with the package. Everything end
 
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
@@ -55,6 +56,8 @@ def generate_launch_description() -> LaunchDescription:
 def _player(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
     options = ["--rate", given["rate"], "--start", given["start"], "--wait", given["wait"], "--clock"]
+    for topic in yaml.safe_load(given["image_topics"]) or []:  # another one would wait for a subscriber in vain
+        options += ["--topic", topic]
     if given["loop"].lower() == "true":
         options.append("--loop")
     player = ExecuteProcess(cmd=[str(_COMMAND), "replay", given["bag"], *options], output="screen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,14 +156,19 @@ def fill_answer(message: Any, outcome: Outcome) -> None:
 
 
 def answer_dict(message: Any) -> dict[str, Any]:
-    """The response of `Ask` or the result of `AskStream`, for programs."""
+    """The response of `Ask` or the result of `AskStream`, for programs; times are stamps in seconds."""
     return {
         "answer": message.answer,
         "objects": [
-            {"label": o.label, "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px]} for o in message.objects
+            {
+                "label": o.label,
+                "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px],
+                "score": None if math.isnan(o.score) else round(o.score, 4),
+            }
+            for o in message.objects
         ],
         "time_ranges": [
-            {"start": stamp_to_ns(t.start) * 1e-9, "end": stamp_to_ns(t.end) * 1e-9} for t in message.time_ranges
+            {"start_s": stamp_to_ns(t.start) * 1e-9, "end_s": stamp_to_ns(t.end) * 1e-9} for t in message.time_ranges
         ],
         "malformed_boxes": message.malformed_boxes,
         "camera": message.camera,

@@ -1,7 +1,7 @@
 """Every parameter of the node in one table, and the settings that follow from their values. No ROS here.
 
-The table says name, default, meaning and limits; nodes/parameters.py declares it, README.md shows it, launch/config
-fills it in.
+The table says name, default, meaning and limits; nodes/parameters.py declares it, docs/parameters.md shows it,
+launch/config fills it in.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def resolve_checkpoint(path_or_repo: str | Path, weights: bool = True) -> Path:
         return path
     name = str(path_or_repo)
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name} is not a checkpoint folder")
+        raise CheckpointError(f"{name} is not a checkpoint folder; give one, or owner/name on the model hub")
     try:
         files = [file for file in CHECKPOINT_FILES if weights or not file.endswith(".safetensors")]
         return Path(snapshot_download(name, allow_patterns=files))
@@ -229,7 +229,10 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
+        raise CheckpointError(
+            f"dtype {dtype!r} is unknown to torch; choose from {', '.join(DTYPES)}, or run what `penguin-vl quantize` "
+            "makes with --runtime onnx"
+        )
     return DTYPES[dtype]
 
 

@@ -60,10 +60,11 @@ class Packing:
 @lru_cache(maxsize=256)
 def patch_positions(grid: Size, merge_size: int) -> Tensor:
     """Row and column of each patch of a frame in block order: int64 [N, 2]."""
-    rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
     m = merge_size
-    positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
-    return positions.transpose(1, 2).reshape(-1, 2)
+    with torch.inference_mode(False):  # they are kept, perhaps for somebody who trains
+        rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
+        positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
+        return positions.transpose(1, 2).reshape(-1, 2)
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> Tensor:

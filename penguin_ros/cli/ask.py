@@ -34,12 +34,16 @@ def ask(
     node: Annotated[str | None, typer.Option(help="Ask a running node, for example /penguin, instead.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Image topic that the node is to look at; all.")] = None,
     horizon: Annotated[float, typer.Option(help="Seconds that the node is to look back; 0 is all.", min=0.0)] = 0.0,
-    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; of several, boxes are of the last.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
     bag: Annotated[Path | None, typer.Option(help="Bag folder, or a single .mcap or .db3 file.")] = None,
     topic: Annotated[str | None, typer.Option(help="Image topic of the bag; needed if it has several.")] = None,
     fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = FPS,
     max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = MAX_FRAMES,
+    policy: Annotated[
+        Literal["reference", "novelty"],
+        typer.Option(help="What makes a key frame of a video: the released rule, or that of the node."),
+    ] = "reference",
     max_tokens: Annotated[
         int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
     ] = None,
@@ -52,7 +56,7 @@ def ask(
     top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.", min=0)] = 0,
     runtime: RuntimeOption = "torch",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
     as_json: JsonOption = False,
@@ -84,7 +88,7 @@ def ask(
         text,
         images=images,
         clip=clip,
-        policy=_policy() if clip else None,
+        policy=_policy(policy) if clip else None,
         max_tokens=max_tokens,
         size_rule=allocation,
         sampling=sampling,
@@ -105,7 +109,8 @@ def ask(
 
 _FOR_NODES = {"camera": "--camera", "horizon": "--horizon"}
 _FOR_BOTH = {"words", "question", "node", "max_new_tokens", "as_json"}
-_FOR_CLIPS = {"fps": "--fps", "max_frames": "--max-frames"}
+_FOR_CLIPS = {"fps": "--fps", "max_frames": "--max-frames", "policy": "--policy"}
+_FOR_SAMPLING = {"top_p": "--top-p", "seed": "--seed"}
 
 
 def _check(context: typer.Context) -> None:
@@ -135,6 +140,9 @@ def _check(context: typer.Context) -> None:
         raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
     if options["save"] is not None and not (options["image"] or options["video"] or options["bag"]):
         raise typer.BadParameter("there is no image to draw into", param_hint="--save")
+    for name in given:
+        if name in _FOR_SAMPLING and options["temperature"] == 0:
+            raise typer.BadParameter("it goes with --temperature above 0", param_hint=_FOR_SAMPLING[name])
     if not 0 < options["top_p"] <= 1:
         raise typer.BadParameter(f"{options['top_p']} is not above 0 and at most 1", param_hint="--top-p")
 
@@ -157,9 +165,13 @@ class _Remembering:
             yield frame
 
 
-def _policy() -> KeyframePolicy:
+def _policy(name: str) -> KeyframePolicy:
+    if name == "novelty":
+        from penguin_models.novelty_policy import NoveltyPolicy
+
+        return NoveltyPolicy()
     if importlib.util.find_spec("torch") is None:
-        raise MediaError("key frames of a clip follow the released rule, which needs torch: pip install torch")
+        raise MediaError("the released rule for key frames needs torch: pip install torch, or take --policy novelty")
     from penguin_models.reference_policy import ReferencePolicy
 
     return ReferencePolicy()

@@ -37,7 +37,7 @@ def ask_running(
     for item in result["objects"]:
         stdout.out("  {}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(item["label"], *item["box_px"]))
     for span in result["time_ranges"]:
-        stdout.out(f"  from {span['start']:.2f} to {span['end']:.2f} (stamps in seconds)")
+        stdout.out(f"  from {span['start_s']:.2f} to {span['end_s']:.2f} (stamps in seconds)")
     seconds = result["seconds"]
     stdout.out(
         f"{result['camera']}: {result['frames']} frames, {result['tokens']['visual']} visual tokens; waited "

@@ -133,7 +133,7 @@ def session(
     model: ModelOption,
     tokens: Annotated[list[int] | None, typer.Option(help="Visual tokens held; 1000, 4000 and 8000.")] = None,
     runtime: RuntimeOption = "torch",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:

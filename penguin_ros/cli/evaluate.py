@@ -17,6 +17,7 @@ from penguin_ros.cli.output import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    RuntimeOption,
     print_json,
     stdout,
     working,
@@ -36,7 +37,6 @@ class Baseline(str, Enum):
 
 OutOption = Annotated[Path, typer.Option(help="Folder of the results; a run that was interrupted goes on there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what an earlier run left in --out.")]
-RuntimeOption = Annotated[str, typer.Option(help="What runs the model.")]
 TitleOption = Annotated[str, typer.Option(help="Name of the run in its report; the model's name if not given.")]
 
 
@@ -81,7 +81,7 @@ def bags(
     ray_gpus: Annotated[float, typer.Option(help="GPUs for each bag on the cluster.", min=0)] = 0.0,
     title: TitleOption = "",
     runtime: RuntimeOption = "torch",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -133,7 +133,7 @@ def benchmark(
     seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
     title: TitleOption = "",
     runtime: RuntimeOption = "torch",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,

@@ -18,7 +18,7 @@ PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
 def example(
     out: Annotated[Path, typer.Option(help="Folder of the results; made anew.")] = Path("build/evaluation"),
     model: Annotated[Path, typer.Option(help="Checkpoint; the one that ships if not given.")] = MODEL,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -47,7 +47,7 @@ def tabletop(
         typer.Option(help="Write every question with its answer, as JSON lines; FILE.part until the end."),
     ] = None,
     runtime: RuntimeOption = "torch",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -35,7 +35,8 @@ def node(
         list[str] | None, typer.Option(help="Image topic; may be given several times. [default: image_raw]")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter, as name=value; see README.md.", metavar="NAME=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="A parameter (docs/parameters.md), as name=value.", metavar="NAME=VALUE"),
     ] = None,
     params_file: Annotated[Path | None, typer.Option(help="Parameters as YAML, in the form of ROS.")] = None,
     name: Annotated[str, typer.Option(help="Name of the node.")] = "penguin",

@@ -75,6 +75,12 @@ def test_patches_of_a_frame_see_each_other(encoder):
     assert torch.equal(after[9:], before[9:])
 
 
+def test_positions_that_inference_made_serve_training():
+    with torch.inference_mode():
+        patch_positions(Size(22, 26), 2)
+    assert not patch_positions(Size(22, 26), 2).is_inference()
+
+
 def test_positions_follow_blocks():
     assert patch_positions(Size(2, 4), 2).tolist() == [
         [0, 0], [0, 1], [1, 0], [1, 1],

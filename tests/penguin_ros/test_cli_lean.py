@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import Result
 
+CLIP = Path(__file__).resolve().parents[1] / "data" / "clip.mp4"
 HEAVY = ("torch", "transformers", "onnx", "ml_dtypes", "safetensors")
 LEAN = """
 import sys
@@ -33,6 +35,14 @@ def test_sessions_are_measured_without_torch(exported):
     assert row["offline_s"] is row["offline_over_reused"] is None
     told = execute(HEAVY, *asked)
     assert told.code == 0 and "no torch" in told.out and told.out.split()[-1] == "-"
+
+
+def test_a_video_is_asked_about_without_torch(exported):
+    model = ("--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--max-new-tokens", 2)
+    asked = ("ask", *model, "-q", "What?", "--video", CLIP, "--max-frames", 3)
+    assert "needs torch: pip install torch, or take --policy novelty" in execute(HEAVY, *asked).error
+    answer = execute(HEAVY, *asked, "--policy", "novelty", "--json").json
+    assert answer["frames"] == 3 and answer["tokens"]["generated"] == 2
 
 
 def test_checkpoints_are_pulled_without_torch(tmp_path):

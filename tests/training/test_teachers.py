@@ -187,10 +187,14 @@ def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
         train_teacher([tmp_path / "list.jsonl"], CLASSES, recipe)
     with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
         read_classes([drawn / "masks.jsonl"])
+    with pytest.raises(DataError, match=r"annotation file .*none\.jsonl does not exist"):
+        read_classes([tmp_path / "none.jsonl"])
     (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
+    (tmp_path / "x.jsonl").touch()
     assert read_classes([tmp_path / "x.jsonl"]) == ["nothing", "a", "b"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "settings.json").write_text(json.dumps({"classes": ["nothing", "b"]}))
+    (tmp_path / "other" / "x.jsonl").touch()
     with pytest.raises(DataError, match="list different classes"):
         read_classes([tmp_path / "x.jsonl", tmp_path / "other" / "x.jsonl"])
 

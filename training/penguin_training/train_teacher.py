@@ -132,6 +132,8 @@ def read_classes(files: Sequence[Path]) -> list[str]:
     """
     lists = []
     for file in files:
+        if not file.is_file():
+            raise DataError(f"annotation file {file} does not exist")
         settings = file.parent / "settings.json"
         try:
             lists.append([str(name) for name in json.loads(settings.read_text(encoding="utf-8"))["classes"]])

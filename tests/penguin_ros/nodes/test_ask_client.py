@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from builtin_interfaces.msg import Time
 from penguin_vl.action import AskStream
+from penguin_vl.msg import GroundedObject, TimeRange
 
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.convert import answer_dict
@@ -48,6 +50,14 @@ def test_the_answer_and_what_it_points_at(robot, start, image):
     code, out, err = finished(penguin_vl("ask", "--node", node.name, "-q", "What?", "--json", "--max-new-tokens", "3"))
     answer = json.loads(out)
     assert (code, answer["tokens"]["generated"], answer["frame_id"], answer["stamp"]) == (0, 3, "optical", 1.0)
+
+
+def test_programs_get_the_fields_that_an_answer_without_a_node_has():
+    objects = [GroundedObject(label="cube", x_max_px=9.0, score=score) for score in (0.25, float("nan"))]
+    spans = [TimeRange(start=Time(sec=2), end=Time(sec=3, nanosec=500_000_000))]
+    result = answer_dict(AskStream.Result(objects=objects, time_ranges=spans))
+    assert [found["score"] for found in result["objects"]] == [0.25, None]
+    assert result["time_ranges"] == [{"start_s": 2.0, "end_s": 3.5}]
 
 
 def test_an_answer_whose_pieces_got_lost_is_told_again(monkeypatch, capsys):
