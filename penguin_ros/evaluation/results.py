@@ -36,12 +36,14 @@ class ModelInfo(_Part):
         hash: SHA-256 of the checkpoint's files.
         runtime: name of the runtime.
         dtype: type of the weights.
+        device: what it ran on, of a cluster's machines the first; None in results that older versions wrote.
     """
 
     spec: ModelSpec
     hash: str
     runtime: str
     dtype: str
+    device: str | None = None
 
 
 class BagInfo(_Part):

@@ -118,7 +118,7 @@ def describe_model(model: ModelSpec, loaded: tuple[Runtime, Processor] | None = 
     """
     found = checkpoint_hash(resolve_checkpoint(model.path))
     runtime = (loaded or load_model(model))[0].info
-    return ModelInfo(spec=model, hash=found, runtime=runtime.name, dtype=runtime.dtype)
+    return ModelInfo(spec=model, hash=found, runtime=runtime.name, dtype=runtime.dtype, device=runtime.device)
 
 
 def _resume(
