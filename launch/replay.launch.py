@@ -56,8 +56,9 @@ def generate_launch_description() -> LaunchDescription:
 def _player(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
     options = ["--rate", given["rate"], "--start", given["start"], "--wait", given["wait"], "--clock"]
+    namespace = LaunchConfiguration("namespace", default="").perform(context).strip("/")
     for topic in yaml.safe_load(given["image_topics"]) or []:  # another one would wait for a subscriber in vain
-        options += ["--topic", topic]
+        options += ["--topic", topic if topic.startswith("/") else "/".join(("", namespace, topic)).replace("//", "/")]
     if given["loop"].lower() == "true":
         options.append("--loop")
     player = ExecuteProcess(cmd=[str(_COMMAND), "replay", given["bag"], *options], output="screen")

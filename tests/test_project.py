@@ -90,7 +90,7 @@ def test_readme_names_every_source_file():
 
 
 def test_readme_commands_exist():
-    from penguin_ros.cli.main import app
+    from penguin_ros.cli.app import app
 
     readme = (ROOT / "README.md").read_text()
     assert not re.search(r"\b[A-Z]{3} \w+/s\b", readme), "a figure is still to be filled in"

@@ -24,8 +24,8 @@ _T = TypeVar("_T")
 
 FPS = 1.0
 MAX_FRAMES = 180
-_SPARE_S = 1.0
-"""Heads of files that are whole are wrong by less."""
+_SEGMENT = bytes.fromhex("18538067")
+"""Identifier of the element that holds a Matroska file's streams."""
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
 """What Pillow's decoders make of damaged files."""
 
@@ -169,22 +169,36 @@ def _decode_whole(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     Raises:
         _BreaksOffError: there should have been more.
     """
-    packets, end_s = 0, 0.0
+    end_s, last = 0.0, None
     for packet in container.demux(stream):
-        if packet.is_corrupt:
+        if packet.is_corrupt and container.format.name != "mpegts":  # which also says so of a gap
             raise _BreaksOffError(f"the file is damaged or breaks off behind {end_s:.2f} s; copy it again")
-        if packet.size:
-            packets += 1
-            if packet.pts is not None:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.size and packet.pts is not None:
+            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        last = packet.dts if packet.dts is not None else last
         yield from packet.decode()
-    missing_s = 0.0
-    if container.format.name == "avi" and stream.average_rate:
-        missing_s = float((stream.frames - packets) / stream.average_rate)
-    elif container.format.name.startswith("matroska") and container.duration and len(container.streams) == 1:
-        missing_s = container.duration / av.time_base - end_s
-    if missing_s > _SPARE_S:
-        raise _BreaksOffError(f"the file breaks off {missing_s:.2f} s before the end that it announces; copy it again")
+    kind, file = container.format.name, Path(container.name)
+    # An AVI counts its frames in its head, also those that only repeat the one before.
+    short = kind == "avi" and last is not None and stream.frames - (last + 1) > (stream.average_rate or 1)
+    if short or (kind.startswith("matroska") and _announced_bytes(file) > file.stat().st_size):
+        raise _BreaksOffError(f"the file breaks off behind {end_s:.2f} s, its head announces more; copy it again")
+
+
+def _announced_bytes(file: Path) -> int:
+    """How long a Matroska or WebM file says that it is; 0 where it does not say (RFC 8794, RFC 9559)."""
+    with file.open("rb") as opened:
+        head = opened.read(4096)
+    at = 0
+    while at + 12 <= len(head):
+        size_at = at + 9 - head[at].bit_length()
+        length = 9 - head[size_at].bit_length()
+        unknown = (1 << 7 * length) - 1
+        size = int.from_bytes(head[size_at : size_at + length], "big") & unknown
+        end = size_at + length + size
+        if head[at:size_at] == _SEGMENT:
+            return 0 if size == unknown else end
+        at = end
+    return 0
 
 
 class _FpsFilter:

@@ -1,4 +1,4 @@
-"""`penguin-vl`: one command line for everything; each command is a file beside this one.
+"""`penguin-vl`: one command line for everything.
 
 Exit codes: 0 done, 1 failed, 2 bad usage. Errors are one line on standard error.
 """
@@ -7,59 +7,23 @@ from __future__ import annotations
 
 import sys
 
-import typer
-
 from penguin_models.errors import PenguinError
-from penguin_ros.cli import (
-    ask,
-    bench,
-    build,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    parity,
-    prepare,
-    pull,
-    quantize,
-    ros,
-    soak,
-    tabletop,
-    train,
-)
 
-_ON_PYPI = {"PIL": "pillow", "cv2": "opencv-python-headless", "ml_dtypes": "ml-dtypes", "yaml": "pyyaml"}
+_ON_PYPI = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "ml_dtypes": "ml-dtypes",
+    "ruamel": "ruamel.yaml",
+    "yaml": "pyyaml",
+}
 """Packages that are installed under another name than they are imported by."""
-
-app = typer.Typer(
-    name="penguin-vl",
-    help="A vision-language model for ROS 2 robots.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("ask")(ask.ask)
-app.command("parity")(parity.parity)
-app.command("node")(ros.node)
-app.command("replay")(ros.replay)
-app.command("sim-camera")(ros.sim_camera)
-app.command("pull")(pull.pull)
-app.command("export")(export.export)
-app.command("build")(build.build)
-app.command("quantize")(quantize.quantize)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
-bench.app.command("soak")(soak.soak)
-app.command("train")(train.train)
-app.add_typer(prepare.app, name="prepare")
-app.add_typer(bench.app, name="bench")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(tabletop.app, name="tabletop")
 
 
 def main() -> None:
     """Entry point of the `penguin-vl` executable."""
     try:
+        from penguin_ros.cli.app import app  # here, so that a package that is missing is named
+
         app()
     except PenguinError as err:
         sys.stderr.write(f"error: {err}\n")

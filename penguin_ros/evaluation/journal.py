@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.recording import Recording
-from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline, digest
+from penguin_ros.evaluation.records import AnswerRecord, FileSettings, RunSettings, Timeline, digest
+from penguin_ros.evaluation.results import ModelInfo
 
 _FORMAT = 2
 
@@ -36,11 +37,10 @@ class Progress:
     timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)
 
 
-def run_key(model_hash: str, model: ModelSpec, settings: RunSettings | FileSettings) -> str:
+def run_key(info: ModelInfo, settings: RunSettings | FileSettings) -> str:
     """Hash of what all answers of a run depend on. Arms may be added later."""
-    return digest(
-        [model_hash, model.runtime, model.dtype, model.device, settings.model_dump(mode="json", exclude={"arms"})]
-    )
+    model, device = info.spec, info.device
+    return digest([info.hash, model.runtime, model.dtype, device, settings.model_dump(mode="json", exclude={"arms"})])
 
 
 def recording_key(recording: Recording) -> str:

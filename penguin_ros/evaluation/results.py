@@ -36,7 +36,7 @@ class ModelInfo(_Part):
         hash: SHA-256 of the checkpoint's files.
         runtime: name of the runtime.
         dtype: type of the weights.
-        device: what it ran on, of a cluster's machines the first; None in results that older versions wrote.
+        device: what it ran on, on a cluster that of the machine which began the run; None in results of older versions.
     """
 
     spec: ModelSpec

@@ -125,7 +125,7 @@ def _resume(
     plan: Plan, info: ModelInfo, model: ModelSpec, settings: RunSettings, options: RunOptions
 ) -> tuple[list[JournalledJob], dict[str, Progress]]:
     """The jobs with the answers that are there already, and what is there about each bag that cannot be read."""
-    run = run_key(info.hash, model, settings)
+    run = run_key(info, settings)
     jobs = [
         JournalledJob(BagJob(bag.recording, bag.questions, bag.truth, model, settings), options.out, run)
         for bag in plan.bags

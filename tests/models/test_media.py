@@ -1,6 +1,7 @@
 """Images and videos from files."""
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -121,6 +122,22 @@ def test_a_video_that_breaks_off(video, name):
     for share in (0.6, 0.75):
         with pytest.raises(MediaError, match=r"cannot be decoded to its end: the file .*breaks off .*; copy it again"):
             list(VideoFile(write_bytes(path, content[: int(share * len(content))]), fps=4))
+
+
+@pytest.mark.parametrize("name", ["gaps.mkv", "gaps.webm", "gaps.avi", "gaps.mp4", "gaps.ts"])
+def test_a_whole_video_with_gaps_is_read(tmp_path, name):
+    """Frames far apart, the first late and the last shown for long: nothing is missing."""
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if name.endswith("webm") else "mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 10)
+        for place in (30, 31, 50, 51, 52, 90):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts, frame.duration = place, 50
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert list(VideoFile(path))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])

@@ -53,6 +53,9 @@ def test_checkpoints_are_pulled_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
+        ("av", "av", ("pull", "a/b")),
+        ("typer", "typer", ("doctor",)),
+        ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--model", "M", "--param", "a=1")),
         ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),
         ("rosbags", "rosbags", ("ask", "--model", "M", "-q", "What?", "--bag", "B")),
         ("jinja2", "jinja2", ("evaluate", "report", "R")),

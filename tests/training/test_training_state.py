@@ -96,11 +96,13 @@ def test_other_settings_and_other_data_are_refused(values, start, drawn, tmp_pat
     rows = (drawn / "captions.jsonl").read_text().splitlines()
     data.write_text("\n".join(rows))
     values["data"]["files"] = [{"path": str(data)}]
+    values["optimizer"] = {"clip": None}
     train(start(values), stop_at=3)
     for section, key, value, message in (
         ("budgets", "tokens", 300, r"budgets\.tokens was 256, is 300"),
         ("engine", "seed", 1, r"engine\.seed was 0, is 1"),
         ("schedule", "steps", 2, r"schedule\.steps was 4, is 2"),
+        ("optimizer", "clip", 1.0, r"optimizer\.clip was None, is 1\.0"),
         ("learning_rates", "llm", 2e-3, r"learning_rates\.llm was 0\.001, is 0\.002"),
         ("data", "files", [{"path": str(data), "repeat": 2.0}], r"data\.files\.0\.repeat was 1\.0, is 2\.0"),
     ):

@@ -77,11 +77,11 @@ def _defaults(settings: Any, section: str = "") -> dict[str, Any]:
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Values of nested settings by their keys with dots; what is null or empty is not there."""
+    """Values of nested settings by their keys with dots; what is empty is not there."""
     if isinstance(value, dict):
         items = [(str(name), below) for name, below in value.items()]
     elif isinstance(value, list):
         items = [(str(number), below) for number, below in enumerate(value)]
     else:
-        return {} if value is None else {key: value}
+        return {key: value}
     return {k: v for name, below in items for k, v in _flat(below, f"{key}.{name}" if key else name).items()}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from penguin_models.errors import DataError, PenguinError
+from penguin_models.errors import DataError, PenguinError, TrainingError
 from penguin_training.annotations import Annotation, parse_annotation, pictures_of, sample_id, wanted
 from penguin_training.batches import Batch
 from penguin_training.data_settings import DataFile
@@ -91,9 +91,15 @@ class StreamedData:
             workers: processes that read; 0 reads in this one.
             pin: put tensors into page-locked memory.
 
+        Raises:
+            TrainingError: the run is resumed with another number of workers.
         """
         own = max(1, workers)
         state = progress.stream or {"next": 0, "positions": [[rank * own + i, 0, 0, 0] for i in range(own)]}
+        if len(state["positions"]) != own:
+            raise TrainingError(
+                f"the run was stopped with data.workers {len(state['positions'])}, it is {workers} now; set it back"
+            )
         # The loader asks its workers in turn, beginning with the first: that one takes up the reader whose turn it is.
         turn = state["next"]
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]

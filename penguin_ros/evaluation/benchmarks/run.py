@@ -140,7 +140,7 @@ def run_benchmark(
     check_folder(options.out)
     info = describe_model(model, loaded)
     runtime, processor = loaded or load_model(model)
-    journal = Journal(options.out, name, run_key(info.hash, model, settings), name, lambda: on_progress(1))
+    journal = Journal(options.out, name, run_key(info, settings), name, lambda: on_progress(1))
     if options.overwrite:
         journal.discard()
     questions = [_question(name, item, settings) for item in items]

@@ -7,6 +7,7 @@ import pytest
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.journal import Journal, run_key
 from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline
+from penguin_ros.evaluation.results import ModelInfo
 
 
 def record(name="q", **fields):
@@ -123,14 +124,20 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_the_key_knows_what_answers_depend_on():
-    model, settings = ModelSpec(path="m"), RunSettings()
-    base = run_key("hash", model, settings)
-    assert run_key("hash", model, RunSettings(arms=["memory", "last-4"])) == base  # arms may be added
-    assert run_key("hash", ModelSpec(path="elsewhere", threads=3), settings) == base
+    settings = RunSettings()
+
+    def model(model_hash="hash", device="cpu", **spec):
+        asked = ModelSpec(**{"path": "m", "device": "auto"} | spec)
+        return ModelInfo(spec=asked, hash=model_hash, runtime="torch", dtype="float32", device=device)
+
+    base = run_key(model(), settings)
+    assert run_key(model(), RunSettings(arms=["memory", "last-4"])) == base  # arms may be added
+    assert run_key(model(path="elsewhere", threads=3), settings) == base
     for other in (
-        run_key("other hash", model, settings),
-        run_key("hash", ModelSpec(path="m", dtype="bfloat16"), settings),
-        run_key("hash", model, RunSettings(parameters={"token_budget": 100})),
-        run_key("hash", model, RunSettings(parameters={"sample_rate_hz": 1.0})),
+        run_key(model("other hash"), settings),
+        run_key(model(device="cuda:0"), settings),
+        run_key(model(dtype="bfloat16"), settings),
+        run_key(model(), RunSettings(parameters={"token_budget": 100})),
+        run_key(model(), RunSettings(parameters={"sample_rate_hz": 1.0})),
     ):
         assert other != base

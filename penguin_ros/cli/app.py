@@ -1,0 +1,48 @@
+"""The commands of `penguin-vl`; each is a file beside this one."""
+
+from __future__ import annotations
+
+import typer
+
+from penguin_ros.cli import (
+    ask,
+    bench,
+    build,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    parity,
+    prepare,
+    pull,
+    quantize,
+    ros,
+    soak,
+    tabletop,
+    train,
+)
+
+app = typer.Typer(
+    name="penguin-vl",
+    help="A vision-language model for ROS 2 robots.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("ask")(ask.ask)
+app.command("parity")(parity.parity)
+app.command("node")(ros.node)
+app.command("replay")(ros.replay)
+app.command("sim-camera")(ros.sim_camera)
+app.command("pull")(pull.pull)
+app.command("export")(export.export)
+app.command("build")(build.build)
+app.command("quantize")(quantize.quantize)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+bench.app.command("soak")(soak.soak)
+app.command("train")(train.train)
+app.add_typer(prepare.app, name="prepare")
+app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(tabletop.app, name="tabletop")
