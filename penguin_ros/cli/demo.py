@@ -101,7 +101,7 @@ class _Demo:
                     self._wait("the end of its time", lambda: monotonic() >= end_s)
                 else:
                     self._wait("the end of the bag", lambda: camera.poll() == 0)
-                self._wait("three captions, pictures", lambda: min(len(client.captions), len(client.pictures)) >= 3)
+                self._wait("three captions, pictures", lambda: min(self._captions(), len(client.pictures)) >= 3)
                 seen = client.statuses
                 self._wait("new diagnostics", lambda: client.statuses is not seen)
                 check_diagnostics(client.statuses, "penguin", self._topic)
@@ -110,6 +110,10 @@ class _Demo:
             client.close()
         self._check_processes()
         return result
+
+    def _captions(self) -> int:
+        """How many there are to show: on the live table-top, with a score."""
+        return self._client.compared if self._client.score else len(self._client.captions)
 
     def _ask(self) -> list[dict[str, Any]]:
         """Questions in turn over the service and the action."""

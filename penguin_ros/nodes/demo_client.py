@@ -49,6 +49,7 @@ class DemoClient:
 
     Attributes:
         captions: all that came.
+        compared: how many of them could be compared with the truth about their frame, which can get lost.
         pictures: JPEG of each caption's frame with its objects.
         memory: the newest state.
         statuses: newest diagnostics by name.
@@ -64,6 +65,7 @@ class DemoClient:
             on_caption: called with each caption and the truth about its frame, None if that is not known.
         """
         self.captions: list[GroundedCaption] = []
+        self.compared = 0
         self.pictures: list[bytes] = []
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
@@ -174,7 +176,8 @@ class DemoClient:
         self.captions.append(message)
         stamp_ns = stamp_to_ns(message.header.stamp)
         if self.score:
-            self.score.caption(stamp_ns, grounded_objects(message.objects, _size(message)))
+            scored = self.score.caption(stamp_ns, grounded_objects(message.objects, _size(message)))
+            self.compared += scored is not None
         self._on_caption_shown(message, self._truths.get(stamp_ns))
         self._tell()
 
