@@ -5,7 +5,7 @@
 Without a bag it plays the small one that comes with the package. Everything ends when the bag has been played.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
@@ -56,9 +56,9 @@ def generate_launch_description() -> LaunchDescription:
 def _player(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
     options = ["--rate", given["rate"], "--start", given["start"], "--wait", given["wait"], "--clock"]
-    namespace = LaunchConfiguration("namespace", default="").perform(context).strip("/")
+    namespace = LaunchConfiguration("namespace", default="").perform(context)
     for topic in yaml.safe_load(given["image_topics"]) or []:  # another one would wait for a subscriber in vain
-        options += ["--topic", topic if topic.startswith("/") else "/".join(("", namespace, topic)).replace("//", "/")]
+        options += ["--topic", str(PurePosixPath("/", namespace, topic))]
     if given["loop"].lower() == "true":
         options.append("--loop")
     player = ExecuteProcess(cmd=[str(_COMMAND), "replay", given["bag"], *options], output="screen")

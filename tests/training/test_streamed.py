@@ -12,7 +12,7 @@ from penguin_training.dry_run import dry_run
 from penguin_training.loop import train
 from penguin_training.setup import make_reader
 from penguin_training.streamed import Position, StreamedData
-from penguin_training.training_state import Progress
+from penguin_training.training_state import Progress, states
 
 
 @pytest.fixture
@@ -79,6 +79,21 @@ def test_a_stopped_run_goes_on_with_the_next_micro_batch(streamed, start, losses
     streamed["data"]["workers"] = 3
     with pytest.raises(TrainingError, match=rf"data\.workers was {workers}, is 3\. Set them back"):
         start(streamed, resume=True)
+
+
+def test_a_state_that_does_not_say_how_many_workers_it_had(streamed, start):
+    """Its readers' positions do: none of them is left out."""
+    streamed["data"]["workers"] = 0
+    streamed["schedule"] = {"steps": 5}
+    run = start(streamed)
+    train(run, stop_at=3)
+    file = states(run.output)[-1] / "trainer" / "settings.json"
+    known = json.loads(file.read_text())
+    del known["data.workers"]
+    file.write_text(json.dumps(known))
+    streamed["data"]["workers"] = 2
+    with pytest.raises(TrainingError, match=r"stopped with data\.workers 1, it is 2 now; set it back"):
+        train(start(streamed, resume=True))
 
 
 def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn, jsonl, tmp_path):
