@@ -14,9 +14,9 @@ from penguin_vl.msg import GroundedCaption, GroundedObject, MemoryFrame, MemoryS
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from penguin_engine.memory import HeldFrame
-from penguin_engine.questions import Outcome
-from penguin_engine.watch import Watch
+from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.requests import Outcome
 from penguin_models import grounding
 from penguin_models.errors import MediaError
 from penguin_models.types import FrameKind, Size, UInt8Array
@@ -98,8 +98,8 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
     return GroundedCaption(
         header=_header(frame),
         camera=outcome.camera,
-        image_width_px=frame.native.width,
-        image_height_px=frame.native.height,
+        image_width_px=frame.source_size.width,
+        image_height_px=frame.source_size.height,
         text=answer.grounding.text,
         objects=_answer_objects(outcome),
         time_ranges=time_ranges,
@@ -184,18 +184,18 @@ def answer_dict(message: Any) -> dict[str, Any]:
     }
 
 
-def memory_message(watch: Watch) -> MemoryState:
+def memory_message(camera_state: CameraState) -> MemoryState:
     """The memory of a camera."""
-    memory = watch.session.memory
+    memory = camera_state.session.memory
     counters, frames = memory.counters, memory.frames
     return MemoryState(
         header=_header(frames[-1]) if frames else Header(),
-        camera=watch.camera,
+        camera=camera_state.camera,
         frames=[_memory_frame(frame) for frame in frames],
         tokens=memory.tokens,
         token_budget=memory.config.token_budget,
         frames_received=counters.received,
-        frames_late=counters.late + watch.mailbox.late,
+        frames_late=counters.late + camera_state.mailbox.late,
         frames_evicted=counters.evicted,
         frames_resized=counters.resized,
         key_frames=counters.key_frames,
@@ -246,7 +246,7 @@ def _objects(items: Sequence[grounding.GroundedObject], scores: Sequence[float],
 
 def _answer_objects(outcome: Outcome) -> list[GroundedObject]:
     answer = outcome.answer
-    return _objects(answer.grounding.objects, answer.scores, outcome.frame.native)
+    return _objects(answer.grounding.objects, answer.scores, outcome.frame.source_size)
 
 
 def _time_ranges(outcome: Outcome) -> tuple[list[TimeRange], int]:

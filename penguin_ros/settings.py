@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penguin_engine.generation import Sampling
-from penguin_engine.loading import RUNTIMES
-from penguin_engine.memory import MemoryConfig
-from penguin_engine.watch import CaptionConfig
+from penguin_engine.runtimes.loading import RUNTIMES
+from penguin_engine.scene.camera_state import CaptionConfig
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.memory import MemoryConfig
 from penguin_models.errors import SettingError
+from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
-from penguin_models.tra import KeyframePolicy
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 DATA = Path(__file__).parent / "data"
+pytest_plugins = ["live_nodes"]
 
 hypothesis.settings.register_profile("project", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
@@ -50,7 +51,8 @@ def processor(loaded):
 @pytest.fixture(scope="session")
 def exported(checkpoint, tmp_path_factory):
     """Exports the small checkpoint, once for each set of options; gives the folder."""
-    from penguin_engine.export import ExportOptions, export
+    from penguin_engine.bench.event_clips import drawn_samples
+    from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 
     made = {}
 
@@ -58,7 +60,7 @@ def exported(checkpoint, tmp_path_factory):
         key = tuple(sorted(options.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("exported") / "model"
-            export(checkpoint, made[key], ExportOptions(**options))
+            export(checkpoint, made[key], ExportOptions(samples=drawn_samples(4), **options))
         return made[key]
 
     return make

@@ -12,13 +12,15 @@ PACKAGES = {
     "penguin_models": ROOT / "models" / "penguin_models",
     "penguin_engine": ROOT / "engine" / "penguin_engine",
     "penguin_training": ROOT / "training" / "penguin_training",
+    "penguin_tabletop": ROOT / "training" / "penguin_tabletop",
     "penguin_ros": ROOT / "penguin_ros",
 }
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 MAY_IMPORT = {
     "penguin_models": {"penguin_models"},
     "penguin_engine": {"penguin_models", "penguin_engine"},
-    "penguin_training": {"penguin_models", "penguin_training"},
+    "penguin_training": {"penguin_models", "penguin_training", "penguin_tabletop"},
+    "penguin_tabletop": {"penguin_models", "penguin_tabletop"},
     "penguin_ros": set(PACKAGES),
 }
 ROS = {
@@ -32,61 +34,44 @@ ROS = {
     "cv_bridge",
     "vision_msgs",
 }
-MAY_IMPORT_ROS = re.compile(r"penguin_ros/(nodes/.*|convert)\.py$")
-MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/(runtimes/tensorrt|build)\.py$")
+ENGINE_LAYERS = ("export", "runtimes", "scene", "bench")
+"""A layer of the engine imports itself and the layers before it."""
+MAY_IMPORT_BENCH = re.compile(r"penguin_engine/bench/|penguin_ros/(cli|evaluation)/")
+"""Measurements: nothing that runs on a robot imports them."""
+MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools)/.*|convert)\.py$")
+MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/.*\.py$")
 
 
 def imports(path):
-    """Top-level names of everything a file imports, also inside functions."""
+    """Full names of the modules a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield str(node.module).split(".")[0]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
-    names = set(imports(path))
+    names = {name.split(".")[0] for name in imports(path)}
     assert names & set(PACKAGES) <= MAY_IMPORT[package]
     if not MAY_IMPORT_ROS.search(path.as_posix()):
-        assert not names & ROS, "only penguin_ros/nodes and penguin_ros/convert.py meet ROS"
+        assert not names & ROS, "only penguin_ros/nodes, penguin_ros/tools and penguin_ros/convert.py import ROS"
     if not MAY_IMPORT_TENSORRT.search(path.as_posix()):
         assert not names & {"tensorrt", "pycuda"}
 
 
-def test_setuptools_knows_every_package():
-    text = (ROOT / "pyproject.toml").read_text()
-    folders = {path.parent for path in SOURCES}
-    for folder in folders:
-        base = folder.relative_to(ROOT)
-        name = ".".join(part for part in base.parts if part not in ("models", "engine", "training"))
-        assert f'"{name}"' in text, f"pyproject.toml does not list {name}"
-
-
-def tree_files(tree):
-    """Paths of the files that a drawn tree names; after a folder, names on the same line lie in it."""
-    folders, files = [], set()
-    for line in tree.splitlines()[1:]:
-        prefix, rest = re.match(r"([│├└─ ]*)(.*)", line).groups()
-        words = rest.split()
-        folder = Path(*folders[: len(prefix) // 4 - 1])
-        if words[0].endswith("/"):
-            folders[len(prefix) // 4 - 1 :] = [words.pop(0)]
-            folder = Path(*folders)
-        files |= {folder / word for word in words if re.search(r"\.(py|msg|srv|action|sh)$", word)}
-    return files
-
-
-def test_readme_names_every_source_file():
-    tree = re.search(r"```\n(penguin_vl/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert tree, "README.md has no tree that begins with penguin_vl/"
-    files = {p.relative_to(ROOT) for p in SOURCES if p.name != "__init__.py"}
-    files |= {p.relative_to(ROOT) for folder in ("msg", "srv", "action") for p in (ROOT / folder).iterdir()}
-    files |= {p.relative_to(ROOT) for p in (ROOT / "launch").glob("*.launch.py")}
-    assert tree_files(tree[1]) == files
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_layers_of_the_engine_go_one_way(path):
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("penguin_engine.")}
+    if path.is_relative_to(PACKAGES["penguin_engine"]):
+        layer = path.relative_to(PACKAGES["penguin_engine"]).parts[0]
+        if layer in ENGINE_LAYERS:
+            assert used <= set(ENGINE_LAYERS[: ENGINE_LAYERS.index(layer) + 1])
+    if not MAY_IMPORT_BENCH.search(path.as_posix()):
+        assert "bench" not in used
 
 
 def test_readme_commands_exist():

@@ -39,11 +39,11 @@ class BandedResize:
     """`resize` for frames of one size, all of it or some bands, in buffers that are allocated once."""
 
     @staticmethod
-    def suits(native: Size, size: Size) -> bool:
+    def suits(source_size: Size, size: Size) -> bool:
         """Whether both sides change so little that this way is exact and fast."""
-        return all(max(a / b, b / a) <= _MAX_RATIO for a, b in zip(native, size, strict=True))
+        return all(max(a / b, b / a) <= _MAX_RATIO for a, b in zip(source_size, size, strict=True))
 
-    def __init__(self, native: Size, size: Size, bands: slice = slice(None)):
+    def __init__(self, source_size: Size, size: Size, bands: slice = slice(None)):
         """Prepares it.
 
         Args:
@@ -51,12 +51,12 @@ class BandedResize:
             size: wanted.
             bands: which bands of `BAND_ROWS` output rows.
         """
-        columns, run, self._stride = _in_runs(native.width, size.width)
-        self._bands = list(_in_bands(_Taps.of_torch(native.height, size.height)))[bands]
-        self._native, self._size, self._left = native, size, -int(columns.start[0])
+        columns, run, self._stride = _in_runs(source_size.width, size.width)
+        self._bands = list(_in_bands(_Taps.of_torch(source_size.height, size.height)))[bands]
+        self._native, self._size, self._left = source_size, size, -int(columns.start[0])
         runs = math.ceil(size.width / run)
         tall = max(band.inputs for band in self._bands)
-        wide = max(self._left + native.width, (runs - 1) * self._stride + run + len(columns) - 1)
+        wide = max(self._left + source_size.width, (runs - 1) * self._stride + run + len(columns) - 1)
         weights = F.pad(columns.weights, (0, runs * run - size.width)).repeat_interleave(CHANNELS, dim=1)
         self._pixels = torch.zeros(tall, wide * CHANNELS)
         self._narrowed = torch.empty(tall, runs * run * CHANNELS)
@@ -131,12 +131,12 @@ class _Taps:
         return len(self.weights)
 
     @classmethod
-    def of_torch(cls, native: int, size: int) -> _Taps:
+    def of_torch(cls, source_size: int, size: int) -> _Taps:
         """What torch gives to each input, found by resizing combs: one tooth in reach of each output."""
-        reach = max(native / size, 1.0)
-        start = np.floor((np.arange(size) + 0.5) * native / size - reach).astype(np.int64)
+        reach = max(source_size / size, 1.0)
+        start = np.floor((np.arange(size) + 0.5) * source_size / size - reach).astype(np.int64)
         taps = 2 * math.ceil(reach) + 2
-        combs = (torch.arange(native) % taps == torch.arange(taps)[:, None]).float()
+        combs = (torch.arange(source_size) % taps == torch.arange(taps)[:, None]).float()
         seen = F.interpolate(combs[None, None], size=(taps, size), mode="bilinear", antialias=True)[0, 0]
         tooth = (start + np.arange(taps)[:, None]) % taps
         return cls(start, seen.gather(0, torch.from_numpy(tooth)))
@@ -178,13 +178,13 @@ def _in_bands(taps: _Taps) -> Iterator[_Band]:
         yield _Band(first, int(rows.start[0]), rows.weights[..., None])
 
 
-def _in_runs(native: int, size: int) -> tuple[_Taps, int, int]:
+def _in_runs(source_size: int, size: int) -> tuple[_Taps, int, int]:
     """Columns in equal runs at equal distances; also the outputs of a run, and its distance to the next in inputs.
 
     A run is as long as it takes outputs and inputs to get apart by one.
     """
-    apart = native - size
+    apart = source_size - size
     run = size if apart == 0 else round(size / abs(apart))
     stride = run + (apart > 0) - (apart < 0)
     index = np.arange(size)
-    return _Taps.of_torch(native, size).aligned(index // run * stride + index % run), run, stride
+    return _Taps.of_torch(source_size, size).aligned(index // run * stride + index % run), run, stride

@@ -18,11 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 
 from penguin_models.config import CHECKPOINT_FILES, ENCODER_KEY, PenguinConfig, read_json
-from penguin_models.device_memory import within_memory
+from penguin_models.device_memory import oom_as_error
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
-from penguin_models.vlm import PenguinVL
-from penguin_models.weights import (
+from penguin_models.tensor_files import (
     ENCODER_PREFIX,
     StoredTensor,
     check_tensors,
@@ -30,6 +29,7 @@ from penguin_models.weights import (
     read_tensors,
     released_name,
 )
+from penguin_models.vlm import PenguinVL
 
 LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -58,7 +58,7 @@ def load_pretrained(
     model, stored, processor = open_checkpoint(path_or_repo)
     config = model.config
     weights_dtype = _dtype(dtype) or stored_dtype(stored)
-    with within_memory(
+    with oom_as_error(
         f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
         "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
     ):

@@ -12,7 +12,7 @@ from penguin_models.errors import DeviceMemoryError
 
 
 @contextmanager
-def within_memory(what: str, remedy: str) -> Iterator[None]:
+def oom_as_error(what: str, remedy: str) -> Iterator[None]:
     """Gives torch's error about too little memory the form of ours.
 
     Args:

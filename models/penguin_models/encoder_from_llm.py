@@ -16,7 +16,7 @@ from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.config import EncoderConfig, read_json
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.errors import CheckpointError
-from penguin_models.weights import StoredTensor, check_tensors, index_tensors, read_tensors
+from penguin_models.tensor_files import StoredTensor, check_tensors, index_tensors, read_tensors
 
 # What `index_tensors` makes of an LLM's "model."; a base model without head has no prefix.
 _LLM_PREFIX = "language_model.model."

@@ -51,7 +51,7 @@ def check_sampling(fps: float, max_frames: int) -> None:
         raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0 and finite")
 
 
-def evenly(frames: Sequence[_T], most: int) -> Sequence[_T]:
+def sample_uniformly(frames: Sequence[_T], most: int) -> Sequence[_T]:
     """All frames, or `most` of them, spread evenly from the first to the last."""
     if len(frames) <= most:
         return frames
@@ -112,7 +112,7 @@ class VideoFile:
         if duration_s is None or duration_s * fps > max_frames - 2:
             count = sum(1 for _ in self._samples())
             if count > max_frames:
-                self._indices = set(evenly(range(count), max_frames))
+                self._indices = set(sample_uniformly(range(count), max_frames))
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Decodes the file and yields the sampled frames.

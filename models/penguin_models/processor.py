@@ -19,7 +19,7 @@ from penguin_models.chat import IMAGE, TURN_END, USER_TURN, Message, render, tra
 from penguin_models.config import ImageConfig, read_json
 from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.images import patch_image
-from penguin_models.tra import SIZE_RULES, Allocation, grid_size, smallest_size, split_budget
+from penguin_models.token_allocation import SIZE_RULES, Allocation, grid_size, smallest_size, split_budget
 from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 
 IMAGE_MERGE_SIZE = 1
@@ -47,14 +47,14 @@ class Visual:
         merge_size: patches a side that become one token.
     """
 
-    native: Size
+    source_size: Size
     kinds: tuple[FrameKind, ...] = (FrameKind.KEY,)
     merge_size: int = IMAGE_MERGE_SIZE
 
     @classmethod
-    def video(cls, native: Size, kinds: Sequence[FrameKind]) -> Visual:
+    def video(cls, source_size: Size, kinds: Sequence[FrameKind]) -> Visual:
         """A video with frames of these kinds."""
-        return cls(native, tuple(kinds), VIDEO_MERGE_SIZE)
+        return cls(source_size, tuple(kinds), VIDEO_MERGE_SIZE)
 
 
 @dataclass(eq=False)
@@ -160,7 +160,9 @@ class Processor:
         else:
             shares = [max_tokens] * len(visuals)
         return [
-            SIZE_RULES[rule](v.native, v.kinds, v.merge_size, self.images.min_tokens, share, self.images.patch_size)
+            SIZE_RULES[rule](
+                v.source_size, v.kinds, v.merge_size, self.images.min_tokens, share, self.images.patch_size
+            )
             for v, share in zip(visuals, shares, strict=True)
         ]
 
@@ -171,7 +173,7 @@ class Processor:
         for rgb, kind in zip(frames, kinds, strict=True):
             yield patch_image(rgb, allocation.size(kind), allocation.merge_size, self.images)
 
-    def prompt_parts(self, conversation: Sequence[Message], think: bool = False) -> list[list[int]]:
+    def prompt_segments(self, conversation: Sequence[Message], think: bool = False) -> list[list[int]]:
         """Token ids of a prompt cut at its `<image>` places: n places give n + 1 lists, some maybe empty."""
         return [self.encode_text(text) for text in render(conversation, think=think).split(IMAGE)]
 
@@ -233,11 +235,11 @@ class Processor:
 
     def _native_tokens(self, visual: Visual) -> int:
         factor = self.images.patch_size * visual.merge_size
-        return len(visual.kinds) * grid_size(visual.native, factor).area // factor**2
+        return len(visual.kinds) * grid_size(visual.source_size, factor).area // factor**2
 
     def _floor_tokens(self, visual: Visual) -> int:
         factor = self.images.patch_size * visual.merge_size
-        smallest = smallest_size(visual.native, factor, self.images.min_tokens)
+        smallest = smallest_size(visual.source_size, factor, self.images.min_tokens)
         return len(visual.kinds) * smallest.area // factor**2
 
 

@@ -31,15 +31,15 @@ _MAX_AREA = 10240 * PATCH**2
 _THREADS = 2
 
 
-def comparison_size(native: Size) -> Size:
+def comparison_size(source_size: Size) -> Size:
     """Size at which frames are compared: multiples of 14, between 10 and 10240 patches."""
-    height, width = (max(PATCH, round(side / PATCH) * PATCH) for side in native)
+    height, width = (max(PATCH, round(side / PATCH) * PATCH) for side in source_size)
     if height * width > _MAX_AREA:
-        scale = math.sqrt(native.area / _MAX_AREA)
-        height, width = (max(PATCH, math.floor(side / scale / PATCH) * PATCH) for side in native)
+        scale = math.sqrt(source_size.area / _MAX_AREA)
+        height, width = (max(PATCH, math.floor(side / scale / PATCH) * PATCH) for side in source_size)
     elif height * width < _MIN_AREA:
-        scale = math.sqrt(_MIN_AREA / native.area)
-        height, width = (max(PATCH, math.ceil(side * scale / PATCH) * PATCH) for side in native)
+        scale = math.sqrt(_MIN_AREA / source_size.area)
+        height, width = (max(PATCH, math.ceil(side * scale / PATCH) * PATCH) for side in source_size)
     return Size(height, width)
 
 
@@ -115,18 +115,20 @@ class _Lane:
         self._key_norms = self._norms.copy()
 
 
-def _lanes(native: Size) -> list[_Lane]:
+def _lanes(source_size: Size) -> list[_Lane]:
     """The rows of a frame, shared out over two threads where they can be resized apart."""
-    size = comparison_size(native)
+    size = comparison_size(source_size)
     rows, columns = size.height // PATCH, size.width // PATCH
-    if not BandedResize.suits(native, size):
+    if not BandedResize.suits(source_size, size):
         return [_Lane(lambda rgb: [resize(rgb, size)], Size(rows, columns))]
     in_band = BAND_ROWS // PATCH
     bands = math.ceil(rows / in_band)
     cut = math.ceil(bands / 2)
     shares = [part for part in (slice(0, cut), slice(cut, bands)) if part.start < part.stop]
     return [
-        _Lane(BandedResize(native, size, part), Size(min(rows, part.stop * in_band) - part.start * in_band, columns))
+        _Lane(
+            BandedResize(source_size, size, part), Size(min(rows, part.stop * in_band) - part.start * in_band, columns)
+        )
         for part in shares
     ]
 

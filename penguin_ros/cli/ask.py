@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from penguin_engine.answer import Answer
+from penguin_engine.scene.answer import Answer
 from penguin_models.errors import MediaError
+from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
-from penguin_models.tra import KeyframePolicy
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.cli.output import (
@@ -67,9 +67,9 @@ def ask(
     if node is not None:
         ask_running(node, text, camera or [], horizon, max_new_tokens, as_json)
         return
-    from penguin_engine.ask import ask as run
-    from penguin_engine.generation import Sampling
-    from penguin_engine.loading import open_runtime
+    from penguin_engine.runtimes.loading import open_runtime
+    from penguin_engine.scene.generation import Sampling
+    from penguin_engine.scene.offline import ask as run
     from penguin_models.media import load_image
 
     assert model is not None

@@ -18,7 +18,7 @@ def ask_running(
     is then printed after them.
     """
     require_ros()
-    from penguin_ros.nodes.ask_client import ask_node
+    from penguin_ros.tools.ask_client import ask_node
 
     pieces: list[str] = []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from penguin_engine.machine import machine_facts
+from penguin_engine.bench.machine import machine_facts
 from penguin_ros.cli import bench_engine
 from penguin_ros.cli.output import (
     DeviceOption,
@@ -24,7 +24,7 @@ from penguin_ros.cli.output import (
 from penguin_ros.shipped import MODEL
 
 if TYPE_CHECKING:
-    from penguin_engine.bench import WatchedClip
+    from penguin_engine.bench.model import WatchedClip
 
 _PLOT = Path("build/key-frames.png")
 
@@ -39,7 +39,7 @@ def model(
     as_json: JsonOption = False,
 ) -> None:
     """Encoder memory at a full budget, and encode, prefill and decode rates."""
-    from penguin_engine import bench
+    from penguin_engine.bench import model as bench_model
     from penguin_models.checkpoint import DTYPES, load_pretrained
 
     torch_dtype = DTYPES[dtype or "float32"]
@@ -47,11 +47,11 @@ def model(
         model = str(MODEL)
     result: dict[str, Any] = {"machine": machine_facts()}
     with working("encoding 10,240 visual tokens"):
-        result["encoder_memory"] = bench.encoder_memory(dtype=torch_dtype)
+        result["encoder_memory"] = bench_model.encoder_memory(dtype=torch_dtype)
     with working("random weights at 2B shapes"):
-        result["random_2b"] = bench.speed_at_2b_shapes(torch_dtype)
+        result["random_2b"] = bench_model.speed_at_2b_shapes(torch_dtype)
     if model is not None:
-        result["checkpoint"] = {"model": model, **bench.model_speed(load_pretrained(model, dtype)[0])}
+        result["checkpoint"] = {"model": model, **bench_model.model_speed(load_pretrained(model, dtype)[0])}
     if as_json:
         print_json(result)
         return
@@ -83,11 +83,11 @@ def tra(
     as_json: JsonOption = False,
 ) -> None:
     """Key-frame policies side by side: events noticed, false key frames, frames per second at 1920x1080."""
-    from penguin_engine import bench
+    from penguin_engine.bench import model as bench_model
     from penguin_models.novelty_policy import NoveltyPolicy
     from penguin_models.reference_policy import ReferencePolicy
+    from penguin_ros.evaluation.tabletop.keyframe_timeline import draw_timelines
     from penguin_ros.overlay import check_writable
-    from penguin_ros.timeline import draw_timelines
 
     if plot == _PLOT:
         plot.parent.mkdir(exist_ok=True)
@@ -95,8 +95,10 @@ def tra(
     rows = []
     for policy in (NoveltyPolicy, ReferencePolicy):
         with working(f"{policy.__name__}: {2 * clips} clips"):
-            watched = _rendered_clips(clips) if rendered else bench.drawn_clips(clips)
-            rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, watched))
+            watched = _rendered_clips(clips) if rendered else bench_model.drawn_clips(clips)
+            rows.append(
+                bench_model.policy_speed(policy(), seconds=seconds) | bench_model.policy_recall(policy, watched)
+            )
     draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
     result = {"machine": machine_facts(), "policies": rows}
     if as_json:
@@ -118,12 +120,12 @@ def tra(
     stdout.print(table)
     stdout.out(
         f"frames/s at {rows[0]['size']}; the released implementation of the reference rule: about "
-        f"{bench.REFERENCE_FRAMES_PER_S:.0f}; time lines of the clips: {plot}"
+        f"{bench_model.REFERENCE_FRAMES_PER_S:.0f}; time lines of the clips: {plot}"
     )
 
 
 def _rendered_clips(clips: int) -> Iterator[WatchedClip]:
-    from penguin_ros.rendered_clips import RenderedClip
+    from penguin_ros.evaluation.tabletop.keyframe_clips import RenderedClip
 
     return (RenderedClip(seed, calm) for seed in range(clips) for calm in (False, True))
 
@@ -138,8 +140,8 @@ def session(
     as_json: JsonOption = False,
 ) -> None:
     """Time to the first token of a question: prefix reused, prefilled anew, and offline from the frames."""
-    from penguin_engine.bench_session import first_token
-    from penguin_engine.loading import open_runtime
+    from penguin_engine.bench.session import first_token
+    from penguin_engine.runtimes.loading import open_runtime
 
     opened, processor = open_runtime(runtime, model, device, dtype)
     machine = machine_facts()

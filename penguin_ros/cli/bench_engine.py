@@ -41,14 +41,14 @@ def engine(
     as_json: JsonOption = False,
 ) -> None:
     """Loading, memory, encode, prefill, first token, decode and energy, and the share of the machine's limits."""
-    from penguin_engine import bench_engine
-    from penguin_engine.bench_worker import WorkerSettings
-    from penguin_engine.staging import writing
+    from penguin_engine.bench import variants
+    from penguin_engine.bench.worker_process import WorkerSettings
+    from penguin_engine.export.staging import writing
     from penguin_models.checkpoint import resolve_checkpoint
 
     if layers is not None and model != RANDOM_2B:
         raise typer.BadParameter(f"goes with --model {RANDOM_2B}", param_hint="--layers")
-    chosen = [bench_engine.Variant.parse(text) for text in variant or []] or bench_engine.default_variants()
+    chosen = [variants.Variant.parse(text) for text in variant or []] or variants.default_variants()
     settings = WorkerSettings(
         "", "", device, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens, scene_frames=scene_frames
     )
@@ -59,11 +59,11 @@ def engine(
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
-        running = bench_engine.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
+        running = variants.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
         for number in range(len(chosen)):
             with working(f"{chosen[number]}"):
                 rows.append(next(running))
-    result = {"machine": bench_engine.describe_machine(device), "model": model, "layers": layers, "variants": rows}
+    result = {"machine": variants.describe_machine(device), "model": model, "layers": layers, "variants": rows}
     if as_json:
         print_json(result)
         return
@@ -71,8 +71,8 @@ def engine(
 
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
-    from penguin_engine.random_model import write_random_checkpoint
-    from penguin_engine.staging import writing
+    from penguin_engine.bench.random_model import write_random_checkpoint
+    from penguin_engine.export.staging import writing
 
     checkpoint = folder / f"random-2b-{layers or 28}"
     if not (checkpoint / "model.safetensors.index.json").is_file():

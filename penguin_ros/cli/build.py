@@ -16,7 +16,7 @@ from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
-    from penguin_engine.plans import PlanManifest
+    from penguin_engine.runtimes.tensorrt.plans import PlanManifest
 
 
 def build(
@@ -41,7 +41,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Compile plans for this GPU, which takes a while. Ctrl-C stops it and leaves earlier plans as they are."""
-    from penguin_engine.plan_shapes import PlanLimits
+    from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 
     missing = [name for name in ("tensorrt", "pycuda") if importlib.util.find_spec(name) is None]
     if missing:
@@ -49,8 +49,8 @@ def build(
             f"building plans needs {' and '.join(missing)}; on a Jetson the first comes with JetPack, the second with "
             "pip: see docs/jetson.md"
         )
-    from penguin_engine.build import BuildOptions
-    from penguin_engine.build import build as run
+    from penguin_engine.runtimes.tensorrt.build import BuildOptions
+    from penguin_engine.runtimes.tensorrt.build import build as run
 
     options = BuildOptions(precision, PlanLimits(max_tokens, max_patches), workspace_mib)
     cancelled = threading.Event()

@@ -21,7 +21,7 @@ from penguin_ros.cli.ros import require_ros
 from penguin_ros.shipped import BAG, MODEL, require_shipped
 
 if TYPE_CHECKING:
-    from penguin_ros.nodes.demo_client import DemoClient
+    from penguin_ros.tools.demo_client import DemoClient
 
 _LIVE_TOPIC, _BAG_TOPIC = "/sim_camera/image_raw", "/camera/image_raw/compressed"
 _BEFORE_S = 52.0
@@ -76,7 +76,7 @@ class _Demo:
     """The node, what it watches, and what it says. `seconds` is 0 for a bag, which ends by itself."""
 
     def __init__(self, model: Path, topic: str, seconds: float, quiet: bool):
-        from penguin_ros.nodes.demo_client import DemoClient
+        from penguin_ros.tools.demo_client import DemoClient
 
         self._model, self._topic, self._seconds, self._quiet = model, topic, seconds, quiet
         self._deadline_s = monotonic() + _BEFORE_S + seconds
@@ -86,7 +86,7 @@ class _Demo:
 
     def run(self, source: list[str], out: Path) -> dict[str, Any]:
         """Plays it to its end."""
-        from penguin_ros.nodes.demo_client import check_diagnostics
+        from penguin_ros.tools.demo_client import check_diagnostics
 
         settings = [part for name, value in _SETTINGS.items() for part in ("--set", f"{name}={value}")]
         node = ["node", "--model", str(self._model), "--image-topic", self._topic, "--log-level", "warn", *settings]

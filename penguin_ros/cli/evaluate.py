@@ -87,14 +87,14 @@ def bags(
     as_json: JsonOption = False,
 ) -> None:
     """Ask questions about recorded bags, each at its time, and score the answers."""
-    from penguin_ros.evaluation.questions import read_questions
+    from penguin_ros.evaluation.bags.run import RunOptions, run_bags
+    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
     from penguin_ros.evaluation.report.page import write_report
-    from penguin_ros.evaluation.run import RunOptions, run_bags
 
     given = {"token_budget": token_budget, "sample_rate_hz": sample_rate_hz, "answer.max_new_tokens": max_new_tokens}
     settings = RunSettings(
-        arms=_arms(realtime, baseline or []),
+        methods=_methods(realtime, baseline or []),
         parameters=_parameters(params_file, param or [], given),
         realtime_factor=realtime_factor,
     )
@@ -139,10 +139,10 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the questions of a standard benchmark, from a local copy of its files."""
+    from penguin_ros.evaluation.bags.run import RunOptions
     from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items, run_benchmark
     from penguin_ros.evaluation.records import FileSettings, ModelSpec
     from penguin_ros.evaluation.report.page import write_report
-    from penguin_ros.evaluation.run import RunOptions
 
     items = read_items(name, data, limit, skip_missing)
     settings = FileSettings(
@@ -172,7 +172,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write the page of results again, or compare two runs: those given against others."""
-    from penguin_ros.evaluation.report.page import shared_arm, titles_of, write_report
+    from penguin_ros.evaluation.report.page import shared_method, titles_of, write_report
     from penguin_ros.evaluation.report.screenshot import take_picture
     from penguin_ros.evaluation.results import load_results
     from penguin_ros.evaluation.summary import compare_records
@@ -190,7 +190,7 @@ def report(
     elif against is None:
         print_results(runs[0], folders[0] / "results.json", page, as_json)
     else:
-        comparison = compare_records(runs[0], shared_arm(runs), runs[1], shared_arm(runs))
+        comparison = compare_records(runs[0], shared_method(runs), runs[1], shared_method(runs))
         if as_json:
             print_json({"report": str(page), "titles": titles_of(runs), "comparison": comparison})
             return
@@ -208,8 +208,8 @@ def record(
     port: Annotated[int, typer.Option(help="Of the page on this machine; 0 takes any.", min=0, max=65535)] = 8765,
 ) -> None:
     """Replay a bag in a browser on this machine, and type questions about it."""
+    from penguin_ros.evaluation.bags.recording import open_recording
     from penguin_ros.evaluation.recorder import Recorder, RecorderServer
-    from penguin_ros.evaluation.recording import open_recording
 
     with working(f"reading {bag}"):
         recorder = Recorder(open_recording(bag, camera or [None]), questions)
@@ -237,7 +237,7 @@ def export(
 ) -> None:
     """Write clips of the simulated table-top as bags with questions, of seeds that nothing was trained on."""
     from penguin_models.types import Size
-    from penguin_ros.evaluation.tabletop_bags import QUESTIONS_FILE, write_clips
+    from penguin_ros.evaluation.tabletop.bags import QUESTIONS_FILE, write_clips
 
     with Bar(show=not as_json) as bar:
         bar.start(clips, 0)
@@ -249,13 +249,13 @@ def export(
     stdout.out(f"penguin-vl evaluate bags {named} --questions {out / QUESTIONS_FILE} --model ...")
 
 
-def _arms(realtime: bool, baselines: list[Baseline]) -> Any:
+def _methods(realtime: bool, baselines: list[Baseline]) -> Any:
     return ["memory", *(["realtime"] if realtime else []), *(item.value for item in baselines)]
 
 
 def _parameters(file: Path | None, words: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """The node's parameters: of a file, replaced by those given in words, replaced by options of their own."""
-    from penguin_ros.evaluation.parameters import node_settings, parse_parameter, read_parameters
+    from penguin_ros.evaluation.bags.parameters import node_settings, parse_parameter, read_parameters
 
     found = read_parameters(file) if file else {}
     found |= dict(parse_parameter(word) for word in words)

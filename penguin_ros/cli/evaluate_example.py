@@ -23,10 +23,10 @@ def example(
     as_json: JsonOption = False,
 ) -> None:
     """Score the model that ships on the bags that ship, beside both baselines."""
-    from penguin_ros.evaluation.questions import read_questions
+    from penguin_ros.evaluation.bags.run import RunOptions, run_bags
+    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
     from penguin_ros.evaluation.report.page import write_report
-    from penguin_ros.evaluation.run import RunOptions, run_bags
 
     require_shipped(model, EXAMPLE)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
@@ -34,7 +34,7 @@ def example(
     # A page that is shown to others need not tell where the clone lies.
     named = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model
     spec = ModelSpec(path=str(named), dtype=dtype, device=device)
-    settings = RunSettings(arms=["memory", "last-4", "offline"], parameters=PARAMETERS)
+    settings = RunSettings(methods=["memory", "last-4", "offline"], parameters=PARAMETERS)
     options = RunOptions(out, title=f"{model.name} on two clips of the table-top", overwrite=True)
     with Bar(show=not as_json) as bar:
         results = run_bags(bags, asked, spec, settings, options, bar.start, bar.advance)

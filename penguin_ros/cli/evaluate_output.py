@@ -43,15 +43,15 @@ def print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
         paths = {"results": str(file), "report": str(page)}
         print_json({**paths, "failed": failed, "summary": results.summary})
         return
-    arms = results.summary["arms"]
-    _print_scores({arm: summary["metrics"] for arm, summary in arms.items()})
-    for arm, summary in arms.items():
+    methods = results.summary["methods"]
+    _print_scores({method: summary["metrics"] for method, summary in methods.items()})
+    for method, summary in methods.items():
         first, total = summary["latency_s"]["first_token"], summary["latency_s"]["total"]
         errors = f", {summary['errors']} without an answer" if summary["errors"] else ""
         times = f"; median {first['p50']:.3f} s to the first token, {total['p50']:.3f} s in all" if first else ""
         joules = summary["joules_per_answer"]
         energy = "" if joules is None else f"; {joules:.3g} J an answer"
-        stdout.out(f"{arm}: {summary['questions']} questions{errors}{times}{energy}")
+        stdout.out(f"{method}: {summary['questions']} questions{errors}{times}{energy}")
     for comparison in results.summary["comparisons"]:
         print_comparison(comparison, comparison["a"], comparison["b"])
     if results.summary["not_asked"]:
@@ -63,12 +63,12 @@ def print_results(results: Any, file: Path, page: Path, as_json: bool) -> None:
 
 def markdown_scores(results: Any) -> str:
     """Scores and times to an answer as a table for a README, a column for each way of answering."""
-    arms = results.summary["arms"]
-    rows = [*_score_rows({arm: summary["metrics"] for arm, summary in arms.items()})]
+    methods = results.summary["methods"]
+    rows = [*_score_rows({method: summary["metrics"] for method, summary in methods.items()})]
     for name, title in (("first_token", "first token, median"), ("total", "whole answer, median")):
-        found = [summary["latency_s"][name] for summary in arms.values()]
+        found = [summary["latency_s"][name] for summary in methods.values()]
         rows.append([title, *(f"{times['p50']:.3f} s" if times else "" for times in found)])
-    lines = [["score", *arms], ["---"] * (len(arms) + 1), *rows]
+    lines = [["score", *methods], ["---"] * (len(methods) + 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -81,7 +81,7 @@ def _print_scores(columns: dict[str, dict[str, Any]]) -> None:
 
 def _score_rows(columns: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
     """A row for each score with its 95 % interval and the questions that count, a cell for each way of answering."""
-    from penguin_ros.evaluation.scoring import METRICS
+    from penguin_ros.evaluation.metrics.scoring import METRICS
 
     for name, info in METRICS.items():
         found = [column.get(name) for column in columns.values()]

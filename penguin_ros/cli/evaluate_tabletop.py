@@ -25,7 +25,7 @@ from penguin_ros.cli.output import (
 from penguin_ros.cli.tabletop import SizeOption, parse_size, parse_weights
 
 if TYPE_CHECKING:
-    from penguin_ros.evaluation.tabletop import AskedTurn, Score
+    from penguin_ros.evaluation.tabletop.scenes import AskedTurn, Score
 
 
 def tabletop(
@@ -54,9 +54,9 @@ def tabletop(
     """Ask about scenes of the simulated table-top, from seeds that nothing was trained on, and score the answers."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from penguin_engine.loading import open_runtime
-    from penguin_ros.evaluation.tabletop import TabletopRun, evaluate_tabletop, to_dict
-    from penguin_training.tabletop.dataset import Mixture
+    from penguin_engine.runtimes.loading import open_runtime
+    from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop, to_dict
+    from penguin_tabletop.dataset import Mixture
 
     run = TabletopRun(
         seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens

@@ -10,6 +10,8 @@ import typer
 from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_json, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
+_DRAWN_SAMPLES = 4
+
 
 def export(
     model: ModelOption,
@@ -38,11 +40,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write graphs, weights, tokenizer and a manifest: all that a robot needs, without torch and transformers."""
-    from penguin_engine.export import ExportOptions
-    from penguin_engine.export import export as run
+    from penguin_engine.bench.event_clips import drawn_samples
+    from penguin_engine.export.checkpoint_to_onnx import ExportOptions
+    from penguin_engine.export.checkpoint_to_onnx import export as run
     from penguin_models.media import load_image
 
-    samples = [load_image(path) for path in sample or []]
+    samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)
     with stopping_like_ctrl_c(), working(f"exporting {model}"):
         manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
     size = sum(file.bytes for file in manifest.files.values())

@@ -17,7 +17,7 @@ def parity(
     """Compare with numbers of the authors' implementation; exit code 0 only when all are within tolerance."""
     from rich.table import Table
 
-    from penguin_engine.parity import TOLERANCES, absent_files, run_parity
+    from penguin_engine.bench.parity import TOLERANCES, absent_files, run_parity
 
     rows = list(run_parity(folder))
     absent = absent_files(folder)

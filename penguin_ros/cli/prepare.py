@@ -22,9 +22,9 @@ def tokenizer(
     as_json: JsonOption = False,
 ) -> None:
     """Train a byte-level BPE tokenizer on the texts of annotation files."""
-    from penguin_training.annotations import AnnotationFile
-    from penguin_training.output_folder import check_folder
-    from penguin_training.tokenizer import save_tokenizer, train_tokenizer
+    from penguin_training.data.annotations import AnnotationFile
+    from penguin_training.data.tokenizer import save_tokenizer, train_tokenizer
+    from penguin_training.run.output_folder import check_folder
 
     check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
@@ -48,10 +48,10 @@ def lengths(
     """
     from rich.progress import Progress
 
-    from penguin_training.blueprint import make_blueprint
-    from penguin_training.length_index import build_index, current_index, index_path, load_index
-    from penguin_training.settings_file import load_settings
-    from penguin_training.setup import annotation_files, make_reader
+    from penguin_training.data.length_index import build_index, current_index, index_path, load_index
+    from penguin_training.run.setup import annotation_files, make_reader
+    from penguin_training.settings.blueprint import make_blueprint
+    from penguin_training.settings.stage_file import load_settings
 
     settings = load_settings(stage, overrides or ())
     reader = make_reader(settings, make_blueprint(settings))
@@ -101,8 +101,8 @@ def teacher(
     """Train the small teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
-    from penguin_training.output_folder import check_folder
-    from penguin_training.train_teacher import TeacherRecipe, read_classes, train_teacher
+    from penguin_training.model.train_teacher import TeacherRecipe, read_classes, train_teacher
+    from penguin_training.run.output_folder import check_folder
 
     check_folder(output)
     recipe = TeacherRecipe(

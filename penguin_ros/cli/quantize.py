@@ -13,10 +13,10 @@ from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stderr, 
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
-    from penguin_engine.quantize_report import Scorer
-    from penguin_engine.runtime import Runtime
+    from penguin_engine.bench.quantize_report import Scorer
+    from penguin_engine.runtimes.base import Runtime
     from penguin_models.processor import Processor
-    from penguin_ros.evaluation.tabletop import Score
+    from penguin_ros.evaluation.tabletop.scenes import Score
 
 
 def quantize(
@@ -79,9 +79,10 @@ def quantize(
 
     Without --scenes or --scores only logits are compared: they can refuse a variant, not call it good.
     """
-    from penguin_engine.quantize import REPORT, Limits, Quantization
-    from penguin_engine.quantize_report import quantize_and_compare
-    from penguin_engine.staging import writing
+    from penguin_engine.bench.quantize_comparison import Limits
+    from penguin_engine.bench.quantize_report import quantize_and_compare
+    from penguin_engine.export.quantize import REPORT, Quantization
+    from penguin_engine.export.staging import writing
     from penguin_models.media import load_image
 
     default = Quantization.default(weights, profile == "onnxruntime")
@@ -129,8 +130,8 @@ class TabletopScorer:
     """
 
     def __init__(self, scenes: int, seed: int):
-        from penguin_ros.evaluation.tabletop import TabletopRun
-        from penguin_training.tabletop.bullet import bullet
+        from penguin_ros.evaluation.tabletop.scenes import TabletopRun
+        from penguin_tabletop.bullet import bullet
 
         bullet()  # before the work, not after it
         self._run = TabletopRun(seed, scenes)
@@ -138,8 +139,8 @@ class TabletopScorer:
 
     def __call__(self, which: str, runtime: Runtime, processor: Processor) -> dict[str, float]:
         """Scores by name."""
-        from penguin_ros.evaluation.tabletop import evaluate_tabletop
-        from penguin_ros.evaluation.tabletop_scores import TITLES
+        from penguin_ros.evaluation.tabletop.scenes import evaluate_tabletop
+        from penguin_ros.evaluation.tabletop.scores import TITLES
 
         def show(done: int) -> None:
             if stderr.is_terminal and done % 10 == 0:
@@ -151,7 +152,7 @@ class TabletopScorer:
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of variant minus full precision, scenes being drawn anew."""
-        from penguin_ros.evaluation.statistics import paired_differences
+        from penguin_ros.evaluation.metrics.statistics import paired_differences
 
         full, variant = self._found
         names = [name for name in full if name in variant]
@@ -164,14 +165,14 @@ class FileScorer:
     """Scores that `evaluate tabletop --json` wrote, of full precision and of the variant: without single answers."""
 
     def __init__(self, full: dict[str, float], variant: dict[str, float]):
-        from penguin_ros.evaluation.tabletop_scores import TITLES
+        from penguin_ros.evaluation.tabletop.scores import TITLES
 
         self._full, self._variant = full, variant
         self._names = [name for name in full if name in TITLES]
 
     def __call__(self, which: str, runtime: Runtime, processor: Processor) -> dict[str, float]:
         """Scores by name."""
-        from penguin_engine.quantize_report import FULL
+        from penguin_engine.bench.quantize_report import FULL
 
         found = self._full if which == FULL else self._variant
         return {name: found.get(name, 0.0) for name in self._names}

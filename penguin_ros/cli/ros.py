@@ -83,7 +83,7 @@ def replay(
 ) -> None:
     """Publish the images of a recorded bag in the time of their recording, over DDS."""
     require_ros()
-    from penguin_ros.nodes.bag_player import Playback, Played, play
+    from penguin_ros.tools.bag_player import Playback, Played, play
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -116,7 +116,7 @@ def sim_camera(
 ) -> None:
     """Publish a live simulated table-top on /sim_camera/image_raw, and the truth about it on /sim_camera/truth."""
     require_ros()
-    from penguin_ros.nodes.sim_camera import main
+    from penguin_ros.tools.sim_camera import main
 
     values = {"seed": seed, "width": width, "height": height, "rate_hz": float(rate)}
     args = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]

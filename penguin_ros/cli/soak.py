@@ -28,8 +28,8 @@ def soak(
 ) -> None:
     """Four cameras, questions, cancelled goals, clears and new budgets against a node in a process of its own."""
     require_ros()
-    from penguin_ros.nodes.soak import Sample
-    from penguin_ros.nodes.soak import soak as run
+    from penguin_ros.tools.soak import Sample
+    from penguin_ros.tools.soak import soak as run
 
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     topics = [part for topic in _TOPICS for part in ("--image-topic", topic)]

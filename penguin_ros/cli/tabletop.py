@@ -12,7 +12,7 @@ from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from penguin_models.types import Size, UInt8Array
-    from penguin_training.tabletop.samples import Sample
+    from penguin_tabletop.samples import Sample
 
 app = typer.Typer(help="Write or show scenes of the simulated table-top.", no_args_is_help=True)
 
@@ -48,9 +48,9 @@ def write(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from penguin_models.errors import TabletopError
-    from penguin_training.tabletop import writer
-    from penguin_training.tabletop.dataset import Mixture, TabletopSettings
-    from penguin_training.tabletop.seeds import Split
+    from penguin_tabletop import writer
+    from penguin_tabletop.dataset import Mixture, TabletopSettings
+    from penguin_tabletop.seeds import Split
 
     weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
     samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights, drills=drills)
@@ -83,8 +83,8 @@ def show(
 ) -> None:
     """Draw one sample with its boxes, and print its conversation."""
     from penguin_ros.overlay import check_writable, save_overlay
-    from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-    from penguin_training.tabletop.seeds import Split
+    from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+    from penguin_tabletop.seeds import Split
 
     check_writable(out)
     only = Mixture(**{**dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0), family: 1.0})

@@ -27,8 +27,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a stage."""
-    from penguin_training.parallel import end_processes, leave
-    from penguin_training.settings_file import load_settings
+    from penguin_training.run.parallel import end_processes, leave
+    from penguin_training.settings.stage_file import load_settings
 
     settings = load_settings(stage, overrides or ())
     if dry_run and (resume or stop_at):
@@ -36,7 +36,7 @@ def train(
             "it checks a stage from its beginning; leave --resume and --stop-at out", param_hint="--dry-run"
         )
     if dry_run:
-        from penguin_training.dry_run import dry_run as describe
+        from penguin_training.run.dry_run import dry_run as describe
 
         report = describe(settings)
         if as_json:
@@ -45,8 +45,8 @@ def train(
             for line in report.lines():
                 stdout.out(line)
         return
-    from penguin_training.loop import train as run_to_end
-    from penguin_training.setup import prepare_run
+    from penguin_training.run.loop import train as run_to_end
+    from penguin_training.run.setup import prepare_run
 
     try:
         run = prepare_run(settings, resume, stderr)

@@ -17,7 +17,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.recording import Recording
+from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.records import AnswerRecord, FileSettings, RunSettings, Timeline, digest
 from penguin_ros.evaluation.results import ModelInfo
 
@@ -29,8 +29,8 @@ class Progress:
     """What is known of a bag so far.
 
     Attributes:
-        answers: by question, arm and key.
-        timelines: by camera and arm.
+        answers: by question, method and key.
+        timelines: by camera and method.
     """
 
     answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)
@@ -38,9 +38,11 @@ class Progress:
 
 
 def run_key(info: ModelInfo, settings: RunSettings | FileSettings) -> str:
-    """Hash of what all answers of a run depend on. Arms may be added later."""
+    """Hash of what all answers of a run depend on. Methods may be added later."""
     model, device = info.spec, info.device
-    return digest([info.hash, model.runtime, model.dtype, device, settings.model_dump(mode="json", exclude={"arms"})])
+    return digest(
+        [info.hash, model.runtime, model.dtype, device, settings.model_dump(mode="json", exclude={"methods"})]
+    )
 
 
 def recording_key(recording: Recording) -> str:
@@ -166,10 +168,10 @@ class Journal:
         try:
             if "answer" in value:
                 record = AnswerRecord.model_validate(value["answer"])
-                progress.answers[record.question, record.arm, record.key] = record
+                progress.answers[record.question, record.method, record.key] = record
             else:
                 timeline = Timeline.model_validate(value["timeline"])
-                progress.timelines[timeline.camera, timeline.arm] = timeline
+                progress.timelines[timeline.camera, timeline.method] = timeline
         except (ValidationError, KeyError) as err:
             raise EvaluationError(f"{self._path}, line {number} is damaged; discard it with --overwrite") from err
 

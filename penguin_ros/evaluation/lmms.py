@@ -16,9 +16,9 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 from tqdm import tqdm
 
-from penguin_engine.ask import ask
-from penguin_engine.generation import Sampling
-from penguin_engine.loading import open_runtime
+from penguin_engine.runtimes.loading import open_runtime
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.offline import ask
 from penguin_models.errors import EvaluationError
 from penguin_models.media import FPS, MAX_FRAMES, VideoFile, to_rgb
 from penguin_models.reference_policy import ReferencePolicy

@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
-from penguin_ros.evaluation.plan import check_time
-from penguin_ros.evaluation.questions import Question, format_question, parse_question, read_lines, read_questions
-from penguin_ros.evaluation.recording import ImageRef, Recording, StampedImage
+from penguin_ros.evaluation.bags.plan import check_time
+from penguin_ros.evaluation.bags.recording import ImageRef, Recording, StampedImage
+from penguin_ros.evaluation.question_file import Question, format_question, parse_question, read_lines, read_questions
 from penguin_ros.evaluation.thumbnails import thumbnail
 
 _MOST_BYTES = 1_000_000

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from penguin_engine.answer import Answer
+from penguin_engine.scene.answer import Answer
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame, Size
-from penguin_ros.evaluation.parameters import node_settings
-from penguin_ros.evaluation.questions import ExpectedObject, Question
-from penguin_ros.evaluation.scoring import Given
+from penguin_ros.evaluation.bags.parameters import node_settings
+from penguin_ros.evaluation.metrics.scoring import Prediction
+from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings
 
-ARMS = {
+METHODS = {
     "memory": "the node's memory, every frame seen",
     "realtime": "the node's memory, frames dropped as this machine would drop them",
     "last-4": "only the last four frames",
@@ -54,15 +54,15 @@ class RunSettings(_Record):
     """What answers depend on, besides the model.
 
     Attributes:
-        arms: ways of answering.
+        methods: ways of answering.
         parameters: of the node, see parameters.py; those not given have the node's defaults. The budget of visual
             tokens is in total, shared evenly by a bag's cameras, and also that of the baselines.
         offline_fps: frames a second of the offline baseline.
         offline_max_frames: most frames of the offline baseline.
-        realtime_factor: in arm "realtime", work takes so many times as long as it was measured here.
+        realtime_factor: in method "realtime", work takes so many times as long as it was measured here.
     """
 
-    arms: list[Literal["memory", "realtime", "last-4", "offline"]] = Field(default=["memory"], min_length=1)
+    methods: list[Literal["memory", "realtime", "last-4", "offline"]] = Field(default=["memory"], min_length=1)
     parameters: dict[str, bool | int | float | str] = {}
     offline_fps: float = Field(default=1.0, gt=0)
     offline_max_frames: int = Field(default=180, ge=1)
@@ -90,7 +90,7 @@ class FileSettings(_Record):
     """What answers about files depend on, besides the model.
 
     Attributes:
-        arms: the only way of answering.
+        methods: the only way of answering.
         fps: sampled frames per second of video.
         max_frames: most frames of a video.
         max_tokens: budget of visual tokens; the checkpoint's if None.
@@ -98,7 +98,7 @@ class FileSettings(_Record):
         max_new_tokens: longest answer.
     """
 
-    arms: list[Literal["file"]] = ["file"]
+    methods: list[Literal["file"]] = ["file"]
     fps: float = Field(default=1.0, gt=0)
     max_frames: int = Field(default=180, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -143,7 +143,7 @@ class AnswerRecord(_Record):
 
     Attributes:
         question: its id.
-        arm: how it was answered.
+        method: how it was answered.
         key: hash of what was asked, so that a question that has changed is asked again.
         time_s: when it was asked, on the clock of the questions.
         raw: as the model wrote it.
@@ -162,12 +162,12 @@ class AnswerRecord(_Record):
         prompt_tokens: all tokens before the answer.
         generated_tokens: tokens of the answer.
         seconds: of the steps of the work.
-        waited_s: until the work began; 0 but in arm "realtime".
+        waited_s: until the work began; 0 but in method "realtime".
         joules: energy of the answer, where the machine measures it.
     """
 
     question: str
-    arm: str
+    method: str
     key: str
     time_s: float
     raw: str = ""
@@ -199,11 +199,11 @@ class AnswerRecord(_Record):
         """From the question to the last token."""
         return self.waited_s + sum(self.seconds.values())
 
-    def given(self) -> Given:
+    def prediction(self) -> Prediction:
         """What scoring needs of it."""
         size = None if self.frame is None else Size(self.frame.height, self.frame.width)
         objects = tuple(GroundedObject(item.label, Box(*item.box)) for item in self.objects)
-        return Given(self.text, objects, tuple(self.spans), size)
+        return Prediction(self.text, objects, tuple(self.spans), size)
 
 
 class Timeline(_Record):
@@ -211,7 +211,7 @@ class Timeline(_Record):
 
     Attributes:
         camera: its topic.
-        arm: "memory" or "realtime".
+        method: "memory" or "realtime".
         token_budget: of this camera.
         time_s: on the clock of the questions.
         kind: 0 key frame, 1 context frame, -1 late and dropped.
@@ -228,7 +228,7 @@ class Timeline(_Record):
     """
 
     camera: str
-    arm: str
+    method: str
     token_budget: int
     time_s: list[float] = []
     kind: list[int] = []

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from penguin_models.errors import EvaluationError
 from penguin_models.types import Size
-from penguin_ros.evaluation.questions import Expected, ExpectedObjects, Question, describe
+from penguin_ros.evaluation.metrics.scoring import Prediction, score
+from penguin_ros.evaluation.metrics.statistics import Ratio
+from penguin_ros.evaluation.metrics.time import Span, find_span
+from penguin_ros.evaluation.question_file import Expected, ExpectedObjects, Question, describe
 from penguin_ros.evaluation.records import AnswerRecord, FileSettings, ModelSpec, RunSettings, Timeline
-from penguin_ros.evaluation.scoring import Given, score
-from penguin_ros.evaluation.statistics import Ratio
-from penguin_ros.evaluation.time_metrics import Span, find_span
 
 RESULTS_FILE = "results.json"
 
@@ -104,7 +104,7 @@ class Results(_Part):
         seed: of the intervals.
         bags: that were evaluated.
         questions: as asked, with what was expected.
-        records: a record for each question and arm.
+        records: a record for each question and method.
         timelines: of the memories.
         summary: scores with intervals, see summary.py.
     """
@@ -131,14 +131,15 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     record = record.model_copy(update={"spans": _spans(question, record)})
     expected = [_resolve(item, record) for item in question.expected]
     known = [item for item in expected if item is not None]
-    given = record.given()
-    size = given.image_size or Size(1, 1)
-    given = Given("", image_size=size) if record.error is not None else replace(given, image_size=size)
-    found = score(given, known)
+    prediction = record.prediction()
+    size = prediction.image_size or Size(1, 1)
+    empty = Prediction("", image_size=size)
+    prediction = empty if record.error is not None else replace(prediction, image_size=size)
+    found = score(prediction, known)
     correct = found.correct and len(known) == len(expected) and record.error is None
     parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
     parts["accuracy"] = (float(correct), 1.0)
-    age_s = None if record.arm == "file" else evidence_age_s(question, record.time_s)
+    age_s = None if record.method == "file" else evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
 
 
@@ -226,14 +227,14 @@ def load_results(path: Path) -> Results:
         ) from err
 
 
-def records_of(results: Results, arm: str) -> dict[str, ScoredRecord]:
-    """Records of one arm by question."""
-    return {record.question: record for record in results.records if record.arm == arm}
+def records_of(results: Results, method: str) -> dict[str, ScoredRecord]:
+    """Records of one method by question."""
+    return {record.question: record for record in results.records if record.method == method}
 
 
-def arms_of(records: Iterable[ScoredRecord]) -> list[str]:
-    """Arms in the order in which they first appear."""
-    return list(dict.fromkeys(record.arm for record in records))
+def methods_of(records: Iterable[ScoredRecord]) -> list[str]:
+    """Methods in the order in which they first appear."""
+    return list(dict.fromkeys(record.method for record in records))
 
 
 def unanswered(results: Results) -> Sequence[Question]:

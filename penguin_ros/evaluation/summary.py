@@ -11,29 +11,29 @@ from typing import Any
 import numpy as np
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord, arms_of, records_of, unanswered
-from penguin_ros.evaluation.scoring import METRICS
-from penguin_ros.evaluation.statistics import intervals, paired_differences, percentiles, ratio, sign_test
+from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.metrics.statistics import intervals, paired_differences, percentiles, ratio, sign_test
+from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord, methods_of, records_of, unanswered
 
 AGES_S = (2.0, 10.0, 30.0, 60.0)
 """Bounds of the groups by age of the needed evidence."""
 
 
 def summarise(results: Results) -> dict[str, Any]:
-    """Scores of each arm, the comparison of the first with the others, and how many questions were not asked."""
-    arms = arms_of(results.records)
+    """Scores of each method, the comparison of the first with the others, and how many questions were not asked."""
+    methods = methods_of(results.records)
     kinds = {question.id: question.group for question in results.questions}
-    summary: dict[str, Any] = {"arms": {}, "comparisons": [], "not_asked": len(unanswered(results))}
-    for arm in arms:
-        records = list(records_of(results, arm).values())
-        timelines = [timeline for timeline in results.timelines if timeline.arm == arm]
-        summary["arms"][arm] = _arm(records, timelines, kinds, results.recent_s, results.seed)
-    for arm in arms[1:]:
-        summary["comparisons"].append(compare_records(results, arms[0], results, arm, results.seed))
+    summary: dict[str, Any] = {"methods": {}, "comparisons": [], "not_asked": len(unanswered(results))}
+    for method in methods:
+        records = list(records_of(results, method).values())
+        timelines = [timeline for timeline in results.timelines if timeline.method == method]
+        summary["methods"][method] = _method(records, timelines, kinds, results.recent_s, results.seed)
+    for method in methods[1:]:
+        summary["comparisons"].append(compare_records(results, methods[0], results, method, results.seed))
     return summary
 
 
-def _arm(
+def _method(
     records: Sequence[ScoredRecord],
     timelines: Sequence[BagTimeline],
     kinds: dict[str, str],
@@ -105,7 +105,7 @@ def age_group(age_s: float | None) -> str:
     return f"{bounds[index]:.0f} to {AGES_S[index]:.0f} s"
 
 
-def compare_records(a: Results, arm_a: str, b: Results, arm_b: str, seed: int = 0) -> dict[str, Any]:
+def compare_records(a: Results, method_a: str, b: Results, method_b: str, seed: int = 0) -> dict[str, Any]:
     """Compares two ways of answering, of one run or of two, on the questions that both answered.
 
     Returns:
@@ -116,10 +116,10 @@ def compare_records(a: Results, arm_a: str, b: Results, arm_b: str, seed: int = 
         EvaluationError: they have no question in common, or a question of the same id was another one or was asked
             about another bag.
     """
-    records_a, records_b = records_of(a, arm_a), records_of(b, arm_b)
+    records_a, records_b = records_of(a, method_a), records_of(b, method_b)
     shared = [question for question in records_a if question in records_b]
     if not shared:
-        raise EvaluationError(f"{arm_a} of {a.title} and {arm_b} of {b.title} have no question in common")
+        raise EvaluationError(f"{method_a} of {a.title} and {method_b} of {b.title} have no question in common")
     _check_same(a, b, shared)
     for question in shared:
         bag_a, bag_b = records_a[question].bag, records_b[question].bag
@@ -131,8 +131,8 @@ def compare_records(a: Results, arm_a: str, b: Results, arm_b: str, seed: int = 
     better = [q for q in shared if records_b[q].correct and not records_a[q].correct]
     worse = [q for q in shared if records_a[q].correct and not records_b[q].correct]
     return {
-        "a": arm_a,
-        "b": arm_b,
+        "a": method_a,
+        "b": method_b,
         "questions": len(shared),
         "only_a": len(records_a) - len(shared),
         "only_b": len(records_b) - len(shared),

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
-from penguin_engine.questions import Outcome, Question, Ticket
+from penguin_engine.scene.requests import Outcome, PendingRequest, Question
 from penguin_models.errors import (
     BudgetError,
     BusyError,
@@ -50,7 +50,7 @@ _QOS = QoSProfile(depth=100)
 _ORPHANS_PERIOD_S = 1.0
 
 MakeQuestion = Callable[[str, list[str], float, int], Question]
-Submit = Callable[[Question, Callable[[str, int], None]], Ticket]
+Submit = Callable[[Question, Callable[[str, int], None]], PendingRequest]
 
 
 class AskServer:
@@ -60,7 +60,9 @@ class AskServer:
         waiting: requests without a response.
     """
 
-    def __init__(self, node: Node, make_question: MakeQuestion, submit: Submit, cancel: Callable[[Ticket], None]):
+    def __init__(
+        self, node: Node, make_question: MakeQuestion, submit: Submit, cancel: Callable[[PendingRequest], None]
+    ):
         """Offers both.
 
         Args:
@@ -72,7 +74,7 @@ class AskServer:
         self.waiting = 0
         self._node = node
         self._make_question, self._submit, self._cancel = make_question, submit, cancel
-        self._tickets: dict[bytes, Ticket] = {}  # of goals
+        self._tickets: dict[bytes, PendingRequest] = {}  # of goals
         self._heard: set[bytes] = set()  # goals that ran when somebody was last seen to listen
         group = ReentrantCallbackGroup()  # others must run while a coroutine waits
         node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=_QOS)
@@ -94,7 +96,7 @@ class AskServer:
         self._action.destroy()
 
     async def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
-        await self._answer(request, response, lambda piece, tokens: None, lambda ticket: None)
+        await self._answer(request, response, lambda piece, tokens: None, lambda pending: None)
         return response
 
     async def _on_goal(self, goal: ServerGoalHandle) -> AskStream.Result:
@@ -103,12 +105,12 @@ class AskServer:
         def on_text(piece: str, tokens: int) -> None:
             goal.publish_feedback(AskStream.Feedback(text=piece, generated_tokens=tokens))
 
-        def on_ticket(ticket: Ticket) -> None:
-            self._tickets[key] = ticket
+        def on_pending(pending: PendingRequest) -> None:
+            self._tickets[key] = pending
             if goal.is_cancel_requested:  # it came before the ticket
-                self._cancel(ticket)
+                self._cancel(pending)
 
-        await self._answer(goal.request, result, on_text, on_ticket)
+        await self._answer(goal.request, result, on_text, on_pending)
         self._tickets.pop(key, None)
         if result.error_code == AskStream.Result.ERROR_NONE:
             goal.succeed()
@@ -119,9 +121,9 @@ class AskServer:
         return result
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        ticket = self._tickets.get(bytes(goal.goal_id.uuid))
-        if ticket is not None:
-            self._cancel(ticket)
+        pending = self._tickets.get(bytes(goal.goal_id.uuid))
+        if pending is not None:
+            self._cancel(pending)
         return CancelResponse.ACCEPT
 
     def _end_orphans(self) -> None:
@@ -143,7 +145,7 @@ class AskServer:
         request: Any,
         response: Any,
         on_text: Callable[[str, int], None],
-        on_ticket: Callable[[Ticket], None],
+        on_pending: Callable[[PendingRequest], None],
     ) -> None:
         """Fills a response or result, whatever happens."""
         self.waiting += 1
@@ -151,10 +153,10 @@ class AskServer:
             question = self._make_question(
                 request.question, list(request.cameras), request.horizon_s, request.max_new_tokens
             )
-            ticket = self._submit(question, on_text)
-            on_ticket(ticket)
-            await self._finished(ticket.outcome)
-            outcome = ticket.outcome.result()
+            pending = self._submit(question, on_text)
+            on_pending(pending)
+            await self._finished(pending.outcome)
+            outcome = pending.outcome.result()
             fill_answer(response, outcome)
             if outcome.answer.ended_by == "cancelled":
                 raise CancelledError("cancelled while the answer was generated; it holds what had been said")

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from penguin_engine.mailbox import LoadFrame
+from penguin_engine.scene.mailbox import LoadFrame
 from penguin_models.types import Frame
 from penguin_ros.convert import image_to_rgb, stamp_to_ns
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from penguin_engine.answer import Answer
-from penguin_engine.runtime import RuntimeInfo
-from penguin_engine.watch import Watch
-from penguin_engine.worker import SceneWorker
+from penguin_engine.runtimes.base import RuntimeInfo
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.worker import SceneWorker
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.settings import NodeSettings
 
@@ -119,17 +119,17 @@ def camera_statuses(
 ) -> Iterable[DiagnosticStatus]:
     """Rate, age, losses and memory of each camera."""
     for camera in cameras:
-        yield _camera_status(f"{name}: {camera.name}", camera, worker.watches[camera.name], timeout_s)
+        yield _camera_status(f"{name}: {camera.name}", camera, worker.camera_states[camera.name], timeout_s)
 
 
-def _camera_status(name: str, camera: Camera, watch: Watch, timeout_s: float) -> DiagnosticStatus:
+def _camera_status(name: str, camera: Camera, camera_state: CameraState, timeout_s: float) -> DiagnosticStatus:
     age_s = None if camera.arrived_s is None else monotonic() - camera.arrived_s
-    health, memory, mailbox = Health(), watch.session.memory, watch.mailbox
+    health, memory, mailbox = Health(), camera_state.session.memory, camera_state.mailbox
     if age_s is None:
         health.warn_if(True, "no image yet")
     else:
         health.warn_if(age_s > timeout_s, f"stale: no image for {age_s:.1f} s", DiagnosticStatus.ERROR)
-    health.warn_if(watch.newest_failed, f"the newest image could not be read: {watch.last_error}")
+    health.warn_if(camera_state.newest_failed, f"the newest image could not be read: {camera_state.last_error}")
     health.warn_if(camera.unstamped > 0, f"{camera.unstamped} images had no stamp")
     counters = memory.counters
     values = {
@@ -139,7 +139,7 @@ def _camera_status(name: str, camera: Camera, watch: Watch, timeout_s: float) ->
         "skipped by the sampling rate": mailbox.skipped,
         "dropped": mailbox.dropped,
         "late": mailbox.late + counters.late,
-        "failed to convert": watch.bad_frames,
+        "failed to convert": camera_state.bad_frames,
         "unstamped": camera.unstamped,
         "memory [tokens]": memory.tokens,
         "memory budget [tokens]": memory.config.token_budget,
@@ -147,8 +147,8 @@ def _camera_status(name: str, camera: Camera, watch: Watch, timeout_s: float) ->
         "key frames": counters.key_frames,
         "compactions": counters.compactions,
         "clears": counters.clears,
-        "captions": watch.captions,
-        "captions skipped": watch.captions_skipped,
+        "captions": camera_state.captions,
+        "captions skipped": camera_state.captions_skipped,
     }
     return health.status(name, camera.name, values)
 

@@ -7,8 +7,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
 
-from penguin_engine.questions import Outcome
-from penguin_engine.watch import Watch
+from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.requests import Outcome
 from penguin_ros import convert
 
 
@@ -37,9 +37,9 @@ class Outputs:
             if publisher is not None:
                 self._node.destroy_lifecycle_publisher(publisher)
 
-    def memory(self, watch: Watch) -> None:
+    def memory(self, camera_state: CameraState) -> None:
         """Publishes what a camera's memory holds."""
-        self._memory.publish(convert.memory_message(watch))
+        self._memory.publish(convert.memory_message(camera_state))
 
     def caption(self, outcome: Outcome, age_s: float) -> None:
         """Publishes a caption, its detections, and its picture where somebody subscribes to it."""

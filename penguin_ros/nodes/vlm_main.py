@@ -15,8 +15,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 
-from penguin_engine.loading import open_runtime
-from penguin_engine.runtime import Runtime
+from penguin_engine.runtimes.base import Runtime
+from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.nodes.context import start_ros

@@ -20,13 +20,13 @@ from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 from std_srvs.srv import Trigger
 
-from penguin_engine.generation import Sampling
-from penguin_engine.mailbox import Mailbox
-from penguin_engine.questions import Outcome, Question, QuestionQueue, Ticket
-from penguin_engine.runtime import Runtime
-from penguin_engine.session import SceneSession, check_horizon, question_ids, session_capacity
-from penguin_engine.watch import Watch
-from penguin_engine.worker import SceneWorker
+from penguin_engine.runtimes.base import Runtime
+from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.mailbox import Mailbox
+from penguin_engine.scene.requests import Outcome, PendingRequest, Question, QuestionQueue
+from penguin_engine.scene.session import SceneSession, check_horizon, question_ids, session_capacity
+from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import NotActiveError, PenguinError, SettingError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_ros.nodes import diagnostics, parameters
@@ -140,17 +140,17 @@ class VlmNode(LifecycleNode):
         self._answers, self._captions = diagnostics.Latencies(), diagnostics.Latencies()
         self._runtime, self._processor = self._open_model(settings)
         self._check_against_model(settings)
-        watches = self._watches(settings)
-        self._outputs = Outputs(self, len(watches))
+        camera_states = self._camera_states(settings)
+        self._outputs = Outputs(self, len(camera_states))
         queue = QuestionQueue(settings["queue_size"])
-        self._worker = SceneWorker(self._runtime, self._processor, watches, settings.caption, queue, self)
+        self._worker = SceneWorker(self._runtime, self._processor, camera_states, settings.caption, queue, self)
         self._worker.start()
         info = self._runtime.info
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
-    def _watches(self, settings: NodeSettings) -> list[Watch]:
+    def _camera_states(self, settings: NodeSettings) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
-        names, watches = [self._camera_name(topic) for topic in settings["image_topics"]], []
+        names, camera_states = [self._camera_name(topic) for topic in settings["image_topics"]], []
         if len(set(names)) < len(names):
             raise SettingError(f"image_topics is {', '.join(names)} in full, it must name each topic once")
         with ExitStack() as opened:
@@ -158,9 +158,9 @@ class VlmNode(LifecycleNode):
                 session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
-                watches.append(Watch(name, session, mailbox))
+                camera_states.append(CameraState(name, session, mailbox))
             opened.pop_all()
-        return watches
+        return camera_states
 
     def _activate(self) -> None:
         assert self._worker is not None
@@ -203,21 +203,21 @@ class VlmNode(LifecycleNode):
         except InvalidTopicNameException as err:
             raise UnknownCameraError(f"{topic!r} names no camera: {' '.join(str(err).split())}") from err
 
-    def _submit(self, question: Question, on_text: Callable[[str, int], None]) -> Ticket:
+    def _submit(self, question: Question, on_text: Callable[[str, int], None]) -> PendingRequest:
         if self._worker is None:
             raise NotActiveError(f"the node is {self._state}; configure and activate it")
         return self._worker.submit(question, on_text)
 
-    def _cancel(self, ticket: Ticket) -> None:
+    def _cancel(self, pending: PendingRequest) -> None:
         if self._worker is not None:
-            self._worker.queue.cancel(ticket)
+            self._worker.queue.cancel(pending)
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
         if self._worker is None:
             response.message = f"the node is {self._state}: it has no memory"
             return response
-        held = sum(len(watch.session.memory.frames) for watch in self._worker.watches.values())
+        held = sum(len(camera_state.session.memory.frames) for camera_state in self._worker.camera_states.values())
         self._worker.clear()
         response.message = f"{held} frames forgotten"
         return response
@@ -253,29 +253,29 @@ class VlmNode(LifecycleNode):
         """Takes live settings over; in the worker's thread."""
         worker.caption, worker.queue.limit = after.caption, after["queue_size"]
         if "token_budget" in before.changes_to(after):
-            for watch in worker.watches.values():
-                watch.session.set_budget(after.memory.token_budget)
+            for camera_state in worker.camera_states.values():
+                camera_state.session.set_budget(after.memory.token_budget)
 
     @staticmethod
     def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
         """Takes over what concerns the next frame; in the worker's thread, maybe amid an answer."""
         changed = before.changes_to(after)
-        for watch in worker.watches.values():
+        for camera_state in worker.camera_states.values():
             if "sample_rate_hz" in changed:
-                watch.mailbox.set_rate(after["sample_rate_hz"])
+                camera_state.mailbox.set_rate(after["sample_rate_hz"])
             if any(name.startswith("keyframe.") for name in changed):
-                watch.session.memory.policy = after.policy()
+                camera_state.session.memory.policy = after.policy()
 
     # What the worker tells (in its thread)
 
-    def on_memory(self, watch: Watch) -> None:
+    def on_memory(self, camera_state: CameraState) -> None:
         """Publishes the memory."""
         assert self._outputs is not None
-        self._outputs.memory(watch)
+        self._outputs.memory(camera_state)
 
-    def on_bad_frame(self, watch: Watch) -> None:
+    def on_bad_frame(self, camera_state: CameraState) -> None:
         """Warns, at most once a second."""
-        text = f"an image of {watch.camera} cannot be read: {watch.last_error}"
+        text = f"an image of {camera_state.camera} cannot be read: {camera_state.last_error}"
         self.get_logger().warning(text, throttle_duration_sec=1.0)
 
     def on_caption(self, outcome: Outcome) -> None:

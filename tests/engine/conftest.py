@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-USERS = ("penguin_engine.runtimes.tensorrt", "penguin_engine.build")
+USERS = ("penguin_engine.runtimes.tensorrt.runtime", "penguin_engine.runtimes.tensorrt.build")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def stand_in():
     import transformers  # noqa: F401 (it looks around for tensorrt while it is imported)
     from transformers import Qwen3ForCausalLM  # noqa: F401
 
-    from penguin_engine import cuda_graph
+    from penguin_engine.runtimes.tensorrt import cuda_graph
 
     devices = []
     with pytest.MonkeyPatch.context() as patch:

@@ -19,21 +19,21 @@ def pictures(size, seed):
     yield np.full((*size, 3), random.integers(0, 256, 3), np.uint8)
 
 
-def check(native, size, seed):
-    banded = BandedResize(native, size)
-    for picture in pictures(native, seed):
+def check(source_size, size, seed):
+    banded = BandedResize(source_size, size)
+    for picture in pictures(source_size, seed):
         bands = [band.copy() for band in banded(picture)]
         assert all(len(band) == BAND_ROWS for band in bands[:-1])
         np.testing.assert_array_equal(np.concatenate(bands), resize(picture, size))
 
 
 @pytest.mark.parametrize(
-    "native", [Size(1080, 1920), Size(720, 1280), Size(480, 640), Size(1200, 1920), Size(376, 672), Size(84, 126)]
+    "source_size", [Size(1080, 1920), Size(720, 1280), Size(480, 640), Size(1200, 1920), Size(376, 672), Size(84, 126)]
 )
-def test_the_same_bits_at_sizes_of_cameras(native):
-    size = comparison_size(native)
-    assert BandedResize.suits(native, size)
-    check(native, size, seed=0)
+def test_the_same_bits_at_sizes_of_cameras(source_size):
+    size = comparison_size(source_size)
+    assert BandedResize.suits(source_size, size)
+    check(source_size, size, seed=0)
 
 
 @given(st.data(), st.integers(70, 220), st.integers(70, 220), st.integers(0, 99))
@@ -41,14 +41,16 @@ def test_the_same_bits_at_any_sizes_that_suit(data, height, width, seed):
     def near(side):
         return data.draw(st.integers(-(-side * 10 // 11), side * 11 // 10))
 
-    native, size = Size(height, width), Size(near(height), near(width))
-    assert BandedResize.suits(native, size)
-    check(native, size, seed)
+    source_size, size = Size(height, width), Size(near(height), near(width))
+    assert BandedResize.suits(source_size, size)
+    check(source_size, size, seed)
 
 
-@pytest.mark.parametrize(("native", "size"), [((2160, 3840), (1050, 1876)), ((48, 64), (42, 70)), ((5, 9), (42, 70))])
-def test_sides_that_change_much_do_not_suit(native, size):
-    assert not BandedResize.suits(Size(*native), Size(*size))
+@pytest.mark.parametrize(
+    ("source_size", "size"), [((2160, 3840), (1050, 1876)), ((48, 64), (42, 70)), ((5, 9), (42, 70))]
+)
+def test_sides_that_change_much_do_not_suit(source_size, size):
+    assert not BandedResize.suits(Size(*source_size), Size(*size))
 
 
 def test_values_are_truncated():

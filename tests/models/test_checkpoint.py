@@ -29,7 +29,7 @@ def test_saved_and_loaded_again_is_bit_identical(model, processor, tmp_path, sha
     assert_same_weights(model, again)
     assert (tmp_path / "saved" / "model.safetensors.index.json").exists() == (shard_size == "300KB")
     conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "A cup?"}]}]
-    assert processor_again.prompt_parts(conversation) == processor.prompt_parts(conversation)
+    assert processor_again.prompt_segments(conversation) == processor.prompt_segments(conversation)
     assert processor_again.images == processor.images
 
 

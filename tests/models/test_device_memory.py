@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.device_memory import within_memory
+from penguin_models.device_memory import oom_as_error
 from penguin_models.errors import DeviceMemoryError
 
 # As torch words it.
@@ -15,7 +15,7 @@ FULL = torch.OutOfMemoryError(
 
 
 def test_torch_s_advice_is_replaced():
-    with pytest.raises(DeviceMemoryError) as raised, within_memory("a cake", "Bake a smaller one."):
+    with pytest.raises(DeviceMemoryError) as raised, oom_as_error("a cake", "Bake a smaller one."):
         raise FULL
     assert str(raised.value) == (
         "a cake does not fit into memory: CUDA out of memory. Tried to allocate 2.50 GiB. "
@@ -24,7 +24,7 @@ def test_torch_s_advice_is_replaced():
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="another"), within_memory("a cake", ""):
+    with pytest.raises(RuntimeError, match="another"), oom_as_error("a cake", ""):
         raise RuntimeError("another")
 
 

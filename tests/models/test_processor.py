@@ -34,7 +34,7 @@ def test_labels_equal_the_released_ones(reference, processor):
 def test_ids_repeat_the_place_once_per_visual_token(processor):
     ids = processor.prompt_ids(TWO_IMAGES, [3, 5])
     assert (ids == processor.image_token_id).sum() == 8
-    parts = processor.prompt_parts(TWO_IMAGES)
+    parts = processor.prompt_segments(TWO_IMAGES)
     place = [processor.image_token_id]
     assert ids.tolist() == parts[0] + place * 3 + parts[1] + place * 5 + parts[2]
 
@@ -78,11 +78,11 @@ def test_malformed_messages(message, error):
 
 def test_images_share_the_budget_by_their_size(processor):
     """Two images of equal size get what the released rule gives two key frames; a larger one gets more."""
-    native, small = Size(1080, 1920), Size(540, 960)
-    equal = processor.allocate([Visual(native), Visual(native)], 1024, "reference")
-    together = processor.allocate([Visual(native, (FrameKind.KEY,) * 2)], 1024, "reference")
+    source_size, small = Size(1080, 1920), Size(540, 960)
+    equal = processor.allocate([Visual(source_size), Visual(source_size)], 1024, "reference")
+    together = processor.allocate([Visual(source_size, (FrameKind.KEY,) * 2)], 1024, "reference")
     assert equal[0] == equal[1] == together[0]
-    large, little = processor.allocate([Visual(native), Visual(small)], 1024)
+    large, little = processor.allocate([Visual(source_size), Visual(small)], 1024)
     assert large.tokens(FrameKind.KEY) + little.tokens(FrameKind.KEY) <= 1024
     assert large.tokens(FrameKind.KEY) == pytest.approx(4 * little.tokens(FrameKind.KEY), rel=0.1)
 
@@ -106,7 +106,8 @@ def test_placeholder_is_added_where_the_tokenizer_lacks_it(edit_checkpoint):
 
 def test_needs_neither_torch_nor_transformers(checkpoint):
     script = (
-        "import sys, penguin_models.tra, penguin_models.grounding; from penguin_models.processor import Processor; "
+        "import sys, penguin_models.token_allocation, penguin_models.grounding; "
+        "from penguin_models.processor import Processor; "
         f"Processor.from_pretrained({str(checkpoint)!r}); "
         "sys.exit(', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )

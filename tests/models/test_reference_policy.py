@@ -73,7 +73,7 @@ def test_reset_and_another_size_begin_anew():
 
 
 @pytest.mark.parametrize(
-    ("native", "expected"),
+    ("source_size", "expected"),
     [
         (Size(240, 320), Size(238, 322)),  # as in the released labels
         (Size(1080, 1920), Size(1050, 1876)),  # more than 10240 patches
@@ -81,8 +81,8 @@ def test_reset_and_another_size_begin_anew():
         (Size(1, 2000), Size(14, 2002)),
     ],
 )
-def test_comparison_size(native, expected):
-    assert comparison_size(native) == expected
+def test_comparison_size(source_size, expected):
+    assert comparison_size(source_size) == expected
 
 
 def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
@@ -95,7 +95,7 @@ def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
         frames = [frame(np.clip(view + noise.integers(-9, 10, view.shape), 0, 255)) for view in views]
         seen = []
         for suits in (True, False):
-            monkeypatch.setattr(BandedResize, "suits", lambda native, size, suits=suits: suits)
+            monkeypatch.setattr(BandedResize, "suits", lambda source_size, size, suits=suits: suits)
             policy = ReferencePolicy()
             seen.append([(policy.observe(shown), policy.similarity) for shown in frames])
         assert seen[0] == seen[1]

@@ -8,9 +8,9 @@ import torch
 from penguin_models.checkpoint import empty_model
 from penguin_models.config import EncoderConfig, PenguinConfig
 from penguin_models.encoder import FrameShape
+from penguin_models.tensor_files import our_name, released_name
 from penguin_models.types import Size
 from penguin_models.vlm import PenguinVL
-from penguin_models.weights import our_name, released_name
 
 DECODER_2B = {
     "vocab_size": 151_936,

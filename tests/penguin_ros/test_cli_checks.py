@@ -17,7 +17,7 @@ from command_line import schema
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from penguin_engine import bench
+from penguin_engine.bench import model as bench
 from penguin_models.errors import CheckpointError
 from penguin_models.types import Size
 from penguin_ros.cli import pull

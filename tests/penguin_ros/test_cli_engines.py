@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from penguin_engine import bench_engine
-from penguin_engine.loading import open_runtime
-from penguin_engine.manifest import Manifest
+from penguin_engine.bench import variants
+from penguin_engine.export.manifest import Manifest
+from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import EngineError
 from penguin_models.types import Size
 from penguin_ros.cli import bench_engine as cli_bench_engine
@@ -62,7 +62,7 @@ def test_ask_with_a_checkpoint_that_was_not_exported(cli, checkpoint):
 
 
 def test_bench_session_with_a_runtime(cli, exported, monkeypatch):
-    monkeypatch.setattr("penguin_engine.bench_session._REPEATS", 1)
+    monkeypatch.setattr("penguin_engine.bench.session._REPEATS", 1)
     model = exported(profile="onnxruntime")
     result = cli("bench", "session", "--model", model, "--runtime", "onnx", "--tokens", 400, "--json")
     report = json.loads(result.out)
@@ -70,7 +70,7 @@ def test_bench_session_with_a_runtime(cli, exported, monkeypatch):
 
 
 def test_bench_session_shows_what_it_has_measured_before_it_fails(cli, exported, monkeypatch):
-    monkeypatch.setattr("penguin_engine.bench_session._REPEATS", 1)
+    monkeypatch.setattr("penguin_engine.bench.session._REPEATS", 1)
     arguments = ("bench", "session", "--model", exported(profile="onnxruntime"), "--runtime", "onnx")
     result = cli(*arguments, "--tokens", 400, "--tokens", 60_000)
     assert result.code == 1 and "a memory of 60400 visual tokens needs" in result.err
@@ -79,9 +79,9 @@ def test_bench_session_shows_what_it_has_measured_before_it_fails(cli, exported,
 
 def test_bench_engine(cli, checkpoint, tmp_path, monkeypatch):
     measured = {"encode_patches_per_s": 10.0, "prefill_tokens_per_s": 20.0, "decode_tokens_per_s": 3.5, "load_s": 1.0}
-    monkeypatch.setattr(bench_engine, "_in_own_process", lambda variant, settings: measured)
+    monkeypatch.setattr(variants, "_in_own_process", lambda variant, settings: measured)
     limits = {"memory_bytes_per_s": 1e10, "operations_per_s": 1e11}
-    monkeypatch.setattr(bench_engine, "machine_limits", lambda *args: limits)
+    monkeypatch.setattr(variants, "machine_limits", lambda *args: limits)
     arguments = ("bench", "engine", "--model", checkpoint, "--work", tmp_path, "--variant", "onnx:float32")
     report = json.loads(cli(*arguments, "--variant", "torch:bfloat16", "--json").out)
     assert [row["variant"] for row in report["variants"]] == ["onnx:float32", "torch:bfloat16"]
@@ -133,7 +133,7 @@ def test_layers_go_with_random_weights(cli, checkpoint):
 
 
 def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypatch):
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    monkeypatch.setattr("penguin_engine.bench.quantize_report.timed", lambda run, at_least_s: 1.0)
     out = tmp_path / "out"
     arguments = ("quantize", "--model", checkpoint, "--out", out, "--sample", reference / "media" / "portrait.png")
     arguments = (*arguments, "--question", "What is this?", "--json")
@@ -161,7 +161,7 @@ def test_quantize_and_its_verdict(cli, checkpoint, reference, tmp_path, monkeypa
 @pytest.fixture
 def quantized(cli, checkpoint, reference, tmp_path, monkeypatch):
     """Quantises with few questions and no figure of speed that means anything."""
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    monkeypatch.setattr("penguin_engine.bench.quantize_report.timed", lambda run, at_least_s: 1.0)
     sample = reference / "media" / "portrait.png"
 
     def run(*more):
@@ -201,7 +201,7 @@ def test_speeds_of_two_devices_are_not_compared(quantized, monkeypatch):
 
 
 def test_bfloat16_images_cannot_be_compared_on_a_cpu(quantized, tmp_path, monkeypatch):
-    monkeypatch.setattr("penguin_engine.onnx_session.best_device", lambda: "cpu")
+    monkeypatch.setattr("penguin_engine.runtimes.onnx_session.best_device", lambda: "cpu")
     result = quantized("--vision-dtype", "bfloat16")
     assert result.code == 1 and result.err.count("\n") == 1
     assert "no bfloat16 on a CPU, where the variant would be compared; take --vision-dtype float16 or" in result.err
@@ -209,7 +209,7 @@ def test_bfloat16_images_cannot_be_compared_on_a_cpu(quantized, tmp_path, monkey
 
 
 def test_a_report_that_cannot_be_written(quantized, tmp_path, monkeypatch):
-    monkeypatch.setattr("penguin_engine.quantize.REPORT", "none/quantization.json")
+    monkeypatch.setattr("penguin_engine.export.quantize.REPORT", "none/quantization.json")
     result = quantized()
     assert result.code == 1 and "quantization.json cannot be written" in result.err
 
@@ -226,12 +226,12 @@ def evaluations(folder, *scores, scenes=(10, 10)):
 def test_quantize_scores_both_on_the_tabletop(cli, checkpoint, reference, tmp_path, monkeypatch):
     """The small checkpoint knows nothing of it: what counts is that both are asked, and what becomes of a loss."""
     pytest.importorskip("pybullet", reason="needs the extra sim")
-    from penguin_ros.evaluation import tabletop
+    from penguin_ros.evaluation.tabletop import scenes as tabletop
 
     only_pictures = tabletop.Mixture(image=1, pair=0, clip=0, chart=0, text=0)
     short = partial(tabletop.TabletopRun, turns=1, size=Size(56, 56), max_new_tokens=4, mixture=only_pictures)
     monkeypatch.setattr(tabletop, "TabletopRun", short)
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    monkeypatch.setattr("penguin_engine.bench.quantize_report.timed", lambda run, at_least_s: 1.0)
     arguments = (
         *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
         *("--sample", reference / "media" / "portrait.png", "--question", "What?"),
@@ -248,7 +248,7 @@ def test_quantize_scores_both_on_the_tabletop(cli, checkpoint, reference, tmp_pa
 
 def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, reference, tmp_path, monkeypatch):
     pytest.importorskip("pybullet", reason="needs the extra sim")
-    from penguin_ros.evaluation import tabletop
+    from penguin_ros.evaluation.tabletop import scenes as tabletop
 
     values = iter([{"object_f1": 0.9, "box_precision": 0.8}, {"object_f1": 0.85}])
 
@@ -256,7 +256,7 @@ def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, refer
         return {name: tabletop.Score(name, value, None, None, 5) for name, value in next(values).items()}, []
 
     monkeypatch.setattr(tabletop, "evaluate_tabletop", evaluate)
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    monkeypatch.setattr("penguin_engine.bench.quantize_report.timed", lambda run, at_least_s: 1.0)
     result = cli(
         *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
         *("--sample", reference / "media" / "portrait.png", "--scenes", 1, "--max-score-loss", 0.06),
@@ -276,8 +276,8 @@ def test_a_variant_that_loses_on_the_tabletop_is_not_good(cli, checkpoint, refer
 )
 def test_a_loss_in_one_scene_may_be_chance(cli, checkpoint, reference, tmp_path, monkeypatch, right, code, told):
     pytest.importorskip("pybullet", reason="needs the extra sim")
-    from penguin_ros.evaluation import tabletop
-    from penguin_ros.evaluation.statistics import Ratio
+    from penguin_ros.evaluation.metrics.statistics import Ratio
+    from penguin_ros.evaluation.tabletop import scenes as tabletop
 
     answers = iter([[1] * 8, right])
 
@@ -286,7 +286,7 @@ def test_a_loss_in_one_scene_may_be_chance(cli, checkpoint, reference, tmp_path,
         return {"accuracy": tabletop.Score("", sum(p.numerator for p in parts) / 8, None, None, 8, parts)}, []
 
     monkeypatch.setattr(tabletop, "evaluate_tabletop", evaluate)
-    monkeypatch.setattr("penguin_engine.quantize_report.timed", lambda run, at_least_s: 1.0)
+    monkeypatch.setattr("penguin_engine.bench.quantize_report.timed", lambda run, at_least_s: 1.0)
     result = cli(
         *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--weights", "int8", "--min-agreement", 0),
         *("--sample", reference / "media" / "portrait.png", "--scenes", 8),

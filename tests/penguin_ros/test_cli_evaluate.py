@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from penguin_ros.cli import evaluate_example
-from penguin_ros.evaluation.questions import read_questions
+from penguin_ros.evaluation.question_file import read_questions
 from penguin_ros.shipped import EXAMPLE
 
 BAGS = [EXAMPLE / "tabletop-0", EXAMPLE / "tabletop-1"]
@@ -58,7 +58,7 @@ def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
     questions = read_questions(EXAMPLE / "questions.jsonl")
     done = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "the example").json
     assert done["failed"] == {}
-    summary = done["summary"]["arms"]["memory"]
+    summary = done["summary"]["methods"]["memory"]
     assert (summary["questions"], summary["errors"]) == (len(questions), 0)
     assert {"accuracy", "time_miou", "number_accuracy", "choice_accuracy"} < set(summary["metrics"])
     assert set(summary["groups"]["perception"]) == {"recent", "recall", "not stated"}
@@ -90,7 +90,7 @@ def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypa
     assert re.fullmatch(r"\| right answers \|( \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) n=2 \|){3}", table[2])
     assert re.fullmatch(r"\| whole answer, median \|( \d+\.\d{3} s \|){3}", table[-1])
     again = cli("example", "--model", checkpoint, "--out", out, "--json").json
-    assert set(again["summary"]["arms"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
+    assert set(again["summary"]["methods"]) == {"memory", "last-4", "offline"} and again["failed"] == {}
     renewed = json.loads((out / "results.json").read_text())["records"]
     assert [record["raw"] for record in renewed] == [record["raw"] for record in created]
     assert [record["seconds"] for record in renewed] != [record["seconds"] for record in created]
@@ -110,10 +110,10 @@ def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):
     options = ("--baseline", "last-4", "--baseline", "offline", "--realtime")
     result = bags_of(BAGS[:1], short(tmp_path, 0, 1), *options)
     assert result.code == 0, result.err
-    for arm in ("realtime", "last-4", "offline"):
-        assert re.search(rf"^{arm} against memory: right answers \d.\d{{3}} -> ", result.out, re.MULTILINE)
+    for method in ("realtime", "last-4", "offline"):
+        assert re.search(rf"^{method} against memory: right answers \d.\d{{3}} -> ", result.out, re.MULTILINE)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [record["arm"] for record in results["records"]] == ["memory", "realtime", "last-4", "offline"] * 2
+    assert [record["method"] for record in results["records"]] == ["memory", "realtime", "last-4", "offline"] * 2
 
 
 def test_two_runs_are_compared(bags_of, cli, tmp_path):
@@ -260,7 +260,7 @@ def test_a_benchmark(cli, checkpoint, tmp_path):
     (data / "test_augmented.json").write_text("[]")
     options = ("--data", data, "--model", checkpoint, "--max-tokens", 100, "--max-new-tokens", 2)
     done = cli("benchmark", "chartqa", *options, "--out", tmp_path / "out", "--json").json
-    assert done["summary"]["arms"]["file"]["metrics"]["relaxed"]["questions"] == 1
+    assert done["summary"]["methods"]["file"]["metrics"]["relaxed"]["questions"] == 1
     assert "How many?" in Path(done["report"]).read_text()
     assert "there is no benchmark 'mmlu'; there are docvqa" in cli("benchmark", "mmlu", *options).error
     assert "has none of OCRBench.json" in cli("benchmark", "ocrbench", *options).error

@@ -11,9 +11,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from penguin_vl.srv import Ask
 from sensor_msgs.msg import CompressedImage, Image
 
-from penguin_engine.answer import Answer
-from penguin_engine.memory import HeldFrame
-from penguin_engine.questions import Outcome
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.requests import Outcome
 from penguin_models.errors import MediaError
 from penguin_models.grounding import Grounding, TimeRange
 from penguin_models.types import FrameKind, Size

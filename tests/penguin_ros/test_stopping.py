@@ -55,7 +55,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 @pytest.mark.parametrize("command", ["export", "quantize", "bench engine"])
 def test_a_stopped_command_leaves_nothing(cli, checkpoint, tmp_path, monkeypatch, command):
-    monkeypatch.setattr("penguin_engine.export.build_decoder", lambda *args: send(signal.SIGTERM))
+    monkeypatch.setattr("penguin_engine.export.checkpoint_to_onnx.build_decoder", lambda *args: send(signal.SIGTERM))
     place = "--work" if command == "bench engine" else "--out"
     more = ["--variant", "onnx:float32"] if command == "bench engine" else []
     result = cli(*command.split(), "--model", checkpoint, place, tmp_path / "out", *more)
@@ -78,7 +78,7 @@ def test_a_stopped_build_is_cancelled(cli, tmp_path, monkeypatch, number):
         raise EngineError("was cancelled")
 
     module = SimpleNamespace(BuildOptions=lambda *args: None, build=build)
-    monkeypatch.setitem(sys.modules, "penguin_engine.build", module)
+    monkeypatch.setitem(sys.modules, "penguin_engine.runtimes.tensorrt.build", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(Future, "result", result_and_tell)
     result = cli("build", tmp_path)

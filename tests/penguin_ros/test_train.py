@@ -121,7 +121,7 @@ def test_tokenizer_and_teacher(cli, data, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint, locked):
-    monkeypatch.setattr("penguin_training.setup.build_model", None)
+    monkeypatch.setattr("penguin_training.run.setup.build_model", None)
     arguments = [argument.format(stage=stage, start=checkpoint, locked=locked) for argument in arguments]
     code, out, err = cli("train", stage, *arguments)
     assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
@@ -145,8 +145,8 @@ def test_a_dry_run_is_of_a_beginning(cli, stage, option):
 
 @pytest.mark.parametrize("command", ["tokenizer", "teacher"])
 def test_where_a_result_cannot_go_nothing_is_made(cli, data, locked, command, monkeypatch):
-    monkeypatch.setattr("penguin_training.train_teacher.train_teacher", None)
-    monkeypatch.setattr("penguin_training.tokenizer.train_tokenizer", None)
+    monkeypatch.setattr("penguin_training.model.train_teacher.train_teacher", None)
+    monkeypatch.setattr("penguin_training.data.tokenizer.train_tokenizer", None)
     for output, message in ((data, "cannot be a folder"), (locked / "x", "is write-protected")):
         code, _, err = cli("prepare", command, data, "--output", output)
         assert code == 1 and message in err and err.count("\n") == 1

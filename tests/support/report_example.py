@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from penguin_ros.evaluation.questions import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
+from penguin_ros.evaluation.question_file import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
 from penguin_ros.evaluation.results import BagInfo, BagTimeline, ModelInfo, Results, score_record
 from penguin_ros.evaluation.summary import summarise
@@ -55,7 +55,7 @@ def frame(camera):
     return FrameRecord(camera=camera, stamp_ns=7, time_s=4.5, width=320, height=240, file=f"{camera[1:]}.jpg")
 
 
-def record(asked, arm, right, **fields):
+def record(asked, method, right, **fields):
     answers = {
         "box": {"text": "A mug.", "objects": [ObjectRecord(label="mug", box=(100, 100, 500, 500 if right else 950))]},
         "when": {"text": "Then.", "spans": [(1.0, 2.0)] if right else [(7.0, 9.0)]},
@@ -63,22 +63,22 @@ def record(asked, arm, right, **fields):
         EVIL: {"text": "3" if right else EVIL, "raw": EVIL},
     }
     seconds = {"encode": 0.01, "prefill": 0.2, "decode": 0.5}
-    values = {"question": asked.id, "arm": arm, "key": "k", "time_s": asked.time_s, "frame": frame(asked.camera)}
+    values = {"question": asked.id, "method": method, "key": "k", "time_s": asked.time_s, "frame": frame(asked.camera)}
     values |= answers[asked.id] | {"seconds": seconds, "visual_tokens": 50, "frames": 5} | fields
     return score_record("table", asked, AnswerRecord(**values))
 
 
 def make(verdicts, title="run", questions=QUESTIONS, **fields):
-    """Results with the verdict of each question by arm: {"memory": "rrwr"} for right, right, wrong, right."""
+    """Results with the verdict of each question by method: {"memory": "rrwr"} for right, right, wrong, right."""
     records = [
-        record(asked, arm, verdict == "r")
-        for arm, row in verdicts.items()
+        record(asked, method, verdict == "r")
+        for method, row in verdicts.items()
         for asked, verdict in zip(questions, row, strict=True)
     ]
     timeline = BagTimeline(
         bag="table",
         camera="/front",
-        arm="memory",
+        method="memory",
         token_budget=60,
         time_s=[0.0, 0.5, 1.0, 1.5],
         kind=[0, 1, 0, 1],
@@ -96,7 +96,7 @@ def make(verdicts, title="run", questions=QUESTIONS, **fields):
         package="0",
         title=title,
         model=ModelInfo(spec=ModelSpec(path="some/model"), hash="f" * 64, runtime="torch", dtype="float32"),
-        settings=RunSettings(arms=list(verdicts)),
+        settings=RunSettings(methods=list(verdicts)),
         machine={"cpu": "a processor", "cores": 2},
         bags=[BagInfo(name="table", path="table", cameras=["/front", "/rear"])],
         questions=list(questions),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripted_runtime import ScriptedRuntime
 
-from penguin_engine.worker import SceneWorker
+from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
 from penguin_ros.nodes.vlm_main import main

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from penguin_engine.runtime import RuntimeInfo, check_fits, part_length
+from penguin_engine.runtimes.base import RuntimeInfo, check_fits, segment_length
 
 BOX_ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
 
@@ -62,7 +62,7 @@ class ScriptedCache:
         self._asked = []
 
     def append(self, parts):
-        tokens = sum(map(part_length, parts))
+        tokens = sum(map(segment_length, parts))
         check_fits(self.length + tokens, self._max_length, "the cache")
         if self._runtime.text == "boom":
             raise RuntimeError("boom")

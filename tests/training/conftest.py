@@ -111,7 +111,7 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory):
     """A teacher that was never trained."""
-    from penguin_training.tiny_teacher import TinyTeacher
+    from penguin_training.model.tiny_teacher import TinyTeacher
 
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("teacher")
@@ -172,7 +172,7 @@ def reconstruction(teacher_folder):
 @pytest.fixture
 def parse():
     """Settings of plain values."""
-    from penguin_training.settings_file import parse_settings
+    from penguin_training.settings.stage_file import parse_settings
 
     return lambda values: parse_settings(copy.deepcopy(values), "test.yaml")
 
@@ -180,9 +180,9 @@ def parse():
 @pytest.fixture
 def indexed():
     """Makes the length indexes of a stage."""
-    from penguin_training.blueprint import make_blueprint
-    from penguin_training.length_index import build_index, index_path
-    from penguin_training.setup import annotation_files, make_reader
+    from penguin_training.data.length_index import build_index, index_path
+    from penguin_training.run.setup import annotation_files, make_reader
+    from penguin_training.settings.blueprint import make_blueprint
 
     def make(settings):
         reader = make_reader(settings, make_blueprint(settings))
@@ -199,7 +199,7 @@ def start(parse, indexed):
     """Prepares a run of plain values (or settings), with its indexes made."""
     from accelerate.state import AcceleratorState
 
-    from penguin_training.setup import prepare_run
+    from penguin_training.run.setup import prepare_run
 
     def prepare(values, resume=False):
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,1 +1,1 @@
-"""One file for each runtime; all of them are a `penguin_engine.runtime.Runtime`."""
+"""One file for each runtime; all of them are a `penguin_engine.runtimes.base.Runtime`."""

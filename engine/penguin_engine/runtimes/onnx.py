@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from penguin_engine.exported import (
-    MASKED,
+from penguin_engine.export.manifest import DECODER, MASKED, PROFILES, VISION, DecoderShape, Manifest
+from penguin_engine.runtimes.base import PromptSegment, RuntimeInfo, check_fits
+from penguin_engine.runtimes.exported import (
     STORAGE,
     TOKENS_PER_STEP,
     Array,
@@ -23,9 +24,7 @@ from penguin_engine.exported import (
     check_precision,
     encode_in_passes,
 )
-from penguin_engine.manifest import DECODER, PROFILES, VISION, DecoderShape, Manifest
-from penguin_engine.onnx_session import Device, open_session, run
-from penguin_engine.runtime import Part, RuntimeInfo, check_fits
+from penguin_engine.runtimes.onnx_session import Device, open_session, run
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
@@ -110,7 +109,7 @@ class OnnxRuntime:
 
 
 class OnnxCache(ReservedCache):
-    """A `Cache` in memory reserved once."""
+    """A `KVCache` in memory reserved once."""
 
     def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
         super().__init__(max_length)
@@ -122,8 +121,8 @@ class OnnxCache(ReservedCache):
         self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.cache_dtype, device, max_length)
         self._inputs = _gqa_inputs if profile.contrib else _position_inputs
 
-    def append(self, parts: Sequence[Part]) -> Float32Array:
-        """Extends the cache; see `Cache.append`."""
+    def append(self, parts: Sequence[PromptSegment]) -> Float32Array:
+        """Extends the cache; see `KVCache.append`."""
         new = self._count(parts)
         embeddings = self._table.embed(parts)
         for start in range(0, new, TOKENS_PER_STEP):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penguin_engine.runtime import Part, RuntimeInfo, check_fits, part_length
-from penguin_engine.torch_decode import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
-from penguin_models.device_memory import within_memory
+from penguin_engine.runtimes.base import PromptSegment, RuntimeInfo, check_fits, segment_length
+from penguin_engine.runtimes.torch_graphs import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
+from penguin_models.device_memory import oom_as_error
 from penguin_models.errors import DeviceMemoryError
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL
@@ -67,7 +67,7 @@ class TorchRuntime:
             DeviceMemoryError: they do not fit into the device's memory together.
         """
         patches = sum(image.grid.area for image in images)
-        with within_memory(f"encoding {patches} patches on {self._info.device}", _REMEDY):
+        with oom_as_error(f"encoding {patches} patches on {self._info.device}", _REMEDY):
             # Cloned: a view would keep the tokens of all images encoded with it alive.
             return [TorchVisualTokens(tokens.clone()) for tokens in self._model.encode(images)]
 
@@ -86,7 +86,7 @@ class TorchRuntime:
 
 
 class TorchCache:
-    """A `Cache` in memory reserved once: appending never copies what is held."""
+    """A `KVCache` in memory reserved once: appending never copies what is held."""
 
     def __init__(self, model: PenguinVL, max_length: int, record: Recorder | None):
         self._model = model
@@ -101,28 +101,28 @@ class TorchCache:
         return self._open.length
 
     @torch.inference_mode()
-    def append(self, parts: Sequence[Part]) -> Float32Array:
-        """Extends the cache; see `Cache.append`.
+    def append(self, parts: Sequence[PromptSegment]) -> Float32Array:
+        """Extends the cache; see `KVCache.append`.
 
         Raises:
             ContextLengthError: the parts do not fit; the cache is as before.
             DeviceMemoryError: they do not fit into the device's memory; the cache is as before.
         """
-        held, new = self.length, sum(part_length(part) for part in parts)
+        held, new = self.length, sum(segment_length(part) for part in parts)
         check_fits(held + new, self._max_length, "the cache")
         assert new > 0, "nothing to append"
         try:
-            with within_memory(f"a cache of {self._max_length} tokens, {held + new} of them in use,", _REMEDY):
+            with oom_as_error(f"a cache of {self._max_length} tokens, {held + new} of them in use,", _REMEDY):
                 return self._extend(parts, new)
         except DeviceMemoryError:
             self.truncate(held)  # layers may have got to different lengths
             raise
 
-    def _extend(self, parts: Sequence[Part], new: int) -> Float32Array:
+    def _extend(self, parts: Sequence[PromptSegment], new: int) -> Float32Array:
         part = parts[0]
         if self._steps is not None and self.length and new == len(parts) == 1 and isinstance(part, Sequence):
             return _on_host(self._steps.run(part[0]))
-        embeddings = torch.cat([self._embed(part) for part in parts if part_length(part)])[None]
+        embeddings = torch.cat([self._embed(part) for part in parts if segment_length(part)])[None]
         chunk = new if self.length == 0 else _CHUNK_TOKENS
         for start in range(0, new, chunk):
             output = self._model.language_model(
@@ -147,7 +147,7 @@ class TorchCache:
         assert self._reserved is not None, "the cache is closed"
         return self._reserved
 
-    def _embed(self, part: Part) -> Tensor:
+    def _embed(self, part: PromptSegment) -> Tensor:
         if isinstance(part, TorchVisualTokens):
             return part.embeddings
         assert isinstance(part, Sequence), f"a part of another runtime: {type(part).__name__}"

@@ -14,7 +14,7 @@ import numpy as np
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_models.media import ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
-from penguin_ros.evaluation.questions import Expected, ExpectedChoice, ExpectedText
+from penguin_ros.evaluation.question_file import Expected, ExpectedChoice, ExpectedText
 
 _ALL = 10**9
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".MP4")

@@ -27,7 +27,7 @@ from penguin_ros.evaluation.benchmarks.items import (
     read_json,
     words,
 )
-from penguin_ros.evaluation.questions import Expected, read_lines
+from penguin_ros.evaluation.question_file import Expected, read_lines
 
 SHORT = "\nAnswer the question using a single word or phrase."
 ONE_WORD = "\nAnswer the question with a single word."

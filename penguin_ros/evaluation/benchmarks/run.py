@@ -11,20 +11,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from penguin_engine.answer import Answer
-from penguin_engine.ask import ask
-from penguin_engine.energy import EnergyMeter
-from penguin_engine.generation import Sampling
-from penguin_engine.runtime import Runtime
+from penguin_engine.bench.energy import EnergyMeter
+from penguin_engine.runtimes.base import Runtime
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.offline import ask
 from penguin_models.errors import EvaluationError, PenguinError
 from penguin_models.processor import Processor
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import UInt8Array
+from penguin_ros.evaluation.bags.jobs import load_model
+from penguin_ros.evaluation.bags.replay import attempt
+from penguin_ros.evaluation.bags.run import RunOptions, describe_model, machine
 from penguin_ros.evaluation.benchmarks import pictures, videos
 from penguin_ros.evaluation.benchmarks.items import ImageMedia, Item, MediaClip, load_picture
-from penguin_ros.evaluation.jobs import load_model
 from penguin_ros.evaluation.journal import Journal, check_folder, run_key
-from penguin_ros.evaluation.questions import Question
+from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.records import (
     AnswerRecord,
     FileSettings,
@@ -34,13 +36,11 @@ from penguin_ros.evaluation.records import (
     digest,
     question_key,
 )
-from penguin_ros.evaluation.replay import attempt
 from penguin_ros.evaluation.results import BagInfo, ModelInfo, Results, ScoredRecord, save_results, score_record
-from penguin_ros.evaluation.run import RunOptions, describe_model, machine
 from penguin_ros.evaluation.summary import summarise
 from penguin_ros.evaluation.thumbnails import thumbnail
 
-ARM = "file"
+METHOD = "file"
 _Shown: TypeAlias = tuple[Answer, UInt8Array, float]
 """An answer, the last picture shown, and its time in the video."""
 
@@ -144,7 +144,9 @@ def run_benchmark(
     if options.overwrite:
         journal.discard()
     questions = [_question(name, item, settings) for item in items]
-    wanted = {(question.id, ARM, question_key(question)): item for question, item in zip(questions, items, strict=True)}
+    wanted = {
+        (question.id, METHOD, question_key(question)): item for question, item in zip(questions, items, strict=True)
+    }
     done = journal.read().answers
     on_start(len(wanted), sum(key in done for key in wanted))
     meter = EnergyMeter()
@@ -200,7 +202,7 @@ def _question(name: str, item: Item, settings: FileSettings) -> Question:
 def _answer(
     question: Question, item: Item, ask_it: Callable[[], _Shown], meter: EnergyMeter, journal: Journal
 ) -> AnswerRecord:
-    record = AnswerRecord(question=question.id, arm=ARM, key=question_key(question), time_s=0.0)
+    record = AnswerRecord(question=question.id, method=METHOD, key=question_key(question), time_s=0.0)
     outcome, record.joules = attempt(ask_it, meter)
     if isinstance(outcome, PenguinError):
         record.error = f"{type(outcome).__name__}: {outcome}"

@@ -26,7 +26,7 @@ from penguin_ros.evaluation.benchmarks.items import (
     words,
 )
 from penguin_ros.evaluation.benchmarks.pictures import LETTER
-from penguin_ros.evaluation.questions import ExpectedTime, read_lines
+from penguin_ros.evaluation.question_file import ExpectedTime, read_lines
 
 _TVQA_RATE_HZ = 3.0
 _CLEVRER, _PERCEPTION = ("clevrer/video_validation",), ("perception/videos",)

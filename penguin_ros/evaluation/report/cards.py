@@ -8,35 +8,35 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from penguin_ros.evaluation.questions import Expected, Question
+from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.question_file import Expected, Question
 from penguin_ros.evaluation.report.pictures import Pictures, expected_boxes, given_boxes
 from penguin_ros.evaluation.results import Results, ScoredRecord, expected_of, records_of
-from penguin_ros.evaluation.scoring import METRICS
 from penguin_ros.evaluation.summary import perception
 
 
 @dataclass(frozen=True)
 class Column:
-    """A way of answering that is shown beside others: an arm of a run.
+    """A way of answering that is shown beside others: an method of a run.
 
     Attributes:
         name: shown.
         colour: of its boxes and points.
         results: of its run.
         folder: of its run, where the pictures are.
-        arm: of the run.
+        method: of the run.
     """
 
     name: str
     colour: str
     results: Results
     folder: Path
-    arm: str
+    method: str
 
     @property
     def records(self) -> dict[str, ScoredRecord]:
         """Its answers by question."""
-        return records_of(self.results, self.arm)
+        return records_of(self.results, self.method)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from penguin_ros.evaluation.questions import Question
+from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Column
 from penguin_ros.evaluation.results import BagTimeline
@@ -17,7 +17,7 @@ def timelines(columns: Sequence[Column]) -> list[dict[str, Any]]:
     for column in columns:
         records = column.records
         for timeline in column.results.timelines:
-            if timeline.arm != column.arm or not timeline.time_s:
+            if timeline.method != column.method or not timeline.time_s:
                 continue
             asked = [
                 (question, records[question.id])

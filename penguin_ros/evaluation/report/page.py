@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.records import ARMS
+from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.records import METHODS
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Card, Column, make_cards
 from penguin_ros.evaluation.report.memories import timelines
 from penguin_ros.evaluation.report.pictures import Pictures
 from penguin_ros.evaluation.report.svg import COLOURS
-from penguin_ros.evaluation.results import Results, arms_of
-from penguin_ros.evaluation.scoring import METRICS
+from penguin_ros.evaluation.results import Results, methods_of
 from penguin_ros.evaluation.summary import compare_records
 
 _PERCEPTION = ("recent", "recall", "not stated")
@@ -57,7 +57,7 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
         script=(files / "page.js").read_text(encoding="utf-8"),
         runs=runs,
         columns=columns,
-        arms=ARMS,
+        methods=METHODS,
         metrics=metric_rows(columns),
         groups={name: group_rows(columns, name) for name in ("perception", "kind", "bag", "camera")},
         costs=cost_rows(columns),
@@ -73,20 +73,20 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
 
 
 def make_columns(runs: Sequence[Results], folders: Sequence[Path]) -> list[Column]:
-    """The arms of one run; of two runs, the first arm that both have.
+    """The methods of one run; of two runs, the first method that both have.
 
     Raises:
-        EvaluationError: the runs have no arm in common, or nothing was answered.
+        EvaluationError: the runs have no method in common, or nothing was answered.
     """
     if len(runs) == 1:
-        arms = arms_of(runs[0].records)
-        if not arms:
+        methods = methods_of(runs[0].records)
+        if not methods:
             failed = "; ".join(f"{bag.name}: {bag.failed}" for bag in runs[0].bags if bag.failed)
             raise EvaluationError(f"no question was answered; {failed or 'there was none'}")
-        return [Column(arm, COLOURS[i], runs[0], folders[0], arm) for i, arm in enumerate(arms)]
-    arm = shared_arm(runs)
+        return [Column(method, COLOURS[i], runs[0], folders[0], method) for i, method in enumerate(methods)]
+    method = shared_method(runs)
     parts = zip(titles_of(runs), COLOURS, runs, folders, strict=False)
-    return [Column(name, colour, run, folder, arm) for name, colour, run, folder in parts]
+    return [Column(name, colour, run, folder, method) for name, colour, run, folder in parts]
 
 
 def titles_of(runs: Sequence[Results]) -> list[str]:
@@ -95,22 +95,22 @@ def titles_of(runs: Sequence[Results]) -> list[str]:
     return [first, second] if first != second else ["first run", "second run"]
 
 
-def shared_arm(runs: Sequence[Results]) -> str:
+def shared_method(runs: Sequence[Results]) -> str:
     """The first way of answering that two runs have in common.
 
     Raises:
         EvaluationError: there is none.
     """
     first, second = runs
-    shared = [arm for arm in arms_of(first.records) if arm in arms_of(second.records)]
+    shared = [method for method in methods_of(first.records) if method in methods_of(second.records)]
     if not shared:
         raise EvaluationError(f"{first.title} and {second.title} answered in no common way")
     return shared[0]
 
 
 def summary_of(column: Column) -> dict[str, Any]:
-    """What the summary says of a column's arm."""
-    found: dict[str, Any] = column.results.summary["arms"][column.arm]
+    """What the summary says of a column's method."""
+    found: dict[str, Any] = column.results.summary["methods"][column.method]
     return found
 
 
@@ -193,7 +193,7 @@ def comparisons(columns: Sequence[Column]) -> list[dict[str, Any]]:
     found = []
     first = columns[0]
     for index, column in enumerate(columns[1:], start=1):
-        compared = compare_records(first.results, first.arm, column.results, column.arm, first.results.seed)
+        compared = compare_records(first.results, first.method, column.results, column.method, first.results.seed)
         rows = [
             {
                 "title": METRICS[name].title,

@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 from penguin_models.grounding import SCALE
 from penguin_models.types import Size
-from penguin_ros.evaluation.box_metrics import BoxTuple
-from penguin_ros.evaluation.questions import Expected
+from penguin_ros.evaluation.metrics.boxes import BoxTuple
+from penguin_ros.evaluation.metrics.scoring import to_thousandths
+from penguin_ros.evaluation.question_file import Expected
 from penguin_ros.evaluation.records import FrameRecord
 from penguin_ros.evaluation.report.svg import EXPECTED, drawing, tag, text
 from penguin_ros.evaluation.results import ScoredRecord
-from penguin_ros.evaluation.scoring import to_thousandths
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from report_example import make
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from penguin_engine.runtime import RuntimeInfo, check_fits, part_length
+from penguin_engine.runtimes.base import RuntimeInfo, check_fits, segment_length
 from penguin_ros.evaluation.report.page import render
 from penguin_ros.message_types import typestore
 
@@ -120,7 +120,7 @@ class _ScriptedCache:
             else:
                 self._items += [(token, 1) for token in part]
         ids = [item for item, _ in self._items if isinstance(item, int)]
-        generating = len(parts) == 1 and part_length(parts[0]) == 1 and self._to_say is not None
+        generating = len(parts) == 1 and segment_length(parts[0]) == 1 and self._to_say is not None
         if not generating:
             self._to_say = self._script(ids)
         token = self._to_say.pop(0) if self._to_say else self._runtime.processor.end_token_ids[0]
@@ -167,6 +167,6 @@ def result_folder(tmp_path):
 
 
 @pytest.fixture
-def two_arms(result_folder):
-    """The page of two arms, of which each is right where the other is wrong."""
+def two_methods(result_folder):
+    """The page of two methods, of which each is right where the other is wrong."""
     return render([make({"memory": "rrwr", "last-4": "wrwr"})], [result_folder])

@@ -11,7 +11,7 @@ from penguin_ros.evaluation.results import ModelInfo
 
 
 def record(name="q", **fields):
-    return AnswerRecord(question=name, arm="memory", key="k", time_s=1.5, **fields)
+    return AnswerRecord(question=name, method="memory", key="k", time_s=1.5, **fields)
 
 
 def journal_of(folder, run="run", recording="images"):
@@ -22,7 +22,7 @@ def write(folder, *records):
     journal = journal_of(folder)
     for item in records:
         journal.answer(item)
-    journal.timeline(Timeline(camera="/a", arm="memory", token_budget=60))
+    journal.timeline(Timeline(camera="/a", method="memory", token_budget=60))
     journal.close()
     return folder / "progress" / "bag.jsonl"
 
@@ -131,7 +131,7 @@ def test_the_key_knows_what_answers_depend_on():
         return ModelInfo(spec=asked, hash=model_hash, runtime="torch", dtype="float32", device=device)
 
     base = run_key(model(), settings)
-    assert run_key(model(), RunSettings(arms=["memory", "last-4"])) == base  # arms may be added
+    assert run_key(model(), RunSettings(methods=["memory", "last-4"])) == base  # methods may be added
     assert run_key(model(path="elsewhere", threads=3), settings) == base
     for other in (
         run_key(model("other hash"), settings),

@@ -14,9 +14,9 @@ import subprocess
 import pytest
 from PIL import Image
 
-from penguin_engine.ask import ask
-from penguin_engine.generation import Sampling
 from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.offline import ask
 from penguin_models.media import load_image
 
 LMMS_EVAL = os.environ.get("LMMS_EVAL") or shutil.which("lmms-eval")

@@ -10,9 +10,9 @@ from browser import BROWSER, dump
 from PIL import Image
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.questions import read_questions
+from penguin_ros.evaluation.bags.recording import open_recording
+from penguin_ros.evaluation.question_file import read_questions
 from penguin_ros.evaluation.recorder import Recorder, RecorderServer
-from penguin_ros.evaluation.recording import open_recording
 
 PICTURES = [(0.5 * i, 10 * i) for i in range(9)]
 TEXT = [{"type": "text", "accept": ["red"]}]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.questions import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
+from penguin_ros.evaluation.question_file import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
 from penguin_ros.evaluation.results import (
     BagTimeline,
@@ -27,16 +27,16 @@ def question(name="q", expected=None, **fields):
     return Question(id=name, expected=expected or [ExpectedText(accept=["red"])], **fields)
 
 
-def answer(name="q", text="red", arm="memory", **fields):
-    given = {"question": name, "arm": arm, "key": "k", "time_s": 10.0, "text": text, "frame": FRAME}
+def answer(name="q", text="red", method="memory", **fields):
+    given = {"question": name, "method": method, "key": "k", "time_s": 10.0, "text": text, "frame": FRAME}
     return AnswerRecord(**given | fields)
 
 
-def results(texts, arm="memory", title="run", **fields):
+def results(texts, method="memory", title="run", **fields):
     """A run over questions q0, q1, ... whose answers are these texts; red is right."""
     questions = [question(f"q{i}") for i in range(len(texts))]
     records = [
-        score_record("bag", asked, answer(asked.id, text, arm)) for asked, text in zip(questions, texts, strict=True)
+        score_record("bag", asked, answer(asked.id, text, method)) for asked, text in zip(questions, texts, strict=True)
     ]
     made = Results(
         created="2030-01-01T00:00:00",
@@ -122,8 +122,8 @@ def test_recent_perception_and_recall(age, kind, group):
 # The summary.
 
 
-def test_a_summary_of_an_arm():
-    summary = results(["red", "blue", "Red.", "red"]).summary["arms"]["memory"]
+def test_a_summary_of_an_method():
+    summary = results(["red", "blue", "Red.", "red"]).summary["methods"]["memory"]
     assert (summary["questions"], summary["errors"]) == (4, 0)
     assert summary["metrics"]["accuracy"]["value"] == 0.75
     assert summary["metrics"]["exact"]["value"] == 0.5
@@ -142,7 +142,7 @@ def test_groups_count_their_own_questions():
     ]
     texts = ["red", "red", "4"]
     records = [score_record("bag", q, answer(q.id, text)) for q, text in zip(questions, texts, strict=True)]
-    groups = results([], questions=questions, records=records).summary["arms"]["memory"]["groups"]
+    groups = results([], questions=questions, records=records).summary["methods"]["memory"]["groups"]
     assert groups["perception"]["recent"]["metrics"]["accuracy"]["value"] == 1
     assert groups["perception"]["recall"]["metrics"]["accuracy"]["value"] == 0.5
     assert groups["kind"]["count"]["metrics"]["count_error"]["value"] == 1
@@ -154,7 +154,7 @@ def test_only_questions_that_count_for_a_score_are_counted():
     questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(3)]
     texts = ["4", "Perhaps.", "3"]
     records = [score_record("bag", q, answer(q.id, text)) for q, text in zip(questions, texts, strict=True)]
-    found = results([], questions=questions, records=records).summary["arms"]["memory"]["metrics"]
+    found = results([], questions=questions, records=records).summary["methods"]["memory"]["metrics"]
     assert (found["number_accuracy"]["questions"], found["count_error"]["questions"]) == (3, 2)
     assert found["count_error"]["value"] == 0.5
     assert (found["no_number"]["low"], found["no_number"]["high"]) == (0, 1)
@@ -164,7 +164,7 @@ def test_an_error_that_is_nothing_has_no_share():
     """The share of right numbers could be less; the mean error is no share."""
     questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(4)]
     records = [score_record("bag", q, answer(q.id, "3")) for q in questions]
-    found = results([], questions=questions, records=records).summary["arms"]["memory"]["metrics"]
+    found = results([], questions=questions, records=records).summary["methods"]["memory"]["metrics"]
     assert (found["number_accuracy"]["low"], found["number_accuracy"]["high"]) == (pytest.approx(0.510, abs=1e-3), 1)
     assert (found["count_error"]["low"], found["count_error"]["high"]) == (0, 0)
 
@@ -177,9 +177,15 @@ def test_costs_in_the_summary():
         for q, s in zip(questions, seconds, strict=True)
     ]
     line = BagTimeline(
-        bag="bag", camera="/camera", arm="memory", token_budget=9, time_s=[0.0, 30.0], kind=[0, 0], seconds=[0.1, 0.3]
+        bag="bag",
+        camera="/camera",
+        method="memory",
+        token_budget=9,
+        time_s=[0.0, 30.0],
+        kind=[0, 0],
+        seconds=[0.1, 0.3],
     )
-    made = results([], questions=questions, records=records, timelines=[line]).summary["arms"]["memory"]
+    made = results([], questions=questions, records=records, timelines=[line]).summary["methods"]["memory"]
     assert made["latency_s"]["first_token"]["p50"] == pytest.approx(0.2)
     assert made["latency_s"]["total"]["p50"] == pytest.approx(1.2)
     assert made["latency_s"]["frame"]["p50"] == pytest.approx(0.2)
@@ -205,7 +211,7 @@ def test_only_shared_questions_are_compared():
     assert found["worse"] == ["q0", "q1", "q2"] and found["chance"] == 0.25
 
 
-def test_arms_of_one_run_are_compared_with_the_first():
+def test_methods_of_one_run_are_compared_with_the_first():
     questions = [question(f"q{i}") for i in range(3)]
     records = []
     for q in questions:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from penguin_models.types import Size
-from penguin_training.tabletop.camera import Camera
-from penguin_training.tabletop.catalogue import COLOURS, TABLES
-from penguin_training.tabletop.picture import Photographer
-from penguin_training.tabletop.scene import Light, Scene, Sensor, Surroundings, Thing, turned
+from penguin_tabletop.camera import Camera
+from penguin_tabletop.catalogue import COLOURS, TABLES
+from penguin_tabletop.picture import Photographer
+from penguin_tabletop.scene import Light, Scene, Sensor, Surroundings, Thing, turned
 
 SMALL = Size(112, 112)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.types import Size
-from penguin_training.tabletop.camera import Camera
+from penguin_tabletop.camera import Camera
 
 SIZE = Size(120, 200)
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from penguin_models.types import Size
-from penguin_training.tabletop.charts import draw_chart
-from penguin_training.tabletop.seeds import random_of
+from penguin_tabletop.charts import draw_chart
+from penguin_tabletop.seeds import random_of
 
 
 def test_charts_differ_and_repeat():

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from penguin_models.grounding import parse
-from penguin_training.tabletop import clip_tasks, reading
-from penguin_training.tabletop.clip_tasks import ClipTruth, net_changes
-from penguin_training.tabletop.events import Event
-from penguin_training.tabletop.samples import ALL_CLIP_TASKS
-from penguin_training.tabletop.seeds import Split, random_of
-from penguin_training.tabletop.timeline import TabletopClip
-from penguin_training.tabletop.truth import planned_truth
+from penguin_tabletop import clip_tasks, reading
+from penguin_tabletop.clip_tasks import ClipTruth, net_changes
+from penguin_tabletop.events import Event
+from penguin_tabletop.samples import ALL_CLIP_TASKS
+from penguin_tabletop.seeds import Split, random_of
+from penguin_tabletop.timeline import TabletopClip
+from penguin_tabletop.truth import planned_truth
 
 ROUNDS = 40
 

@@ -10,9 +10,9 @@ import pytest
 from penguin_models.errors import TabletopError
 from penguin_models.grounding import Box
 from penguin_models.types import Size
-from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_training.tabletop.samples import CLASSES
-from penguin_training.tabletop.seeds import Split
+from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+from penguin_tabletop.samples import CLASSES
+from penguin_tabletop.seeds import Split
 
 SIZE = Size(112, 112)
 ONLY = {

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_training.tabletop.drills import repeat
+from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+from penguin_tabletop.drills import repeat
 
 
 @given(st.integers(0, 1000), st.lists(st.sampled_from(["A cube.", "It is red.", "Two balls."]), min_size=1, max_size=9))

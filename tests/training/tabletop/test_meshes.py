@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penguin_training.tabletop import meshes
+from penguin_tabletop import meshes
 
 
 def volume(mesh):

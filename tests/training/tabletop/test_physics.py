@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penguin_training.tabletop.falls import plan_fall
-from penguin_training.tabletop.physics import physics
-from penguin_training.tabletop.scene import rotation_of
+from penguin_tabletop.falls import plan_fall
+from penguin_tabletop.physics import physics
+from penguin_tabletop.scene import rotation_of
 
 STILL = (0.0, 0.0, 0.0)
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size
-from penguin_training.tabletop.picture import NOTHING, Photographer
-from penguin_training.tabletop.planning import plan_scene
-from penguin_training.tabletop.seeds import Split, random_of
+from penguin_tabletop.picture import NOTHING, Photographer
+from penguin_tabletop.planning import plan_scene
+from penguin_tabletop.seeds import Split, random_of
 
 SEEDS = [Split.TEST.seed(n) for n in range(6)]
 IN_ANOTHER_PROCESS = """
 import hashlib, sys
 from penguin_models.types import Size
-from penguin_training.tabletop.picture import Photographer
-from penguin_training.tabletop.planning import plan_scene
-from penguin_training.tabletop.seeds import random_of
+from penguin_tabletop.picture import Photographer
+from penguin_tabletop.planning import plan_scene
+from penguin_tabletop.seeds import random_of
 size = Size(112, 112)
 photographer = Photographer(size)
 for seed in map(int, sys.argv[1:]):

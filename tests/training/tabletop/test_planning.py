@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.types import Size
-from penguin_training.tabletop.catalogue import KINDS, SIZES, TABLES
-from penguin_training.tabletop.choosing import any_thing, labelled
-from penguin_training.tabletop.planning import all_clear, place, plan_clip_scene, plan_scene
-from penguin_training.tabletop.view import in_view
+from penguin_tabletop.catalogue import KINDS, SIZES, TABLES
+from penguin_tabletop.choosing import any_thing, labelled
+from penguin_tabletop.planning import all_clear, place, plan_clip_scene, plan_scene
+from penguin_tabletop.view import in_view
 
 seeds = st.integers(0, 1 << 32)
 sizes = st.sampled_from([Size(224, 224), Size(168, 280), Size(280, 168)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from penguin_models.types import Size
-from penguin_training.tabletop.printing import legible
-from penguin_training.tabletop.scene import turned
+from penguin_tabletop.printing import legible
+from penguin_tabletop.scene import turned
 
 
 def test_print_is_dark_on_the_face_and_nowhere_else(make, photographer):

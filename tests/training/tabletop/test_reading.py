@@ -3,7 +3,7 @@
 import pytest
 
 from penguin_models.grounding import TimeRange
-from penguin_training.tabletop import reading
+from penguin_tabletop import reading
 
 
 @pytest.mark.parametrize(

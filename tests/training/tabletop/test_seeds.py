@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.errors import TabletopError
-from penguin_training.tabletop.seeds import Split, random_of
+from penguin_tabletop.seeds import Split, random_of
 
 numbers = st.integers(0, (1 << 40) - 1)
 bases = st.integers(0, 1 << 20)

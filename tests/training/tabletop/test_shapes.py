@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from penguin_models.errors import TabletopError
-from penguin_training.tabletop import bullet, shapes
-from penguin_training.tabletop.catalogue import KINDS
+from penguin_tabletop import bullet, shapes
+from penguin_tabletop.catalogue import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

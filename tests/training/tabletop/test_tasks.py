@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from penguin_models.grounding import GroundedObject, parse
-from penguin_training.tabletop import pointing, questions, reading
-from penguin_training.tabletop.catalogue import KINDS
-from penguin_training.tabletop.image_tasks import IMAGE_TASKS, turns_about
-from penguin_training.tabletop.language import kind_of
-from penguin_training.tabletop.planning import plan_scene
-from penguin_training.tabletop.seeds import Split, random_of
-from penguin_training.tabletop.text_tasks import text_turns
-from penguin_training.tabletop.truth import in_tens, planned_truth
+from penguin_tabletop import picture_questions, pointing, reading
+from penguin_tabletop.catalogue import KINDS
+from penguin_tabletop.image_tasks import IMAGE_TASKS, turns_about
+from penguin_tabletop.language import kind_of
+from penguin_tabletop.planning import plan_scene
+from penguin_tabletop.seeds import Split, random_of
+from penguin_tabletop.text_tasks import text_turns
+from penguin_tabletop.truth import in_tens, planned_truth
 
 ROUNDS = 200
 
@@ -79,7 +79,7 @@ def test_there_are_many_phrasings(asked):
 def test_yes_and_no_are_balanced(make):
     answers = Counter()
     for random, truth in scenes(make):
-        for task in (questions.exists, questions.relation_holds):
+        for task in (picture_questions.exists, picture_questions.relation_holds):
             turn = task(truth, random)
             answers.update([(task.__name__, turn.expected.answer)] if turn else [])
     for task in ("exists", "relation_holds"):
@@ -131,7 +131,7 @@ def test_what_is_pointed_at_is_one_object(asked):
 
 
 def test_short_answers_are_short(asked):
-    brief = [turn for _, turn in asked if turn.question.endswith(questions.BRIEFLY)]
+    brief = [turn for _, turn in asked if turn.question.endswith(picture_questions.BRIEFLY)]
     assert len(brief) > 100 and all(len(turn.answer.split()) <= 3 for turn in brief)
     assert all(turn.answer.endswith((".", '"')) for _, turn in asked if turn.task == "colour" and turn not in brief)
 
@@ -144,7 +144,7 @@ def test_the_orange_arm_is_never_an_orange_object(make):
     assert len(truth.objects) == 2
     for seed in range(60):
         random = np.random.default_rng(seed)
-        turns = [questions.kind_of_colour(truth, random), questions.count_objects(truth, random)]
+        turns = [picture_questions.kind_of_colour(truth, random), picture_questions.count_objects(truth, random)]
         turns.append(pointing.find_all(truth, random))
         assert not [turn for turn in turns if turn and "orange object" in turn.question]
 
@@ -154,7 +154,7 @@ def test_lists_say_kinds_before_colours_and_boxes_before_names(make):
     cube = make.thing(1, "cube", "blue", position=(0.15, 0, 0))
     truth = planned_truth(make.scene(duck, cube), make.size)
     random = np.random.default_rng(0)
-    assert questions.list_colours(truth, random).answer in ("duck: red, cube: blue", "cube: blue, duck: red")
+    assert picture_questions.list_colours(truth, random).answer in ("duck: red, cube: blue", "cube: blue, duck: red")
     boxes = pointing.list_boxes(truth, random).answer
     assert re.sub(r"\(\d+,\d+,\d+,\d+\)", "B", boxes) == ", ".join(f"B: {item.label}" for item in truth.objects)
 
@@ -180,6 +180,6 @@ def test_texts_can_be_read_back_and_need_few_words(make, asked):
 
 
 def test_every_kind_has_a_fact():
-    from penguin_training.tabletop.text_tasks import FACTS
+    from penguin_tabletop.text_tasks import FACTS
 
     assert set(FACTS) == set(KINDS)

@@ -8,12 +8,12 @@ import pytest
 
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size
-from penguin_training.tabletop.events import EVENT_KINDS, between
-from penguin_training.tabletop.motion import carried
-from penguin_training.tabletop.planning import all_clear
-from penguin_training.tabletop.seeds import Split
-from penguin_training.tabletop.timeline import LiveTabletop, TabletopClip
-from penguin_training.tabletop.view import out_of_view
+from penguin_tabletop.events import EVENT_KINDS, between
+from penguin_tabletop.motion import carried
+from penguin_tabletop.planning import all_clear
+from penguin_tabletop.seeds import Split
+from penguin_tabletop.timeline import LiveTabletop, TabletopClip
+from penguin_tabletop.view import out_of_view
 
 SIZE = Size(112, 112)
 NUMBERS = range(24)

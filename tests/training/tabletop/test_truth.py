@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from penguin_models.types import Size
-from penguin_training.tabletop.planning import plan_scene
-from penguin_training.tabletop.seeds import random_of
-from penguin_training.tabletop.truth import MIN_SHARE, OPPOSITE, planned_truth, truth_of
+from penguin_tabletop.planning import plan_scene
+from penguin_tabletop.seeds import random_of
+from penguin_tabletop.truth import MIN_SHARE, OPPOSITE, planned_truth, truth_of
 
 
 def truth(photographer, scene):

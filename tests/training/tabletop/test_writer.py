@@ -9,10 +9,10 @@ from PIL import Image
 from penguin_models.errors import TabletopError
 from penguin_models.media import VideoFile, load_image
 from penguin_models.types import Size
-from penguin_training.frame_folder import FrameFolder
-from penguin_training.tabletop import writer
-from penguin_training.tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_training.tabletop.writer import WriterSettings, write
+from penguin_tabletop import writer
+from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+from penguin_tabletop.writer import WriterSettings, write
+from penguin_training.data.frame_folder import FrameFolder
 
 SAMPLES = TabletopSettings(
     size=Size(56, 84), fps=1.0, seconds=4.0, turns=2, mixture=Mixture(image=4, pair=1, clip=2, chart=1, text=1)

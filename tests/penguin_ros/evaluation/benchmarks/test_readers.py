@@ -9,7 +9,7 @@ from PIL import Image
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.benchmarks.items import FramesMedia, VideoMedia, load_picture
 from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items
-from penguin_ros.evaluation.scoring import Given, score
+from penguin_ros.evaluation.metrics.scoring import Prediction, score
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
@@ -389,7 +389,7 @@ def test_answers_that_are_blank_or_missing(tmp_path):
     chart = {"imgname": "a.png", "query": "?", "label": ""}
     files = {"test/test_human.json": [chart], "test/test_augmented.json": [], "test/png/a.png": None}
     (item,) = read("chartqa", tmp_path, files)
-    assert item.expected.accept == [" "] and score(Given(""), [item.expected]).correct
+    assert item.expected.accept == [" "] and score(Prediction(""), [item.expected]).correct
     line = {"image_path": "a.png", "question": "?", "answers": []}
     with pytest.raises(EvaluationError, match=r"OCRBench.json, entry 0 has no answer"):
         read("ocrbench", tmp_path, {"OCRBench.json": [line]})

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from penguin_models.errors import EvaluationError, MediaError
+from penguin_ros.evaluation.bags.run import RunOptions
 from penguin_ros.evaluation.benchmarks.items import FramesMedia, MediaClip, VideoMedia
 from penguin_ros.evaluation.benchmarks.run import read_items, run_benchmark
 from penguin_ros.evaluation.records import FileSettings, ModelSpec
 from penguin_ros.evaluation.report.page import render
 from penguin_ros.evaluation.results import load_results
-from penguin_ros.evaluation.run import RunOptions
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_benchmark_is_scored(run, tmp_path):
         "human-1": ("90", False),
         "augmented-0": ("40", True),
     }
-    summary = results.summary["arms"]["file"]
+    summary = results.summary["methods"]["file"]
     assert summary["metrics"]["relaxed"]["value"] == pytest.approx(2 / 3)
     assert summary["groups"]["kind"]["human"]["metrics"]["accuracy"]["value"] == 0.5
     assert load_results(tmp_path / "out") == results
@@ -162,6 +162,6 @@ def test_a_video_is_asked_about(video, scripted, checkpoint, tmp_path):
     )
     (record,) = results.records
     assert record.frames == 10 and record.spans == [(2.0, 5.0)] and record.age_s is None
-    metrics = results.summary["arms"]["file"]["metrics"]
+    metrics = results.summary["methods"]["file"]["metrics"]
     assert metrics["time_miou"]["value"] == pytest.approx(2 / 3)
     assert (metrics["time_r0.5"]["value"], metrics["time_r0.7"]["value"]) == (1, 0)

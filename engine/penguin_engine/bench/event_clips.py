@@ -1,0 +1,180 @@
+"""Drawn table-top clips with known events, to measure key-frame policies on.
+
+Events: an object appears, moves, leaves; the camera moves. What must not count: sensor noise, flickering exposure,
+light that changes slowly and from one side. Deterministic per seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import cv2
+import numpy as np
+
+from penguin_models.types import Float32Array, Frame, Size, UInt8Array
+
+QVGA = Size(240, 320)
+MOVE_S = 0.6
+"""How long an object or the camera moves."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens: its kind, and from when to when."""
+
+    kind: str
+    start_s: float
+    end_s: float
+
+
+@dataclass
+class _Thing:
+    shape: str
+    colour: tuple[int, int, int]
+    radius: float
+    position: tuple[float, float]
+    target: tuple[float, float]
+    moving: Event | None = None
+    appears_s: float = 0.0
+    leaves_s: float = np.inf
+
+
+class EventClip:
+    """A clip and the events in it.
+
+    Attributes:
+        events: in order of time.
+        seconds: length.
+        size: of the frames in pixels.
+    """
+
+    def __init__(self, seed: int, seconds: float = 60.0, fps: float = 5.0, size: Size = QVGA, calm: bool = False):
+        """Plans a clip.
+
+        Args:
+            seed: of everything.
+            seconds: length.
+            fps: frames per second.
+            size: of the frames.
+            calm: no events at all, only disturbances.
+        """
+        self.size, self.seconds, self._fps = size, seconds, fps
+        self._random = np.random.default_rng(seed)
+        self._noise_seed = int(self._random.integers(2**31))
+        self._noise = self._random.uniform(2, 8)
+        self._flicker = self._random.uniform(0.02, 0.1)
+        self._slow = self._random.uniform(0.1, 0.3)
+        self._table = self._draw_table()
+        self._things = [self._thing(0.0) for _ in range(self._random.integers(3, 6))]
+        self._camera: list[tuple[Event, tuple[float, float]]] = []
+        self.events = [] if calm else self._plan()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Draws the frames."""
+        noise = np.random.default_rng(self._noise_seed)
+        for number in range(int(self.seconds * self._fps)):
+            time_s = number / self._fps
+            picture = self._light(self._draw(time_s), time_s, noise)
+            picture += noise.normal(0, self._noise, picture.shape)
+            yield Frame(np.clip(picture, 0, 255).astype(np.uint8), round(time_s * 1e9))
+
+    def _plan(self) -> list[Event]:
+        events = []
+        time_s = 5.0
+        while time_s < self.seconds - 5:
+            kind = str(self._random.choice(["appears", "moves", "leaves", "camera"], p=[0.35, 0.3, 0.2, 0.15]))
+            free = [t for t in self._things if t.moving is None and t.leaves_s == np.inf and t.appears_s < time_s]
+            if kind in ("moves", "leaves") and not free:
+                kind = "appears"
+            if kind == "appears":
+                self._things.append(self._thing(time_s))
+            elif kind == "leaves":
+                free[0].leaves_s = time_s
+            duration = MOVE_S if kind in ("moves", "camera") else 0.0
+            event = Event(kind, time_s, time_s + duration)
+            if kind == "moves":
+                free[0].moving, free[0].target = event, self._place()
+            elif kind == "camera":
+                self._camera.append((event, self._shift()))
+            events.append(event)
+            time_s += self._random.uniform(4, 9)
+        return events
+
+    def _shift(self) -> tuple[float, float]:
+        """A move of the camera that keeps what lies on the table in view."""
+        here = np.sum([shift for _, shift in self._camera], axis=0)
+        while True:
+            there = self._random.uniform(-0.15, 0.15, 2)
+            if np.abs(there - here).max() > 0.08:
+                x, y = there - here
+                return float(x), float(y)
+
+    def _thing(self, appears_s: float) -> _Thing:
+        place = self._place()
+        bright = int(self._random.integers(180, 240))
+        colour = [int(c) for c in self._random.permutation(np.array([bright, 40, 70]))]
+        shape = str(self._random.choice(["ball", "cube", "cone"]))
+        radius = float(self._random.uniform(0.03, 0.08))
+        return _Thing(shape, (colour[0], colour[1], colour[2]), radius, place, place, appears_s=appears_s)
+
+    def _place(self) -> tuple[float, float]:
+        x, y = self._random.uniform(0.2, 0.8, 2)
+        return float(x), float(y)
+
+    def _draw_table(self) -> UInt8Array:
+        """A wooden table twice as large as the picture, so that the camera can move over it."""
+        height, width = 2 * self.size.height, 2 * self.size.width
+        grain = self._random.normal(0, 1, (height // 4, width // 64, 1))
+        grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+        wood: UInt8Array = np.clip(np.array([150, 115, 80]) + 14 * grain, 0, 255).astype(np.uint8)
+        return wood
+
+    def _draw(self, time_s: float) -> Float32Array:
+        height, width = self.size
+        canvas = self._table.copy()
+        for thing in self._things:
+            if thing.appears_s <= time_s < thing.leaves_s:
+                x, y = _between(thing.position, thing.target, thing.moving, time_s)
+                centre = (round((0.5 + x) * width), round((0.5 + y) * height))
+                _draw_thing(canvas, thing, centre, round(thing.radius * min(self.size)))
+        offset = np.array([0.5, 0.5])
+        for event, shift in self._camera:
+            offset = offset + np.array(_between((0.0, 0.0), shift, event, time_s))
+        left, top = np.clip(offset, 0, 1) * (width, height)
+        return canvas[int(top) : int(top) + height, int(left) : int(left) + width].astype(np.float32)
+
+    def _light(self, picture: Float32Array, time_s: float, random: np.random.Generator) -> Float32Array:
+        slow = 1 + self._slow * np.sin(2 * np.pi * time_s / 40)
+        side = 1 + self._slow * np.sin(2 * np.pi * time_s / 50 + 1) * np.linspace(-0.5, 0.5, self.size.width)
+        flicker = 1 + self._flicker * random.uniform(-1, 1)
+        lit: Float32Array = picture * (slow * flicker * side[None, :, None]).astype(np.float32)
+        return lit
+
+
+def _between(
+    start: tuple[float, float], end: tuple[float, float], event: Event | None, time_s: float
+) -> tuple[float, float]:
+    if event is None:
+        return start
+    share = float(np.clip((time_s - event.start_s) / (event.end_s - event.start_s), 0, 1))
+    return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
+
+
+def _draw_thing(canvas: UInt8Array, thing: _Thing, centre: tuple[int, int], radius: int) -> None:
+    shadow = (centre[0] + radius // 3, centre[1] + radius // 2)
+    cv2.ellipse(canvas, shadow, (radius, radius // 2), 0, 0, 360, (70, 55, 40), -1, cv2.LINE_AA)
+    if thing.shape == "ball":
+        cv2.circle(canvas, centre, radius, thing.colour, -1, cv2.LINE_AA)
+    elif thing.shape == "cube":
+        corner = (centre[0] - radius, centre[1] - radius)
+        cv2.rectangle(canvas, corner, (centre[0] + radius, centre[1] + radius), thing.colour, -1)
+    else:
+        points = np.array([(0, -radius), (radius, radius), (-radius, radius)]) + centre
+        cv2.fillPoly(canvas, [points.astype(np.int32)], thing.colour, cv2.LINE_AA)
+
+
+def drawn_samples(count: int) -> list[UInt8Array]:
+    """Returns the first frame of `count` drawn clips, uint8 [240, 320, 3] each: sample images for calibration."""
+    return [frame.rgb for seed in range(count) for frame in islice(EventClip(seed, seconds=2.0), 1)]

@@ -1,0 +1,322 @@
+"""Compares this implementation with numbers of the authors' one.
+
+Reads a folder of reference vectors (their README says what each file holds) and checks everything that is in it:
+pixels, encoder, projector, logits, ids, grids, generated tokens, chat template, labels, key frames and sizes. One row a
+case; a row passes when every part of it is within the tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from penguin_engine.runtimes.base import interleave
+from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_engine.scene.generation import Generation, Sampling, generate
+from penguin_models.chat import render
+from penguin_models.checkpoint import load_pretrained
+from penguin_models.encoder import FrameShape
+from penguin_models.errors import MediaError
+from penguin_models.processor import Processor, Visual
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.token_allocation import reference_sizes
+from penguin_models.types import Frame, FrameKind, PatchedImage, Size, UInt8Array
+from penguin_models.vlm import PenguinVL
+
+TOLERANCES = {"pixels": 1e-5, "encoder": 2e-4, "projector": 2e-4, "logits": 2e-4, "similarity": 1e-6}
+"""Largest absolute differences at float32; everything else must be equal."""
+_SUM_TOLERANCE = 1e-6  # of pixel sums, relative: the reference summed in float32
+
+
+@dataclass
+class Row:
+    """Result of one case.
+
+    Attributes:
+        case: its name.
+        errors: largest absolute difference by what was compared.
+        equal: whether discrete results are equal, by what was compared.
+        note: what differed first, for people.
+    """
+
+    case: str
+    errors: dict[str, float] = field(default_factory=dict)
+    equal: dict[str, bool] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared, and all of it is within tolerance (NaN is not)."""
+        return (
+            bool(self.errors or self.equal)
+            and all(error <= TOLERANCES[name] for name, error in self.errors.items())
+            and all(self.equal.values())
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        errors = {name: value if math.isfinite(value) else str(value) for name, value in self.errors.items()}
+        return {"case": self.case, "passed": self.passed, "errors": errors, "equal": self.equal, "note": self.note}
+
+    def check(self, name: str, ours: Any, expected: Any) -> None:
+        """Compares discrete results."""
+        self.equal[name] = (
+            bool(np.array_equal(ours, expected)) if isinstance(expected, np.ndarray) else ours == expected
+        )
+        if not self.equal[name] and not self.note:
+            self.note = f"{name}: {_short(ours)} is not {_short(expected)}"
+
+    def measure(self, name: str, ours: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+        """Compares numbers."""
+        if ours.shape != expected.shape:
+            self.errors[name] = math.inf
+            self.note = self.note or f"{name}: shape {ours.shape} is not {expected.shape}"
+        else:
+            self.errors[name] = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
+
+
+_MISSHAPEN = (KeyError, TypeError, AttributeError)
+"""What reading values of another form than the reference vectors' raises."""
+
+
+def _misshapen(where: str, err: Exception) -> str:
+    fault = f"it lacks {err}" if isinstance(err, KeyError) else str(err)
+    return f"{where} does not have the form of reference vectors: {fault}"
+
+
+def run_parity(folder: str | Path) -> Iterator[Row]:
+    """Compares case by case.
+
+    Args:
+        folder: shaped like the reference vectors.
+
+    Raises:
+        MediaError: the folder is missing or holds nothing to compare.
+        CheckpointError: its checkpoint cannot be loaded.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MediaError(f"{folder} is not a folder of reference vectors")
+    present = [name for name in _COMPARISONS if (folder / name).is_file()]
+    if not present:
+        raise MediaError(f"{folder} has none of {', '.join(_COMPARISONS)}: it holds no reference vectors")
+    for name in present:
+        empty = True
+        try:
+            for row in _COMPARISONS[name](folder):
+                empty = False
+                yield row
+        except _MISSHAPEN as err:
+            raise MediaError(_misshapen(str(folder / name), err)) from err
+        if empty:
+            raise MediaError(f"{folder / name} holds nothing to compare")
+
+
+def _model_cases(folder: Path) -> Iterator[Row]:
+    model, processor = load_pretrained(folder / "checkpoint", dtype="float32")
+    cases = _json(folder / "expected.json", dict)
+    tensors = _tensors(folder / "expected.safetensors")
+    for name, case in cases.items():
+        if not isinstance(case, dict):
+            continue
+        expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        row = Row(name)
+        try:
+            _compare_model(row, model, processor, folder / "media", case, expected, cases.get(f"{name}.pixel_sum"))
+        except _MISSHAPEN as err:
+            raise MediaError(_misshapen(f"{folder / 'expected.json'}, case {name},", err)) from err
+        yield row
+
+
+@torch.inference_mode()
+def _compare_model(
+    row: Row,
+    model: PenguinVL,
+    processor: Processor,
+    media: Path,
+    case: dict[str, Any],
+    expected: dict[str, npt.NDArray[Any]],
+    pixel_sum: float | None,
+) -> None:
+    images, conversation, kinds = prepare_case(processor, media, case)
+    if kinds is not None:
+        row.check("key frames", kinds, case["frame_types"])
+    row.check("text", render(conversation), case["text"])
+    row.check("grids", np.array([[1, *image.grid] for image in images]), expected["grid_sizes"])
+    row.check("merge sizes", np.array([image.merge_size for image in images]), expected["merge_sizes"])
+    pixels = np.concatenate([image.patches for image in images])
+    if "pixel_values" in expected:
+        row.measure("pixels", pixels, expected["pixel_values"])
+    else:
+        row.measure("pixels", pixels[: len(expected["pixel_values_head"])], expected["pixel_values_head"])
+    if pixel_sum is not None:
+        total = float(pixels.sum(dtype=np.float64))
+        row.equal["pixel sum"] = math.isclose(total, pixel_sum, rel_tol=_SUM_TOLERANCE, abs_tol=1e-2)
+
+    features = model.vision_encoder(
+        torch.from_numpy(pixels), [FrameShape(image.grid, image.merge_size) for image in images]
+    )
+    row.measure("encoder", features.numpy(), expected["encoder"])
+    row.measure("projector", model.vision_projector(features).numpy(), expected["projector"])
+    ids = processor.prompt_ids(conversation, [image.tokens for image in images])
+    row.check("ids", ids[None], expected["input_ids"])
+    output = model(torch.from_numpy(ids)[None], images, logits_to_keep=expected["logits_last8"].shape[1])
+    row.measure("logits", output.logits.numpy(), expected["logits_last8"])
+    _compare_generated(row, model, processor, images, conversation, expected["generated"])
+
+
+def _compare_generated(
+    row: Row,
+    model: PenguinVL,
+    processor: Processor,
+    images: list[PatchedImage],
+    conversation: list[dict[str, Any]],
+    expected: npt.NDArray[Any],
+) -> None:
+    runtime, length = TorchRuntime(model), expected.shape[1]
+    parts = processor.prompt_segments(conversation)
+    visual = runtime.encode(images)
+    tokens = sum(map(len, parts)) + sum(v.length for v in visual)
+    cache = runtime.open_cache(tokens + length)
+    logits = cache.append(interleave(parts, visual))
+    generation = Generation()
+    for _ in generate(cache, logits, processor, Sampling(max_new_tokens=length), generation):
+        pass
+    ours = generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
+    row.check("generated", np.array([ours]), expected)
+
+
+def prepare_case(
+    processor: Processor, media: Path, case: dict[str, Any]
+) -> tuple[list[PatchedImage], list[dict[str, Any]], list[int] | None]:
+    """Patches and conversation of a case in `expected.json`, and our key-frame labels where it is a video."""
+    spec, budget = case["case"], case["max_tokens"]
+    question = {"type": "text", "text": spec["q"]}
+    if spec["kind"] == "image":
+        frames = [_read(media / name, spec.get("crop")) for name in spec["files"]]
+        visuals = [Visual(Size(*frame.shape[:2])) for frame in frames]
+        allocations = processor.allocate(visuals, budget, "reference")
+        images = [
+            image
+            for frame, visual, allocation in zip(frames, visuals, allocations, strict=True)
+            for image in processor.patch([frame], visual.kinds, allocation)
+        ]
+        return images, [{"role": "user", "content": [{"type": "image"}] * len(frames) + [question]}], None
+    clip = media / spec["file"]
+    paths = sorted(clip.iterdir())[:: spec.get("stride", 1)] if clip.is_dir() else []
+    if not paths:
+        raise MediaError(f"{clip} is no folder of frames, or an empty one")
+    frames = [_read(path) for path in paths]
+    policy = ReferencePolicy()
+    kinds = [policy.observe(Frame(frame, i)) for i, frame in enumerate(frames)]
+    visual = Visual.video(Size(*frames[0].shape[:2]), kinds)
+    (allocation,) = processor.allocate([visual], budget, "reference")
+    images = list(processor.patch(frames, kinds, allocation))
+    times = [i / spec.get("fps", 1) for i in range(len(frames))]
+    video = {"type": "video", "num_frames": len(frames), "timestamps": times}
+    return images, [{"role": "user", "content": [video, question]}], [int(kind) for kind in kinds]
+
+
+def _chat_template(folder: Path) -> Iterator[Row]:
+    row = Row("chat template")
+    for number, case in enumerate(_json(folder / "chat_template.json")):
+        ours = render(case["conversation"], case["add_generation_prompt"], think=case["add_think_prompt"])
+        row.check(f"conversation {number}", ours, case["text"])
+    yield row
+
+
+def _training_labels(folder: Path) -> Iterator[Row]:
+    processor = Processor.from_pretrained(folder / "checkpoint")
+    row = Row("training labels")
+    for number, case in enumerate(_json(folder / "labels.json")):
+        ids, labels = processor.training_ids(case["messages"], [math.prod(grid) for grid in case["visual_grid"]])
+        row.check(f"ids {number}", ids.tolist(), case["input_ids"])
+        row.check(f"labels {number}", labels.tolist(), case["labels"])
+    yield row
+
+
+def _key_frames(folder: Path) -> Iterator[Row]:
+    for run in _json(folder / "tra_labels.json", dict)["runs"]:
+        row, policy = Row(f"key frames, {run['source']} every {run['stride']}"), ReferencePolicy()
+        kinds, similarities = [], []
+        for index, name in enumerate(run["files"]):
+            kinds.append(policy.observe(Frame(_read(folder / "media" / run["source"] / name), index)))
+            similarities.append(policy.similarity)
+        row.check("labels", kinds, run["frame_types"])
+        row.measure("similarity", np.array(similarities), np.array(run["similarity_to_last_keyframe"]))
+        yield row
+
+
+def _sizes(folder: Path) -> Iterator[Row]:
+    cases = _json(folder / "tra_sizes.json")
+    row = Row(f"{len(cases)} allocations")
+    different = 0
+    for case in cases:
+        source_size, kinds = Size(case["height"], case["width"]), [FrameKind(k) for k in case["frame_types"]]
+        ours = reference_sizes(source_size, kinds, case["merge_size"], case["min_tokens"], case["max_tokens"])
+        intermediate = case["intermediate_hw"]
+        same = (
+            list(ours.key) == case["key_hw"]
+            and (intermediate is None or list(ours.intermediate) == intermediate)
+            and ours.total_tokens(kinds) == case["total_tokens"]
+        )
+        if not same and not different:
+            row.note = f"{case['height']}x{case['width']}, {len(kinds)} frames: {ours} is not {case['key_hw']}"
+        different += not same
+    row.equal["sizes"] = bool(cases) and different == 0
+    yield row
+
+
+def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
+    try:
+        with Image.open(path) as image:
+            return np.array((image.crop(tuple(crop)) if crop else image).convert("RGB"))  # type: ignore[arg-type]
+    except OSError as err:
+        raise MediaError(f"reference image {path} cannot be read: {err}") from err
+
+
+def _json(path: Path, kind: type = list) -> Any:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as err:
+        raise MediaError(f"{path} cannot be read as JSON: {err}") from err
+    if not isinstance(values, kind):
+        raise MediaError(f"{path} holds a {type(values).__name__}, reference vectors have a {kind.__name__} there")
+    return values
+
+
+def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (OSError, SafetensorError) as err:
+        raise MediaError(f"{path} cannot be read as safetensors: {err}") from err
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def absent_files(folder: Path) -> list[str]:
+    """Files of reference vectors that a folder does not have; what they would show is not compared."""
+    return [name for name in _COMPARISONS if not (folder / name).is_file()]
+
+
+_COMPARISONS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "expected.json": _model_cases,
+    "chat_template.json": _chat_template,
+    "labels.json": _training_labels,
+    "tra_labels.json": _key_frames,
+    "tra_sizes.json": _sizes,
+}

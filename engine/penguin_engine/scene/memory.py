@@ -1,0 +1,328 @@
+"""FrameMemory: what a camera has seen, in a hard budget of visual tokens; TRA compression while frames arrive.
+
+A frame arrives at its native size and keeps it while the budget allows: what is recent is sharp. When the next frame no
+longer fits, a *compaction* makes room: older context frames shrink first, then older key frames; frames leave last,
+context before key. Shrinking goes down a fixed ladder on which the area halves, many rungs at once, and only as long as
+what is encoded twice stays below 15 % of what arrived; else a frame leaves. The newest frame is never touched.
+
+Visual tokens stand in the decoder's KV cache in the order of the frames, so whatever changes invalidates all that
+follows. A compaction therefore goes on until the tokens that it makes stale are fewer than the room that it makes: what
+must be prefilled again is paid for by the frames that will arrive before the next one, on any stream.
+
+Knows nothing of models and runtimes: whoever owns the memory encodes what it reports as changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from penguin_models.errors import BudgetError
+from penguin_models.images import resize
+from penguin_models.keyframe_policy import KeyframePolicy
+from penguin_models.token_allocation import MIN_TOKENS_FACTOR, fit_area, grid_size
+from penguin_models.types import Frame, FrameKind, Size, UInt8Array
+
+_CONTEXT_SCALE_LEVEL, _KEY_SCALE_LEVEL = 4, 3
+"""First rung to shrink to: 1/16 of the area, as in the released rule, and 1/8 for key frames."""
+_LARGEST_SHARE = 0.5
+"""A frame shrinks to at most this share of its tokens, or not at all."""
+_ENCODED_AGAIN = 0.15
+"""Patches that are encoded again because frames shrank, at most so many per arriving patch."""
+_STALE_PER_ROOM = 0.9
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How a memory is kept.
+
+    Attributes:
+        token_budget: visual tokens that are never exceeded.
+        min_tokens: of the allocation rule; a frame does not shrink below 1.5 times this.
+        merge_size: patches a side that become one token.
+        patch_size: side of a patch in pixels.
+        arrival: "native": every frame arrives as large as fits; "by_kind": once the budget has been reached, context
+            frames arrive at the size to which they would shrink.
+        jump_back_s: a frame this much older than the newest means that time jumped (a bag loops): the memory is
+            cleared. Frames that are late by less are dropped.
+    """
+
+    token_budget: int = 10_240
+    min_tokens: int = 16
+    merge_size: int = 2
+    patch_size: int = 14
+    arrival: str = "native"
+    jump_back_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.token_budget < self.floor_tokens:
+            raise BudgetError(
+                f"a token budget of {self.token_budget} cannot hold one frame of {self.floor_tokens} tokens; raise it"
+            )
+        if self.arrival not in ("native", "by_kind"):
+            raise BudgetError(f"arrival is {self.arrival!r}, it must be 'native' or 'by_kind'")
+        if not self.jump_back_s > 0:
+            raise BudgetError(f"jump_back_s is {self.jump_back_s}, it must be above 0")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one visual token."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def max_frames(self) -> int:
+        """Most frames held: as many as the budget holds at the floor. Reached only where frames are tinier still."""
+        return self.token_budget // self.floor_tokens
+
+    @property
+    def floor_tokens(self) -> int:
+        """A frame does not shrink below this."""
+        return math.ceil(MIN_TOKENS_FACTOR * self.min_tokens)
+
+
+@dataclass(eq=False)
+class HeldFrame:
+    """A frame in the memory.
+
+    Attributes:
+        seq: number of its arrival, counted from 0 since the memory was made.
+        stamp_ns: time of capture.
+        kind: key or intermediate.
+        native: size of the camera's image in pixels.
+        size: size at which it is held, in pixels.
+        tokens: visual tokens it costs.
+        pixels: uint8 [H, W, 3], the camera's image, or at `size` where that is smaller.
+        smaller: size to which it would shrink; None where that would free too little.
+        header: of the source.
+        encoded: whatever the owner made of it at this size; None when it must be encoded (again).
+    """
+
+    seq: int
+    stamp_ns: int
+    kind: FrameKind
+    source_size: Size
+    size: Size
+    tokens: int
+    pixels: UInt8Array
+    smaller: Size | None
+    header: Any = field(default=None, repr=False)
+    encoded: Any = field(default=None, repr=False)
+
+
+@dataclass
+class MemoryCounters:
+    """What happened to a memory since it was made.
+
+    Attributes:
+        received: frames given to `add`.
+        late: older than the newest frame; dropped.
+        resized: frames that shrank.
+        evicted: frames that left to make room.
+        key_frames: frames labelled as key frames.
+        compactions: times that room was made.
+        clears: times that the memory was emptied.
+        patches_arrived: patches of each frame at its arrival.
+        patches_encoded: the same, and those of frames that shrank.
+        tokens_arrived: visual tokens of each frame at its arrival.
+        tokens_prefilled: the same, and those that compactions made stale.
+    """
+
+    received: int = 0
+    late: int = 0
+    resized: int = 0
+    evicted: int = 0
+    key_frames: int = 0
+    compactions: int = 0
+    clears: int = 0
+    patches_arrived: int = 0
+    patches_encoded: int = 0
+    tokens_arrived: int = 0
+    tokens_prefilled: int = 0
+
+
+class FrameMemory:
+    """The frames of one camera."""
+
+    def __init__(self, config: MemoryConfig, policy: KeyframePolicy):
+        self.config = config
+        self.policy = policy
+        self.counters = MemoryCounters()
+        self._frames: list[HeldFrame] = []
+        self._tokens = 0
+        self._saturated = False
+
+    @property
+    def frames(self) -> Sequence[HeldFrame]:
+        """Frames held, in order of capture."""
+        return tuple(self._frames)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens held; never above the budget."""
+        return self._tokens
+
+    def add(self, frame: Frame) -> int | None:
+        """Takes a frame; the policy labels it unless it is late.
+
+        Returns:
+            Index in `frames` of the first one that is new or has changed: everything before it is as it was. None if
+            the frame was late and dropped.
+        """
+        self.counters.received += 1
+        if self._frames and frame.stamp_ns <= self._frames[-1].stamp_ns:
+            if self._frames[-1].stamp_ns - frame.stamp_ns < self.config.jump_back_s * 1e9:
+                self.counters.late += 1
+                return None
+            self.clear()
+        held = self._arrive(frame, self.policy.observe(frame))
+        first_changed = len(self._frames)
+        if self._tokens + held.tokens > self.config.token_budget or first_changed >= self.config.max_frames:
+            self._saturated = True
+            first_changed = self._compact(held.tokens)
+        self._frames.append(held)
+        self._tokens += held.tokens
+        self._count_arrival(held, first_changed)
+        return first_changed
+
+    def set_budget(self, token_budget: int) -> None:
+        """Changes the budget. What no longer fits shrinks or leaves, as when a frame arrives.
+
+        Raises:
+            BudgetError: it cannot hold one frame; nothing has changed.
+        """
+        self.config = replace(self.config, token_budget=token_budget)
+        if self._tokens <= token_budget and len(self._frames) <= self.config.max_frames:
+            return
+        self._saturated = True
+        newest = self._frames.pop()
+        self._tokens -= newest.tokens
+        size = self._fitting(newest.size)
+        if size != newest.size:
+            self._change(newest, size, self._tokens_of(size))
+        if self._frames:
+            self._compact(newest.tokens)
+        self._frames.append(newest)
+        self._tokens += newest.tokens
+
+    def clear(self) -> None:
+        """Forgets all frames."""
+        self._frames.clear()
+        self._tokens = 0
+        self._saturated = False
+        self.policy.reset()
+        self.counters.clears += 1
+
+    def _smaller(self, kind: FrameKind, size: Size) -> Size | None:
+        """Size to which a frame of this size shrinks, or None where that would free too little."""
+        tokens = self._tokens_of(size)
+        for scale_level in range(_KEY_SCALE_LEVEL if kind == FrameKind.KEY else _CONTEXT_SCALE_LEVEL, 32):
+            smaller = self._at_scale_level(size, scale_level)
+            if self._tokens_of(smaller) <= tokens * _LARGEST_SHARE:
+                return smaller
+            if size.area / 2**scale_level < self.config.floor_tokens * self.config.factor**2:
+                return None
+        return None
+
+    def _arrive(self, frame: Frame, kind: FrameKind) -> HeldFrame:
+        """The frame at its arrival size: native, or the largest rung that fits the budget."""
+        source_size = grid_size(frame.size, self.config.factor)
+        size = self._fitting(source_size)
+        if self.config.arrival == "by_kind" and self._saturated and kind == FrameKind.INTERMEDIATE:
+            size = self._smaller(kind, size) or size
+        return HeldFrame(
+            seq=self.counters.received - 1,
+            stamp_ns=frame.stamp_ns,
+            kind=kind,
+            source_size=frame.size,
+            size=size,
+            tokens=self._tokens_of(size),
+            pixels=frame.rgb if size == source_size else resize(frame.rgb, size),
+            smaller=self._smaller(kind, size),
+            header=frame.header,
+        )
+
+    def _fitting(self, source_size: Size) -> Size:
+        """The largest rung that the whole budget holds."""
+        factor, size = self.config.factor, source_size
+        for scale_level in range(1, 64):
+            if self._tokens_of(size) <= self.config.token_budget:
+                break
+            size = self._at_scale_level(source_size, scale_level)
+        while self._tokens_of(size) > self.config.token_budget:  # an extreme aspect ratio: one side is one token
+            size = Size(*(max(factor, side // 2 // factor * factor) for side in size))
+        return size
+
+    def _compact(self, arriving: int) -> int:
+        """Makes room; the index of the first frame that changed."""
+        self.counters.compactions += 1
+        count = first_changed = len(self._frames)
+        most = count if count < self.config.max_frames else self.config.max_frames // 2
+        stale = 0  # tokens from the first changed frame on, after the change
+        for index, smaller in self._plan(may_shrink=most == count):
+            frame = self._frames[index]
+            tokens = 0 if smaller is None else self._tokens_of(smaller)
+            if index < first_changed:
+                stale += sum(f.tokens for f in self._frames[index:first_changed])
+                first_changed = index
+            stale -= frame.tokens - tokens
+            self._tokens -= frame.tokens - tokens
+            self._change(frame, smaller, tokens)
+            count -= smaller is None
+            room = self.config.token_budget - self._tokens
+            if room >= arriving and stale <= _STALE_PER_ROOM * room and count <= most:
+                break
+        kept = sum(frame.tokens > 0 for frame in self._frames[:first_changed])
+        self._frames = [frame for frame in self._frames if frame.tokens > 0]
+        self.counters.tokens_prefilled += stale
+        return kept
+
+    def _plan(self, may_shrink: bool) -> Iterator[tuple[int, Size | None]]:
+        """The changes to make, in their order, until the caller has enough: (index, new size or None to leave)."""
+        kinds = (FrameKind.INTERMEDIATE, FrameKind.KEY)
+        order = [[i for i, frame in enumerate(self._frames) if frame.kind == kind] for kind in kinds]
+        for indices in order:
+            shrunk = may_shrink
+            while shrunk:
+                shrunk = False
+                for i in indices:
+                    smaller = self._frames[i].smaller
+                    if smaller is not None and self._may_encode_again(self._tokens_of(smaller)):
+                        shrunk = True
+                        yield i, smaller
+        for indices in order:
+            yield from ((i, None) for i in indices)
+
+    def _change(self, frame: HeldFrame, size: Size | None, tokens: int) -> None:
+        frame.encoded = None
+        frame.tokens = tokens
+        if size is None:
+            self.counters.evicted += 1
+            return
+        frame.pixels = resize(frame.pixels, size)
+        frame.size = size
+        frame.smaller = self._smaller(frame.kind, size)
+        self.counters.resized += 1
+        self.counters.patches_encoded += tokens * self.config.merge_size**2
+
+    def _may_encode_again(self, tokens: int) -> bool:
+        again = self.counters.patches_encoded - self.counters.patches_arrived + tokens * self.config.merge_size**2
+        return again <= _ENCODED_AGAIN * self.counters.patches_arrived
+
+    def _count_arrival(self, held: HeldFrame, first_changed: int) -> None:
+        patches = held.tokens * self.config.merge_size**2
+        self.counters.patches_arrived += patches
+        self.counters.patches_encoded += patches
+        self.counters.tokens_arrived += held.tokens
+        self.counters.tokens_prefilled += held.tokens
+        self.counters.key_frames += held.kind == FrameKind.KEY
+
+    def _at_scale_level(self, size: Size, scale_level: int) -> Size:
+        """The ladder: the area halved `rung` times, down to the floor of the allocation rule."""
+        floor = min(self.config.floor_tokens * self.config.factor**2, size.area)
+        smaller = fit_area(size, size.area / 2**scale_level, self.config.factor, floor)
+        return Size(min(smaller.height, size.height), min(smaller.width, size.width))
+
+    def _tokens_of(self, size: Size) -> int:
+        return size.area // self.config.factor**2

@@ -1,0 +1,79 @@
+"""What a node says about the simulated table-top, against the truth of the same frame. Knows no ROS.
+
+Needs the extra `sim`: answers are read with the table-top's own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from penguin_models.grounding import GroundedObject, format_grounding
+from penguin_ros.evaluation.tabletop.scenes import Score, summarise
+from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
+from penguin_tabletop.turns import Expected, Turn
+
+_KEPT = 2000
+"""Truths in memory; the oldest go."""
+
+
+@dataclass
+class LiveScore:
+    """Collects truths by the stamps of their frames, and scores what is said about them.
+
+    Attributes:
+        truths: objects of each frame, by its stamp in nanoseconds.
+        scored: all that could be compared.
+    """
+
+    truths: dict[int, tuple[GroundedObject, ...]] = field(default_factory=dict)
+    scored: list[Scored] = field(default_factory=list)
+
+    def see(self, stamp_ns: int, objects: Sequence[GroundedObject]) -> None:
+        """Takes the truth about a frame."""
+        self.truths[stamp_ns] = tuple(objects)
+        while len(self.truths) > _KEPT:
+            del self.truths[next(iter(self.truths))]
+
+    def caption(self, stamp_ns: int, said: Sequence[GroundedObject]) -> Scored | None:
+        """Scores a grounded caption; None where the truth about its frame is not known."""
+        truth = self.truths.get(stamp_ns)
+        if truth is None:
+            return None
+        return self._score(Turn("caption_grounded", "", "", Expected("boxes", truth)), format_grounding(said))
+
+    def questions(self) -> list[str]:
+        """Questions that the newest truth answers: how many, whether something is there, where it is."""
+        stamps = list(self.truths)  # in one step: another thread may add to them
+        newest = self.truths[max(stamps)] if stamps else ()
+        labels = [item.label for item in newest]
+        single = [label for label in labels if labels.count(label) == 1]
+        asked = ["How many objects are there? Answer with one word."]
+        if single:
+            article = "an" if single[0][0] in "aeiou" else "a"
+            asked += [f"Where is the {single[-1]}?", f"Is there {article} {single[0]}? Answer with one word."]
+        return asked
+
+    def answer(self, question: str, stamp_ns: int, text: str, said: Sequence[GroundedObject]) -> Scored | None:
+        """Scores the answer to one of `questions`, by the truth about the frame that it speaks of."""
+        truth = self.truths.get(stamp_ns)
+        if truth is None:
+            return None
+        if question.startswith("How many"):
+            return self._score(Turn("count", question, "", Expected("number", number=len(truth))), text)
+        label = question.split(maxsplit=3)[3].split("?")[0]
+        matching = tuple(item for item in truth if item.label == label)
+        if question.startswith("Where"):
+            return self._score(Turn("find_by_name", question, "", Expected("boxes", matching)), format_grounding(said))
+        options = ("yes", "no")
+        expected = Expected("choice", answer=options[not matching], options=options)
+        return self._score(Turn("existence", question, "", expected), text)
+
+    def summary(self) -> dict[str, Score]:
+        """Scores of all that was said."""
+        return summarise([[scored] for scored in self.scored])
+
+    def _score(self, turn: Turn, raw: str) -> Scored:
+        scored = score_answer(turn, raw)
+        self.scored.append(scored)
+        return scored

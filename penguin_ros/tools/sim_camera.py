@@ -1,0 +1,103 @@
+"""A camera that looks at the simulated table-top, live: images, and the truth about each of them on its own topic.
+
+Things appear, move, fall and leave now and then, as training/penguin_tabletop tells it. Needs PyBullet:
+`pip install pybullet`.
+"""
+
+from __future__ import annotations
+
+import array
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+import rclpy
+from penguin_vl.msg import GroundedCaption
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from penguin_models.errors import PenguinError
+from penguin_models.types import Size
+from penguin_ros.convert import truth_message
+from penguin_ros.nodes.context import start_ros
+from penguin_tabletop.timeline import LiveTabletop
+
+_LOOK_S = 0.1
+"""Between two looks whether the process has been told to stop, while there is nothing to do."""
+
+
+class SimCamera(Node):
+    """Publishes `~/image_raw` and `~/truth`.
+
+    `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text what
+    is happening ("" while nothing is).
+    """
+
+    def __init__(self) -> None:
+        """Declares the parameters and sets up the table.
+
+        Raises:
+            TabletopError: a setting that makes no sense, or PyBullet is not installed.
+        """
+        super().__init__("sim_camera")
+        seed = self._number("seed", 0, 0, 2**31 - 1, "the same seed shows the same")
+        width = self._number("width", 320, 56, 4096, "width of the image in pixels")
+        height = self._number("height", 240, 56, 4096, "height of the image in pixels")
+        rate_range = [FloatingPointRange(from_value=0.1, to_value=120.0)]
+        described = ParameterDescriptor(description="images a second", floating_point_range=rate_range, read_only=True)
+        rate_hz = float(self.declare_parameter("rate_hz", 10.0, described).value)
+        described = ParameterDescriptor(description="frame of the header", read_only=True)
+        self._frame_id = str(self.declare_parameter("frame_id", "sim_camera_optical_frame", described).value)
+        self._table = LiveTabletop(seed, Size(height, width), rate_hz)
+        self._images = self.create_publisher(Image, "~/image_raw", 2)
+        self._truth = self.create_publisher(GroundedCaption, "~/truth", 10)
+        self.create_timer(1 / rate_hz, self._publish)
+
+    def destroy_node(self) -> None:
+        """Frees the renderer."""
+        self._table.close()
+        super().destroy_node()
+
+    def _number(self, name: str, default: int, low: int, high: int, description: str) -> int:
+        limits = [IntegerRange(from_value=low, to_value=high, step=1)]
+        descriptor = ParameterDescriptor(description=description, integer_range=limits, read_only=True)
+        return int(self.declare_parameter(name, default, descriptor).value)
+
+    def _publish(self) -> None:
+        frame = self._table.step()
+        height, width, _ = frame.rgb.shape
+        image = Image(height=height, width=width, encoding="rgb8", step=width * 3)
+        image.header.stamp = self.get_clock().now().to_msg()
+        image.header.frame_id = self._frame_id
+        image.data = array.array("B", frame.rgb.tobytes())
+        happening = ", ".join(f"{event.label} {event.kind} {event.where}".strip() for event in frame.events)
+        objects = [item.grounded for item in frame.truth.objects]
+        camera = self._images.topic_name
+        self._truth.publish(truth_message(image.header, camera, Size(height, width), happening, objects))
+        self._images.publish(image)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Spins the node until SIGINT or SIGTERM; the exit code."""
+    try:
+        start_ros(sys.argv if args is None else args)
+        node = SimCamera()
+    except (PenguinError, InvalidParameterTypeException, InvalidParameterValueException) as err:
+        sys.stderr.write(f"error: {err}\n")
+        rclpy.try_shutdown()
+        return 1
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS in the middle of a picture
+        signal.signal(number, lambda *_: stop.set())
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=_LOOK_S)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0

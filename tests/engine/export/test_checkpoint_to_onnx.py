@@ -1,0 +1,374 @@
+"""Exported folders: symbolic sizes, operators, weights outside the graph, memory, and what a failure leaves behind."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
+from penguin_engine.export.manifest import DECODER, EMBEDDINGS, MANIFEST, PROFILES, VISION, Manifest
+from penguin_engine.export.quantize import Quantization
+from penguin_models.checkpoint import open_checkpoint
+from penguin_models.errors import CheckpointError, EngineError
+
+GRAPHS = (VISION, DECODER)
+ROW = ["past", 2, 32]
+BUFFER = [1, 2, "capacity", 32]
+VISION_INPUTS = {
+    "patches": ["patches", 588],
+    "positions": ["patches", 2],
+    "slots": ["frames", "longest"],
+    "places": ["patches"],
+    "blocks": ["tokens", "merged"],
+}
+DECODER_INPUTS = {
+    "portable": {"positions": ["sequence"], "past_mask": ["past"], "past_key_2": ROW, "past_value_0": ROW},
+    "fused": {"positions": ["sequence"], "past_key_2": BUFFER, "past_value_0": BUFFER},
+    "onnxruntime": {"last_position": [1], "total_length": [], "past_key_2": BUFFER, "past_value_0": BUFFER},
+}
+
+
+def shapes(values):
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+
+def load(folder, name):
+    return onnx.load(folder / name, load_external_data=False)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_size_that_may_change_is_symbolic(exported, profile):
+    folder = exported(profile=profile)
+    vision, decoder = (load(folder, name).graph for name in GRAPHS)
+    assert shapes(vision.input) == VISION_INPUTS
+    assert shapes(vision.output) == {"tokens": ["tokens", 96]}
+    inputs, outputs = shapes(decoder.input), shapes(decoder.output)
+    assert inputs.items() >= (DECODER_INPUTS[profile] | {"embeddings": ["sequence", 96]}).items()
+    assert outputs["logits"] == [1, 1536]
+    cache = {name: shape for name, shape in outputs.items() if name != "logits"}
+    assert len(cache) == 2 * 3
+    assert set(map(tuple, cache.values())) == {("sequence", 2, 32) if profile == "portable" else tuple(BUFFER)}
+
+
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_shape_inference_finds_nothing_wrong(exported, profile, graph):
+    """The checker infers every shape, strictly: a size that had been fixed by mistake would clash."""
+    onnx.checker.check_model(exported(profile=profile) / graph, full_check=True)
+
+
+OPERATORS = json.loads((Path(__file__).parents[2] / "data" / "tensorrt_operators.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("profile", "tensorrt", "opsets"), [("portable", "10.1", range(18, 21)), ("fused", "10.15", [24])]
+)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_operators_are_documented_for_tensorrt(exported, profile, tensorrt, opsets, graph):
+    model = load(exported(profile=profile), graph)
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
+    assert [(o.domain, o.version in opsets) for o in model.opset_import] == [("", True)]
+    assert not {node.op_type for node in model.graph.node} & {"Loop", "Scan", "If"}
+
+
+@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize(("profile", "tensorrt"), [("portable", "10.1"), ("fused", "10.15")])
+def test_operators_of_quantised_decoders_are_documented_for_tensorrt(exported, profile, tensorrt, kind):
+    model = load(exported(profile=profile, quantization=Quantization.default(kind, contrib=False)), DECODER)
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
+    assert [o.domain for o in model.opset_import] == [""]
+
+
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_no_index_is_negative(exported, profile, graph):
+    """TensorRT documents: if an axis has dynamic length, using a negative index for it has undefined behaviour."""
+    model = load(exported(profile=profile), graph).graph
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.initializer if i.data_location == 0}
+    indices = {node.input[1] for node in model.node if node.op_type == "Gather"}
+    assert all((constants[name] >= 0).all() for name in indices & constants.keys())
+    if profile == "portable":  # where padding is marked by -1; equal frames need none
+        assert "slots" not in indices
+
+
+def test_fused_uses_the_new_operators(exported):
+    found = {n.op_type for name in GRAPHS for n in load(exported(profile="fused"), name).graph.node}
+    assert found >= {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding"}
+
+
+@pytest.mark.parametrize("name", ["Attention", "TensorScatter"])
+def test_restrictions_that_tensorrt_documents(exported, name):
+    """Attention: no past, no kv lengths, one output. TensorScatter: axis -2, straight from an input to an output."""
+    graph = load(exported(profile="fused"), DECODER).graph
+    inputs, outputs = ({v.name for v in values} for values in (graph.input, graph.output))
+    for node in (node for node in graph.node if node.op_type == name):
+        if name == "Attention":
+            assert len(node.input) <= 4 and len(node.output) == 1
+        else:
+            assert {a.name: a.i for a in node.attribute}["axis"] == -2
+            assert node.input[0] in inputs and node.output[0] in outputs
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_weights_lie_outside_the_graphs(exported, profile):
+    folder = exported(profile=profile)
+    for name in GRAPHS:
+        large = [i for i in load(folder, name).graph.initializer if np.prod(i.dims) > 64]
+        assert large and all(i.data_location == onnx.TensorProto.EXTERNAL for i in large)
+        assert (folder / name).stat().st_size < 150_000
+
+
+def test_the_tied_head_is_the_embedding_table(exported):
+    graph = load(exported(profile="portable"), DECODER).graph
+    (head,) = (i for i in graph.initializer if i.name == "model.embed_tokens.weight")
+    assert {e.key: e.value for e in head.external_data}["location"] == EMBEDDINGS
+
+
+def test_an_untied_head_is_a_weight_of_its_own(edit_checkpoint, tmp_path):
+    from penguin_engine.runtimes.loading import open_runtime
+
+    head = np.random.default_rng(0).normal(size=(1536, 96)).astype(np.float32)
+    checkpoint = edit_checkpoint(
+        lambda tensors: tensors.update({"lm_head.weight": head}), lambda c: c.update(tie_word_embeddings=False)
+    )
+    export(checkpoint, tmp_path / "out")
+    ours, theirs = (
+        open_runtime(name, path)[0].open_cache(4).append([[1, 2]])
+        for name, path in (("onnx", tmp_path / "out"), ("torch", checkpoint))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_in_products_and_float32_in_norms_and_softmax(exported, dtype):
+    for profile in ("portable", "fused"):
+        model = onnx.shape_inference.infer_shapes(load(exported(profile=profile, dtype=dtype), DECODER))
+        types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
+        types |= {i.name: i.data_type for i in model.graph.initializer}
+        narrow = onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.BFLOAT16
+        for node in model.graph.node:
+            if node.op_type in ("Gemm", "MatMul"):
+                assert {types[name] for name in node.input} == {narrow}, node.name
+            if node.op_type in ("Softmax", "Pow", "RMSNormalization", "Sigmoid", "RotaryEmbedding"):
+                assert types[node.input[0]] == onnx.TensorProto.FLOAT, node.name
+            if node.op_type == "Attention":
+                assert {a.name: a.i for a in node.attribute}["softmax_precision"] == onnx.TensorProto.FLOAT
+
+
+def test_vision_may_have_another_type(exported):
+    folder = exported(vision_dtype="float16", profile="onnxruntime")
+    manifest = Manifest.read(folder)
+    assert (manifest.dtype, manifest.vision_dtype) == ("float32", "float16")
+    assert load(folder, VISION).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_a_second_export_replaces_the_first(checkpoint, tmp_path):
+    export(checkpoint, tmp_path / "out", ExportOptions("fused"))
+    (tmp_path / "out" / "tensorrt").mkdir()
+    for name in ("timing.cache", "decoder.plan", "plan.json"):
+        (tmp_path / "out" / "tensorrt" / name).write_text(name)
+    export(checkpoint, tmp_path / "out", ExportOptions("portable"))
+    assert Manifest.read(tmp_path / "out").profile == "portable"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # What was timed holds for any graph; the plans were those of the first export.
+    assert [path.read_text() for path in (tmp_path / "out" / "tensorrt").iterdir()] == ["timing.cache"]
+
+
+def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("penguin_engine.export.checkpoint_to_onnx.build_decoder", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [None, "", "[]", '{"name": "photos", "files": ["me.jpg"]}', '{"format": 2, "files": {}}', '{"format": 1}'],
+)
+def test_other_folders_are_not_replaced(checkpoint, tmp_path, manifest):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"")
+    if manifest is not None:
+        (tmp_path / "photos" / MANIFEST).write_text(manifest)
+    with pytest.raises(EngineError, match="is no exported folder; choose another"):
+        export(checkpoint, tmp_path / "photos")
+    assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "pictures/desk.jpg", "tensorrt/engine.log"])
+def test_an_export_with_files_of_others_is_not_replaced(checkpoint, exported, tmp_path, name):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("")
+    with pytest.raises(EngineError, match=rf"{name.split('/')[0]}.* is no part of the export in it; choose another"):
+        export(checkpoint, folder)
+    assert (folder / name).exists()
+
+
+def test_what_quantize_and_build_leave_is_replaced(checkpoint, exported, tmp_path):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    (folder / "tensorrt").mkdir()
+    (folder / ".building").mkdir()
+    for name in ("quantization.json", "tensorrt/vision.plan", "tensorrt/timing.partial", ".building/lock"):
+        (folder / name).write_text("")
+    manifest = export(checkpoint, folder, ExportOptions("portable"))
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *manifest.files}
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where an export begins its work."""
+    calibrate = "penguin_engine.export.checkpoint_to_onnx.calibrate"
+    monkeypatch.setattr(calibrate, lambda *args: pytest.fail("was calibrated"))
+    return ExportOptions(dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (".", "would be replaced while this command runs in it"),
+        ("..", "would be replaced while this command runs in it"),
+        ("file", "file exists and is no exported folder"),
+        ("file/out", r"file/out cannot be written \(.*Not a directory"),
+        ("/proc/out", r"/proc/out cannot be written \("),
+    ],
+)
+def test_places_of_no_use_are_found_before_the_work(checkpoint, tmp_path, monkeypatch, no_work, out, message):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").write_text("")
+    if out == ".":
+        (tmp_path / "here" / "file").unlink()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(EngineError, match=message):
+        export(checkpoint, out, no_work)
+
+
+def test_what_a_killed_export_left_is_removed(checkpoint, tmp_path):
+    left = tmp_path / ".out.exporting"
+    (left / "export").mkdir(parents=True)
+    (left / "export" / DECODER).write_text("")
+    export(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow above so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000], ids=["tokenizer", "weights"])
+def test_a_full_disk_leaves_the_earlier_export(checkpoint, exported, tmp_path, full_disk, size):
+    folder = shutil.copytree(exported(), tmp_path / "out")
+    full_disk(size)
+    with pytest.raises(EngineError, match=r"out cannot be written \(.*File too large.*\); make room there, or choose"):
+        export(checkpoint, folder)
+    Manifest.read(folder).verify(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"profile": "fast"}, "profile 'fast' is unknown; choose from portable"), ({"dtype": "int3"}, "'int3' cannot be")],
+)
+def test_unknown_options(checkpoint, tmp_path, options, message):
+    with pytest.raises(EngineError, match=message):
+        export(checkpoint, tmp_path / "out", ExportOptions(**options))
+
+
+def test_an_incomplete_checkpoint(edit_checkpoint, tmp_path):
+    broken = edit_checkpoint(lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(CheckpointError, match=r"1 missing: model\.norm\.weight"):
+        export(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
+    ],
+)
+def test_decoders_that_the_graphs_do_not_write(edit_checkpoint, tmp_path, change, name, monkeypatch):
+    from penguin_models import checkpoint as checkpoints
+
+    monkeypatch.setattr(checkpoints, "check_tensors", lambda *args: None)  # a bias would be a missing tensor
+    model, _, _ = open_checkpoint(edit_checkpoint(config=lambda c: c.update(change)))
+    with pytest.raises(EngineError, match=f"sets {name}, which cannot be exported"):
+        decoder_shape(model)
+
+
+MEMORY = """
+import json, resource, sys, tempfile
+from pathlib import Path
+import torch
+from penguin_engine.bench.event_clips import drawn_samples
+from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
+from penguin_models.checkpoint import load_pretrained, open_checkpoint
+
+folder, dtype = Path(sys.argv[1]), sys.argv[2]
+open_checkpoint(folder)  # libraries and tokenizer are no part of the measurement
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with tempfile.TemporaryDirectory() as out:
+    export(folder, Path(out) / "out", ExportOptions("portable", dtype, samples=drawn_samples(4)))
+print(json.dumps({
+    "grew": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024,
+    "size": (folder / "model.safetensors").stat().st_size,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def large_checkpoint(checkpoint, tmp_path_factory):
+    """Random weights of some size, bfloat16: large enough that the interpreter does not count."""
+    import torch
+
+    from penguin_models.checkpoint import save_pretrained
+    from penguin_models.config import EncoderConfig, PenguinConfig
+    from penguin_models.processor import Processor
+    from penguin_models.vlm import PenguinVL
+
+    raw = json.loads((checkpoint / "config.json").read_text())
+    decoder = {name: raw[name] for name in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta")} | {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    }
+    encoder = EncoderConfig(num_hidden_layers=2)
+    config = PenguinConfig.create(encoder, decoder, raw["image_token_index"], eos_token_id=raw["eos_token_id"])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = PenguinVL(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("large")
+    save_pretrained(model, Processor.from_pretrained(checkpoint), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.5), ("float16", 1.6)])
+def test_memory_of_an_export(large_checkpoint, dtype, most):
+    """Weights stream; only float16 loads the model, to measure its ranges."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, large_checkpoint, dtype], capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["size"] > 200e6
+    assert result["grew"] < most * result["size"], result

@@ -1,0 +1,81 @@
+"""Frames packed for the vision graph, and embeddings of prompts."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_engine.export.manifest import Manifest
+from penguin_engine.runtimes.exported import (
+    PATCHES_PER_PASS,
+    EmbeddingTable,
+    HostVisualTokens,
+    patch_positions,
+    vision_passes,
+)
+from penguin_models import encoder
+from penguin_models.types import PatchedImage, Size
+
+
+def image(rows, columns, merge_size, number=0):
+    grid = Size(rows * merge_size, columns * merge_size)
+    patches = np.arange(grid.area, dtype=np.float32)[:, None] + 1e4 * number
+    return PatchedImage(patches, grid, merge_size)
+
+
+IMAGES = st.lists(
+    st.builds(image, st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2]), st.integers(0, 50)), max_size=12
+)
+
+
+@given(IMAGES, st.booleans())
+def test_every_frame_goes_through_once_and_whole(images, equal_frames):
+    passes = list(vision_passes(images, equal_frames))
+    assert sorted(i for p in passes for i in p.indices) == list(range(len(images)))
+    for p in passes:
+        frames = [images[i] for i in p.indices]
+        inputs = p.inputs
+        assert len({frame.merge_size for frame in frames}) == 1
+        assert len(frames) == 1 or inputs["patches"].shape[0] <= PATCHES_PER_PASS
+        assert inputs["slots"].shape[0] == len(frames)
+        if equal_frames:
+            assert inputs["slots"].min() >= 0
+        else:
+            assert inputs["slots"].size <= 1.25 * inputs["patches"].shape[0]
+        for row, frame in zip(inputs["slots"], frames, strict=True):
+            slots = row[row >= 0]
+            np.testing.assert_array_equal(inputs["patches"][slots], frame.patches)
+            np.testing.assert_array_equal(inputs["positions"][slots], patch_positions(frame.grid, frame.merge_size))
+        # Taking the padded batch apart gives the patches back, and each token has the patches of one block.
+        np.testing.assert_array_equal(inputs["slots"].ravel()[inputs["places"]], np.arange(len(inputs["patches"])))
+        assert inputs["blocks"].shape == (sum(p.tokens), frames[0].merge_size ** 2)
+        blocks = inputs["positions"][inputs["blocks"]] // frames[0].merge_size
+        assert (blocks == blocks[:, :1]).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3]))
+def test_positions_are_those_of_the_encoder(rows, columns, merge_size):
+    grid = Size(rows * merge_size, columns * merge_size)
+    expected = encoder.patch_positions(grid, merge_size).numpy()
+    np.testing.assert_array_equal(patch_positions(grid, merge_size), expected)
+
+
+@pytest.fixture(scope="module")
+def table(exported):
+    folder = exported(profile="portable")
+    return EmbeddingTable(folder, Manifest.read(folder))
+
+
+def test_embeddings_of_text_and_images_in_turn(table, model):
+    visual = HostVisualTokens(np.full((2, 96), 7, np.float32))
+    embedded = table.embed([[5, 6], visual, [], [1535]])
+    rows = model.embed_tokens.__self__.language_model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(embedded, np.concatenate([rows[[5, 6]], visual.embeddings, rows[[1535]]]))
+
+
+def test_parts_of_another_runtime(table):
+    class Other:
+        length = 3
+
+    with pytest.raises(AssertionError, match="a part of another runtime: Other"):
+        table.embed([Other()])

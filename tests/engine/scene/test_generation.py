@@ -1,0 +1,122 @@
+"""Choosing tokens, streaming text, stopping; with a fake cache that says what it is told."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_engine.scene.generation import Generation, Sampler, Sampling, TextStream, generate
+from penguin_models.errors import PromptError
+
+VOCABULARY = 1506
+
+
+class Script:
+    """A cache whose logits prefer the tokens of a script, one after the other."""
+
+    def __init__(self, tokens):
+        self.tokens = list(tokens)
+        self.appended = []
+
+    def logits(self):
+        values = np.zeros(VOCABULARY, np.float32)
+        values[self.tokens[len(self.appended)]] = 1.0
+        return values
+
+    def append(self, parts):
+        self.appended += [token for part in parts for token in part]
+        return self.logits()
+
+
+def run(processor, tokens, **arguments):
+    cancelled = arguments.pop("cancelled", lambda: False)
+    cache, generation = Script([*tokens, processor.end_token_ids[0]]), Generation()
+    pieces = list(generate(cache, cache.logits(), processor, Sampling(**arguments), generation, cancelled))
+    assert "".join(pieces) == generation.text and all(pieces)
+    return generation, pieces, cache
+
+
+def test_ends_with_the_model(processor):
+    tokens = processor.encode_text("A red cube and a mug.")
+    generation, pieces, _ = run(processor, tokens)
+    assert (generation.text, generation.ids, generation.ended_by) == ("A red cube and a mug.", tokens, "end")
+    assert len(pieces) > 3
+
+
+def test_ends_with_the_length_and_appends_no_token_too_many(processor):
+    tokens = processor.encode_text("one two three four five")
+    generation, _, cache = run(processor, tokens, max_new_tokens=3)
+    assert (generation.ids, generation.ended_by) == (tokens[:3], "length")
+    assert cache.appended == tokens[:2]
+
+
+def test_cancelled_between_two_tokens(processor):
+    asked = iter([False, False, True])
+    generation, _, _ = run(processor, processor.encode_text("one two three four"), cancelled=lambda: next(asked))
+    assert (len(generation.ids), generation.ended_by) == (3, "cancelled")
+
+
+def test_stop_string_is_cut_even_across_tokens(processor):
+    generation, pieces, _ = run(processor, processor.encode_text("Here it is. STOP more"), stop=("STOP", "xyz"))
+    assert (generation.text, generation.ended_by) == ("Here it is. ", "stop")
+    assert not any("S" in piece for piece in pieces)
+
+
+def test_beginning_of_a_stop_string_is_given_out_in_the_end(processor):
+    generation, _, _ = run(processor, processor.encode_text("nearly STO"), stop=("STOP",))
+    assert generation.text == "nearly STO"
+
+
+@pytest.mark.parametrize("text", ["Grüße, 世界 🐧!", "🐧🐧", "é"])
+def test_characters_of_several_tokens_come_whole(processor, text):
+    generation, pieces, _ = run(processor, processor.encode_text(text))
+    assert generation.text == text
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+@given(st.lists(st.integers(0, 1499), max_size=30), st.lists(st.text(min_size=1, max_size=3), max_size=2))
+def test_streamed_text_never_contains_a_stop_string(processor, tokens, stop):
+    generation, _, _ = run(processor, tokens, stop=tuple(stop))
+    assert not any(s in generation.text for s in stop)
+    if not stop and "\N{REPLACEMENT CHARACTER}" not in processor.decode(tokens):
+        assert generation.text == processor.decode(tokens)
+
+
+def test_stream_gives_text_as_soon_as_it_is_certain():
+    stream = TextStream(lambda ids: "".join(map(chr, ids)), stop=("ab",))
+    assert [stream.push(ord(c)) for c in "xay"] == ["x", "", "ay"]
+    assert (stream.push(ord("a")), stream.finish()) == ("", "a")
+
+
+LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+
+
+def draw(count=4000, **sampling):
+    sampler = Sampler(Sampling(**sampling))
+    return np.bincount([sampler.choose(LOGITS)[0] for _ in range(count)], minlength=4) / count
+
+
+def test_sampling_follows_the_probabilities():
+    np.testing.assert_allclose(draw(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    sharper = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+    np.testing.assert_allclose(draw(temperature=0.5), sharper / sharper.sum(), atol=0.03)
+    np.testing.assert_allclose(draw(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_allclose(draw(temperature=1.0, top_p=0.75), [0.625, 0.375, 0, 0], atol=0.03)
+
+
+def test_greedy_and_seed():
+    def sequence(seed):
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed))
+        return [sampler.choose(LOGITS)[0] for _ in range(50)]
+
+    assert draw(10)[0] == 1
+    assert sequence(1) == sequence(1) != sequence(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_new_tokens", 0), ("temperature", -1), ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("stop", ("",))],
+)
+def test_impossible_settings(name, value):
+    with pytest.raises(PromptError, match=f"{name} is .* must be"):
+        Sampling(**{name: value})

@@ -1,0 +1,273 @@
+"""Answers from a reused prefix are those of a fresh prefill, whatever happened to the memory before."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.offline import ask
+from penguin_engine.scene.session import SceneSession
+from penguin_models.errors import ContextLengthError, NoFramesError, PromptError
+from penguin_models.images import patch_image
+from penguin_models.media import ClipFrame
+from penguin_models.types import Frame, FrameKind, Size
+
+KEY, INTERMEDIATE = FrameKind
+SECOND = 10**9
+FEW = Sampling(max_new_tokens=6)
+TOLERANCE = 2e-4
+
+
+class Alternating:
+    """Every third frame is a key frame."""
+
+    def __init__(self):
+        self.count = 0
+
+    def observe(self, frame):
+        self.count += 1
+        return KEY if self.count % 3 == 1 else INTERMEDIATE
+
+    def reset(self):
+        self.count = 0
+
+
+class Recording(TorchRuntime):
+    """Remembers the logits of every append, and how many tokens and images were worked on."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.logits, self.tokens, self.images = [], 0, 0
+
+    def encode(self, images):
+        self.images += len(images)
+        return super().encode(images)
+
+    def open_cache(self, max_length):
+        cache = super().open_cache(max_length)
+        append = cache.append
+
+        def recording_append(parts):
+            before = cache.length
+            self.logits.append(append(parts))
+            self.tokens += cache.length - before
+            return self.logits[-1]
+
+        cache.append = recording_append
+        return cache
+
+
+@pytest.fixture
+def runtime(model):
+    return Recording(model)
+
+
+def make_session(runtime, processor, budget=1000):
+    return SceneSession(runtime, processor, Alternating(), MemoryConfig(token_budget=budget))
+
+
+def frame(picture, second, size=(120, 160)):
+    return Frame(picture(*size, seed=round(second * 10) % 7), round(second * SECOND) + 5 * SECOND, header=second)
+
+
+def logits_of_a_fresh_prefill(session, runtime, processor, question):
+    """What the model says after the prompt that the memory describes, computed from nothing."""
+    frames = session.memory.frames
+    times = [(f.stamp_ns - frames[0].stamp_ns) * 1e-9 for f in frames]
+    video = {"type": "video", "num_frames": len(frames), "timestamps": times}
+    texts = processor.prompt_segments([{"role": "user", "content": [video, {"type": "text", "text": question}]}])
+    visual = runtime.encode([patch_image(f.pixels, f.size, 2, processor.images) for f in frames])
+    parts = [texts[0]]
+    for tokens, text in zip(visual, texts[1:], strict=True):
+        parts += [tokens, text]
+    return TorchRuntime.open_cache(runtime, 20_000).append(parts)
+
+
+def first_logits(session, runtime, question):
+    """Logits from which the answer's first token was chosen."""
+    while session.prefill_pending():
+        pass
+    start = len(runtime.logits)
+    session.ask(question, Sampling(max_new_tokens=1))
+    return runtime.logits[start]
+
+
+@settings(max_examples=12)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([0.4, 1.0, -0.3, -5.0]), st.booleans()), min_size=1, max_size=40),
+    budget=st.sampled_from([60, 200, 1000]),
+)
+def test_a_reused_prefix_equals_a_fresh_prefill(model, processor, picture, steps, budget):
+    """Over frames in time, late and jumping back, with and without idle time between them, and compactions."""
+    runtime = Recording(model)
+    session = make_session(runtime, processor, budget)
+    second = 0.0
+    for step, idle in steps:
+        session.observe(frame(picture, max(0.0, second + step)))
+        second = second + step if step > 0 or step < -1 else second
+        second = max(0.0, second)
+        if idle:
+            session.prefill_pending()
+    for question in ("What?", "Where is it now?"):
+        expected = logits_of_a_fresh_prefill(session, runtime, processor, question)
+        np.testing.assert_allclose(first_logits(session, runtime, question), expected, atol=TOLERANCE)
+
+
+def test_answers_equal_those_of_the_offline_path(runtime, processor, picture):
+    """A memory that never had to make room is a video at native size."""
+    session = make_session(runtime, processor)
+    frames = [frame(picture, second) for second in range(6)]
+    for f in frames:
+        session.observe(f)
+    offline = ask(
+        runtime,
+        processor,
+        "What moved?",
+        clip=[ClipFrame(float(i), f.rgb) for i, f in enumerate(frames)],
+        policy=Alternating(),
+        max_tokens=1000,
+        sampling=FEW,
+    )
+    online = session.ask("What moved?", FEW)
+    assert online.raw == offline.raw != ""
+    assert (online.frames, online.key_frames) == (6, 2)
+    assert (online.visual_tokens, online.prompt_tokens) == (offline.visual_tokens, offline.prompt_tokens)
+    assert online.image_size == Size(120, 160)
+
+
+def test_a_second_question_pays_for_its_own_tokens_only(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    for second in range(8):
+        session.observe(frame(picture, second))
+        session.prefill_pending()
+    assert session.up_to_date and runtime.images == 8
+    runtime.tokens = 0
+    first = session.ask("What is it?", FEW)
+    again = session.ask("What is it?", FEW)
+    assert runtime.images == 8
+    question_tokens = first.prompt_tokens - first.visual_tokens - 8 * len(processor.encode_text(",Time 1.0s:")) - 3
+    assert runtime.tokens <= 2 * (question_tokens + FEW.max_new_tokens + 8)
+    assert again.raw == first.raw
+
+
+def test_frames_may_arrive_while_an_answer_is_generated(runtime, processor, picture):
+    session = make_session(runtime, processor, budget=100)
+    session.observe(frame(picture, 0))
+    arriving = iter(range(1, 30))
+
+    def cancelled():
+        session.observe(frame(picture, next(arriving)))
+        return False
+
+    answer = session.ask("What?", Sampling(max_new_tokens=20), cancelled=cancelled)
+    assert answer.frames == 1 and answer.generated_tokens == 20
+    assert session.memory.counters.compactions > 0 and not session.up_to_date
+    expected = logits_of_a_fresh_prefill(session, runtime, processor, "And now?")
+    np.testing.assert_allclose(first_logits(session, runtime, "And now?"), expected, atol=TOLERANCE)
+
+
+def test_cancelled_answers_are_forgotten(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    session.observe(frame(picture, 0))
+    full = session.ask("What?", FEW).raw
+    pieces = []
+    cancelled = session.ask("What?", FEW, on_text=pieces.append, cancelled=lambda: len(pieces) >= 2)
+    assert cancelled.ended_by == "cancelled" and full.startswith(cancelled.raw) and cancelled.generated_tokens < 6
+    assert session.ask("What?", FEW).raw == full
+
+
+def test_an_exception_in_a_callback_leaves_the_session_usable(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    session.observe(frame(picture, 0))
+    expected = session.ask("What?", FEW).raw
+
+    def broken(piece):
+        raise RuntimeError("listener gone")
+
+    with pytest.raises(RuntimeError, match="listener gone"):
+        session.ask("What?", FEW, on_text=broken)
+    assert session.ask("What?", FEW).raw == expected
+
+
+def test_horizon_looks_back_from_the_newest_frame(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    for second in range(10):
+        session.observe(frame(picture, second))
+    whole = session.ask("What?", FEW)
+    recent = session.ask("What?", FEW, horizon_s=2.5)
+    assert (whole.frames, recent.frames) == (10, 3)
+    assert recent.prompt_tokens < whole.prompt_tokens
+    only = make_session(runtime, processor)
+    for second in (7, 8, 9):
+        only.observe(frame(picture, second))
+    assert only.ask("What?", FEW).raw == recent.raw
+    assert session.ask("What?", FEW).raw == whole.raw
+    assert session.ask("What?", FEW, horizon_s=1000.0).frames == 10
+
+
+def test_late_frames_and_jumps(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    assert session.observe(frame(picture, 3)) == KEY
+    assert session.observe(frame(picture, 2.5)) is None
+    assert session.observe(frame(picture, 4)) == INTERMEDIATE
+    assert session.observe(frame(picture, 0)) == KEY  # the bag loops
+    assert session.ask("What?", FEW).frames == 1
+
+
+def test_what_cannot_be_asked(runtime, processor, picture):
+    session = make_session(runtime, processor)
+    with pytest.raises(NoFramesError, match="no frame has been seen"):
+        session.ask("What?")
+    session.observe(frame(picture, 0))
+    with pytest.raises(PromptError, match="question is empty"):
+        session.ask("  ")
+    with pytest.raises(PromptError, match="has 1000000 characters, it may have at most"):
+        session.ask("x" * 1_000_000)
+    with pytest.raises(PromptError, match="contains '<image>'"):
+        session.ask("<image>?")
+    with pytest.raises(PromptError, match="horizon is -1"):
+        session.ask("What?", horizon_s=-1)
+    runtime.tokens = 0
+    with pytest.raises(ContextLengthError, match=r"needs \d+ tokens, \d+ more than the 2048"):
+        session.ask("What? " * 1500)
+    with pytest.raises(ContextLengthError, match="the question with its answer"):
+        session.ask("What?", Sampling(max_new_tokens=2048))
+    assert runtime.tokens == 0
+
+
+def test_a_budget_beyond_the_context_is_refused(runtime, processor):
+    with pytest.raises(ContextLengthError, match="a memory of 40000 visual tokens needs"):
+        make_session(runtime, processor, budget=40_000)
+
+
+@pytest.mark.parametrize("budget", [200, 90, 400])
+def test_a_new_budget_answers_as_a_fresh_session_would(model, processor, picture, budget):
+    runtime = Recording(model)
+    session = SceneSession(runtime, processor, Alternating(), MemoryConfig(200))
+    for second in range(12):
+        session.observe(Frame(picture(100, 140, second), second * SECOND))
+    session.ask("What?", FEW)
+    session.set_budget(budget)
+    assert session.memory.tokens <= budget
+    kept = session.ask("What?", FEW)
+    reused = runtime.logits[-kept.generated_tokens :]
+    for frame in session.memory.frames:
+        frame.encoded = None
+    session.set_budget(budget)  # a new cache: everything is encoded and prefilled again
+    fresh = session.ask("What?", FEW)
+    assert fresh.raw == kept.raw and fresh.visual_tokens == kept.visual_tokens
+    np.testing.assert_allclose(runtime.logits[-fresh.generated_tokens :], reused, atol=TOLERANCE)
+    session.close()
+
+
+def test_a_budget_above_the_context_changes_nothing(model, processor, picture):
+    session = SceneSession(TorchRuntime(model), processor, Alternating(), MemoryConfig(200))
+    session.observe(Frame(picture(100, 140), SECOND))
+    before = session.ask("What?", FEW).raw
+    with pytest.raises(ContextLengthError, match="a memory of 10000000 visual tokens"):
+        session.set_budget(10_000_000)
+    assert session.memory.config.token_budget == 200 and session.ask("What?", FEW).raw == before
+    session.close()

@@ -1,0 +1,388 @@
+"""The worker's thread: order of work, captions, cancelling, errors; with a runtime that says what it is told."""
+
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+from scripted_runtime import ScriptedRuntime, ScriptedTokens
+
+from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.mailbox import Mailbox
+from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import Question, QuestionQueue
+from penguin_engine.scene.session import SceneSession
+from penguin_engine.scene.worker import SceneWorker
+from penguin_models.errors import (
+    BusyError,
+    CancelledError,
+    MediaError,
+    NoFramesError,
+    NotActiveError,
+    PromptError,
+    UnknownCameraError,
+)
+from penguin_models.types import Frame, FrameKind
+
+SECOND = 10**9
+QUIET = CaptionConfig(on_keyframe=False)
+PATIENCE_S = 20
+
+
+class EveryFrameIsKey:
+    def observe(self, frame):
+        return FrameKind.KEY
+
+    def reset(self):
+        pass
+
+
+class NoFrameIsKey(EveryFrameIsKey):
+    def observe(self, frame):
+        return FrameKind.INTERMEDIATE
+
+
+class Heard:
+    """A listener that remembers, and can be waited for."""
+
+    def __init__(self):
+        self.frames, self.bad, self.captions, self.answers, self.failures = [], [], [], [], []
+        self._changed = threading.Condition()
+
+    def _add(self, what, item):
+        with self._changed:
+            what.append(item)
+            self._changed.notify_all()
+
+    def on_memory(self, camera_state):
+        self._add(self.frames, camera_state.camera)
+
+    def on_bad_frame(self, camera_state):
+        self._add(self.bad, camera_state.last_error)
+
+    def on_caption(self, outcome):
+        self._add(self.captions, outcome)
+
+    def on_answer(self, outcome):
+        self._add(self.answers, outcome)
+
+    def on_failure(self, doing, error):
+        self._add(self.failures, (doing, error))
+
+    def wait(self, condition):
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE_S), vars(self)
+
+
+@pytest.fixture
+def make(processor):
+    """Makes a started worker that watches some cameras."""
+    workers = []
+
+    def build(cameras=("a",), caption=QUIET, queue_size=4, runtime=None, **script):
+        runtime = runtime or ScriptedRuntime(processor, **script)
+        camera_states = [
+            CameraState(c, SceneSession(runtime, processor, EveryFrameIsKey(), MemoryConfig(500)), Mailbox(0.0))
+            for c in cameras
+        ]
+        heard = Heard()
+        worker = SceneWorker(runtime, processor, camera_states, caption, QuestionQueue(queue_size), heard)
+        worker.heard, worker.runtime = heard, runtime
+        worker.start()
+        worker.resume()
+        workers.append(worker)
+        return worker
+
+    yield build
+    for worker in workers:
+        worker.stop()
+        assert worker.runtime.open_caches == 0
+    assert not [t for t in threading.enumerate() if t.name == "scene-worker"]
+
+
+def frame(second, camera="a", value=0):
+    return Frame(np.full((56, 84, 3), value, np.uint8), round(second * SECOND), camera, f"header {second}")
+
+
+def show(worker, second, camera="a"):
+    """Leaves a frame and waits until it is in the memory."""
+    before = len(worker.heard.frames)
+    worker.offer(camera, round(second * SECOND), partial(frame, second, camera))
+    worker.heard.wait(lambda: len(worker.heard.frames) > before)
+
+
+def answer(worker, text="What?", **options):
+    return worker.submit(Question(text, **options)).outcome.result(PATIENCE_S)
+
+
+def test_an_answer_speaks_of_the_newest_frame(make):
+    worker = make()
+    show(worker, 1)
+    show(worker, 2)
+    outcome = answer(worker)
+    assert outcome.answer.grounding.objects[0].label == "red cube"
+    assert (outcome.camera, outcome.frame.header, outcome.answer.frames) == ("a", "header 2", 2)
+    assert outcome.answer.start_ns == SECOND and outcome.answer.generated_tokens > 5
+    assert worker.heard.answers == [outcome]
+
+
+def test_text_streams_with_the_number_of_tokens(make):
+    worker, pieces = make(), []
+    show(worker, 1)
+    pending = worker.submit(Question("What?"), lambda piece, tokens: pieces.append((piece, tokens)))
+    outcome = pending.outcome.result(PATIENCE_S)
+    assert "".join(piece for piece, _ in pieces) == outcome.answer.raw
+    assert [tokens for _, tokens in pieces] == sorted(tokens for _, tokens in pieces)
+    assert pieces[-1][1] <= outcome.answer.generated_tokens
+
+
+def test_several_cameras_are_one_prompt_and_the_newest_counts(make):
+    worker = make(("a", "b", "c"))
+    show(worker, 1, "b")
+    show(worker, 2, "a")
+    outcome = answer(worker)
+    assert (outcome.camera, outcome.answer.frames) == ("a", 2)
+    assert answer(worker, cameras=("b",)).camera == "b"
+    assert answer(worker, cameras=("b", "c")).answer.frames == 1
+    assert answer(worker, horizon_s=0.5).answer.frames == 1
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_of_cameras_that_see_at_the_same_moment_the_answer_names_the_one_that_was_shown_last(make, order):
+    worker = make(("a", "b"))
+    for camera, size in (("a", (56, 84)), ("b", (112, 56))):
+        before = len(worker.heard.frames)
+        worker.offer(camera, SECOND, partial(Frame, np.zeros((*size, 3), np.uint8), SECOND, camera))
+        worker.heard.wait(lambda before=before: len(worker.heard.frames) > before)
+    outcome = answer(worker, cameras=order)
+    assert outcome.answer.frames == 2 and outcome.camera == order[-1]
+    assert outcome.answer.image_size == outcome.frame.source_size  # boxes are in the pixels of the camera that is named
+
+
+def test_bad_questions_reach_who_asked_and_nobody_else(make):
+    worker = make()
+    with pytest.raises(NoFramesError, match="no frame of a"):
+        answer(worker)
+    show(worker, 1)
+    for text, error in ((" ", PromptError), ("<image>", PromptError)):
+        with pytest.raises(error):
+            answer(worker, text)
+    with pytest.raises(UnknownCameraError, match="'x' is not watched; cameras: a"):
+        answer(worker, cameras=("x",))
+    assert answer(worker).answer.raw and not worker.heard.failures
+
+
+def test_a_failing_runtime_fails_the_question_and_not_the_worker(make):
+    worker = make()
+    show(worker, 1)
+    answer(worker)  # the frame is prefilled
+    worker.runtime.text = "boom"
+    with pytest.raises(RuntimeError, match="boom"):
+        answer(worker)
+    worker.runtime.text = "fine"
+    show(worker, 2)
+    assert answer(worker).answer.raw == "fine"
+
+
+def test_a_failing_prefill_is_reported_and_the_camera_begins_anew(make):
+    worker = make()
+    worker.runtime.text = "boom"
+    show(worker, 1)
+    worker.heard.wait(lambda: worker.heard.failures)
+    assert worker.heard.failures[0][0] == "prefilling frames"
+    worker.runtime.text = "fine"
+    show(worker, 2)
+    assert answer(worker).answer.frames == 1
+
+
+def test_an_image_that_cannot_be_read_is_counted_and_the_next_one_is_served(make):
+    worker = make()
+
+    def broken():
+        raise MediaError("half a JPEG")
+
+    worker.offer("a", SECOND, broken)
+    worker.heard.wait(lambda: worker.heard.bad)
+    camera_state = worker.camera_states["a"]
+    assert (camera_state.bad_frames, camera_state.last_error, camera_state.newest_failed) == (1, "half a JPEG", True)
+    show(worker, 2)
+    assert not camera_state.newest_failed and answer(worker).answer.frames == 1
+
+
+def test_frames_keep_arriving_while_an_answer_is_generated(make):
+    worker, said = make(token_s=0.02), threading.Event()
+    show(worker, 1)
+    pending = worker.submit(Question("What?"), lambda piece, tokens: said.set())
+    assert said.wait(PATIENCE_S)
+    for second in range(2, 6):
+        show(worker, second)
+    assert not pending.outcome.done()
+    assert pending.outcome.result(PATIENCE_S).answer.frames == 1
+    assert len(worker.camera_states["a"].session.memory.frames) == 5
+
+
+def test_cancelling_ends_an_answer_between_two_tokens(make):
+    worker = make(token_s=0.05)
+    show(worker, 1)
+    said = threading.Event()
+    pending = worker.submit(Question("What?"), lambda piece, tokens: said.set())
+    assert said.wait(PATIENCE_S)
+    worker.queue.cancel(pending)
+    outcome = pending.outcome.result(PATIENCE_S)
+    assert outcome.answer.ended_by == "cancelled"
+    assert 0 < len(outcome.answer.raw) < len(worker.runtime.text)
+
+
+def test_a_full_queue_refuses_at_once(make):
+    worker = make(token_s=0.05, queue_size=1)
+    show(worker, 1)
+    pendings = [worker.submit(Question("first"))]
+    with pytest.raises(BusyError):
+        for _ in range(3):
+            pendings.append(worker.submit(Question("more")))
+    assert [t.outcome.result(PATIENCE_S).answer.ended_by for t in pendings] == ["end"] * len(pendings)
+
+
+def test_pausing_cancels_everything_and_resuming_goes_on_with_the_same_memory(make):
+    worker = make(token_s=0.05)
+    show(worker, 1)
+    pendings = [worker.submit(Question(text)) for text in ("one", "two")]
+    worker.pause()
+    endings = []
+    for pending in pendings:
+        try:
+            endings.append(pending.outcome.result(PATIENCE_S).answer.ended_by)
+        except CancelledError:
+            endings.append("cancelled")
+    assert endings == ["cancelled"] * 2
+    with pytest.raises(NotActiveError):
+        worker.submit(Question("What?"))
+    worker.resume()
+    assert answer(worker).answer.frames == 1
+
+
+def test_abandoning_ends_a_question_in_the_middle_of_an_operation(make):
+    worker, encoding, go_on = make(), threading.Event(), threading.Event()
+
+    def encode(images):
+        encoding.set()
+        assert go_on.wait(PATIENCE_S)
+        return [ScriptedTokens(6) for _ in images]
+
+    worker.runtime.encode = encode
+    worker.offer("a", SECOND, partial(frame, 1))
+    pending = worker.submit(Question("What?"))
+    assert encoding.wait(PATIENCE_S)
+    worker.pause()
+    worker.abandon()
+    with pytest.raises(CancelledError):
+        pending.outcome.result(PATIENCE_S)
+    go_on.set()
+
+
+def test_an_exception_of_the_listener_reaches_who_asked(make):
+    worker = make()
+    show(worker, 1)
+    worker.heard.on_answer = lambda outcome: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        answer(worker)
+
+
+def test_clearing_forgets_before_anything_else_is_asked(make):
+    worker = make(token_s=0.02)
+    show(worker, 1)
+    running = worker.submit(Question("What?"))
+    told = len(worker.heard.frames)
+    worker.clear()
+    worker.heard.wait(lambda: len(worker.heard.frames) > told)
+    with pytest.raises(NoFramesError):
+        answer(worker)
+    assert running.outcome.done()
+    show(worker, 2)
+    assert answer(worker).answer.frames == 1
+
+
+def test_settings_change_between_two_pieces_of_work(make):
+    worker = make()
+    for second in range(1, 30):
+        show(worker, second)
+    session = worker.camera_states["a"].session
+    worker.change(partial(session.set_budget, 100))
+    assert answer(worker).answer.visual_tokens <= 100
+    worker.change(partial(session.set_budget, 10_000_000))  # far above the context
+    worker.heard.wait(lambda: worker.heard.failures)
+    assert answer(worker).answer.visual_tokens <= 100
+
+
+def test_a_change_of_how_frames_are_taken_does_not_wait_for_the_end_of_an_answer(make):
+    worker, said = make(token_s=0.1), threading.Event()
+    show(worker, 1)
+    running = worker.submit(Question("What?"), lambda piece, tokens: said.set())
+    assert said.wait(PATIENCE_S)
+    memory = worker.camera_states["a"].session.memory
+    worker.change_frames(partial(setattr, memory, "policy", NoFrameIsKey()))
+    show(worker, 2)
+    assert [held.kind for held in memory.frames] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
+    assert not running.outcome.done()
+    running.cancel()
+
+
+# Captions
+
+
+def test_a_caption_for_each_key_frame_that_is_still_the_newest(make):
+    worker = make(caption=CaptionConfig())
+    for second in (1, 2):
+        show(worker, second)
+        worker.heard.wait(
+            lambda s=second: worker.heard.captions and worker.heard.captions[-1].frame.stamp_ns == s * SECOND
+        )
+    assert [c.frame.header for c in worker.heard.captions] == ["header 1", "header 2"]
+    assert worker.camera_states["a"].captions == 2
+
+
+def test_captions_come_by_the_clock_of_the_stamps(make):
+    worker = make(caption=CaptionConfig(on_keyframe=False, period_s=10.0))
+    for second, captions in ((1, 1), (2, 1), (9, 1), (11, 2)):
+        show(worker, second)
+        answer(worker)
+        worker.heard.wait(lambda wanted=captions: len(worker.heard.captions) >= wanted)
+    assert [c.frame.stamp_ns // SECOND for c in worker.heard.captions] == [1, 11]
+
+
+def test_a_question_goes_before_a_caption_and_ends_a_running_one(make):
+    worker = make(caption=CaptionConfig(), token_s=0.05)
+    show(worker, 1)
+    outcome = answer(worker)
+    assert outcome.answer.ended_by == "end" and not worker.heard.captions
+    assert worker.captions_preempted <= 1
+    worker.heard.wait(lambda: worker.heard.captions)
+    assert worker.heard.captions[0].frame is outcome.frame
+
+
+def test_a_caption_of_a_frame_that_became_old_is_skipped(make):
+    worker = make(("a", "b"), caption=CaptionConfig(max_age_s=0.2), token_s=0.02)
+    show(worker, 1, "a")
+    worker.heard.wait(lambda: worker.heard.captions)
+    pending = worker.submit(Question("What?"))  # takes longer than a frame stays young
+    show(worker, 2, "b")
+    pending.outcome.result(PATIENCE_S)
+    answer(worker)
+    assert worker.camera_states["b"].captions + worker.camera_states["b"].captions_skipped == 1
+    assert worker.camera_states["b"].captions_skipped == 1
+
+
+def test_cameras_take_turns(make):
+    worker = make(("a", "b"), caption=CaptionConfig())
+    for second in range(1, 6):
+        show(worker, second, "a")
+        show(worker, second, "b")
+    worker.heard.wait(lambda: {c.camera for c in worker.heard.captions} == {"a", "b"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("prompt", " "), ("period_s", -1.0), ("max_new_tokens", 0), ("max_age_s", 0.0)]
+)
+def test_caption_settings_are_checked(field, value):
+    with pytest.raises(PromptError, match=f"caption.{field}"):
+        CaptionConfig(**{field: value})

@@ -1,0 +1,139 @@
+"""A bag as it would reach the live node, with a clock that tests hold in their hands."""
+
+import pytest
+
+from penguin_engine.scene.answer import Answer
+from penguin_ros.evaluation.bags import realtime
+from penguin_ros.evaluation.bags.cluster import Collected
+from penguin_ros.evaluation.bags.methods import Engine
+from penguin_ros.evaluation.bags.plan import make_plan
+from penguin_ros.evaluation.bags.realtime import WorkClock, replay_realtime
+from penguin_ros.evaluation.bags.replay import BagJob
+from penguin_ros.evaluation.question_file import ExpectedText, Question
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
+
+CAMERA = "/camera"
+QUARTERS = [(i / 4, i) for i in range(21)]  # four pictures a second for five seconds
+
+
+class Timer:
+    """Seconds that pass only when work is done."""
+
+    def __init__(self, **costs):
+        self.now, self.costs = 100.0, costs
+
+    def __call__(self):
+        return self.now
+
+    def work(self, kind):
+        self.now += self.costs.get(kind, 0.0)
+
+
+def question(at, name=None):
+    return Question(id=name or f"at {at:g}", time_s=at, question="Which?", expected=[ExpectedText(accept=["x"])])
+
+
+def live(bag, questions, runtime, timer, done=None, **settings):
+    (planned,) = make_plan([bag], questions).bags
+    settings = RunSettings(methods=["realtime"], parameters={"sample_rate_hz": 0.0}, **settings)
+    job = BagJob(planned.recording, planned.questions, planned.truth, ModelSpec(path="scripted"), settings, done or {})
+    runtime.work = timer.work
+    sink = Collected()
+    replay_realtime(job, Engine(runtime, runtime.processor, settings), sink, timer)
+    return sink
+
+
+def seen(sink):
+    return {record.question: [int(word) for word in record.raw.split()] for record in sink.answers}
+
+
+def test_a_fast_machine_sees_everything(picture_bag, scripted):
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(1), question(5)], scripted(), Timer(encode=0.01))
+    assert seen(sink) == {"at 1": [0, 1, 2, 3, 4], "at 5": list(range(21))}
+    assert [record.waited_s for record in sink.answers] == [0, 0]
+    assert sink.timelines[0].dropped == 0
+
+
+def test_a_slow_machine_takes_the_newest_frame_when_it_is_done(picture_bag, scripted):
+    """A frame costs 0.6 s. Taken: 0; at 0.6 s the one of 0.5; at 1.2 s of 1.0; at 1.8 s of 1.75. The question of 2 s
+    waits until 2.4 s, when the frame of 2.25 has come as well."""
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(encode=0.6))
+    assert seen(sink) == {"at 2": [0, 2, 4, 7, 9]}
+    (record,) = sink.answers
+    assert record.waited_s == pytest.approx(0.4)
+    assert record.frame.time_s == pytest.approx(2.25)
+    (timeline,) = sink.timelines
+    assert timeline.time_s == [0, 0.5, 1, 1.75, 2.25, 3]  # the last one while the answer is generated
+    assert timeline.dropped == 7  # 0.25, 0.75, 1.25, 1.5, 2.0, 2.5 and 2.75
+    assert timeline.seconds[:4] == pytest.approx([0.6] * 4)
+
+
+def test_a_slower_machine_can_be_imagined(picture_bag, scripted):
+    """Twice 0.3 s is 0.6 s."""
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(encode=0.3), realtime_factor=2.0)
+    assert seen(sink) == {"at 2": [0, 2, 4, 7, 9]}
+
+
+def test_an_imagined_machine_is_slower_at_answers_too(picture_bag, scripted, monkeypatch):
+    answer = Answer(raw="x", seconds={"prefill": 0.25, "decode": 0.5})
+    monkeypatch.setattr(realtime, "attempt", lambda ask, meter: (answer, None))
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(), realtime_factor=3.0)
+    assert (sink.answers[0].first_token_s, sink.answers[0].total_s) == (0.75, 2.25)
+
+
+def test_frames_are_taken_while_an_answer_is_generated(picture_bag, scripted):
+    """An answer of many tokens, 0.2 s each: the frames that come meanwhile are taken between them, and none is lost."""
+    runtime = scripted(lambda asked, numbers: "one word after the other until the end of a long sentence")
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(1, "a"), question(5, "b")], runtime, Timer(append=0.2))
+    assert sink.answers[0].generated_tokens > 5
+    (timeline,) = sink.timelines
+    assert timeline.dropped == 0 and timeline.time_s == pytest.approx([at for at, _ in QUARTERS])
+
+
+def test_a_question_that_waits_for_another(picture_bag, scripted):
+    """Two questions at once: the second waits for the first. Prefill of the first takes what its tokens cost."""
+    timer = Timer(append=0.001)
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(3, "a"), question(3, "b")], scripted(), timer)
+    a, b = sink.answers
+    assert (a.question, b.question) == ("a", "b")
+    assert b.waited_s > a.waited_s
+
+
+def test_reading_the_bag_takes_no_time(picture_bag, scripted, monkeypatch):
+    from penguin_ros.evaluation.bags.recording import Recording
+
+    timer = Timer(encode=0.01)
+    read = Recording.read
+
+    def slow(self, refs=None):
+        for image in read(self, refs):
+            timer.now += 7.0
+            yield image
+
+    monkeypatch.setattr(Recording, "read", slow)
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(5)], scripted(), timer)
+    assert sink.timelines[0].dropped == 0 and sink.answers[0].waited_s == 0
+
+
+def test_after_an_interruption_the_answers_that_are_there_take_their_time(picture_bag, scripted):
+    bag = picture_bag({CAMERA: QUARTERS})
+    questions = [question(1, "a"), question(1.2, "b")]
+    first = live(bag, questions, scripted(), Timer(append=0.005))
+    done = {(r.question, r.method, r.key): r for r in first.answers[:1]}
+    done[next(iter(done))].seconds = {"encode": 0.0, "prefill": 1.0, "decode": 0.5}
+    runtime = scripted()
+    second = live(bag, questions, runtime, Timer(append=0.005), done)
+    assert [record.question for record in second.answers] == ["b"] and len(runtime.asked) == 1
+    assert second.answers[0].waited_s > 1.2
+
+
+def test_the_clock():
+    timer = Timer()
+    clock = WorkClock(5_000, factor=2.0, timer=timer)
+    timer.now += 1.0
+    assert clock.now_ns() == 2_000_005_000
+    clock.jump_to(1)
+    assert clock.now_ns() == 2_000_005_000  # never back
+    clock.jump_to(3_000_000_000)
+    assert clock.exclude(lambda: timer.work("encode") or "done") == "done"
+    assert clock.now_ns() == 3_000_000_000

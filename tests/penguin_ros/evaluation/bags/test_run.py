@@ -1,0 +1,397 @@
+"""Whole runs: results on disk, interrupted and resumed, in processes and on Ray, with bags that fail."""
+
+import importlib.util
+import pickle
+import shutil
+import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from penguin_models.errors import EvaluationError, MediaError
+from penguin_models.grounding import Box, GroundedObject
+from penguin_ros.evaluation.bags import jobs as jobs_module
+from penguin_ros.evaluation.bags import run as run_module
+from penguin_ros.evaluation.bags.recording import Recording
+from penguin_ros.evaluation.bags.run import RunOptions, run_bags
+from penguin_ros.evaluation.question_file import ExpectedObjects, ExpectedText, ExpectedTime, Question
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
+from penguin_ros.evaluation.results import load_results
+from penguin_ros.evaluation.tabletop.export import CAMERA as EXPORTED
+from penguin_ros.evaluation.tabletop.export import TRUTH, TrueFrame, write_bag
+
+CAMERA = "/camera"
+PICTURES = [(float(i), 10 + 9 * i) for i in range(6)]
+
+
+def question(bag, at, accept="10 19"):
+    expected = [ExpectedText(accept=[accept])]
+    return Question(id=f"{bag} {at:g}", bag=bag, time_s=at, question="Which?", expected=expected, max_new_tokens=40)
+
+
+@pytest.fixture
+def two(picture_bag):
+    return [picture_bag({CAMERA: PICTURES}, name=name) for name in ("kitchen", "hall")]
+
+
+@pytest.fixture
+def asked():
+    return [question("kitchen", 1), question("hall", 1), question("hall", 4), question("kitchen", 5)]
+
+
+@pytest.fixture
+def run(two, asked, scripted, checkpoint, tmp_path):
+    """Runs the questions with a scripted model; the hash is that of the small checkpoint."""
+
+    def start(runtime=None, questions=asked, bags=two, out="out", settings=None, **options):
+        runtime = runtime or scripted()
+        return run_bags(
+            bags,
+            questions,
+            ModelSpec(path=str(checkpoint)),
+            settings or RunSettings(methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0}),
+            RunOptions(out=tmp_path / out, **options),
+            loaded=(runtime, runtime.processor),
+        )
+
+    return start
+
+
+class StopHere(Exception):  # noqa: N818 - no error of the program
+    pass
+
+
+def run_until(last, run, scripted):
+    """Stops while the last of so many questions is answered."""
+
+    def answer(asked, numbers):
+        if len(runtime.asked) == last:
+            raise StopHere
+        return " ".join(map(str, numbers))
+
+    runtime = scripted(answer)
+    with pytest.raises(StopHere):
+        run(runtime)
+
+
+def pictures_of(results):
+    return {record.frame.file for record in results.records}
+
+
+def pictures_in(folder):
+    return {str(file.relative_to(folder / "frames")) for file in (folder / "frames").rglob("*.jpg")}
+
+
+def verdicts(results):
+    return {(record.question, record.method): (record.raw, record.correct) for record in results.records}
+
+
+def test_a_run_from_bags_to_results(run, tmp_path):
+    results = run(title="first")
+    assert load_results(tmp_path / "out") == results
+    assert len(results.records) == 8 and results.title == "first" and len(results.model.hash) == 64
+    assert verdicts(results)["kitchen 1", "memory"] == ("10 19", True)
+    assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", False)
+    assert [(bag.name, bag.cameras, bag.failed) for bag in results.bags] == [
+        ("kitchen", [CAMERA], None),
+        ("hall", [CAMERA], None),
+    ]
+    assert {(timeline.bag, timeline.method) for timeline in results.timelines} == {
+        ("kitchen", "memory"),
+        ("hall", "memory"),
+    }
+    assert results.summary["methods"]["memory"]["metrics"]["accuracy"]["value"] == 0.5
+    assert results.machine["cores"] >= 1
+    assert pictures_of(results) == pictures_in(tmp_path / "out")
+
+
+def test_results_that_are_to_go_into_a_file(run, scripted, tmp_path):
+    (tmp_path / "out").touch()
+    runtime = scripted()
+    with pytest.raises(EvaluationError, match=r"results go into a folder, and .*out is a file; choose another --out"):
+        run(runtime)
+    assert runtime.encoded == 0
+
+
+def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
+    runtime, told = scripted(), []
+    run_bags(
+        two,
+        asked,
+        ModelSpec(path=str(checkpoint)),
+        RunSettings(),
+        RunOptions(out=tmp_path),
+        on_start=lambda total, done: told.append((total, done)),
+        on_progress=told.append,
+        loaded=(runtime, runtime.processor),
+    )
+    assert told == [(4, 0), 1, 1, 1, 1]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
+    whole = run(out="whole")
+    run_until(6, run, scripted)
+    second = scripted()
+    resumed = run(second)
+    assert len(second.asked) == 3
+    assert verdicts(resumed) == verdicts(whole)
+    third = scripted()
+    assert verdicts(run(third)) == verdicts(whole) and third.asked == [] and third.encoded == 0
+
+
+def test_a_run_that_stops_at_another_methods_last_question_keeps_the_time_line_of_the_memory(run, scripted):
+    whole = run(out="whole")
+    run_until(4, run, scripted)
+    resumed = run(scripted())
+    assert [(line.bag, line.method, line.tokens) for line in resumed.timelines] == [
+        (line.bag, line.method, line.tokens) for line in whole.timelines
+    ]
+
+
+def test_expectations_may_change_without_asking_again(run, scripted, asked):
+    run()
+    runtime = scripted()
+    changed = [q.model_copy(update={"expected": [ExpectedText(accept=["19 28 37 46"])]}) for q in asked]
+    results = run(runtime, questions=changed)
+    assert runtime.asked == []
+    assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", True)
+
+
+def test_a_time_in_free_words_counts_where_it_is_expected_later(run, scripted):
+    """The last four frames begin at 1 s: what the model calls 0 to 2 s is 1 to 3 s."""
+    runtime = scripted(lambda asked, numbers: "From 0 to 2 seconds.")
+    first = run(runtime, questions=[question("hall", 4)])
+    assert {record.method: record.spans for record in first.records} == {"memory": [], "last-4": []}
+    mended = question("hall", 4).model_copy(update={"expected": [ExpectedTime(accept=[(1.0, 3.0)])]})
+    again = run(scripted(), questions=[mended])
+    assert {record.method: record.spans for record in again.records} == {"memory": [(0, 2)], "last-4": [(1, 3)]}
+    assert {record.method: record.correct for record in again.records} == {"memory": False, "last-4": True}
+
+
+def test_methods_may_be_added_later(run, scripted):
+    run(settings=RunSettings(parameters={"sample_rate_hz": 0.0}))
+    runtime = scripted()
+    results = run(runtime, settings=RunSettings(methods=["memory", "offline"], parameters={"sample_rate_hz": 0.0}))
+    assert len(runtime.asked) == 4 and len(results.records) == 8
+
+
+def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
+    run()
+    other = RunSettings(parameters={"sample_rate_hz": 0.0, "token_budget": 60})
+    with pytest.raises(EvaluationError, match=r"another model or of other settings.*--overwrite"):
+        run(settings=other)
+    runtime = scripted()
+    run(runtime, settings=other, overwrite=True)
+    assert len(runtime.asked) == 4
+
+
+def test_a_bag_made_anew_with_the_same_stamps_is_another_one(run, scripted, two, picture_bag, tmp_path):
+    before = run()
+    shutil.rmtree(two[0])
+    picture_bag({CAMERA: [(at, number + 100) for at, number in PICTURES]}, name="kitchen")
+    with pytest.raises(EvaluationError, match=r"kitchen.jsonl holds answers of .*another recording.*--overwrite"):
+        run()
+    after = run(scripted(), overwrite=True)
+    assert verdicts(after)["kitchen 1", "memory"] == ("110 119", False)
+    assert pictures_of(after) == pictures_of(before) == pictures_in(tmp_path / "out")
+    shown = Image.open(tmp_path / "out" / "frames" / after.records[0].frame.file)
+    assert shown.getpixel((0, 0)) == pytest.approx((119, 119, 119), abs=2)
+
+
+def test_labels_may_be_mended_without_asking_again(run, scripted, tmp_path):
+    """The answer points at a mug; the bag first says that there is a cup, then that there is a mug."""
+    asked = [Question(id="q", camera=EXPORTED, time_s=2, question="Where?", expected=[ExpectedObjects(topic=TRUTH)])]
+    rgb, found = np.full((56, 84, 3), 50, np.uint8), []
+    for label in ("cup", "mug"):
+        shutil.rmtree(tmp_path / "table", ignore_errors=True)
+        box = GroundedObject(label, Box(0, 0, 1000, 1000))
+        bag = write_bag(tmp_path / "table", [TrueFrame(float(at), rgb, [box]) for at in range(4)])
+        runtime = scripted(lambda asked, numbers: "[mug](0,0,1000,1000)")
+        results = run(runtime, bags=[bag], questions=asked, settings=RunSettings())
+        found.append((len(runtime.asked), results.records[0].correct))
+    assert found == [(1, False), (0, True)]
+
+
+class Meter:
+    """Every piece of work takes two and a half joules."""
+
+    sources: ClassVar = ["board"]
+
+    @contextmanager
+    def measure(self):
+        yield SimpleNamespace(total=2.5)
+
+
+def test_energy_is_measured_where_one_process_runs_alone(run, monkeypatch):
+    monkeypatch.setattr(run_module, "EnergyMeter", Meter)
+    alone = run()
+    assert {record.joules for record in alone.records} == {2.5} and alone.machine["energy"] == ["board"]
+    assert [method["joules_per_answer"] for method in alone.summary["methods"].values()] == [2.5, 2.5]
+
+
+def test_a_bag_that_fails_loses_nothing_of_the_others(run, two, asked):
+    before = run(out="whole")
+    (file,) = two[0].glob("*.mcap")
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    results = run()
+    assert [bag.failed is None for bag in results.bags] == [False, True]
+    assert "kitchen" in results.bags[0].failed
+    kept = {key: value for key, value in verdicts(before).items() if key[0].startswith("hall")}
+    assert verdicts(results) == kept
+
+
+def test_a_bag_that_becomes_unreadable_keeps_its_answers(run, scripted, two, asked):
+    before = run()
+    (file,) = two[0].glob("*.mcap")
+    file.write_bytes(file.read_bytes()[:1000])
+    runtime = scripted()
+    after = run(runtime)
+    assert verdicts(after) == verdicts(before) and runtime.asked == []
+    assert "cannot be read" in after.bags[0].failed and after.bags[1].failed is None
+    mended = [q.model_copy(update={"expected": [ExpectedText(accept=["no"])]}) for q in asked]
+    assert not any(right for _, right in verdicts(run(questions=mended)).values())  # they are scored again
+    assert {question for question, _ in verdicts(run(overwrite=True))} == {"hall 1", "hall 4"}
+    assert {question for question, _ in verdicts(run())} == {"hall 1", "hall 4"}  # what was discarded stays so
+
+
+def test_a_bag_that_breaks_off_in_the_middle_keeps_its_answers(run, two, asked, monkeypatch):
+    """The questions of the first seconds were answered before the bag turned out to be damaged."""
+    read = Recording.read
+
+    def breaking(self, refs=None):
+        for number, image in enumerate(read(self, refs)):
+            if self.name == "hall" and number == 3:
+                raise MediaError("bag hall cannot be read to its end")
+            yield image
+
+    monkeypatch.setattr(Recording, "read", breaking)
+    results = run()
+    assert {question for question, _ in verdicts(results)} == {"kitchen 1", "kitchen 5", "hall 1"}
+    assert results.bags[1].failed == "bag hall cannot be read to its end"
+
+
+@pytest.mark.parametrize("options", [{"jobs": 2}, {"ray": "local"}])
+def test_realtime_wants_the_machine_for_itself(run, options):
+    with pytest.raises(EvaluationError, match="leave out --jobs and --ray"):
+        run(settings=RunSettings(methods=["memory", "realtime"]), **options)
+
+
+@pytest.fixture
+def real(two, asked, checkpoint, tmp_path):
+    """Runs the questions with the small checkpoint: answers without their latencies."""
+
+    def start(name, on_progress=lambda count: None, **options):
+        model = ModelSpec(path=str(checkpoint), threads=1)
+        settings = RunSettings(
+            methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
+        )
+        questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
+        options = RunOptions(out=tmp_path / name, **options)
+        results = run_bags(two, questions, model, settings, options, on_progress=on_progress)
+        assert pictures_of(results) == pictures_in(tmp_path / name)
+        return results
+
+    return start
+
+
+def plain(results, bags=("kitchen", "hall")):
+    return [record.model_dump(exclude={"seconds", "joules"}) for record in results.records if record.bag in bags]
+
+
+def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatch):
+    """One bag is deleted after it was checked, before its process reads it."""
+    one = real("one")
+    assert len(one.records) == 8
+    describe = run_module.describe_model
+
+    def describe_and_delete(*args):
+        shutil.rmtree(two[1])
+        return describe(*args)
+
+    monkeypatch.setattr(run_module, "describe_model", describe_and_delete)
+    monkeypatch.setattr(run_module, "EnergyMeter", Meter)  # knows only the whole machine
+    told = []
+    several = real("several", jobs=2, on_progress=told.append)
+    assert sorted(told) == [0, 4]
+    assert {record.joules for record in several.records} == {None}
+    assert plain(several) == plain(one, ["kitchen"])
+    assert several.bags[0].failed is None and "does not exist" in several.bags[1].failed
+
+
+def test_a_process_that_is_killed_loses_nothing(run, monkeypatch):
+    class Pool(jobs_module.ProcessPoolExecutor):
+        def submit(self, work, item):
+            future = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    before = run()
+    monkeypatch.setattr(jobs_module, "ProcessPoolExecutor", Pool)
+    after = run(jobs=2)
+    assert verdicts(after) == verdicts(before)
+    assert all("answers so far are kept: run again, with fewer --jobs" in bag.failed for bag in after.bags)
+
+
+def test_ray_that_is_not_installed(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install ray"):
+        run(ray="local")
+
+
+class Ray(ModuleType):
+    """A stand-in for Ray that runs tasks in this process; what travels is pickled."""
+
+    exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+
+    def __init__(self, dies=()):
+        super().__init__("ray")
+        self.dies, self.open = dies, False
+
+    def init(self, address, log_to_driver):
+        self.open = True
+
+    def shutdown(self):
+        self.open = False
+
+    def remote(self, num_gpus):
+        return lambda work: SimpleNamespace(remote=lambda job: (pickle.dumps(job), work))
+
+    def wait(self, waiting, num_returns):
+        return waiting[-1:], waiting[:-1]
+
+    def get(self, task):
+        job, work = pickle.loads(task[0]), task[1]
+        if job.recording.name in self.dies:
+            raise self.exceptions.RayError("The worker died\n  unexpectedly.")
+        return pickle.loads(pickle.dumps(work(job)))
+
+
+def test_ray_gives_the_same_answers_without_its_machines(real, monkeypatch):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert plain(real("ray", ray="local")) == plain(real("one")) and not ray.open
+
+
+def test_a_worker_that_dies_loses_nothing_of_the_others(real, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Ray(dies=["kitchen"]))
+    results = real("ray", ray="local")
+    assert {record.bag for record in results.records} == {"hall"}
+    failures = {bag.name: bag.failed for bag in results.bags}
+    assert failures == {"kitchen": "its worker on the cluster failed: The worker died unexpectedly.", "hall": None}
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    told = []
+    assert len(real("ray", ray="local", on_progress=told.append).records) == 8
+    assert told == [0, 4]  # what was there already is not counted again
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
+def test_ray_gives_the_same_answers(real):
+    assert plain(real("ray", ray="local")) == plain(real("one"))

@@ -1,0 +1,180 @@
+"""Files of questions: what is read, and what is said about lines that cannot be."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.question_file import (
+    ExpectedChoice,
+    ExpectedObjects,
+    Question,
+    choice_prompt,
+    format_question,
+    parse_question,
+    read_questions,
+    write_questions,
+)
+
+TEXT = {"type": "text", "accept": ["red"]}
+GOOD = {"id": "q1", "time_s": 1.5, "question": "What colour is it?", "expected": [TEXT]}
+
+
+def line(**changes):
+    return json.dumps({key: value for key, value in (GOOD | changes).items() if value is not ...})
+
+
+def test_every_kind_of_expected_result():
+    expected = [
+        TEXT | {"metric": "anls"},
+        {"type": "number", "value": 3, "tolerance": 1},
+        {"type": "choice", "options": ["a", "b"], "answer": "B"},
+        {"type": "objects", "objects": [{"label": ["mug", "cup"], "box": [1, 2, 3, 4]}]},
+        {"type": "objects", "topic": "/truth"},
+        {"type": "time_range", "accept": [[1, 2.5]]},
+        {"type": "not_there"},
+    ]
+    question = parse_question(line(expected=expected, camera=["/a", "/b"], evidence_s=[0, 1]))
+    assert [item.type for item in question.expected] == [item["type"] for item in expected]
+    assert question.expected[3].objects[0].labels == ("mug", "cup")
+    assert question.cameras == ("/a", "/b") and question.group == "text"
+
+
+def test_what_may_be_left_out():
+    question = parse_question(line())
+    assert (question.bag, question.cameras, question.kind, question.horizon_s) == (None, (), "", 0)
+    assert parse_question(line(time_s=..., stamp_ns=17)).stamp_ns == 17
+    assert parse_question(line(kind="colour")).group == "colour"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON: .* at column 2"),
+        ("[]", "valid dictionary"),
+        (line(id=...), "id: Field required"),
+        (line(id=""), "id: String should have at least 1 character"),
+        (line(answer="red"), "answer: Extra inputs are not permitted"),
+        (line(time_s=...), "give either time_s or stamp_ns"),
+        (line(stamp_ns=5), "give either time_s or stamp_ns"),
+        (line(time_s=-1), "time_s: .*greater than or equal to 0"),
+        (line(time_s="soon"), "time_s: "),
+        (line(question="  "), "the question is empty"),
+        (line(expected=[]), "expected: .*at least 1 item"),
+        (line(expected=[{"type": "word"}]), "expected.0: .*'word'.*'text', 'number', 'choice'"),
+        (line(expected=[{"accept": ["red"]}]), "expected.0: .*discriminator"),
+        (line(expected=[TEXT, TEXT | {"metric": "bleu"}]), "expected.1.text.metric: unknown metric 'bleu'; known are"),
+        (line(expected=[TEXT | {"accept": []}]), "expected.0.text.accept"),
+        (line(expected=[{"type": "number", "value": 1, "tolerance": -1}]), "tolerance"),
+        (line(expected=[{"type": "choice", "options": ["a", "b"], "answer": "C"}]), "answer 'C' must be .* A to B"),
+        (line(expected=[{"type": "objects"}]), "give either objects or topic"),
+        (line(expected=[{"type": "objects", "objects": [{"label": "a", "box": [3, 0, 1, 1]}]}]), r"box \[3.0, .*x1"),
+        (
+            line(expected=[{"type": "objects", "unit": "1000", "objects": [{"label": "a", "box": [0, 0, 1, 1001]}]}]),
+            "unit 1000 must lie within 0 and 1000",
+        ),
+        (line(expected=[{"type": "time_range", "accept": [[3, 2]]}]), r"\[3.0, 2.0\] ends before it starts"),
+        (line(evidence_s=[3, 2]), "evidence_s .* ends before it starts"),
+        (line(max_new_tokens=0), "max_new_tokens"),
+    ],
+)
+def test_what_is_said_about_a_bad_line(text, message):
+    with pytest.raises(EvaluationError, match=message) as raised:
+        parse_question(text)
+    assert "\n" not in str(raised.value) and "pydantic" not in str(raised.value)
+
+
+def test_bad_lines_are_numbered(tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join([line(), "", line(id="q2", time_s=-1), line(id="q3", expected=[]), line()]))
+    with pytest.raises(EvaluationError) as raised:
+        read_questions(file)
+    message = str(raised.value)
+    assert message.startswith(f"{file}: line 3: time_s") and "line 4: expected" in message
+    assert message.endswith("line 5: id 'q1' is already that of line 1") and "line 2" not in message
+
+
+def test_many_bad_lines_are_summed_up(tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text("nonsense\n" * 25)
+    with pytest.raises(EvaluationError, match=r"line 10: .*; and 15 more$") as raised:
+        read_questions(file)
+    assert "line 11" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "not UTF-8")]
+)
+def test_files_without_questions(tmp_path, content, message):
+    file = tmp_path / "q.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(EvaluationError, match=message):
+        read_questions(file)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(EvaluationError, match=r"no.jsonl cannot be read: No such file"):
+        read_questions(tmp_path / "no.jsonl")
+
+
+@given(
+    st.builds(
+        Question,
+        id=st.text(min_size=1),
+        time_s=st.floats(0, 1e6),
+        stamp_ns=st.none(),
+        question=st.text(min_size=1).filter(str.strip),
+        camera=st.none() | st.just("/camera"),
+        kind=st.sampled_from(["", "count"]),
+        evidence_s=st.none() | st.just((1.0, 2.0)),
+        expected=st.lists(
+            st.sampled_from(
+                [
+                    ExpectedChoice(options=["a", "b"], answer="A"),
+                    ExpectedObjects(objects=[], unit="1000"),
+                    ExpectedObjects(topic="/truth"),
+                ]
+            ),
+            min_size=1,
+        ),
+    )
+)
+def test_what_is_written_is_read_again(question):
+    assert parse_question(format_question(question)) == question
+
+
+def test_a_written_file_is_read_again(tmp_path):
+    questions = [parse_question(line(question="Où?")), parse_question(line(id="q2"))]
+    write_questions(tmp_path / "q.jsonl", questions)
+    assert read_questions(tmp_path / "q.jsonl") == questions
+    assert (tmp_path / "q.jsonl").read_text().count("null") == 0
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_end_with_line_feeds_alone(tmp_path, end):
+    """JSON may hold other line breaks as they are; an editor may begin the file with a byte-order mark."""
+    text = "one\N{LINE SEPARATOR}two\N{PARAGRAPH SEPARATOR}three\N{NEXT LINE}four?"
+    questions = [parse_question(line(question=text)), parse_question(line(id="q2"))]
+    written = "".join(format_question(question) + end for question in questions)
+    (tmp_path / "q.jsonl").write_bytes(b"\xef\xbb\xbf" + written.encode())
+    assert "\N{LINE SEPARATOR}" in written and read_questions(tmp_path / "q.jsonl") == questions
+
+
+def test_the_lines_of_the_documentation_are_questions():
+    """One of every kind of expected result; and every field is in the table."""
+    words = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    fields, block = re.search(r"## The questions file(.*?)```json\n(.*?)```", words, re.DOTALL).groups()
+    questions = [parse_question(text) for text in block.splitlines()]
+    kinds = {"text", "number", "choice", "objects", "time_range", "not_there"}
+    assert {question.expected[0].type for question in questions} == kinds
+    assert set(re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE)) == set(Question.model_fields)
+
+
+def test_options_are_shown_as_letters():
+    assert choice_prompt("Which?", ["red", "blue"]) == (
+        "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    )

@@ -1,0 +1,89 @@
+"""The demo and the soak, as a stranger runs them: whole graphs in processes of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from PIL import Image
+
+from penguin_ros.tools.demo_client import DemoFailedError, check_diagnostics
+
+
+def penguin_vl(*args, **env):
+    command = [sys.executable, "-m", "penguin_ros.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **env})
+
+
+def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, checkpoint):
+    result = penguin_vl("demo", "--bag", "--model", checkpoint, "--out", tmp_path / "pictures", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    # Sensor data are not sent again: a loaded machine may lose some of the 24.
+    assert 20 <= report["frames_in"] <= 24 and report["key_frames"] >= 3 and report["scores"] == {}
+    assert 0 < report["tokens_held"] <= report["token_budget"] == 512
+    assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
+    assert [answer["by"] for answer in report["answers"]] == ["service", "action"]
+    for answer in report["answers"]:
+        assert answer["answer"] and answer["tokens"]["generated"] > 0 and answer["frames"] >= 1
+        assert answer["right"] is None
+    assert len(report["pictures"]) >= 3
+    for path in report["pictures"]:
+        with Image.open(path) as picture:
+            assert picture.size == (320, 240)
+
+
+def test_the_demo_scores_what_is_said_about_a_live_table_top(domain, tmp_path):
+    pytest.importorskip("pybullet", reason="needs the extra sim")
+    result = penguin_vl("demo", "--seconds", "6", "--out", tmp_path / "pictures", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["frames_in"] > 10 and report["captions"] >= 3
+    assert report["scores"]["object_f1"]["of"] >= 3 and report["scores"]["accuracy"]["of"] >= 1
+    assert all(answer["right"] in (True, False) for answer in report["answers"])
+
+
+def test_the_demo_says_which_checkpoint_is_missing(domain, tmp_path):
+    result = penguin_vl("demo", "--model", tmp_path / "nowhere")
+    assert result.returncode == 1 and "nowhere does not exist" in result.stderr and "--model" in result.stderr
+
+
+def test_the_demo_fails_when_the_node_does(domain, tmp_path, checkpoint):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    result = penguin_vl("demo", "--bag", "--model", broken, "--out", tmp_path / "pictures")
+    assert result.returncode == 1 and "error: the demo's node failed with exit code 1; see above" in result.stderr
+    assert "model.safetensors" in result.stderr and not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize(("name", "key"), [("penguin", "errors"), ("penguin: /eye", "failed to convert")])
+def test_the_demo_fails_when_diagnostics_tell_of_errors(name, key):
+    def status(of, what):
+        value = KeyValue(key=what, value="2" if of == name else "0")
+        return DiagnosticStatus(name=of, message="half a JPEG", values=[value])
+
+    statuses = {of: status(of, what) for of, what in (("penguin", "errors"), ("penguin: /eye", "failed to convert"))}
+    with pytest.raises(DemoFailedError, match=f"{name}: 2 {key}; its diagnostics say: half a JPEG"):
+        check_diagnostics(statuses, "penguin", "/eye")
+    statuses[name].values[0].value = "0"
+    check_diagnostics(statuses, "penguin", "/eye")
+
+
+def test_the_soak_measures_a_node_that_stays_alive(domain):
+    result = penguin_vl("bench", "soak", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["node_exit_code"] == 0 and report["answers"] == sum(s["answers"] for s in report["samples"]) > 0
+    assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
+
+
+def test_the_soak_says_when_the_node_does_not_start(domain):
+    result = penguin_vl("bench", "soak", "--model", "/nowhere", "--minutes", "0.05", ROS_DOMAIN_ID="100")
+    assert result.returncode == 1 and "the node's process" in result.stderr and "/nowhere" in result.stderr

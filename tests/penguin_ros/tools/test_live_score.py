@@ -1,0 +1,46 @@
+"""What was said about a frame is scored by the truth about that frame, not by the newest."""
+
+import pytest
+
+pytest.importorskip("pybullet", reason="needs the extra sim")
+
+from penguin_models.grounding import Box, GroundedObject
+from penguin_ros.tools.live_score import LiveScore
+
+CUBE = GroundedObject("red cube", Box(100, 100, 300, 300))
+BALL = GroundedObject("blue ball", Box(500, 500, 700, 700))
+
+
+@pytest.fixture
+def score():
+    """A cube; a second later the ball has come, and the cube is gone."""
+    made = LiveScore()
+    made.see(1, [CUBE])
+    made.see(2, [BALL])
+    return made
+
+
+def test_captions_are_compared_with_their_own_frame(score):
+    assert score.caption(1, [CUBE]).right and not score.caption(2, [CUBE]).right
+    assert score.caption(3, [CUBE]) is None  # nothing is known of that frame
+    assert score.summary()["labelled_box_share"].value == 0.5
+
+
+def test_questions_fit_the_newest_truth_and_answers_their_own_frame(score):
+    how_many, where, is_there = score.questions()
+    assert "blue ball" in where and "blue ball" in is_there
+    assert score.answer(how_many, 2, "There is one object.", []).right
+    assert score.answer(where, 2, "A blue ball.", [BALL]).right
+    assert score.answer(is_there, 2, "yes", []).right
+    assert score.answer(is_there, 1, "no", []).right  # a frame from before it came
+    assert not score.answer(where, 1, "A blue ball.", [BALL]).right
+    assert score.answer(how_many, 9, "1", []) is None
+    assert score.summary()["accuracy"].answers == 3
+
+
+def test_only_so_many_truths_are_kept():
+    made = LiveScore()
+    for stamp in range(3000):
+        made.see(stamp, [CUBE])
+    assert len(made.truths) == 2000 and min(made.truths) == 1000
+    assert LiveScore().questions() == ["How many objects are there? Answer with one word."]

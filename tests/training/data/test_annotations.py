@@ -1,0 +1,174 @@
+"""Annotation files: what is a sample, in which order its pictures come, and what is not one."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_models.errors import DataError
+from penguin_training.data import annotations
+from penguin_training.data.annotations import AnnotationFile, parse_annotation
+
+
+def parse(raw, root):
+    return parse_annotation(raw, root, "file:1")
+
+
+def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation):
+    raw = {
+        "id": 7,
+        "image": ["a.png", "b.png"],
+        "video": "c",
+        "conversations": conversation("<image>\n<video>\nand <image>?", "Yes."),
+    }
+    sample = parse(raw, tmp_path)
+    assert sample.id == "7"
+    assert [(p.path.name, p.is_clip) for p in sample.pictures] == [("a.png", False), ("c", True), ("b.png", False)]
+    content = sample.messages[0]["content"]
+    assert [part["type"] for part in content] == ["image", "video", "text", "image", "text"]
+    assert content[2]["text"] == "and " and content[4]["text"] == "?"
+    assert sample.messages[1] == {"role": "assistant", "content": "Yes."}
+
+
+def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
+    sample = parse({"image": "chart.png"}, tmp_path)
+    assert sample.id == "file:1" and not sample.has_text and len(sample.pictures) == 1
+    assert not parse({"image": "chart.png", "conversations": []}, tmp_path).has_text
+    assert parse({"text": "words"}, tmp_path).has_text
+
+
+def test_any_id_can_be_shown(tmp_path):
+    assert parse({"id": "half \udc80", "text": "words"}, tmp_path).id == "half \\udc80"
+
+
+def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
+    """As tables have it, which give every sample every column."""
+    nothing = dict.fromkeys(("id", "image", "video", "conversations", "text", "independent_turns"))
+    said = conversation("What?", "A cup.")
+    for raw in ({"text": "words"}, {"image": "x.png"}, {"conversations": said}):
+        assert parse(nothing | raw, tmp_path) == parse(raw, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([1], "must be an object"),
+        ({"id": 1}, "neither pictures nor conversations nor text"),
+        ({"text": " "}, "text must be a string with something in it"),
+        ({"text": "a", "image": "b"}, "a sample with text has no pictures"),
+        ({"text": "bad \udc80"}, r"text is not valid Unicode \(character 4: '.udc80'\); mend it"),
+        ({"image": "\ud800.png"}, "image is not valid Unicode"),
+        ({"conversations": [{"from": "gpt", "value": "\udc80"}]}, "a turn's value is not valid Unicode"),
+        ({"image": [3]}, "image must be a path or a list of paths"),
+        ({"conversations": "x"}, "must be a list of turns"),
+        ({"conversations": []}, "neither pictures nor conversations nor text"),
+        ({"text": None, "conversations": [], "independent_turns": 1}, "neither pictures nor conversations nor text"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "must have a 'from' among human, user"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "must have a 'from' among human, user"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "no turn from 'gpt'"),
+        (
+            {
+                "image": ["a", "b"],
+                "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}],
+            },
+            "has 1 <image> but the sample names 2",
+        ),
+    ],
+)
+def test_what_is_no_sample(tmp_path, raw, message):
+    with pytest.raises(DataError, match=message):
+        parse(raw, tmp_path)
+
+
+def test_lines_are_read_when_asked_for(tmp_path, jsonl):
+    path = jsonl(tmp_path / "a.jsonl", [{"id": f"é{i}", "text": "x" * i + "y"} for i in range(5)])
+    path.write_text("\n  \n" + path.read_text() + "{broken\n")
+    file = AnnotationFile(path)
+    assert len(file) == 6
+    assert [file[i].text for i in (4, 0, 2)] == ["xxxxy", "y", "xxy"] and file[1].id == "é1"
+    with pytest.raises(DataError, match="not JSON"):
+        file[5]
+    assert file.name(5) == "a.jsonl:6"
+
+
+@given(
+    lines=st.lists(st.sampled_from(["", " ", "\t", "a", " b ", "long line"]), max_size=12),
+    block=st.integers(1, 9),
+    end=st.booleans(),
+)
+def test_lines_are_found_whatever_the_block_size(tmp_path_factory, lines, block, end):
+    text = "\n".join(lines) + ("\n" if end else "")
+    path = tmp_path_factory.mktemp("lines") / "x.jsonl"
+    path.write_text(text)
+    before = annotations._BLOCK_BYTES
+    annotations._BLOCK_BYTES = block
+    try:
+        offsets = annotations._line_offsets(path)
+    finally:
+        annotations._BLOCK_BYTES = before
+    data = text.encode()
+    assert [data[o:].split(b"\n")[0].decode() for o in offsets] == [line for line in lines if line.strip()]
+
+
+def test_a_json_list_and_its_errors(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": "b"}]))
+    assert [AnnotationFile(path)[i].text for i in (0, 1)] == ["a", "b"]
+    for text, message in (("{}", "holds a dict, not a list"), ("[", "is not JSON"), ("[]", "has no samples")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            AnnotationFile(path)
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        AnnotationFile(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_what_is_no_object_is_named_whatever_is_chosen(tmp_path, ending):
+    rows = ["[1, 2]", '"words"', "null", '{"text": "a", "family": "a"}']
+    path = tmp_path / f"a.{ending}"
+    path.write_text("\n".join(rows) if ending == "jsonl" else f"[{','.join(rows)}]")
+    file = AnnotationFile(path, only={"family": ["a"]})
+    assert len(file) == 4 and file[3].text == "a" and file.name(0) == f"a.{ending}:1"
+    for row in range(3):
+        with pytest.raises(DataError, match="must be an object"):
+            file[row]
+
+
+def test_json_nested_too_deep_is_no_json(tmp_path):
+    deep = "[" * 200_000
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{deep}\n')
+    with pytest.raises(DataError, match="not JSON: maximum recursion"):
+        AnnotationFile(tmp_path / "a.jsonl")[1]
+    (tmp_path / "a.json").write_text(deep)
+    with pytest.raises(DataError, match="is not JSON: maximum recursion"):
+        AnnotationFile(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
+    rows = [{"text": str(i), "family": "ab"[i % 2], "split": "xyz"[i % 3]} for i in range(6)]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    if ending == "json":
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(rows))
+    file = AnnotationFile(path, only={"family": ["a"], "split": ["x", "y"]})
+    assert [file[i].text for i in range(len(file))] == ["0", "4"] and file.name(1) == f"a.{ending}:5"
+    with pytest.raises(DataError, match=r"has no samples with .'family': ..c"):
+        AnnotationFile(path, only={"family": ["c"]})
+
+
+def test_conversations_can_be_left_out(tmp_path, jsonl):
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup."}]
+    path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"text": "A cup."}])
+    assert AnnotationFile(path)[0].has_text and AnnotationFile(path)[1].has_text
+    file = AnnotationFile(path, conversations=False)
+    assert not file[0].has_text and file[0].pictures[0].path == tmp_path / "x.png"
+    with pytest.raises(DataError, match="neither pictures nor conversations nor text"):
+        file[1]
+
+
+def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):
+    path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png"}])
+    assert AnnotationFile(path)[0].pictures[0].path == tmp_path / "x.png"
+    assert AnnotationFile(path, tmp_path / "root")[0].pictures[0].path == tmp_path / "root" / "x.png"

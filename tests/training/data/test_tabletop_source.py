@@ -1,0 +1,85 @@
+"""Scenes of the table-top as training data: rendered on the way, as they would be written, and resumable."""
+
+import pickle
+
+import pytest
+
+from penguin_models.errors import TabletopError
+from penguin_tabletop.dataset import Mixture, TabletopSettings
+from penguin_tabletop.writer import WriterSettings, write
+from penguin_training.data.annotations import AnnotationFile
+from penguin_training.data.streamed import Position, StreamedData
+from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.run.loop import train
+from penguin_training.run.setup import make_reader
+from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.settings.data import TabletopScenes
+
+pytest.importorskip("pybullet", reason="PyBullet is not installed: pip install pybullet")
+
+MIXTURE = {"image": 3, "pair": 1, "clip": 1, "chart": 1, "text": 1}
+
+
+@pytest.fixture
+def rendered(values, reconstruction):
+    """A stage over nine scenes of every family."""
+    values = reconstruction(values)
+    scenes = {"scenes": 9, "seed": 3, "mixture": MIXTURE, "turns": 2}
+    values["data"] |= {"streamed": True, "block": 3, "files": [{"tabletop": scenes}]}
+    values["budgets"] |= {"tokens": 2048, "visual_tokens": 1024, "micro_batches": 1}
+    values["schedule"] = {"steps": 5}
+    return values
+
+
+def test_they_are_what_would_be_written(rendered, parse, tmp_path):
+    settings = parse(rendered)
+    reader = make_reader(settings, make_blueprint(settings))
+    samples = TabletopSettings(base=3, turns=2, mixture=Mixture(**MIXTURE))
+    write(tmp_path, WriterSettings(samples, images="png"), 9)
+    file = AnnotationFile(tmp_path / "annotations.jsonl")
+    scenes = settings.data.files[0].tabletop
+    dataset = open_scenes(scenes, settings.data.fps)
+    for row in range(9):
+        ours, theirs = read_scene(dataset, row), file[row]
+        assert (ours.id, ours.messages, ours.independent_turns) == (
+            theirs.id,
+            theirs.messages,
+            theirs.independent_turns,
+        )
+        measured = reader.measure(theirs)
+        assert reader.measure(ours) == measured
+        read, expected = reader.encode(ours, measured), reader.encode(theirs, measured)
+        assert read.ids.tolist() == expected.ids.tolist() and len(read.images) == len(expected.images)
+        for image, other in zip(read.images, expected.images, strict=True):
+            assert (image.patches == other.patches).all()
+    dataset.close()
+
+
+def test_a_pass_shows_each_scene_once(rendered, parse):
+    settings = parse(rendered)
+    data = StreamedData(settings, make_reader(settings, make_blueprint(settings)))
+    data = pickle.loads(pickle.dumps(data))  # as a worker process gets it
+    shown = 0
+    for batch in data.micro_batches(Position(0), 1):
+        if batch.position[1]:
+            break
+        assert not batch.unusable
+        shown += batch.samples
+    assert shown == 9
+
+
+def test_a_stopped_run_goes_on_with_the_next_scenes(rendered, start, losses, tmp_path):
+    rendered["data"]["files"][0]["tabletop"]["mixture"] = {"image": 3, "text": 1}
+    rendered["output"] = str(tmp_path / "whole")
+    whole = start(rendered)
+    train(whole)
+    rendered["output"] = str(tmp_path / "stopped")
+    train(start(rendered), stop_at=3)
+    resumed = start(rendered, resume=True)
+    train(resumed)
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 5
+
+
+def test_weights_that_make_no_sense():
+    with pytest.raises(TabletopError, match="one must be above 0"):
+        open_scenes(TabletopScenes(scenes=1, mixture={"image": 0}), 2.0)

@@ -1,0 +1,210 @@
+"""Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from penguin_models.checkpoint import load_pretrained
+from penguin_models.encoder import FrameShape
+from penguin_models.errors import CheckpointError, DataError, SettingError
+from penguin_models.types import Size
+from penguin_training.data.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
+from penguin_training.model.teachers import check_teacher, empty_teacher, load_teacher
+from penguin_training.model.tiny_teacher import EDGE_STEPS, TinyTeacher
+from penguin_training.model.train_teacher import TeacherRecipe, read_classes, train_teacher
+from penguin_training.settings.stage import Teacher as TeacherSettings
+
+CLASSES = ("nothing", "red cube", "blue cube", "red ball")
+FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
+
+
+@pytest.fixture
+def patches():
+    return torch.randn(39, 588, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def siglip(tmp_path):
+    """A random VL3-SigLIP-NaViT in its authors' layout: their model type, and code that must not run."""
+    from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    VideoLlama3VisionModel(VideoLlama3VisionConfig(patch_size=14, **sizes)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {
+        "model_type": "videollama3_vision_encoder",
+        "auto_map": {"AutoModel": "modeling.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modeling.py").write_text("raise RuntimeError('code of a checkpoint ran')")
+    return tmp_path
+
+
+def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
+    for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
+        teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
+        check_teacher(teacher, 14)
+        features = teacher.features(patches, FRAMES)
+        assert features.shape == (6 + 15, width) and teacher.width == width and not features.requires_grad
+        alone = teacher.features(patches[24:], FRAMES[1:])  # frames do not see each other
+        torch.testing.assert_close(features[6:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_larger_penguin_teaches_with_its_encoder(checkpoint, patches):
+    teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)))
+    model, _ = load_pretrained(checkpoint)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.features(patches, FRAMES), model.vision_encoder(patches, FRAMES))
+
+
+def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
+    with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a teacher of kind siglip is one of"):
+        load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)))
+    with pytest.raises(CheckpointError, match="not a teacher of `penguin-vl prepare teacher`"):
+        load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)))
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
+    with pytest.raises(SettingError, match="patches of 14 pixels, the student of 16"):
+        check_teacher(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
+
+
+def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, monkeypatch):
+    for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
+        settings = TeacherSettings(kind=kind, path=str(path))
+        empty, loaded = empty_teacher(settings), load_teacher(settings)
+        assert (empty.width, empty.patch_size) == (width, 14)
+        assert sum(p.numel() for p in empty.parameters()) == sum(p.numel() for p in loaded.parameters())
+        assert kind == "tiny" or all(p.is_meta for p in empty.parameters())
+        assert (empty.reading is not None) == (kind == "tiny")
+        monkeypatch.setattr(
+            "penguin_training.model.teachers.is_local", lambda path: False
+        )  # on the hub, but for its sizes
+        assert empty_teacher(settings).width == width
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("find", [load_teacher, empty_teacher])
+def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory, find):
+    def fails(kind, folder, message):
+        with pytest.raises(CheckpointError, match=message):
+            find(TeacherSettings(kind=kind, path=str(folder)))
+
+    for kind in ("tiny", "siglip"):
+        fails(kind, checkpoint, "is a 'penguinvl_qwen3' model")
+    fails("penguin", siglip, "has no vision_encoder_config")
+    (siglip / "model.safetensors").rename(siglip / "kept")
+    fails("siglip", siglip, "has neither model.safetensors nor")
+    (siglip / "kept").rename(siglip / "model.safetensors")
+    config = json.loads((siglip / "config.json").read_text())
+    (siglip / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+    fails("siglip", siglip, "hidden_size is 'wide', not a whole number")
+    hollow = tmp_path_factory.mktemp("hollow")
+    for file in checkpoint.glob("*.json"):
+        shutil.copy(file, hollow)
+    fails("penguin", hollow, "has neither model.safetensors nor")
+
+
+def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
+    seen = []
+    recipe = TeacherRecipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
+    teacher = train_teacher([drawn / "masks.jsonl"], CLASSES, recipe, report=lambda *figures: seen.append(figures))
+    assert seen[0][0] == 1 and len(seen) == 30
+    losses = [loss for _, loss, _ in seen]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    again = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
+    other = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
+    for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = TinyTeacher.from_pretrained(tmp_path / "teacher")
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for (name, ours), (_, theirs) in zip(loaded.named_parameters(), teacher.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_reading_compares_what_the_classifiers_say(teacher_folder):
+    teacher = TinyTeacher.from_pretrained(teacher_folder)
+    own = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    other = torch.zeros_like(own).requires_grad_()
+    loss = teacher.reading(other, own)
+    loss.backward()
+    assert loss > teacher.reading(own, own) and (other.grad.norm(dim=1) > 0).all()
+
+
+def test_reading_weighs_patches_by_what_they_show(teacher_folder):
+    """The first feature alone says whether a patch shows the first word; no other word is ever there."""
+    teacher = TinyTeacher.from_pretrained(teacher_folder)
+    for head in (teacher.word_head, teacher.edge_head):
+        head.weight.zero_(), head.bias.zero_()
+    teacher.word_head.weight[0, 0] = 50
+    teacher.word_head.bias[1:] = -50
+    undecided, sure = torch.zeros(1, 32), torch.ones(1, 32)
+    of_word, of_edges = math.log(2), math.log(EDGE_STEPS + 1)
+    torch.testing.assert_close(teacher.reading(undecided, sure).item(), of_word + 0.5 * of_edges)
+    torch.testing.assert_close(teacher.reading(undecided, -sure).item(), 0.25 * of_word)
+
+
+def test_shares_of_classes_follow_the_patches():
+    mask = np.zeros((28, 42), np.uint8)
+    mask[:14, 14:28] = 2  # the second patch of the first row
+    mask[14:21, 28:] = 1  # half of the last patch
+    shares = class_shares(mask, Size(28, 42), 14, 3)
+    expected = torch.zeros(6, 3)
+    expected[:, 0] = 1
+    expected[1] = torch.tensor([0.0, 0.0, 1.0])
+    expected[5] = torch.tensor([0.5, 0.5, 0.0])
+    torch.testing.assert_close(shares, expected)
+
+
+def test_classes_share_their_words():
+    words, table = words_of(["nothing", "red cube", "red robot arm", "any cube"])
+    assert words == ["arm", "cube", "red", "robot"]
+    assert table.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
+
+
+def test_edges_are_those_of_the_connected_piece_in_a_patch():
+    mask = np.zeros((42, 56), np.uint8)
+    mask[7:35, 14:42] = 3  # from the middle of the first row to that of the last, columns 1 and 2
+    mask[0:2, 0:2] = 3  # another piece, too small to count
+    edges = edge_classes(mask, Size(42, 56), 14).reshape(3, 4, 4)
+
+    assert (edges[:, 0] == NO_EDGE).all() and (edges[:, 3] == NO_EDGE).all()
+    found = [EDGE_STEPS * 14 // 56, EDGE_STEPS * 7 // 42, EDGE_STEPS * 42 // 56, EDGE_STEPS * 35 // 42]
+    assert (edges[:, 1:3] == torch.tensor(found)).all()
+
+
+def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
+    recipe = TeacherRecipe(hidden_size=64, steps=1, images=1, workers=0)
+    with pytest.raises(DataError, match=r"shows class \d, 2 have a name; list all"):
+        train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
+    with pytest.raises(DataError, match="no sample with as many masks as images"):
+        train_teacher([drawn / "captions.jsonl"], CLASSES, recipe)
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    with pytest.raises(DataError, match=r"sample 1 of annotation file .*list\.jsonl must be an object, not \[1\]"):
+        train_teacher([tmp_path / "list.jsonl"], CLASSES, recipe)
+    with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
+        read_classes([drawn / "masks.jsonl"])
+    with pytest.raises(DataError, match=r"annotation file .*none\.jsonl does not exist"):
+        read_classes([tmp_path / "none.jsonl"])
+    (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
+    (tmp_path / "x.jsonl").touch()
+    assert read_classes([tmp_path / "x.jsonl"]) == ["nothing", "a", "b"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "settings.json").write_text(json.dumps({"classes": ["nothing", "b"]}))
+    (tmp_path / "other" / "x.jsonl").touch()
+    with pytest.raises(DataError, match="list different classes"):
+        read_classes([tmp_path / "x.jsonl", tmp_path / "other" / "x.jsonl"])
+
+
+def test_a_broken_small_teacher(tmp_path):
+    folder = tmp_path / "teacher"
+    TinyTeacher(32, 4).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"words": 5}))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        TinyTeacher.from_pretrained(folder)

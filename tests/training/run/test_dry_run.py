@@ -1,0 +1,260 @@
+"""The dry run: every stage that ships passes it, its figures are right, and what is missing is said."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from penguin_models.checkpoint import empty_model
+from penguin_models.config import PenguinConfig
+from penguin_models.errors import CheckpointError, DataError, SettingError
+from penguin_models.tensor_files import released_name
+from penguin_training.data.batches import Batch
+from penguin_training.model.initial_weights import build_model
+from penguin_training.run import setup
+from penguin_training.run.dry_run import dry_run
+from penguin_training.run.optimisation import Optimizers, trained_parameters
+from penguin_training.run.setup import make_reader
+from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.settings.stage_file import load_settings
+
+CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
+STAGES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+# Sizes of the models that stages name, as their config.json files have them.
+QWEN3 = {
+    "Qwen/Qwen3-0.6B": (1024, 3072, 28, 16, True),
+    "Qwen/Qwen3-1.7B": (2048, 6144, 28, 16, True),
+    "Qwen/Qwen3-8B": (4096, 12288, 36, 32, False),
+}
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP |= {"patch_size": 14}
+PARAMETERS = {"2b": (1.7e9, 2.3e9), "8b": (8.2e9, 8.8e9), "on-device": (0.8e9, 0.9e9)}
+
+
+def qwen3(name):
+    hidden, intermediate, layers, heads, tied = QWEN3[name]
+    return {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": tied,
+    }
+
+
+def hollow(folder, shapes):
+    """Writes a safetensors file with these tensors that takes no room on the disk: all its values are a hole."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    described = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        file.truncate(8 + len(described) + end)
+
+
+def shapes_of(config):
+    """Tensors of a checkpoint with this configuration, as they are stored."""
+    if config["model_type"] == "qwen3":
+        with torch.device("meta"):
+            model = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in config.items() if k != "model_type"}))
+        return {name: tuple(p.shape) for name, p in model.named_parameters()}
+    model = empty_model(PenguinConfig.from_dict(config))
+    return {released_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def with_context(folder, tokens):
+    """Gives a checkpoint's decoder this context."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": tokens}))
+
+
+def penguin(name):
+    encoder = {k: v for k, v in qwen3("Qwen/Qwen3-0.6B").items() if k != "model_type"} | {"patch_size": 14}
+    more = {"model_type": "penguinvl_qwen3", "image_token_index": 1503, "vision_encoder_config": encoder}
+    return qwen3(name) | more
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
+    """A folder in which everything lies that stages name; large weights are hollow."""
+    root = tmp_path_factory.mktemp("world")
+    tokenizer = [checkpoint / name for name in ("tokenizer.json", "tokenizer_config.json")]
+
+    def put(name, config, more=()):
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        for file in (*tokenizer, *more):
+            shutil.copy(file, folder)
+        return folder
+
+    for name in QWEN3:
+        hollow(put(name, qwen3(name)), shapes_of(qwen3(name)))
+    pictures = [checkpoint / "preprocessor_config.json"]
+    siglip = put("DAMO-NLP-SG/VL3-SigLIP-NaViT", SIGLIP | {"model_type": "videollama3_vision_encoder"})
+    hollow(siglip, {"post_layernorm.weight": (1152,)})
+    for size, llm in (("2b", "Qwen/Qwen3-1.7B"), ("8b", "Qwen/Qwen3-8B")):
+        shapes = shapes_of(penguin(llm))
+        for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general"):
+            hollow(put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures), shapes)
+        if size == "2b":
+            hollow(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
+    for size in ("tiny-cpu", "tiny-gpu"):
+        run = root / "runs" / size
+        shutil.copytree(teacher_folder, run / "teacher")
+        put(f"runs/{size}/tokenizer", {})
+        context = load_settings(CONFIGS / size / "0-text.yaml").model.new_language_model.max_position_embeddings
+        with_context(shutil.copytree(llm_folder, run / "0-text"), context)
+        for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general", "4b-video"):
+            with_context(shutil.copytree(checkpoint, run / stage), context)
+    return root
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
+    monkeypatch.chdir(world)
+    given = load_settings(CONFIGS / f"{name}.yaml")
+    drawn_as = {"text": "text", "clips": "clips", "more-clips": "clips", "train": "everything"}
+    files = [drawn_as.get(Path(file.path).parent.name, "few") for file in given.data.files]
+    paths = [f"data.files.{i}.path={file}.jsonl" for i, file in enumerate(files)]
+    # So few samples make few micro-batches.
+    here = [f"data.root={drawn}", *paths, "budgets.micro_batches=1"]
+    settings = indexed(load_settings(CONFIGS / f"{name}.yaml", here))
+    assert settings.budgets.tokens == given.budgets.tokens
+    blueprint = make_blueprint(settings)
+    assert make_reader(settings, blueprint).max_tokens <= blueprint.context  # a text stage packs more into its budget
+    for file, shipped in zip(settings.data.files, given.data.files, strict=True):
+        assert replace(file, path=shipped.path) == shipped
+    report = dry_run(settings)
+    trained = settings.learning_rates.given()
+    assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
+    total = sum(report.trained.values()) + sum(report.frozen.values())
+    low, high = PARAMETERS.get(name.split("/")[0], (0, 8e6))
+    assert low < total < high
+    assert report.bytes["activations"] > 0
+    assert report.lines()[0].startswith(f"{settings.name}: ")
+
+
+def test_figures_are_those_of_the_model_and_the_data(values, parse, indexed, reconstruction):
+    settings = indexed(parse(reconstruction(values)))
+    report = dry_run(settings)
+    blueprint = setup.make_blueprint(settings)
+    model = build_model(settings, blueprint, 32)
+    assert sum(report.trained.values()) == sum(p.numel() for p in model.parameters())
+    assert report.bytes["weights"] == 4 * sum(p.numel() for p in model.parameters()) and not report.frozen
+    source = setup.open_source(settings, blueprint)
+    batches = [source.data.batch(numbers) for numbers in source.data.plan.micro_batches(0)]
+    assert report.shapes["patches"] == [max(len(b.patches) for b in batches), 588]
+    assert report.steps == 4 and report.micro_batches_per_epoch == len(batches)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
+    """Against what it keeps after a step."""
+    values["learning_rates"] |= {"patch_embedding": None}
+    values["optimizer"] = {"kind": kind}
+    settings = indexed(parse(values))
+    model = build_model(settings, setup.make_blueprint(settings), None)
+    optimizers = Optimizers(model, settings)
+    for parameter in trained_parameters(model).values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(1.0)
+    kept = [t for one in optimizers.all for state in one.state.values() for t in state.values()]
+    assert dry_run(settings).bytes["optimiser"] == sum(t.nbytes for t in kept if t.ndim)
+
+
+def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkpoint):
+    """Against what autograd keeps in a real forward pass; recomputation keeps far less."""
+    settings = indexed(parse(values))
+    batch = setup.open_source(settings, setup.make_blueprint(settings)).data
+    largest = max(batch.plan.micro_batches(0), key=lambda n: (batch.patches(n), batch.plan.size(n)))
+    model = build_model(settings, setup.make_blueprint(settings), None)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    real: Batch = batch.batch(largest)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = model(real)
+    size = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+    del losses
+    counted = dry_run(settings).bytes["activations"]
+    assert counted == pytest.approx(size, rel=0.05)
+    values["engine"]["gradient_checkpointing"] = True
+    assert dry_run(parse(values)).bytes["activations"] < 0.5 * counted
+
+
+def test_what_is_missing_is_said(values, parse, reconstruction, tmp_path, drawn):
+    with pytest.raises(DataError, match="no length index for these settings"):
+        values["budgets"]["visual_tokens"] = 127
+        dry_run(parse(values))
+    values["data"]["files"] = [{"path": "none.jsonl"}]
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read"):
+        dry_run(parse(values))
+    values["data"]["root"] = str(tmp_path / "none")
+    with pytest.raises(DataError, match="is not a folder"):
+        dry_run(parse(values))
+    values["data"]["root"] = str(drawn)
+    values["output"] = values["model"]["start"]
+    with pytest.raises(SettingError, match=r"is model\.start; write to another folder"):
+        dry_run(parse(values))
+    values["output"] = str(tmp_path / "run")
+    values["engine"]["trackers"] = ["wandb"]
+    with pytest.raises(SettingError, match="names wandb, which is not installed"):
+        dry_run(parse(values))
+
+
+def test_a_missing_teacher_is_said(values, parse, indexed, reconstruction, tmp_path):
+    settings = indexed(parse(reconstruction(values)))
+    assert dry_run(settings).trained
+    values["reconstruction"]["teacher"]["path"] = str(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"none/config\.json is missing"):
+        dry_run(parse(values))
+    values["reconstruction"]["teacher"] = {"kind": "siglip", "path": values["model"]["start"]}
+    with pytest.raises(CheckpointError, match="a teacher of kind siglip is one of"):
+        dry_run(parse(values))
+
+
+@pytest.mark.parametrize("lacking", ["model.safetensors", "a tensor"])
+def test_missing_weights_are_said(values, parse, indexed, checkpoint, llm_folder, tmp_path, lacking):
+    """As the run would say it."""
+    for kind, source in (("multimodal", checkpoint), ("text", llm_folder), ("new", llm_folder)):
+        folder = shutil.copytree(source, tmp_path / kind)
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        if lacking == "a tensor":
+            save_file({n: t for n, t in weights.items() if "layers.1.mlp.up" not in n}, folder / "model.safetensors")
+        values["model"] = {"new_model": {"llm": str(folder)}} if kind == "new" else {"start": str(folder)}
+        values["kind"] = "text" if kind == "text" else "multimodal"
+        values["learning_rates"] = {"llm": 1e-3}
+        message = "missing: .*layers.1.mlp.up_proj.weight" if lacking == "a tensor" else "neither model.safetensors"
+        settings = parse(values)
+        with pytest.raises(CheckpointError, match=message):
+            dry_run(settings)
+        with pytest.raises(CheckpointError, match=message):
+            build_model(settings, setup.make_blueprint(settings), None)
+
+
+def test_a_teacher_takes_memory_too(values, parse, indexed, reconstruction, teacher_folder):
+    settings = indexed(parse(reconstruction(values)))
+    taught = sum(tensor.numel() for tensor in load_file(teacher_folder / "model.safetensors").values())
+    assert dry_run(settings).bytes["teacher"] == 4 * taught
+    values["engine"]["precision"] = "bf16"
+    assert dry_run(parse(values)).bytes["teacher"] == 2 * taught

@@ -1,0 +1,97 @@
+"""Several processes: copies and shards give the losses and the weights of a single process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from penguin_models.errors import SettingError
+from penguin_training.model.initial_weights import build_model
+from penguin_training.run.loop import train
+from penguin_training.run.parallel import make_accelerator, place
+from penguin_training.run.training_state import states
+from penguin_training.settings.blueprint import make_blueprint
+
+
+def torchrun(values, folder, *arguments):
+    """Two processes on this machine's CPU, through the real command."""
+    stage = folder / "stage.yaml"
+    stage.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "penguin_ros.cli.main", "train"]
+    # With a fault handler a process that aborts says where its threads were.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run(
+        [*command, str(stage), *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+@pytest.fixture
+def stage(values, reconstruction, tmp_path):
+    """A stage with every kind of sample and loss, and answers that weigh by their length."""
+    reconstruction(values)
+    values["budgets"]["micro_batches"] = 4
+    values["data"]["answer_balance"] = 0.5
+    values["schedule"] = {"steps": 4}
+    values["engine"] |= {"ema_decay": 0.5, "save_every": 2}
+    values["output"] = str(tmp_path / "single")
+    return values
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
+    """Shards also take up, in the middle, what a single process began."""
+    single = start(stage)
+    train(single)
+    output = tmp_path / sharding
+    stage["output"] = str(output)
+    stage["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
+    if sharding == "fsdp2":
+        begun = states(single.output)[0]
+        shutil.copytree(begun, output / "checkpoints" / begun.name)
+        shutil.copy(single.output / "metrics.jsonl", output)
+        torchrun(stage, tmp_path, "--resume")
+    else:
+        torchrun(stage, tmp_path)
+    ours = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    torch.testing.assert_close(ours, losses(single), rtol=1e-4, atol=0)
+    stored, expected = (load_file(folder / "model.safetensors") for folder in (output, single.output))
+    assert stored.keys() == expected.keys()
+    for name, tensor in stored.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_no_device_ever_holds_a_model_that_is_to_be_sharded(values, parse, monkeypatch):
+    values["engine"]["sharding"] = "fsdp2"
+    settings = parse(values)
+    model = build_model(settings, make_blueprint(settings), None)
+    whole = {name: p.shape for name, p in model.named_parameters()}
+    monkeypatch.setattr(model, "to", None)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        placed = place(model, settings, SimpleNamespace(device=torch.device("cpu"), num_processes=1))
+        assert {name: p.shape for name, p in placed.named_parameters()} == whole
+        assert all(isinstance(p, DTensor) for p in placed.parameters())
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_cannot_be_shared(values, parse, monkeypatch):
+    values["engine"]["sharding"] = "fsdp2"
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SettingError, match="needs processes: start with torchrun"):
+        make_accelerator(parse(values))
+    values["engine"]["sharding"] = "none"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SettingError, match=r"micro_batches is 2, which 3 processes cannot share .* multiple of 3"):
+        make_accelerator(parse(values))

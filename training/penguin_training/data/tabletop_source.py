@@ -1,0 +1,47 @@
+"""Scenes of the simulated table-top as samples of a stage: rendered when they are read, without files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from penguin_models.media import ClipFrame
+from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
+from penguin_tabletop.samples import Family
+from penguin_training.data.annotations import Annotation, parse_annotation
+from penguin_training.settings.data import TabletopScenes
+
+
+def open_scenes(scenes: TabletopScenes, fps: float) -> TabletopDataset:
+    """The scenes by their numbers; can be sent to worker processes, each of which starts a renderer of its own.
+
+    Args:
+        scenes: what they are like.
+        fps: frames per second of clips.
+
+    Raises:
+        TabletopError: a setting makes no sense.
+    """
+    mixture = Mixture()
+    if given := scenes.mixture:
+        mixture = Mixture(*(given.get(family, 0.0) for family in get_args(Family)))
+    return TabletopDataset(TabletopSettings(base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture))
+
+
+def read_scene(dataset: TabletopDataset, number: int) -> Annotation:
+    """Renders a scene; its pictures carry their frames.
+
+    Raises:
+        TabletopError: PyBullet is not installed.
+    """
+    sample = dataset[number]
+    is_clip = sample.family == "clip"
+    stamps = sample.stamps_s or (0.0,) * len(sample.frames)
+    frames = tuple(ClipFrame(*item) for item in zip(stamps, sample.frames, strict=True))
+    shown = [frames] if is_clip else [(frame,) for frame in frames]
+    names = [str(position) for position in range(len(shown))]
+    raw = sample.annotation() | {"video" if is_clip else "image": names}
+    annotation = parse_annotation(raw, Path(sample.id), sample.id)
+    pictures = zip(annotation.pictures, shown, strict=True)
+    return replace(annotation, pictures=tuple(replace(picture, frames=of_picture) for picture, of_picture in pictures))

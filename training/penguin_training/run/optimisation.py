@@ -1,0 +1,118 @@
+"""Parameter groups, learning rates over time, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penguin_training.model.stage_model import part_of
+from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
+
+
+class Optimizers:
+    """What takes a step: AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
+
+    Attributes:
+        all: AdamW first; vectors (norms, biases) have a group of their own, they never decay.
+    """
+
+    def __init__(self, model: nn.Module, settings: StageSettings):
+        """Sorts what is trained.
+
+        Args:
+            model: a `StageModel`, maybe sharded; frozen where nothing is to be trained.
+            settings: of the stage.
+        """
+        chosen = settings.optimizer
+        rates = settings.learning_rates.given()
+        adam: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        muon: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in trained_parameters(model).items():
+            part = part_of(name)
+            if takes_muon(name, parameter, chosen):
+                muon.setdefault(part, []).append(parameter)
+            else:
+                adam.setdefault((part, parameter.ndim > 1), []).append(parameter)
+        adamw = torch.optim.AdamW(
+            [
+                {"params": parameters, "weight_decay": chosen.weight_decay if is_matrix else 0.0, "rate": rates[part]}
+                for (part, is_matrix), parameters in adam.items()
+            ],
+            lr=0.0,
+            betas=(chosen.beta1, chosen.beta2),
+            eps=chosen.epsilon,
+            fused=True,
+        )
+        self.all: list[torch.optim.Optimizer] = [adamw]
+        if muon:
+            groups = [{"params": found, "rate": rates[part] * chosen.muon_factor} for part, found in muon.items()]
+            self.all.append(
+                torch.optim.Muon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all; "rate" is their highest learning rate."""
+        return [group for optimizer in self.all for group in optimizer.param_groups]
+
+    def step(self, share: float) -> None:
+        """Steps by the gradients, which are then gone.
+
+        Args:
+            share: of each group's highest rate.
+        """
+        for group in self.groups:
+            group["lr"] = group["rate"] * share
+        for optimizer in self.all:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def takes_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
+    """Whether Muon, and not AdamW, steps a trained parameter of `StageModel`: a matrix of the transformer layers."""
+    is_matrix = parameter.ndim == 2 and ".layers." in name and part_of(name) != "lora"
+    return optimizer.kind == "muon" and is_matrix
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, by the names of `StageModel`, whatever the model is wrapped in."""
+    return {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def rate_share(step: int, steps: int, schedule: Schedule) -> float:
+    """Share of the highest learning rate in a step.
+
+    A line from `start_share` to 1 over the warm-up, then half a cosine from 1 to `end_share` in the last step.
+
+    Args:
+        step: from 0.
+        steps: of the stage.
+        schedule: shares.
+    """
+    warmup = math.ceil(schedule.warmup_share * steps)
+    if step < warmup:
+        return schedule.start_share + (1 - schedule.start_share) * step / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    return schedule.end_share + (1 - schedule.end_share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+class MovingAverage:
+    """Exponential moving average of the trained weights.
+
+    Attributes:
+        weights: by parameter name.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self._decay = decay
+        self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in trained_parameters(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes in the weights after a step."""
+        current = trained_parameters(model)
+        for name, average in self.weights.items():
+            average.lerp_(current[name].detach(), 1 - self._decay)

@@ -1,0 +1,118 @@
+"""How a stage's model is spread over processes: one process, copies (DDP), or shards (FSDP2).
+
+accelerate finds the processes and devices, makes the copies and the mixed precision. Shards are made with torch's
+`fully_shard` itself: accelerate makes them on GPUs only, and what runs on a robot lab's GPUs shall be what the tests
+ran on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from penguin_models.errors import SettingError, TrainingError
+from penguin_training.model.stage_model import StageModel
+from penguin_training.settings.stage import StageSettings
+
+
+def make_accelerator(settings: StageSettings, output: str | None = None) -> Accelerator:
+    """Finds this process among its siblings (`torchrun`) and its device.
+
+    Raises:
+        SettingError: budgets.micro_batches cannot be split evenly, shards are asked of a single process, or the
+            device cannot compute in bfloat16.
+    """
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    engine = settings.engine
+    sharded = engine.sharding == "fsdp2"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if sharded and "RANK" not in os.environ:
+        raise SettingError("engine.sharding is fsdp2, which needs processes: start with torchrun, or set it to none")
+    if settings.budgets.micro_batches % processes:
+        raise SettingError(
+            f"budgets.micro_batches is {settings.budgets.micro_batches}, which {processes} processes cannot share "
+            f"evenly; make it a multiple of {processes}"
+        )
+    accelerator = Accelerator(
+        mixed_precision="no" if sharded or engine.precision == "float32" else "bf16",
+        log_with=list(engine.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=output, logging_dir=output and f"{output}/trackers"),
+        cpu=not torch.cuda.is_available(),
+    )
+    if engine.precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise SettingError("engine.precision is bf16, which this GPU cannot compute; set it to float32")
+    return accelerator
+
+
+def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) -> nn.Module:
+    """Puts the model on its device, copied or sharded; the optimiser is made afterwards."""
+    if settings.engine.sharding == "none":
+        model.to(accelerator.device)  # shards go there one by one: no device ever holds the whole
+    if settings.engine.compile:
+        for layer in model.layers():
+            layer.compile(dynamic=True)
+    if settings.engine.sharding == "none":
+        return accelerator.prepare(model)  # type: ignore[no-any-return]
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    kind = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    layer_policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)
+    for layer in model.layers():
+        fully_shard(layer, mesh=mesh, mp_policy=layer_policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return model
+
+
+@contextmanager
+def gradients_stay(model: nn.Module, accelerator: Accelerator, last: bool) -> Iterator[None]:
+    """Copies exchange gradients after the last micro-batch of a step only; shards always do, to stay small."""
+    if last or isinstance(model, FSDPModule):
+        yield
+    else:
+        with accelerator.no_sync(model):
+            yield
+
+
+def clip_gradients(model: nn.Module, limit: float | None) -> float:
+    """Scales the gradients down to a norm of at most `limit`; returns the norm before.
+
+    Raises:
+        TrainingError: the norm is not finite.
+    """
+    gradients = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(gradients, float("inf") if limit is None else limit)
+    value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if not torch.isfinite(torch.tensor(value)):
+        raise TrainingError(
+            f"the norm of the gradients is {value}: training diverged; resume with lower learning_rates or float32"
+        )
+    return value
+
+
+def end_processes() -> None:
+    """Leaves the process group, where there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave() -> None:
+    """Ends this process at once where it is one of several, after their work; its exit code is 0.
+
+    Gloo's threads outlive the process group (shards stay in DTensor's caches, and with them their group). One that lets
+    go of a tensor while the interpreter is going down aborts its process, and torchrun calls a finished run failed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
