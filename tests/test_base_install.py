@@ -1,4 +1,4 @@
-"""The base install (`pip install .` without extras) in an environment of its own: no torch, and everything in the wheel."""
+"""The wheel has every file, and an environment with the base install alone (no torch) runs an exported model."""
 
 import json
 import os

@@ -76,13 +76,6 @@ def test_executable_says_what_is_wrong_in_one_line(asking, tmp_path):
     assert result.out == ""
 
 
-def test_executable_without_network(tmp_path):
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(tmp_path)}
-    result = execute("pull", "tencent/Penguin-VL-2B", folder=tmp_path, **environment)
-    assert result.error.startswith("the model hub cannot be reached for tencent/Penguin-VL-2B")
-    assert result.out == ""
-
-
 def test_executable_wants_a_question(tmp_path):
     result = execute("ask", "--model", "anything", folder=tmp_path)
     assert result.code == 2 and "give one question" in result.err and "Traceback" not in result.err
