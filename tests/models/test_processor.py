@@ -48,9 +48,9 @@ def test_trained_are_the_assistants_words_and_their_end(processor):
 
 @pytest.mark.parametrize("tokens", [[], [4], [4, 4, 4]])
 def test_frames_and_places_must_agree(processor, tokens):
-    with pytest.raises(PromptError, match=f"shows 2 frames, {len(tokens)} given"):
+    with pytest.raises(PromptError, match=f"shows 2 frames, but {len(tokens)} were passed"):
         processor.prompt_ids(TWO_IMAGES, tokens)
-    with pytest.raises(PromptError, match=f"frames, {len(tokens)} given"):
+    with pytest.raises(PromptError, match=f"frames, but {len(tokens)} were passed"):
         processor.training_ids(TWO_IMAGES, tokens)
 
 
