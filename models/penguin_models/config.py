@@ -106,8 +106,8 @@ class EncoderConfig:
         _check_present(where, values, ("hidden_size", "num_hidden_layers", "num_attention_heads"))
         known = {name: values[name] for name in fields if values.get(name) is not None}
         # Qwen3 files hold `rope_theta`; transformers 5 writes it into `rope_parameters`.
-        nested = values.get("rope_parameters") or {}
-        return cls(**known | {"rope_theta": float(nested.get("rope_theta", values.get("rope_theta", cls.rope_theta)))})
+        rope = {**values, **(values.get("rope_parameters") or {})}
+        return cls(**known | {"rope_theta": float(rope.get("rope_theta", cls.rope_theta))})
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PenguinConfig:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as far as the configuration names them."""
-        eos = self.raw.get("eos_token_id")
+        eos: Any = self.raw.get("eos_token_id")
         return tuple(i for i in (eos if isinstance(eos, list) else [eos]) if _is_whole(i, 0))
 
     @classmethod

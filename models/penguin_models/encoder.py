@@ -222,7 +222,7 @@ class PenguinEncoder(nn.Module):
             return patches.new_empty(0, self.config.hidden_size)
         lengths = [frame.patches for frame in frames]
         assert sum(lengths) == patches.shape[0], f"got {patches.shape[0]} patches, the frames have {sum(lengths)}"
-        by_frame = patches.split(lengths)
+        by_frame = torch.split(patches, lengths)
         # Attention in runs needs frames of equal length as neighbours; the order is restored at the end.
         order = sorted(range(len(frames)), key=lambda i: (lengths[i], frames[i].merge_size))
         limit = patches.shape[0] if torch.is_grad_enabled() else MAX_PATCHES_PER_PASS
@@ -232,7 +232,7 @@ class PenguinEncoder(nn.Module):
             x = self.embeddings(x.to(self.embeddings.patch_embedding.weight.device))
             # Cos and sin follow the type of the embeddings, under autocast too.
             x = self.encoder(x, self._pack([frames[i] for i in indices], x))
-            for i, feature in zip(indices, x.split([lengths[i] for i in indices]), strict=True):
+            for i, feature in zip(indices, torch.split(x, [lengths[i] for i in indices]), strict=True):
                 features[i] = _merge(feature, frames[i].merge_size)
         return torch.cat([features[i] for i in range(len(frames))])
 
@@ -270,7 +270,8 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: PackedFrames) -> Ten
     longest = max(length for _, length in packed.runs)
     cu = packed.cu_seqlens
     assert cu is not None
-    attended: Tensor = varlen_attn(q, k, v, cu, cu, longest, longest, enable_gqa=q.shape[1] != k.shape[1])
+    attended = varlen_attn(q, k, v, cu, cu, longest, longest, enable_gqa=q.shape[1] != k.shape[1])
+    assert isinstance(attended, Tensor)
     return attended
 
 

@@ -122,6 +122,7 @@ class Processor:
         if tokenizer.token_to_id(IMAGE) is None:
             tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
         end_token_id, image_token_id = tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(IMAGE)
+        assert image_token_id is not None
         if end_token_id is None:
             raise CheckpointError(f"{folder}: the tokenizer has no {TURN_END} token")
         ends = tuple(dict.fromkeys((end_token_id, *end_token_ids)))
