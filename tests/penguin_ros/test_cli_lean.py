@@ -45,6 +45,14 @@ def test_ask_about_a_video_without_torch(exported):
     assert answer["frames"] == 3 and answer["tokens"]["generated"] == 2
 
 
+def test_only_videos_need_pyav(checkpoint, reference):
+    question = ("ask", "--model", checkpoint, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
+    image = ("--image", reference / "media" / "tabletop.png")
+    assert execute(["av"], *question, *image, "--json").json["tokens"]["generated"] == 2
+    error = execute(["av"], *question, "--video", CLIP).error
+    assert error == "reading videos needs PyAV, which is not installed: pip install av"
+
+
 @pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
