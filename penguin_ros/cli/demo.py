@@ -81,7 +81,7 @@ class _Demo:
         self._model, self._topic, self._seconds, self._quiet = model, topic, seconds, quiet
         self._deadline_s = monotonic() + _BEFORE_S + seconds
         truth = "/sim_camera/truth" if seconds else None
-        self._client: DemoClient = DemoClient("/penguin", truth, self._show)
+        self._client: DemoClient = DemoClient("/penguin", topic, truth, self._show)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, source: list[str], out: Path) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class ScriptedRuntime:
         self.open_caches += 1
         return ScriptedCache(self, max_length)
 
+    def close(self):
+        assert self.open_caches == 0
+
     def script(self, asked):
         ends = self._processor.end_token_ids
         said = self._processor.encode_text(self.text) if self.text else takewhile(lambda t: t not in ends, asked)
