@@ -43,17 +43,11 @@ def ask_node(
         The answer as `convert.answer_dict` returns it.
 
     Raises:
-        AskFailedError: There is no such node, or it answered with an error code; the message says why.
+        PenguinError: There is no such node, or it answered with an error code; the message says why.
         RosArgumentsError: `ros_args` cannot be parsed.
     """
     goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
-    try:
-        client = NodeClient("penguin_ask", node_name, ros_args)
-    except ValueError as err:
-        if isinstance(err, PenguinError):
-            raise
-        raise AskFailedError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
-    with closing(client):
+    with closing(NodeClient("penguin_ask", node_name, ros_args)) as client:
         client.start()
         answer = _ask(client, node_name, goal, on_text, timeout_s).answer
     if error := error_of(answer):

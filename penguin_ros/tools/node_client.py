@@ -13,6 +13,7 @@ from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
@@ -22,7 +23,7 @@ _CHECK_PERIOD_S = 0.5
 
 
 class NoAnswerError(PenguinError):
-    """A node refused a goal, or did not answer in time."""
+    """A node cannot be asked, refused a goal, or did not answer in time."""
 
 
 class NodeClient:
@@ -44,7 +45,7 @@ class NodeClient:
 
         Raises:
             RosArgumentsError: `ros_args` cannot be parsed.
-            ValueError: `node_name` is not a valid name of a node.
+            NoAnswerError: `node_name` is not a valid name of a node.
         """
         start_ros(ros_args)
         try:
@@ -52,9 +53,9 @@ class NodeClient:
             self.ask = self.node.create_client(Ask, f"{node_name.rstrip('/')}/ask")
             action = f"{node_name.rstrip('/')}/ask_stream"
             self.stream = ActionClient(self.node, AskStream, action, feedback_sub_qos_profile=FEEDBACK_QOS)
-        except BaseException:
+        except NameValidationException as err:
             rclpy.shutdown()
-            raise
+            raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, name="executor")

@@ -150,7 +150,7 @@ def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
 @pytest.mark.parametrize("encoding", ["nv21", "nv24"])
 def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
     """Some drivers call planar YUV 4:2:0 "nv21": its colours would be wrong without a word."""
-    with pytest.raises(MediaError, match=f"encoding {encoding} is not supported: .* set the driver to rgb8"):
+    with pytest.raises(MediaError, match=f"encoding {encoding} is not supported, .* set the driver to rgb8"):
         raw_to_rgb(encoding, 2, 2, 2, bytes(12))
 
 

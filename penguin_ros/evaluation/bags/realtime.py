@@ -1,5 +1,4 @@
-"""Replays one bag as it would reach the live node on this machine: frames that arrive while the node works replace those
-that wait.
+"""Replays one bag as it would reach the live node on this machine: newer frames replace those that wait.
 
 The node's own worker does the work, captions included, on a simulated clock: work is done for real and its duration
 measured; idle time is skipped, and reading the bag takes no time.

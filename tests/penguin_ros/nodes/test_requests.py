@@ -143,7 +143,7 @@ def test_a_question_is_answered_about_frames_that_came_while_another_one_was(rob
     next_one = client.call_async(Ask.Request(question="?", max_new_tokens=1))
     robot.do(handle.cancel_goal_async)
     assert robot.result(result).result.answer.frames_used == 1
-    answer = robot.result(next_one)
+    answer = robot.result(next_one).answer
     assert (answer.error_code, answer.frames_used, answer.header.stamp.sec) == (Answer.ERROR_NONE, 4, 4)
 
 
@@ -189,7 +189,7 @@ def test_parameters_change_while_an_answer_is_generated_and_count_for_the_next(r
     robot.wait(lambda: len(handle.pieces) > 3)  # the running answer keeps its own limit
     robot.do(handle.cancel_goal_async)
     assert finished(robot, handle).result.answer.generated_tokens > 2
-    assert robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="And now?")).generated_tokens == 2
+    assert robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="And now?")).answer.generated_tokens == 2
 
 
 def test_a_goal_that_waits_can_be_cancelled(robot, slow):
@@ -207,7 +207,7 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
     waiting = [robot.do(stuck.client.send_goal_async, AskStream.Goal(question="Later?")) for _ in range(2)]
     values = robot.wait(lambda: (v := values_of(robot, stuck.name)).get("questions waiting") == "2" and v)
     assert values["question running"] == "True" and "the queue of questions is full" in values[""]
-    refused = robot.call(Ask, f"{stuck.name}/ask", Ask.Request(question="And now?"))
+    refused = robot.call(Ask, f"{stuck.name}/ask", Ask.Request(question="And now?")).answer
     assert refused.error_code == Answer.ERROR_BUSY and "2 questions are waiting" in refused.error_msg
     goal = robot.do(stuck.client.send_goal_async, AskStream.Goal(question="And now?"))
     response = finished(robot, goal)
@@ -291,8 +291,8 @@ def test_shutting_down_does_not_wait_for_an_operation_that_takes_minutes(robot, 
     result = robot.begin(handle.get_result_async)
     robot.wait(lambda: len(said) > 1)
     node.process.send_signal(signal.SIGTERM)
-    response = robot.result(result).result
-    assert response.error_code == Answer.ERROR_CANCELLED and "cancelled" in response.error_msg
+    answer = robot.result(result).result.answer
+    assert answer.error_code == Answer.ERROR_CANCELLED and "cancelled" in answer.error_msg
     assert node.wait() == 0
 
 
@@ -330,6 +330,6 @@ def test_a_client_that_is_killed_in_mid_goal_harms_nobody_and_its_goal_ends(robo
     assert victim.stdout.readline() == b"said\n"
     victim.kill()
     victim.wait()
-    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
+    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1)).answer
     assert answer.error_code == Answer.ERROR_NONE and node.alive
-    assert "there is no client of the action any more" in node.log
+    assert "no client of the action is left" in node.log
