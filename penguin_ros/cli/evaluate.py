@@ -1,11 +1,11 @@
-"""`penguin-vl evaluate`: scores on recorded bags and on the usual benchmarks, and the report of them."""
+"""`penguin-vl evaluate`: scores on recorded bags, and the report of them."""
 
 from __future__ import annotations
 
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from penguin_ros.cli.output import (
     working,
 )
 
-app = typer.Typer(help="Score a model on recorded bags, on benchmarks and on the table-top.", no_args_is_help=True)
+app = typer.Typer(help="Score a model on recorded bags and on the table-top.", no_args_is_help=True)
 app.command()(example)
 app.command()(tabletop)
 
@@ -110,70 +110,15 @@ def bags(
 
 
 @app.command()
-def benchmark(
-    name: Annotated[str, typer.Argument(help="docvqa, chartqa, mvbench, ...; a wrong name lists them.")],
-    data: Annotated[Path, typer.Option(help="Folder of the benchmark's own files.")],
-    model: ModelOption,
-    out: OutOption = Path("evaluation"),
-    limit: Annotated[int | None, typer.Option(help="Only so many questions, from the first.", min=1)] = None,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out what has no file.")] = False,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
-    ] = None,
-    allocation: Annotated[
-        Literal["strict", "reference"],
-        typer.Option(help="strict: never above native size or budget; reference: as released."),
-    ] = "strict",
-    fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = 1.0,
-    max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = 180,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer; as in the usual harness if not given.", min=1)
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Of the CPU; the library's choice if 0.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the intervals.", min=0)] = 0,
-    title: TitleOption = "",
-    runtime: RuntimeOption = "torch",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask the questions of a standard benchmark, from a local copy of its files."""
-    from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.benchmarks.run import BENCHMARKS, read_items, run_benchmark
-    from penguin_ros.evaluation.records import FileSettings, ModelSpec
-    from penguin_ros.evaluation.report.page import write_report
-
-    items = read_items(name, data, limit, skip_missing)
-    settings = FileSettings(
-        fps=fps,
-        max_frames=max_frames,
-        max_tokens=max_tokens,
-        size_rule=allocation,
-        max_new_tokens=max_new_tokens or BENCHMARKS[name].max_new_tokens,
-    )
-    spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
-    options = RunOptions(out, title, overwrite=overwrite, seed=seed)
-    with Bar(show=not as_json) as bar:
-        results = run_benchmark(name, items, spec, settings, options, bar.start, bar.advance)
-    page = write_report(out / "report.html", [results], [out])
-    print_results(results, out / "results.json", page, as_json)
-
-
-@app.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of results, or their file.")],
     against: Annotated[Path | None, typer.Option(help="Compare with these results, on the same questions.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the results if not given.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Take a picture of the page's main parts (.png), with an installed Chromium.")
-    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the scores as a Markdown table.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the page of results again, or compare two runs: those given against others."""
     from penguin_ros.evaluation.report.page import shared_method, titles_of, write_report
-    from penguin_ros.evaluation.report.screenshot import take_picture
     from penguin_ros.evaluation.results import load_results
     from penguin_ros.evaluation.summary import compare_records
 
@@ -183,8 +128,6 @@ def report(
     folders = [path if path.is_dir() else path.parent for path in paths]
     runs = [load_results(path) for path in paths]
     page = write_report(out or folders[-1] / ("comparison.html" if against else "report.html"), runs, folders)
-    if picture is not None:
-        take_picture(page, picture)
     if markdown:
         stdout.out(markdown_scores(runs[-1]), end="")
     elif against is None:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from penguin_ros.cli import evaluate_example
 from penguin_ros.evaluation.question_file import read_questions
@@ -250,20 +249,6 @@ def test_a_robots_parameter_file(bags_of, tmp_path):
     parameters = {"token_budget": 300, "keyframe.policy": "novelty", "answer.max_new_tokens": 2}
     assert results["settings"]["parameters"] == parameters
     assert results["timelines"][0]["token_budget"] == 300
-
-
-def test_a_benchmark(cli, checkpoint, tmp_path):
-    data = tmp_path / "chartqa"
-    (data / "png").mkdir(parents=True)
-    Image.new("RGB", (80, 60), "navy").save(data / "png" / "a.png")
-    (data / "test_human.json").write_text(json.dumps([{"imgname": "a.png", "query": "How many?", "label": "3"}]))
-    (data / "test_augmented.json").write_text("[]")
-    options = ("--data", data, "--model", checkpoint, "--max-tokens", 100, "--max-new-tokens", 2)
-    done = cli("benchmark", "chartqa", *options, "--out", tmp_path / "out", "--json").json
-    assert done["summary"]["methods"]["file"]["metrics"]["relaxed"]["questions"] == 1
-    assert "How many?" in Path(done["report"]).read_text()
-    assert "there is no benchmark 'mmlu'; there are docvqa" in cli("benchmark", "mmlu", *options).error
-    assert "has none of OCRBench.json" in cli("benchmark", "ocrbench", *options).error
 
 
 def test_export(cli, tmp_path):
