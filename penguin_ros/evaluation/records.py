@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from penguin_engine.scene.answer import Answer
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame, Size
-from penguin_ros.evaluation.bags.parameters import node_settings
+from penguin_ros.evaluation.bags.node_parameters import node_settings
 from penguin_ros.evaluation.metrics.scoring import Prediction
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings

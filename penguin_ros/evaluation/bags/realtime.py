@@ -15,9 +15,10 @@ from time import perf_counter
 from penguin_engine.scene.answer import Answer
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame
+from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.methods import Asked, Engine, MemoryLog
 from penguin_ros.evaluation.bags.recording import StampedImage
-from penguin_ros.evaluation.bags.replay import BagJob, Sink, answer_record, attempt
+from penguin_ros.evaluation.bags.replay import Sink, answer_record, attempt
 
 METHOD = "realtime"
 
