@@ -131,7 +131,7 @@ def choose_topic(path: Path, reader: AnyReader, topic: str | None, option: str =
     Raises:
         MediaError: There is no such image topic, or several and none was requested.
     """
-    types = {c.topic: c.msgtype for c in reader.connections}
+    types: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
     images = sorted(name for name, kind in types.items() if kind in IMAGE_TYPES)
     if not images:
         listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "none"

@@ -1,4 +1,4 @@
-"""Paths of the model and the bags that ship with the repository."""
+"""Paths of the files that ship with the package: a model, and bags to show it on."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from penguin_models.errors import MediaError
 
 
 def _find_root() -> Path:
-    clone = Path(__file__).resolve().parents[1]
-    if (clone / "package.xml").is_file():
-        return clone
-    try:
-        from ament_index_python.packages import get_package_share_directory
-
-        return Path(get_package_share_directory("penguin_vl"))
-    except (ImportError, LookupError):  # installed with pip: nothing ships
-        return clone
+    """Returns the clone of the repository, or share/penguin_vl of the workspace that this file is installed in."""
+    here = Path(__file__).resolve()
+    clone = here.parents[1]
+    shares = (parent / "share" / "penguin_vl" for parent in here.parents)
+    return next((folder for folder in (clone, *shares) if (folder / "launch" / "bags").is_dir()), clone)
 
 
 ROOT = _find_root()
-"""The clone, or share/penguin_vl of an installed workspace."""
 MODEL = ROOT / "models" / "penguin-tiny"
-"""Checkpoint trained on the simulated table-top only."""
+"""Checkpoint trained on nothing but the simulated table-top."""
 BAG = ROOT / "launch" / "bags" / "tabletop"
 """Bag that the demo can replay."""
 EXAMPLE = ROOT / "launch" / "bags" / "evaluation"
-"""Bags and `questions.jsonl` of `penguin-vl evaluate example`."""
+"""Bags, and `questions.jsonl` about them."""
+DEMO_PARAMETERS = ROOT / "launch" / "config" / "demo.yaml"
+"""Parameters of the node that suit MODEL."""
 
 
 def require_shipped(model: Path, bags: Path) -> None:
-    """Raises MediaError if the folder of bags or the checkpoint (the shipped one or another) does not exist."""
+    """Raises MediaError if the checkpoint (MODEL or another one) or the shipped bags do not exist."""
     if not bags.is_dir():
-        raise MediaError(f"the shipped bags are not in {ROOT}; run this from a clone or an installed workspace")
+        raise MediaError(
+            f"{bags} does not exist: pip does not install the files that ship; use a clone or a colcon workspace"
+        )
     if not model.is_dir():
-        raise MediaError(f"the checkpoint {model} does not exist; give another one with --model")
+        raise MediaError(f"checkpoint {model} does not exist; give another one with --model")

@@ -180,7 +180,7 @@ def export(
 ) -> None:
     """Write clips of the simulated table-top as bags with questions, of seeds that nothing was trained on."""
     from penguin_models.types import Size
-    from penguin_ros.evaluation.tabletop.bags import QUESTIONS_FILE, write_clips
+    from penguin_ros.evaluation.tabletop.clip_bags import QUESTIONS_FILE, write_clips
 
     with Bar(show=not as_json) as bar:
         bar.start(clips, 0)
@@ -198,7 +198,7 @@ def _methods(realtime: bool, baselines: list[Baseline]) -> Any:
 
 def _parameters(file: Path | None, words: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """The node's parameters: of a file, replaced by those given in words, replaced by options of their own."""
-    from penguin_ros.evaluation.bags.parameters import node_settings, parse_parameter, read_parameters
+    from penguin_ros.evaluation.bags.node_parameters import node_settings, parse_parameter, read_parameters
 
     found = read_parameters(file) if file else {}
     found |= dict(parse_parameter(word) for word in words)

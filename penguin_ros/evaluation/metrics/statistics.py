@@ -136,7 +136,8 @@ def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     drawn = np.random.default_rng(seed).integers(0, questions, (RESAMPLES, questions))
     counts = np.stack([np.bincount(row, minlength=questions) for row in drawn]).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (counts @ sums[..., 0].T) / (counts @ sums[..., 1].T)
+        scores: FloatArray = (counts @ sums[..., 0].T) / (counts @ sums[..., 1].T)
+    return scores
 
 
 def _percentile_interval(scores: FloatArray) -> tuple[float, float]:

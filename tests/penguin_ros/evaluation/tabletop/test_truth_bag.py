@@ -10,7 +10,7 @@ from penguin_ros.evaluation.bags.ground_truth import read_truth
 from penguin_ros.evaluation.bags.plan import make_plan
 from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
-from penguin_ros.evaluation.tabletop.export import CAMERA, TRUTH, TrueFrame, write_bag
+from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TRUTH, TrueFrame, write_bag
 
 START_NS = 1_700_000_000_000_000_000
 
@@ -28,7 +28,7 @@ def test_images_and_boxes_are_read_back(tmp_path, storage):
     assert recording.cameras == (CAMERA,)
     assert [(ref.stamp_ns - START_NS) * 1e-9 for ref in recording.images] == [0, 0.5, 1]
     assert [round(image.load().rgb.mean()) for image in recording.read()] == pytest.approx([0, 60, 120], abs=2)
-    truth = read_truth(bag, [TRUTH])[TRUTH]
+    truth = read_truth(bag, TRUTH)
     assert truth.at(START_NS) == ()
     (mug,) = truth.at(START_NS + 10**9)
     assert (mug.label, mug.box) == ("mug", pytest.approx((40, 20, 50, 40)))  # of 200x100 pixels
@@ -43,7 +43,7 @@ def test_a_bag_that_is_there_already(tmp_path):
 def test_table_top_clips_have_questions_that_fit_them(tmp_path):
     """Every question is within its bag, and boxes in the questions are those that the bag holds beside the image."""
     pytest.importorskip("pybullet")
-    from penguin_ros.evaluation.tabletop.bags import write_clips
+    from penguin_ros.evaluation.tabletop.clip_bags import write_clips
 
     bags = write_clips(tmp_path, clips=2, seed=7, seconds=6.0, fps=2.0, size=Size(112, 112))
     questions = read_questions(tmp_path / "questions.jsonl")
@@ -55,7 +55,7 @@ def test_table_top_clips_have_questions_that_fit_them(tmp_path):
     for question in questions:
         for item in question.expected:
             if item.type == "objects" and question.kind == "where_at_end":
-                truth = read_truth(tmp_path / question.bag, [TRUTH])[TRUTH]
+                truth = read_truth(tmp_path / question.bag, TRUTH)
                 seen = {found.label for found in truth.at(START_NS + round(question.time_s * 1e9))}
                 assert {found.labels[0] for found in item.objects} <= seen
     for question in questions:  # whatever is asked about, it was over before
@@ -79,7 +79,7 @@ def test_nothing_is_going_on_when_a_question_is_asked():
     pytest.importorskip("pybullet")
     from types import SimpleNamespace
 
-    from penguin_ros.evaluation.tabletop.bags import calm_views
+    from penguin_ros.evaluation.tabletop.clip_bags import calm_views
 
     def views(*events):
         clip = SimpleNamespace(events=[SimpleNamespace(start_s=start, end_s=end) for start, end in events])

@@ -23,7 +23,7 @@ from penguin_ros.evaluation.question_file import (
     Question,
     write_questions,
 )
-from penguin_ros.evaluation.tabletop.export import CAMERA, TrueFrame, write_bag
+from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TrueFrame, write_bag
 from penguin_tabletop import clip_tasks
 from penguin_tabletop.clip_tasks import ClipTruth
 from penguin_tabletop.events import EventKind
