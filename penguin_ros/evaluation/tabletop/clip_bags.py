@@ -1,7 +1,7 @@
-"""Clips of the simulated table-top as bags with questions: everything that `evaluate bags` takes, with exact truth.
+"""Writes clips of the simulated table-top as bags with questions and exact ground truth, ready for `evaluate bags`.
 
-At each time of asking there are questions about what is in view then (recent perception) and about what has happened
-since the beginning (recall). Needs the extra `sim`.
+At two times in each clip, questions are asked about what is in view then (recent perception) and about what has
+happened since the start (recall). Needs the extra `sim`.
 """
 
 from __future__ import annotations
@@ -36,52 +36,52 @@ from penguin_tabletop.turns import Turn
 QUESTIONS_FILE = "questions.jsonl"
 _NOW_TASKS = (clip_tasks.count_at_end, clip_tasks.where_at_end)
 _PAST_TASKS = (clip_tasks.when, clip_tasks.happens, clip_tasks.how_many_times)
-_KINDS: dict[str, EventKind] = {
+_EVENT_WORDS: dict[str, EventKind] = {
     "appear": "appears",
     "moved": "moved",
     "fall": "falls",
     "leave": "leaves",
     "camera": "camera",
 }
-"""The word by which a question whether or how often something happens names a kind of event."""
+"""Word in a question -> kind of event that the question is about."""
 
 
 def write_clips(
     folder: Path,
     clips: int,
+    size: Size,
     seed: int = 0,
     seconds: float = 20.0,
     fps: float = 2.0,
-    size: Size = Size(168, 168),  # noqa: B008 - a tuple
-    quality: int = 85,
     on_clip: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Writes clips of the test split as bags, and one file of questions about all of them.
 
     Args:
-        folder: of the bags and of `questions.jsonl`.
-        clips: how many.
-        seed: a family of clips of its own.
-        seconds: length of each.
-        fps: images per second.
-        size: of the images in pixels.
-        quality: of the JPEGs, 1 to 95.
-        on_clip: called after each clip.
+        folder: Folder for the bags and `questions.jsonl`.
+        clips: Number of clips.
+        size: Size of the images in pixels.
+        seed: Seed of the clips within the test split.
+        seconds: Length of each clip.
+        fps: Images per second.
+        on_clip: Called after each clip.
 
     Returns:
-        The bags.
+        Paths of the bags.
 
     Raises:
-        TabletopError: a setting that makes no sense, or PyBullet is not installed.
-        EvaluationError: a bag exists already, or cannot be written.
+        TabletopError: A setting is out of range, or PyBullet is not installed.
+        EvaluationError: A bag exists already, or cannot be written.
     """
     photographer = Photographer(size)
-    bags, questions = [], []
+    bags: list[Path] = []
+    questions: list[Question] = []
     try:
         for number in range(clips):
             clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
             views = list(clip.frames(photographer))
-            bags.append(write_bag(folder / f"tabletop-{number}", map(_true_frame, views), quality=quality))
+            frames = (TrueFrame(v.stamp_s, v.picture.rgb, [item.grounded for item in v.truth.objects]) for v in views)
+            bags.append(write_bag(folder / f"tabletop-{number}", frames))
             questions += clip_questions(f"tabletop-{number}", clip, views)
             on_clip()
     finally:
@@ -90,63 +90,58 @@ def write_clips(
     return bags
 
 
-def _true_frame(view: ClipView) -> TrueFrame:
-    return TrueFrame(view.stamp_s, view.picture.rgb, [item.grounded for item in view.truth.objects])
-
-
 def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:
-    """Questions about a clip, asked after its middle and at its end, while nothing is going on."""
+    """Returns questions about a clip, asked after its middle and at its end while nothing happens."""
     random = random_of(clip.seed, "bag questions")
-    found: list[Question] = []
+    questions: list[Question] = []
     for view in calm_views(clip, views):
-        truth = ClipTruth(
-            tuple(event for event in clip.events if event.end_s <= view.stamp_s), views[0].truth, view.truth
-        )
-        for turn, now in _turns(truth, random):
+        past = tuple(event for event in clip.events if event.end_s <= view.stamp_s)
+        truth = ClipTruth(past, views[0].truth, view.truth)
+        for turn, about_now in _turns(truth, random):
             expected = _expected(turn)
             if expected is None:
                 continue
-            found.append(
+            questions.append(
                 Question(
-                    id=f"{bag}/{len(found) + 1}-{turn.task}",
+                    id=f"{bag}/{len(questions) + 1}-{turn.task}",
                     bag=bag,
                     camera=CAMERA,
                     time_s=view.stamp_s,
                     question=turn.question,
                     expected=[expected],
                     kind=turn.task,
-                    evidence_s=_evidence(turn.question, expected, truth, view.stamp_s if now else None),
+                    evidence_s=_evidence(turn.question, expected, truth, view.stamp_s if about_now else None),
                 )
             )
-    return found
-
-
-def _evidence(question: str, expected: Expected, truth: ClipTruth, now_s: float | None) -> tuple[float, float] | None:
-    """When what a question needs was to be seen: now, or with the first event of the kind that it asks about.
-
-    None where that follows from what is expected (boxes, times), and where nothing of the kind has happened: then the
-    whole clip is the evidence.
-    """
-    if expected.type in ("objects", "time_range"):
-        return None
-    if now_s is not None:
-        return now_s, now_s
-    (kind,) = (kind for word, kind in _KINDS.items() if word in question)
-    return next(((event.start_s, event.end_s) for event in truth.events if event.kind == kind), None)
+    return questions
 
 
 def calm_views(clip: TabletopClip, views: Sequence[ClipView]) -> list[ClipView]:
-    """The first view after the middle and the last of all, of those during which nothing happens.
+    """Returns the first view after the middle and the last view, of those during which no event is going on.
 
-    While something happens, whether it has happened is a matter of opinion.
+    During an event it is ambiguous whether it has happened.
     """
     middle = len(views) // 2
     calm = [v for v in views[middle:] if not any(e.start_s <= v.stamp_s < e.end_s for e in clip.events)]
     return [calm[0], calm[-1]] if len(calm) > 1 else calm
 
 
+def _evidence(question: str, expected: Expected, truth: ClipTruth, now_s: float | None) -> tuple[float, float] | None:
+    """Returns when the evidence for an answer was visible: now, or during the first event of the kind in question.
+
+    None if the evaluation derives it from the expected result (boxes, times), or if no such event happened: then the
+    whole clip is the evidence.
+    """
+    if expected.type in ("objects", "time_range"):
+        return None
+    if now_s is not None:
+        return now_s, now_s
+    (kind,) = (kind for word, kind in _EVENT_WORDS.items() if word in question)
+    return next(((event.start_s, event.end_s) for event in truth.events if event.kind == kind), None)
+
+
 def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn, bool]]:
-    """Questions, and whether they are about what is in view now."""
+    """Yields questions, and whether they are about what is in view now."""
     for task in _PAST_TASKS:
         turn = task(truth, random)
         if turn is not None:
@@ -161,20 +156,20 @@ def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn
 
 
 def _expected(turn: Turn) -> Expected | None:
-    """What an evaluation expects; None for answers that only the table-top's own reader understands."""
-    wanted = turn.expected
-    if wanted.kind == "boxes" and not wanted.objects:
+    """Converts what a turn expects; None for answers that only tabletop/scores.py can score."""
+    expected = turn.expected
+    if expected.kind == "boxes" and not expected.objects:
         return ExpectedAbsence()
-    if wanted.kind == "boxes":
-        objects = [{"label": o.label, "box": (o.box.x1, o.box.y1, o.box.x2, o.box.y2)} for o in wanted.objects]
+    if expected.kind == "boxes":
+        objects = [{"label": o.label, "box": (o.box.x1, o.box.y1, o.box.x2, o.box.y2)} for o in expected.objects]
         return ExpectedObjects.model_validate({"objects": objects, "unit": "1000"})
-    if wanted.kind == "choice":
-        options = list(wanted.options)
-        return ExpectedChoice(options=options, answer=chr(ord("A") + options.index(wanted.answer)))
-    if wanted.kind == "number":
-        return ExpectedNumber(value=wanted.number)
-    if wanted.kind in ("label", "text"):
-        return ExpectedText(accept=[wanted.answer], metric="contains")
-    if wanted.kind == "span" and wanted.span is not None:
-        return ExpectedTime(accept=[(wanted.span.start_s, wanted.span.end_s)])
+    if expected.kind == "choice":
+        options = list(expected.options)
+        return ExpectedChoice(options=options, answer=chr(ord("A") + options.index(expected.answer)))
+    if expected.kind == "number":
+        return ExpectedNumber(value=expected.number)
+    if expected.kind in ("label", "text"):
+        return ExpectedText(accept=[expected.answer], metric="contains")
+    if expected.kind == "span" and expected.span is not None:
+        return ExpectedTime(accept=[(expected.span.start_s, expected.span.end_s)])
     return None

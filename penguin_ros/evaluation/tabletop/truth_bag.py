@@ -1,6 +1,6 @@
-"""Clips whose truth is known, written as a bag with images and detections: what `evaluate bags` takes, made anywhere.
+"""Writes frames with known objects as a bag with images and detections, which `evaluate bags` can read.
 
-Knows neither ROS nor where clips come from: a simulated table-top, a drawing, a labelled video.
+The frames can come from anywhere, for example from a simulation or a labelled video; no ROS installation is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from penguin_models.errors import EvaluationError
 from penguin_models.grounding import GroundedObject
@@ -21,17 +21,20 @@ from penguin_models.types import Size, UInt8Array
 from penguin_ros.message_types import typestore
 
 CAMERA, TRUTH = "/camera/image_raw/compressed", "/ground_truth"
+START_NS = 1_700_000_000_000_000_000
+_IMAGE, _DETECTIONS = "sensor_msgs/msg/CompressedImage", "vision_msgs/msg/Detection2DArray"
 _BAG_VERSION = 9
+_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True, eq=False)
 class TrueFrame:
-    """An image and what is in it.
+    """An image and the objects in it.
 
     Attributes:
-        time_s: since the beginning of the clip.
+        time_s: Seconds since the start of the clip.
         rgb: uint8 [H, W, 3].
-        objects: visible ones.
+        objects: Visible objects.
     """
 
     time_s: float
@@ -39,54 +42,38 @@ class TrueFrame:
     objects: Sequence[GroundedObject] = ()
 
 
-def write_bag(
-    path: Path,
-    frames: Iterable[TrueFrame],
-    start_ns: int = 1_700_000_000_000_000_000,
-    camera: str = CAMERA,
-    truth: str = TRUTH,
-    quality: int = 85,
-    storage: str = "mcap",
-) -> Path:
-    """Writes a bag with JPEG images and, for each, a `vision_msgs/Detection2DArray`.
+def write_bag(path: Path, frames: Iterable[TrueFrame]) -> Path:
+    """Writes an mcap bag with a JPEG image on CAMERA and a `vision_msgs/Detection2DArray` on TRUTH for each frame.
 
     Args:
-        path: folder to make.
-        frames: in the order of their times.
-        start_ns: stamp of time 0.
-        camera: topic of the images.
-        truth: topic of the detections.
-        quality: of the JPEGs, 1 to 95.
-        storage: "mcap" or "sqlite3".
+        path: Folder to create.
+        frames: Frames in order of time; time 0 gets the stamp START_NS.
 
     Raises:
-        EvaluationError: the folder exists already, or cannot be written.
+        EvaluationError: The folder exists already, or cannot be written.
     """
     store = typestore()
-    image_type, array_type = "sensor_msgs/msg/CompressedImage", "vision_msgs/msg/Detection2DArray"
     try:
-        with Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-            images = writer.add_connection(camera, image_type, typestore=store)
-            boxes = writer.add_connection(truth, array_type, typestore=store)
+        with Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            images = writer.add_connection(CAMERA, _IMAGE, typestore=store)
+            detections = writer.add_connection(TRUTH, _DETECTIONS, typestore=store)
             for frame in frames:
-                stamp_ns = start_ns + round(frame.time_s * 1e9)
+                stamp_ns = START_NS + round(frame.time_s * 1e9)
                 header, size = _header(stamp_ns), Size(*frame.rgb.shape[:2])
-                data = np.frombuffer(_jpeg(frame.rgb, quality), np.uint8)
-                image = _make(image_type, header=header, format="jpeg", data=data)
-                array = _make(
-                    array_type, header=header, detections=[_detection(header, o, size) for o in frame.objects]
-                )
-                writer.write(images, stamp_ns, store.serialize_cdr(image, image_type))
-                writer.write(boxes, stamp_ns, store.serialize_cdr(array, array_type))
-    except Exception as err:  # rosbags raises its own errors for folders that exist, the system others
+                image = _make(_IMAGE, header=header, format="jpeg", data=_jpeg(frame.rgb))
+                boxes = [_detection(header, item, size) for item in frame.objects]
+                array = _make(_DETECTIONS, header=header, detections=boxes)
+                writer.write(images, stamp_ns, store.serialize_cdr(image, _IMAGE))
+                writer.write(detections, stamp_ns, store.serialize_cdr(array, _DETECTIONS))
+    except (WriterError, OSError) as err:
         raise EvaluationError(f"bag {path} cannot be written: {err}") from err
     return path
 
 
-def _jpeg(rgb: UInt8Array, quality: int) -> bytes:
+def _jpeg(rgb: UInt8Array) -> UInt8Array:
     file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "jpeg", quality=quality)
-    return file.getvalue()
+    Image.fromarray(rgb).save(file, "jpeg", quality=_JPEG_QUALITY)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def _make(kind: str, **fields: Any) -> Any:
@@ -104,9 +91,9 @@ def _detection(header: Any, item: GroundedObject, size: Size) -> Any:
     centre = _make("vision_msgs/msg/Pose2D", position=position, theta=0.0)
     box = _make("vision_msgs/msg/BoundingBox2D", center=centre, size_x=x_max - x_min, size_y=y_max - y_min)
     origin = _make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
-    turn = _make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
-    pose = _make("geometry_msgs/msg/PoseWithCovariance", covariance=np.zeros(36),
-                 pose=_make("geometry_msgs/msg/Pose", position=origin, orientation=turn))  # fmt: skip
+    rotation = _make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = _make("geometry_msgs/msg/Pose", position=origin, orientation=rotation)
+    uncertain_pose = _make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36))
     hypothesis = _make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=1.0)
-    result = _make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=pose)
+    result = _make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=uncertain_pose)
     return _make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")

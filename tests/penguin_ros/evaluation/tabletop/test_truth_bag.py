@@ -1,4 +1,4 @@
-"""Clips with known truth, written as bags: what is read back is what was in them."""
+"""Bags with ground truth, and questions about simulated clips: what is read back is what was written."""
 
 import numpy as np
 import pytest
@@ -21,9 +21,8 @@ def frames():
         yield TrueFrame(0.5 * number, np.full((100, 200, 3), 60 * number, np.uint8), items)
 
 
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_images_and_boxes_are_read_back(tmp_path, storage):
-    bag = write_bag(tmp_path / "bag", frames(), storage=storage)
+def test_images_and_boxes_are_read_back(tmp_path):
+    bag = write_bag(tmp_path / "bag", frames())
     recording = open_recording(bag, [None])
     assert recording.cameras == (CAMERA,)
     assert [(ref.stamp_ns - START_NS) * 1e-9 for ref in recording.images] == [0, 0.5, 1]
@@ -34,14 +33,14 @@ def test_images_and_boxes_are_read_back(tmp_path, storage):
     assert (mug.label, mug.box) == ("mug", pytest.approx((40, 20, 50, 40)))  # of 200x100 pixels
 
 
-def test_a_bag_that_is_there_already(tmp_path):
+def test_an_existing_bag_is_an_error(tmp_path):
     write_bag(tmp_path / "bag", frames())
     with pytest.raises(EvaluationError, match=r"bag .*bag cannot be written: .*exists"):
         write_bag(tmp_path / "bag", frames())
 
 
-def test_table_top_clips_have_questions_that_fit_them(tmp_path):
-    """Every question is within its bag, and boxes in the questions are those that the bag holds beside the image."""
+def test_questions_about_simulated_clips_match_their_bags(tmp_path):
+    """Every question is within its bag, and its boxes are those that the bag contains."""
     pytest.importorskip("pybullet")
     from penguin_ros.evaluation.tabletop.clip_bags import write_clips
 
@@ -58,9 +57,9 @@ def test_table_top_clips_have_questions_that_fit_them(tmp_path):
                 truth = read_truth(tmp_path / question.bag, TRUTH)
                 seen = {found.label for found in truth.at(START_NS + round(question.time_s * 1e9))}
                 assert {found.labels[0] for found in item.objects} <= seen
-    for question in questions:  # whatever is asked about, it was over before
+    for question in questions:  # what is asked about is over
         assert all(item.accept[0][1] <= question.time_s for item in question.expected if item.type == "time_range")
-    for question in questions:  # the evidence of a yes and of a number is when such a thing first happened
+    for question in questions:  # the evidence is the first event of the kind
         if question.kind in ("happens", "clip_count"):
             (item,) = question.expected
             happened = item.answer == "A" if question.kind == "happens" else item.value > 0
@@ -68,14 +67,14 @@ def test_table_top_clips_have_questions_that_fit_them(tmp_path):
             assert not happened or question.evidence_s[0] < question.evidence_s[1] <= question.time_s
     stated = [question.evidence_s for question in questions if question.kind == "happens" and question.evidence_s]
     ranges = {item.accept[0] for question in questions for item in question.expected if item.type == "time_range"}
-    assert set(stated) & ranges  # of an event that is asked about in another way too
+    assert set(stated) & ranges  # an event with two kinds of question
     again = tmp_path / "again"
     write_clips(again, clips=2, seed=7, seconds=6.0, fps=2.0, size=Size(112, 112))
     assert (again / "questions.jsonl").read_text() == (tmp_path / "questions.jsonl").read_text()
 
 
-def test_nothing_is_going_on_when_a_question_is_asked():
-    """The first calm view after the middle, and the last; one or none where there are no more."""
+def test_questions_are_asked_in_calm_views():
+    """The first calm view after the middle and the last one, if they exist."""
     pytest.importorskip("pybullet")
     from types import SimpleNamespace
 
