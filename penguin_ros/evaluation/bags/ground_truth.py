@@ -20,17 +20,11 @@ _TYPES = ("vision_msgs/msg/Detection2DArray", "penguin_vl/msg/GroundedCaption")
 
 @dataclass(frozen=True)
 class TruthTopic:
-    """The expected boxes of one topic over time.
-
-    Attributes:
-        topic: Name of the topic.
-        stamps_ns: Stamps of its messages, in order.
-        objects: Objects of each message, with boxes in pixels.
-    """
+    """The expected boxes of one topic over time."""
 
     topic: str
-    stamps_ns: tuple[int, ...]
-    objects: tuple[tuple[ExpectedObject, ...], ...]
+    stamps_ns: tuple[int, ...]  # of its messages, in order
+    objects: tuple[tuple[ExpectedObject, ...], ...]  # of each message, with boxes in pixels
 
     def at(self, stamp_ns: int) -> tuple[ExpectedObject, ...]:
         """Returns the objects of the message closest to an image.

@@ -19,23 +19,14 @@ SINGLE_CAMERA_METHODS = ("last-4", "offline")
 
 @dataclass(frozen=True)
 class BagJob:
-    """Everything needed to evaluate one bag, in any process.
-
-    Attributes:
-        recording: The bag.
-        questions: Questions about it.
-        truth: Topics of the bag with expected boxes, by name.
-        model: Model to load.
-        settings: Settings of the run.
-        done: Answers of an earlier run.
-    """
+    """Everything needed to evaluate one bag, in any process."""
 
     recording: Recording
     questions: tuple[Question, ...]
-    truth: dict[str, TruthTopic]
+    truth: dict[str, TruthTopic]  # topics of the bag with expected boxes, by name
     model: ModelSpec
     settings: RunSettings
-    done: dict[AnswerKey, AnswerRecord] = field(default_factory=dict)
+    done: dict[AnswerKey, AnswerRecord] = field(default_factory=dict)  # answers of an earlier run
 
     def asked(self) -> list[Asked]:
         """Returns the questions in the order in which they are asked."""

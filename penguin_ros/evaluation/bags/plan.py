@@ -29,17 +29,11 @@ class PlannedBag:
 
 @dataclass(frozen=True)
 class Plan:
-    """The bags to evaluate.
+    """The bags to evaluate."""
 
-    Attributes:
-        bags: Readable bags.
-        failed: Name of each unreadable bag -> reason.
-        unasked: Names of bags without questions.
-    """
-
-    bags: list[PlannedBag] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    unasked: list[str] = field(default_factory=list)
+    bags: list[PlannedBag] = field(default_factory=list)  # readable bags
+    failed: dict[str, str] = field(default_factory=dict)  # name of each unreadable bag -> reason
+    unasked: list[str] = field(default_factory=list)  # names of bags without questions
 
 
 def make_plan(paths: Sequence[Path], questions: Sequence[Question]) -> Plan:

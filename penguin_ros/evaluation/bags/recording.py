@@ -28,19 +28,12 @@ MAX_DISORDER_S = 1.0
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image of a recording.
+    """One image of a recording."""
 
-    Attributes:
-        camera: Image topic.
-        stamp_ns: Capture stamp in nanoseconds.
-        recorded_ns: Recording time in nanoseconds.
-        number: Index among the images that are read, in recording order.
-    """
-
-    camera: str
-    stamp_ns: int
-    recorded_ns: int
-    number: int
+    camera: str  # image topic
+    stamp_ns: int  # capture stamp
+    recorded_ns: int  # recording time
+    number: int  # index among the images that are read, in recording order
 
 
 @dataclass(frozen=True)
@@ -53,21 +46,13 @@ class StampedImage:
 
 @dataclass(frozen=True)
 class Recording:
-    """The images of a bag, without their pixels.
-
-    Attributes:
-        path: Path of the bag.
-        cameras: Image topics that are read.
-        images: Images of all these topics, in the order of their stamps.
-        unstamped: Number of images without a stamp of their own, by topic.
-        checksum: CRC-32 of all messages, in recording order.
-    """
+    """The images of a bag, without their pixels."""
 
     path: Path
-    cameras: tuple[str, ...]
-    images: tuple[ImageRef, ...]
-    unstamped: dict[str, int]
-    checksum: int
+    cameras: tuple[str, ...]  # image topics that are read
+    images: tuple[ImageRef, ...]  # of all cameras, in the order of their stamps
+    unstamped: dict[str, int]  # number of images without a stamp of their own, by topic
+    checksum: int  # CRC-32 of all messages, in recording order
 
     @property
     def name(self) -> str:

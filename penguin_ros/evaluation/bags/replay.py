@@ -67,9 +67,22 @@ def replay(job: BagJob, engine: Engine, sink: Sink) -> None:
 def _replay(job: BagJob, methods: Sequence[Method], meter: Meter | None, sink: Sink) -> None:
     sampler = _FrameSampler(job)
     waiting = job.asked()
+
+    def ask_next() -> None:
+        asked = waiting.pop(0)
+        for method in methods:
+            unsupported = method.name in SINGLE_CAMERA_METHODS and len(asked.cameras) > 1
+            if not unsupported and job.finished(asked, method.name) is None:
+                outcome, joules = attempt(partial(method.ask, asked), meter)
+                sink.answer(answer_record(job, asked, method.name, outcome, sampler.newest, sink, joules=joules))
+            # Directly after the last answer: a resumed run replays the memory only if one of its answers is missing.
+            if not waiting and isinstance(method, MemoryMethod):
+                for timeline in method.log.timelines.values():
+                    sink.timeline(sampler.add_counts(timeline))
+
     for image in job.recording.read():
         while waiting and waiting[0].stamp_ns < image.ref.stamp_ns:
-            _ask(job, methods, waiting.pop(0), sampler, meter, sink, last=not waiting)
+            ask_next()
         if not waiting:
             break
         frame = sampler.take(image)
@@ -77,7 +90,7 @@ def _replay(job: BagJob, methods: Sequence[Method], meter: Meter | None, sink: S
             for method in methods:
                 method.see(frame)
     while waiting:
-        _ask(job, methods, waiting.pop(0), sampler, meter, sink, last=not waiting)
+        ask_next()
 
 
 class _FrameSampler:
@@ -106,26 +119,6 @@ class _FrameSampler:
         errors = self._errors[timeline.camera]
         images = self._mailboxes[timeline.camera].received
         return timeline.model_copy(update={"images": images, "bad": len(errors), "last_error": "".join(errors[-1:])})
-
-
-def _ask(
-    job: BagJob,
-    methods: Sequence[Method],
-    asked: Asked,
-    sampler: _FrameSampler,
-    meter: Meter | None,
-    sink: Sink,
-    last: bool,
-) -> None:
-    for method in methods:
-        unsupported = method.name in SINGLE_CAMERA_METHODS and len(asked.cameras) > 1
-        if not unsupported and job.finished(asked, method.name) is None:
-            outcome, joules = attempt(partial(method.ask, asked), meter)
-            sink.answer(answer_record(job, asked, method.name, outcome, sampler.newest, sink, joules=joules))
-        # Directly after the last answer: a resumed run replays the memory only if one of its answers is missing.
-        if last and isinstance(method, MemoryMethod):
-            for timeline in method.log.timelines.values():
-                sink.timeline(sampler.add_counts(timeline))
 
 
 def attempt(ask: Callable[[], T], meter: Meter | None = None) -> tuple[T | PenguinError, float | None]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TypeAlias
 
 from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import machine_facts
@@ -33,28 +31,17 @@ from penguin_ros.evaluation.results import (
 )
 from penguin_ros.evaluation.summary import summarise
 
-_BagAnswers: TypeAlias = tuple[list[ScoredRecord], list[BagTimeline]]
-
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not change answers.
+    """Options that do not change answers."""
 
-    Attributes:
-        out: Folder of the results.
-        title: Title of the report.
-        jobs: Number of worker processes.
-        ray: Address of a Ray cluster, "local" to start one on this machine; None to run without Ray.
-        ray_gpus: GPUs reserved for each bag on the cluster.
-        overwrite: Discard the answers of an earlier run in the same folder.
-    """
-
-    out: Path
-    title: str = ""
-    jobs: int = 1
-    ray: str | None = None
-    ray_gpus: float = 0.0
-    overwrite: bool = False
+    out: Path  # results folder
+    title: str = ""  # of the report; the model's path if empty
+    jobs: int = 1  # worker processes
+    ray: str | None = None  # address of a Ray cluster, "local" to start one on this machine; None to run without Ray
+    ray_gpus: float = 0.0  # GPUs reserved for each bag on the cluster
+    overwrite: bool = False  # discard the answers of an earlier run in the same folder
 
 
 def run_bags(
@@ -95,8 +82,12 @@ def run_bags(
     jobs, unreadable = _resume(plan, info, model, settings, options)
     on_start(sum(len(item.job.wanted()) for item in jobs), sum(len(item.job.done) for item in jobs))
     failed = plan.failed | _run(jobs, options, on_progress, loaded)
-    answers = [_score_job(item, settings) for item in jobs]
-    answers += [_score_unreadable(name, questions, settings, progress) for name, progress in unreadable.items()]
+    answers = [
+        _score(item.job.recording.name, item.job.questions, settings, item.journal().read(), item.job) for item in jobs
+    ]
+    for name, progress in unreadable.items():
+        asked = [question for question in questions if question.bag in (None, name)]
+        answers.append(_score(name, asked, settings, progress, None))
     if not any(records for records, _ in answers):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise EvaluationError(f"no question was answered; {reasons}")
@@ -136,14 +127,12 @@ def _resume(
     if options.overwrite and jobs:
         for journal in (*(item.journal() for item in jobs), *unreadable.values()):
             journal.discard()
-    known = {} if options.overwrite else {name: journal.read() for name, journal in unreadable.items()}
-    return [_resume_job(item) for item in jobs], known
-
-
-def _resume_job(item: JournalledJob) -> JournalledJob:
-    wanted = item.job.wanted()
-    done = {key: record for key, record in item.journal().read().answers.items() if key in wanted}
-    return replace(item, job=replace(item.job, done=done))
+    resumed = []
+    for item in jobs:
+        wanted = item.job.wanted()
+        done = {key: record for key, record in item.journal().read().answers.items() if key in wanted}
+        resumed.append(replace(item, job=replace(item.job, done=done)))
+    return resumed, {} if options.overwrite else {name: journal.read() for name, journal in unreadable.items()}
 
 
 def _run(
@@ -162,32 +151,17 @@ def _run(
     return run_in_turn(jobs, lambda: on_progress(1), loaded, EnergyMeter())
 
 
-def _score_job(item: JournalledJob, settings: RunSettings) -> _BagAnswers:
-    job = item.job
-    return _score(job.recording.name, job.questions, settings, item.journal().read(), partial(_with_truth, job))
-
-
-def _score_unreadable(
-    name: str, questions: Sequence[Question], settings: RunSettings, progress: Progress
-) -> _BagAnswers:
-    """Scores earlier answers about a bag that can no longer be read, with the expected boxes recorded then."""
-    asked = [question for question in questions if question.bag in (None, name)]
-    return _score(name, asked, settings, progress, lambda question, record: record)
-
-
 def _score(
-    bag: str,
-    questions: Sequence[Question],
-    settings: RunSettings,
-    progress: Progress,
-    with_truth: Callable[[Question, AnswerRecord], AnswerRecord],
-) -> _BagAnswers:
+    bag: str, questions: Sequence[Question], settings: RunSettings, progress: Progress, job: BagJob | None
+) -> tuple[list[ScoredRecord], list[BagTimeline]]:
+    """Scores the answers about a bag; without a job, the bag is unreadable and its boxes are those recorded earlier."""
     records = []
     for question in questions:
         for method in settings.methods:
             record = progress.answers.get((question.id, method, question_key(question)))
             if record is not None:
-                records.append(score_record(bag, question, with_truth(question, record)))
+                record = record if job is None else _with_truth(job, question, record)
+                records.append(score_record(bag, question, record))
     timelines = [timeline for timeline in progress.timelines.values() if timeline.method in settings.methods]
     return records, [BagTimeline(**timeline.model_dump(), bag=bag) for timeline in timelines]
 

@@ -32,17 +32,11 @@ _KILLED = "a worker process was killed, possibly out of memory; run again with f
 
 @dataclass(frozen=True)
 class JournalledJob:
-    """A job whose answers are written to the results folder.
-
-    Attributes:
-        job: The job.
-        folder: Folder of the results.
-        run: Key of the run (see `run_key`).
-    """
+    """A job whose answers are written to the results folder."""
 
     job: BagJob
-    folder: Path
-    run: str
+    folder: Path  # results folder
+    run: str  # key from `run_key`
 
     def journal(self, on_answer: Callable[[], None] = lambda: None) -> Journal:
         """Returns the journal of the bag; on_answer is called after each answer."""

@@ -29,23 +29,14 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class BoxCounts:
-    """Counts of one comparison. Scores are ratios of their sums over questions.
+    """Counts of one comparison. Scores are ratios of their sums over questions."""
 
-    Attributes:
-        expected: Number of expected boxes.
-        predicted: Number of predicted boxes.
-        iou_sum: Sum of IoU over the one-to-one matching that maximises it.
-        hits: Size of the largest one-to-one matching of pairs with an IoU of at least 0.5.
-        labelled_hits: The same, for pairs whose labels also agree.
-        hallucinated: Number of predicted boxes whose label is not expected anywhere in the image.
-    """
-
-    expected: int
-    predicted: int
-    iou_sum: float
-    hits: int
-    labelled_hits: int
-    hallucinated: int
+    expected: int  # number of expected boxes
+    predicted: int  # number of predicted boxes
+    iou_sum: float  # sum of IoU over the one-to-one matching that maximises it
+    hits: int  # size of the largest one-to-one matching of pairs with an IoU of at least 0.5
+    labelled_hits: int  # the same, for pairs whose labels also agree
+    hallucinated: int  # number of predicted boxes whose label is not expected anywhere in the image
 
 
 def iou(a: BoxTuple, b: BoxTuple) -> float:

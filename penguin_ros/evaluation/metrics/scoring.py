@@ -61,19 +61,12 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """The parts of an answer that are scored.
+    """The parts of an answer that are scored."""
 
-    Attributes:
-        text: Answer without box syntax.
-        objects: Objects that the answer localises.
-        spans: Time ranges in the answer, in seconds on the questions' clock.
-        image_size: Size in pixels of the image that boxes refer to; None if no image was shown.
-    """
-
-    text: str
-    objects: tuple[GroundedObject, ...] = ()
-    spans: tuple[Span, ...] = ()
-    image_size: Size | None = None
+    text: str  # answer without box syntax
+    objects: tuple[GroundedObject, ...] = ()  # objects that the answer localises
+    spans: tuple[Span, ...] = ()  # time ranges in the answer, in seconds on the questions' clock
+    image_size: Size | None = None  # size in pixels of the image that boxes refer to; None if no image was shown
 
 
 @dataclass(frozen=True)

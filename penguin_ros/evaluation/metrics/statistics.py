@@ -66,21 +66,13 @@ def intervals(
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired comparison of one score of two runs over the same questions.
+    """Paired comparison of one score of two runs over the same questions."""
 
-    Attributes:
-        a: Score of the first run.
-        b: Score of the second run.
-        low: Lower bound of the 95 % interval of b - a; None if fewer than two questions count.
-        high: Upper bound of that interval.
-        questions: Number of questions that count in both runs.
-    """
-
-    a: float
-    b: float
-    low: float | None
-    high: float | None
-    questions: int
+    a: float  # score of the first run
+    b: float  # score of the second run
+    low: float | None  # lower bound of the 95 % interval of b - a; None if fewer than two questions count
+    high: float | None  # upper bound of that interval
+    questions: int  # number of questions that count in both runs
 
 
 def paired_differences(

@@ -30,29 +30,18 @@ _POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, 
 
 @dataclass(frozen=True)
 class TabletopRun:
-    """Which scenes are asked about, and how.
+    """Which scenes are asked about, and how."""
 
-    Attributes:
-        seed: Seed of the scenes within the test split.
-        scenes: Number of scenes.
-        mixture: Weights of single images, pairs and clips; charts and texts must be 0.
-        turns: Maximum number of questions about a scene.
-        size: Size of the images in pixels.
-        fps: Frames per second of clips.
-        policy: Keyframe policy for clips: "novelty" or "reference".
-        max_tokens: Visual token budget of a prompt; None for the checkpoint's.
-        max_new_tokens: Maximum length of an answer in tokens.
-    """
-
-    seed: int = 0
+    seed: int = 0  # seed of the scenes within the test split
     scenes: int = 200
+    # weights of single images, pairs and clips; nothing is asked about charts and texts
     mixture: Mixture = field(default_factory=lambda: Mixture(image=0.6, pair=0.1, clip=0.3, chart=0, text=0))
-    turns: int = 8
-    size: Size = field(default_factory=lambda: Size(168, 168))
-    fps: float = 2.0
-    policy: str = "novelty"
-    max_tokens: int | None = None
-    max_new_tokens: int = 160
+    turns: int = 8  # maximum number of questions about a scene
+    size: Size = field(default_factory=lambda: Size(168, 168))  # of the images in pixels
+    fps: float = 2.0  # frames per second of clips
+    policy: str = "novelty"  # keyframe policy for clips: "novelty" or "reference"
+    max_tokens: int | None = None  # visual token budget of a prompt; None for the checkpoint's
+    max_new_tokens: int = 160  # maximum length of an answer in tokens
 
     def __post_init__(self) -> None:
         for family in ("chart", "text"):
@@ -74,23 +63,14 @@ class AskedTurn:
 
 @dataclass(frozen=True)
 class Score:
-    """A score with its 95 % interval over scenes.
-
-    Attributes:
-        title: Title in tables.
-        value: The score.
-        low: Lower bound of the interval; None if fewer than two scenes count.
-        high: Upper bound of the interval.
-        answers: Number of answers that count.
-        parts: Contribution of each scene, for paired comparison with another run over the same scenes.
-    """
+    """A score with its 95 % interval over scenes."""
 
     title: str
     value: float
-    low: float | None
-    high: float | None
-    answers: int
-    parts: tuple[Ratio, ...] = field(default=(), repr=False)
+    low: float | None  # lower bound of the interval; None if fewer than two scenes count
+    high: float | None  # upper bound of the interval
+    answers: int  # that count
+    parts: tuple[Ratio, ...] = field(default=(), repr=False)  # of each scene, for paired comparisons
 
 
 def evaluate_tabletop(

@@ -29,17 +29,11 @@ _JPEG_QUALITY = 85
 
 @dataclass(frozen=True, eq=False)
 class TrueFrame:
-    """An image and the objects in it.
+    """An image and the objects in it."""
 
-    Attributes:
-        time_s: Seconds since the start of the clip.
-        rgb: uint8 [H, W, 3].
-        objects: Visible objects.
-    """
-
-    time_s: float
-    rgb: UInt8Array
-    objects: Sequence[GroundedObject] = ()
+    time_s: float  # seconds since the start of the clip
+    rgb: UInt8Array  # uint8 [H, W, 3]
+    objects: Sequence[GroundedObject] = ()  # visible objects
 
 
 def write_bag(path: Path, frames: Iterable[TrueFrame]) -> Path:
