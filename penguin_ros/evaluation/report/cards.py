@@ -86,8 +86,8 @@ class Card:
         bag: Name of its bag.
         camera: Camera of the newest frame.
         time_s: When it was asked; None if it was not asked and its file gives a stamp.
-        evidence: Age of the evidence in words.
         expected: Expected results in words.
+        evidence: Age of the evidence in words.
         pictures: The newest frames available to the answers.
         answers: (column, answer, facts) in the order of the columns.
         tags: Verdicts that the filter can select.
@@ -98,16 +98,16 @@ class Card:
     bag: str
     camera: str
     time_s: float | None
-    evidence: str
-    expected: list[str]
-    pictures: list[Picture]
-    answers: list[tuple[Column, ScoredRecord, str]]
-    tags: list[str]
+    expected: Sequence[str]
+    evidence: str = ""
+    pictures: Sequence[Picture] = ()
+    answers: Sequence[tuple[Column, ScoredRecord, str]] = ()
+    tags: Sequence[str] = ()
     unasked: str = ""
 
     @property
-    def searched(self) -> str:
-        """Lower-case text that the search looks through."""
+    def search_text(self) -> str:
+        """Lower-case text for the search."""
         answers = [record.text for _, record, _ in self.answers]
         return " ".join([self.question.id, self.question.question, *self.expected, *answers]).lower()
 
@@ -134,15 +134,14 @@ class CardMaker:
 
     def _card(self, question: Question, answers: Mapping[int, ScoredRecord]) -> Card:
         first = next(iter(answers.values()))
-        recent_s = self._columns[0].results.recent_s
-        age_s = first.age_s
+        age_s, recent_s = first.age_s, self._columns[0].results.recent_s
         return Card(
             question=question,
             bag=first.bag,
             camera=first.frame.camera if first.frame else ", ".join(question.cameras),
             time_s=first.time_s,
-            evidence="" if age_s is None else f"evidence {age_s:.1f} s old ({perception(age_s, recent_s)})",
             expected=[in_words(item) for item in expected_of(question, first)],
+            evidence="" if age_s is None else f"evidence {age_s:.1f} s old ({perception(age_s, recent_s)})",
             pictures=self._pictures(question, answers),
             answers=[(self._columns[index], record, _facts(record)) for index, record in answers.items()],
             tags=_tags(answers),
@@ -157,14 +156,16 @@ class CardMaker:
         pictures = []
         for indices in by_frame.values():
             record = answers[indices[0]]
-            assert record.frame is not None
-            boxes = _expected_boxes(expected_of(question, record), record.frame)
+            frame = record.frame
+            assert frame is not None
+            boxes = _expected_boxes(expected_of(question, record), frame)
             for index in indices:
-                boxes += _predicted_boxes(answers[index], record.frame, self._columns[index].colour)
+                colour = self._columns[index].colour
+                objects = answers[index].objects
+                boxes += [DrawnBox("predicted", item.label, _pixels(item.box, frame), colour) for item in objects]
             names = f" ({', '.join(self._columns[index].name for index in indices)})" if len(by_frame) > 1 else ""
-            caption = f"{record.frame.camera} at {record.frame.time_s:.2f} s{names}"
-            image = self._image(self._columns[indices[0]].folder / "frames" / record.frame.file, record.frame)
-            pictures.append(Picture(record.frame, image, boxes, caption))
+            image = self._image(self._columns[indices[0]].folder / "frames" / frame.file, frame)
+            pictures.append(Picture(frame, image, boxes, f"{frame.camera} at {frame.time_s:.2f} s{names}"))
         return pictures
 
     def _image(self, file: Path, frame: FrameRecord) -> str | None:
@@ -207,10 +208,7 @@ def _unasked_card(question: Question, results: Results) -> Card:
         bag=bag,
         camera=", ".join(question.cameras),
         time_s=question.time_s,
-        evidence="",
         expected=[in_words(item) for item in question.expected],
-        pictures=[],
-        answers=[],
         tags=["unasked"],
         unasked=f"bag {bag} could not be evaluated completely: {failed}" if failed else "no method supports it",
     )
@@ -224,10 +222,6 @@ def _expected_boxes(expected: Sequence[Expected], frame: FrameRecord) -> list[Dr
         if item.type == "objects"
         for box in item.objects or []
     ]
-
-
-def _predicted_boxes(record: ScoredRecord, frame: FrameRecord, colour: str) -> list[DrawnBox]:
-    return [DrawnBox("predicted", item.label, _pixels(item.box, frame), colour) for item in record.objects]
 
 
 def _pixels(box: BoxTuple, frame: FrameRecord) -> BoxTuple:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,14 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
         runs=runs,
         columns=columns,
         methods=METHODS,
-        metrics={name: info for name, info in METRICS.items() if any(name in c.summary["metrics"] for c in columns)},
-        titles={name: info.title for name, info in METRICS.items()},
+        metrics=METRICS,
+        shown_metrics=[name for name in METRICS if any(name in column.summary["metrics"] for column in columns)],
         groups={name: _groups(columns, name) for name in ("perception", "kind", "bag", "camera")},
         costs=_cost_rows(columns),
         comparisons=_comparisons(columns),
-        plots={
-            "age": plots.age_plot(columns),
-            "latency": plots.latency_plot(columns),
-            "tokens": plots.token_plot(columns),
-        },
+        age_plot=plots.age_plot(columns),
+        latency_plot=plots.latency_plot(columns),
+        token_plot=plots.token_plot(columns),
         memories=_memories(columns),
         cards=cards,
         images=list(maker.images.values()),
@@ -198,15 +196,11 @@ def _filters(cards: Sequence[Card], columns: Sequence[Column]) -> dict[str, list
             (f"worse-{index}", f"right only in {columns[0].name}, not in {column.name}"),
         ]
     return {
-        "bag": _choices(card.bag for card in cards),
-        "camera": _choices(card.camera for card in cards),
-        "kind": _choices(card.question.group for card in cards),
+        "bag": [(name, name) for name in sorted({card.bag for card in cards} - {""})],
+        "camera": [(name, name) for name in sorted({card.camera for card in cards} - {""})],
+        "kind": [(name, name) for name in sorted({card.question.group for card in cards} - {""})],
         "verdict": verdicts,
     }
-
-
-def _choices(values: Iterable[str]) -> list[tuple[str, str]]:
-    return [(value, value) for value in sorted(set(values)) if value]
 
 
 def _seconds(value: float) -> str:

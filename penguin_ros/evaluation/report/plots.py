@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from penguin_ros.evaluation.metrics.statistics import FloatArray
 from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.report.cards import Column, anchor
 from penguin_ros.evaluation.results import BagTimeline, ScoredRecord
@@ -37,7 +38,6 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": _FAINT,
     "ytick.color": _FAINT,
 }
-_WIDTH_IN, _HEIGHT_IN = 5.6, 2.8
 _LONGEST_NAME = 28
 
 
@@ -101,25 +101,24 @@ def memory_plot(timeline: BagTimeline, column: Column) -> Markup:
         and record.bag == timeline.bag
         and timeline.camera in (question.cameras or (timeline.camera,))
     ]
-    rows_in = 0.2 * (2 + len(asked))
-    figure = Figure(figsize=(10, 2 + rows_in), layout="constrained")
-    tokens, rows = figure.subplots(2, 1, sharex=True, height_ratios=(2, rows_in))
+    heights_in = (2, 0.2 * (2 + len(asked)))
+    figure = Figure(figsize=(10, sum(heights_in)), layout="constrained")
+    tokens, rows = figure.subplots(2, 1, sharex=True, height_ratios=heights_in)
     _draw_tokens(tokens, timeline)
     _draw_rows(rows, timeline, asked)
     return _svg(figure, f"memory {timeline.bag} {timeline.camera} {timeline.method}")
 
 
 def _draw_tokens(axes: Axes, timeline: BagTimeline) -> None:
-    time_s = np.array(timeline.time_s)
+    time_s, budget = np.array(timeline.time_s), timeline.token_budget
     axes.set_title("visual tokens in memory")
     axes.fill_between(time_s, timeline.tokens, color=COLOURS[0], alpha=0.18, linewidth=0)
     axes.plot(time_s, timeline.tokens, color=COLOURS[0], linewidth=1)
-    axes.axhline(timeline.token_budget, color=_WRONG, linewidth=1, linestyle="--")
-    axes.annotate("budget", (1, timeline.token_budget), (0, 2), axes.get_yaxis_transform(),
-                  textcoords="offset points", color=_WRONG, horizontalalignment="right")  # fmt: skip
+    axes.axhline(budget, color=_WRONG, linewidth=1, linestyle="--")
+    axes.text(1, budget, "budget", transform=axes.get_yaxis_transform(), color=_WRONG, ha="right", va="bottom")
     compacted = np.array(timeline.shrunk) + np.array(timeline.left) > 0
-    _draw_strokes(axes, time_s[compacted], 0, timeline.token_budget, COLOURS[2], linestyle=":")
-    axes.set_ylim(0, 1.12 * timeline.token_budget)
+    _draw_strokes(axes, time_s[compacted], 0, budget, COLOURS[2], linestyle=":")
+    axes.set_ylim(0, 1.12 * budget)
 
 
 def _draw_rows(axes: Axes, timeline: BagTimeline, asked: Sequence[tuple[Question, ScoredRecord]]) -> None:
@@ -141,13 +140,10 @@ def _draw_rows(axes: Axes, timeline: BagTimeline, asked: Sequence[tuple[Question
     axes.set_xlabel("seconds")
 
 
-def _draw_strokes(
-    axes: Axes, time_s: np.typing.NDArray[np.float64], low: float, high: float, colour: str, linestyle: str = "-"
-) -> None:
+def _draw_strokes(axes: Axes, time_s: FloatArray, low: float, high: float, colour: str, linestyle: str = "-") -> None:
     """Draws vertical strokes as one path, which keeps the page small."""
-    x = np.repeat(time_s, 3)
-    y = np.tile([low, high, np.nan], len(time_s))
-    axes.plot(x, y, color=colour, linewidth=1, linestyle=linestyle)
+    heights = np.tile([low, high, np.nan], len(time_s))
+    axes.plot(np.repeat(time_s, 3), heights, color=colour, linewidth=1, linestyle=linestyle)
 
 
 def _events(question: Question) -> list[tuple[float, float]]:
@@ -161,7 +157,7 @@ def _shortened(name: str) -> str:
 
 
 def _figure(title: str, x_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+    figure = Figure(figsize=(5.6, 2.8), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=x_label)
     return figure, axes
 
