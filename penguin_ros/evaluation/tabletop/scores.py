@@ -16,8 +16,8 @@ from penguin_ros.evaluation.metrics.boxes import LabelledBox, compare_boxes
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.metrics.text import normalise
 from penguin_ros.evaluation.metrics.time import temporal_iou
-from penguin_tabletop.reading import choice_in, events_in, labels_in, number_in, print_in
-from penguin_tabletop.turns import Expected, Turn
+from penguin_tabletop.conversations.answer_parsing import choice_in, events_in, labels_in, number_in, quoted_word_in
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
 T = TypeVar("T", bound=Hashable)
 QUESTION = "question: "
@@ -85,7 +85,7 @@ def _boxes(turn: Turn, raw: str) -> Scored:
     return Scored(parts, counts.labelled_hits == counts.expected == counts.predicted)
 
 
-def _question(is_right: Callable[[Expected, str], bool]) -> Callable[[Turn, str], Scored]:
+def _question(is_right: Callable[[ExpectedReply, str], bool]) -> Callable[[Turn, str], Scored]:
     return lambda turn, raw: _accuracy(turn, is_right(turn.expected, raw))
 
 
@@ -94,7 +94,7 @@ def _accuracy(turn: Turn, right: bool) -> Scored:
 
 
 def _reading(turn: Turn, raw: str) -> Scored:
-    right = normalise(print_in(raw) or "") == normalise(turn.expected.answer)
+    right = normalise(quoted_word_in(raw) or "") == normalise(turn.expected.answer)
     return Scored({"reading": Ratio(float(right))}, right)
 
 
