@@ -1,4 +1,4 @@
-"""What ships with a clone: a model, and bags to show it on. Where they lie is said here and nowhere else."""
+"""Paths of the files that ship with the package: a model, and bags to show it on."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from pathlib import Path
 
 from penguin_models.errors import MediaError
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def _find_root() -> Path:
+    """Returns the clone of the repository, or share/penguin_vl of the workspace that this file is installed in."""
+    here = Path(__file__).resolve()
+    clone = here.parents[1]
+    shares = (parent / "share" / "penguin_vl" for parent in here.parents)
+    return next((folder for folder in (clone, *shares) if (folder / "launch" / "bags").is_dir()), clone)
+
+
+ROOT = _find_root()
 MODEL = ROOT / "models" / "penguin-tiny"
-"""The checkpoint that ships: trained on the simulated table-top, and on nothing else."""
+"""Checkpoint trained on nothing but the simulated table-top."""
 BAG = ROOT / "launch" / "bags" / "tabletop"
-"""The bag that the demo can replay."""
+"""Bag that the demo can replay."""
 EXAMPLE = ROOT / "launch" / "bags" / "evaluation"
 """Bags, and `questions.jsonl` about them."""
+DEMO_PARAMETERS = ROOT / "launch" / "config" / "demo.yaml"
+"""Parameters of the node that suit MODEL."""
 
 
 def require_shipped(model: Path, bags: Path) -> None:
-    """Asks for files that only a clone has.
-
-    Args:
-        model: a checkpoint, which may be another than the one that ships.
-        bags: a folder.
-
-    Raises:
-        MediaError: they are not there.
-    """
+    """Raises MediaError if the checkpoint (MODEL or another one) or the shipped bags do not exist."""
     if not bags.is_dir():
-        raise MediaError(f"the files that ship are not below {ROOT}; run this from a clone of the repository")
+        raise MediaError(
+            f"{bags} does not exist: pip does not install the files that ship; use a clone or a colcon workspace"
+        )
     if not model.is_dir():
-        raise MediaError(f"the checkpoint {model} does not exist; give another with --model")
+        raise MediaError(f"checkpoint {model} does not exist; give another one with --model")

@@ -17,7 +17,7 @@ from torch import Tensor
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.config import read_json
 from penguin_models.encoder import FrameShape
-from penguin_tabletop.catalogue import COLOURS
+from penguin_tabletop.scene.catalogue import COLOURS
 from penguin_training.model.tiny_teacher import MODEL_TYPE, TinyTeacher
 from penguin_training.model.train_teacher import MaskedPictures, read_classes
 

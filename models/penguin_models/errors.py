@@ -17,6 +17,10 @@ class MediaError(PenguinError):
     """An image, video or bag is missing, empty or cannot be decoded."""
 
 
+class WriteError(PenguinError):
+    """A file cannot be written: the disk is full, or its folder is read-only."""
+
+
 class BudgetError(PenguinError):
     """A token budget is too small for what must fit into it."""
 
@@ -30,7 +34,7 @@ class DeviceMemoryError(PenguinError):
 
 
 class EvaluationError(PenguinError):
-    """Questions, a benchmark's files or results are missing or malformed, or do not fit each other."""
+    """Questions or results are missing or malformed, or do not fit each other."""
 
 
 class NoFramesError(PenguinError):

@@ -131,9 +131,9 @@ class TabletopScorer:
 
     def __init__(self, scenes: int, seed: int):
         from penguin_ros.evaluation.tabletop.scenes import TabletopRun
-        from penguin_tabletop.bullet import bullet
+        from penguin_tabletop.bullet import load_pybullet
 
-        bullet()  # before the work, not after it
+        load_pybullet()  # before the work, not after it
         self._run = TabletopRun(seed, scenes)
         self._found: list[dict[str, Score]] = []
 

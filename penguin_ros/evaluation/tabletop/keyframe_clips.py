@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penguin_models.types import Frame, Size
-from penguin_tabletop.events import Event
-from penguin_tabletop.picture import Photographer
+from penguin_tabletop.clips.events import Event
+from penguin_tabletop.clips.timeline import TabletopClip
+from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split
-from penguin_tabletop.timeline import TabletopClip
 
 _SIZE = Size(240, 320)
 _FPS = 5.0
@@ -41,9 +41,9 @@ class RenderedClip:
 
     def __iter__(self) -> Iterator[Frame]:
         """Renders the frames."""
-        photographer = Photographer(_SIZE)
+        renderer = SceneRenderer(_SIZE)
         try:
-            for view in self._clip.frames(photographer):
+            for view in self._clip.frames(renderer):
                 yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
         finally:
-            photographer.close()
+            renderer.close()
