@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 PLAN_FOLDER, PLAN_MANIFEST = "tensorrt", "plan.json"
@@ -118,6 +121,10 @@ class Manifest:
     activation_ranges: dict[str, float] = field(default_factory=dict)  # result of the float16 check; empty without it
     files: dict[str, ExportedFile] = field(default_factory=dict)  # every file by name
 
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile {self.profile!r} is unknown")
+
     @property
     def precision(self) -> str:
         """Name that `--precision` accepts for this folder: the quantisation, or the type of the weights."""
@@ -125,8 +132,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json`."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
-        (folder / MANIFEST).write_text(text + "\n")
+        write_json(self, folder / MANIFEST)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
@@ -146,8 +152,8 @@ class Manifest:
                 f"{folder} {problem}; create an exported folder with: penguin-vl export --model M --out {folder}"
             )
         try:
-            manifest = cls._parse(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+            manifest = read_json(cls, path)
+        except (OSError, ValueError) as err:
             raise EngineError(f"{path} cannot be read as a manifest ({err}); export the checkpoint again") from err
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
@@ -158,21 +164,6 @@ class Manifest:
                 )
         manifest._check_hashes(folder, [name for name, file in manifest.files.items() if file.bytes <= _SMALL_BYTES])
         return manifest
-
-    @classmethod
-    def _parse(cls, raw: Any) -> Manifest:
-        if not isinstance(raw, dict):
-            raise ValueError("it is not a JSON object")
-        if raw.get("format") != FORMAT:
-            raise ValueError(f"its format is {raw.get('format')!r}, this version reads {FORMAT}")
-        known = {f.name: raw[f.name] for f in fields(cls)}
-        known["decoder"] = DecoderShape(**raw["decoder"])
-        known["end_token_ids"] = tuple(raw["end_token_ids"])
-        known["tokenizer"] = tuple(raw["tokenizer"])
-        known["files"] = {name: ExportedFile(**value) for name, value in raw["files"].items()}
-        if known["profile"] not in PROFILES:
-            raise ValueError(f"profile {known['profile']!r} is unknown")
-        return cls(**known)
 
     def verify(self, folder: Path) -> None:
         """Checks the hash of every file.
@@ -201,6 +192,27 @@ def exported_names(folder: Path) -> set[str] | None:
         return {MANIFEST, *raw["files"]} if raw["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Writes a dataclass with the version of its format."""
+    path.write_text(json.dumps({"format": FORMAT, **asdict(content)}, indent=1) + "\n")
+
+
+def read_json(kind: type[T], path: Path) -> T:
+    """Reads a dataclass that `write_json` wrote.
+
+    Raises:
+        ValueError: The content is damaged or of another version.
+    """
+    raw = json.loads(path.read_text())
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise ValueError(f"it is not a JSON object of format {FORMAT}")
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as err:
+        first = err.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from err
 
 
 def hash_file(path: Path) -> ExportedFile:

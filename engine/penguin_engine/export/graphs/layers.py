@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -50,7 +51,9 @@ class Layers:
         quantized: QuantizedLinears | None = None,
     ):
         self.graph, self.weights, self.profile, self.dtype = graph, weights, profile, dtype
-        self.softmax_precision = {} if dtype == "float32" else {"softmax_precision": int(onnx.TensorProto.FLOAT)}
+        self.softmax_precision: dict[str, Any] = (
+            {} if dtype == "float32" else {"softmax_precision": int(onnx.TensorProto.FLOAT)}
+        )
         self._shrink_factors, self._quantized = shrink_factors or {}, quantized
 
     def narrow(self, x: str) -> str:
