@@ -1,7 +1,6 @@
-"""CUDA graphs through the driver's own interface: pycuda, which everything else of CUDA goes through, has none.
+"""CUDA graphs through the driver's own interface, because pycuda has none.
 
-A step is recorded from a stream once and launched as one piece afterwards, without the cost of launching its hundreds
-of kernels one by one.
+A step is recorded from a stream once; launching it as one graph avoids the cost of launching hundreds of kernels.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from typing import Any
 from penguin_models.errors import EngineError
 
 _THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA meanwhile."""
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA during the recording."""
 
 
 class CudaGraph:
-    """A recorded piece of work.
+    """Recorded work.
 
     Args:
-        stream: handle of the stream to record from; it must not be the default stream.
-        work: puts the work onto that stream; nothing of it runs yet.
+        stream: Handle of the stream to record from, which must not be the default stream.
+        work: Enqueues the work on that stream; nothing of it is executed yet.
 
     Raises:
-        EngineError: the driver refuses.
+        EngineError: The driver failed.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]):
@@ -33,16 +32,16 @@ class CudaGraph:
         self._stream = ctypes.c_void_p(stream)
         try:
             self._record(work)
-        except BaseException:  # nobody gets what could be closed
+        except BaseException:  # the caller gets no object that it could close
             self.close()
             raise
 
     def launch(self) -> None:
-        """Puts the recorded work onto the stream."""
+        """Enqueues the recorded work on the stream."""
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Frees the graph; the memory it works on is the caller's."""
+        """Frees the graph, but not the memory that it works on."""
         if self._executable:
             self._call("cuGraphExecDestroy", self._executable)
         if self._graph:
@@ -53,7 +52,7 @@ class CudaGraph:
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         try:
             work()
-        finally:  # a stream that is left capturing can never be used again
+        finally:  # a stream that stays in capture mode can never be used again
             self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
 
@@ -64,5 +63,5 @@ class CudaGraph:
 
 
 def load_driver() -> Any:
-    """The CUDA driver library."""
+    """Loads the CUDA driver library."""
     return ctypes.CDLL("libcuda.so.1")
