@@ -1,4 +1,4 @@
-"""Commands that look at the machine and the package: bench tra, parity, doctor, pull."""
+"""Commands that look at the machine and the package: bench tra, parity, doctor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from penguin_engine.bench import model as bench
-from penguin_models.errors import CheckpointError
 from penguin_models.types import Size
-from penguin_ros.cli import pull
 
 # Benchmarks.
 
@@ -159,14 +157,3 @@ def test_doctor_in_words(cli):
     assert result.code == 0
     assert re.search(r"^runtime torch +yes: on ", result.out, re.MULTILINE)
     assert re.search(r"^machine +.* cores, .* GiB memory", result.out, re.MULTILINE)
-
-
-@pytest.mark.parametrize("repo", ["a b", "", "a/b/c"])
-def test_pull_of_what_is_no_repository(cli, repo):
-    assert cli("pull", repo).error == f"{repo!r} is not a repository name such as tencent/Penguin-VL-2B"
-
-
-def test_pull_wants_room_on_the_disk(tmp_path):
-    expected = rf"a/b needs 1000000000.0 GB, {tmp_path} has \d+\.\d GB free; .* choose another disk with --out"
-    with pytest.raises(CheckpointError, match=expected):
-        pull._check_space("a/b", tmp_path / "not" / "there", 10**18)
