@@ -18,28 +18,28 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder to write. An earlier export there is replaced, its plans too; only TensorRT's timing.cache is "
-            "kept. A folder that holds anything else is refused."
+            help="Folder to write. An earlier export in it is replaced, except TensorRT's timing.cache; a folder with "
+            "anything else is refused."
         ),
     ],
     profile: Annotated[
         Literal["portable", "fused", "onnxruntime"],
         typer.Option(
-            help="portable: primitive operators, TensorRT 10.3 and any ONNX Runtime; fused: Attention and cache "
-            "operators of opset 24, TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, nothing else reads it."
+            help="portable: primitive operators, for TensorRT 10.3 and ONNX Runtime; fused: Attention and cache "
+            "operators of opset 24, for TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, and for it alone."
         ),
     ] = "portable",
     dtype: DtypeOption = None,
     vision_dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Type of encoder and projector; as the decoder if not given."),
+        typer.Option(help="Type of encoder and projector; default: as the decoder."),
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="Image on which a float16 export checks its ranges; may be repeated.")
+        list[Path] | None, typer.Option(help="Image for the check of a float16 export's ranges, can be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write graphs, weights, tokenizer and a manifest: all that a robot needs, without torch and transformers."""
+    """Write graphs, weights, tokenizer and manifest: all that a robot needs without torch and transformers."""
     from penguin_engine.bench.event_clips import drawn_samples
     from penguin_engine.export.checkpoint_to_onnx import ExportOptions
     from penguin_engine.export.checkpoint_to_onnx import export as run

@@ -1,7 +1,7 @@
-"""Joules that a piece of work takes, where the machine has sensors.
+"""Energy of a piece of work in joules, if the machine has sensors.
 
-Sources: RAPL (packages of Intel and AMD processors), INA3221 (the supply rails of a Jetson), NVML (NVIDIA GPUs). The
-first and the last count energy by themselves; the second gives power, which a thread samples and integrates.
+Sources: RAPL (packages of Intel and AMD processors), INA3221 (supply rails of a Jetson), NVML (NVIDIA GPUs). RAPL and
+NVML count energy; INA3221 gives power, which a thread samples and integrates.
 """
 
 from __future__ import annotations
@@ -12,67 +12,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from penguin_engine.bench.machine import nvml_devices
 
 _SAMPLE_PERIOD_S = 0.05
 _WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "5V_IN")
 """Labels of the rail that feeds a whole Jetson module (Orin NX and Nano, Xavier NX, Nano); the others are parts of it.
-Where there is none (AGX), the module takes what its rails take together."""
+A module without one (AGX) takes the sum of its rails."""
 _NOT_ADDED = ("", "NC", "VDDQ_VDD2_1V8AO")
-"""Labels of channels without a rail, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
-
-
-class EnergySource(Protocol):
-    """Something that counts energy."""
-
-    name: str
-
-    def start(self) -> None:
-        """Begins to count."""
-        ...
-
-    def stop(self) -> float:
-        """Joules since `start`."""
-        ...
+"""Labels of unconnected channels, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
 
 
 @dataclass
 class Reading:
-    """What was measured.
+    """Energy of one measurement.
 
     Attributes:
-        joules: by source; empty where the machine has no sensor.
+        joules: Energy by source; empty if the machine has no sensor.
     """
 
     joules: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float | None:
-        """Joules of everything that is measured, nothing counted twice; None where nothing is."""
-        if "board" in self.joules:  # holds processor and GPU
+        """Sum of all sources, nothing counted twice; None without a sensor."""
+        if "board" in self.joules:  # includes processor and GPU
             return self.joules["board"]
         return sum(self.joules.values()) if self.joules else None
 
 
 class EnergyMeter:
-    """All sensors of this machine.
+    """All energy sensors of this machine.
 
     Args:
-        root: of the file system, for tests.
+        root: Root of the file system, for tests.
     """
 
     def __init__(self, root: Path = Path("/")):
-        found: list[EnergySource | None] = [_Rapl.find(root), _Ina3221.find(root), _Nvml.find()]
+        found = (_Rapl.find(root), _Ina3221.find(root), _Nvml.find())
         self._sources = [source for source in found if source is not None]
 
     @property
     def sources(self) -> list[str]:
-        """Names of what is measured."""
+        """Names of the sensors."""
         return [source.name for source in self._sources]
 
     @contextmanager
     def measure(self) -> Iterator[Reading]:
-        """Measures the work done inside; the reading is filled at its end."""
+        """Measures the work inside the `with` block; the reading is filled at its end."""
         reading = Reading()
         for source in self._sources:
             source.start()
@@ -83,7 +71,7 @@ class EnergyMeter:
 
 
 class _Rapl:
-    """Energy counters of processor packages, in microjoules; they wrap. The platform's where there is no other."""
+    """Energy counters of processor packages in microjoules, which wrap; the platform's counter if there is no other."""
 
     name = "processor"
 
@@ -94,7 +82,7 @@ class _Rapl:
     @classmethod
     def find(cls, root: Path) -> _Rapl | None:
         zones = sorted(root.glob("sys/class/powercap/*-rapl:[0-9]"))
-        # The zone "psys" holds the packages.
+        # The zone "psys" includes the packages.
         chosen = [zone for zone in zones if _text(zone / "name").startswith("package")] or zones
         return cls(chosen) if chosen and all(_number(zone / "energy_uj") is not None for zone in chosen) else None
 
@@ -113,7 +101,7 @@ class _Rapl:
 
 
 class _Ina3221:
-    """Supply rails of a Jetson: millivolts times milliamperes, sampled."""
+    """Sampled power of a Jetson's supply rails: millivolts times milliamperes."""
 
     name = "board"
 
@@ -161,28 +149,27 @@ class _Ina3221:
 
 
 class _Nvml:
-    """Energy counters of NVIDIA GPUs, in millijoules."""
+    """Energy counters of NVIDIA GPUs in millijoules."""
 
     name = "gpu"
 
-    def __init__(self, nvml: Any, devices: list[Any]):
-        self._nvml, self._devices = nvml, devices
+    def __init__(self, devices: list[Any]):
+        self._devices = devices
         self._before = 0
 
     @classmethod
     def find(cls) -> _Nvml | None:
-        try:
-            import pynvml
+        devices = nvml_devices()
+        if not devices:
+            return None
+        import pynvml
 
-            pynvml.nvmlInit()
-            devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            source = cls(pynvml, devices)
+        source = cls(devices)
+        try:
             source.start()
-        except ImportError:  # not installed: nothing to measure with
+        except pynvml.NVMLError:  # GPUs without a counter, such as a Jetson's
             return None
-        except pynvml.NVMLError:  # no driver, no GPU, or one without a counter (Jetsons)
-            return None
-        return source if devices else None
+        return source
 
     def start(self) -> None:
         self._before = self._read()
@@ -191,7 +178,9 @@ class _Nvml:
         return (self._read() - self._before) * 1e-3
 
     def _read(self) -> int:
-        return sum(int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in self._devices)
+        import pynvml
+
+        return sum(int(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in self._devices)
 
 
 def _number(path: Path) -> int | None:
@@ -204,5 +193,5 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # absent, or only root may read it
+    except OSError:  # missing, or readable by root only
         return ""

@@ -1,7 +1,7 @@
-"""Drawn table-top clips with known events, to measure key-frame policies on.
+"""Drawn table-top clips with known events, for measuring keyframe policies.
 
-Events: an object appears, moves, leaves; the camera moves. What must not count: sensor noise, flickering exposure,
-light that changes slowly and from one side. Deterministic per seed.
+Events: an object appears, moves or leaves; the camera moves. Disturbances, which are not events: sensor noise,
+flickering exposure, and light that changes slowly and from one side. The same seed gives the same clip.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import numpy as np
 
 from penguin_models.types import Float32Array, Frame, Size, UInt8Array
 
-QVGA = Size(240, 320)
-MOVE_S = 0.6
-"""How long an object or the camera moves."""
+_SIZE = Size(240, 320)
+_FPS = 5.0
+_MOVE_S = 0.6
+"""Duration of a motion of an object or the camera."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens: its kind, and from when to when."""
+    """An event: its kind, its start and its end."""
 
     kind: str
     start_s: float
@@ -42,25 +43,19 @@ class _Thing:
 
 
 class EventClip:
-    """A clip and the events in it.
+    """A clip of 320x240 pixels at 5 frames per second, planned when it is made and drawn when it is iterated.
+
+    Args:
+        seed: Seed of everything random.
+        seconds: Length of the clip.
+        calm: Whether the clip has disturbances only.
 
     Attributes:
-        events: in order of time.
-        seconds: length.
-        size: of the frames in pixels.
+        events: Events in order of time.
     """
 
-    def __init__(self, seed: int, seconds: float = 60.0, fps: float = 5.0, size: Size = QVGA, calm: bool = False):
-        """Plans a clip.
-
-        Args:
-            seed: of everything.
-            seconds: length.
-            fps: frames per second.
-            size: of the frames.
-            calm: no events at all, only disturbances.
-        """
-        self.size, self.seconds, self._fps = size, seconds, fps
+    def __init__(self, seed: int, seconds: float = 60.0, calm: bool = False):
+        self._seconds = seconds
         self._random = np.random.default_rng(seed)
         self._noise_seed = int(self._random.integers(2**31))
         self._noise = self._random.uniform(2, 8)
@@ -74,8 +69,8 @@ class EventClip:
     def __iter__(self) -> Iterator[Frame]:
         """Draws the frames."""
         noise = np.random.default_rng(self._noise_seed)
-        for number in range(int(self.seconds * self._fps)):
-            time_s = number / self._fps
+        for number in range(int(self._seconds * _FPS)):
+            time_s = number / _FPS
             picture = self._light(self._draw(time_s), time_s, noise)
             picture += noise.normal(0, self._noise, picture.shape)
             yield Frame(np.clip(picture, 0, 255).astype(np.uint8), round(time_s * 1e9))
@@ -83,7 +78,7 @@ class EventClip:
     def _plan(self) -> list[Event]:
         events = []
         time_s = 5.0
-        while time_s < self.seconds - 5:
+        while time_s < self._seconds - 5:
             kind = str(self._random.choice(["appears", "moves", "leaves", "camera"], p=[0.35, 0.3, 0.2, 0.15]))
             free = [t for t in self._things if t.moving is None and t.leaves_s == np.inf and t.appears_s < time_s]
             if kind in ("moves", "leaves") and not free:
@@ -92,7 +87,7 @@ class EventClip:
                 self._things.append(self._thing(time_s))
             elif kind == "leaves":
                 free[0].leaves_s = time_s
-            duration = MOVE_S if kind in ("moves", "camera") else 0.0
+            duration = _MOVE_S if kind in ("moves", "camera") else 0.0
             event = Event(kind, time_s, time_s + duration)
             if kind == "moves":
                 free[0].moving, free[0].target = event, self._place()
@@ -103,7 +98,7 @@ class EventClip:
         return events
 
     def _shift(self) -> tuple[float, float]:
-        """A move of the camera that keeps what lies on the table in view."""
+        """Returns a motion of the camera that leaves the objects in view."""
         here = np.sum([shift for _, shift in self._camera], axis=0)
         while True:
             there = self._random.uniform(-0.15, 0.15, 2)
@@ -124,21 +119,21 @@ class EventClip:
         return float(x), float(y)
 
     def _draw_table(self) -> UInt8Array:
-        """A wooden table twice as large as the picture, so that the camera can move over it."""
-        height, width = 2 * self.size.height, 2 * self.size.width
+        """Returns a wooden table, twice as large as the picture so that the camera can move over it."""
+        height, width = 2 * _SIZE.height, 2 * _SIZE.width
         grain = self._random.normal(0, 1, (height // 4, width // 64, 1))
         grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
         wood: UInt8Array = np.clip(np.array([150, 115, 80]) + 14 * grain, 0, 255).astype(np.uint8)
         return wood
 
     def _draw(self, time_s: float) -> Float32Array:
-        height, width = self.size
+        height, width = _SIZE
         canvas = self._table.copy()
         for thing in self._things:
             if thing.appears_s <= time_s < thing.leaves_s:
                 x, y = _between(thing.position, thing.target, thing.moving, time_s)
                 centre = (round((0.5 + x) * width), round((0.5 + y) * height))
-                _draw_thing(canvas, thing, centre, round(thing.radius * min(self.size)))
+                _draw_thing(canvas, thing, centre, round(thing.radius * min(_SIZE)))
         offset = np.array([0.5, 0.5])
         for event, shift in self._camera:
             offset = offset + np.array(_between((0.0, 0.0), shift, event, time_s))
@@ -147,7 +142,7 @@ class EventClip:
 
     def _light(self, picture: Float32Array, time_s: float, random: np.random.Generator) -> Float32Array:
         slow = 1 + self._slow * np.sin(2 * np.pi * time_s / 40)
-        side = 1 + self._slow * np.sin(2 * np.pi * time_s / 50 + 1) * np.linspace(-0.5, 0.5, self.size.width)
+        side = 1 + self._slow * np.sin(2 * np.pi * time_s / 50 + 1) * np.linspace(-0.5, 0.5, _SIZE.width)
         flicker = 1 + self._flicker * random.uniform(-1, 1)
         lit: Float32Array = picture * (slow * flicker * side[None, :, None]).astype(np.float32)
         return lit
