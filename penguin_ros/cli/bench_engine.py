@@ -62,7 +62,7 @@ def engine(
     if as_json:
         print_json(result)
         return
-    _print(result)
+    print_table(result)
 
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
@@ -76,7 +76,8 @@ def _random_2b(folder: Path, layers: int | None) -> Path:
     return checkpoint
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_table(result: dict[str, Any]) -> None:
+    """Prints a table with one column per variant, and notes on what was not measured."""
     machine, rows = result["machine"], result["variants"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     if machine["gpu"]:

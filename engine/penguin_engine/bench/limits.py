@@ -34,7 +34,7 @@ def machine_limits(threads: int, device: str, precision: str) -> dict[str, float
         EngineError: torch has no such device.
     """
     place = torch_device(device)
-    dtype = _matrix_type(place, precision)
+    dtype = matrix_type(place, precision)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -69,7 +69,8 @@ def device_name(device: str) -> str | None:
     return None if place.type == "cpu" else torch.cuda.get_device_name(place)
 
 
-def _matrix_type(place: torch.device, precision: str) -> torch.dtype:
+def matrix_type(place: torch.device, precision: str) -> torch.dtype:
+    """Returns the type of the products that bound a variant."""
     if place.type == "cpu" or precision in ("float32", "f32"):
         return torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float16

@@ -64,7 +64,7 @@ def write_gguf(model: Path, path: Path, precision: str) -> Path:
     kind = gguf.GGMLQuantizationType[precision.upper()]
     weights = CheckpointWeights(stored)
     for name in stored:
-        if (target := _gguf_name(name)) is None:
+        if (target := gguf_name(name)) is None:
             continue
         tensor = np.concatenate(list(weights.float_blocks(name)))
         if tensor.ndim == 1 or precision == "f32":
@@ -134,7 +134,8 @@ class LlamaSequence:
         self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, length, -1)
 
 
-def _gguf_name(ours: str) -> str | None:
+def gguf_name(ours: str) -> str | None:
+    """Returns llama.cpp's name of a decoder tensor; None for a tensor of encoder or projector."""
     if not ours.startswith("language_model."):
         return None
     name = ours.removeprefix("language_model.").removeprefix("model.").removesuffix(".weight")

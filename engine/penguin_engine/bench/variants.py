@@ -121,7 +121,7 @@ def compare_variants(
     for variant in variants:
         path = prepare(model, work, variant, calibrated, settings.device)
         before = machine_limits(threads, settings.device, variant.precision)
-        measured = _in_own_process(
+        measured = measure_in_own_process(
             variant,
             replace(settings, kind=variant.kind, path=str(path), threads=threads, precision=variant.precision),
         )
@@ -236,7 +236,12 @@ def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
     return 2 * (linear + scores + (c.hidden_size + hidden) * hidden / 4)
 
 
-def _in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
+def measure_in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
+    """Returns the result of a worker process.
+
+    Raises:
+        EngineError: the worker failed.
+    """
     command = [sys.executable, "-m", "penguin_engine.bench.worker_process", json.dumps(asdict(settings))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
