@@ -51,7 +51,7 @@ def test_transformers_is_measured_on_the_same_weights(checkpoint):
 
 
 def test_a_worker_that_fails_is_reported(tmp_path):
-    with pytest.raises(EngineError, match="onnx:int8 could not be measured: .*exported folder"):
+    with pytest.raises(EngineError, match=r"onnx:int8 could not be measured: .*exported folder"):
         measure_in_own_process(Variant("onnx", "int8"), WorkerSettings("onnx", str(tmp_path)))
 
 
