@@ -63,8 +63,8 @@ def model(
         f"encoding {memory['visual_tokens']} visual tokens ({memory['patches']} patches, {memory['dtype']}): peak "
         f"{memory['peak_bytes'] / 2**20:.0f} MiB beyond weights and pixels,\n"
         f"  {memory['bytes_per_patch'] / 1000:.1f} KB per patch (released code: "
-        f"{memory['reference_bytes_per_patch'] / 1000:.0f} KB), {memory['activations_of_full_length']:.1f} activations "
-        f"of full length; {memory['layers']} layers of the released width (memory does not depend on depth)"
+        f"{memory['reference_bytes_per_patch'] / 1000:.0f} KB); {memory['layers']} layers of the released width "
+        "(memory does not depend on depth)"
     )
     _print_rates(
         f"2B shapes, {speed['dtype']}, random weights, extrapolated from {speed['measured_layers']} layers", speed
@@ -86,12 +86,7 @@ def tra(
     as_json: JsonOption = False,
 ) -> None:
     """Compare keyframe policies: events noticed, false keyframes, and frames per second at 1920x1080."""
-    from penguin_engine.bench.keyframe_policies import (
-        REFERENCE_FRAMES_PER_S,
-        drawn_clips,
-        policy_recall,
-        policy_speed,
-    )
+    from penguin_engine.bench import keyframe_policies as bench
     from penguin_models.novelty_policy import NoveltyPolicy
     from penguin_models.reference_policy import ReferencePolicy
     from penguin_ros.evaluation.tabletop.keyframe_timeline import check_plot, draw_timelines
@@ -101,11 +96,11 @@ def tra(
     rows = []
     for policy in (NoveltyPolicy, ReferencePolicy):
         with working(f"{policy.__name__}: {2 * clips} clips"):
-            labelled = _rendered_clips(clips) if rendered else drawn_clips(clips)
-            rows.append(policy_speed(policy(), seconds=seconds) | policy_recall(policy, labelled))
+            labelled = _rendered_clips(clips) if rendered else bench.drawn_clips(clips)
+            rows.append(bench.policy_speed(policy(), seconds=seconds) | bench.policy_recall(policy, labelled))
     if plot is not None:
         draw_timelines(plot, {row["policy"]: row["timeline"] for row in rows})
-    result = {"machine": machine_facts(), "policies": rows}
+    result: dict[str, Any] = {"machine": machine_facts(), "policies": rows}
     if as_json:
         print_json(result)
         return
@@ -125,7 +120,7 @@ def tra(
     stdout.print(table)
     stdout.out(
         f"frames/s at {rows[0]['size']}; the released implementation of the reference rule: about "
-        f"{REFERENCE_FRAMES_PER_S:.0f}"
+        f"{bench.REFERENCE_FRAMES_PER_S:.0f}"
     )
 
 
@@ -154,27 +149,22 @@ def session(
     machine = machine_facts()
     if not as_json:
         _print_machine(machine)
-        columns = ("visual tokens", "frames", "reused", "fresh prefill", "offline", "fresh/reused", "offline/reused")
-        stdout.out("".join(f"{column:<16}" for column in columns).rstrip())
     rows = []
     for visual_tokens in tokens or [1000, 4000, 8000]:
         with working(f"{visual_tokens} visual tokens"):
             rows.append(first_token(opened, processor, visual_tokens))
         if not as_json:  # at once, because the next size may not fit
-            stdout.out("".join(f"{cell:<16}" for cell in _session_cells(rows[-1])).rstrip())
+            _print_session(rows[-1])
     if as_json:
         print_json({"machine": machine, "model": model, "runtime": runtime, "sessions": rows})
 
 
-def _session_cells(row: dict[str, Any]) -> list[str]:
-    seconds = [row[name] for name in ("reused_s", "fresh_s", "offline_s")]
-    ratios = [row[name] for name in ("fresh_over_reused", "offline_over_reused")]
-    return [
-        str(row["visual_tokens"]),
-        str(row["frames"]),
-        *("-" if value is None else f"{1000 * value:.1f} ms" for value in seconds),
-        *("-" if value is None else f"{value:.0f}" for value in ratios),
-    ]
+def _print_session(row: dict[str, Any]) -> None:
+    times = f"prefix reused {1000 * row['reused_s']:.1f} ms"
+    for name, title in (("fresh", "fresh prefill"), ("offline", "offline")):
+        if row[f"{name}_s"] is not None:
+            times += f", {title} {1000 * row[f'{name}_s']:.1f} ms ({row[f'{name}_over_reused']:.0f} times)"
+    stdout.out(f"{row['visual_tokens']} visual tokens in {row['frames']} frames: {times}")
 
 
 def _print_machine(machine: dict[str, Any]) -> None:

@@ -31,7 +31,6 @@ def engine(
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Layers of random-2b; default: 28.", min=1)] = None,
     work: Annotated[Path | None, typer.Option(help="Folder that keeps exports for later runs.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of one operator; default: all cores.", min=1)] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prefill.", min=8)] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=1)] = 32,
     device: DeviceOption = "cpu",
@@ -46,7 +45,7 @@ def engine(
     if layers is not None and model != RANDOM_2B:
         raise typer.BadParameter(f"goes with --model {RANDOM_2B}", param_hint="--layers")
     chosen = [variants.Variant.parse(text) for text in variant or []] or variants.default_variants()
-    settings = WorkerSettings("", "", device, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    settings = WorkerSettings("", "", device, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     with ExitStack() as stack:
         stack.enter_context(stopping_like_ctrl_c())
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -55,14 +54,11 @@ def engine(
         checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
         running = variants.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
-        for number in range(len(chosen)):
-            with working(f"{chosen[number]}"):
+        for name in map(str, chosen):
+            with working(name):
                 rows.append(next(running))
     result = {"machine": variants.describe_machine(device), "model": model, "layers": layers, "variants": rows}
-    if as_json:
-        print_json(result)
-        return
-    print_table(result)
+    (print_json if as_json else print_table)(result)
 
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
@@ -80,23 +76,16 @@ def print_table(result: dict[str, Any]) -> None:
     """Prints a table with one column per variant, and notes on what was not measured."""
     machine, rows = result["machine"], result["variants"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    if machine["gpu"]:
-        stdout.out(f"on {machine['gpu']}")
     stdout.out(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
-        f"torch {machine['torch']}, {versions}"
+        f"{machine['gpu'] or 'no GPU'}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; torch {machine['torch']}, {versions}"
     )
     table = Table("", *(row["variant"] for row in rows), box=None)
+    columns = [row | row["limits"] | {f"{name}_share": v for name, v in row["fractions"].items()} for row in rows]
     for title, name, scale, form in _LINES:
-        values = [row.get(name) for row in rows]
+        values = [column.get(name) for column in columns]
         if any(value is not None for value in values):
             table.add_row(title, *("" if value is None else format(value * scale, form) for value in values))
-    for name in ("encode", "prefill", "decode"):
-        limit = "memory bandwidth" if name == "decode" else "matrix rate"
-        values = [row["fractions"].get(name) for row in rows]
-        table.add_row(f"{name}, share of {limit}", *("" if value is None else f"{value:.2f}" for value in values))
-    for title, name in (("memory bandwidth, GB/s", "memory_bytes_per_s"), ("matrix rate, Gop/s", "operations_per_s")):
-        table.add_row(f"measured {title}", *(f"{row['limits'][name] * 1e-9:.1f}" for row in rows))
     stdout.print(table)
     for note in not_measured(machine["gpu"], rows):
         stdout.out(note)
@@ -130,4 +119,9 @@ _LINES = (
     ("first token, cold, s", "first_token_cold_s", 1, ".2f"),
     ("first token, prefix reused, s", "first_token_reused_s", 1, ".3f"),
     ("joules per answer", "joules_per_answer", 1, ".1f"),
+    ("encode, share of matrix rate", "encode_share", 1, ".2f"),
+    ("prefill, share of matrix rate", "prefill_share", 1, ".2f"),
+    ("decode, share of memory bandwidth", "decode_share", 1, ".2f"),
+    ("measured memory bandwidth, GB/s", "memory_bytes_per_s", 1e-9, ".1f"),
+    ("measured matrix rate, Gop/s", "operations_per_s", 1e-9, ".1f"),
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from penguin_models.errors import EngineError
+from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
 from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stderr, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
@@ -21,18 +23,12 @@ if TYPE_CHECKING:
 
 def quantize(
     model: ModelOption,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder to write. An earlier export in it is replaced, except TensorRT's timing.cache; a folder with "
-            "anything else is refused."
-        ),
-    ],
+    out: OutOption,
     weights: Annotated[
         Literal["int8", "int4", "fp8"], typer.Option(help="Type of the decoder's linear layers.")
     ] = "int8",
     profile: Annotated[
-        Literal["portable", "fused", "onnxruntime"],
+        Profile,
         typer.Option(
             help="onnxruntime for ONNX Runtime (int8, int4); portable or fused for TensorRT (int4, fp8), compared on "
             "ONNX Runtime without speed."
@@ -47,10 +43,7 @@ def quantize(
     keep_head: Annotated[
         bool | None, typer.Option(help="Keep the head at better precision; default: for int4 only.")
     ] = None,
-    vision_dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Type of encoder and projector; default: 16-bit."),
-    ] = None,
+    vision_dtype: VisionDtypeOption = None,
     scenes: Annotated[
         int,
         typer.Option(
@@ -78,25 +71,16 @@ def quantize(
     from penguin_engine.export.staging import writing
     from penguin_models.media import load_image
 
-    default = Quantization.default(weights, profile == "onnxruntime")
-    quantization = Quantization(
-        weights,
-        default.keep_blocks if keep_blocks is None else keep_blocks,
-        default.keep_head if keep_head is None else keep_head,
-        default.sensitive,
-    )
+    quantization = Quantization.default(weights, profile == "onnxruntime")
+    if keep_blocks is not None:
+        quantization = replace(quantization, keep_blocks=keep_blocks)
+    if keep_head is not None:
+        quantization = replace(quantization, keep_head=keep_head)
+    samples = [load_image(path) for path in sample or []]
     score = tabletop_scorer(scenes, seed) if scenes else None
+    limits = Limits(agreement=min_agreement, score_loss=max_score_loss)
     with stopping_like_ctrl_c(), working(f"quantising {model}"):
-        report = quantize_and_compare(
-            model,
-            out,
-            profile,
-            quantization,
-            samples=[load_image(path) for path in sample or []],
-            vision_dtype=vision_dtype,
-            score=score,
-            limits=Limits(agreement=min_agreement, score_loss=max_score_loss),
-        )
+        report = quantize_and_compare(model, out, profile, quantization, samples, vision_dtype, score, limits)
     report["scored_on"] = {"scenes": scenes, "seed": seed} if scenes else None
     with writing(out / REPORT):
         (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
@@ -138,14 +122,15 @@ def tabletop_scorer(scenes: int, seed: int) -> Scorer:
         of_full, of_variant = (evaluate_tabletop(model, processor, run, show)[0] for model in (full, variant))
         names = [name for name in of_full if name in TITLES]
         common = [name for name in names if name in of_variant]
-        differences = paired_differences(*([scores[name].parts for name in common] for scores in (of_full, of_variant)))
-        intervals = {
-            name: (change.low, change.high)
-            for name, change in zip(common, differences, strict=True)
-            if change and change.low is not None and change.high is not None
-        }
-        values = {name: of_variant[name].value if name in common else 0.0 for name in names}
-        return {name: ScoreChange(of_full[name].value, values[name], intervals.get(name)) for name in names}
+        full_parts, variant_parts = ([found[name].parts for name in common] for found in (of_full, of_variant))
+        differences = paired_differences(full_parts, variant_parts)
+        changes = {name: ScoreChange(of_full[name].value, 0.0) for name in names}
+        for name, change in zip(common, differences, strict=True):
+            interval = None
+            if change is not None and change.low is not None and change.high is not None:
+                interval = (change.low, change.high)
+            changes[name] = ScoreChange(of_full[name].value, of_variant[name].value, interval)
+        return changes
 
     return score
 

@@ -47,7 +47,6 @@ def encoder_memory(layers: int = 2, dtype: torch.dtype = torch.float32, tokens: 
         "peak_bytes": peak,
         "bytes_per_patch": peak / patches,
         "reference_bytes_per_patch": REFERENCE_BYTES_PER_PATCH,
-        "activations_of_full_length": peak / (patches * config.hidden_size * dtype.itemsize),
         "seconds": seconds,
     }
 

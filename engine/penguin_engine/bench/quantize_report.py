@@ -10,6 +10,7 @@ from penguin_engine.bench.event_clips import drawn_samples
 from penguin_engine.bench.quantize_comparison import Limits, ScoreChange, compare_logits
 from penguin_engine.bench.rates import token_rates
 from penguin_engine.bench.variants import exported_weight_bytes
+from penguin_engine.export.calibration import QUESTION
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 from penguin_engine.export.manifest import EMBEDDINGS, PROFILES
 from penguin_engine.export.quantize import Quantization
@@ -22,7 +23,7 @@ from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
 _CALIBRATION_SAMPLES = 8
 _COMPARED_SAMPLES = 4
 _SPEED_PROMPT, _SPEED_TOKENS = 64, 16
-_QUESTIONS = ("What do you see?", "What is in the picture, and where?", "How many things are there?")
+_QUESTIONS = (QUESTION, "What is in the picture, and where?", "How many things are there?")
 
 Scorer = Callable[[Runtime, Runtime, Processor], dict[str, ScoreChange]]
 """Scores full precision (first) and the variant in an evaluation."""
