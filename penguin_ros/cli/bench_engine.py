@@ -76,8 +76,9 @@ def print_table(result: dict[str, Any]) -> None:
     """Prints a table with one column per variant, and notes on what was not measured."""
     machine, rows = result["machine"], result["variants"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     stdout.out(
-        f"{machine['gpu'] or 'no GPU'}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{gpu}{machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; torch {machine['torch']}, {versions}"
     )
     table = Table("", *(row["variant"] for row in rows), box=None)

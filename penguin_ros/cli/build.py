@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from penguin_models.errors import EngineError
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
@@ -57,10 +55,12 @@ def build(
 
     options = BuildOptions(precision, PlanLimits(max_tokens, max_patches), workspace_mib)
     cancelled = threading.Event()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bars = Progress(*columns, console=stderr, transient=True)
-    with stopping_like_ctrl_c(), bars, ThreadPoolExecutor(1) as pool:
-        building = pool.submit(run, folder, device, options, _shown_in(bars), cancelled.is_set)
+    with stopping_like_ctrl_c(), stderr.status("building") as status, ThreadPoolExecutor(1) as pool:
+
+        def show(phase: str, done: int, steps: int) -> None:
+            status.update(f"{phase}: {done} of {steps}")
+
+        building = pool.submit(run, folder, device, options, show, cancelled.is_set)
         plan = _wait(building, cancelled)
     if as_json:
         print_json({"folder": str(folder), "precision": plan.precision, "machine": vars(plan.machine)})
@@ -81,17 +81,3 @@ def _wait(building: Future[PlanManifest], cancelled: threading.Event) -> PlanMan
             continue
         except KeyboardInterrupt:
             cancelled.set()
-
-
-def _shown_in(bars: Progress) -> Callable[[str, int, int], None]:
-    """Returns a function that shows the progress of a phase, and that TensorRT calls from several threads."""
-    tasks: dict[str, TaskID] = {}
-    lock = threading.Lock()
-
-    def show(phase: str, done: int, steps: int) -> None:
-        with lock:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=steps)
-            bars.update(tasks[phase], completed=done, total=steps, visible=done < steps)
-
-    return show
