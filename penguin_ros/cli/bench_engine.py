@@ -53,7 +53,7 @@ def engine(
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
-        running = variants.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
+        running = variants.compare_variants(checkpoint, folder, chosen, settings)
         for name in map(str, chosen):
             with working(name):
                 rows.append(next(running))

@@ -7,14 +7,16 @@ flickering exposure, and light that changes slowly and from one side. The same s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from penguin_models.types import Float32Array, Frame, Size, UInt8Array
 
+_Vector = npt.NDArray[np.float64]
 _SIZE = Size(240, 320)
 _FPS = 5.0
 _MOVE_S = 0.6
@@ -35,11 +37,11 @@ class _Thing:
     shape: str
     colour: tuple[int, int, int]
     radius: float
-    position: tuple[float, float]
-    target: tuple[float, float]
-    moving: Event | None = None
-    appears_s: float = 0.0
+    place: _Vector  # [x, y] as shares of the frame's size
+    appears_s: float
     leaves_s: float = np.inf
+    moves_s: float = np.inf  # start of its only motion
+    shift: _Vector = field(default_factory=lambda: np.zeros(2))  # [x, y] of that motion
 
 
 class EventClip:
@@ -63,7 +65,7 @@ class EventClip:
         self._slow = self._random.uniform(0.1, 0.3)
         self._table = self._draw_table()
         self._things = [self._thing(0.0) for _ in range(self._random.integers(3, 6))]
-        self._camera: list[tuple[Event, tuple[float, float]]] = []
+        self._camera: list[tuple[float, _Vector]] = []  # start and shift of each motion
         self.events = [] if calm else self._plan()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -80,43 +82,34 @@ class EventClip:
         time_s = 5.0
         while time_s < self._seconds - 5:
             kind = str(self._random.choice(["appears", "moves", "leaves", "camera"], p=[0.35, 0.3, 0.2, 0.15]))
-            free = [t for t in self._things if t.moving is None and t.leaves_s == np.inf and t.appears_s < time_s]
+            free = [t for t in self._things if t.moves_s == t.leaves_s == np.inf and t.appears_s < time_s]
             if kind in ("moves", "leaves") and not free:
                 kind = "appears"
             if kind == "appears":
                 self._things.append(self._thing(time_s))
             elif kind == "leaves":
                 free[0].leaves_s = time_s
-            duration = _MOVE_S if kind in ("moves", "camera") else 0.0
-            event = Event(kind, time_s, time_s + duration)
-            if kind == "moves":
-                free[0].moving, free[0].target = event, self._place()
-            elif kind == "camera":
-                self._camera.append((event, self._shift()))
-            events.append(event)
+            elif kind == "moves":
+                free[0].moves_s, free[0].shift = time_s, self._random.uniform(0.2, 0.8, 2) - free[0].place
+            else:
+                self._camera.append((time_s, self._camera_shift()))
+            events.append(Event(kind, time_s, time_s + (_MOVE_S if kind in ("moves", "camera") else 0.0)))
             time_s += self._random.uniform(4, 9)
         return events
 
-    def _shift(self) -> tuple[float, float]:
+    def _camera_shift(self) -> _Vector:
         """Returns a motion of the camera that leaves the objects in view."""
         here = np.sum([shift for _, shift in self._camera], axis=0)
         while True:
             there = self._random.uniform(-0.15, 0.15, 2)
             if np.abs(there - here).max() > 0.08:
-                x, y = there - here
-                return float(x), float(y)
+                return there - here  # type: ignore[no-any-return]
 
     def _thing(self, appears_s: float) -> _Thing:
-        place = self._place()
-        bright = int(self._random.integers(180, 240))
-        colour = [int(c) for c in self._random.permutation(np.array([bright, 40, 70]))]
+        place = self._random.uniform(0.2, 0.8, 2)
+        red, green, blue = self._random.permutation(np.array([self._random.integers(180, 240), 40, 70])).tolist()
         shape = str(self._random.choice(["ball", "cube", "cone"]))
-        radius = float(self._random.uniform(0.03, 0.08))
-        return _Thing(shape, (colour[0], colour[1], colour[2]), radius, place, place, appears_s=appears_s)
-
-    def _place(self) -> tuple[float, float]:
-        x, y = self._random.uniform(0.2, 0.8, 2)
-        return float(x), float(y)
+        return _Thing(shape, (red, green, blue), self._random.uniform(0.03, 0.08), place, appears_s)
 
     def _draw_table(self) -> UInt8Array:
         """Returns a wooden table, twice as large as the picture so that the camera can move over it."""
@@ -131,12 +124,10 @@ class EventClip:
         canvas = self._table.copy()
         for thing in self._things:
             if thing.appears_s <= time_s < thing.leaves_s:
-                x, y = _between(thing.position, thing.target, thing.moving, time_s)
-                centre = (round((0.5 + x) * width), round((0.5 + y) * height))
+                x, y = 0.5 + thing.place + _progress(thing.moves_s, time_s) * thing.shift
+                centre = (round(x * width), round(y * height))
                 _draw_thing(canvas, thing, centre, round(thing.radius * min(_SIZE)))
-        offset = np.array([0.5, 0.5])
-        for event, shift in self._camera:
-            offset = offset + np.array(_between((0.0, 0.0), shift, event, time_s))
+        offset = 0.5 + sum((_progress(start_s, time_s) * shift for start_s, shift in self._camera), np.zeros(2))
         left, top = np.clip(offset, 0, 1) * (width, height)
         return canvas[int(top) : int(top) + height, int(left) : int(left) + width].astype(np.float32)
 
@@ -148,13 +139,9 @@ class EventClip:
         return lit
 
 
-def _between(
-    start: tuple[float, float], end: tuple[float, float], event: Event | None, time_s: float
-) -> tuple[float, float]:
-    if event is None:
-        return start
-    share = float(np.clip((time_s - event.start_s) / (event.end_s - event.start_s), 0, 1))
-    return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
+def _progress(start_s: float, time_s: float) -> float:
+    """Returns the share of a motion that has happened, from 0 to 1."""
+    return float(np.clip((time_s - start_s) / _MOVE_S, 0, 1))
 
 
 def _draw_thing(canvas: UInt8Array, thing: _Thing, centre: tuple[int, int], radius: int) -> None:

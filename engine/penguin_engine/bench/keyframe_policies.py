@@ -22,17 +22,11 @@ _GRACE_S = 1.0
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """A clip and the times at which something happens in it.
-
-    Attributes:
-        frames: The frames in order.
-        events: Start and end of each event in seconds.
-        seconds: Length of the clip.
-    """
+    """A clip and the times at which something happens in it."""
 
     frames: Iterable[Frame]
-    events: Sequence[tuple[float, float]]
-    seconds: float
+    events: Sequence[tuple[float, float]]  # start and end of each in seconds
+    seconds: float  # length of the clip
 
 
 def drawn_clips(count: int = 8, seconds: float = 60.0) -> Iterator[LabelledClip]:

@@ -42,19 +42,12 @@ _SUM_TOLERANCE = 1e-6
 
 @dataclass
 class Row:
-    """Result of one case.
-
-    Attributes:
-        case: Name of the case.
-        errors: Largest absolute difference of each compared array.
-        equal: Whether each compared discrete result is equal.
-        note: The first difference, for people.
-    """
+    """Result of one case."""
 
     case: str
-    errors: dict[str, float] = field(default_factory=dict)
-    equal: dict[str, bool] = field(default_factory=dict)
-    note: str = ""
+    errors: dict[str, float] = field(default_factory=dict)  # largest absolute difference of each compared array
+    equal: dict[str, bool] = field(default_factory=dict)  # whether each compared discrete result is equal
+    note: str = ""  # the first difference, for people
 
     @property
     def passed(self) -> bool:

@@ -14,32 +14,20 @@ from penguin_models.types import Float32Array, PatchedImage
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that a variant must keep to be good.
+    """The limits that a variant must keep to be good."""
 
-    Attributes:
-        agreement: Least share of positions with the same next token as full precision.
-        cosine: Least mean cosine of the logits with those of full precision.
-        score_loss: Most that a score of an evaluation, from 0 to 1, may fall.
-    """
-
-    agreement: float = 0.95
-    cosine: float = 0.99
-    score_loss: float = 0.02
+    agreement: float = 0.95  # least share of positions with the same next token as full precision
+    cosine: float = 0.99  # least mean cosine of the logits with those of full precision
+    score_loss: float = 0.02  # most that a score of an evaluation, from 0 to 1, may fall
 
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """One score of an evaluation, from 0 to 1.
+    """One score of an evaluation, from 0 to 1."""
 
-    Attributes:
-        full: Score at full precision.
-        variant: Score of the variant.
-        interval: 95 % interval of variant minus full precision over the same questions, if known.
-    """
-
-    full: float
-    variant: float
-    interval: tuple[float, float] | None = None
+    full: float  # at full precision
+    variant: float  # of the variant
+    interval: tuple[float, float] | None = None  # 95 % interval of variant minus full precision, if known
 
     @property
     def may_be_chance(self) -> bool:
@@ -49,23 +37,14 @@ class ScoreChange:
 
 @dataclass
 class Comparison:
-    """Differences between a variant and full precision.
+    """Differences between a variant and full precision."""
 
-    Attributes:
-        positions: Number of positions at which logits were compared.
-        agreement: Share of positions at which both choose the same token.
-        cosine: Mean cosine of the logits.
-        divergence: Mean Kullback-Leibler divergence of the variant's next-token distribution, in nats.
-        largest_error: Largest absolute difference of two logits.
-        scores: Scores of an evaluation by name; empty if there was none.
-    """
-
-    positions: int
-    agreement: float
-    cosine: float
-    divergence: float = 0.0
-    largest_error: float = 0.0
-    scores: dict[str, ScoreChange] = field(default_factory=dict)
+    positions: int  # at which logits were compared
+    agreement: float  # share of positions at which both choose the same token
+    cosine: float  # mean over positions, of the logits
+    divergence: float = 0.0  # mean Kullback-Leibler divergence of the variant's next-token distribution, in nats
+    largest_error: float = 0.0  # largest absolute difference of two logits
+    scores: dict[str, ScoreChange] = field(default_factory=dict)  # of an evaluation, by name; empty without one
 
     def judge(self, limits: Limits) -> dict[str, Any]:
         """Returns the comparison and its verdict as plain types.

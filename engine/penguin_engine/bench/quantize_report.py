@@ -1,4 +1,4 @@
-"""Quantises a checkpoint and measures the result against full precision: size, speed, logits, scores."""
+"""Quantises a checkpoint and compares the result with full precision: size, logits and scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from penguin_engine.bench.event_clips import drawn_samples
 from penguin_engine.bench.quantize_comparison import Limits, ScoreChange, compare_logits
-from penguin_engine.bench.rates import token_rates
 from penguin_engine.bench.variants import exported_weight_bytes
 from penguin_engine.export.calibration import QUESTION
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
-from penguin_engine.export.manifest import EMBEDDINGS, PROFILES
+from penguin_engine.export.manifest import EMBEDDINGS
 from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
@@ -22,7 +21,6 @@ from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
 
 _CALIBRATION_SAMPLES = 8
 _COMPARED_SAMPLES = 4
-_SPEED_PROMPT, _SPEED_TOKENS = 64, 16
 _QUESTIONS = (QUESTION, "What is in the picture, and where?", "How many things are there?")
 
 Scorer = Callable[[Runtime, Runtime, Processor], dict[str, ScoreChange]]
@@ -52,8 +50,7 @@ def quantize_and_compare(
         limits: Limits that a good variant keeps.
 
     Returns:
-        Sizes, speeds and the verdict as plain types. Speeds are None if the two ran on different devices, or if the
-        export is for TensorRT: it is compared on ONNX Runtime.
+        Sizes and the verdict as plain types.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -74,7 +71,6 @@ def quantize_and_compare(
     comparison = compare_logits(full, variant, prompts)
     if score is not None:
         comparison.scores = score(full, variant, processor)
-    no_speed = _why_no_speed(profile, full, variant)
     return {
         "model": str(model),
         "quantization": manifest.quantization,
@@ -85,8 +81,6 @@ def quantize_and_compare(
             "float32_decoder": 4 * (manifest.decoder.linear_weights + manifest.decoder.head_weights),
         },
         "runtimes": {"full": _describe(full), "variant": _describe(variant)},
-        "decode_tokens_per_s": None if no_speed else {"full": _decode_rate(full), "variant": _decode_rate(variant)},
-        "no_speed": no_speed,
         "compared_on": "samples" if samples else "drawn images that were not calibrated on",
         "comparison": comparison.judge(limits or Limits()),
     }
@@ -108,15 +102,6 @@ def _describe(runtime: Runtime) -> dict[str, str]:
     return {"runtime": info.name, "device": info.device, "dtype": info.dtype}
 
 
-def _why_no_speed(profile: str, full: Runtime, variant: Runtime) -> str | None:
-    """Returns why speeds are not compared; None if they are."""
-    if not PROFILES[profile].contrib:
-        return f"the profile {profile} is for TensorRT, and its speed on ONNX Runtime means nothing"
-    if full.info.device != variant.info.device:
-        return f"full precision ran on {full.info.device}, the variant on {variant.info.device}"
-    return None
-
-
 def _prompt(
     processor: Processor, image: UInt8Array, question: str, as_video: bool
 ) -> tuple[list[list[int]], list[PatchedImage]]:
@@ -127,10 +112,3 @@ def _prompt(
     content = [{"type": "image"}, {"type": "text", "text": question}]
     texts = processor.prompt_segments([{"role": "user", "content": content}])
     return texts, list(processor.patch([image], visual.kinds, allocation))
-
-
-def _decode_rate(runtime: Runtime) -> float:
-    cache = runtime.open_cache(_SPEED_PROMPT + _SPEED_TOKENS)
-    rate = token_rates(cache, _SPEED_PROMPT, _SPEED_TOKENS)["decode_tokens_per_s"]
-    cache.close()
-    return rate

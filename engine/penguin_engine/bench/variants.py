@@ -25,7 +25,6 @@ from penguin_engine.bench.limits import device_name, machine_limits
 from penguin_engine.bench.machine import machine_facts
 from penguin_engine.bench.rates import FRAME
 from penguin_engine.bench.worker_process import WorkerSettings
-from penguin_engine.export.calibration import Calibration
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
 from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, DecoderShape
 from penguin_engine.export.quantize import KINDS, Quantization
@@ -101,7 +100,7 @@ def default_variants() -> list[Variant]:
 
 
 def compare_variants(
-    model: Path, work: Path, variants: Sequence[Variant], settings: WorkerSettings, calibrated: bool
+    model: Path, work: Path, variants: Sequence[Variant], settings: WorkerSettings
 ) -> Iterator[dict[str, Any]]:
     """Measures variants one after another, each in a process of its own.
 
@@ -110,7 +109,6 @@ def compare_variants(
         work: Folder for exports; those of an earlier run are used again.
         variants: Variants to measure.
         settings: How much is measured; kind, path and precision are filled in.
-        calibrated: Whether quantised exports are calibrated, which is useless with random weights.
 
     Yields:
         One result per variant, with its share of each limit between 0 and about 1.
@@ -119,7 +117,7 @@ def compare_variants(
     shape, encoder = decoder_shape(checkpoint)[0], checkpoint.config.encoder
     threads = settings.threads or torch.get_num_threads()
     for variant in variants:
-        path = prepare(model, work, variant, calibrated, settings.device)
+        path = prepare(model, work, variant, settings.device)
         before = machine_limits(threads, settings.device, variant.precision)
         measured = measure_in_own_process(
             variant,
@@ -137,7 +135,7 @@ def compare_variants(
         }
 
 
-def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device: str = "cpu") -> Path:
+def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> Path:
     """Returns the folder or file that a variant runs: the checkpoint, or what is exported and built from it.
 
     Raises:
@@ -156,17 +154,11 @@ def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device:
     quantization = None
     if variant.precision in KINDS:
         quantization = Quantization.default(variant.precision, variant.profile == "onnxruntime")
-    plain = "-uncalibrated" if quantization and not calibrated else ""
-    folder = work / f"{variant.profile}-{variant.precision}{plain}-{_checkpoint_key(model)}"
+    folder = work / f"{variant.profile}-{variant.precision}-{_checkpoint_key(model)}"
     if not (folder / MANIFEST).is_file():
-        options = ExportOptions(
-            profile=variant.profile,
-            dtype=None if quantization else variant.precision,
-            quantization=quantization,
-            samples=drawn_samples(_CALIBRATION_SAMPLES),
-            calibration=None if calibrated else Calibration({}, {}),
-        )
-        export(model, folder, options)
+        dtype = None if quantization else variant.precision
+        samples = drawn_samples(_CALIBRATION_SAMPLES)
+        export(model, folder, ExportOptions(variant.profile, dtype, quantization=quantization, samples=samples))
     if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
         from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
 

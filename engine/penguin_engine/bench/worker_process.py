@@ -33,25 +33,15 @@ _QUESTIONS = ("What has changed on the table?", "What is on the table now?")
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What is measured, and how much of it.
+    """What is measured, and how much of it."""
 
-    Attributes:
-        kind: "torch", "onnx", "tensorrt", "transformers" or "llama.cpp".
-        path: Checkpoint folder, exported folder or GGUF file.
-        device: Device of the model.
-        precision: Type of the weights; as stored if None.
-        threads: CPU threads of one operator; all cores if None.
-        prompt_tokens: Tokens of the prefill.
-        new_tokens: Tokens decoded after it, and of the answer whose energy is measured.
-    """
-
-    kind: str
-    path: str
+    kind: str  # "torch", "onnx", "tensorrt", "transformers" or "llama.cpp"
+    path: str  # checkpoint folder, exported folder or GGUF file
     device: str = "cpu"
-    precision: str | None = None
-    threads: int | None = None
-    prompt_tokens: int = 512
-    new_tokens: int = 32
+    precision: str | None = None  # of the weights; as stored if None
+    threads: int | None = None  # CPU threads of one operator; all cores if None
+    prompt_tokens: int = 512  # tokens of the prefill
+    new_tokens: int = 32  # tokens decoded after it, and of the answer whose energy is measured
 
 
 def measure(settings: WorkerSettings) -> dict[str, Any]:

@@ -58,11 +58,11 @@ def test_a_worker_that_fails_is_reported(tmp_path):
 def test_tensorrt_plans_are_built_once(checkpoint, tmp_path, stand_in):
     gpu = stand_in()
     variant = Variant.parse("tensorrt:float32")
-    folder = prepare(checkpoint, tmp_path, variant, True, "cuda:1")
+    folder = prepare(checkpoint, tmp_path, variant, "cuda:1")
     plan = PlanManifest.read(folder)
     assert (plan.limits.max_tokens, plan.machine.gpu) == (4096, "Thor")
     made = (folder / "tensorrt" / "plan.json").stat().st_mtime_ns
-    assert prepare(checkpoint, tmp_path, variant, True, "cuda:1") == folder
+    assert prepare(checkpoint, tmp_path, variant, "cuda:1") == folder
     assert (folder / "tensorrt" / "plan.json").stat().st_mtime_ns == made
     gpu.runtime.TensorRTRuntime(folder, "cuda:1")
 
@@ -74,15 +74,15 @@ def test_tensorrt_plans_are_built_once(checkpoint, tmp_path, stand_in):
 def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EngineError, match=rf"{name} needs {package}.*: pip install {package}"):
-        prepare(checkpoint, tmp_path, Variant.parse(name), True)
+        prepare(checkpoint, tmp_path, Variant.parse(name))
     assert name not in map(str, default_variants())
 
 
 def test_an_export_is_used_again(checkpoint, tmp_path):
     variant = Variant.parse("onnx-portable:float16")
-    folder = prepare(checkpoint, tmp_path, variant, calibrated=True)
+    folder = prepare(checkpoint, tmp_path, variant)
     before = (folder / "manifest.json").stat().st_mtime_ns
-    assert prepare(checkpoint, tmp_path, variant, calibrated=True) == folder
+    assert prepare(checkpoint, tmp_path, variant) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == before
     manifest = Manifest.read(folder)
     assert (manifest.profile, manifest.precision) == ("portable", "float16")
@@ -91,17 +91,11 @@ def test_an_export_is_used_again(checkpoint, tmp_path):
 def test_exports_of_other_or_changed_checkpoints_are_not_used(checkpoint, edit_checkpoint, tmp_path):
     variant = Variant.parse("onnx-portable:float32")
     other = edit_checkpoint(lambda tensors: tensors["model.norm.weight"].fill(2), name="other")
-    folders = [prepare(model, tmp_path, variant, calibrated=True) for model in (checkpoint, other)]
+    folders = [prepare(model, tmp_path, variant) for model in (checkpoint, other)]
     assert [Manifest.read(folder).source for folder in folders] == [str(checkpoint), str(other)]
     model = other / "model.safetensors"
     os.utime(model, ns=(0, model.stat().st_mtime_ns + 1))  # as if trained
-    assert prepare(other, tmp_path, variant, calibrated=True) not in folders
-
-
-def test_uncalibrated_exports_are_separate(checkpoint, tmp_path):
-    variant = Variant.parse("onnx:int8")
-    folders = [prepare(checkpoint, tmp_path, variant, calibrated) for calibrated in (False, True)]
-    assert [bool(Manifest.read(folder).activation_ranges) for folder in folders] == [False, True]
+    assert prepare(other, tmp_path, variant) not in folders
 
 
 def test_weight_bytes_of_a_decoding_step(checkpoint, tmp_path):
@@ -111,10 +105,10 @@ def test_weight_bytes_of_a_decoding_step(checkpoint, tmp_path):
     shape, _ = decoder_shape(open_checkpoint(checkpoint)[0])
     for text in ("torch:float32", "onnx:float32", "onnx-portable:float32"):
         variant = Variant.parse(text)
-        counted = decoded_bytes(prepare(checkpoint, tmp_path, variant, True), variant, shape)
+        counted = decoded_bytes(prepare(checkpoint, tmp_path, variant), variant, shape)
         assert counted == pytest.approx(expected, rel=0.005), text
     variant = Variant.parse("onnx:int8")
-    small = decoded_bytes(prepare(checkpoint, tmp_path, variant, True), variant, shape)
+    small = decoded_bytes(prepare(checkpoint, tmp_path, variant), variant, shape)
     assert expected / 4 < small < expected / 2.5  # hidden 96 is padded to a group of 128
 
 
@@ -141,5 +135,5 @@ def test_a_random_checkpoint_can_be_loaded_and_exported(tmp_path):
     model, processor = load_pretrained(tmp_path / "random")
     assert model.config.encoder.num_hidden_layers == 1
     assert processor.decode(processor.encode_text("What is on the table?")) == "What is on the table?"
-    folder = prepare(tmp_path / "random", tmp_path, Variant.parse("onnx:int8"), calibrated=False)
+    folder = prepare(tmp_path / "random", tmp_path, Variant.parse("onnx:int8"))
     assert {i.name for i in onnx.load(folder / "decoder.onnx", load_external_data=False).graph.input} >= {"embeddings"}
