@@ -47,7 +47,7 @@ def test_transformers_is_measured_on_the_same_weights(checkpoint):
     settings = WorkerSettings("transformers", str(checkpoint), precision="float32", prompt_tokens=8, new_tokens=1)
     result = measure(settings)
     assert result["prefill_tokens_per_s"] > 0 and result["decode_tokens_per_s"] > 0
-    assert result["resident_loaded_bytes"] > 0 and result["gpu_bytes"] is None
+    assert result["resident_bytes"] >= result["resident_loaded_bytes"] and result["gpu_bytes"] is None
 
 
 def test_a_worker_that_fails_is_reported(tmp_path):
