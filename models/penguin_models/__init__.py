@@ -1,6 +1,6 @@
 """The model, without ROS and without runtimes.
 
-`load_pretrained` and `save_pretrained` are the usual way in; importing the package itself does not import torch.
+Start with `load_pretrained` and `save_pretrained`. Importing the package does not import torch.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Conversations as the decoder reads them: the released chat template, and what of it is trained.
+"""Conversations as prompt text: the released chat template, and which parts of it are trained.
 
 A conversation is a list of messages {"role": "system" | "user" | "assistant", "content": ...}; the content is a string
 or a list of parts:
@@ -20,101 +20,69 @@ IMAGE = "<image>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"
 NO_THINKING = THINK_START + THINK_END
-"""Closed at once: the model answers without thinking aloud."""
+"""An empty thought, so that the model answers at once."""
 USER_TURN = f"{TURN_START}user\n"
 RESERVED = (IMAGE, TURN_START, TURN_END)
 _ROLES = ("system", "user", "assistant")
 
 
 class Segment(NamedTuple):
-    """A stretch of the prompt, and whether training learns to say it."""
+    """A piece of the prompt text; `trained` if training learns to generate it."""
 
     text: str
     trained: bool
 
 
 def render(conversation: Sequence[Message], add_generation_prompt: bool = True, think: bool = False) -> str:
-    """The prompt text of a conversation; every frame is one `<image>`.
+    """Returns the prompt text of a conversation, with one `<image>` per frame.
 
     Args:
-        conversation: see the module's docstring. No system message is added.
-        add_generation_prompt: end with the beginning of an answer.
-        think: let the model think before it answers.
+        conversation: See the module's docstring. No system message is added.
+        add_generation_prompt: Append the beginning of an answer.
+        think: Let the model think before it answers.
 
     Raises:
-        PromptError: a malformed message, or a reserved token in a text.
+        PromptError: A message is malformed, or a text contains a reserved token.
     """
-    prompt = "".join(f"{TURN_START}{_role(message)}\n{render_content(message)}{TURN_END}\n" for message in conversation)
+    prompt = "".join(f"{TURN_START}{_role(message)}\n{_content(message)}{TURN_END}\n" for message in conversation)
     if add_generation_prompt:
         prompt += f"{TURN_START}assistant\n" + ("" if think else NO_THINKING)
     return prompt
 
 
 def training_segments(conversation: Sequence[Message]) -> list[Segment]:
-    """Splits a conversation into what is trained and what is not.
+    """Splits the prompt text of a conversation into trained and untrained segments.
 
-    Trained are the assistant's words and the `<|im_end|>` after them. Answers that do not think get the closed think
-    prefix, which is not trained; of answers that do, only the opening `<think>` is not.
+    The assistant's words and the `<|im_end|>` after them are trained. An answer without thoughts gets the empty
+    thought, which is not trained; an answer with thoughts is trained from after its opening `<think>`.
+
+    Raises:
+        PromptError: A message is malformed, or a text contains a reserved token.
     """
     segments = []
     for message in conversation:
-        role, content = _role(message), render_content(message)
+        role, content = _role(message), _content(message)
         opening = f"{TURN_START}{role}\n"
         if role != "assistant":
             segments.append(Segment(f"{opening}{content}{TURN_END}\n", False))
             continue
         thinks = content.startswith(THINK_START)
         segments.append(Segment(opening + (THINK_START if thinks else NO_THINKING), False))
-        segments.append(Segment((content.removeprefix(THINK_START) if thinks else content) + TURN_END, True))
+        segments.append(Segment(content.removeprefix(THINK_START) + TURN_END, True))
         segments.append(Segment("\n", False))
     return segments
 
 
-def render_content(message: Message) -> str:
-    """Text of one message, with `<image>` for every frame."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return checked_text(content)
-    if not isinstance(content, Sequence):
-        raise PromptError(f"a message's content must be a string or a list of parts, not {content!r}")
-    return "".join(_render_part(part) for part in content)
-
-
 def video_time(time_s: float) -> str:
-    """What stands before a frame of a video."""
+    """Returns the text that precedes a frame of a video."""
     return f"Time {time_s:.1f}s:"
 
 
-def _render_part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text":
-        return checked_text(part.get("text"))
-    if kind == "image":
-        time = part.get("time")
-        return f"{IMAGE}\n" if time is None else f"Time {_seconds(time):.1f}s: {IMAGE}\n"
-    if kind == "video":
-        frames, times = part.get("num_frames"), part.get("timestamps") or []
-        if not isinstance(frames, int) or frames < 1:
-            raise PromptError(f"a video part must have num_frames of at least 1, not {frames!r}")
-        if len(times) not in (0, frames):
-            raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
-        if not times:
-            return ",".join([IMAGE] * frames) + "\n"
-        return ",".join(f"{video_time(_seconds(time))}{IMAGE}" for time in times) + "\n"
-    raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
-
-
-def _seconds(time: Any) -> float:
-    if not isinstance(time, int | float):
-        raise PromptError(f"a time must be a number of seconds, not {time!r}")
-    return float(time)
-
-
 def checked_text(text: Any) -> str:
-    """The text itself, if it can be shown to the model as words.
+    """Returns the text if the model can read it as plain words.
 
     Raises:
-        PromptError: it is no string, is not valid Unicode, or contains one of `RESERVED`.
+        PromptError: It is not a string, is not valid Unicode, or contains one of `RESERVED`.
     """
     if not isinstance(text, str):
         raise PromptError(f"a text must be a string, not {text!r}")
@@ -124,7 +92,7 @@ def checked_text(text: Any) -> str:
         raise PromptError(f"the question or message is not valid Unicode (character {err.start}); send UTF-8") from err
     for token in RESERVED:
         if token in text:
-            raise PromptError(f"the text contains {token!r}, which has a meaning of its own to the model; leave it out")
+            raise PromptError(f"the text contains {token!r}, which is a control token of the model; leave it out")
     return text
 
 
@@ -133,3 +101,36 @@ def _role(message: Message) -> str:
     if role not in _ROLES:
         raise PromptError(f"a message's role must be one of {', '.join(_ROLES)}, not {role!r}")
     return str(role)
+
+
+def _content(message: Message) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return checked_text(content)
+    if not isinstance(content, Sequence):
+        raise PromptError(f"a message's content must be a string or a list of parts, not {content!r}")
+    return "".join(_render_part(part) for part in content)
+
+
+def _render_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text":
+        return checked_text(part.get("text"))
+    if kind == "image":
+        time = part.get("time")
+        return f"{IMAGE}\n" if time is None else f"{video_time(_seconds(time))} {IMAGE}\n"
+    if kind == "video":
+        frames, times = part.get("num_frames"), part.get("timestamps") or []
+        if not isinstance(frames, int) or frames < 1:
+            raise PromptError(f"a video part must have num_frames of at least 1, not {frames!r}")
+        if len(times) not in (0, frames):
+            raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
+        labels = [video_time(_seconds(time)) for time in times] or [""] * frames
+        return ",".join(label + IMAGE for label in labels) + "\n"
+    raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
+
+
+def _seconds(time: Any) -> float:
+    if not isinstance(time, int | float):
+        raise PromptError(f"a time must be a number of seconds, not {time!r}")
+    return float(time)

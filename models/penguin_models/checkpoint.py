@@ -1,7 +1,7 @@
 """Checkpoints: a folder or a repository of the model hub <-> a model with its processor.
 
 Reads the released and the training layout, one file or shards, the encoder inside or in a second checkpoint; writes
-the released layout. Nothing is ever initialised at random where a tensor is missing: that is an error.
+the released layout. A missing tensor is an error; nothing is ever initialised at random.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from torch import nn
 
-from penguin_models.config import CHECKPOINT_FILES, ENCODER_KEY, PenguinConfig, read_json
-from penguin_models.device_memory import oom_as_error
+from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError
+from penguin_models.out_of_memory import oom_as_error
 from penguin_models.processor import Processor
 from penguin_models.tensor_files import (
     ENCODER_PREFIX,
     StoredTensor,
     check_tensors,
+    copy_tensors,
     index_tensors,
     read_tensors,
     released_name,
@@ -35,58 +41,70 @@ LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WEIGHTS = "*.safetensors"
+_FILES = ("*.json", "merges.txt", _WEIGHTS)
+"""Files of a repository that make up a checkpoint; others (code, pictures) are not downloaded."""
 
 
 def load_pretrained(
-    path_or_repo: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    path_or_repo: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
 ) -> tuple[PenguinVL, Processor]:
     """Loads a checkpoint.
 
     Args:
-        path_or_repo: a folder, or `owner/name` on the model hub (downloaded once, then taken from its cache).
-        dtype: type of the weights: "float32", "float16", "bfloat16" or a torch type; as stored if None.
-        device: where the weights go, for example "cpu" or "cuda:0".
+        path_or_repo: A folder, or `owner/name` on the model hub (downloaded once, then taken from the local cache).
+        dtype: Type of the weights: "float32", "float16", "bfloat16" or a torch type; as stored if None.
+        device: Device of the weights, for example "cpu" or "cuda:0".
+        revision: Branch, tag or commit on the model hub; its default branch if None.
 
     Returns:
         The model in evaluation mode, and its processor.
 
     Raises:
-        CheckpointError: the folder is missing or incomplete, or a tensor is missing, unexpected or misshapen.
-        DeviceMemoryError: the weights do not fit into the device's memory.
+        CheckpointError: The checkpoint is missing or incomplete, or a tensor is missing, unexpected or misshapen.
+        DeviceMemoryError: The weights do not fit into the device's memory.
     """
     target = _device(device)
-    model, stored, processor = open_checkpoint(path_or_repo)
-    config = model.config
-    weights_dtype = _dtype(dtype) or stored_dtype(stored)
+    model, stored, processor = open_checkpoint(path_or_repo, revision)
+    weights_dtype = stored_dtype(stored) if dtype is None else _dtype(dtype)
     with oom_as_error(
         f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
         "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
     ):
         _reserve(model, stored, weights_dtype, target)
-    _fill(dict(model.named_parameters()), stored)
-    if config.tie_word_embeddings:
-        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
-    rotary = model.language_model.model.rotary_emb
-    model.language_model.model.rotary_emb = type(rotary)(model.language_model.config).to(target)
+    copy_tensors(stored, dict(model.named_parameters()))
+    decoder = model.language_model
+    if model.config.tie_word_embeddings:
+        decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    decoder.model.rotary_emb = type(decoder.model.rotary_emb)(decoder.config).to(target)
     return model.eval(), processor
 
 
-def open_checkpoint(path_or_repo: str | Path) -> tuple[PenguinVL, dict[str, StoredTensor], Processor]:
+def open_checkpoint(
+    path_or_repo: str | Path, revision: str | None = None
+) -> tuple[PenguinVL, dict[str, StoredTensor], Processor]:
     """Checks a checkpoint and reads everything but its weights.
 
+    Args:
+        path_or_repo: A folder, or `owner/name` on the model hub.
+        revision: Branch, tag or commit on the model hub; its default branch if None.
+
     Returns:
-        The model with shapes but no memory, where each of its parameters lies on disk, and the processor.
+        The model on torch's meta device, the place of each of its parameters on disk, and the processor.
 
     Raises:
-        CheckpointError: the folder is missing or incomplete, or a tensor is missing, unexpected or misshapen.
+        CheckpointError: The checkpoint is missing or incomplete, or a tensor is missing, unexpected or misshapen.
     """
-    folder = resolve_checkpoint(path_or_repo)
+    folder = resolve_checkpoint(path_or_repo, revision)
     config, stored = _describe(folder)
     processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
     if processor.images.patch_size != config.encoder.patch_size:
         raise CheckpointError(
             f"{folder}: preprocessor_config.json has patches of {processor.images.patch_size} pixels, "
-            f"the encoder of {config.encoder.patch_size}"
+            f"the encoder of {config.encoder.patch_size}; the files belong to different checkpoints"
         )
     model = empty_model(config)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -98,7 +116,7 @@ def open_checkpoint(path_or_repo: str | Path) -> tuple[PenguinVL, dict[str, Stor
 
 
 def stored_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
-    """Type in which a checkpoint holds its weights."""
+    """Returns the type in which a checkpoint holds its weights."""
     return _STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
 
 
@@ -110,13 +128,13 @@ def save_pretrained(
     Files are complete before they replace those of an earlier save, whose weights are removed last.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: The folder cannot be created.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise CheckpointError(f"{folder} cannot be made a folder: {err.strerror}") from err
+        raise CheckpointError(f"{folder} cannot be created as a folder: {err.strerror}") from err
     state = {released_name(name): p.detach() for name, p in model.named_parameters()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -127,7 +145,7 @@ def save_pretrained(
         (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         processor.save_pretrained(staging)
         written = {file.name for file in staging.iterdir()}
-        for weights in staging.glob("*.safetensors"):  # which are written for nobody else to read
+        for weights in staging.glob(_WEIGHTS):  # safetensors makes them readable for their owner only
             shutil.copymode(staging / "config.json", weights)
         for name in written:
             (staging / name).replace(folder / name)
@@ -136,45 +154,68 @@ def save_pretrained(
                 stale.unlink()
 
 
-def resolve_checkpoint(path_or_repo: str | Path, weights: bool = True) -> Path:
-    """Folder of a checkpoint; a repository of the model hub is downloaded unless its cache has it.
+def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """Returns the folder of a checkpoint; downloads a repository of the model hub unless it is in the local cache.
+
+    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place.
 
     Args:
-        path_or_repo: a folder, or `owner/name` on the model hub.
-        weights: False leaves the weights of a repository where they are.
+        path_or_repo: A folder, or `owner/name` on the model hub.
+        revision: Branch, tag or commit on the model hub; its default branch if None.
+        weights: False downloads no weights.
 
     Raises:
-        CheckpointError: there is neither such a folder nor such a repository, or the hub cannot be reached.
+        CheckpointError: There is no such folder, repository or revision; a folder was combined with a revision; or the
+            hub cannot be reached and the cache lacks the revision.
     """
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{path} is a local folder, which has no revisions; leave out revision {revision!r}")
         return path
     name = str(path_or_repo)
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name} is not a checkpoint folder; give one, or owner/name on the model hub")
+    files = [file for file in _FILES if weights or file != _WEIGHTS]
+    at_revision = f"{name} at revision {revision}" if revision else name
     try:
-        files = [file for file in CHECKPOINT_FILES if weights or not file.endswith(".safetensors")]
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except HFValidationError as err:
         raise CheckpointError(f"{name} is neither a folder nor a repository name: {err}") from err
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
-        reason = str(err).strip().splitlines()[0]
+    except GatedRepoError as err:
+        raise CheckpointError(f"{name} is gated; accept its terms on the hub, then log in: hf auth login") from err
+    except RepositoryNotFoundError as err:
         raise CheckpointError(
-            f"{name} is not a folder here, and could not be taken from the model hub or its cache: {reason}"
+            f"{name} is neither a folder here nor a public repository of the model hub; if it is private, log in: "
+            "hf auth login"
         ) from err
+    except RevisionNotFoundError as err:
+        raise CheckpointError(f"{name} has no revision {revision} on the model hub") from err
+    except LocalEntryNotFoundError as err:
+        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise CheckpointError(
+            f"{name} is not a folder here; the model hub cannot be reached, and its local cache does not hold "
+            f"{at_revision} completely. With a connection, download it: {command}"
+        ) from err
+    except OSError as err:  # includes the hub's HTTP errors
+        raise CheckpointError(f"{at_revision} cannot be downloaded: {str(err).strip().splitlines()[0]}") from err
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
-    """A model whose parameters have shapes but no memory."""
+    """Returns a model on torch's meta device: its parameters have shapes but no memory.
+
+    Raises:
+        CheckpointError: transformers cannot build a Qwen3 decoder from the configuration.
+    """
     try:
         with torch.device("meta"):
             return PenguinVL(config)
-    except (ValueError, TypeError, KeyError) as err:  # what transformers makes of impossible settings
+    except (ValueError, TypeError, KeyError) as err:
         raise CheckpointError(f"config.json describes no Qwen3 decoder: {' '.join(str(err).split())[:200]}") from err
 
 
 def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
-    """Configuration and tensors of a checkpoint, with the encoder from a second one where the first lacks it."""
+    """Reads configuration and tensor index; the encoder comes from a second checkpoint if the first lacks it."""
     raw = read_json(folder / "config.json")
     stored = index_tensors(folder)
     has_encoder = any(name.startswith(ENCODER_PREFIX) for name in stored)
@@ -184,10 +225,10 @@ def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
         if not isinstance(second, str) or not second:
             lacks = ENCODER_KEY if encoder_raw is None else "encoder tensors"
             raise CheckpointError(
-                f"{folder} has no {lacks}, and its config.json names no vision_encoder to take it from"
+                f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from"
             )
-        beside = folder / second
-        encoder_folder = resolve_checkpoint(beside if beside.is_dir() else second)
+        inside = folder / second
+        encoder_folder = resolve_checkpoint(inside if inside.is_dir() else second)
         encoder_raw = encoder_raw or read_json(encoder_folder / "config.json")
         if not has_encoder:
             stored |= {n: t for n, t in index_tensors(encoder_folder).items() if n.startswith(ENCODER_PREFIX)}
@@ -195,7 +236,7 @@ def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
 
 
 def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
-    """A tied checkpoint may hold `lm_head` all the same, but then it must be the embedding table."""
+    """Drops the `lm_head` that a tied checkpoint may hold; it must equal the embedding table."""
     head = stored.pop(LM_HEAD, None)
     if head is None or EMBEDDINGS not in stored:
         return
@@ -211,23 +252,17 @@ def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
         )
 
 
-@torch.no_grad()
-def _fill(parameters: dict[str, nn.Parameter], stored: dict[str, StoredTensor]) -> None:
-    for name, rows, block in read_tensors(stored):
-        parameters[name][rows] = block
-
-
 def _reserve(model: nn.Module, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> None:
-    """Gives the parameters memory."""
+    """Allocates memory for the parameters."""
     for name, tensor in stored.items():
         parent, _, leaf = name.rpartition(".")
         value = torch.empty(tensor.shape, dtype=dtype, device=device)
         setattr(model.get_submodule(parent), leaf, nn.Parameter(value))
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
             f"dtype {dtype!r} is unknown to torch; choose from {', '.join(DTYPES)}, or run what `penguin-vl quantize` "
@@ -237,13 +272,13 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    """Checks that torch has the device: nothing falls back to the CPU."""
+    """Checks that torch can use the device; nothing falls back to the CPU."""
     try:
         target = torch.device(device)
         if target.type == "meta":
             raise RuntimeError("it has no memory")
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
-        reason: Any = str(err).strip().splitlines()[0][:150]
+        reason = str(err).strip().splitlines()[0][:150]
         raise CheckpointError(f"torch {torch.__version__} cannot use device {str(device)!r} here: {reason}") from err
     return target

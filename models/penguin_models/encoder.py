@@ -1,4 +1,4 @@
-"""Penguin-Encoder: a transformer with the layers of a Qwen3 LLM that reads image patches.
+"""Penguin-Encoder: a vision transformer with the layers of a Qwen3 LLM (paper: arXiv 2603.06569).
 
 Attention is bidirectional inside a frame and never crosses frames, so a frame's features depend only on its pixels and
 size, and frames can be encoded in any order and grouping. Parameter names are those of released checkpoints.
@@ -24,31 +24,31 @@ from penguin_models.config import EncoderConfig
 from penguin_models.types import Size
 
 MAX_PATCHES_PER_PASS = 4096
-"""Frames are encoded in passes of about this many patches: memory stays constant, however long the video."""
+"""Without gradients, frames are encoded in passes of about this many patches: memory does not grow with the video."""
 
 
 @dataclass(frozen=True)
 class FrameShape:
-    """Patch grid of one frame and how many patches a side become one token."""
+    """Patch grid of one frame; each block of merge_size x merge_size patches becomes one visual token."""
 
     grid: Size
     merge_size: int
 
     @property
     def patches(self) -> int:
-        """Patches of the frame."""
+        """Number of patches."""
         return self.grid.area
 
 
-@dataclass(eq=False)  # not frozen: a compiled layer would look into it, and be compiled anew for other lengths
-class Packing:
-    """Where each frame lies in a packed sequence; frames of equal length lie side by side.
+@dataclass(eq=False)  # not frozen: torch.compile would specialise on its values and recompile for other lengths
+class PackedFrames:
+    """Layout of a packed sequence of frames; frames of equal length are neighbours.
 
     Attributes:
-        runs: (frames, patches of each) for runs of frames of equal length.
+        runs: (number of frames, patches per frame) for each run of frames of equal length.
         cos: [N, 1, E], see `rotary_table`.
         sin: [N, 1, E].
-        cu_seqlens: int32 [frames + 1], first patch of each frame; only where packed attention is used.
+        cu_seqlens: int32 [frames + 1], index of each frame's first patch; None if packed attention is not available.
     """
 
     runs: tuple[tuple[int, int], ...]
@@ -59,33 +59,30 @@ class Packing:
 
 @lru_cache(maxsize=256)
 def patch_positions(grid: Size, merge_size: int) -> Tensor:
-    """Row and column of each patch of a frame in block order: int64 [N, 2]."""
+    """Returns row and column of each patch of a frame in block order: int64 [N, 2]."""
     m = merge_size
-    with torch.inference_mode(False):  # they are kept, perhaps for somebody who trains
+    with torch.inference_mode(False):  # cached tensors must also serve training
         rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
         positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
         return positions.transpose(1, 2).reshape(-1, 2)
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
-    """Angles per row or column, float32 [E/2]."""
+    """Returns the angle per row or column of each pair of a head, float32 [E/2]."""
     return theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Factors of the released 2D rotary embedding: out = x * cos + rotate_half(x) * sin.
+    """Returns cos and sin of the released 2D rotary embedding, float32 [N, 1, E]: out = x * cos + rotate_half(x) * sin.
 
-    Both axes use the same frequencies f. The first half of a head takes the angle row * f in both factors, the second
-    half the angle column * f. The two halves of a pair thus turn by different angles: not a rotation, but what
-    checkpoints were trained with.
+    Both axes use the same frequencies f. In both factors, the first half of a head uses the angle row * f and the
+    second half column * f, so the two halves of a pair turn by different angles. That is not a rotation, but it is what
+    the released code computes and checkpoints were trained with.
 
     Args:
-        positions: [N, 2] row and column of each patch.
+        positions: Row and column of each patch, [N, 2].
         head_dim: E.
-        theta: base of the frequencies.
-
-    Returns:
-        cos and sin, float32 [N, 1, E].
+        theta: Base of the frequencies.
     """
     frequencies = rotary_frequencies(head_dim, theta).to(positions.device)  # [E/2]
     angles = (positions.float()[:, :, None] * frequencies).flatten(1)[:, None]  # [N, 1, E]: rows, then columns
@@ -99,7 +96,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm; computed in float32 whatever the type of its input."""
+    """Root-mean-square norm, computed in float32 for every type of input."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -108,7 +105,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis."""
-        # One kernel does it where both types are the same; under autocast they are not.
+        # The fused kernel needs equal types, which autocast does not give.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -126,14 +123,14 @@ class FrameAttention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+    def forward(self, x: Tensor, packed: PackedFrames) -> Tensor:
         """Attends inside each frame: [N, D] -> [N, D]."""
         heads = (x.shape[0], -1, self.head_dim)
-        q = rotate(self.q_norm(self.q_proj(x).view(heads)), packing.cos, packing.sin)
-        k = rotate(self.k_norm(self.k_proj(x).view(heads)), packing.cos, packing.sin)
+        q = rotate(self.q_norm(self.q_proj(x).view(heads)), packed.cos, packed.sin)
+        k = rotate(self.k_norm(self.k_proj(x).view(heads)), packed.cos, packed.sin)
         v = self.v_proj(x).view(heads)
-        attend = _attend_in_runs if packing.cu_seqlens is None else _attend_packed
-        attended = attend(q, k, v, packing)
+        attend = _attend_in_runs if packed.cu_seqlens is None else _attend_packed
+        attended = attend(q, k, v, packed)
         return self.o_proj(attended.flatten(1))  # type: ignore[no-any-return]
 
 
@@ -147,7 +144,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, D] -> [N, D]."""
+        """Maps [N, D] -> [N, D]."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
@@ -161,14 +158,14 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """[N, D] -> [N, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), packing)
+    def forward(self, x: Tensor, packed: PackedFrames) -> Tensor:
+        """Maps [N, D] -> [N, D]."""
+        x = x + self.self_attn(self.input_layernorm(x), packed)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
 class PatchEmbeddings(nn.Module):
-    """The patch embedding: a convolution whose kernel is its stride, hence one matrix product per patch."""
+    """The patch embedding: a convolution with kernel = stride, computed as one matrix product."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -176,7 +173,7 @@ class PatchEmbeddings(nn.Module):
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=p, stride=p)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Flattened patches [N, C*P*P] -> [N, D]."""
+        """Embeds flattened patches: [N, C*P*P] -> [N, D]."""
         weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
         return F.linear(patches.to(weight.dtype), weight.flatten(1), bias)
 
@@ -190,13 +187,13 @@ class EncoderLayers(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """[N, D] -> [N, D]."""
+    def forward(self, x: Tensor, packed: PackedFrames) -> Tensor:
+        """Maps [N, D] -> [N, D]."""
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, packing, use_reentrant=False)
+                x = checkpoint(layer, x, packed, use_reentrant=False)
             else:
-                x = layer(x, packing)
+                x = layer(x, packed)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
@@ -212,42 +209,34 @@ class PenguinEncoder(nn.Module):
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
         """Encodes frames of any sizes.
 
-        Without gradients the frames go through in passes of about `MAX_PATCHES_PER_PASS` patches.
-
         Args:
-            patches: [N, C*P*P], the patches of all frames one after the other, each frame in block order. May lie on
-                another device than the weights.
-            frames: shape of each frame; their patches add up to N.
+            patches: [N, C*P*P], the patches of all frames one after the other, each frame in block order; on any
+                device.
+            frames: Shape of each frame; their patches add up to N.
 
         Returns:
-            [tokens, D]: after the final norm, the mean of each merge_size x merge_size block (the bilinear
-            downsampling of the reference is this mean for merge_size 2), frames in the given order.
+            [tokens, D] in the order of the frames: after the final norm, the mean of each merge_size x merge_size
+            block. For merge_size 2 this equals the released code's bilinear downsampling.
         """
-        total = sum(frame.patches for frame in frames)
-        assert total == patches.shape[0], f"{patches.shape[0]} patches given, the frames have {total}"
-        starts, start = [], 0
-        for frame in frames:
-            starts.append(start)
-            start += frame.patches
-        # Frames of equal length side by side, for attention in runs; undone at the end.
-        order = sorted(range(len(frames)), key=lambda i: (frames[i].patches, frames[i].merge_size))
-        limit = total if torch.is_grad_enabled() else MAX_PATCHES_PER_PASS
-        features: dict[int, Tensor] = {}
-        for indices in _passes(order, frames, limit):
-            chunk = torch.cat([patches[starts[i] : starts[i] + frames[i].patches] for i in indices])
-            encoded = self._encode([frames[i] for i in indices], chunk)
-            for i, feature in zip(indices, torch.split(encoded, [frames[i].patches for i in indices]), strict=True):
-                features[i] = _merge(feature, frames[i].merge_size)
-        if not features:
+        if not frames:
             return patches.new_empty(0, self.config.hidden_size)
+        lengths = [frame.patches for frame in frames]
+        assert sum(lengths) == patches.shape[0], f"got {patches.shape[0]} patches, the frames have {sum(lengths)}"
+        by_frame = torch.split(patches, lengths)
+        # Attention in runs needs frames of equal length as neighbours; the order is restored at the end.
+        order = sorted(range(len(frames)), key=lambda i: (lengths[i], frames[i].merge_size))
+        limit = patches.shape[0] if torch.is_grad_enabled() else MAX_PATCHES_PER_PASS
+        features: dict[int, Tensor] = {}
+        for indices in _passes(order, lengths, limit):
+            x = torch.cat([by_frame[i] for i in indices])
+            x = self.embeddings(x.to(self.embeddings.patch_embedding.weight.device))
+            # Cos and sin follow the type of the embeddings, under autocast too.
+            x = self.encoder(x, self._pack([frames[i] for i in indices], x))
+            for i, feature in zip(indices, torch.split(x, [lengths[i] for i in indices]), strict=True):
+                features[i] = _merge(feature, frames[i].merge_size)
         return torch.cat([features[i] for i in range(len(frames))])
 
-    def _encode(self, frames: Sequence[FrameShape], patches: Tensor) -> Tensor:
-        x = self.embeddings(patches.to(self.embeddings.patch_embedding.weight.device))
-        # The type of the embeddings is that of all that follows, under autocast too.
-        return self.encoder(x, self._pack(frames, x))  # type: ignore[no-any-return]
-
-    def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> Packing:
+    def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> PackedFrames:
         positions = torch.cat([patch_positions(frame.grid, frame.merge_size) for frame in frames])
         cos, sin = rotary_table(positions.to(like.device), self.config.head_dim, self.config.rope_theta)
         lengths = [frame.patches for frame in frames]
@@ -255,11 +244,11 @@ class PenguinEncoder(nn.Module):
         cu_seqlens = None
         if packed_attention_available(like):
             cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(device=like.device, dtype=torch.int32)
-        return Packing(runs, cos.to(like.dtype), sin.to(like.dtype), cu_seqlens)
+        return PackedFrames(runs, cos.to(like.dtype), sin.to(like.dtype), cu_seqlens)
 
 
 def packed_attention_available(like: Tensor) -> bool:
-    """Whether torch's packed flash attention serves this device and type (CUDA, 16 bit, with shared key heads)."""
+    """Returns whether torch's packed flash attention supports this device and type (CUDA, 16 bits, grouped queries)."""
     if like.device.type != "cuda" or like.dtype not in (torch.float16, torch.bfloat16):
         return False
     return _varlen_shares_heads() and torch.cuda.get_device_capability(like.device) >= (8, 0)
@@ -267,7 +256,7 @@ def packed_attention_available(like: Tensor) -> bool:
 
 @cache
 def _varlen_shares_heads() -> bool:
-    """Whether this torch has packed attention with fewer key heads; attention in runs gives the same numbers."""
+    """Returns whether this torch has packed grouped-query attention; attention in runs gives the same numbers."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -275,50 +264,49 @@ def _varlen_shares_heads() -> bool:
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
-def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: PackedFrames) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(length for _, length in packing.runs)
-    cu = packing.cu_seqlens
+    longest = max(length for _, length in packed.runs)
+    cu = packed.cu_seqlens
     assert cu is not None
     attended = varlen_attn(q, k, v, cu, cu, longest, longest, enable_gqa=q.shape[1] != k.shape[1])
     assert isinstance(attended, Tensor)
     return attended
 
 
-# The lengths are other ones in every batch: a compiled layer stops here and goes on after it.
+# Lengths differ between batches, so a compiled layer breaks its graph here instead of recompiling.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
-    """Batched attention over each run of frames of equal length: [N, heads, E] -> [N, A, E]."""
-    attended, start, kind = [], 0, v.dtype
-    # On CPUs the gradient of fused attention takes twice as long in bfloat16; autocast would make it that again.
+def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, packed: PackedFrames) -> Tensor:
+    """Attends inside each frame, batched over runs of frames of equal length: [N, heads, E] -> [N, A, E]."""
+    attended, start, dtype = [], 0, v.dtype
+    # On CPUs, the gradient of fused attention takes twice as long in bfloat16, which autocast would restore.
     widened = v.device.type == "cpu" and torch.is_grad_enabled()
     with torch.autocast("cpu", enabled=False) if widened else nullcontext():
         q, k, v = (x.float() for x in (q, k, v)) if widened else (q, k, v)
-        for frames, length in packing.runs:
+        for frames, length in packed.runs:
             end = start + frames * length
             # [frames, heads, n, E]
             qs, ks, vs = (x[start:end].view(frames, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
             out = F.scaled_dot_product_attention(qs, ks, vs, enable_gqa=q.shape[1] != k.shape[1])
             attended.append(out.transpose(1, 2).flatten(0, 1))
             start = end
-    return torch.cat(attended).to(kind)
+    return torch.cat(attended).to(dtype)
 
 
 def _merge(features: Tensor, merge_size: int) -> Tensor:
-    """Mean of each block: [n, D] in block order -> [n / merge_size^2, D]."""
+    """Averages each block: [n, D] in block order -> [n / merge_size^2, D]."""
     return features if merge_size == 1 else features.view(-1, merge_size**2, features.shape[-1]).mean(dim=1)
 
 
-def _passes(order: Sequence[int], frames: Sequence[FrameShape], limit: int) -> Iterator[list[int]]:
-    """Cuts the frames into passes of at most `limit` patches; a larger frame is a pass of its own."""
+def _passes(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Cuts frames into passes of at most `limit` patches; a longer frame is a pass of its own."""
     current: list[int] = []
     patches = 0
     for i in order:
-        if current and patches + frames[i].patches > limit:
+        if current and patches + lengths[i] > limit:
             yield current
             current, patches = [], 0
         current.append(i)
-        patches += frames[i].patches
-    if current:
-        yield current
+        patches += lengths[i]
+    yield current

@@ -1,7 +1,7 @@
-"""A Penguin-Encoder that starts from a text-only LLM: any Qwen3 checkpoint -> encoder initialisation.
+"""Initialises a Penguin-Encoder from a text-only LLM, any Qwen3 checkpoint (paper: arXiv 2603.06569).
 
-Layers, norms and per-head q/k norms are taken over; the patch embedding is new. The attention becomes bidirectional
-and the rotary embedding two-dimensional, which needs no parameters.
+Layers, norms and per-head q/k norms are copied; the patch embedding is new. Bidirectional attention and the
+two-dimensional rotary embedding need no parameters.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.config import EncoderConfig, read_json
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.errors import CheckpointError
-from penguin_models.tensor_files import StoredTensor, check_tensors, index_tensors, read_tensors
+from penguin_models.tensor_files import StoredTensor, check_tensors, copy_tensors, index_tensors
 
-# What `index_tensors` makes of an LLM's "model."; a base model without head has no prefix.
+# `index_tensors` maps an LLM's "model." to this; a base model without head has no prefix.
 _LLM_PREFIX = "language_model.model."
 
 
 def convert_llm_to_encoder(
     llm: str | Path, num_hidden_layers: int | None = None, patch_size: int = 14, seed: int = 0
 ) -> PenguinEncoder:
-    """Makes an encoder from a Qwen3 checkpoint.
+    """Returns an encoder in float32 with the layers of a Qwen3 checkpoint.
 
     Args:
-        llm: folder or hub repository of a Qwen3 model (`model_type` "qwen3").
-        num_hidden_layers: take only the first so many layers; all if None.
-        patch_size: side of a patch in pixels.
-        seed: of the new patch embedding (normal, with the LLM's initializer_range; zero bias).
-
-    Returns:
-        The encoder in float32.
+        llm: Folder or hub repository of a Qwen3 model (`model_type` "qwen3").
+        num_hidden_layers: Number of layers to copy, from the first; all if None.
+        patch_size: Side of a patch in pixels.
+        seed: Seed of the new patch embedding (normal with the LLM's initializer_range, zero bias).
 
     Raises:
-        CheckpointError: not a Qwen3 model, fewer layers than asked for, or tensors that do not fit its configuration.
+        CheckpointError: The checkpoint is missing, not a Qwen3 model, has too few layers, or does not fit its
+            configuration.
     """
     folder = resolve_checkpoint(llm)
     raw = read_json(folder / "config.json")
@@ -46,27 +44,22 @@ def convert_llm_to_encoder(
     config = EncoderConfig.from_dict(raw | {"patch_size": patch_size, "num_channels": 3})
     layers = config.num_hidden_layers if num_hidden_layers is None else num_hidden_layers
     if not 0 < layers <= config.num_hidden_layers:
-        raise CheckpointError(f"{layers} encoder layers were asked for; {folder} has {config.num_hidden_layers}")
+        raise CheckpointError(f"{layers} encoder layers were requested, but {folder} has {config.num_hidden_layers}")
     encoder = PenguinEncoder(replace(config, num_hidden_layers=layers))
     stored = _encoder_part(index_tensors(folder), layers)
     parameters = {n: p for n, p in encoder.named_parameters() if not n.startswith("embeddings.")}
     check_tensors(folder, {name: tuple(p.shape) for name, p in parameters.items()}, stored)
-    with torch.no_grad():
-        for name, rows, block in read_tensors(stored):
-            parameters[name][rows] = block
-        embedding = encoder.embeddings.patch_embedding
-        nn.init.normal_(
-            embedding.weight,
-            std=raw.get("initializer_range", 0.02),
-            generator=torch.Generator().manual_seed(seed),
-        )
-        assert embedding.bias is not None
-        embedding.bias.zero_()
+    copy_tensors(stored, parameters)
+    embedding = encoder.embeddings.patch_embedding
+    generator = torch.Generator().manual_seed(seed)
+    nn.init.normal_(embedding.weight, std=raw.get("initializer_range", 0.02), generator=generator)
+    assert embedding.bias is not None
+    nn.init.zeros_(embedding.bias)
     return encoder
 
 
 def _encoder_part(stored: dict[str, StoredTensor], layers: int) -> dict[str, StoredTensor]:
-    """The LLM's layers and final norm under the names they have in `PenguinEncoder`."""
+    """Returns the LLM's layers and final norm under their names in `PenguinEncoder`."""
     part = {}
     for name, tensor in stored.items():
         rest = name.removeprefix(_LLM_PREFIX)

@@ -1,16 +1,16 @@
-"""The package's error tree: what a user or a robot can cause, never our own bugs (those are assertions).
+"""Errors that a user or a robot can cause; our own bugs are assertions.
 
-Every message names the value, the limit and the remedy. The command line turns these into one line and exit code 1,
-the ROS node into an error code.
+Every message names the value, the limit and the remedy. The command line prints it as one line and exits with code 1;
+the ROS node turns it into an error code.
 """
 
 
 class PenguinError(ValueError):
-    """Base of every error that the caller can cause and cure."""
+    """Base class of all errors that the caller can cause and fix."""
 
 
 class CheckpointError(PenguinError):
-    """A checkpoint folder is missing, incomplete or does not fit its configuration."""
+    """A checkpoint is missing, incomplete, or does not match its configuration."""
 
 
 class MediaError(PenguinError):
@@ -22,39 +22,35 @@ class BudgetError(PenguinError):
 
 
 class ContextLengthError(PenguinError):
-    """A prompt is longer than the model's context, or than the cache that was opened for it."""
+    """A prompt exceeds the model's context length, or the length of its KV cache."""
 
 
 class DeviceMemoryError(PenguinError):
-    """A device has too little memory for the weights, or for what is to be run at once."""
+    """A device has too little memory for the weights or for an operation."""
 
 
 class EvaluationError(PenguinError):
-    """Questions, a benchmark's files or results are missing or malformed, or do not fit each other."""
+    """Questions, benchmark files or results are missing, malformed or inconsistent."""
 
 
 class NoFramesError(PenguinError):
-    """A question about what has been seen, before anything was seen."""
+    """A question arrived before any frame did."""
 
 
 class BusyError(PenguinError):
-    """More questions wait than the queue may hold."""
+    """The queue of questions is full."""
 
 
 class CancelledError(PenguinError):
-    """A question was given up before its answer began: by who asked, or because the robot stopped."""
+    """A question was cancelled before its answer began, by the caller or because the node stopped."""
 
 
 class UnknownCameraError(PenguinError):
-    """A question about a camera that is not watched."""
+    """A question names a camera that the node does not subscribe to."""
 
 
 class NotActiveError(PenguinError):
-    """A question to a node that is not active."""
-
-
-class PolicyError(PenguinError):
-    """A setting of a key-frame policy is out of range."""
+    """A question reached a node that is not active."""
 
 
 class PromptError(PenguinError):
@@ -62,20 +58,20 @@ class PromptError(PenguinError):
 
 
 class EngineError(PenguinError):
-    """An exported folder, a plan or a runtime is missing, damaged, or does not fit the model or this machine."""
+    """An exported folder, a TensorRT plan or a runtime is missing, damaged, or does not match the model or machine."""
 
 
 class TabletopError(PenguinError):
-    """A setting of the simulated table-top is out of range, or what renders it is missing."""
+    """A setting of the simulated table-top is out of range, or its renderer is missing."""
 
 
 class SettingError(PenguinError):
-    """A setting (of the node, of a stage file) is unknown, out of range, or contradicts another."""
+    """A setting (node, keyframe policy, training stage) is unknown, out of range, or contradicts another."""
 
 
 class DataError(PenguinError):
-    """Training data is missing, malformed, or too much of it is."""
+    """Training data is missing or malformed, or too many samples are unusable."""
 
 
 class TrainingError(PenguinError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or resume."""

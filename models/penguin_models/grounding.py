@@ -1,14 +1,15 @@
 """Text with boxes and time ranges <-> objects.
 
-What we write and train with: a phrase in square brackets followed by its box in round ones, coordinates as integers in
-[0, 1000] relative to the image's width and height, origin top left, so that they do not depend on resolution:
+The format we write and train with is a phrase in square brackets followed by its box in round ones. Coordinates are
+integers in [0, 1000] relative to the image's width and height, origin top left, independent of the resolution (paper:
+arXiv 2603.06569; the released model's box syntax is not documented):
 
     There is a [red cube](120,340,220,480) on the tray.
 
-and, as the released model is trained, "During the period 206.00 - 208.00 seconds." for spans of time.
+Time ranges are written as the released model does: "During the period 206.00 - 208.00 seconds."
 
-The parser also takes what other models write: a bare [x1, y1, x2, y2] after a phrase, JSON lists with "bbox_2d", and
-<box> tags. Malformed boxes are counted, never raised.
+The parser also reads the formats of other models: a bare [x1, y1, x2, y2] after a phrase, JSON lists with "bbox_2d",
+and <box> tags. Malformed boxes are counted and never raise an error.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from penguin_models.errors import PromptError
 from penguin_models.types import Size
 
 SCALE = 1000
-"""Coordinates run from 0 to this."""
+"""Largest coordinate."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box in units of 1/1000 of the image's width and height; x1 <= x2 and y1 <= y2, all in [0, 1000]."""
+    """A box in thousandths of the image's width and height: 0 <= x1 <= x2 <= 1000, 0 <= y1 <= y2 <= 1000."""
 
     x1: int
     y1: int
@@ -41,20 +42,20 @@ class Box:
             raise PromptError(f"box {self.x1, self.y1, self.x2, self.y2} must be ordered and within [0, {SCALE}]")
 
     def to_pixels(self, size: Size) -> tuple[float, float, float, float]:
-        """(x_min, y_min, x_max, y_max) in pixels of an image of this size."""
+        """Returns (x_min, y_min, x_max, y_max) in pixels of an image of this size."""
         x, y = size.width / SCALE, size.height / SCALE
         return self.x1 * x, self.y1 * y, self.x2 * x, self.y2 * y
 
     @classmethod
     def from_pixels(cls, x_min: float, y_min: float, x_max: float, y_max: float, size: Size) -> Box:
-        """The box of these pixels, rounded and clipped to the image."""
+        """Returns the box of these pixels, rounded and clipped to the image."""
         x, y = SCALE / size.width, SCALE / size.height
         return cls(*(min(SCALE, max(0, round(v))) for v in (x_min * x, y_min * y, x_max * x, y_max * y)))
 
 
 @dataclass(frozen=True)
 class GroundedObject:
-    """A phrase and where in the image it points."""
+    """A phrase and the box it refers to."""
 
     label: str
     box: Box
@@ -62,12 +63,12 @@ class GroundedObject:
     def __post_init__(self) -> None:
         words = self.label.split()
         if not words or self.label != " ".join(words) or re.search(r"[\[\]\x00-\x1f\x7f]", self.label):
-            raise PromptError(f"label {self.label!r} must be words with single spaces between, without [ or ]")
+            raise PromptError(f"label {self.label!r} must be words separated by single spaces, without [ or ]")
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A span of the video in seconds; written with two decimals."""
+    """A span of the video in seconds, written with two decimals."""
 
     start_s: float
     end_s: float
@@ -79,13 +80,13 @@ class TimeRange:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What a text points at.
+    """A parsed text.
 
     Attributes:
-        text: for people: phrases without boxes and brackets.
-        objects: in the order of the text.
-        time_ranges: in the order of the text.
-        malformed: boxes and time ranges that could not be read.
+        text: The text for people, without boxes and brackets.
+        objects: Objects in the order of the text.
+        time_ranges: Time ranges in the order of the text.
+        malformed: Number of boxes and time ranges that could not be read.
     """
 
     text: str
@@ -95,18 +96,18 @@ class Grounding:
 
 
 def format_object(item: GroundedObject) -> str:
-    """An object as the model writes it: [label](x1,y1,x2,y2)."""
+    """Returns an object as the model writes it: [label](x1,y1,x2,y2)."""
     box = item.box
     return f"[{item.label}]({box.x1},{box.y1},{box.x2},{box.y2})"
 
 
 def format_time_range(span: TimeRange) -> str:
-    """A span as the model writes it: During the period 206.00 - 208.00 seconds."""
+    """Returns a span as the model writes it: During the period 206.00 - 208.00 seconds."""
     return f"During the period {span.start_s:.2f} - {span.end_s:.2f} seconds."
 
 
 def format_grounding(objects: Sequence[GroundedObject], time_ranges: Sequence[TimeRange] = ()) -> str:
-    """A plain answer: the objects, comma-separated, then the spans."""
+    """Returns a plain answer: the objects, comma-separated, then the spans."""
     listed = ", ".join(format_object(item) for item in objects)
     return " ".join(filter(None, (listed, *map(format_time_range, time_ranges))))
 
@@ -116,24 +117,24 @@ _FOUR = rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\
 _LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
 _BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
 _TAG = re.compile(r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL)
-# The bound keeps the search linear in the length of the text.
+# The length limits keep the search linear in the length of the text.
 _BARE = re.compile(rf"(?<!\w)(?P<phrase>[^\[\].,:;!?\n]{{0,120}}[^\[\].,:;!?\s])[\s:]{{0,8}}\[{_FOUR}\]")
-# Three or more numbers: "[1]" and "[2, 3]" are references, years, lists.
+# Three or more numbers, because "[1]" and "[2, 3]" are references, years or lists.
 _BARE_BROKEN = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{2,}}\s*,?\s*(?:\]|$)")
 _JSON_START = re.compile(r"(?:```(?:json)?\s*)?(?=[\[{])")
 _JSON_END = re.compile(r"\s*```")
-# An object with a box that is no JSON, or whatever object the text breaks off in.
+# An object with a box that is not valid JSON, or an object in which the text breaks off.
 _BROKEN_JSON = re.compile(r"\{(?:[^{}]*\"bbox_2d\"[^{}]*(?:\}|$)|[^{}]*$)")
 _TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
 
 
 def parse(text: str) -> Grounding:
-    """Reads what a text points at; `parse(format_grounding(x, y))` gives x and y back."""
+    """Reads the objects and time ranges of a text; `parse(format_grounding(x, y))` returns x and y."""
     parser = _Parser()
     text = _LINK.sub(parser.link, text.replace("\x00", ""))
     if '"bbox_2d"' in text:
         text = parser.json(text)
-    text = _BROKEN_LINK.sub(parser.broken_link, text)
+    text = _BROKEN_LINK.sub(parser.broken, text)
     text = _TAG.sub(parser.tag, text)
     text = _BARE.sub(parser.bare, text)
     text = _BARE_BROKEN.sub(parser.broken, text)
@@ -143,7 +144,7 @@ def parse(text: str) -> Grounding:
 
 
 class _Parser:
-    """Collects objects while their syntax is replaced by marks, which keep the order of the text."""
+    """Collects objects and replaces their syntax with marks, which keep the order of the text."""
 
     def __init__(self) -> None:
         self.malformed = 0
@@ -152,30 +153,21 @@ class _Parser:
     def link(self, match: re.Match[str]) -> str:
         return self._add(match[1], match.groups()[1:], shown=True)
 
-    def broken_link(self, match: re.Match[str]) -> str:
-        self.malformed += 1
-        return match[1]
-
     def tag(self, match: re.Match[str]) -> str:
-        numbers = re.findall(_NUMBER, match["body"])
-        label = match["label"] or "object"
-        return self._add(label, numbers, shown=match["label"] is not None)
+        return self._add(match["label"] or "object", re.findall(_NUMBER, match["body"]), shown=bool(match["label"]))
 
     def bare(self, match: re.Match[str]) -> str:
         phrase = match["phrase"]
         label = re.sub(r"^\s*(?:(?:and|or|the|a|an)\s+)*", "", phrase, flags=re.IGNORECASE) or phrase.strip()
-        mark = self._add(label, match.groups()[1:], shown=False)
-        return phrase + mark
+        return phrase + self._add(label, match.groups()[1:], shown=False)
 
     def broken(self, match: re.Match[str]) -> str:
+        """Counts a malformed box; returns its label, if the syntax has one."""
         self.malformed += 1
-        return ""
+        return "".join(match.groups())
 
     def json(self, text: str) -> str:
-        """Replaces every JSON value that holds a "bbox_2d", at any depth; other JSON is left alone.
-
-        Of a list that breaks off, the whole items are kept.
-        """
+        """Replaces JSON values with a "bbox_2d" at any depth; a list that breaks off keeps its complete items."""
         pieces, position = [], 0
         while (start := _JSON_START.search(text, position)) is not None:
             try:
@@ -192,22 +184,20 @@ class _Parser:
                 continue
             if close := _JSON_END.match(text, end):
                 end = close.end()
-            marks = self._json_boxes(value)
-            shown = ", ".join(filter(None, marks)) if marks else text[start.start() : end]
-            pieces += [text[position : start.start()], shown]
+            if marks := self._json_boxes(value):
+                pieces += [text[position : start.start()], ", ".join(filter(None, marks))]
+            else:
+                pieces.append(text[position:end])
             position = end
         return "".join(pieces) + text[position:]
 
     def _json_boxes(self, value: Any) -> list[str]:
-        if isinstance(value, list):
-            return [mark for item in value for mark in self._json_boxes(item)]
-        if not isinstance(value, dict):
-            return []
-        if "bbox_2d" not in value:
-            return [mark for item in value.values() for mark in self._json_boxes(item)]
-        box = value["bbox_2d"]
-        numbers = [str(number) for number in box] if isinstance(box, list) else []
-        return [self._add(str(value.get("label", "object")), numbers, shown=True)]
+        if isinstance(value, dict) and "bbox_2d" in value:
+            box = value["bbox_2d"]
+            numbers = [str(number) for number in box] if isinstance(box, list) else []
+            return [self._add(str(value.get("label", "object")), numbers, shown=True)]
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [mark for item in items for mark in self._json_boxes(item)]
 
     def time(self, match: re.Match[str]) -> TimeRange | None:
         try:
@@ -217,7 +207,7 @@ class _Parser:
             return None
 
     def resolve(self, text: str) -> tuple[str, tuple[GroundedObject, ...]]:
-        """Replaces the marks: the clean text, and the objects in its order."""
+        """Replaces the marks with labels; returns the clean text and the objects in its order."""
         objects = []
 
         def label(match: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ from penguin_models.types import Float32Array, PatchedImage, Size, UInt8Array
 
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
-    """Bicubic resize as Pillow does it: uint8 [H, W, 3] -> [size.height, size.width, 3]."""
+    """Resizes as Pillow does (bicubic): uint8 [H, W, 3] -> [size.height, size.width, 3]."""
     if rgb.shape[:2] == size:
         return rgb
     resized = Image.fromarray(rgb).resize((size.width, size.height), Image.Resampling.BICUBIC)
@@ -25,9 +25,9 @@ def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfi
 
     Args:
         rgb: uint8 [H, W, 3].
-        size: target size in pixels; multiples of patch_size * merge_size.
+        size: Target size in pixels; multiples of patch_size * merge_size.
         merge_size: m.
-        config: patch size, mean and standard deviation.
+        config: Patch size, mean and standard deviation.
     """
     assert all(side % (config.patch_size * merge_size) == 0 for side in size), (size, merge_size)
     grid = Size(size.height // config.patch_size, size.width // config.patch_size)
@@ -36,7 +36,7 @@ def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfi
 
 
 def normalise(rgb: UInt8Array, config: ImageConfig) -> Float32Array:
-    """(x / 255 - mean) / std: uint8 [H, W, 3] -> float32 of the same shape."""
+    """Returns (rgb / 255 - mean) / std: uint8 [H, W, 3] -> float32 of the same shape."""
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     scaled = rgb.astype(np.float32)
     scaled *= 1 / (255 * std)
@@ -45,7 +45,7 @@ def normalise(rgb: UInt8Array, config: ImageConfig) -> Float32Array:
 
 
 def cut_patches(image: Float32Array, merge_size: int, patch_size: int) -> Float32Array:
-    """Cuts [H, W, C] into [h*w, C*P*P]: blocks of m x m patches in raster order, raster inside, channel first."""
+    """Cuts [H, W, C] into patches [h*w, C*P*P], ordered as in `PatchedImage`."""
     height, width, channels = image.shape
     m, p = merge_size, patch_size
     blocks = image.reshape(height // (m * p), m, p, width // (m * p), m, p, channels)

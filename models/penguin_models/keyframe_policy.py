@@ -1,7 +1,7 @@
 """The keyframe-policy protocol: labels each frame of a stream as a keyframe or an intermediate frame.
 
-Training, offline video and the online memory use it. A policy sees one frame at a time at constant cost and holds no
-clip; policies are in reference_policy.py (the released rule) and novelty_policy.py (the online default).
+Training, offline video and the online memory use it. A policy sees one frame at a time, at constant cost, and never
+holds a clip. Implementations: reference_policy.py (the released rule) and novelty_policy.py (the online default).
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ class KeyframePolicy(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forgets what has been seen: the next frame is a first frame."""
+        """Forgets all frames; the next one counts as the first."""
         ...

@@ -2,43 +2,45 @@
 
 A video is read as a `Clip`: it can be iterated more than once, decodes anew each time, and never holds more than one
 frame. Sampling is that of the released code: ffmpeg's fps filter rounding down, then evenly spread frames if there
-are more than max_frames.
+are more than max_frames. PyAV is imported only when a video is opened.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-import av
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from penguin_models.errors import MediaError
 from penguin_models.types import UInt8Array
 
+if TYPE_CHECKING:
+    import av
+
 _T = TypeVar("_T")
 
 FPS = 1.0
 MAX_FRAMES = 180
-_SEGMENT = bytes.fromhex("18538067")
-"""Identifier of the element that holds a Matroska file's streams."""
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
-"""What Pillow's decoders make of damaged files."""
+"""Errors that Pillow's decoders raise for damaged files."""
+_MATROSKA_SEGMENT = bytes.fromhex("18538067")
 
 
 class ClipFrame(NamedTuple):
-    """One sampled frame: its time in seconds as the container counts it, and uint8 [H, W, 3]."""
+    """One sampled frame: its time in seconds as the container counts it, and its pixels, uint8 [H, W, 3]."""
 
     time_s: float
     rgb: UInt8Array
 
 
 class Clip(Protocol):
-    """A sequence of sampled frames that can be read again."""
+    """A sequence of sampled frames that can be read more than once."""
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Reads the frames from the start, one at a time."""
@@ -46,23 +48,23 @@ class Clip(Protocol):
 
 
 def check_sampling(fps: float, max_frames: int) -> None:
-    """Raises MediaError where fps or max_frames make no sense."""
+    """Raises MediaError if fps or max_frames is not positive and finite."""
     if not 0 < fps < math.inf or max_frames <= 0:
         raise MediaError(f"fps {fps} and max_frames {max_frames} must be above 0 and finite")
 
 
 def sample_uniformly(frames: Sequence[_T], most: int) -> Sequence[_T]:
-    """All frames, or `most` of them, spread evenly from the first to the last."""
+    """Returns all frames, or `most` of them spread evenly from the first to the last."""
     if len(frames) <= most:
         return frames
     return [frames[i] for i in np.linspace(0, len(frames) - 1, most, dtype=int)]
 
 
 def load_image(path: str | Path) -> UInt8Array:
-    """Reads an image file as it is meant to be seen (EXIF orientation applied): uint8 [H, W, 3].
+    """Reads an image file with its EXIF orientation applied: uint8 [H, W, 3].
 
     Raises:
-        MediaError: the file is missing, empty, truncated or no image.
+        MediaError: The file is missing, empty, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -78,7 +80,7 @@ def load_image(path: str | Path) -> UInt8Array:
 
 
 def to_rgb(image: Image.Image) -> UInt8Array:
-    """Any Pillow image as uint8 [H, W, 3]; 16-bit grey is scaled to 8 bit (Pillow would clip it)."""
+    """Converts any Pillow image to uint8 [H, W, 3]; 16-bit grey is scaled to 8 bits, which Pillow would clip."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.array(image.convert("RGB"))
@@ -91,12 +93,13 @@ class VideoFile:
         """Checks that the file is a video.
 
         Args:
-            path: any file that ffmpeg reads.
-            fps: sampled frames per second of video.
-            max_frames: where there would be more, this many are taken evenly from them.
+            path: Any file that ffmpeg reads.
+            fps: Sampled frames per second of video.
+            max_frames: Limit; a longer sequence is thinned evenly.
 
         Raises:
-            MediaError: the file is missing or broken, or has no video; or fps or max_frames is not positive.
+            MediaError: The file is missing or broken, or has no video; fps or max_frames is not positive; or PyAV is
+                not installed.
         """
         check_sampling(fps, max_frames)
         self._path = Path(path)
@@ -106,9 +109,9 @@ class VideoFile:
         with _open(self._path) as container:
             stream = _video_stream(self._path, container)
             self._start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-            duration_s = container.duration / av.time_base if container.duration else None
+            duration_s = container.duration / 1e6 if container.duration else None
         self._indices: set[int] | None = None
-        # Only a video that may have too many samples must be counted first, by decoding it once.
+        # Decode once to count the samples, but only if there may be too many.
         if duration_s is None or duration_s * fps > max_frames - 2:
             count = sum(1 for _ in self._samples())
             if count > max_frames:
@@ -118,7 +121,7 @@ class VideoFile:
         """Decodes the file and yields the sampled frames.
 
         Raises:
-            MediaError: the file breaks off or holds no frame.
+            MediaError: The file breaks off or holds no frame.
         """
         empty = True
         for index, frame in enumerate(self._samples()):
@@ -130,20 +133,21 @@ class VideoFile:
 
     def _samples(self) -> Iterator[av.VideoFrame]:
         with _open(self._path) as container:
+            from av.error import FFmpegError
+
             stream = _video_stream(self._path, container)
             stream.thread_type = "AUTO"
-            sampler = None
             try:
-                for frame in _decode_whole(container, stream):
-                    sampler = sampler or _FpsFilter(frame, self._fps)
-                    yield from sampler.push(frame)
-                if sampler is not None:
-                    yield from sampler.finish()
-            except (av.error.FFmpegError, _BreaksOffError) as err:
+                yield from _sample(_decode_whole(container, stream), self._fps)
+            except (FFmpegError, _BreaksOffError) as err:
                 raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
 
 
 def _open(path: Path) -> Any:
+    try:
+        import av
+    except ImportError as err:
+        raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError) as err:
@@ -161,31 +165,28 @@ class _BreaksOffError(Exception):
 
 
 def _decode_whole(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """All frames of a video.
+    """Yields all frames of a video; raises _BreaksOffError if the file was cut short.
 
-    ffmpeg takes the end of a file for the end of its video. That it is not shows in a packet that was cut, or in what
-    the file's head announces; the head of a transport stream announces nothing.
-
-    Raises:
-        _BreaksOffError: there should have been more.
+    ffmpeg takes the end of the file for the end of the video. A cut shows only in a damaged last packet or in the
+    length that the file's header announces; the header of a transport stream announces nothing.
     """
     end_s, last = 0.0, None
     for packet in container.demux(stream):
-        if packet.is_corrupt and container.format.name != "mpegts":  # which also says so of a gap
-            raise _BreaksOffError(f"the file is damaged or breaks off behind {end_s:.2f} s; copy it again")
+        if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
+            raise _BreaksOffError(f"the file is damaged or breaks off after {end_s:.2f} s; copy it again")
         if packet.size and packet.pts is not None:
             end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         last = packet.dts if packet.dts is not None else last
         yield from packet.decode()
     kind, file = container.format.name, Path(container.name)
-    # An AVI counts its frames in its head, also those that only repeat the one before.
+    # The header of an AVI counts frames, including those that only repeat the one before.
     short = kind == "avi" and last is not None and stream.frames - (last + 1) > (stream.average_rate or 1)
     if short or (kind.startswith("matroska") and _announced_bytes(file) > file.stat().st_size):
-        raise _BreaksOffError(f"the file breaks off behind {end_s:.2f} s, its head announces more; copy it again")
+        raise _BreaksOffError(f"the file breaks off after {end_s:.2f} s, its header announces more; copy it again")
 
 
 def _announced_bytes(file: Path) -> int:
-    """How long a Matroska or WebM file says that it is; 0 where it does not say (RFC 8794, RFC 9559)."""
+    """Returns the length that a Matroska or WebM file announces (RFC 8794, RFC 9559), or 0 if it does not."""
     with file.open("rb") as opened:
         head = opened.read(4096)
     at = 0
@@ -195,52 +196,45 @@ def _announced_bytes(file: Path) -> int:
         unknown = (1 << 7 * length) - 1
         size = int.from_bytes(head[size_at : size_at + length], "big") & unknown
         end = size_at + length + size
-        if head[at:size_at] == _SEGMENT:
+        if head[at:size_at] == _MATROSKA_SEGMENT:
             return 0 if size == unknown else end
         at = end
     return 0
 
 
-class _FpsFilter:
-    """ffmpeg's fps filter, rounding down."""
-
-    def __init__(self, first: av.VideoFrame, fps: Fraction):
-        self._graph = av.filter.Graph()
-        self._source: Any = self._graph.add_buffer(
-            width=first.width, height=first.height, format=first.format, time_base=first.time_base
-        )
-        rate = self._graph.add("fps", f"fps={fps.numerator}/{fps.denominator}:round=down")
-        self._sink: Any = self._graph.add("buffersink")
-        self._source.link_to(rate)
-        rate.link_to(self._sink)
-        self._graph.configure()
-        self._only: av.VideoFrame | None = first  # the newest frame, as long as nothing was sampled
-
-    def push(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
-        """Takes a frame; yields what is sampled by now."""
-        self._only = self._only and frame
-        self._source.push(frame)
-        yield from self._pull()
-
-    def finish(self) -> Iterator[av.VideoFrame]:
-        """Yields what is sampled of the end; of a video shorter than 1/fps, its last frame."""
-        self._source.push(None)
-        yield from self._pull()
-        if self._only is not None:
-            yield self._only  # the filter drops a frame that does not last long enough
-
-    def _pull(self) -> Iterator[av.VideoFrame]:
-        while True:
-            try:
-                sample = self._sink.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):  # nothing more for now, or at all
+def _sample(frames: Iterable[av.VideoFrame], fps: Fraction) -> Iterator[av.VideoFrame]:
+    """Applies ffmpeg's fps filter, rounding down; a video shorter than 1/fps yields its last frame."""
+    graph, last, sampled = None, None, False
+    for frame in chain(frames, (None,)):  # None flushes the filter
+        if graph is None:
+            if frame is None:
                 return
-            self._only = None
-            yield sample
+            graph = _fps_filter(frame, fps)
+        graph.push(frame)
+        try:
+            while True:
+                yield graph.pull()
+                sampled = True
+        except (BlockingIOError, EOFError):  # nothing more for now, or at all
+            last = frame or last
+    if not sampled and last is not None:
+        yield last  # the filter drops a frame that does not last long enough
+
+
+def _fps_filter(first: av.VideoFrame, fps: Fraction) -> Any:
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(width=first.width, height=first.height, format=first.format, time_base=first.time_base)
+    rate = graph.add("fps", f"fps={fps.numerator}/{fps.denominator}:round=down")
+    source.link_to(rate)
+    rate.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
 
 
 def _upright(frame: av.VideoFrame) -> UInt8Array:
-    """The frame as it is meant to be seen: phones store a rotation beside the pixels."""
+    """Applies the rotation that phones store next to the pixels."""
     rgb = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

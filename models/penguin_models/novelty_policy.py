@@ -1,12 +1,12 @@
-"""Key frames for robots: a frame is a key frame when something in view is new, not when the light or the noise changed.
+"""Keyframes for robots: a frame is a keyframe if something in view is new, not if only light or noise changed.
 
-Each frame is shrunk to a small grid of cells and compared with a picture of the scene as it was at the last key frame:
-- the light is taken out first, as a plane of gains over the image (exposure, flicker, a lamp at one side), with
-  clipping modelled;
-- a cell has changed where it lies outside the range of its 3x3 neighbourhood in that picture (a camera that shakes by
-  less than a cell changes nothing) by more than a threshold, which rises with the measured sensor noise;
-- enough changed cells close together make a key frame: an object that appears, moves or goes, or a camera that moved.
-Cells that have not changed follow the scene slowly, so that slow changes of light never add up.
+Each frame is reduced to a small grid of cells and compared with the scene at the last keyframe:
+- Lighting is removed first, as a plane of gains over the image (exposure, flicker, a lamp to one side), with clipping
+  modelled.
+- A cell has changed if it lies outside the range of its 3x3 neighbourhood in the scene (so shaking by less than a cell
+  changes nothing) by more than a threshold, which rises with the measured sensor noise.
+- Enough changed cells close together make a keyframe: an object appears, moves or leaves, or the camera moves.
+Unchanged cells of the scene slowly follow the frames, so that slow changes of light never add up.
 """
 
 from __future__ import annotations
@@ -16,54 +16,52 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from penguin_models.errors import PolicyError
+from penguin_models.errors import SettingError
 from penguin_models.types import BoolArray, Float32Array, Frame, FrameKind, Size, UInt8Array
 
 _NOISE_FACTOR = 6.0
+_GRID_CELLS = 160
+"""Cells along the longer side of the image."""
+_ADAPT_S = 8.0
+"""Time constant with which unchanged cells follow a slow change, in seconds."""
 _WINDOW = 5
-"""Changed cells are counted in windows of so many cells a side."""
+"""Changed cells are counted in windows of this many cells per side."""
 _DARK, _BRIGHT = 8.0, 247.0
-"""Cells outside of this range say nothing about the exposure."""
+"""Cells outside this range carry no information about the exposure."""
 _BLOCKS = 8
 _KERNEL = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class NoveltyConfig:
-    """How easily something counts as new.
+    """Sensitivity of `NoveltyPolicy`.
 
     Attributes:
-        threshold: change of a cell in grey levels of 255, per colour.
-        min_cells: changed cells within a window of 5x5 that make a key frame.
-        grid_cells: cells along the longer side of the image.
-        min_interval_s: least time between two key frames; while something keeps moving, they come at this interval.
-        adapt_s: time in which unchanged cells follow a slow change.
+        threshold: Change of a cell in grey levels (of 255) per colour.
+        min_cells: Number of changed cells within a window of 5x5 that make a keyframe.
+        min_interval_s: Least time between two keyframes in seconds; continuous motion gives keyframes at this interval.
     """
 
     threshold: float = 10.0
     min_cells: int = 6
-    grid_cells: int = 160
     min_interval_s: float = 0.5
-    adapt_s: float = 8.0
 
     def __post_init__(self) -> None:
-        limits = (
-            ("threshold", self.threshold, 0 < self.threshold < 255, "above 0 and below 255"),
-            ("min_cells", self.min_cells, 1 <= self.min_cells <= _WINDOW**2, f"between 1 and {_WINDOW**2}"),
-            ("grid_cells", self.grid_cells, 16 <= self.grid_cells <= 1024, "between 16 and 1024"),
-            ("min_interval_s", self.min_interval_s, self.min_interval_s >= 0, "0 or above"),
-            ("adapt_s", self.adapt_s, self.adapt_s > 0, "above 0"),
-        )
-        for name, value, valid, wanted in limits:
+        for name, valid, allowed in (
+            ("threshold", 0 < self.threshold < 255, "above 0 and below 255"),
+            ("min_cells", 1 <= self.min_cells <= _WINDOW**2, f"between 1 and {_WINDOW**2}"),
+            ("min_interval_s", self.min_interval_s >= 0, "0 or above"),
+        ):
             if not valid:
-                raise PolicyError(f"{name} is {value!r}, it must be {wanted}")
+                raise SettingError(f"{name} is {getattr(self, name)!r}, it must be {allowed}")
 
 
 class NoveltyPolicy:
     """A `KeyframePolicy` that notices local change.
 
     Attributes:
-        novelty: most changed cells in one window of the last frame, relative to `min_cells`; 1 and above is new.
+        novelty: Largest number of changed cells in one window of the last frame, relative to `min_cells`; at 1 and
+            above, the frame shows something new.
     """
 
     def __init__(self, config: NoveltyConfig | None = None):
@@ -73,14 +71,14 @@ class NoveltyPolicy:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the scene."""
+        """Forgets the scene; the next frame is a keyframe."""
         self._scene: Float32Array | None = None
         self._previous: Float32Array | None = None
         self._noise = 0.0
         self._key_ns = self._last_ns = 0
 
     def observe(self, frame: Frame) -> FrameKind:
-        """Kind of the frame; the first one, and one of another size, are key frames."""
+        """Returns the kind of the frame; the first frame and every change of size give a keyframe."""
         cells = self._cells(frame.rgb)
         if self._scene is None or self._previous is None or frame.size != self._size:
             self.reset()
@@ -104,9 +102,9 @@ class NoveltyPolicy:
         return FrameKind.KEY
 
     def _cells(self, rgb: UInt8Array) -> Float32Array:
-        """Means of square cells of whole pixels: float32 [rows, columns, 3]; a rest at the far edges is left out."""
+        """Averages square cells of whole pixels, without incomplete cells at the edges: float32 [rows, columns, 3]."""
         height, width = rgb.shape[:2]
-        side = max(1, min(height, width, round(max(height, width) / self.config.grid_cells)))
+        side = max(1, min(height, width, round(max(height, width) / _GRID_CELLS)))
         rows, columns = height // side, width // side
         small: UInt8Array = cv2.resize(
             rgb[: rows * side, : columns * side], (columns, rows), interpolation=cv2.INTER_AREA
@@ -114,17 +112,18 @@ class NoveltyPolicy:
         return small.astype(np.float32)
 
     def _measure_noise(self, cells: Float32Array) -> None:
-        """Follows the temporal noise of a cell: a robust deviation between frames, exposure taken out."""
+        """Tracks the temporal noise of a cell: a robust deviation between frames, with exposure removed."""
         assert self._previous is not None
-        difference = _mean(cells - self._previous)  # flicker moves all cells alike: the median takes it out
-        difference = np.abs(difference - np.median(difference))
+        colours = cells - self._previous
+        difference = (colours[..., 0] + colours[..., 1] + colours[..., 2]) / np.float32(3)
+        difference = np.abs(difference - np.median(difference))  # removes flicker, which changes all cells alike
         deviation = 1.4826 * float(np.median(difference)) * np.sqrt(3 / 2)
         self._noise += 0.2 * (deviation - self._noise)
 
     def _changed(self, cells: Float32Array, gain: Float32Array) -> BoolArray:
         assert self._scene is not None
         expected = np.clip(self._scene * gain, 0, 255)
-        # A cell that was clipped may have been brighter than it looked.
+        # A clipped cell may have been brighter than it looked.
         highest = np.where(self._scene < _BRIGHT, expected, 255).astype(np.float32)
         above = cells - cv2.dilate(highest, _KERNEL)
         below = cv2.erode(expected, _KERNEL) - cells
@@ -136,30 +135,23 @@ class NoveltyPolicy:
         assert self._scene is not None
         # A clipped cell does not show what it would look like in other light.
         known = ~changed & (_largest(cells) < _BRIGHT)
-        step = min(1.0, max(0.0, elapsed_s) / self.config.adapt_s)
+        step = min(1.0, max(0.0, elapsed_s) / _ADAPT_S)
         weight = np.where(_largest(self._scene) < _BRIGHT, step, 1.0) * known
-        # The scene keeps its own exposure; otherwise flicker would wander into it.
+        # Dividing by the gain preserves the scene's own exposure, so flicker does not leak into it.
         self._scene += weight[..., None].astype(np.float32) * (cells / gain - self._scene)
 
 
-# numpy takes ten times as long along an axis of three.
 def _largest(cells: Float32Array) -> Float32Array:
-    """Of the three colours: [rows, columns, 3] -> [rows, columns]."""
+    """Returns the largest of the three colours, ten times as fast as `max`: [rows, columns, 3] -> [rows, columns]."""
     largest: Float32Array = np.maximum(np.maximum(cells[..., 0], cells[..., 1]), cells[..., 2])
     return largest
 
 
-def _mean(cells: Float32Array) -> Float32Array:
-    """Of the three colours: [rows, columns, 3] -> [rows, columns]."""
-    mean: Float32Array = (cells[..., 0] + cells[..., 1] + cells[..., 2]) / np.float32(3)
-    return mean
-
-
 def _gain(cells: Float32Array, scene: Float32Array) -> Float32Array:
-    """Light on the cells relative to the scene: a plane of gains, float32 [rows, columns, 1].
+    """Estimates the light relative to the scene as a plane of gains, float32 [rows, columns, 1].
 
-    Fitted to the median ratios of blocks, of cells that are neither dark nor clipped; blocks in which something
-    happened lie off the plane and are left out.
+    The plane is fitted to the median ratio in each block, over cells that are neither dark nor clipped. Blocks in which
+    something happened lie off the plane and are left out.
     """
     rows, columns = cells.shape[:2]
     a, b = _largest(cells), _largest(scene)
@@ -176,7 +168,7 @@ def _gain(cells: Float32Array, scene: Float32Array) -> Float32Array:
     y, x = (v.reshape(-1) for v in np.mgrid[-1 : 1 : down * 1j, -1 : 1 : across * 1j])
     design = np.stack((np.ones_like(x), x, y), axis=1)
     good = np.abs(medians - middle) < 0.5 * middle
-    for _ in range(3):
+    for _ in range(3):  # fit, then leave out the blocks that lie off the plane
         plane, *_ = np.linalg.lstsq(design[good], medians[good], rcond=None)
         off = np.abs(medians - design @ plane)
         good = off <= max(0.02, 2.5 * float(np.median(off)))

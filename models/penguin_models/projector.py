@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Two linear layers with a GELU between them, both with bias; names as in released checkpoints."""
+    """Two linear layers with bias and a GELU between them; parameter names as in released checkpoints."""
 
     def __init__(self, vision_size: int, hidden_size: int):
         super().__init__()
@@ -15,5 +15,5 @@ class Projector(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """[tokens, vision_size] -> [tokens, hidden_size]."""
+        """Projects features: [tokens, vision_size] -> [tokens, hidden_size]."""
         return self.readout(features)  # type: ignore[no-any-return]

@@ -1,9 +1,9 @@
-"""The released key-frame rule, one frame at a time.
+"""The released keyframe rule, one frame at a time.
 
-A frame is compared with the last key frame: both resized (bilinear, antialiased) to sides that are multiples of 14,
-converted to 8-bit HSV, cut into 14x14 patches; the similarity is the share of patches whose cosine exceeds 0.7. Below
-0.95 the frame is the new key frame. Labels equal those of the released code, which holds the whole clip as float32;
-this holds the last key frame.
+A frame is compared with the last keyframe: both are resized (bilinear, antialiased) to sides that are multiples of 14,
+converted to 8-bit HSV and cut into 14x14 patches. The similarity is the share of patches whose cosine exceeds 0.7; if
+it is below 0.95, the frame is the new keyframe. Labels equal those of the released code, which holds the whole clip as
+float32; this policy holds one keyframe.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _THREADS = 2
 
 
 def comparison_size(source_size: Size) -> Size:
-    """Size at which frames are compared: multiples of 14, between 10 and 10240 patches."""
+    """Returns the size at which frames are compared: multiples of 14, between 10 and 10240 patches."""
     height, width = (max(PATCH, round(side / PATCH) * PATCH) for side in source_size)
     if height * width > _MAX_AREA:
         scale = math.sqrt(source_size.area / _MAX_AREA)
@@ -47,38 +47,38 @@ class ReferencePolicy:
     """The released rule as a `KeyframePolicy`.
 
     Attributes:
-        similarity: of the last observed frame to the key frame before it, 0 to 1; 1.0 for a first frame.
+        similarity: Similarity of the last frame to the keyframe before it, 0 to 1; 1.0 for a first frame.
     """
 
     def __init__(self) -> None:
         self.similarity = 1.0
-        self._native: Size | None = None
+        self._source_size: Size | None = None
         self._lanes: list[_Lane] = []
 
     def reset(self) -> None:
-        """Forgets the key frame."""
-        self._native, self._lanes = None, []
+        """Forgets the keyframe; the next frame is one."""
+        self._source_size, self._lanes = None, []
 
     def observe(self, frame: Frame) -> FrameKind:
-        """Kind of the frame; one of another size than the frames before it is a key frame."""
-        first = frame.size != self._native
+        """Returns the kind of the frame; the first frame and every change of size give a keyframe."""
+        first = frame.size != self._source_size
         if first:
             self.reset()
-            self._lanes = _lanes(frame.size)
+            self._lanes = _split_rows(frame.size)
         compared = list(_pool().map(lambda lane: lane.compare(frame.rgb), self._lanes))
-        like, counted = (sum(numbers) for numbers in zip(*compared, strict=True))
-        # Two black frames are the same frame (the released code gets NaN here, and no key frame either).
-        self.similarity = like / counted if counted and not first else 1.0
+        similar, counted = (sum(numbers) for numbers in zip(*compared, strict=True))
+        # Two black frames count as equal; the released code gets NaN, which gives no keyframe either.
+        self.similarity = similar / counted if counted and not first else 1.0
         if not first and self.similarity >= MIN_FRAME_SIMILARITY:
             return FrameKind.INTERMEDIATE
         for lane in self._lanes:
             lane.make_key()
-        self._native = frame.size  # only now: a frame that failed is no key frame
+        self._source_size = frame.size  # last, so that a frame that failed does not become the keyframe
         return FrameKind.KEY
 
 
 class _Lane:
-    """Some rows of patches: of the key frame, and of the frame that is compared with it."""
+    """The rows of patches that one thread compares: those of the keyframe and of the current frame."""
 
     def __init__(self, resizing: Callable[[UInt8Array], Iterable[UInt8Array]], patches: Size):
         self._resizing, shape = resizing, (patches.height, patches.width)
@@ -89,13 +89,12 @@ class _Lane:
         self._patches, self._key_patches = (np.empty(self._key.shape[1:], np.float32) for _ in range(2))
         self._norms, self._key_norms = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
-    @torch.inference_mode()  # whoever calls may be in it, which these threads do not inherit
+    @torch.inference_mode()  # threads do not inherit the caller's mode
     def compare(self, rgb: UInt8Array) -> tuple[int, int]:
-        """How many patches of a frame are like the key frame's, and how many count: a pair of black ones does not."""
+        """Returns how many patches are similar to the keyframe's, and how many count; pairs of black ones do not."""
         dots, first = np.empty_like(self._norms), 0
-        for band in self._resizing(rgb):  # stays in the processor's cache
+        for band in self._resizing(rgb):  # small enough to stay in the processor's cache
             last = first + len(band) // PATCH
-            # HSV in OpenCV's 8-bit ranges.
             cv2.cvtColor(band, cv2.COLOR_RGB2HSV, self._hsv[first * PATCH : last * PATCH])
             for row in range(first, last):
                 np.copyto(self._patches.reshape(self._tiles[row].shape), self._tiles[row])
@@ -106,44 +105,44 @@ class _Lane:
         np.sqrt(self._norms, out=self._norms)
         self._norms += _EPSILON
         counted = (self._norms >= _NEAR_ZERO) | (self._key_norms >= _NEAR_ZERO)
-        like = (dots > PATCH_SIMILARITY * self._norms * self._key_norms) & counted
-        return int(like.sum()), int(counted.sum())
+        similar = (dots > PATCH_SIMILARITY * self._norms * self._key_norms) & counted
+        return int(similar.sum()), int(counted.sum())
 
     def make_key(self) -> None:
-        """The frame that was compared last is the key frame."""
+        """Makes the frame that was compared last the keyframe."""
         self._key = self._tiles.reshape(self._key.shape)
         self._key_norms = self._norms.copy()
 
 
-def _lanes(source_size: Size) -> list[_Lane]:
-    """The rows of a frame, shared out over two threads where they can be resized apart."""
+def _split_rows(source_size: Size) -> list[_Lane]:
+    """Splits the rows of a frame over two threads, if it can be resized in bands."""
     size = comparison_size(source_size)
     rows, columns = size.height // PATCH, size.width // PATCH
     if not BandedResize.suits(source_size, size):
         return [_Lane(lambda rgb: [resize(rgb, size)], Size(rows, columns))]
-    in_band = BAND_ROWS // PATCH
-    bands = math.ceil(rows / in_band)
-    cut = math.ceil(bands / 2)
-    shares = [part for part in (slice(0, cut), slice(cut, bands)) if part.start < part.stop]
-    return [
-        _Lane(
-            BandedResize(source_size, size, part), Size(min(rows, part.stop * in_band) - part.start * in_band, columns)
-        )
-        for part in shares
-    ]
+    band_rows = BAND_ROWS // PATCH
+    bands = math.ceil(rows / band_rows)
+    middle = math.ceil(bands / _THREADS)
+    lanes = []
+    for part in (range(middle), range(middle, bands)):
+        if part:
+            height = min(rows, part.stop * band_rows) - part.start * band_rows
+            resizing = BandedResize(source_size, size, slice(part.start, part.stop))
+            lanes.append(_Lane(resizing, Size(height, columns)))
+    return lanes
 
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    """Two threads in which torch starts no others: it would for every band."""
+    """Returns two threads in which torch runs single-threaded; it would otherwise start threads for every band."""
     threads, started = torch.get_num_threads(), Barrier(_THREADS)
 
-    def alone() -> None:
-        started.wait()  # so that each task gets a thread of its own
+    def limit() -> None:
+        started.wait()  # so that each task gets its own thread
         torch.set_num_threads(1)
 
-    pool = ThreadPoolExecutor(_THREADS, "key-frames")
-    for task in [pool.submit(alone) for _ in range(_THREADS)]:
+    pool = ThreadPoolExecutor(_THREADS, "keyframes")
+    for task in [pool.submit(limit) for _ in range(_THREADS)]:
         task.result()
-    torch.set_num_threads(threads)  # torch remembers the last number for threads that begin later
+    torch.set_num_threads(threads)  # threads that start later use the last number that was set
     return pool

@@ -1,26 +1,26 @@
 """Tensors on disk: finds them, maps their names between layouts, and streams them into a model.
 
-Released checkpoints, training checkpoints and stand-alone encoders name the same tensors differently; here every name
-becomes that of our modules (`PenguinVL`) or is ignored on purpose.
+Released checkpoints, training checkpoints and stand-alone encoders name the same tensors differently. Every name is
+mapped to that in `PenguinVL`, or ignored on purpose.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from penguin_models.config import read_json
 from penguin_models.errors import CheckpointError
 
 ENCODER_PREFIX = "vision_encoder."
-# Parts that training adds and buffers that are computed: never loaded.
+# Modules that only training uses, and buffers that are computed: never loaded.
 _IGNORED = re.compile(r"(^|\.)(vision_encoder_teacher|vision_distill_layer)\.|rotary_emb\.|\.inv_freq$")
 _TO_OURS = (
     (re.compile(r"^model\.vision_encoder\.vision_encoder\.(embeddings|encoder)\."), r"vision_encoder.\1."),
@@ -28,22 +28,20 @@ _TO_OURS = (
     (re.compile(r"^model\.vision_projector\."), "vision_projector."),
     (re.compile(r"^model\.(embed_tokens|layers|norm)\."), r"language_model.model.\1."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
-    # A stand-alone encoder.
-    (re.compile(r"^(embeddings|encoder)\."), r"vision_encoder.\1."),
+    (re.compile(r"^(embeddings|encoder)\."), r"vision_encoder.\1."),  # a stand-alone encoder
 )
 _TO_RELEASED = (
     (re.compile(r"^language_model\."), ""),
     (re.compile(r"^vision_(encoder|projector)\."), r"model.vision_\1."),
 )
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Stored types that are read; quantised checkpoints are not."""
-# A mapped file counts as memory of the process: reopening it after so much keeps the peak near the model's size.
-_REOPEN_BYTES = 32 * 2**20
+"""Stored types that can be read; quantised checkpoints cannot."""
+_BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies and what it looks like."""
+    """Place, shape and safetensors type ("F32", "BF16", ...) of a tensor on disk."""
 
     file: Path
     name: str
@@ -52,7 +50,7 @@ class StoredTensor:
 
 
 def our_name(stored: str) -> str | None:
-    """Name of a stored tensor in `PenguinVL`, or None for what is ignored on purpose; unknown names stay."""
+    """Returns a stored tensor's name in `PenguinVL`, or None if it is ignored; unknown names are returned unchanged."""
     if _IGNORED.search(stored):
         return None
     for pattern, replacement in _TO_OURS:
@@ -63,17 +61,17 @@ def our_name(stored: str) -> str | None:
 
 
 def released_name(ours: str) -> str:
-    """Name of one of `PenguinVL`'s parameters in a released checkpoint."""
+    """Returns the released name of one of `PenguinVL`'s parameters."""
     for pattern, replacement in _TO_RELEASED:
         ours = pattern.sub(replacement, ours)
     return ours
 
 
 def index_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Tensors of a checkpoint folder by their names in `PenguinVL`, without reading their data.
+    """Lists the tensors of a checkpoint folder by their names in `PenguinVL`, without reading their data.
 
     Raises:
-        CheckpointError: no safetensors, a shard that is missing or cut short, or two tensors for one parameter.
+        CheckpointError: Weights are missing or cut short, or two tensors map to one parameter.
     """
     found: dict[str, StoredTensor] = {}
     for file in _weight_files(folder):
@@ -90,65 +88,49 @@ def index_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor]) -> None:
-    """Compares names and shapes before anything is loaded.
+    """Compares names, shapes and types before anything is loaded.
 
     Raises:
-        CheckpointError: names every missing, unexpected or misshapen tensor (the first few of many).
+        CheckpointError: Tensors are missing, unexpected, misshapen or quantised; it names the first few of each.
     """
     missing = [released_name(name) for name in expected if name not in found]
     unexpected = [found[name].name for name in found if name not in expected]
-    misshapen = [
-        f"{found[name].name} is {list(found[name].shape)}, config.json wants {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name].shape != shape
-    ]
-    quantised = [f"{t.name} is {t.dtype}" for name, t in found.items() if name in expected and t.dtype not in FLOATS]
-    problems = [
-        f"{len(names)} {kind}: {_some(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("misshapen", misshapen),
-            (f"not of type {', '.join(FLOATS)}", quantised),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{folder} does not fit its config.json; tensors " + "; ".join(problems))
+    pairs = [(found[name], shape) for name, shape in expected.items() if name in found]
+    problems = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": [
+            f"{tensor.name} is {list(tensor.shape)}, config.json wants {list(shape)}"
+            for tensor, shape in pairs
+            if tensor.shape != shape
+        ],
+        f"not of type {', '.join(FLOATS)}": [f"{t.name} is {t.dtype}" for t, _ in pairs if t.dtype not in FLOATS],
+    }
+    listed = [f"{len(names)} {kind}: {_first(names)}" for kind, names in problems.items() if names]
+    if listed:
+        raise CheckpointError(f"{folder} does not fit its config.json; tensors " + "; ".join(listed))
 
 
 def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, slice, Tensor]]:
-    """Streams tensors in blocks of rows, so that little more than one block is in memory.
+    """Streams tensors in blocks of rows, so that memory holds little more than one block.
 
     Yields:
-        (name, rows, block): block holds these rows of the tensor; it is valid only until the next is taken.
+        (name, rows, block): These rows of the tensor; valid only until the next block is taken.
     """
-    by_file = sorted(stored.items(), key=lambda item: (item[1].file, item[1].name))
-    for file, items in groupby(by_file, key=lambda item: item[1].file):
-        for batch in _batches(items):
-            with _open(file) as tensors:
-                for name, tensor, rows in batch:
-                    yield name, rows, tensors.get_slice(tensor.name)[rows]
+    for name, tensor in sorted(stored.items(), key=lambda item: (item[1].file, item[1].name)):
+        rows = max(1, _BLOCK_BYTES // (4 * math.prod(tensor.shape[1:])))
+        for start in range(0, tensor.shape[0], rows):
+            block = slice(start, min(start + rows, tensor.shape[0]))
+            # Mapped pages of a file count as memory of the process until it is closed: open it for each block.
+            with _open(tensor.file) as tensors:
+                yield name, block, tensors.get_slice(tensor.name)[block]
 
 
-def _batches(
-    items: Iterable[tuple[str, StoredTensor]],
-) -> Iterator[list[tuple[str, StoredTensor, slice]]]:
-    """Cuts tensors into blocks of rows, and gathers blocks up to about `_REOPEN_BYTES`."""
-    batch: list[tuple[str, StoredTensor, slice]] = []
-    size = 0
-    for name, tensor in items:
-        row_bytes = 4 * math.prod(tensor.shape[1:])
-        block = max(1, _REOPEN_BYTES // row_bytes)
-        for start in range(0, tensor.shape[0], block):
-            stop = min(start + block, tensor.shape[0])
-            batch.append((name, tensor, slice(start, stop)))
-            size += (stop - start) * row_bytes
-            if size >= _REOPEN_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+@torch.no_grad()
+def copy_tensors(stored: Mapping[str, StoredTensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Copies stored tensors into the parameters of the same names, with their types and devices."""
+    for name, rows, block in read_tensors(stored):
+        parameters[name][rows] = block
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -160,7 +142,7 @@ def _weight_files(folder: Path) -> list[Path]:
         names = sorted(set(weight_map.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"{folder} lacks {_some(missing)}, which its index names; download them again")
+            raise CheckpointError(f"{folder} lacks {_first(missing)}, which its index names; download them again")
         return [folder / name for name in names]
     if single.is_file():
         return [single]
@@ -174,6 +156,6 @@ def _open(file: Path) -> safe_open:
         raise CheckpointError(f"{file} is not a complete safetensors file ({err}); download it again") from err
 
 
-def _some(names: list[str], limit: int = 5) -> str:
+def _first(names: list[str], limit: int = 5) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

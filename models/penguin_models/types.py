@@ -1,6 +1,6 @@
-"""The values that travel through the package: frames, their kinds, and images cut into patches.
+"""Values shared by the whole package: frames, their kinds, and images cut into patches.
 
-Axes: H, W pixels; N patches; C = 3 colours. No torch here, so that a robot can run without it.
+Axes: H, W pixels; N patches; P patch size; C = 3 colours. Imports no torch, so a robot can run without it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class FrameKind(IntEnum):
-    """How a frame counts in the allocation of tokens; the values are those of the released labels."""
+    """Kind of a frame in token allocation; the values are those of the released labels."""
 
     KEY = 0
     INTERMEDIATE = 1
 
 
 class Size(NamedTuple):
-    """Height and width, in pixels unless said otherwise."""
+    """Height and width, in pixels unless stated otherwise."""
 
     height: int
     width: int
@@ -39,13 +39,13 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One image of one camera.
+    """One image from one camera.
 
     Attributes:
         rgb: uint8 [H, W, 3], contiguous.
-        stamp_ns: time of capture in nanoseconds.
-        camera: name of the camera; image topics serve as names on a robot.
-        header: whatever the source attached (a ROS header); carried along, never read.
+        stamp_ns: Capture time in nanoseconds.
+        camera: Name of the camera; on a robot, its image topic.
+        header: Anything the source attached (a ROS header); passed through unread.
     """
 
     rgb: UInt8Array
@@ -64,13 +64,13 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchedImage:
-    """An image as the encoder reads it.
+    """An image cut into patches, the encoder's input.
 
     Attributes:
-        patches: float32 [N, C*P*P], normalised; each patch flattened channel first; patches ordered block by block
-            (merge_size x merge_size blocks in raster order, raster inside a block).
-        grid: rows and columns of patches; N = grid.height * grid.width.
-        merge_size: each block of merge_size x merge_size patches becomes one visual token.
+        patches: float32 [N, C*P*P], normalised; each patch is flattened channel first. Patches are ordered by blocks of
+            merge_size x merge_size: blocks in raster order, patches in raster order inside a block.
+        grid: Rows and columns of patches; N = grid.height * grid.width.
+        merge_size: Each block of merge_size x merge_size patches becomes one visual token.
     """
 
     patches: Float32Array
@@ -83,5 +83,5 @@ class PatchedImage:
 
     @property
     def tokens(self) -> int:
-        """Visual tokens that the image becomes."""
+        """Number of visual tokens of the image."""
         return self.grid.area // self.merge_size**2

@@ -1,6 +1,6 @@
-"""The whole model: Penguin-Encoder -> projector -> Qwen3 decoder (transformers' own, with its caches).
+"""The whole model: Penguin-Encoder -> projector -> Qwen3 decoder (transformers' own, with its KV caches).
 
-Knows nothing of files (checkpoint.py), text (processor.py) or how answers are sampled (penguin_engine).
+It knows nothing of files (checkpoint.py), text (processor.py) or sampling (penguin_engine).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class PenguinVL(nn.Module):
     """A vision-language model.
 
     Attributes:
-        config: sizes.
-        vision_encoder: patches -> features of visual tokens.
-        vision_projector: features -> embeddings.
+        config: Sizes.
+        vision_encoder: Patches -> features of visual tokens.
+        vision_projector: Features -> embeddings.
         language_model: transformers' Qwen3.
     """
 
@@ -38,7 +38,7 @@ class PenguinVL(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.language_model.device  # type: ignore[no-any-return]
 
     @property
@@ -47,13 +47,13 @@ class PenguinVL(nn.Module):
         return self.language_model.dtype  # type: ignore[no-any-return]
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """Embeddings of token ids: [...] -> [..., hidden]."""
+        """Returns the embeddings of token ids: [...] -> [..., hidden]."""
         return self.language_model.get_input_embeddings()(input_ids)  # type: ignore[no-any-return]
 
     def encode(self, images: Sequence[PatchedImage]) -> list[Tensor]:
-        """Visual tokens of each image: [tokens, hidden] on the model's device.
+        """Returns the visual tokens of each image, [tokens, hidden] on the model's device.
 
-        Each image keeps its own size; the result does not depend on which images are encoded together.
+        Images may differ in size; the result does not depend on which images are encoded together.
         """
         if not images:
             return []
@@ -63,14 +63,14 @@ class PenguinVL(nn.Module):
         return list(tokens.split([image.tokens for image in images]))
 
     def embed_prompt(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
-        """Embeddings of a prompt with visual tokens in place of its `<image>` ids.
+        """Returns the embeddings of a prompt with visual tokens in place of its `<image>` ids: [batch, length, hidden].
 
         Args:
             input_ids: int64 [batch, length]; not changed.
             visual_tokens: [tokens, hidden] in the order of their places, or None.
 
         Raises:
-            PromptError: the prompt has another number of places than there are visual tokens.
+            PromptError: The number of places differs from the number of visual tokens.
         """
         places = self._places(input_ids, 0 if visual_tokens is None else visual_tokens.shape[0])
         embeddings = self.embed_tokens(input_ids.masked_fill(places, 0))
@@ -80,15 +80,15 @@ class PenguinVL(nn.Module):
 
     def _places(self, input_ids: Tensor, visual_tokens: int) -> Tensor:
         places = input_ids == self.config.image_token_id
-        if (wanted := int(places.sum())) != visual_tokens:
+        if (expected := int(places.sum())) != visual_tokens:
             raise PromptError(
-                f"the prompt has {wanted} <image> places but its images make {visual_tokens} visual tokens; "
+                f"the prompt has {expected} <image> places but its images make {visual_tokens} visual tokens; "
                 "prepare both with the same Processor call"
             )
         return places
 
     def _embed(self, input_ids: Tensor, images: Sequence[PatchedImage]) -> Tensor:
-        self._places(input_ids, sum(image.tokens for image in images))  # before the encoder runs
+        self._places(input_ids, sum(image.tokens for image in images))  # checked before the encoder runs
         visual_tokens = torch.cat(self.encode(images)) if images else None
         return self.embed_prompt(input_ids.to(self.device), visual_tokens)
 
@@ -103,31 +103,31 @@ class PenguinVL(nn.Module):
 
         Args:
             input_ids: int64 [batch, length] with one `<image>` id per visual token.
-            images: in the order in which the batch shows them.
-            labels: int64 [batch, length], -100 where nothing is learnt; adds `loss` to the result.
-            **decoder_arguments: as transformers' `Qwen3ForCausalLM.forward` takes them (attention_mask,
+            images: Images in the order of their places.
+            labels: int64 [batch, length], -100 for positions without a target; adds `loss` to the result.
+            **decoder_arguments: Further arguments of transformers' `Qwen3ForCausalLM.forward` (attention_mask,
                 position_ids, past_key_values, logits_to_keep, ...).
 
         Returns:
             transformers' `CausalLMOutputWithPast`.
 
         Raises:
-            PromptError: placeholders and visual tokens differ in number; raised before the encoder runs.
+            PromptError: The number of places differs from the number of visual tokens; the encoder has not run yet.
         """
         embeddings = self._embed(input_ids, images)
         return self.language_model(inputs_embeds=embeddings, labels=labels, **decoder_arguments)
 
     @torch.inference_mode()
     def generate(self, input_ids: Tensor, images: Sequence[PatchedImage] = (), **generation: Any) -> Tensor:
-        """transformers' `generate` over a prompt with its images.
+        """Runs transformers' `generate` on a prompt with its images.
 
         Args:
             input_ids: int64 [1, length].
-            images: in the order of the prompt.
-            **generation: as transformers' `generate` takes it.
+            images: Images in the order of their places.
+            **generation: Further arguments of transformers' `generate`.
 
         Returns:
-            int64 [1, new tokens]: only what was generated, never the prompt.
+            The new tokens without the prompt, int64 [1, new tokens].
         """
         embeddings = self._embed(input_ids, images)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)

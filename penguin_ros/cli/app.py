@@ -14,7 +14,6 @@ from penguin_ros.cli import (
     export,
     parity,
     prepare,
-    pull,
     quantize,
     ros,
     soak,
@@ -34,7 +33,6 @@ app.command("parity")(parity.parity)
 app.command("node")(ros.node)
 app.command("replay")(ros.replay)
 app.command("sim-camera")(ros.sim_camera)
-app.command("pull")(pull.pull)
 app.command("export")(export.export)
 app.command("build")(build.build)
 app.command("quantize")(quantize.quantize)

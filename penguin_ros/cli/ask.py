@@ -1,4 +1,4 @@
-"""`penguin-vl ask`: a question about images, a video or a bag."""
+"""`penguin-vl ask`: a question about images, a video or a bag, or to a running node."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import typer
 from penguin_engine.scene.answer import Answer
 from penguin_models.errors import MediaError
 from penguin_models.keyframe_policy import KeyframePolicy
-from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame
+from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    RevisionOption,
     RuntimeOption,
     print_json,
     stdout,
@@ -28,40 +29,41 @@ from penguin_ros.cli.output import (
 
 def ask(
     context: typer.Context,
-    words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to ask.")] = None,
-    question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask, as an option.")] = None,
+    words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="The question, as an option.")] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.")] = None,
-    node: Annotated[str | None, typer.Option(help="Ask a running node, for example /penguin, instead.")] = None,
-    camera: Annotated[list[str] | None, typer.Option(help="Image topic that the node is to look at; all.")] = None,
-    horizon: Annotated[float, typer.Option(help="Seconds that the node is to look back; 0 is all.", min=0.0)] = 0.0,
-    image: Annotated[list[Path] | None, typer.Option(help="Image file; of several, boxes are of the last.")] = None,
+    revision: RevisionOption = None,
+    node: Annotated[str | None, typer.Option(help="Running node to ask instead of a model, such as /penguin.")] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Image topic the question is about; all if omitted.")] = None,
+    horizon: Annotated[float, typer.Option(help="Seconds the node looks back; 0 for all.", min=0.0)] = 0.0,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; boxes refer to the last one.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
     bag: Annotated[Path | None, typer.Option(help="Bag folder, or a single .mcap or .db3 file.")] = None,
-    topic: Annotated[str | None, typer.Option(help="Image topic of the bag; needed if it has several.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic of the bag; required if it has several.")] = None,
     fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = FPS,
-    max_frames: Annotated[int, typer.Option(help="Most frames of a video.", min=1)] = MAX_FRAMES,
+    max_frames: Annotated[int, typer.Option(help="Maximum number of sampled frames.", min=1)] = MAX_FRAMES,
     policy: Annotated[
         Literal["reference", "novelty"],
-        typer.Option(help="What makes a key frame of a video: the released rule, or that of the node."),
+        typer.Option(help="Keyframe policy for videos: the released rule, or the node's default."),
     ] = "reference",
     max_tokens: Annotated[
-        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if not given.", min=1)
+        int | None, typer.Option(help="Budget of visual tokens; the checkpoint's if omitted.", min=1)
     ] = None,
     allocation: Annotated[
         Literal["strict", "reference"],
-        typer.Option(help="strict: never above native size or budget; reference: as released."),
+        typer.Option(help="strict: never above source size or budget; reference: as released."),
     ] = "strict",
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from tokens with this probability together.", max=1.0)] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.", min=0)] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer in tokens.", min=1)] = None,
+    temperature: Annotated[float, typer.Option(help="0 selects the most likely token.", min=0.0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the most likely tokens of this total.", max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling; the same seed gives the same answer.", min=0)] = 0,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask about images, a video or a recorded bag, or ask a running node; the answer streams as it is generated."""
+    """Ask about images, a video or a recorded bag, or ask a running node; the answer is streamed."""
     _check(context)
     text = words or question or ""
     if node is not None:
@@ -70,7 +72,6 @@ def ask(
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_engine.scene.generation import Sampling
     from penguin_engine.scene.offline import ask as run
-    from penguin_models.media import load_image
 
     assert model is not None
     if save is not None:
@@ -81,6 +82,10 @@ def ask(
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
     with working(f"loading {model}"):
+        if revision is not None:
+            from penguin_models.checkpoint import resolve_checkpoint
+
+            model = str(resolve_checkpoint(model, revision))
         opened, processor = open_runtime(runtime, model, device, dtype)
     answer = run(
         opened,
@@ -107,53 +112,53 @@ def ask(
     _print_grounding(answer)
 
 
-_FOR_NODES = {"camera": "--camera", "horizon": "--horizon"}
+_FOR_NODES = {"camera", "horizon"}
 _FOR_BOTH = {"words", "question", "node", "max_new_tokens", "as_json"}
-_FOR_CLIPS = {"fps": "--fps", "max_frames": "--max-frames", "policy": "--policy"}
-_FOR_SAMPLING = {"top_p": "--top-p", "seed": "--seed"}
 
 
 def _check(context: typer.Context) -> None:
-    """Refuses what does not go together: no option that was given is ignored."""
+    """Rejects options that contradict each other or would be ignored."""
     options = context.params
-    given = [name for name in options if _was_given(context, name)]
+    used = [name for name in options if _was_used(context, name)]
     if (options["words"] is None) == (options["question"] is None):
         raise typer.BadParameter("give one question", param_hint="QUESTION")
     if options["node"] is not None:
-        if foreign := [name for name in given if name not in _FOR_BOTH | _FOR_NODES.keys()]:
-            option = f"--{foreign[0].replace('_', '-')}"
-            raise typer.BadParameter(
-                f"a node has its own model, cameras and settings: leave out {option}", param_hint="--node"
-            )
+        if foreign := [name for name in used if name not in _FOR_BOTH | _FOR_NODES]:
+            message = f"a node has its own model, cameras and settings: leave out {_option(foreign[0])}"
+            raise typer.BadParameter(message, param_hint="--node")
         return
-    for name in given:
-        if name in _FOR_NODES:
-            raise typer.BadParameter("it goes with --node", param_hint=_FOR_NODES[name])
     if options["model"] is None:
         raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
     if options["video"] is not None and options["bag"] is not None:
         raise typer.BadParameter("give either --video or --bag", param_hint="--video")
-    for name in given:
-        if name in _FOR_CLIPS and options["video"] is None and options["bag"] is None:
-            raise typer.BadParameter("it goes with --video or --bag", param_hint=_FOR_CLIPS[name])
-    if options["topic"] is not None and options["bag"] is None:
-        raise typer.BadParameter("--topic goes with --bag", param_hint="--topic")
     if options["save"] is not None and not (options["image"] or options["video"] or options["bag"]):
         raise typer.BadParameter("there is no image to draw into", param_hint="--save")
-    for name in given:
-        if name in _FOR_SAMPLING and options["temperature"] == 0:
-            raise typer.BadParameter("it goes with --temperature above 0", param_hint=_FOR_SAMPLING[name])
     if not 0 < options["top_p"] <= 1:
         raise typer.BadParameter(f"{options['top_p']} is not above 0 and at most 1", param_hint="--top-p")
+    has_clip = options["video"] is not None or options["bag"] is not None
+    for names, applies, needed in (
+        (_FOR_NODES, False, "--node"),
+        ({"topic"}, options["bag"] is not None, "--bag"),
+        ({"fps", "max_frames", "policy"}, has_clip, "--video or --bag"),
+        ({"top_p", "seed"}, options["temperature"] > 0, "--temperature above 0"),
+        ({"revision"}, options["runtime"] == "torch", "--runtime torch"),
+    ):
+        for name in used:
+            if name in names and not applies:
+                raise typer.BadParameter(f"it goes with {needed}", param_hint=_option(name))
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
+def _was_used(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-class _Remembering:
-    """A clip that keeps the last frame it gave out."""
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+class _RecordingClip:
+    """A clip that remembers the last frame it yielded."""
 
     def __init__(self, clip: Clip):
         self._clip = clip
@@ -171,7 +176,7 @@ def _policy(name: str) -> KeyframePolicy:
 
         return NoveltyPolicy()
     if importlib.util.find_spec("torch") is None:
-        raise MediaError("the released rule for key frames needs torch: pip install torch, or take --policy novelty")
+        raise MediaError("the released keyframe rule needs torch: pip install torch, or take --policy novelty")
     from penguin_models.reference_policy import ReferencePolicy
 
     return ReferencePolicy()
@@ -179,15 +184,13 @@ def _policy(name: str) -> KeyframePolicy:
 
 def _open_clip(
     video: Path | None, bag: Path | None, topic: str | None, fps: float, max_frames: int
-) -> _Remembering | None:
+) -> _RecordingClip | None:
     if video is not None:
-        from penguin_models.media import VideoFile
-
-        return _Remembering(VideoFile(video, fps, max_frames))
+        return _RecordingClip(VideoFile(video, fps, max_frames))
     if bag is not None:
         from penguin_ros.bags import BagClip
 
-        return _Remembering(BagClip(bag, topic, fps, max_frames))
+        return _RecordingClip(BagClip(bag, topic, fps, max_frames))
     return None
 
 

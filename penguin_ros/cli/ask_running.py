@@ -1,4 +1,4 @@
-"""`penguin-vl ask --node`: a question to a node that is running."""
+"""`penguin-vl ask --node`: a question to a running node."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from penguin_ros.cli.ros import require_ros
 def ask_running(
     node: str, question: str, cameras: Sequence[str], horizon_s: float, max_new_tokens: int | None, as_json: bool
 ) -> None:
-    """Asks a node over its action, and prints the answer as it comes and what it points at.
+    """Asks a node over its action; prints the answer as it arrives, then its objects and time ranges.
 
-    Pieces of the answer can get lost: rclpy's client drops what it has not read when the goal is done. The whole answer
-    is then printed after them.
+    rclpy's client drops feedback that it has not read when the goal finishes. If pieces of the answer were lost, the
+    whole answer is printed after them.
     """
     require_ros()
     from penguin_ros.tools.ask_client import ask_node

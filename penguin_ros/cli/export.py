@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 _DRAWN_SAMPLES = 4
@@ -41,14 +41,18 @@ def export(
     sample: Annotated[
         list[Path] | None, typer.Option(help="Image for the check of a float16 export's ranges, can be repeated.")
     ] = None,
+    revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write graphs, weights, tokenizer and manifest: all that a robot needs without torch and transformers."""
     from penguin_engine.bench.event_clips import drawn_samples
     from penguin_engine.export.checkpoint_to_onnx import ExportOptions
     from penguin_engine.export.checkpoint_to_onnx import export as run
+    from penguin_models.checkpoint import resolve_checkpoint
     from penguin_models.media import load_image
 
+    if revision is not None:
+        model = str(resolve_checkpoint(model, revision))
     samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)
     with stopping_like_ctrl_c(), working(f"exporting {model}"):
         manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))

@@ -17,7 +17,10 @@ stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or owner/name on the model hub.")]
-RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option("--revision", help="Branch, tag or commit of a model on the hub; its default branch if not given."),
+]
 DeviceOption = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...; auto is cuda if there is one.")]
 DtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights; as stored if not given.")

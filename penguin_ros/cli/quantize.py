@@ -11,7 +11,7 @@ import typer
 
 from penguin_models.errors import EngineError
 from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
-from penguin_ros.cli.output import JsonOption, ModelOption, print_json, stderr, stdout, working
+from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stderr, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def quantize(
     min_agreement: Annotated[
         float, typer.Option(help="Refuse a variant with a smaller share of equal next tokens.", max=1.0)
     ] = 0.95,
+    revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quantise the decoder, compare with full precision, and judge the result; exit code 1 if it is not good."""
@@ -69,8 +70,11 @@ def quantize(
     from penguin_engine.bench.quantize_report import quantize_and_compare
     from penguin_engine.export.quantize import REPORT, Quantization
     from penguin_engine.export.staging import writing
+    from penguin_models.checkpoint import resolve_checkpoint
     from penguin_models.media import load_image
 
+    if revision is not None:
+        model = str(resolve_checkpoint(model, revision))
     quantization = Quantization.default(weights, profile == "onnxruntime")
     if keep_blocks is not None:
         quantization = replace(quantization, keep_blocks=keep_blocks)

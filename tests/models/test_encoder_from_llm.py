@@ -61,7 +61,7 @@ def test_patch_embedding_is_new_and_seeded(llm):
 
 
 def test_too_many_layers(llm):
-    with pytest.raises(CheckpointError, match=r"4 encoder layers were asked for; .* has 3"):
+    with pytest.raises(CheckpointError, match=r"4 encoder layers were requested, but .* has 3"):
         convert_llm_to_encoder(llm[1], num_hidden_layers=4)
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from penguin_models.errors import PolicyError
+from penguin_models.errors import SettingError
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
 from penguin_models.types import Frame, FrameKind
 
@@ -127,8 +127,8 @@ def test_odd_sizes(size):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", 0), ("threshold", 255), ("min_cells", 0), ("min_cells", 26), ("grid_cells", 8), ("adapt_s", 0)],
+    [("threshold", 0), ("threshold", 255), ("min_cells", 0), ("min_cells", 26), ("min_interval_s", -1)],
 )
 def test_impossible_settings(name, value):
-    with pytest.raises(PolicyError, match=f"{name} is {value}, it must be"):
+    with pytest.raises(SettingError, match=f"{name} is {value}, it must be"):
         NoveltyConfig(**{name: value})

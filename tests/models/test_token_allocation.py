@@ -102,5 +102,5 @@ def test_budget_is_split_in_proportion():
     assert split_budget([300, 100], 1000, [24, 24]) == [750, 250]
     assert split_budget([1000, 10, 10], 100, [24, 10, 8]) == [82, 10, 8]
     assert split_budget([1000, 10, 200], 96, [24, 10, 24]) == [62, 10, 24]
-    with pytest.raises(BudgetError, match="3 images and videos need at least 58 visual tokens, the budget is 57"):
+    with pytest.raises(BudgetError, match="3 images and videos need at least 58 visual tokens, but the budget is 57"):
         split_budget([1000, 10, 200], 57, [24, 10, 24])

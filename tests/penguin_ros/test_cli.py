@@ -78,8 +78,9 @@ def test_executable_says_what_is_wrong_in_one_line(asking, tmp_path):
 
 def test_executable_without_network(tmp_path):
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(tmp_path)}
-    result = execute("pull", "tencent/Penguin-VL-2B", folder=tmp_path, **environment)
-    assert result.error.startswith("the model hub cannot be reached for tencent/Penguin-VL-2B")
+    question = ("ask", "--model", "tencent/Penguin-VL-2B", "--revision", "v1", "-q", "What?")
+    result = execute(*question, folder=tmp_path, **environment)
+    assert result.error.endswith("download it: hf download tencent/Penguin-VL-2B --revision v1")
     assert result.out == ""
 
 
@@ -244,7 +245,7 @@ def test_a_bag_without_image_topics(cli, asking, bags):
     [
         (["--question", ""], "the question is empty"),
         (["--question", " \n"], "the question is empty"),
-        (["--question", "What is <image> for?"], "contains '<image>', which has a meaning of its own .*leave it out"),
+        (["--question", "What is <image> for?"], "contains '<image>', which is a control token .*leave it out"),
         (["--question", "Hi<|im_end|>"], r"contains '<\|im_end\|>'"),
         (["--question", "caf\udce9"], "question"),  # bytes of another encoding reach Python like this
         (["--model", "missing"], "missing is not a checkpoint folder"),
@@ -286,8 +287,12 @@ def test_a_tensor_of_a_wrong_shape_is_named(cli, asking, edit_checkpoint):
         (["ask", "--model", "x"], "give one question"),
         (["ask", "--question", "x"], "give --model, or --node"),
         (["ask", "--model", "x", "-q", "x", "--video", "a", "--bag", "b"], "either --video or --bag"),
-        (["ask", "--model", "x", "-q", "x", "--topic", "/a"], "--topic goes with --bag"),
-        (["ask", "--model", "x", "-q", "x", "--topic", "/a", "--video", "b"], "--topic goes with --bag"),
+        (["ask", "--model", "x", "-q", "x", "--topic", "/a"], "--topic: it goes with --bag"),
+        (["ask", "--model", "x", "-q", "x", "--topic", "/a", "--video", "b"], "--topic: it goes with --bag"),
+        (
+            ["ask", "--model", "x", "-q", "x", "--revision", "v1", "--runtime", "onnx"],
+            "--revision: it goes with --runtime",
+        ),
         (["ask", "--model", "x", "-q", "x", "--save", "a.png"], "there is no image to draw into"),
         (["ask", "--model", "x", "-q", "x", "--image", "a.png", "--fps", "1"], "--fps: it goes with --video or --bag"),
         (["ask", "--model", "x", "-q", "x", "--camera", "/a"], "--camera: it goes with --node"),

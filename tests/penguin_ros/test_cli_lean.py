@@ -45,15 +45,17 @@ def test_a_video_is_asked_about_without_torch(exported):
     assert answer["frames"] == 3 and answer["tokens"]["generated"] == 2
 
 
-def test_checkpoints_are_pulled_without_torch(tmp_path):
-    here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(tmp_path)}
-    assert execute(HEAVY, "pull", "a/b", **here).error.startswith("the model hub cannot be reached for a/b")
+def test_only_videos_need_pyav(checkpoint, reference):
+    question = ("ask", "--model", checkpoint, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
+    image = ("--image", reference / "media" / "tabletop.png")
+    assert execute(["av"], *question, *image, "--json").json["tokens"]["generated"] == 2
+    error = execute(["av"], *question, "--video", CLIP).error
+    assert error == "reading videos needs PyAV, which is not installed: pip install av"
 
 
 @pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
-        ("av", "av", ("pull", "a/b")),
         ("typer", "typer", ("doctor",)),
         ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--model", "M", "--param", "a=1")),
         ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),

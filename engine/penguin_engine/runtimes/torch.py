@@ -14,7 +14,7 @@ from torch import Tensor
 
 from penguin_engine.runtimes.base import PromptSegment, RuntimeInfo, check_fits, segment_length
 from penguin_engine.runtimes.torch_graphs import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
-from penguin_models.device_memory import oom_as_error
+from penguin_models.out_of_memory import oom_as_error
 from penguin_models.errors import DeviceMemoryError
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL

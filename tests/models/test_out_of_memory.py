@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.device_memory import oom_as_error
 from penguin_models.errors import DeviceMemoryError
+from penguin_models.out_of_memory import oom_as_error
 
 # As torch words it.
 FULL = torch.OutOfMemoryError(

@@ -1,4 +1,4 @@
-"""A device that is out of memory, said in one line: what did not fit, into what, and what to do."""
+"""Turns torch's out-of-memory error into one line: what did not fit, into what, and what to do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from penguin_models.errors import DeviceMemoryError
 
 @contextmanager
 def oom_as_error(what: str, remedy: str) -> Iterator[None]:
-    """Gives torch's error about too little memory the form of ours.
+    """Raises torch's out-of-memory error as ours.
 
     Args:
-        what: what needs the memory.
-        remedy: what makes it less.
+        what: What needs the memory.
+        remedy: What to do about it, as a sentence.
 
     Raises:
-        DeviceMemoryError: it does not fit.
+        DeviceMemoryError: The device has too little memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as err:
-        # Its first sentences say how much was wanted, how much there is and how much is free; then comes advice.
+        # torch's first sentences say how much was requested, how much there is and how much is free.
         sentences = re.split(r"(?<=\.)\s+", " ".join(str(err).split()))[:3]
         raise DeviceMemoryError(f"{what} does not fit into memory: {' '.join(sentences)} {remedy}") from err
