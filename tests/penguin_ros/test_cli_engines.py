@@ -32,6 +32,12 @@ def test_export_refuses_a_folder_with_other_files(cli, checkpoint, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
 
 
+@pytest.mark.parametrize("command", ["export", "quantize"])
+def test_a_revision_is_for_models_on_the_hub(cli, checkpoint, tmp_path, command):
+    error = cli(command, "--model", checkpoint, "--revision", "v1", "--out", tmp_path / "out").error
+    assert "v1" in error and str(checkpoint) in error
+
+
 def test_every_runtime_gives_the_same_answer(cli, checkpoint, exported, reference):
     answers = []
     for runtime, model in (("torch", checkpoint), ("onnx", exported(profile="onnxruntime"))):
