@@ -1,6 +1,6 @@
-"""What a device can do at best, measured now: memory bandwidth and the rate of matrix products.
+"""The limits of a device, measured now: memory bandwidth and the rate of matrix products.
 
-Both through torch; on a CPU products through ONNX Runtime too, as either can be much the faster one.
+Both are measured with torch. On a CPU, products are measured with ONNX Runtime too, because either can be much faster.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
 def machine_limits(threads: int, device: str, precision: str) -> dict[str, float]:
-    """Best memory bandwidth in bytes/s and matrix rate in operations/s that are reached here now.
+    """Returns the best memory bandwidth (bytes/s) and matrix rate (operations/s) that this machine reaches now.
 
     Args:
-        threads: of one operator on a CPU.
+        threads: CPU threads of one operator.
         device: "cpu", "cuda", "cuda:1", ... (ONNX Runtime's "tensorrt" is a CUDA device too).
-        precision: of the variant that is measured. CPUs multiply float32 whatever it is; GPUs have faster units for 16
-            bits, in which quantised variants multiply too.
+        precision: Precision of the variant that is measured. CPUs always multiply float32. GPUs have faster units for
+            16 bits, which quantised variants use too.
 
     Raises:
         EngineError: torch has no such device.
     """
     place = torch_device(device)
-    dtype = _matrix_type(place, precision)
+    dtype = matrix_type(place, precision)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -47,7 +47,7 @@ def machine_limits(threads: int, device: str, precision: str) -> dict[str, float
 
 
 def torch_device(device: str) -> torch.device:
-    """torch's device of a runtime's one.
+    """Returns torch's device for a runtime's device name.
 
     Raises:
         EngineError: torch cannot use it.
@@ -57,19 +57,20 @@ def torch_device(device: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise EngineError(
-            f"limits of device {device!r} are measured with torch, which sees no CUDA GPU; install a torch with CUDA, "
-            "or measure with --device cpu"
+            f"the limits of device {device!r} are measured with torch, which finds no CUDA GPU; install torch with "
+            "CUDA or measure with --device cpu"
         )
     return torch.device("cuda", int(index or 0))
 
 
 def device_name(device: str) -> str | None:
-    """Name of a GPU; None for the CPU."""
+    """Returns the name of a GPU; None for the CPU."""
     place = torch_device(device)
     return None if place.type == "cpu" else torch.cuda.get_device_name(place)
 
 
-def _matrix_type(place: torch.device, precision: str) -> torch.dtype:
+def matrix_type(place: torch.device, precision: str) -> torch.dtype:
+    """Returns the type of the products that bound a variant."""
     if place.type == "cpu" or precision in ("float32", "f32"):
         return torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float16
@@ -90,11 +91,11 @@ def _multiply_seconds(place: torch.device, dtype: torch.dtype, threads: int) -> 
 
 
 def _onnx_product(size: int, threads: int) -> Callable[[], Any]:
-    """A float32 product [size, size] x weights [size, size] in ONNX Runtime."""
+    """Returns a float32 product [size, size] x weights [size, size] that ONNX Runtime runs."""
     ones = np.ones((size, size), np.float32)
-    shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ones.shape) for name in ("x", "y")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ones.shape) for name in ("x", "y"))
     product = helper.make_node("MatMul", ["x", "weights"], ["y"])
-    graph = helper.make_graph([product], "product", shown[:1], shown[1:], [numpy_helper.from_array(ones, "weights")])
+    graph = helper.make_graph([product], "product", [x], [y], [numpy_helper.from_array(ones, "weights")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -103,7 +104,7 @@ def _onnx_product(size: int, threads: int) -> Callable[[], Any]:
 
 
 def _best(run: Callable[[], Any], place: torch.device, at_least_s: float = 0.5) -> float:
-    """Seconds of the fastest of as many runs as fill the time."""
+    """Returns the seconds of the fastest run, over repeated runs."""
 
     def finished() -> None:
         run()

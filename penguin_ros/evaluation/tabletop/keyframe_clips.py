@@ -1,12 +1,10 @@
-"""Clips of the simulated table-top on which key-frame policies are measured: frames, and what happens when.
-
-Needs PyBullet.
-"""
+"""Clips of the simulated table-top for measuring keyframe policies. Needs PyBullet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penguin_engine.bench.keyframe_policies import LabelledClip
 from penguin_models.types import Frame, Size
 from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import TabletopClip
@@ -17,16 +15,17 @@ _SIZE = Size(240, 320)
 _FPS = 5.0
 
 
-class RenderedClip:
-    """A clip of the test split.
+def rendered_clips(count: int) -> Iterator[LabelledClip]:
+    """Yields `count` clips of the test split with events, each followed by a calm one: only noise, flicker, slow light.
 
-    Attributes:
-        events: in order of time.
-        seconds: length.
+    Raises:
+        TabletopError: PyBullet is not installed.
     """
+    for number in range(count):
+        for calm in (False, True):
+            clip = TabletopClip(Split.TEST.seed(number, base=1 + calm), _SIZE, _FPS, calm=calm)
+            yield LabelledClip(_render(clip), [(event.start_s, event.end_s) for event in clip.events], clip.seconds)
 
-    def __init__(self, number: int, calm: bool):
-        """Plans a clip; nothing is rendered yet.
 
         Args:
             number: of the clip.

@@ -1,14 +1,15 @@
-"""The clips that policies are measured on are what they say; and the policies' difference shows on a few of them."""
+"""The drawn clips have the events they claim, and keyframe policies differ on them."""
 
 import numpy as np
 
 from penguin_engine.bench.event_clips import EventClip
-from penguin_engine.bench.model import drawn_clips, policy_recall
+from penguin_engine.bench.keyframe_policies import drawn_clips, policy_recall, policy_speed
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.types import FrameKind, Size
 
 
-def test_a_seed_gives_the_same_clip_again_and_again():
+def test_the_same_seed_gives_the_same_clip():
     clip, same, other = EventClip(1, seconds=3), EventClip(1, seconds=3), EventClip(2, seconds=3)
     first, again, equal, different = ([f.rgb for f in c] for c in (clip, clip, same, other))
     assert np.array_equal(first, again) and np.array_equal(first, equal) and not np.array_equal(first, different)
@@ -30,10 +31,26 @@ def test_novelty_notices_what_the_released_rule_misses():
     novelty = policy_recall(NoveltyPolicy, drawn_clips(2, seconds=30))
     released = policy_recall(ReferencePolicy, drawn_clips(2, seconds=30))
     assert novelty["events"] == released["events"] > 4
-    assert novelty["recall"] >= 0.9 and novelty["false_key_frames_per_min"] <= 2
+    assert novelty["recall"] >= 0.9 and novelty["false_keyframes_per_min"] <= 2
     assert released["recall"] < 0.5
 
 
-def test_where_nothing_happens_there_is_no_recall():
-    calm = policy_recall(NoveltyPolicy, [EventClip(4, seconds=3, calm=True)])
-    assert calm["events"] == 0 and calm["recall"] is None
+def test_calm_clips_have_no_recall():
+    _, calm = drawn_clips(1, seconds=3)
+    result = policy_recall(NoveltyPolicy, [calm])
+    assert result["events"] == 0 and result["recall"] is None
+
+
+def test_speed_is_measured_on_one_stream_of_the_requested_size():
+    class CountingPolicy:
+        frames = 0
+
+        def observe(self, frame):
+            assert frame.size == Size(50, 90)
+            self.frames += 1
+            return FrameKind.INTERMEDIATE
+
+    policy = CountingPolicy()
+    result = policy_speed(policy, Size(50, 90), seconds=0.01)
+    assert result["frames"] == policy.frames - 20 > 0  # the first twenty are not timed
+    assert (result["policy"], result["size"]) == ("CountingPolicy", "90x50")
