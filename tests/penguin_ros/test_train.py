@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from penguin_models.checkpoint import load_pretrained
@@ -59,7 +58,7 @@ def stage(tmp_path, data, checkpoint):
         "engine": {"precision": "float32", "log_every": 2, "save_every": 3},
     }
     path = tmp_path / "stage.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(json.dumps(settings))
     return path
 
 
@@ -121,7 +120,7 @@ def test_tokenizer_and_teacher(cli, data, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint, locked):
-    monkeypatch.setattr("penguin_training.run.setup.build_model", None)
+    monkeypatch.setattr("penguin_training.run.build_run.build_model", None)
     arguments = [argument.format(stage=stage, start=checkpoint, locked=locked) for argument in arguments]
     code, out, err = cli("train", stage, *arguments)
     assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
@@ -145,8 +144,8 @@ def test_a_dry_run_is_of_a_beginning(cli, stage, option):
 
 @pytest.mark.parametrize("command", ["tokenizer", "teacher"])
 def test_where_a_result_cannot_go_nothing_is_made(cli, data, locked, command, monkeypatch):
-    monkeypatch.setattr("penguin_training.model.train_teacher.train_teacher", None)
-    monkeypatch.setattr("penguin_training.data.tokenizer.train_tokenizer", None)
+    monkeypatch.setattr("penguin_training.model.train_tiny_teacher.train_tiny_teacher", None)
+    monkeypatch.setattr("penguin_training.data.train_tokenizer.train_tokenizer", None)
     for output, message in ((data, "cannot be a folder"), (locked / "x", "is write-protected")):
         code, _, err = cli("prepare", command, data, "--output", output)
         assert code == 1 and message in err and err.count("\n") == 1

@@ -3,11 +3,8 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from penguin_models.errors import DataError
-from penguin_training.data import annotations
 from penguin_training.data.annotations import AnnotationFile, parse_annotation
 
 
@@ -24,7 +21,7 @@ def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation
     }
     sample = parse(raw, tmp_path)
     assert sample.id == "7"
-    assert [(p.path.name, p.is_clip) for p in sample.pictures] == [("a.png", False), ("c", True), ("b.png", False)]
+    assert [(p.path.name, p.is_clip) for p in sample.media] == [("a.png", False), ("c", True), ("b.png", False)]
     content = sample.messages[0]["content"]
     assert [part["type"] for part in content] == ["image", "video", "text", "image", "text"]
     assert content[2]["text"] == "and " and content[4]["text"] == "?"
@@ -33,7 +30,7 @@ def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation
 
 def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
     sample = parse({"image": "chart.png"}, tmp_path)
-    assert sample.id == "file:1" and not sample.has_text and len(sample.pictures) == 1
+    assert sample.id == "file:1" and not sample.has_text and len(sample.media) == 1
     assert not parse({"image": "chart.png", "conversations": []}, tmp_path).has_text
     assert parse({"text": "words"}, tmp_path).has_text
 
@@ -92,25 +89,6 @@ def test_lines_are_read_when_asked_for(tmp_path, jsonl):
     assert file.name(5) == "a.jsonl:6"
 
 
-@given(
-    lines=st.lists(st.sampled_from(["", " ", "\t", "a", " b ", "long line"]), max_size=12),
-    block=st.integers(1, 9),
-    end=st.booleans(),
-)
-def test_lines_are_found_whatever_the_block_size(tmp_path_factory, lines, block, end):
-    text = "\n".join(lines) + ("\n" if end else "")
-    path = tmp_path_factory.mktemp("lines") / "x.jsonl"
-    path.write_text(text)
-    before = annotations._BLOCK_BYTES
-    annotations._BLOCK_BYTES = block
-    try:
-        offsets = annotations._line_offsets(path)
-    finally:
-        annotations._BLOCK_BYTES = before
-    data = text.encode()
-    assert [data[o:].split(b"\n")[0].decode() for o in offsets] == [line for line in lines if line.strip()]
-
-
 def test_a_json_list_and_its_errors(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "a"}, {"text": "b"}]))
@@ -163,12 +141,12 @@ def test_conversations_can_be_left_out(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"text": "A cup."}])
     assert AnnotationFile(path)[0].has_text and AnnotationFile(path)[1].has_text
     file = AnnotationFile(path, conversations=False)
-    assert not file[0].has_text and file[0].pictures[0].path == tmp_path / "x.png"
+    assert not file[0].has_text and file[0].media[0].path == tmp_path / "x.png"
     with pytest.raises(DataError, match="neither pictures nor conversations nor text"):
         file[1]
 
 
 def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png"}])
-    assert AnnotationFile(path)[0].pictures[0].path == tmp_path / "x.png"
-    assert AnnotationFile(path, tmp_path / "root")[0].pictures[0].path == tmp_path / "root" / "x.png"
+    assert AnnotationFile(path)[0].media[0].path == tmp_path / "x.png"
+    assert AnnotationFile(path, tmp_path / "root")[0].media[0].path == tmp_path / "root" / "x.png"

@@ -9,7 +9,7 @@ import pytest
 from penguin_models.errors import DataError
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.length_index import build_index, index_path, load_index
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.settings.data import DataFile, DataSettings
 
 

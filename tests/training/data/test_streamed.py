@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 
 from penguin_models.errors import DataError, TrainingError
+from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed import Position, StreamedData
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.dry_run import dry_run
 from penguin_training.run.loop import train
-from penguin_training.run.setup import make_reader
-from penguin_training.run.training_state import Progress, states
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.run.saved_state import find_states
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_state_that_does_not_say_how_many_workers_it_had(streamed, start):
     streamed["schedule"] = {"steps": 5}
     run = start(streamed)
     train(run, stop_at=3)
-    file = states(run.output)[-1] / "trainer" / "settings.json"
+    file = find_states(run.output)[-1] / "trainer" / "settings.json"
     known = json.loads(file.read_text())
     del known["data.workers"]
     file.write_text(json.dumps(known))
@@ -102,10 +102,10 @@ def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn,
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
     jsonl(tmp_path / "x.jsonl", rows)
     data = open_stream(streamed)
-    batch = data.first()
+    batch = data.sample_batch()
     assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone", "empty"]
     streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
-    assert open_stream(streamed).first().samples == 1
+    assert open_stream(streamed).sample_batch().samples == 1
 
 
 def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp_path):
@@ -118,7 +118,7 @@ def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp
     streamed["data"] |= {"root": str(tmp_path)}
     for name, places in (("x.jsonl", (2, 4, 7)), ("x.jsonl.gz", (2, 4))):
         streamed["data"]["files"] = [{"path": name, "only": {"family": ["f"]}}]
-        batch = open_stream(streamed).first()
+        batch = open_stream(streamed).sample_batch()
         assert batch.samples == 2
         assert [who for who, _ in batch.unusable] == [f"{name}:{place}" for place in sorted((*places, 5))]
         why = [reason for place, reason in batch.unusable if not place.endswith(":5")]
@@ -136,7 +136,7 @@ def test_a_dry_run_wants_one_sample_of_a_stream(streamed, parse, tmp_path):
 def test_a_list_is_streamed_too(streamed, open_stream, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([{"id": "a", "text": "red"}, {"id": 2, "text": "blue"}], indent=1))
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.json"}]}
-    batch = open_stream(streamed).first()
+    batch = open_stream(streamed).sample_batch()
     assert (batch.samples, batch.unusable) == (2, ())
 
 
@@ -177,7 +177,7 @@ def test_pictures_are_streamed_without_their_conversations(
     caption = json.loads((drawn / "captions.jsonl").read_text().splitlines()[0])
     jsonl(tmp_path / "pictures.jsonl", [caption | {"image": [str(drawn / caption["image"][0])]}])
     reconstruction(streamed)["data"]["files"] = [{"path": str(tmp_path / "pictures.jsonl"), "conversations": False}]
-    batch = open_stream(streamed).first()
+    batch = open_stream(streamed).sample_batch()
     assert (batch.samples, len(batch.targets), batch.unusable) == (1, 0, ())
     assert batch.real_frames == 1
 
@@ -191,6 +191,6 @@ def test_what_is_no_stream(streamed, open_stream, tmp_path, parse):
         open_stream(streamed)
     streamed["data"]["files"] = [{"path": "text.jsonl"}]
     streamed["data"]["block"] = 1000
-    data = open_stream(streamed)
-    with pytest.raises(DataError, match=r"nothing for reader 1 of 2; lower data\.block"):
-        list(data.iterate(Progress(), rank=1, world=2, workers=0, pin=False))
+    streamed["data"]["workers"] = 0
+    with pytest.raises(DataError, match=r"no samples for reader 1 of 2; lower data\.block"):
+        list(open_stream(streamed).batches({}, rank=1, world=2))

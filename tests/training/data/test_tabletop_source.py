@@ -8,11 +8,11 @@ from penguin_models.errors import TabletopError
 from penguin_tabletop.dataset import Mixture, TabletopSettings
 from penguin_tabletop.writer import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
+from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed import Position, StreamedData
 from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train
-from penguin_training.run.setup import make_reader
-from penguin_training.settings.blueprint import make_blueprint
 from penguin_training.settings.data import TabletopScenes
 
 pytest.importorskip("pybullet", reason="PyBullet is not installed: pip install pybullet")

@@ -5,11 +5,11 @@ import torch
 
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import SettingError
-from penguin_training.model.initial_weights import build_model
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.model.lora import merge_lora
+from penguin_training.run.checkpoint import gather_weights
 from penguin_training.run.loop import train
-from penguin_training.run.trained_checkpoint import gather_weights
-from penguin_training.settings.blueprint import make_blueprint
 from penguin_training.settings.stage import Lora
 
 
@@ -37,11 +37,11 @@ def test_the_merged_checkpoint_answers_as_the_matrices_do(low_rank, start, check
     model, _ = load_pretrained(run.output)
     before, _ = load_pretrained(checkpoint)
     ids, positions = torch.arange(20), torch.arange(20)
-    from penguin_training.model.packed_attention import packing
+    from penguin_training.model.packed_attention import packed_arguments
 
     decoder = run.model.language_model.eval()
     with torch.no_grad():
-        extra = {"use_cache": False, **packing([20], [()], torch.device("cpu"))}
+        extra = {"use_cache": False, **packed_arguments([20], [()], torch.device("cpu"))}
         with_matrices = decoder(ids[None], position_ids=positions[None], **extra).logits
         merged = model.language_model(ids[None]).logits
         original = before.language_model(ids[None]).logits

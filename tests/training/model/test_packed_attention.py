@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import varlen
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from penguin_training.data.independent_turns import positions
+from penguin_training.data.independent_turns import turn_positions
 from penguin_training.model import packed_attention
-from penguin_training.model.packed_attention import PACKED, packing
+from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_samples_are_as_if_alone(decoder, lengths):
 def small_groups():
     """Several groups of turns in a sample, not only one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_attention, "_GROUP", 6)
+        patch.setattr(packed_attention, "_GROUP_TOKENS", 6)
         yield
 
 
@@ -61,7 +61,7 @@ def test_turns_that_stand_apart_see_what_they_share_and_themselves(decoder, smal
             alone += [decoder(head).logits[0]] if shared else []
             alone += [decoder(torch.cat((head, turn), 1)).logits[0, shared:] for turn in rest]
     lengths, turns = [shared + sum(turns) for shared, turns in samples], [turns for _, turns in samples]
-    places = torch.from_numpy(np.concatenate([positions(*sample) for sample in zip(lengths, turns, strict=True)]))
+    places = torch.from_numpy(np.concatenate([*map(turn_positions, lengths, turns)]))
     decoder.set_attn_implementation(PACKED)
     with torch.no_grad():
         packed = _packed_logits(decoder, torch.cat(ids, 1), places[None], lengths, turns)[0]
@@ -75,7 +75,7 @@ def test_gradients_are_those_of_a_mask(decoder):
     for name in ("sdpa", PACKED):
         decoder.set_attn_implementation(name)
         inputs = states.clone().requires_grad_()
-        extra = packing(lengths, [()] * len(lengths), decoder.device) if name == PACKED else {}
+        extra = packed_arguments(lengths, [()] * len(lengths), decoder.device) if name == PACKED else {}
         decoder.model(inputs_embeds=inputs, position_ids=places, use_cache=False, **extra)[0].pow(2).sum().backward()
         gradients.append(inputs.grad)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
@@ -111,5 +111,5 @@ def test_the_packed_kernel_gets_what_it_needs(decoder, monkeypatch):
 
 
 def _packed_logits(decoder, ids, places, lengths, turns=None):
-    extra = packing(lengths, turns or [()] * len(lengths), decoder.device)
+    extra = packed_arguments(lengths, turns or [()] * len(lengths), decoder.device)
     return decoder(ids, position_ids=places, use_cache=False, **extra).logits

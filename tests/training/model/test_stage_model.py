@@ -8,8 +8,8 @@ import torch
 
 from penguin_models.checkpoint import load_pretrained
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.batches import collate
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.batch import collate
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.model.stage_model import StageModel, freeze, part_of
 from penguin_training.model.tiny_teacher import TinyTeacher
 from penguin_training.settings.data import DataFile, DataSettings
@@ -42,7 +42,7 @@ def stage(checkpoint, teacher):
 
 
 def batch_of(reader, examples):
-    return collate(examples, reader.processor.image_token_id, 588)
+    return collate(examples, reader.processor)
 
 
 def run(stage, teacher, batch):
@@ -138,10 +138,12 @@ def test_collate_says_where_everything_stands(reader, examples):
     image = reader.processor.image_token_id
     assert batch.lengths == tuple(len(e.ids) for e in examples if len(e.ids)) and batch.samples == 5
     assert batch.positions.tolist() == [i for length in batch.lengths for i in range(length)]
-    assert (batch.ids[batch.places] == image).all() and (batch.ids == image).sum() == len(batch.places)
+    assert (batch.ids[batch.visual_positions] == image).all() and (batch.ids == image).sum() == len(
+        batch.visual_positions
+    )
     chart_tokens = sum(i.tokens for i in examples[3].images)
     assert batch.size == sum(batch.lengths) + chart_tokens and batch_of(reader, []).size == 0
-    assert len(batch.taken) == len(batch.places) == sum(batch.frame_tokens) - chart_tokens
+    assert len(batch.visual_rows) == len(batch.visual_positions) == sum(batch.frame_tokens) - chart_tokens
     labels = np.concatenate([e.labels for e in examples])
     first = np.concatenate(([0], np.cumsum(batch.lengths)[:-1]))
     labels[first] = -100
@@ -163,6 +165,6 @@ def test_answers_weigh_by_their_length(reader, stage, teacher, examples, balance
                 only[0] = -100  # nothing stands before a text's first token
                 loss = run(stage, teacher, batch_of(reader, [replace(example, labels=only)]))["cross_entropy"]
                 total += float(loss.detach()) * int((only >= 0).sum()) ** -balance
-    packed = collate(examples, reader.processor.image_token_id, 588, answer_balance=balance)
+    packed = collate(examples, reader.processor, answer_balance=balance)
     assert float(run(stage, teacher, packed)["cross_entropy"].detach()) == pytest.approx(total, rel=1e-5)
     assert packed.weights.min() < packed.weights.max() <= 1

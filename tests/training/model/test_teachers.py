@@ -13,13 +13,12 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
-from penguin_training.data.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
-from penguin_training.model.teachers import check_teacher, empty_teacher, load_teacher
+from penguin_training.data.masks import NO_EDGE, class_shares, edge_classes, read_classes, words_of
+from penguin_training.model.teachers import check_patch_size, empty_teacher, load_teacher
 from penguin_training.model.tiny_teacher import EDGE_STEPS, TinyTeacher
-from penguin_training.model.train_teacher import TeacherRecipe, read_classes, train_teacher
-from penguin_training.settings.stage import Teacher as TeacherSettings
+from penguin_training.model.train_tiny_teacher import train_tiny_teacher
+from penguin_training.settings.teacher import TeacherSettings, TinyTeacherSettings
 
-CLASSES = ("nothing", "red cube", "blue cube", "red ball")
 FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
 
 
@@ -48,7 +47,7 @@ def siglip(tmp_path):
 def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
-        check_teacher(teacher, 14)
+        check_patch_size(teacher, 14)
         features = teacher.features(patches, FRAMES)
         assert features.shape == (6 + 15, width) and teacher.width == width and not features.requires_grad
         alone = teacher.features(patches[24:], FRAMES[1:])  # frames do not see each other
@@ -70,7 +69,7 @@ def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
     with pytest.raises(SettingError, match="patches of 14 pixels, the student of 16"):
-        check_teacher(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
+        check_patch_size(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
 
 
 def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, monkeypatch):
@@ -111,13 +110,13 @@ def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory,
 
 def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
     seen = []
-    recipe = TeacherRecipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
-    teacher = train_teacher([drawn / "masks.jsonl"], CLASSES, recipe, report=lambda *figures: seen.append(figures))
+    recipe = TinyTeacherSettings(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
+    teacher = train_tiny_teacher([drawn / "masks.jsonl"], recipe, report=lambda *figures: seen.append(figures))
     assert seen[0][0] == 1 and len(seen) == 30
     losses = [loss for _, loss, _ in seen]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    again = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
-    other = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
+    again = train_tiny_teacher([drawn / "masks.jsonl"], replace(recipe, steps=2))
+    other = train_tiny_teacher([drawn / "masks.jsonl"], replace(recipe, steps=2))
     for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     teacher.save_pretrained(tmp_path / "teacher")
@@ -178,27 +177,34 @@ def test_edges_are_those_of_the_connected_piece_in_a_patch():
     assert (edges[:, 1:3] == torch.tensor(found)).all()
 
 
-def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
-    recipe = TeacherRecipe(hidden_size=64, steps=1, images=1, workers=0)
-    with pytest.raises(DataError, match=r"shows class \d, 2 have a name; list all"):
-        train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
+def test_unusable_masks_are_reported(drawn, tmp_path, jsonl):
+    settings = TinyTeacherSettings(hidden_size=64, steps=4, images=4, workers=0)
+
+    def annotations(name, classes):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps(classes))
+        rows = [json.loads(line) for line in (drawn / "masks.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["image"], row["masks"] = ([str(drawn / path) for path in row[key]] for key in ("image", "masks"))
+        return jsonl(folder / "masks.jsonl", rows)
+
+    few = annotations("few", {"classes": ["nothing", "a"]})
+    with pytest.raises(DataError, match=r"shows class \d, but only 2 are named; list all"):
+        train_tiny_teacher([few], settings)
     with pytest.raises(DataError, match="no sample with as many masks as images"):
-        train_teacher([drawn / "captions.jsonl"], CLASSES, recipe)
-    (tmp_path / "list.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match=r"sample 1 of annotation file .*list\.jsonl must be an object, not \[1\]"):
-        train_teacher([tmp_path / "list.jsonl"], CLASSES, recipe)
+        train_tiny_teacher([drawn / "captions.jsonl"], settings)
+    few.write_text("[1]\n")
+    with pytest.raises(DataError, match=r"sample 1 of annotation file .*masks\.jsonl must be an object, not \[1\]"):
+        train_tiny_teacher([few], settings)
     with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
-        read_classes([drawn / "masks.jsonl"])
+        read_classes([annotations("none", {})])
+    with pytest.raises(DataError, match="lists no classes"):
+        read_classes([annotations("one", {"classes": ["nothing"]})])
     with pytest.raises(DataError, match=r"annotation file .*none\.jsonl does not exist"):
         read_classes([tmp_path / "none.jsonl"])
-    (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
-    (tmp_path / "x.jsonl").touch()
-    assert read_classes([tmp_path / "x.jsonl"]) == ["nothing", "a", "b"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "settings.json").write_text(json.dumps({"classes": ["nothing", "b"]}))
-    (tmp_path / "other" / "x.jsonl").touch()
     with pytest.raises(DataError, match="list different classes"):
-        read_classes([tmp_path / "x.jsonl", tmp_path / "other" / "x.jsonl"])
+        read_classes([few, annotations("other", {"classes": ["nothing", "b"]})])
 
 
 def test_a_broken_small_teacher(tmp_path):

@@ -15,13 +15,11 @@ from penguin_models.checkpoint import empty_model
 from penguin_models.config import PenguinConfig
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.tensor_files import released_name
-from penguin_training.data.batches import Batch
-from penguin_training.model.initial_weights import build_model
-from penguin_training.run import setup
+from penguin_training.data.open_data import make_reader, open_data
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.dry_run import dry_run
-from penguin_training.run.optimisation import Optimizers, trained_parameters
-from penguin_training.run.setup import make_reader
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.run.optimizers import Optimizers, trained_parameters
 from penguin_training.settings.stage_file import load_settings
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
@@ -140,7 +138,7 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
     for file, shipped in zip(settings.data.files, given.data.files, strict=True):
         assert replace(file, path=shipped.path) == shipped
     report = dry_run(settings)
-    trained = settings.learning_rates.given()
+    trained = settings.learning_rates.trained()
     assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
     total = sum(report.trained.values()) + sum(report.frozen.values())
     low, high = PARAMETERS.get(name.split("/")[0], (0, 8e6))
@@ -152,12 +150,12 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
 def test_figures_are_those_of_the_model_and_the_data(values, parse, indexed, reconstruction):
     settings = indexed(parse(reconstruction(values)))
     report = dry_run(settings)
-    blueprint = setup.make_blueprint(settings)
+    blueprint = make_blueprint(settings)
     model = build_model(settings, blueprint, 32)
     assert sum(report.trained.values()) == sum(p.numel() for p in model.parameters())
     assert report.bytes["weights"] == 4 * sum(p.numel() for p in model.parameters()) and not report.frozen
-    source = setup.open_source(settings, blueprint)
-    batches = [source.data.batch(numbers) for numbers in source.data.plan.micro_batches(0)]
+    data = open_data(settings, blueprint)
+    batches = [data.batch(numbers) for numbers in data.plan.micro_batches(0)]
     assert report.shapes["patches"] == [max(len(b.patches) for b in batches), 588]
     assert report.steps == 4 and report.micro_batches_per_epoch == len(batches)
 
@@ -168,7 +166,7 @@ def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
     values["learning_rates"] |= {"patch_embedding": None}
     values["optimizer"] = {"kind": kind}
     settings = indexed(parse(values))
-    model = build_model(settings, setup.make_blueprint(settings), None)
+    model = build_model(settings, make_blueprint(settings), None)
     optimizers = Optimizers(model, settings)
     for parameter in trained_parameters(model).values():
         parameter.grad = torch.zeros_like(parameter)
@@ -180,9 +178,8 @@ def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
 def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkpoint):
     """Against what autograd keeps in a real forward pass; recomputation keeps far less."""
     settings = indexed(parse(values))
-    batch = setup.open_source(settings, setup.make_blueprint(settings)).data
-    largest = max(batch.plan.micro_batches(0), key=lambda n: (batch.patches(n), batch.plan.size(n)))
-    model = build_model(settings, setup.make_blueprint(settings), None)
+    data = open_data(settings, make_blueprint(settings))
+    model = build_model(settings, make_blueprint(settings), None)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -190,9 +187,9 @@ def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkp
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    real: Batch = batch.batch(largest)
+    batch = data.sample_batch()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = model(real)
+        losses = model(batch)
     size = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
     del losses
     counted = dry_run(settings).bytes["activations"]
@@ -249,7 +246,7 @@ def test_missing_weights_are_said(values, parse, indexed, checkpoint, llm_folder
         with pytest.raises(CheckpointError, match=message):
             dry_run(settings)
         with pytest.raises(CheckpointError, match=message):
-            build_model(settings, setup.make_blueprint(settings), None)
+            build_model(settings, make_blueprint(settings), None)
 
 
 def test_a_teacher_takes_memory_too(values, parse, indexed, reconstruction, teacher_folder):

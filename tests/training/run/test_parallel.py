@@ -10,22 +10,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import yaml
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from penguin_models.errors import SettingError
-from penguin_training.model.initial_weights import build_model
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.loop import train
 from penguin_training.run.parallel import make_accelerator, place
-from penguin_training.run.training_state import states
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.run.saved_state import find_states
 
 
 def torchrun(values, folder, *arguments):
     """Two processes on this machine's CPU, through the real command."""
     stage = folder / "stage.yaml"
-    stage.write_text(yaml.safe_dump(values))
+    stage.write_text(json.dumps(values))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "penguin_ros.cli.main", "train"]
     # With a fault handler a process that aborts says where its threads were.
@@ -57,7 +56,7 @@ def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
     stage["output"] = str(output)
     stage["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
     if sharding == "fsdp2":
-        begun = states(single.output)[0]
+        begun = find_states(single.output)[0]
         shutil.copytree(begun, output / "checkpoints" / begun.name)
         shutil.copy(single.output / "metrics.jsonl", output)
         torchrun(stage, tmp_path, "--resume")

@@ -1,4 +1,4 @@
-"""A clip as a folder: one image file a frame, each named for its time in milliseconds, such as `00001500.jpg`."""
+"""A clip as a folder: one image file per frame, named by its time in milliseconds, such as `00001500.jpg`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class FrameFolder:
         """Chooses the frames, without reading them.
 
         Args:
-            path: the folder.
-            fps: at most so many frames per second are taken.
-            max_frames: where there would be more, this many are taken evenly from them.
+            path: The folder.
+            fps: Maximum number of frames per second.
+            max_frames: Maximum number of frames; more are sampled uniformly.
 
         Raises:
-            MediaError: the folder is missing or holds no frames, or fps or max_frames make no sense.
+            MediaError: the folder is missing or holds no frames, or fps or max_frames is out of range.
         """
         check_sampling(fps, max_frames)
         folder = Path(path)
@@ -32,7 +32,7 @@ class FrameFolder:
             raise MediaError(f"clip {folder} is not a folder of frames")
         files = sorted((int(file.stem), file) for file in folder.iterdir() if file.stem.isdecimal())
         if not files:
-            raise MediaError(f"clip {folder} holds no frames named for their milliseconds, such as 00001500.jpg")
+            raise MediaError(f"clip {folder} holds no frames named by their milliseconds, such as 00001500.jpg")
         chosen, last = [], -1
         for time_ms, file in files:
             slot = math.floor((time_ms - files[0][0]) / 1000 * fps + _SLACK)

@@ -2,21 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from penguin_models.errors import DataError
-from penguin_training.data.loader import check_unusable, iterate
+from penguin_training.data.open_data import check_unusable, open_data
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train
-from penguin_training.run.setup import open_source
-from penguin_training.settings.blueprint import make_blueprint
 
 
 @pytest.fixture
 def data(values, parse, indexed):
     values["budgets"]["tokens"] = 512
     settings = indexed(parse(values))
-    return open_source(settings, make_blueprint(settings)).data
+    return open_data(settings, make_blueprint(settings))
 
 
 def ids(batch):
@@ -24,20 +24,21 @@ def ids(batch):
 
 
 def test_processes_share_what_one_would_read(data):
-    alone = iterate(data, 0, 0, 1, 0, False)
+    alone = data.batches(0, rank=0, world=1)
     expected = [ids(next(alone)) for _ in range(8)]
     for rank in (0, 1):
-        shared = iterate(data, 2, rank, 2, 0, False)
+        shared = data.batches(2, rank, world=2)
         assert [ids(next(shared)) for _ in range(3)] == expected[2 + rank :: 2][:3]
 
 
 def test_workers_change_nothing_and_epochs_follow_each_other(data):
     per_epoch = len(data.plan.micro_batches(0))
-    alone = iterate(data, per_epoch - 2, 0, 1, 0, False)
-    by_workers = iterate(data, per_epoch - 2, 0, 1, 2, False)
+    alone = data.batches(per_epoch - 2, rank=0, world=1)
+    settings = replace(data.settings, data=replace(data.settings.data, workers=2))
+    by_workers = replace(data, settings=settings).batches(per_epoch - 2, rank=0, world=1)
     for _ in range(4):
         assert ids(next(alone)) == ids(next(by_workers))
-    fresh = iterate(data, per_epoch, 0, 1, 0, False)
+    fresh = data.batches(per_epoch, rank=0, world=1)
     assert ids(next(fresh)) == ids(data.batch(data.plan.micro_batches(1)[0]))
 
 
@@ -114,4 +115,4 @@ def test_too_little_data_for_a_step(values, parse, indexed):
     values["budgets"]["micro_batches"] = 1000
     with pytest.raises(DataError, match=r"1 epochs make \d+ micro-batches, one step takes 1000"):
         settings = indexed(parse(values))
-        open_source(settings, make_blueprint(settings))
+        _ = open_data(settings, make_blueprint(settings)).steps

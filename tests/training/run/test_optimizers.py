@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from penguin_training.model.initial_weights import build_model
-from penguin_training.run.optimisation import MovingAverage, Optimizers, rate_share
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
+from penguin_training.run.optimizers import MovingAverage, Optimizers, rate_share
 from penguin_training.settings.stage import Schedule
 
 
@@ -58,7 +58,7 @@ def test_muon_takes_the_matrices_of_layers(values, parse):
     taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert taken == {n for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2 and p.requires_grad}
     assert {name.split(".")[0] for name in taken} == {"language_model", "vision_encoder"}
-    rates = settings.learning_rates.given()
+    rates = settings.learning_rates.trained()
     assert sorted(group["rate"] / 10 for group in muon.param_groups) == pytest.approx(
         sorted([rates["llm"], rates["encoder"]])
     )

@@ -14,7 +14,7 @@ from penguin_models.processor import Visual
 from penguin_models.types import Size
 from penguin_training.data.annotations import Annotation, AnnotationFile, parse_annotation
 from penguin_training.data.frame_folder import FrameFolder
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.settings.data import DataFile, DataSettings
 
 DATA = DataSettings(files=[DataFile("x")], fps=2.0)
@@ -40,10 +40,10 @@ def test_what_is_measured_is_what_is_read(reader, drawn):
 def test_a_clip_is_shown_as_inference_shows_it(reader, drawn):
     annotation = AnnotationFile(drawn / "clips.jsonl")[0]
     measured = reader.measure(annotation)
-    clip = FrameFolder(annotation.pictures[0].path, fps=2.0)
+    clip = FrameFolder(annotation.media[0].path, fps=2.0)
     labelled = label_clip(clip, NoveltyPolicy())
-    assert measured.shown[0].times_s == labelled.times_s == (0.0, 0.5, 1.0, 1.5, 2.0)
-    assert measured.shown[0].visual.kinds == labelled.kinds and set(labelled.kinds) == {0, 1}
+    assert measured.media[0].times_s == labelled.times_s == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert measured.media[0].visual.kinds == labelled.kinds and set(labelled.kinds) == {0, 1}
     visual = Visual.video(labelled.size, labelled.kinds)
     (allocation,) = reader.processor.allocate([visual], 128)
     images = list(reader.processor.patch((f.rgb for f in clip), labelled.kinds, allocation))
@@ -111,15 +111,15 @@ def test_a_turned_photo_is_measured_as_it_is_seen(reader, tmp_path):
     Image.fromarray(np.zeros((40, 90, 3), np.uint8)).save(tmp_path / "x.jpg", exif=exif)
     sample = parse_annotation({"image": "x.jpg"}, tmp_path, "x")
     measured = reader.measure(sample)
-    assert measured.shown[0].visual.source_size == Size(90, 40)
+    assert measured.media[0].visual.source_size == Size(90, 40)
     assert reader.encode(sample, measured).images[0].grid == Size(6, 3)
 
 
 def test_frames_without_files_are_thinned_as_those_of_a_folder(reader, drawn):
-    (file,) = AnnotationFile(drawn / "clips.jsonl")[0].pictures
+    (file,) = AnnotationFile(drawn / "clips.jsonl")[0].media
     carried = replace(file, frames=tuple(FrameFolder(file.path, fps=2.0)))
     few = replace(reader, data=replace(DATA, max_frames=3))
-    from_file, as_carried = (few.measure(Annotation("a", (p,), None, None)).shown[0] for p in (file, carried))
+    from_file, as_carried = (few.measure(Annotation("a", (p,), None, None)).media[0] for p in (file, carried))
     assert from_file == as_carried and as_carried.times_s == (0.0, 1.0, 2.0)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import TrainingError
 from penguin_training.run.loop import train
-from penguin_training.run.training_state import states
+from penguin_training.run.saved_state import find_states
 
 
 @pytest.mark.parametrize("kind", ["everything", "reconstruction", "reading", "lora"])
@@ -47,9 +47,9 @@ def test_a_state_is_also_a_checkpoint(values, start):
     values["engine"]["save_dtype"] = "bfloat16"
     run = start(values)
     train(run)
-    assert [path.name for path in states(run.output)] == ["step-00000003", "step-00000004"]
+    assert [path.name for path in find_states(run.output)] == ["step-00000003", "step-00000004"]
     assert not list((run.output / "checkpoints").glob(".*"))
-    final, last = (load_pretrained(folder)[0] for folder in (run.output, states(run.output)[-1]))
+    final, last = (load_pretrained(folder)[0] for folder in (run.output, find_states(run.output)[-1]))
     assert final.dtype == torch.bfloat16
     for (name, ours), (_, theirs) in zip(final.named_parameters(), last.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -69,7 +69,7 @@ def test_an_interrupted_write_is_no_state(values, start, monkeypatch):
     monkeypatch.setattr(loop, "write_checkpoint", fail)
     with pytest.raises(OSError, match="disk full"):
         train(run)
-    assert [path.name for path in states(run.output)] == ["step-00000002"]
+    assert [path.name for path in find_states(run.output)] == ["step-00000002"]
 
 
 def test_what_cannot_be_resumed(values, start):
@@ -128,25 +128,9 @@ def test_what_changes_no_loss_may_change(values, start, losses):
     assert resumed.progress.step == 2 and len(losses(resumed)) == 2
 
 
-def test_a_state_from_before_a_setting_was_there(values, start):
-    """A younger setting was then what it is where nobody gives it."""
-    train(start(values), stop_at=1)
-    file = states(start(values, resume=True).output)[-1] / "trainer" / "settings.json"
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in known.items() if key != "data.answer_balance"}))
-    start(values, resume=True)
-    values["data"]["answer_balance"] = 0.5
-    with pytest.raises(TrainingError, match=r"data\.answer_balance was 0\.0, is 0\.5\. Set them back"):
-        start(values, resume=True)
-    values["data"]["answer_balance"] = 0.0
-    values["lora"], values["learning_rates"] = {}, {"lora": 1e-2}
-    with pytest.raises(TrainingError, match=r"lora\.alpha was None, is "):
-        start(values, resume=True)
-
-
 def test_a_state_without_its_settings(values, start):
     train(start(values), stop_at=1)
-    (states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
+    (find_states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
     with pytest.raises(TrainingError, match=r"settings\.json cannot be read .* begin a new run"):
         start(values, resume=True)
 
@@ -165,7 +149,7 @@ def test_figures_after_the_state_are_dropped(values, start, losses):
     values["engine"]["save_every"] = 2
     run = start(values)
     train(run, stop_at=3)
-    newest = states(run.output)[-1]
+    newest = find_states(run.output)[-1]
     newest.rename(newest.with_name("lost"))  # only the state of step 2 is left
     resumed = start(values, resume=True)
     train(resumed)

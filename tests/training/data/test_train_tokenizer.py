@@ -11,10 +11,10 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder_from_llm import convert_llm_to_encoder
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.tokenizer import SPECIAL, WORDS, save_tokenizer, train_tokenizer
-from penguin_training.model.initial_weights import build_model
+from penguin_training.data.train_tokenizer import SPECIAL, WORDS, save_tokenizer, train_tokenizer
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.loop import train
-from penguin_training.settings.blueprint import make_blueprint
 
 
 @pytest.fixture(scope="module")
