@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def lengths(
             known = None if again else find_index(file, reader)
             task = progress.add_task(file.path.name, total=len(known.unusable if known else file))
             if known is None or known.unusable:
-                build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task), known)
+                build_index(file, reader, settings.data.workers, partial(progress.advance, task), known)
             index = load_index(file, reader)
             usable = index.packed_sizes()[index.tokens >= 0]
             left_out = [{"id": name, "reason": reason} for name, reason in index.unusable.values()]

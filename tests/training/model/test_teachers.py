@@ -1,4 +1,4 @@
-"""Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
+"""Teachers: each kind returns one feature vector per visual token, from the same patches as the student."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def patches():
 
 @pytest.fixture
 def siglip(tmp_path):
-    """A random VL3-SigLIP-NaViT in its authors' layout: their model type, and code that must not run."""
+    """A random VL3-SigLIP-NaViT in its authors' layout, with code that must not run."""
     from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
 
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def siglip(tmp_path):
     return tmp_path
 
 
-def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
+def test_each_kind_returns_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
         check_patch_size(teacher, 14)
@@ -54,17 +54,17 @@ def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, che
         torch.testing.assert_close(features[6:], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_a_larger_penguin_teaches_with_its_encoder(checkpoint, patches):
+def test_a_penguin_teacher_is_its_encoder(checkpoint, patches):
     teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)))
     model, _ = load_pretrained(checkpoint)
     with torch.no_grad():
         torch.testing.assert_close(teacher.features(patches, FRAMES), model.vision_encoder(patches, FRAMES))
 
 
-def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
+def test_other_models_are_refused(siglip, checkpoint, tmp_path, teacher_folder):
     with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a teacher of kind siglip is one of"):
         load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)))
-    with pytest.raises(CheckpointError, match="not a teacher of `penguin-vl prepare teacher`"):
+    with pytest.raises(CheckpointError, match="not a teacher made by `penguin-vl prepare teacher`"):
         load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)))
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
@@ -72,7 +72,7 @@ def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
         check_patch_size(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
 
 
-def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, monkeypatch):
+def test_an_empty_teacher_knows_its_sizes(siglip, teacher_folder, checkpoint, monkeypatch):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         settings = TeacherSettings(kind=kind, path=str(path))
         empty, loaded = empty_teacher(settings), load_teacher(settings)
@@ -88,7 +88,7 @@ def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, mon
 
 
 @pytest.mark.parametrize("find", [load_teacher, empty_teacher])
-def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory, find):
+def test_incomplete_teachers_are_refused(siglip, checkpoint, tmp_path_factory, find):
     def fails(kind, folder, message):
         with pytest.raises(CheckpointError, match=message):
             find(TeacherSettings(kind=kind, path=str(folder)))
@@ -101,14 +101,14 @@ def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory,
     (siglip / "kept").rename(siglip / "model.safetensors")
     config = json.loads((siglip / "config.json").read_text())
     (siglip / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
-    fails("siglip", siglip, "hidden_size is 'wide', not a whole number")
+    fails("siglip", siglip, "hidden_size is 'wide', not an integer")
     hollow = tmp_path_factory.mktemp("hollow")
     for file in checkpoint.glob("*.json"):
         shutil.copy(file, hollow)
     fails("penguin", hollow, "has neither model.safetensors nor")
 
 
-def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
+def test_the_tiny_teacher_learns_words_and_edges(drawn, tmp_path):
     seen = []
     recipe = TinyTeacherSettings(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
     teacher = train_tiny_teacher([drawn / "masks.jsonl"], recipe, report=lambda *figures: seen.append(figures))
@@ -126,7 +126,7 @@ def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
-def test_reading_compares_what_the_classifiers_say(teacher_folder):
+def test_reading_compares_the_predictions_of_the_classifiers(teacher_folder):
     teacher = TinyTeacher.from_pretrained(teacher_folder)
     own = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     other = torch.zeros_like(own).requires_grad_()
@@ -135,8 +135,8 @@ def test_reading_compares_what_the_classifiers_say(teacher_folder):
     assert loss > teacher.reading(own, own) and (other.grad.norm(dim=1) > 0).all()
 
 
-def test_reading_weighs_patches_by_what_they_show(teacher_folder):
-    """The first feature alone says whether a patch shows the first word; no other word is ever there."""
+def test_reading_weights_patches_by_what_they_show(teacher_folder):
+    """Only the first feature says whether a patch shows the first word; no other word ever applies."""
     teacher = TinyTeacher.from_pretrained(teacher_folder)
     for head in (teacher.word_head, teacher.edge_head):
         head.weight.zero_(), head.bias.zero_()
@@ -166,10 +166,10 @@ def test_classes_share_their_words():
     assert table.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
 
 
-def test_edges_are_those_of_the_connected_piece_in_a_patch():
+def test_edges_are_those_of_the_connected_component_in_a_patch():
     mask = np.zeros((42, 56), np.uint8)
     mask[7:35, 14:42] = 3  # from the middle of the first row to that of the last, columns 1 and 2
-    mask[0:2, 0:2] = 3  # another piece, too small to count
+    mask[0:2, 0:2] = 3  # another component, too small to count
     edges = edge_classes(mask, Size(42, 56), 14).reshape(3, 4, 4)
 
     assert (edges[:, 0] == NO_EDGE).all() and (edges[:, 3] == NO_EDGE).all()
@@ -207,7 +207,7 @@ def test_unusable_masks_are_reported(drawn, tmp_path, jsonl):
         read_classes([few, annotations("other", {"classes": ["nothing", "b"]})])
 
 
-def test_a_broken_small_teacher(tmp_path):
+def test_a_tiny_teacher_with_other_sizes_is_refused(tmp_path):
     folder = tmp_path / "teacher"
     TinyTeacher(32, 4).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

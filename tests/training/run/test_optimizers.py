@@ -1,4 +1,4 @@
-"""Learning rates and groups: as released in their course, and each part with its own."""
+"""Learning rates follow the released schedule, and each part has its own."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from penguin_training.run.optimizers import MovingAverage, Optimizers, rate_shar
 from penguin_training.settings.stage import Schedule
 
 
-def test_rates_rise_in_a_line_and_fall_along_a_cosine():
+def test_rates_rise_linearly_and_fall_along_a_cosine():
     schedule = Schedule(epochs=1.0)
     shares = [rate_share(step, 1000, schedule) for step in range(1000)]
     assert shares[0] == 0.1 and shares[30] == 1.0 == max(shares)
@@ -26,7 +26,7 @@ def test_rates_rise_in_a_line_and_fall_along_a_cosine():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 33, 34])
-def test_short_runs_have_rates_too(steps):
+def test_short_runs_have_valid_rates(steps):
     shares = [rate_share(step, steps, Schedule(epochs=1.0)) for step in range(steps)]
     assert all(0.1 - 1e-9 <= share <= 1 for share in shares)
 
@@ -49,7 +49,7 @@ def test_each_part_has_its_own_rate_and_vectors_never_decay(values, parse, recon
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_muon_takes_the_matrices_of_layers(values, parse):
+def test_muon_trains_the_matrices_of_layers(values, parse):
     values["optimizer"] = {"kind": "muon", "muon_factor": 10.0}
     settings = parse(values)
     model = build_model(settings, make_blueprint(settings), None)

@@ -69,8 +69,8 @@ class LengthIndex:
             kinds = tuple(FrameKind(int(kind)) for kind in self.kinds[span])
             times_s = tuple(float(t) for t in self.times_s[span] if not np.isnan(t))
             media.append(MediaInfo(Visual(Size(height, width), kinds, merge_size), times_s))
-        numbers = (int(a[row]) for a in (self.tokens, self.visual_tokens, self.patches))
-        return MeasuredSample(*numbers, tuple(media))
+        tokens, visual_tokens, patches = (int(a[row]) for a in (self.tokens, self.visual_tokens, self.patches))
+        return MeasuredSample(tokens, visual_tokens, patches, tuple(media))
 
 
 def index_path(file: AnnotationFile, reader: SampleReader) -> Path:

@@ -175,10 +175,8 @@ class SampleReader:
 
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
-        if reference.is_clip or reference.frames:
-            frames = (rgb for _, rgb in self._clip(reference))
-        else:
-            frames = iter([load_image(reference.path)])
+        is_file = not (reference.is_clip or reference.frames)
+        frames = iter([load_image(reference.path)]) if is_file else (rgb for _, rgb in self._clip(reference))
         for _ in info.visual.kinds:
             rgb = next(frames, None)
             if rgb is None or rgb.shape[:2] != tuple(info.visual.source_size):
@@ -201,7 +199,8 @@ class SampleReader:
             return ids, ids, ()
         if annotation.messages is None:
             return np.empty(0, np.int64), np.empty(0, np.int64), ()
-        messages, turns = _with_times(annotation.messages, media), ()
+        messages = _with_times(annotation.messages, media)
+        turns: tuple[int, ...] = ()
         if annotation.independent_turns:
             ids, labels, turns = encode_independent_turns(self.processor, messages, visual_tokens)
         else:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from penguin_models.errors import DataError, PenguinError, TrainingError
+from penguin_models.errors import DataError, PenguinError
 from penguin_training.data.annotations import Annotation, is_selected, parse_annotation, sample_id, without_conversation
 from penguin_training.data.batch import Batch, collate
 from penguin_training.data.packing import PackingPlan
@@ -99,18 +99,11 @@ class StreamedData:
             rank: Index of this process.
             world: Number of processes.
             pin: Puts tensors into page-locked memory.
-
-        Raises:
-            TrainingError: the run is resumed with another number of workers.
         """
         workers = self._settings.data.workers
         own = max(1, workers)
         if not state:
             state |= {"next": 0, "positions": [[rank * own + i, 0, 0, 0] for i in range(own)]}
-        if len(state["positions"]) != own:
-            raise TrainingError(
-                f"the run was saved with data.workers {len(state['positions'])}, now it is {workers}; change it back"
-            )
         # The loader asks its workers in turn, the first one first: it gets the reader whose turn it is.
         turn = state["next"]
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]

@@ -1,4 +1,4 @@
-"""What a stage trains: sizes and tokenizer of its model, known from configuration files alone, before weights are read."""
+"""Sizes and tokenizer of the model that a stage trains, known from configuration files before weights are read."""
 
 from __future__ import annotations
 

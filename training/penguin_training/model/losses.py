@@ -39,7 +39,7 @@ def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Ca
 
     if len(targets) <= _ROWS_PER_PASS:
         return rows_sum(hidden, targets, weights)
-    passes = zip(*(whole.split(_ROWS_PER_PASS) for whole in (hidden, targets, weights)), strict=True)
+    passes = zip(*(whole.split(_ROWS_PER_PASS) for whole in (hidden, targets, weights)), strict=True)  # type: ignore[no-untyped-call]
     return torch.stack([checkpoint(rows_sum, *part, use_reentrant=False) for part in passes]).sum()
 
 

@@ -134,7 +134,7 @@ def _attend_together(
 
 
 # Lengths differ between batches: a compiled layer leaves its graph here and enters it again afterwards.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_by_block(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, blocks: Sequence[AttentionBlock]
 ) -> Tensor:
@@ -142,7 +142,9 @@ def _attend_by_block(
     # On a CPU short samples are twice as fast in float32; autocast would use bfloat16.
     with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
         sizes = [block.tokens for block in blocks]
-        queries, keys, values = ((x.float() if on_cpu else x.to(dtype)).split(sizes, 2) for x in (query, key, value))
+        queries, keys, values = (
+            torch.split(x.float() if on_cpu else x.to(dtype), sizes, 2) for x in (query, key, value)
+        )
         parts = []
         for q, k, v, block in zip(queries, keys, values, blocks, strict=True):
             if block.shared is not None:

@@ -124,7 +124,7 @@ class TinyTeacher(nn.Module):
                 F.linear(features.float(), head.weight.float(), head.bias.float())
                 for head in (self.word_head, self.edge_head)
             )
-        return words, edges.unflatten(1, (4, -1))
+        return words, edges.unflatten(1, (4, -1))  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes `config.json` and `model.safetensors`.

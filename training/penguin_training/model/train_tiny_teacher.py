@@ -57,7 +57,7 @@ def train_tiny_teacher(
             word_logits, edge_logits = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
         word_logits, words, edges = word_logits.float(), words.to(device), edges.to(device)
         loss = _loss(word_logits, edge_logits.float(), words, edges)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizers.step(rate_share(step, settings.steps, schedule))
         report(step + 1, loss.item(), _accuracy(word_logits, words))
     return model.cpu().eval()
@@ -82,7 +82,7 @@ class _Optimizers:
         for optimizer, factor in ((self._muon, _MUON_FACTOR), (self._adamw, 1.0)):
             for group in optimizer.param_groups:
                 group["lr"] = factor * self._rate * share
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
             optimizer.zero_grad(set_to_none=True)
 
 
@@ -106,7 +106,7 @@ def _batches(data: MaskedImages, settings: TinyTeacherSettings) -> DataLoader[_B
     scales = settings.smallest + (1 - settings.smallest) * torch.rand(count, generator=random)
     return DataLoader(
         data,  # type: ignore[arg-type]
-        sampler=list(zip(rows.tolist(), scales.tolist(), strict=True)),  # type: ignore[arg-type]
+        sampler=list(zip(rows.tolist(), scales.tolist(), strict=True)),
         batch_size=settings.images,
         collate_fn=_collate,
         **worker_options(settings.workers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ def gather_weights(model: nn.Module, averaged: Mapping[str, Tensor] | None = Non
     Returns:
         Weights by the names of `StageModel`; empty on other processes of a sharded model.
     """
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
     for name, tensor in (averaged or {}).items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if name in state:

@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from penguin_models.errors import TrainingError
 from penguin_training.run.optimizers import MovingAverage
@@ -130,7 +132,7 @@ def save_trainer(
     """Writes what resuming needs into a partial folder; every process must call this."""
     tensors = _tensors(model, optimizers, average)
     with _without_warning():
-        dcp.save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+        save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -170,8 +172,8 @@ def load_trainer(
     state = _tensors(model, optimizers, average)
     try:
         with _without_warning():
-            dcp.load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
-    except (RuntimeError, ValueError, KeyError, dcp.api.CheckpointException) as err:
+            load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    except (RuntimeError, ValueError, KeyError, CheckpointException) as err:
         reason = " ".join(str(err).split())[:300]
         raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
     set_state_dict(

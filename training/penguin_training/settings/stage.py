@@ -166,7 +166,9 @@ class Engine:
     save_every: PositiveInt | None = 500
     keep: PositiveInt = 2
     save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"])
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)
