@@ -108,21 +108,14 @@ def teacher(
 
     check_folder(output)
     settings = TinyTeacherSettings(
-        hidden_size=hidden_size,
-        steps=steps,
-        images=images,
-        rate=rate,
-        smallest=smallest,
-        seed=seed,
-        workers=workers,
+        hidden_size=hidden_size, steps=steps, images=images, rate=rate, smallest=smallest, seed=seed, workers=workers
     )
-    mean = {"loss": 0.0, "accuracy": 0.0}  # over about 100 steps
+    mean: dict[str, float] = {}
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("teacher", total=steps)
 
-        def report(step: int, loss: float, accuracy: float) -> None:
-            mean["loss"] += (loss - mean["loss"]) / min(step, 100)
-            mean["accuracy"] += (accuracy - mean["accuracy"]) / min(step, 100)
+        def report(step: int, now: dict[str, float]) -> None:
+            mean.update(now)
             progress.update(task, completed=step, description=f"accuracy {mean['accuracy']:.3f}")
             if progress.disable and step % 100 == 0:
                 stderr.out(f"step {step}/{steps} loss {mean['loss']:.4f} accuracy {mean['accuracy']:.3f}")

@@ -112,7 +112,6 @@ def test_overrides_replace_settings_of_a_file(tmp_path):
         ("a: [", (), "line 1 is not valid YAML: expected the node content"),
         ("- a", (), "holds a list; a stage file is a mapping"),
         ("name: a\nname: b", (), "line 2 is not valid YAML: found duplicate key"),
-        ("name: a\n? [b]\n: c", (), r"keys should be strings"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),
         (STAGE, ["name.x=1"], "name is 'x' and has no settings below it"),
         (STAGE, ["data.files.1.repeat=2.0"], r"1 is not an index of a list of 1 \(from 0\)"),

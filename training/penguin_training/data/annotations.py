@@ -50,11 +50,9 @@ class Annotation:
     """One sample.
 
     Attributes:
-        id: Its name in reports.
         media: In the order in which the conversation shows them.
         messages: The conversation as chat.py reads it, its video parts still without frame times; or None.
         text: A text that is learnt as a whole, or None.
-        independent_turns: Whether the questions of the conversation are independent.
     """
 
     id: str
@@ -70,12 +68,7 @@ class Annotation:
 
 
 def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
-    """Checks one sample of an annotation file and returns it.
-
-    Args:
-        raw: The sample as decoded from JSON.
-        root: Folder that its paths are relative to.
-        default_id: Used if the sample has no id.
+    """Checks one sample as decoded from JSON, with paths relative to `root`, and returns it.
 
     Raises:
         DataError: the sample does not have the form described in the module's docstring.
@@ -165,20 +158,12 @@ class AnnotationFile:
         return len(self._numbers)
 
     def __getitem__(self, row: int) -> Annotation:
-        """Parses one sample.
-
-        Raises:
-            DataError: it is not JSON, or does not have the form of a sample.
-        """
+        """Parses one sample; raises DataError if it is not JSON or not valid."""
         raw = self.raw(row)
         return parse_annotation(raw if self.conversations else without_conversation(raw), self.root, self._place(row))
 
     def raw(self, row: int) -> Any:
-        """Returns a sample as decoded from JSON.
-
-        Raises:
-            DataError: it is not JSON.
-        """
+        """Returns a sample as decoded from JSON; raises DataError if it is not JSON."""
         number = int(self._numbers[row])
         if self._samples is not None:
             return self._samples[number]

@@ -90,10 +90,10 @@ def collate(
     unusable: Sequence[tuple[str, str]] = (),
     answer_balance: float = 0.0,
 ) -> Batch:
-    """Packs samples into one micro-batch.
+    """Packs samples (there may be none) into one micro-batch.
 
     Args:
-        samples: May be empty.
+        samples: Encoded samples.
         processor: The model's.
         unusable: (id, reason) of samples that were left out.
         answer_balance: See `DataSettings`.

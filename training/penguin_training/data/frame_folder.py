@@ -42,10 +42,6 @@ class FrameFolder:
         self._frames = sample_uniformly(chosen, max_frames)
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the chosen frames, one at a time.
-
-        Raises:
-            MediaError: a file cannot be read.
-        """
+        """Reads the chosen frames, one at a time; raises MediaError if one cannot be read."""
         for time_s, file in self._frames:
             yield ClipFrame(time_s, load_image(file))

@@ -19,10 +19,7 @@ from penguin_models.types import Int64Array
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Splits a conversation into one for each question, all of which begin with the media.
-
-    Args:
-        messages: As chat.py reads them; a system message stays before every question.
+    """Splits a conversation into one for each question, all of which begin with the system message and the media.
 
     Raises:
         DataError: media come after the first question, or an answer before it.
@@ -47,19 +44,13 @@ def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
 def encode_independent_turns(
     processor: Processor, messages: Sequence[Message], visual_tokens: Sequence[int]
 ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
-    """Encodes a conversation with independent turns.
-
-    Args:
-        processor: The model's.
-        messages: With frame times of videos filled in.
-        visual_tokens: Visual tokens of each frame.
+    """Encodes a conversation with independent turns, given the visual tokens of each frame.
 
     Returns:
         ids int64 [tokens], first what all turns share, then each turn; labels as ids; tokens of each turn.
 
     Raises:
-        DataError: see `split_turns`.
-        PenguinError: the conversation is malformed.
+        PenguinError: the conversation is malformed, or its turns cannot be independent.
     """
     encoded = [processor.training_ids(turn, visual_tokens) for turn in split_turns(messages)]
     visual = np.flatnonzero(encoded[0][0] == processor.image_token_id)

@@ -26,14 +26,7 @@ _SCANNED = 2000  # micro-batches among which the largest is looked for
 
 @dataclass(frozen=True, eq=False)
 class IndexedData:
-    """The annotation files of a stage with their length indexes.
-
-    Attributes:
-        settings: The stage's.
-        files: Each with its index.
-        plan: Which samples share a micro-batch.
-        reader: Encodes them.
-    """
+    """The annotation files of a stage with their length indexes, and the plan of their micro-batches."""
 
     settings: StageSettings
     files: list[tuple[AnnotationFile, LengthIndex]]
@@ -52,11 +45,7 @@ class IndexedData:
 
     @cached_property
     def steps(self) -> int:
-        """Optimiser steps of the stage.
-
-        Raises:
-            DataError: there is too little data for one step.
-        """
+        """Optimiser steps of the stage; raises DataError if there is too little data for one."""
         schedule, per_step = self.settings.schedule, self.settings.budgets.micro_batches
         if schedule.steps is not None:
             return schedule.steps

@@ -134,11 +134,7 @@ def build_index(
 
 
 def load_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex:
-    """Reads the index of a file.
-
-    Raises:
-        DataError: there is none for these settings, it is damaged, or the file has changed since.
-    """
+    """Reads the index of a file; raises DataError if it is missing, damaged or outdated."""
     path = index_path(file, reader)
     remedy = "run `penguin-vl prepare lengths STAGE.yaml`"
     if not path.is_file():

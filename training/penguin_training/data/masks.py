@@ -43,11 +43,7 @@ class MaskedImages(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
     """
 
     def __init__(self, files: Sequence[Path]):
-        """Reads the names of the classes and the paths of the images.
-
-        Raises:
-            DataError: a file is missing or has no masks, or their classes are not named or differ.
-        """
+        """Reads class names and paths; raises DataError if they are missing or contradict each other."""
         self._config = ImageConfig()
         self.words, self._words_of_class = words_of(read_classes(files))
         self._pairs = [pair for file in files for pair in _read_pairs(file)]
@@ -75,28 +71,25 @@ class MaskedImages(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
 
 
 def read_classes(files: Sequence[Path]) -> list[str]:
-    """Reads the names of the classes from the `settings.json` next to annotation files.
-
-    Raises:
-        DataError: there is no such file, it lists no classes, or two of them differ.
-    """
-    lists = []
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"annotation file {file} does not exist")
-        settings = file.parent / "settings.json"
-        try:
-            lists.append([str(name) for name in json.loads(settings.read_text(encoding="utf-8"))["classes"]])
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DataError(
-                f"{settings} does not list the classes of the masks ({err}); write it: "
-                '{"classes": ["nothing", "red cube", ...]}'
-            ) from err
-    if not lists or len(lists[0]) < 2:
-        raise DataError(f"the settings.json next to {files[0]} lists no classes; write the data with masks")
+    """Reads the class names from the `settings.json` next to annotation files; raises DataError if they differ."""
+    lists = [_listed_classes(file) for file in files]
     if any(other != lists[0] for other in lists):
         raise DataError("the settings.json files next to the annotation files list different classes; train on one")
     return lists[0]
+
+
+def _listed_classes(file: Path) -> list[str]:
+    if not file.is_file():
+        raise DataError(f"annotation file {file} does not exist")
+    settings = file.parent / "settings.json"
+    example = '{"classes": ["nothing", "red cube", ...]}'
+    try:
+        classes = [str(name) for name in json.loads(settings.read_text(encoding="utf-8"))["classes"]]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DataError(f"{settings} does not list the classes of the masks ({err}); write it: {example}") from err
+    if len(classes) < 2:
+        raise DataError(f"{settings} lists no classes; write the data with masks")
+    return classes
 
 
 def words_of(classes: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -107,25 +100,21 @@ def words_of(classes: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def class_shares(mask: UInt8Array, size: Size, patch_size: int, classes: int) -> Tensor:
-    """Returns the fraction of each class in every patch.
+    """Returns the fraction of each class in every patch: float32 [N, classes], rows in the order of merge size 1.
 
     Args:
         mask: uint8 [H, W], class numbers; whole patches.
         size: Size of the mask in pixels.
         patch_size: Side of a patch.
         classes: Number of classes.
-
-    Returns:
-        float32 [N, classes], rows in the order of the patches of an image with merge size 1.
     """
     return _count(mask, size, patch_size, classes) / patch_size**2
 
 
 def edge_classes(mask: UInt8Array, size: Size, patch_size: int) -> Tensor:
-    """Returns where in the image the object lies that covers most of each patch.
+    """Returns where in the image the object lies that covers most of each patch; arguments as for `class_shares`.
 
-    An object is a connected component of one class: touching things of one class count as one. Arguments as for
-    `class_shares`.
+    An object is a connected component of one class: touching things of one class count as one.
 
     Returns:
         int64 [N, 4], left, upper, right, lower edge in `EDGE_STEPS` of the image's side; `NO_EDGE` in patches that

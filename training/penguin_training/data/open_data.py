@@ -52,11 +52,7 @@ def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
 
 
 def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
-    """Opens the stage's annotation files.
-
-    Raises:
-        DataError: one is missing, empty or not JSON.
-    """
+    """Opens the stage's annotation files; raises DataError if one is missing, empty or not JSON."""
     root = Path(settings.data.root) if settings.data.root else None
     if root is not None and not root.is_dir():
         raise DataError(f"data.root {root} is not a folder")
@@ -67,14 +63,9 @@ def annotation_files(settings: StageSettings) -> list[AnnotationFile]:
 
 
 def check_unusable(unusable: int, read: int, max_share: float, example: tuple[str, str]) -> None:
-    """Raises DataError if too many samples cannot be used.
+    """Raises DataError if too many samples cannot be used, with (id, reason) of one as an example.
 
-    Args:
-        unusable: Number of samples left out.
-        read: Number of samples read, including those; below 200 the limit is that of 200, so that a single bad sample
-            of a few does not count as too many.
-        max_share: The limit.
-        example: (id, reason) of one of them.
+    Below 200 samples the limit is that of 200, so that a single bad sample of a few does not count as too many.
     """
     if unusable > max_share * max(read, 200):
         raise DataError(

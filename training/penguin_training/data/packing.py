@@ -18,15 +18,7 @@ WINDOW = 8192
 
 
 def pack(sizes: Int64Array, budget: int) -> list[list[int]]:
-    """Puts items into bins by best-fit decreasing.
-
-    Args:
-        sizes: Sizes of the items, each between 1 and `budget`.
-        budget: Size of a bin.
-
-    Returns:
-        The indices of the items of each bin.
-    """
+    """Puts items, of sizes between 1 and `budget`, into bins; returns the indices of the items of each bin."""
     assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= budget), "sizes must be within the budget"
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, bin), ascending

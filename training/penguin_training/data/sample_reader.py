@@ -35,12 +35,7 @@ _EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What is known of an image or clip before its pixels are read.
-
-    Attributes:
-        visual: Source size, kinds of frames, merge size.
-        times_s: Time of each frame of a clip in seconds; empty for an image.
-    """
+    """What is known of an image or clip before its pixels are read; `times_s` of its frames is empty for an image."""
 
     visual: Visual
     times_s: tuple[float, ...] = ()
@@ -52,8 +47,6 @@ class MeasuredSample:
 
     Attributes:
         tokens: Length of its sequence, visual tokens included; 0 if the decoder does not see it.
-        visual_tokens: Visual tokens of its media.
-        patches: Patches of its media.
         media: One for each image or clip.
     """
 
@@ -90,8 +83,6 @@ class SampleReader:
     """Measures and encodes samples for one stage; can be sent to worker processes.
 
     Attributes:
-        processor: The trained model's.
-        data: How clips are sampled and sizes allocated, and what is learnt.
         max_tokens: Maximum length of a sample.
         max_visual_tokens: Maximum number of visual tokens of a sample.
         multimodal: Whether the stage has an encoder.
@@ -109,8 +100,7 @@ class SampleReader:
         """Returns the lengths of a sample; reads no pixels of images, but all frames of clips.
 
         Raises:
-            DataError: the stage cannot use it, or it is longer than `max_tokens`.
-            PenguinError: its media cannot be read or do not fit the budget, or its conversation is malformed.
+            PenguinError: the sample is malformed, unreadable, beyond the budgets, or of no use to the stage.
         """
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
@@ -138,8 +128,7 @@ class SampleReader:
         """Reads a measured sample.
 
         Raises:
-            DataError: its media have changed since it was measured.
-            PenguinError: as for `measure`.
+            PenguinError: its media cannot be read, or have changed since it was measured.
         """
         allocations = self._allocate([info.visual for info in measured.media])
         images: list[PatchedImage] = []

@@ -57,12 +57,7 @@ class StreamedData:
     """Not known."""
 
     def __init__(self, settings: StageSettings, reader: SampleReader):
-        """Opens the stream and reads its first sample.
-
-        Raises:
-            DataError: it cannot be opened or is empty.
-            TabletopError: the settings of scenes are out of range.
-        """
+        """Opens the stream and reads its first sample; raises PenguinError if that fails."""
         self._settings, self._reader = settings, reader
         fps = settings.data.fps
         self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
@@ -84,11 +79,7 @@ class StreamedData:
         return []
 
     def sample_batch(self) -> Batch:
-        """Reads the first micro-batch of the stream.
-
-        Raises:
-            DataError: there is none.
-        """
+        """Reads the first micro-batch of the stream."""
         return next(self.micro_batches(Position(0), readers=1))
 
     def batches(self, state: dict[str, Any], rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
@@ -212,7 +203,7 @@ class _ReaderStream(IterableDataset[Any]):
 
 
 def _raw_samples(stream: Any, is_jsonl: bool) -> Iterator[Any]:
-    """Yields all samples; a line that is not JSON as a DataError.
+    """Yields all samples, and a DataError for a line that is not JSON.
 
     Iterates over batches, because `datasets` would share single samples among the worker processes.
     """

@@ -14,15 +14,7 @@ from penguin_training.settings.data import TabletopScenes
 
 
 def open_scenes(scenes: TabletopScenes, fps: float) -> TabletopDataset:
-    """Returns the scenes; they can be sent to worker processes, each of which starts its own renderer.
-
-    Args:
-        scenes: Their settings.
-        fps: Frames per second of clips.
-
-    Raises:
-        TabletopError: a setting is out of range.
-    """
+    """Returns the scenes; each worker process that they are sent to starts its own renderer."""
     mixture = Mixture()
     if weights := scenes.mixture:
         mixture = Mixture(*(weights.get(family, 0.0) for family in get_args(Family)))
@@ -30,11 +22,7 @@ def open_scenes(scenes: TabletopScenes, fps: float) -> TabletopDataset:
 
 
 def read_scene(dataset: TabletopDataset, number: int) -> Annotation:
-    """Renders a scene; its media hold their frames.
-
-    Raises:
-        TabletopError: PyBullet is not installed.
-    """
+    """Renders a scene; its media hold their frames."""
     sample = dataset[number]
     is_clip = sample.family == "clip"
     stamps = sample.stamps_s or (0.0,) * len(sample.frames)

@@ -30,12 +30,8 @@ _WORD = (
 def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokenizer:
     """Trains a tokenizer on the conversations and texts of annotation files; skips samples that cannot be read.
 
-    Args:
-        files: The annotation files.
-        vocabulary: Number of tokens, special ones included.
-
     Raises:
-        SettingError: the vocabulary is too small for the bytes and the special tokens, or too large for the texts.
+        SettingError: the vocabulary is too small for the bytes and special tokens, or too large for the texts.
     """
     least = _BYTES + len(SPECIAL) + len(WORDS)
     if vocabulary < least:
@@ -63,11 +59,7 @@ def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokeniz
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes tokenizer.json and the small files that every version of transformers reads with it.
-
-    Raises:
-        SettingError: the folder cannot be written.
-    """
+    """Writes tokenizer.json and the small files that every version of transformers reads with it."""
     flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     added = {
         str(number): {flag: getattr(token, flag) for flag in flags}

@@ -65,11 +65,7 @@ def make_blueprint(settings: StageSettings) -> Blueprint:
 
 
 def read_llm_config(path: str) -> tuple[Path, dict[str, Any]]:
-    """Returns the folder and the `config.json` of a Qwen3 checkpoint, without downloading weights.
-
-    Raises:
-        CheckpointError: it is missing or not a Qwen3 model.
-    """
+    """Returns the folder and the `config.json` of a Qwen3 checkpoint, without downloading weights."""
     folder = resolve_checkpoint(path, weights=False)
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != "qwen3":
@@ -78,11 +74,7 @@ def read_llm_config(path: str) -> tuple[Path, dict[str, Any]]:
 
 
 def read_penguin_config(path: str) -> tuple[Path, PenguinConfig]:
-    """Returns the folder and the configuration of a Penguin-VL checkpoint, without downloading weights.
-
-    Raises:
-        CheckpointError: it is missing or of another kind.
-    """
+    """Returns the folder and the configuration of a Penguin-VL checkpoint, without downloading weights."""
     folder = resolve_checkpoint(path, weights=False)
     raw = read_json(folder / "config.json")
     second = raw.get("vision_encoder")

@@ -56,10 +56,9 @@ def empty_model(settings: StageSettings, blueprint: Blueprint, teacher_width: in
 
 
 def check_weights(settings: StageSettings) -> None:
-    """Compares the stored tensors that a stage starts from with their configuration; reads no data, downloads nothing.
+    """Raises CheckpointError if stored tensors that a stage starts from are missing or do not fit their configuration.
 
-    Raises:
-        CheckpointError: weights are missing or do not fit.
+    Reads only their headers, and downloads nothing.
     """
     model = settings.model
     if model.start and settings.kind == "multimodal" and is_local(model.start):

@@ -12,7 +12,7 @@ _BASE = ".base_layer."
 
 
 def add_lora(decoder: nn.Module, settings: Lora) -> None:
-    """Adds adapters to the linear layers that the settings name; initially they change nothing.
+    """Adds adapters, which initially change nothing, to the linear layers that the settings name.
 
     Raises:
         SettingError: the decoder has no such layers, or the weights of one are also the embeddings.
@@ -36,12 +36,7 @@ def add_lora(decoder: nn.Module, settings: Lora) -> None:
 
 
 def merge_lora(state: dict[str, Tensor], settings: Lora) -> dict[str, Tensor]:
-    """Returns a state dict with its adapters merged: W + alpha / rank * B A.
-
-    Args:
-        state: State dict of a model after `add_lora`.
-        settings: The same as for `add_lora`.
-    """
+    """Returns the state dict of a model after `add_lora` with its adapters merged: W + alpha / rank * B A."""
     merged = {}
     for name, tensor in state.items():
         if ".lora_" in name:

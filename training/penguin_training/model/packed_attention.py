@@ -97,15 +97,12 @@ def packed_attention(
     sequences: PackedSequences | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attends inside each sample; the signature is that of transformers' attention functions.
+    """Attends inside each sample; called by transformers' attention layers.
 
     Args:
-        module: transformers' attention layer.
         query: [1, heads, T, head_dim].
         key: [1, key-value heads, T, head_dim].
         value: As `key`.
-        attention_mask: Must be None.
-        scaling: Factor of the scores.
         sequences: From `packed_arguments`.
 
     Returns:

@@ -27,13 +27,7 @@ _SIGLIP_FIELDS = (*_SIGLIP_SIZES, "num_channels", "patch_size", "hidden_act", "l
 
 
 class PenguinTeacher(nn.Module):
-    """The encoder of a Penguin-VL model: a larger one teaches a smaller one for a device.
-
-    Attributes:
-        width: Width of its features.
-        patch_size: Side of its patches in pixels.
-        reading: None, it has no classifiers.
-    """
+    """The encoder of a Penguin-VL model: a larger one teaches a smaller one for a device."""
 
     reading = None
 
@@ -50,13 +44,7 @@ class PenguinTeacher(nn.Module):
 
 
 class SiglipTeacher(nn.Module):
-    """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does.
-
-    Attributes:
-        width: Width of its features.
-        patch_size: Side of its patches in pixels.
-        reading: None, it has no classifiers.
-    """
+    """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does."""
 
     reading = None
 
@@ -78,22 +66,29 @@ class SiglipTeacher(nn.Module):
 Teacher = TinyTeacher | PenguinTeacher | SiglipTeacher
 
 
-def load_teacher(settings: TeacherSettings) -> Teacher:
-    """Loads a teacher on the CPU.
+def load_teacher(settings: TeacherSettings, weights: bool = True) -> Teacher:
+    """Loads a teacher on the CPU; without weights, it only checks their files if the checkpoint is local.
 
     Raises:
         CheckpointError: its checkpoint is missing or of another kind.
     """
+    path = settings.path
     if settings.kind == "tiny":
-        return TinyTeacher.from_pretrained(settings.path)
+        return TinyTeacher.from_pretrained(path)  # small enough to load in any case
     if settings.kind == "penguin":
-        model, _ = load_pretrained(settings.path)
+        if weights:
+            return PenguinTeacher(load_pretrained(path)[0].vision_encoder)
+        model = open_checkpoint(path)[0] if is_local(path) else empty_model(read_penguin_config(path)[1])
         return PenguinTeacher(model.vision_encoder)
     from transformers import VideoLlama3VisionModel
 
-    folder = resolve_checkpoint(settings.path)
+    folder = resolve_checkpoint(path, weights)
     config = _siglip_config(folder)
-    index_tensors(folder)  # reports missing and truncated files
+    if weights or is_local(path):
+        index_tensors(folder)  # reports missing and truncated files
+    if not weights:
+        with torch.device("meta"):
+            return SiglipTeacher(VideoLlama3VisionModel(config))
     # The architecture is transformers'; code in the repository is never run.
     model, report = VideoLlama3VisionModel.from_pretrained(
         folder, config=config, dtype=torch.float32, output_loading_info=True
@@ -101,28 +96,6 @@ def load_teacher(settings: TeacherSettings) -> Teacher:
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, the first is {missing[0]}")
     return SiglipTeacher(model)
-
-
-def empty_teacher(settings: TeacherSettings) -> Teacher:
-    """Returns a teacher without reading its weights, whose files are checked if the checkpoint is local.
-
-    Raises:
-        CheckpointError: its checkpoint is missing or of another kind.
-    """
-    if settings.kind == "tiny":
-        return TinyTeacher.from_pretrained(settings.path)  # it is small
-    if settings.kind == "penguin":
-        if is_local(settings.path):
-            return PenguinTeacher(open_checkpoint(settings.path)[0].vision_encoder)
-        return PenguinTeacher(empty_model(read_penguin_config(settings.path)[1]).vision_encoder)
-    from transformers import VideoLlama3VisionModel
-
-    folder = resolve_checkpoint(settings.path, weights=False)
-    config = _siglip_config(folder)
-    if is_local(settings.path):
-        index_tensors(folder)
-    with torch.device("meta"):
-        return SiglipTeacher(VideoLlama3VisionModel(config))
 
 
 def check_patch_size(teacher: Teacher, patch_size: int) -> None:

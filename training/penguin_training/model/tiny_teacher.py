@@ -105,9 +105,6 @@ class TinyTeacher(nn.Module):
         Args:
             student: [V, width], as reconstructed.
             own: [V, width].
-
-        Returns:
-            A scalar, the mean over patches.
         """
         (words, edges), (own_words, own_edges) = (self._classify(features) for features in (student, own))
         expected = own_words.sigmoid()
@@ -127,11 +124,7 @@ class TinyTeacher(nn.Module):
         return words, edges.unflatten(1, (4, -1))  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes `config.json` and `model.safetensors`.
-
-        Raises:
-            CheckpointError: the folder cannot be written.
-        """
+        """Writes `config.json` and `model.safetensors`; raises CheckpointError if the folder cannot be written."""
         config = {"model_type": MODEL_TYPE, "hidden_size": self.width, "patch_size": PATCH_SIZE, "words": self.words}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,11 +135,7 @@ class TinyTeacher(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TinyTeacher:
-        """Loads a teacher in evaluation mode, frozen.
-
-        Raises:
-            CheckpointError: the folder holds no such teacher, or its weights do not fit.
-        """
+        """Loads a teacher in evaluation mode, frozen; raises CheckpointError if the folder holds no such teacher."""
         folder = Path(folder)
         raw = read_json(folder / "config.json")
         if raw.get("model_type") != MODEL_TYPE:

@@ -30,7 +30,7 @@ def train_tiny_teacher(
     files: Sequence[Path],
     settings: TinyTeacherSettings,
     device: str = "cpu",
-    report: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
+    report: Callable[[int, dict[str, float]], None] = lambda step, mean: None,
 ) -> TinyTeacher:
     """Trains a teacher from scratch.
 
@@ -38,12 +38,8 @@ def train_tiny_teacher(
         files: Annotation files with images and masks, see data/masks.py.
         settings: Sizes and steps.
         device: Where to train.
-        report: Called after each step with its number, the loss, and the fraction of patches with an object whose
-            words are all right.
-
-    Raises:
-        DataError: a file is missing or has no masks, or a mask shows a class without a name.
-        MediaError: an image or a mask cannot be read.
+        report: Called after each step with its number and running means over about 100 steps: the loss, and the
+            accuracy, the fraction of patches with an object whose words are all right.
     """
     data = MaskedImages(files)
     torch.manual_seed(settings.seed)
@@ -51,6 +47,7 @@ def train_tiny_teacher(
     model.to(device).train()
     optimizers = _Optimizers(model, settings.rate)
     schedule = Schedule(steps=settings.steps)
+    mean = {"loss": 0.0, "accuracy": 0.0}
     for step, (images, words, edges) in enumerate(_batches(data, settings)):
         patches = torch.cat([torch.from_numpy(image.patches) for image in images]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -59,7 +56,9 @@ def train_tiny_teacher(
         loss = _loss(word_logits, edge_logits.float(), words, edges)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizers.step(rate_share(step, settings.steps, schedule))
-        report(step + 1, loss.item(), _accuracy(word_logits, words))
+        for name, value in (("loss", loss.item()), ("accuracy", _accuracy(word_logits, words))):
+            mean[name] += (value - mean[name]) / min(step + 1, 100)
+        report(step + 1, mean)
     return model.cpu().eval()
 
 

@@ -33,18 +33,11 @@ class Run:
     """A stage that is ready to go.
 
     Attributes:
-        settings: The stage's.
         fingerprint: What must not change when the run is resumed.
-        blueprint: The model's.
-        accelerator: Knows processes and device.
         model: `StageModel`, placed.
-        optimizers: Over what is trained.
         teacher: On its device, or None.
         average: Of the weights, or None.
-        data: The stage's data.
         batches: Micro-batches of this process from `progress` on.
-        progress: Where the run is.
-        tracking: Receives the metrics.
     """
 
     settings: StageSettings

@@ -21,14 +21,9 @@ _DECODER = "language_model."
 
 
 def gather_weights(model: nn.Module, averaged: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Collects all weights of a model on the CPU of the first process; every process must call this.
+    """Collects all weights of a `StageModel` on the CPU of the first process; every process must call this.
 
-    Args:
-        model: A `StageModel`, possibly wrapped or sharded.
-        averaged: Weights that replace those with the same names.
-
-    Returns:
-        Weights by the names of `StageModel`; empty on other processes of a sharded model.
+    `averaged` replaces weights of the same names. Other processes of a sharded model get an empty dict.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
@@ -40,16 +35,9 @@ def gather_weights(model: nn.Module, averaged: Mapping[str, Tensor] | None = Non
 
 
 def write_checkpoint(state: dict[str, Tensor], settings: StageSettings, blueprint: Blueprint, folder: Path) -> None:
-    """Writes a checkpoint for `load_pretrained`, after a text stage one for transformers.
+    """Writes gathered weights as a checkpoint for `load_pretrained`, after a text stage one for transformers.
 
-    Args:
-        state: From `gather_weights`.
-        settings: The stage's; low-rank adapters are merged.
-        blueprint: The model's.
-        folder: Where to write.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
+    Low-rank adapters are merged. Raises CheckpointError if the folder cannot be written.
     """
     if settings.lora:
         state = merge_lora(state, settings.lora)

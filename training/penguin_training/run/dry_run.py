@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penguin_models.encoder import patch_positions
@@ -22,7 +22,7 @@ from penguin_training.data.open_data import open_data
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model
 from penguin_training.model.stage_model import part_of
-from penguin_training.model.teachers import Teacher, check_patch_size, empty_teacher
+from penguin_training.model.teachers import Teacher, check_patch_size, load_teacher
 from penguin_training.run.optimizers import uses_muon
 from penguin_training.run.output_folder import check_output
 from penguin_training.run.tracking import check_trackers
@@ -39,14 +39,11 @@ class DryRunReport:
     """What a stage would do.
 
     Attributes:
-        name: Name of the stage.
         trained: Number of trained parameters, by part.
         frozen: Number of frozen parameters, by part.
-        steps: Optimiser steps.
         micro_batches_per_epoch: Summed over all processes; None for streams.
         filled: Fraction of the token budget that is filled; None for streams.
         unusable: Samples that the length indexes leave out, and those of the micro-batch that cannot be read.
-        shapes: Shapes of the micro-batch.
         sharded: Whether processes share the weights and what belongs to them.
         bytes: Memory by purpose, without temporary buffers of kernels.
     """
@@ -95,7 +92,7 @@ def dry_run(settings: StageSettings) -> DryRunReport:
     check_weights(settings)
     teacher = None
     if settings.reconstruction:
-        teacher = empty_teacher(settings.reconstruction.teacher)
+        teacher = load_teacher(settings.reconstruction.teacher, weights=False)
         check_patch_size(teacher, blueprint.processor.images.patch_size)
     data = open_data(settings, blueprint)
     steps = data.steps
@@ -112,7 +109,14 @@ def dry_run(settings: StageSettings) -> DryRunReport:
         micro_batches_per_epoch=data.micro_batches_per_epoch,
         filled=data.plan.fill() if isinstance(data, IndexedData) else None,
         unusable=len(data.unusable()) + len(batch.unusable),
-        shapes=_shapes(batch),
+        shapes={
+            "tokens": list(batch.ids.shape),
+            "samples": batch.samples,
+            "label tokens": list(batch.targets.shape),
+            "patches": list(batch.patches.shape),
+            "frames": len(batch.frames) * batch.real_frames,
+            "visual tokens": sum(batch.frame_tokens) * batch.real_frames,
+        },
         sharded=settings.engine.sharding != "none",
         bytes=memory,
     )
@@ -131,33 +135,31 @@ def _measure(
         counts[parameter.requires_grad][part_of(name)] += parameter.numel()
         if parameter.requires_grad and uses_muon(name, parameter, settings.optimizer):
             muon += parameter.numel()
-    trained = counts[True].total()
+    trained, taught = counts[True].total(), sum(p.numel() for p in teacher.parameters()) if teacher else 0
     memory = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
         "gradients": _GRADIENT_BYTES * trained,
         "optimiser": _ADAM_BYTES * (trained - muon) + _MUON_BYTES * muon,
         "average": 4 * trained if settings.engine.ema_decay else 0,
-        "teacher": _COMPUTE_BYTES[settings.engine.precision] * sum(p.numel() for p in teacher.parameters())
-        if teacher
-        else 0,
-        "activations": _activation_bytes(model, settings, width, batch),
+        "teacher": _COMPUTE_BYTES[settings.engine.precision] * taught,
+        "activations": _activation_bytes(settings, blueprint, width, batch),
     }
     return dict(counts[True]), dict(counts[False]), {name: size for name, size in memory.items() if size}
 
 
-def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | None, batch: Batch) -> int:
-    """Adds up what autograd stores in a forward pass of fake tensors, besides the weights of a model on meta."""
+def _activation_bytes(settings: StageSettings, blueprint: Blueprint, width: int | None, batch: Batch) -> int:
+    """Adds up what autograd stores in a forward pass of fake tensors, besides the weights."""
     stored: dict[int, Tensor] = {}  # alive, or storage addresses would be reused
+
+    def store(tensor: Tensor) -> Tensor:
+        stored.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
-        _fake_tensors_in_place(model)
+        model = empty_model(settings, blueprint, width)
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         fake_batch = replace(batch, **{name: fake.from_tensor(value) for name, value in batch.tensors.items()})  # type: ignore[arg-type]
         features = None if width is None else torch.zeros(sum(batch.frame_tokens), width)
-
-        def store(tensor: Tensor) -> Tensor:
-            stored.setdefault(tensor.untyped_storage()._cdata, tensor)
-            return tensor
-
         with (
             torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"),
@@ -165,31 +167,6 @@ def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | No
             model(fake_batch, features)
     patch_positions.cache_clear()  # it holds fake positions now
     return sum(t.untyped_storage().nbytes() for address, t in stored.items() if address not in weights)
-
-
-def _fake_tensors_in_place(model: nn.Module) -> None:
-    """Replaces tensors on the meta device by fake tensors on the CPU; call under FakeTensorMode."""
-    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
-    for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None and id(p) not in made:
-                made[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
-            if p is not None:
-                module._parameters[name] = made[id(p)]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-def _shapes(batch: Batch) -> dict[str, Any]:
-    return {
-        "tokens": list(batch.ids.shape),
-        "samples": batch.samples,
-        "label tokens": list(batch.targets.shape),
-        "patches": list(batch.patches.shape),
-        "frames": len(batch.frames) if batch.real_frames else 0,
-        "visual tokens": sum(batch.frame_tokens) if batch.real_frames else 0,
-    }
 
 
 def _format_count(number: int) -> str:

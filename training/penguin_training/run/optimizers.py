@@ -86,11 +86,7 @@ def rate_share(step: int, steps: int, schedule: Schedule) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of the trained weights.
-
-    Attributes:
-        weights: By parameter name.
-    """
+    """Exponential moving average of the trained weights, by parameter name."""
 
     def __init__(self, model: nn.Module, decay: float):
         self._decay = decay

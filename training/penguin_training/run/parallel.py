@@ -30,8 +30,7 @@ def make_accelerator(settings: StageSettings, output: str | None = None) -> Acce
     """Finds this process among its siblings (`torchrun`), and its device.
 
     Raises:
-        SettingError: budgets.micro_batches cannot be split evenly, sharding lacks processes, or the device cannot
-            compute in bfloat16.
+        SettingError: the processes or the device do not fit the settings.
     """
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     engine = settings.engine

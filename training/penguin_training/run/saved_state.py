@@ -11,8 +11,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from penguin_models.errors import TrainingError
 from penguin_training.run.optimizers import MovingAverage
 from penguin_training.settings.stage import StageSettings
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended in a single process
 
 _TRAINER = "trainer"
 _FINGERPRINT = "settings.json"
@@ -62,9 +63,7 @@ class Progress:
 def resume_fingerprint(settings: StageSettings, digests: Sequence[str]) -> dict[str, Any]:
     """Returns what must not change when a run is resumed: settings by dotted key, and the content of the data.
 
-    Args:
-        settings: The stage's.
-        digests: Hashes of its annotation files and their lengths; none for streams.
+    `digests` are hashes of the annotation files and their lengths; streams have none.
     """
     changeable = ["name.", "output.", *(f"engine.{name}." for name in _CHANGEABLE_ENGINE)]
     if not settings.data.streamed:
@@ -131,8 +130,7 @@ def save_trainer(
 ) -> None:
     """Writes what resuming needs into a partial folder; every process must call this."""
     tensors = _tensors(model, optimizers, average)
-    with _without_warning():
-        save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -147,15 +145,10 @@ def load_trainer(
     world: int,
     rank: int,
 ) -> Progress:
-    """Restores a state and returns where its run was; every process must call this.
+    """Restores a state into the model, the optimisers and the average; every process must call this.
 
-    Args:
-        folder: The state.
-        model: With its frozen weights; the trained ones are replaced.
-        optimizers: Over the trained weights.
-        average: Of the weights, if the run keeps one.
-        world: Number of processes of this run.
-        rank: Index of this process.
+    Returns:
+        Where the run was.
 
     Raises:
         TrainingError: the state does not fit this run.
@@ -171,8 +164,7 @@ def load_trainer(
         )
     state = _tensors(model, optimizers, average)
     try:
-        with _without_warning():
-            load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+        load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     except (RuntimeError, ValueError, KeyError, CheckpointException) as err:
         reason = " ".join(str(err).split())[:300]
         raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
@@ -184,13 +176,6 @@ def load_trainer(
         torch.cuda.set_rng_state(own["cuda"])
     progress.world = world
     return progress
-
-
-@contextmanager
-def _without_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended in one process
-        yield
 
 
 def _tensors(

@@ -30,14 +30,7 @@ class Tracking:
     """Writes the metrics of a run; only the first process writes more than unusable samples."""
 
     def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
-        """Makes the progress line.
-
-        Args:
-            accelerator: Knows the process and the trackers.
-            output: Folder of the run.
-            steps: Number of steps of the run.
-            console: Where progress is shown.
-        """
+        """Makes the progress line."""
         self._accelerator = accelerator
         self._main = accelerator.is_main_process
         self._output = output
@@ -55,11 +48,7 @@ class Tracking:
         self._task = self._progress.add_task("", total=steps, metrics="")
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
-        """Begins at a step; metrics that an interrupted run wrote for later steps are dropped.
-
-        Raises:
-            SettingError: the output folder cannot be created.
-        """
+        """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
         try:
             self._output.mkdir(parents=True, exist_ok=True)
         except OSError as err:

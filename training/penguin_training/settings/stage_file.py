@@ -47,11 +47,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> StageSetti
 
 
 def parse_settings(values: Mapping[str, Any], where: str) -> StageSettings:
-    """Checks plain values and returns them as settings.
-
-    Raises:
-        SettingError: describes the first problem, and says how many more there are.
-    """
+    """Checks plain values and returns them as settings; raises SettingError that describes the first problem."""
     try:
         return _SETTINGS.validate_python(values)
     except ValidationError as err:
