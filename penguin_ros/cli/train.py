@@ -10,8 +10,7 @@ import typer
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting: key=value, the key with dots, the value in YAML."),
+    list[str] | None, typer.Option("--set", help="Override a setting: key=value, the key with dots, the value in YAML.")
 ]
 StageArgument = Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="Settings of the stage.")]
 

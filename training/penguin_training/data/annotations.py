@@ -32,33 +32,23 @@ _PLACEHOLDER = re.compile(r"(<image>|<video>)\n?")
 
 @dataclass(frozen=True)
 class MediaReference:
-    """An image or a clip that a sample refers to.
+    """An image or a clip that a sample refers to."""
 
-    Attributes:
-        path: Its file or folder; only a name for messages if `frames` holds the pixels.
-        is_clip: Whether it is a clip.
-        frames: Decoded frames of media without a file; an image has one.
-    """
-
-    path: Path
-    is_clip: bool
+    path: Path  # Its file or folder; only a name for messages if `frames` holds the pixels
+    is_clip: bool  # Whether it is a clip
+    # Decoded frames of media without a file; an image has one
     frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One sample.
-
-    Attributes:
-        media: In the order in which the conversation shows them.
-        messages: The conversation as chat.py reads it, its video parts still without frame times; or None.
-        text: A text that is learnt as a whole, or None.
-    """
+    """One sample."""
 
     id: str
-    media: tuple[MediaReference, ...]
+    media: tuple[MediaReference, ...]  # In the order in which the conversation shows them
+    # The conversation as chat.py reads it, its video parts still without frame times; or None
     messages: tuple[Message, ...] | None
-    text: str | None
+    text: str | None  # A text that is learnt as a whole, or None
     independent_turns: bool = False
 
     @property

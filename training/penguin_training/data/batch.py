@@ -28,42 +28,24 @@ class Batch:
 
     It always holds a token and a frame, so that every process runs every part of the model in every step: if the
     samples have none, a filler takes their place, from which nothing is learnt.
-
-    Attributes:
-        ids: int64 [T].
-        positions: int64 [T], from 0 in every sample.
-        lengths: Tokens of each sample.
-        turns: Tokens of each independent turn, by sample; see `EncodedSample`.
-        visual_positions: int64 [P], positions of visual tokens in the sequence.
-        visual_rows: int64 [P], rows of [V] that go there.
-        predict_from: int64 [K], positions whose next token is learnt.
-        targets: int64 [K], those next tokens.
-        weights: float32 [K], their weights in the loss, see `DataSettings.answer_balance`.
-        patches: float32 [N, C*P*P].
-        frames: Shape of each frame.
-        real_frames: Whether the frames belong to samples, not to a filler.
-        samples: Number of samples.
-        size: What they take of the token budget.
-        unusable: (id, reason) of samples that were left out.
-        position: Where the reader of a stream is after this batch; empty for indexed data.
     """
 
-    ids: Tensor
-    positions: Tensor
-    lengths: tuple[int, ...]
-    turns: tuple[tuple[int, ...], ...]
-    visual_positions: Tensor
-    visual_rows: Tensor
-    predict_from: Tensor
-    targets: Tensor
-    weights: Tensor
-    patches: Tensor
-    frames: tuple[FrameShape, ...]
-    real_frames: bool
-    samples: int
-    size: int
-    unusable: tuple[tuple[str, str], ...] = ()
-    position: tuple[int, ...] = ()
+    ids: Tensor  # int64 [T]
+    positions: Tensor  # int64 [T], from 0 in every sample
+    lengths: tuple[int, ...]  # Tokens of each sample
+    turns: tuple[tuple[int, ...], ...]  # Tokens of each independent turn, by sample; see `EncodedSample`
+    visual_positions: Tensor  # int64 [P], positions of visual tokens in the sequence
+    visual_rows: Tensor  # int64 [P], rows of [V] that go there
+    predict_from: Tensor  # int64 [K], positions whose next token is learnt
+    targets: Tensor  # int64 [K], those next tokens
+    weights: Tensor  # float32 [K], their weights in the loss, see `DataSettings.answer_balance`
+    patches: Tensor  # float32 [N, C*P*P]
+    frames: tuple[FrameShape, ...]  # Shape of each frame
+    real_frames: bool  # Whether the frames belong to samples, not to a filler
+    samples: int  # Number of samples
+    size: int  # What they take of the token budget
+    unusable: tuple[tuple[str, str], ...] = ()  # (id, reason) of samples that were left out
+    position: tuple[int, ...] = ()  # Where the reader of a stream is after this batch; empty for indexed data
 
     @property
     def frame_tokens(self) -> list[int]:
@@ -90,14 +72,7 @@ def collate(
     unusable: Sequence[tuple[str, str]] = (),
     answer_balance: float = 0.0,
 ) -> Batch:
-    """Packs samples (there may be none) into one micro-batch.
-
-    Args:
-        samples: Encoded samples.
-        processor: The model's.
-        unusable: (id, reason) of samples that were left out.
-        answer_balance: See `DataSettings`.
-    """
+    """Packs samples (there may be none) into one micro-batch; `unusable` names those that were left out."""
     sequences = [sample for sample in samples if len(sample.ids)]
     ids = np.concatenate([np.empty(0, np.int64), *(sample.ids for sample in sequences)])
     labels = np.concatenate([np.empty(0, np.int64), *(sample.labels for sample in sequences)])

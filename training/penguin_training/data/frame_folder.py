@@ -16,12 +16,7 @@ class FrameFolder:
     """A folder of frames as a `Clip`."""
 
     def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Chooses the frames, without reading them.
-
-        Args:
-            path: The folder.
-            fps: Maximum number of frames per second.
-            max_frames: Maximum number of frames; more are sampled uniformly.
+        """Chooses the frames without reading them: at most `fps` per second, and `max_frames` of these, uniformly.
 
         Raises:
             MediaError: the folder is missing or holds no frames, or fps or max_frames is out of range.

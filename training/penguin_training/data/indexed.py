@@ -89,7 +89,7 @@ class IndexedData:
         return self.batch(max(candidates, key=lambda numbers: (self.patches(numbers), self.plan.size(numbers))))
 
     def batches(self, start: int, rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
-        """Returns the micro-batches of one process, without end.
+        """Returns the micro-batches of process `rank` of `world`, without end.
 
         Args:
             start: Micro-batches that all processes together have consumed before.

@@ -31,31 +31,18 @@ _UNUSABLE = MeasuredSample(-1, 0, 0, ())
 
 @dataclass(frozen=True, eq=False)
 class LengthIndex:
-    """Lengths of the samples of one file.
+    """Lengths of the samples of one file."""
 
-    Attributes:
-        tokens: int64 [samples]; 0 if only the encoder sees the sample, -1 if it cannot be used.
-        visual_tokens: int64 [samples].
-        patches: int64 [samples].
-        unusable: (id, reason) by row.
-        media: int64 [samples + 1], index of the first image or clip of each sample.
-        sizes: int64 [media, 3], height and width in pixels and merge size.
-        frames: int64 [media + 1], index of the first frame of each image or clip.
-        kinds: uint8 [frames].
-        times_s: float64 [frames]; NaN for images.
-        digest: Hash of the file and of the sizes of its samples.
-    """
-
-    tokens: Int64Array
-    visual_tokens: Int64Array
-    patches: Int64Array
-    unusable: dict[int, tuple[str, str]]
-    media: Int64Array
-    sizes: Int64Array
-    frames: Int64Array
-    kinds: Any
-    times_s: Any
-    digest: str = ""
+    tokens: Int64Array  # int64 [samples]; 0 if only the encoder sees the sample, -1 if it cannot be used
+    visual_tokens: Int64Array  # int64 [samples]
+    patches: Int64Array  # int64 [samples]
+    unusable: dict[int, tuple[str, str]]  # (id, reason) by row
+    media: Int64Array  # int64 [samples + 1], index of the first image or clip of each sample
+    sizes: Int64Array  # int64 [media, 3], height and width in pixels and merge size
+    frames: Int64Array  # int64 [media + 1], index of the first frame of each image or clip
+    kinds: Any  # uint8 [frames]
+    times_s: Any  # float64 [frames]; NaN for images
+    digest: str = ""  # Hash of the file and of the sizes of its samples
 
     def packed_sizes(self) -> Int64Array:
         """Returns what each sample takes of a token budget; 0 if it cannot be used."""

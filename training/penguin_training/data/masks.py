@@ -100,11 +100,11 @@ def words_of(classes: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def class_shares(mask: UInt8Array, size: Size, patch_size: int, classes: int) -> Tensor:
-    """Returns the fraction of each class in every patch: float32 [N, classes], rows in the order of merge size 1.
+    """Returns the fraction of each class in every patch: float32 [N, classes], in row-major order.
 
     Args:
-        mask: uint8 [H, W], class numbers; whole patches.
-        size: Size of the mask in pixels.
+        mask: uint8 [H, W], class numbers; H and W are multiples of the patch size.
+        size: Height and width in pixels.
         patch_size: Side of a patch.
         classes: Number of classes.
     """

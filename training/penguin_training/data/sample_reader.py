@@ -43,17 +43,12 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """The lengths of a sample.
+    """The lengths of a sample."""
 
-    Attributes:
-        tokens: Length of its sequence, visual tokens included; 0 if the decoder does not see it.
-        media: One for each image or clip.
-    """
-
-    tokens: int
+    tokens: int  # Length of its sequence, visual tokens included; 0 if the decoder does not see it
     visual_tokens: int
     patches: int
-    media: tuple[MediaInfo, ...]
+    media: tuple[MediaInfo, ...]  # One for each image or clip
 
     @property
     def size(self) -> int:
@@ -63,38 +58,25 @@ class MeasuredSample:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
-    """A sample as the model reads it.
+    """A sample as the model reads it."""
 
-    Attributes:
-        ids: int64 [tokens]; empty if the decoder does not see it.
-        labels: int64 [tokens], -100 where nothing is learnt.
-        images: Patches of its frames, in the order of their placeholders in `ids`.
-        turns: Tokens of each independent turn after the shared tokens; empty if turns see the earlier ones.
-    """
-
-    ids: Int64Array
-    labels: Int64Array
-    images: tuple[PatchedImage, ...]
+    ids: Int64Array  # int64 [tokens]; empty if the decoder does not see it
+    labels: Int64Array  # int64 [tokens], -100 where nothing is learnt
+    images: tuple[PatchedImage, ...]  # Patches of its frames, in the order of their placeholders in `ids`
+    # Tokens of each independent turn after the shared tokens; empty if turns see the earlier ones
     turns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class SampleReader:
-    """Measures and encodes samples for one stage; can be sent to worker processes.
-
-    Attributes:
-        max_tokens: Maximum length of a sample.
-        max_visual_tokens: Maximum number of visual tokens of a sample.
-        multimodal: Whether the stage has an encoder.
-        reconstructs: Whether the stage can use media without a conversation.
-    """
+    """Measures and encodes samples for one stage; can be sent to worker processes."""
 
     processor: Processor
     data: DataSettings
-    max_tokens: int
-    max_visual_tokens: int
-    multimodal: bool = True
-    reconstructs: bool = True
+    max_tokens: int  # Maximum length of a sample
+    max_visual_tokens: int  # Maximum number of visual tokens of a sample
+    multimodal: bool = True  # Whether the stage has an encoder
+    reconstructs: bool = True  # Whether the stage can use media without a conversation
 
     def measure(self, annotation: Annotation) -> MeasuredSample:
         """Returns the lengths of a sample; reads no pixels of images, but all frames of clips.

@@ -83,13 +83,9 @@ class StreamedData:
         return next(self.micro_batches(Position(0), readers=1))
 
     def batches(self, state: dict[str, Any], rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
-        """Returns the micro-batches of one process, without end.
+        """Returns the micro-batches of process `rank` of `world`, without end.
 
-        Args:
-            state: Positions of this process's readers, empty at the beginning; updated as micro-batches are taken.
-            rank: Index of this process.
-            world: Number of processes.
-            pin: Puts tensors into page-locked memory.
+        `state` holds the positions of its readers, empty at the beginning, and is updated as micro-batches are taken.
         """
         workers = self._settings.data.workers
         own = max(1, workers)

@@ -18,17 +18,11 @@ _TOKEN_FIELDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 @dataclass(frozen=True, eq=False)
 class Blueprint:
-    """Sizes and tokenizer of a model.
+    """Sizes and tokenizer of a model."""
 
-    Attributes:
-        decoder: Fields of a Qwen3 `config.json`, with its special token ids.
-        penguin: Configuration of the whole model; None in a text stage.
-        processor: Prepares the samples.
-    """
-
-    decoder: dict[str, Any]
-    penguin: PenguinConfig | None
-    processor: Processor
+    decoder: dict[str, Any]  # Fields of a Qwen3 `config.json`, with its special token ids
+    penguin: PenguinConfig | None  # Configuration of the whole model; None in a text stage
+    processor: Processor  # Prepares the samples
 
     @property
     def context_tokens(self) -> int | None:

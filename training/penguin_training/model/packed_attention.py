@@ -25,32 +25,21 @@ _GROUP_TOKENS = 128
 
 
 class AttentionBlock(NamedTuple):
-    """Consecutive tokens that attend to each other, and to an earlier block that they share with others.
+    """Consecutive tokens that attend to each other, and to an earlier block that they share with others."""
 
-    Attributes:
-        tokens: Number of tokens.
-        shared: Index of the earlier block, or None.
-        mask: bool [tokens, shared tokens + tokens], true where a row attends to a column; None for causal.
-    """
-
-    tokens: int
-    shared: int | None = None
+    tokens: int  # Number of tokens
+    shared: int | None = None  # Index of the earlier block, or None
+    # bool [tokens, shared tokens + tokens], true where a row attends to a column; None for causal
     mask: Tensor | None = None
 
 
 @dataclass(eq=False)
 class PackedSequences:
-    """Where the samples of a micro-batch lie. An object, so that compiled layers do not trace into it.
+    """Where the samples of a micro-batch lie. An object, so that compiled layers do not trace into it."""
 
-    Attributes:
-        starts: int32 [samples + 1], on the decoder's device.
-        longest: Tokens of the longest sample.
-        blocks: One for each sample, more if its turns are independent.
-    """
-
-    starts: Tensor
-    longest: int
-    blocks: list[AttentionBlock]
+    starts: Tensor  # int32 [samples + 1], on the decoder's device
+    longest: int  # Tokens of the longest sample
+    blocks: list[AttentionBlock]  # One for each sample, more if its turns are independent
 
 
 def packed_arguments(lengths: Sequence[int], turns: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class StageModel(nn.Module):
             teacher_features: [V, teacher's width] of the batch's frames; required with an adapter and real frames.
 
         Returns:
-            Scalars: `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`,
-            `amplitude`, `relation` and, if there is one, `reading`, each a mean, 0 if the batch has no real frames.
+            `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`, `amplitude`,
+            `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames.
         """
         embeddings = self.language_model.get_input_embeddings()(batch.ids)
         losses: dict[str, Tensor] = {}

@@ -30,26 +30,18 @@ from penguin_training.settings.stage import StageSettings
 
 @dataclass(eq=False)
 class Run:
-    """A stage that is ready to go.
-
-    Attributes:
-        fingerprint: What must not change when the run is resumed.
-        model: `StageModel`, placed.
-        teacher: On its device, or None.
-        average: Of the weights, or None.
-        batches: Micro-batches of this process from `progress` on.
-    """
+    """A stage that is ready to go."""
 
     settings: StageSettings
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, Any]  # What must not change when the run is resumed
     blueprint: Blueprint
     accelerator: Accelerator
-    model: nn.Module
+    model: nn.Module  # `StageModel`, placed
     optimizers: Optimizers
-    teacher: Teacher | None
-    average: MovingAverage | None
+    teacher: Teacher | None  # On its device, or None
+    average: MovingAverage | None  # Of the weights, or None
     data: IndexedData | StreamedData
-    batches: Iterator[Batch]
+    batches: Iterator[Batch]  # Micro-batches of this process from `progress` on
     progress: Progress
     tracking: Tracking
 
@@ -113,6 +105,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         batches = data.batches(progress.stream, rank, world, pin)
     else:
         batches = data.batches(progress.step * progress.window, rank, world, pin)
+    tracking = Tracking(accelerator, output, steps, console)
     return Run(
         settings,
         fingerprint,
@@ -125,7 +118,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         data,
         batches,
         progress,
-        Tracking(accelerator, output, steps, console),
+        tracking,
     )
 
 

@@ -36,28 +36,18 @@ _COMPUTE_BYTES = {"float32": 4, "bf16": 2}
 
 @dataclass
 class DryRunReport:
-    """What a stage would do.
-
-    Attributes:
-        trained: Number of trained parameters, by part.
-        frozen: Number of frozen parameters, by part.
-        micro_batches_per_epoch: Summed over all processes; None for streams.
-        filled: Fraction of the token budget that is filled; None for streams.
-        unusable: Samples that the length indexes leave out, and those of the micro-batch that cannot be read.
-        sharded: Whether processes share the weights and what belongs to them.
-        bytes: Memory by purpose, without temporary buffers of kernels.
-    """
+    """What a stage would do."""
 
     name: str
-    trained: dict[str, int]
-    frozen: dict[str, int]
+    trained: dict[str, int]  # Number of trained parameters, by part
+    frozen: dict[str, int]  # Number of frozen parameters, by part
     steps: int
-    micro_batches_per_epoch: int | None
-    filled: float | None
-    unusable: int
+    micro_batches_per_epoch: int | None  # Summed over all processes; None for streams
+    filled: float | None  # Fraction of the token budget that is filled; None for streams
+    unusable: int  # Samples that the length indexes leave out, and those of the micro-batch that cannot be read
     shapes: dict[str, Any]
-    sharded: bool
-    bytes: dict[str, int]
+    sharded: bool  # Whether processes share the weights and what belongs to them
+    bytes: dict[str, int]  # Memory by purpose, without temporary buffers of kernels
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain values."""
@@ -81,11 +71,7 @@ class DryRunReport:
 
 
 def dry_run(settings: StageSettings) -> DryRunReport:
-    """Checks a stage and reports what it would do; reads configuration files and data, but no weights.
-
-    Raises:
-        PenguinError: something is missing, does not fit, or contradicts something else.
-    """
+    """Checks a stage and reports what it would do; raises PenguinError if something is missing or does not fit."""
     check_output(settings)
     check_trackers(settings.engine.trackers)
     blueprint = make_blueprint(settings)

@@ -20,8 +20,7 @@ def train(run: Run, stop_at: int | None = None) -> None:
         stop_at: Saves a state and returns after this step, as if interrupted (for tests and short jobs).
 
     Raises:
-        DataError: too many samples cannot be used.
-        TrainingError: training diverged, or the run is already past `stop_at`.
+        PenguinError: too many samples cannot be used, training diverged, or the run is already past `stop_at`.
     """
     progress, settings, tracking = run.progress, run.settings, run.tracking
     if stop_at is not None and stop_at < progress.step:

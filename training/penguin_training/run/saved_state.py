@@ -41,23 +41,14 @@ _CHANGEABLE_ENGINE = ("compile", "gradient_checkpointing", "sharding", "keep", "
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """Where a run is."""
 
-    Attributes:
-        step: Optimiser steps done.
-        read: Samples read by all processes.
-        unusable: How many of them were left out.
-        stream: Position of this process in streamed data.
-        window: Micro-batches per step, summed over all processes.
-        world: Number of processes; must stay the same to resume streamed data.
-    """
-
-    step: int = 0
-    read: int = 0
-    unusable: int = 0
-    stream: dict[str, Any] = field(default_factory=dict)
-    window: int = 1
-    world: int = 1
+    step: int = 0  # Optimiser steps done
+    read: int = 0  # Samples read by all processes
+    unusable: int = 0  # How many of them were left out
+    stream: dict[str, Any] = field(default_factory=dict)  # Position of this process in streamed data
+    window: int = 1  # Micro-batches per step, summed over all processes
+    world: int = 1  # Number of processes; must stay the same to resume streamed data
 
 
 def resume_fingerprint(settings: StageSettings, digests: Sequence[str]) -> dict[str, Any]:

@@ -20,38 +20,27 @@ from penguin_training.settings.field_types import (
 
 @dataclass(frozen=True, config=CONFIG)
 class TabletopScenes:
-    """Scenes of the simulated table-top, rendered while they are read, from seeds of the training split.
+    """Scenes of the simulated table-top, rendered while they are read, from seeds of the training split."""
 
-    Attributes:
-        scenes: Number of scenes in an epoch.
-        seed: Selects another set of scenes.
-        mixture: Weight of each family; families that are left out get 0. None for the table-top's default mixture.
-        turns: Maximum number of questions about the same images.
-    """
-
-    scenes: PositiveInt
-    seed: NonNegativeInt = 0
+    scenes: PositiveInt  # Number of scenes in an epoch
+    seed: NonNegativeInt = 0  # Selects another set of scenes
+    # Weight of each family; families that are left out get 0. None for the table-top's default mixture.
     mixture: dict[Literal["image", "pair", "clip", "chart", "text"], NonNegativeFloat] | None = None
-    turns: PositiveInt = 4
+    turns: PositiveInt = 4  # Maximum number of questions about the same images
 
 
 @dataclass(frozen=True, config=CONFIG)
 class DataFile:
-    """One annotation file, or scenes in its place.
+    """One annotation file, or scenes in its place."""
 
-    Attributes:
-        path: JSON or JSONL file, relative to the data's root; with `streamed` also a hub data set or a URL.
-        tabletop: Rendered samples instead of a path; needs `streamed`.
-        repeat: How often an epoch shows each sample; a fraction shows a different part of them each epoch.
-        only: Uses only samples whose fields have one of these values, for example `{family: [image, pair]}`.
-        conversations: False ignores the conversations and learns from the images by reconstruction alone.
-    """
-
+    # JSON or JSONL file, relative to the data's root; with `streamed` also a hub data set or a URL
     path: Name | None = None
-    tabletop: TabletopScenes | None = None
+    tabletop: TabletopScenes | None = None  # Rendered samples instead of a path; needs `streamed`
+    # How often an epoch shows each sample; a fraction shows a different part of them each epoch
     repeat: PositiveFloat = 1.0
+    # Uses only samples whose fields have one of these values, for example `{family: [image, pair]}`
     only: dict[Name, list[str]] = Field(default_factory=dict)
-    conversations: bool = True
+    conversations: bool = True  # False ignores the conversations and learns from the images by reconstruction alone
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.tabletop is None):
@@ -67,39 +56,27 @@ class DataFile:
 
 @dataclass(frozen=True, config=CONFIG)
 class DataSettings:
-    """What is read, and how.
+    """What is read, and how."""
 
-    Attributes:
-        files: Annotation files.
-        root: Folder that paths in the settings and in annotations are relative to. If None, annotation files are
-            relative to the working directory and the paths in them to their own folder (paths in URLs and hub data
-            sets to the working directory).
-        streamed: Reads the files as a stream (`datasets`), in their own order and without a length index.
-        block: Number of streamed samples that are packed together.
-        fps: Frames per second sampled from a video.
-        max_frames: Maximum number of frames of a video; longer ones are sampled uniformly.
-        key_frames: Policy that labels keyframes.
-        sizes: Rule that allocates visual tokens, as at inference.
-        train_on: "answers", or "all" for every text token (for a language model trained from scratch).
-        answer_balance: Each token of an n-token answer has the weight n ** -answer_balance in the cross-entropy. At 0
-            all tokens have the same weight (released code), and long answers dominate; at 1 all answers have the same
-            weight. A `text` sample counts as one answer. Needs train_on "answers".
-        workers: Number of processes that decode and patch; 0 does it in the training process.
-        max_bad_share: The run stops when more than this fraction of the samples cannot be used.
-    """
-
-    files: Annotated[list[DataFile], Field(min_length=1)]
+    files: Annotated[list[DataFile], Field(min_length=1)]  # Annotation files
+    # Folder that paths in the settings and in annotations are relative to. If None, annotation files are relative to
+    # the working directory and the paths in them to their own folder (paths in URLs and hub data sets to the working
+    # directory).
     root: Name | None = None
-    streamed: bool = False
-    block: PositiveInt = 1024
-    fps: PositiveFloat = 1.0
-    max_frames: PositiveInt = 180
-    key_frames: Literal["novelty", "reference"] = "novelty"
-    sizes: Literal["strict", "reference"] = "strict"
+    streamed: bool = False  # Reads the files as a stream (`datasets`), in their own order and without a length index
+    block: PositiveInt = 1024  # Number of streamed samples that are packed together
+    fps: PositiveFloat = 1.0  # Frames per second sampled from a video
+    max_frames: PositiveInt = 180  # Maximum number of frames of a video; longer ones are sampled uniformly
+    key_frames: Literal["novelty", "reference"] = "novelty"  # Policy that labels keyframes
+    sizes: Literal["strict", "reference"] = "strict"  # Rule that allocates visual tokens, as at inference
+    # "answers", or "all" for every text token (for a language model trained from scratch)
     train_on: Literal["answers", "all"] = "answers"
+    # Each token of an n-token answer has the weight n ** -answer_balance in the cross-entropy. At 0 all tokens have the
+    # same weight (released code), and long answers dominate; at 1 all answers have the same weight. A `text` sample
+    # counts as one answer. Needs train_on "answers".
     answer_balance: Fraction = 0.0
-    workers: NonNegativeInt = 2
-    max_bad_share: Fraction = 0.01
+    workers: NonNegativeInt = 2  # Number of processes that decode and patch; 0 does it in the training process
+    max_bad_share: Fraction = 0.01  # The run stops when more than this fraction of the samples cannot be used
 
     def __post_init__(self) -> None:
         if not self.streamed and any(file.tabletop for file in self.files):

@@ -11,27 +11,19 @@ from penguin_training.settings.field_types import CONFIG, Name, PositiveFloat, P
 
 @dataclass(frozen=True, config=CONFIG)
 class NewLanguageModel:
-    """A randomly initialised Qwen3 decoder; fields as in its `config.json`.
+    """A randomly initialised Qwen3 decoder; fields as in its `config.json`."""
 
-    Attributes:
-        tokenizer: Folder written by `penguin-vl prepare tokenizer`.
-        max_position_embeddings: Maximum sequence length in tokens.
-        rope_theta: Base of the rotary frequencies.
-        initializer_range: Standard deviation of the initial weights.
-        tie_word_embeddings: Whether the output matrix is the embedding table.
-    """
-
-    tokenizer: Name
+    tokenizer: Name  # Folder written by `penguin-vl prepare tokenizer`
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
     num_hidden_layers: PositiveInt
     num_attention_heads: PositiveInt
     num_key_value_heads: PositiveInt
     head_dim: PositiveInt
-    max_position_embeddings: PositiveInt = 8192
-    rope_theta: PositiveFloat = 1e6
-    initializer_range: PositiveFloat = 0.02
-    tie_word_embeddings: bool = True
+    max_position_embeddings: PositiveInt = 8192  # Maximum sequence length in tokens
+    rope_theta: PositiveFloat = 1e6  # Base of the rotary frequencies
+    initializer_range: PositiveFloat = 0.02  # Standard deviation of the initial weights
+    tie_word_embeddings: bool = True  # Whether the output matrix is the embedding table
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -45,39 +37,26 @@ class NewLanguageModel:
 
 @dataclass(frozen=True, config=CONFIG)
 class NewModel:
-    """A Penguin-VL model assembled from a text-only LLM, an encoder and a randomly initialised projector.
+    """A Penguin-VL model assembled from a text-only LLM, an encoder and a randomly initialised projector."""
 
-    Attributes:
-        llm: Qwen3 checkpoint (folder or hub repository) that becomes the decoder, with its tokenizer.
-        encoder_llm: Qwen3 checkpoint whose layers become the encoder; None for `llm`.
-        encoder_layers: Number of its first layers that are used; None for all.
-        encoder_init: "llm", or "random" for an encoder of the same shape with random weights.
-        min_tokens: Visual tokens below which the allocation does not shrink a frame (times 1.5).
-        max_tokens: Default budget of visual tokens of a prompt at inference.
-    """
-
-    llm: Name
-    encoder_llm: Name | None = None
-    encoder_layers: PositiveInt | None = None
+    llm: Name  # Qwen3 checkpoint (folder or hub repository) that becomes the decoder, with its tokenizer
+    encoder_llm: Name | None = None  # Qwen3 checkpoint whose layers become the encoder; None for `llm`
+    encoder_layers: PositiveInt | None = None  # Number of its first layers that are used; None for all
+    # "llm", or "random" for an encoder of the same shape with random weights
     encoder_init: Literal["llm", "random"] = "llm"
-    min_tokens: PositiveInt = 16
-    max_tokens: PositiveInt = 16384
+    min_tokens: PositiveInt = 16  # Visual tokens below which the allocation does not shrink a frame (times 1.5)
+    max_tokens: PositiveInt = 16384  # Default budget of visual tokens of a prompt at inference
 
 
 @dataclass(frozen=True, config=CONFIG)
 class ModelSettings:
-    """What training starts from: exactly one of the three.
+    """What training starts from: exactly one of the three."""
 
-    Attributes:
-        start: Checkpoint (folder or hub repository), for example that of the previous stage: a Penguin-VL model, or
-            in a text stage a Qwen3 model.
-        new_model: A Penguin-VL model assembled from an LLM.
-        new_language_model: A randomly initialised decoder, in a text stage.
-    """
-
+    # Checkpoint (folder or hub repository), for example that of the previous stage: a Penguin-VL model, or in a text
+    # stage a Qwen3 model
     start: Name | None = None
-    new_model: NewModel | None = None
-    new_language_model: NewLanguageModel | None = None
+    new_model: NewModel | None = None  # A Penguin-VL model assembled from an LLM
+    new_language_model: NewLanguageModel | None = None  # A randomly initialised decoder, in a text stage
 
     def __post_init__(self) -> None:
         present = [name for name, value in vars(self).items() if value is not None]

@@ -27,23 +27,15 @@ from penguin_training.settings.teacher import Reconstruction
 
 @dataclass(frozen=True, config=CONFIG)
 class LearningRates:
-    """Peak learning rate of each part; null freezes a part.
+    """Peak learning rate of each part; null freezes a part."""
 
-    Attributes:
-        llm: The decoder with its embeddings.
-        encoder: The encoder's layers and final norm.
-        patch_embedding: The encoder's patch embedding.
-        projector: The projector.
-        adapter: The linear layer from the encoder's to the teacher's width; needs `reconstruction`.
-        lora: The low-rank matrices; needs `lora`.
-    """
-
-    llm: PositiveFloat | None = None
-    encoder: PositiveFloat | None = None
-    patch_embedding: PositiveFloat | None = None
-    projector: PositiveFloat | None = None
+    llm: PositiveFloat | None = None  # The decoder with its embeddings
+    encoder: PositiveFloat | None = None  # The encoder's layers and final norm
+    patch_embedding: PositiveFloat | None = None  # The encoder's patch embedding
+    projector: PositiveFloat | None = None  # The projector
+    # The linear layer from the encoder's to the teacher's width; needs `reconstruction`
     adapter: PositiveFloat | None = None
-    lora: PositiveFloat | None = None
+    lora: PositiveFloat | None = None  # The low-rank matrices; needs `lora`
 
     def trained(self) -> dict[str, float]:
         """Returns the rates of the parts that are trained."""
@@ -52,18 +44,13 @@ class LearningRates:
 
 @dataclass(frozen=True, config=CONFIG)
 class Budgets:
-    """How much passes through the model at once.
+    """How much passes through the model at once."""
 
-    Attributes:
-        tokens: Text and visual tokens of one micro-batch; also the maximum length of a sample.
-        micro_batches: Micro-batches per optimiser step, summed over all processes, so that a step does not depend on
-            the number of processes.
-        visual_tokens: Maximum number of visual tokens of one sample.
-    """
-
-    tokens: PositiveInt
+    tokens: PositiveInt  # Text and visual tokens of one micro-batch; also the maximum length of a sample
+    # Micro-batches per optimiser step, summed over all processes, so that a step does not depend on the number of
+    # processes
     micro_batches: PositiveInt
-    visual_tokens: PositiveInt = 10240
+    visual_tokens: PositiveInt = 10240  # Maximum number of visual tokens of one sample
 
     def __post_init__(self) -> None:
         if self.visual_tokens > self.tokens:
@@ -74,21 +61,13 @@ class Budgets:
 
 @dataclass(frozen=True, config=CONFIG)
 class Schedule:
-    """Length of the stage, and the course of the learning rates: linear warm-up, then cosine decay.
+    """Length of the stage, and the course of the learning rates: linear warm-up, then cosine decay."""
 
-    Attributes:
-        epochs: Passes over the data; not with `steps`.
-        steps: Optimiser steps; not with `epochs`, required for streams.
-        warmup_share: Fraction of the steps in which the rates rise.
-        start_share: Initial fraction of the peak rates.
-        end_share: Final fraction of the peak rates.
-    """
-
-    epochs: PositiveFloat | None = None
-    steps: PositiveInt | None = None
-    warmup_share: Fraction = 0.03
-    start_share: Fraction = 0.1
-    end_share: Fraction = 0.1
+    epochs: PositiveFloat | None = None  # Passes over the data; not with `steps`
+    steps: PositiveInt | None = None  # Optimiser steps; not with `epochs`, required for streams
+    warmup_share: Fraction = 0.03  # Fraction of the steps in which the rates rise
+    start_share: Fraction = 0.1  # Initial fraction of the peak rates
+    end_share: Fraction = 0.1  # Final fraction of the peak rates
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -97,42 +76,27 @@ class Schedule:
 
 @dataclass(frozen=True, config=CONFIG)
 class Optimizer:
-    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest.
+    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest."""
 
-    Attributes:
-        kind: "adamw" or "muon". Muon's updates are scaled to the size of AdamW's, so rates keep their meaning.
-        muon_factor: Multiplies the rates of matrices trained by Muon; a model trained from scratch gains from 10 or
-            more.
-        beta1: Decay of AdamW's first moment.
-        beta2: Decay of AdamW's second moment.
-        epsilon: Added to the root of the second moment.
-        weight_decay: Decay of matrices; vectors (norms, biases) never decay.
-        clip: Maximum norm of the gradient; null for no limit.
-    """
-
+    # "adamw" or "muon". Muon's updates are scaled to the size of AdamW's, so rates keep their meaning.
     kind: Literal["adamw", "muon"] = "adamw"
+    # Multiplies the rates of matrices trained by Muon; a model trained from scratch gains from 10 or more
     muon_factor: PositiveFloat = 1.0
-    beta1: FractionBelowOne = 0.9
-    beta2: FractionBelowOne = 0.999
-    epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    clip: PositiveFloat | None = 1.0
+    beta1: FractionBelowOne = 0.9  # Decay of AdamW's first moment
+    beta2: FractionBelowOne = 0.999  # Decay of AdamW's second moment
+    epsilon: PositiveFloat = 1e-8  # Added to the root of the second moment
+    weight_decay: NonNegativeFloat = 0.0  # Decay of matrices; vectors (norms, biases) never decay
+    clip: PositiveFloat | None = 1.0  # Maximum norm of the gradient; null for no limit
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Lora:
-    """Low-rank adapters on the decoder's linear layers (peft); a checkpoint holds them merged.
+    """Low-rank adapters on the decoder's linear layers (peft); a checkpoint holds them merged."""
 
-    Attributes:
-        rank: Rank of the matrices.
-        alpha: Their product is scaled by alpha / rank.
-        dropout: Dropout on their input during training.
-        modules: Linear layers that get an adapter, by the last part of their names.
-    """
-
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    dropout: FractionBelowOne = 0.0
+    rank: PositiveInt = 16  # Rank of the matrices
+    alpha: PositiveFloat = 32.0  # Their product is scaled by alpha / rank
+    dropout: FractionBelowOne = 0.0  # Dropout on their input during training
+    # Linear layers that get an adapter, by the last part of their names
     modules: Annotated[list[Name], Field(min_length=1)] = Field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
@@ -140,32 +104,21 @@ class Lora:
 
 @dataclass(frozen=True, config=CONFIG)
 class Engine:
-    """How training is computed, and what is written.
+    """How training is computed, and what is written."""
 
-    Attributes:
-        precision: Of the computation; trained weights, gradients and optimiser states are always float32.
-        sharding: "none" (one process, or replicas with DDP) or "fsdp2".
-        gradient_checkpointing: Recomputes activations in the backward pass instead of storing them.
-        compile: Compiles the transformer layers (torch.compile).
-        seed: Of everything that is random.
-        ema_decay: Keeps an exponential moving average of the weights and writes that; null for none.
-        log_every: Optimiser steps between two lines of metrics.
-        save_every: Optimiser steps between two saved states; null for only the last.
-        keep: Number of saved states that are kept.
-        save_dtype: Type of the weights in checkpoints.
-        trackers: Where metrics go besides metrics.jsonl.
-    """
-
+    # Of the computation; trained weights, gradients and optimiser states are always float32
     precision: Literal["float32", "bf16"] = "bf16"
-    sharding: Literal["none", "fsdp2"] = "none"
-    gradient_checkpointing: bool = True
-    compile: bool = False
-    seed: NonNegativeInt = 0
+    sharding: Literal["none", "fsdp2"] = "none"  # "none" (one process, or replicas with DDP) or "fsdp2"
+    gradient_checkpointing: bool = True  # Recomputes activations in the backward pass instead of storing them
+    compile: bool = False  # Compiles the transformer layers (torch.compile)
+    seed: NonNegativeInt = 0  # Of everything that is random
+    # Keeps an exponential moving average of the weights and writes that; null for none
     ema_decay: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
-    log_every: PositiveInt = 10
-    save_every: PositiveInt | None = 500
-    keep: PositiveInt = 2
-    save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    log_every: PositiveInt = 10  # Optimiser steps between two lines of metrics
+    save_every: PositiveInt | None = 500  # Optimiser steps between two saved states; null for only the last
+    keep: PositiveInt = 2  # Number of saved states that are kept
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"  # Type of the weights in checkpoints
+    # Where metrics go besides metrics.jsonl
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"])
     )
@@ -173,27 +126,19 @@ class Engine:
 
 @dataclass(frozen=True, config=CONFIG)
 class StageSettings:
-    """A whole stage: the sections of a stage file.
+    """A whole stage: the sections of a stage file."""
 
-    Attributes:
-        name: Name for people and trackers.
-        kind: "text" (the decoder alone) or "multimodal".
-        output: Folder of the checkpoint, metrics and saved states; relative to the working directory.
-        reconstruction: The losses against a teacher; null for none.
-        lora: Low-rank training of the decoder; null for none.
-    """
-
-    name: Name
-    kind: Literal["text", "multimodal"]
-    output: Name
+    name: Name  # Name for people and trackers
+    kind: Literal["text", "multimodal"]  # "text" (the decoder alone) or "multimodal"
+    output: Name  # Folder of the checkpoint, metrics and saved states; relative to the working directory
     model: ModelSettings
     learning_rates: LearningRates
     data: DataSettings
     budgets: Budgets
     schedule: Schedule
     optimizer: Optimizer = Field(default_factory=Optimizer)
-    reconstruction: Reconstruction | None = None
-    lora: Lora | None = None
+    reconstruction: Reconstruction | None = None  # The losses against a teacher; null for none
+    lora: Lora | None = None  # Low-rank training of the decoder; null for none
     engine: Engine = Field(default_factory=Engine)
 
     def __post_init__(self) -> None:
@@ -227,10 +172,7 @@ class StageSettings:
         rates = self.learning_rates
         if not rates.trained():
             raise ValueError("learning_rates trains nothing; give at least one part a rate")
-        for part, needed, section in (
-            ("adapter", "reconstruction", self.reconstruction),
-            ("lora", "lora", self.lora),
-        ):
+        for part, needed, section in (("adapter", "reconstruction", self.reconstruction), ("lora", "lora", self.lora)):
             if (getattr(rates, part) is None) != (section is None):
                 raise ValueError(f"learning_rates.{part} and the section {needed} belong together; give both or none")
         if self.lora and rates.llm is not None:
