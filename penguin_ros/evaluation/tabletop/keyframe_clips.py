@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from penguin_engine.bench.keyframe_policies import LabelledClip
 from penguin_models.types import Frame, Size
-from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import TabletopClip
 from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split
@@ -27,22 +26,10 @@ def rendered_clips(count: int) -> Iterator[LabelledClip]:
             yield LabelledClip(_render(clip), [(event.start_s, event.end_s) for event in clip.events], clip.seconds)
 
 
-        Args:
-            number: of the clip.
-            calm: without events, only noise, flicker and slow changes of light.
-
-        Raises:
-            TabletopError: PyBullet is not installed.
-        """
-        self._clip = TabletopClip(Split.TEST.seed(number, base=1 + calm), _SIZE, _FPS, calm=calm)
-        self.events: tuple[Event, ...] = self._clip.events
-        self.seconds = self._clip.seconds
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Renders the frames."""
-        renderer = SceneRenderer(_SIZE)
-        try:
-            for view in self._clip.frames(renderer):
-                yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
-        finally:
-            renderer.close()
+def _render(clip: TabletopClip) -> Iterator[Frame]:
+    renderer = SceneRenderer(_SIZE)
+    try:
+        for view in clip.frames(renderer):
+            yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
+    finally:
+        renderer.close()

@@ -1,49 +1,50 @@
-"""Reading micro-batches: processes share them without gaps, any position can be begun at, bad samples are named."""
+"""Indexed data: processes divide micro-batches without gaps, reading can start anywhere, bad samples are reported."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from penguin_models.errors import DataError
-from penguin_training.data.loader import check_unusable, iterate
+from penguin_training.data.open_data import check_unusable, open_data
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train
-from penguin_training.run.setup import open_source
-from penguin_training.settings.blueprint import make_blueprint
 
 
 @pytest.fixture
 def data(values, parse, indexed):
     values["budgets"]["tokens"] = 512
     settings = indexed(parse(values))
-    return open_source(settings, make_blueprint(settings)).data
+    return open_data(settings, make_blueprint(settings))
 
 
 def ids(batch):
     return batch.ids.tolist()
 
 
-def test_processes_share_what_one_would_read(data):
-    alone = iterate(data, 0, 0, 1, 0, False)
+def test_processes_divide_what_one_would_read(data):
+    alone = data.batches(0, rank=0, world=1)
     expected = [ids(next(alone)) for _ in range(8)]
     for rank in (0, 1):
-        shared = iterate(data, 2, rank, 2, 0, False)
+        shared = data.batches(2, rank, world=2)
         assert [ids(next(shared)) for _ in range(3)] == expected[2 + rank :: 2][:3]
 
 
-def test_workers_change_nothing_and_epochs_follow_each_other(data):
+def test_workers_do_not_change_the_order_and_epochs_follow_each_other(data):
     per_epoch = len(data.plan.micro_batches(0))
-    alone = iterate(data, per_epoch - 2, 0, 1, 0, False)
-    by_workers = iterate(data, per_epoch - 2, 0, 1, 2, False)
+    alone = data.batches(per_epoch - 2, rank=0, world=1)
+    settings = replace(data.settings, data=replace(data.settings.data, workers=2))
+    by_workers = replace(data, settings=settings).batches(per_epoch - 2, rank=0, world=1)
     for _ in range(4):
         assert ids(next(alone)) == ids(next(by_workers))
-    fresh = iterate(data, per_epoch, 0, 1, 0, False)
+    fresh = data.batches(per_epoch, rank=0, world=1)
     assert ids(next(fresh)) == ids(data.batch(data.plan.micro_batches(1)[0]))
 
 
 @pytest.fixture
 def damaged(drawn, values, tmp_path, jsonl):
-    """Ten samples, of which some pictures are damaged after they were measured."""
+    """Ten samples, some of whose images are damaged after they were measured."""
     rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text().splitlines()[:10]]
     shutil.copytree(drawn / "images", tmp_path / "images")
     jsonl(tmp_path / "ten.jsonl", rows)
@@ -57,7 +58,7 @@ def damaged(drawn, values, tmp_path, jsonl):
     return damage
 
 
-def test_a_damaged_sample_is_left_out_counted_and_named(values, damaged, start, parse, indexed, losses):
+def test_a_damaged_sample_is_left_out_counted_and_reported(values, damaged, start, parse, indexed, losses):
     indexed(parse(values))
     damaged(2)
     values["data"]["max_bad_share"] = 0.05
@@ -72,7 +73,7 @@ def test_a_damaged_sample_is_left_out_counted_and_named(values, damaged, start, 
     assert sum(losses(run, "unusable")) == len(named) == run.progress.unusable
 
 
-def test_what_the_index_leaves_out_is_named_once(values, damaged, start, tmp_path):
+def test_samples_that_the_index_leaves_out_are_reported_once(values, damaged, start, tmp_path):
     damaged(0)
     (tmp_path / "images/3.png").unlink()
     values["data"]["max_bad_share"] = 0.05
@@ -84,7 +85,7 @@ def test_what_the_index_leaves_out_is_named_once(values, damaged, start, tmp_pat
     assert (named["id"], named["step"]) == ("caption-3", 0) and "does not exist" in named["reason"]
 
 
-def test_too_many_stop_the_run(values, damaged, start, parse, indexed):
+def test_too_many_unusable_samples_stop_the_run(values, damaged, start, parse, indexed):
     indexed(parse(values))
     damaged(6)
     values["schedule"] = {"steps": 50}
@@ -92,7 +93,7 @@ def test_too_many_stop_the_run(values, damaged, start, parse, indexed):
         train(start(values))
 
 
-def test_too_many_are_found_before_the_first_step(values, damaged, start, tmp_path):
+def test_too_many_unusable_samples_are_found_before_the_first_step(values, damaged, start, tmp_path):
     damaged(0)
     for i in range(3):
         (tmp_path / f"images/{i}.png").unlink()
@@ -101,7 +102,7 @@ def test_too_many_are_found_before_the_first_step(values, damaged, start, tmp_pa
 
 
 @pytest.mark.parametrize(("bad", "read", "stops"), [(2, 3, False), (3, 3, True), (10, 1000, False), (11, 1000, True)])
-def test_what_too_many_means(bad, read, stops):
+def test_few_samples_have_the_limit_of_200(bad, read, stops):
     if not stops:
         check_unusable(bad, read, 0.01, ("x", "y"))
         return
@@ -109,9 +110,9 @@ def test_what_too_many_means(bad, read, stops):
         check_unusable(bad, read, 0.01, ("x", "y"))
 
 
-def test_too_little_data_for_a_step(values, parse, indexed):
+def test_too_little_data_for_a_step_is_reported(values, parse, indexed):
     values["schedule"] = {"epochs": 1.0}
     values["budgets"]["micro_batches"] = 1000
-    with pytest.raises(DataError, match=r"1 epochs make \d+ micro-batches, one step takes 1000"):
+    with pytest.raises(DataError, match=r"1 epochs make \d+ micro-batches, but one step takes 1000"):
         settings = indexed(parse(values))
-        open_source(settings, make_blueprint(settings))
+        _ = open_data(settings, make_blueprint(settings)).steps

@@ -1,4 +1,4 @@
-"""Stopping and going on: the same losses as without a stop, and refusals where that is not possible."""
+"""Stopping and resuming: the same losses as without a stop, and errors if that is not possible."""
 
 import copy
 import json
@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import TrainingError
 from penguin_training.run.loop import train
-from penguin_training.run.training_state import states
+from penguin_training.run.saved_state import find_states
 
 
 @pytest.mark.parametrize("kind", ["everything", "reconstruction", "reading", "lora"])
-def test_a_stopped_run_goes_on_as_if_it_had_not(values, reconstruction, start, losses, tmp_path, kind):
+def test_a_stopped_run_resumes_with_the_same_losses(values, reconstruction, start, losses, tmp_path, kind):
     if kind == "reconstruction":
         reconstruction(values)
         values["learning_rates"]["llm"] = None
@@ -47,15 +47,15 @@ def test_a_state_is_also_a_checkpoint(values, start):
     values["engine"]["save_dtype"] = "bfloat16"
     run = start(values)
     train(run)
-    assert [path.name for path in states(run.output)] == ["step-00000003", "step-00000004"]
+    assert [path.name for path in find_states(run.output)] == ["step-00000003", "step-00000004"]
     assert not list((run.output / "checkpoints").glob(".*"))
-    final, last = (load_pretrained(folder)[0] for folder in (run.output, states(run.output)[-1]))
+    final, last = (load_pretrained(folder)[0] for folder in (run.output, find_states(run.output)[-1]))
     assert final.dtype == torch.bfloat16
     for (name, ours), (_, theirs) in zip(final.named_parameters(), last.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
 
-def test_an_interrupted_write_is_no_state(values, start, monkeypatch):
+def test_an_interrupted_write_leaves_no_state(values, start, monkeypatch):
     from penguin_training.run import loop
 
     values["engine"]["save_every"] = 2
@@ -69,15 +69,17 @@ def test_an_interrupted_write_is_no_state(values, start, monkeypatch):
     monkeypatch.setattr(loop, "write_checkpoint", fail)
     with pytest.raises(OSError, match="disk full"):
         train(run)
-    assert [path.name for path in states(run.output)] == ["step-00000002"]
+    assert [path.name for path in find_states(run.output)] == ["step-00000002"]
 
 
-def test_what_cannot_be_resumed(values, start):
+def test_runs_that_cannot_be_resumed_are_refused(values, start):
     train(start(values), stop_at=2)
-    with pytest.raises(TrainingError, match=r"holds a run already \(newest step-00000002\); give --resume"):
+    with pytest.raises(TrainingError, match=r"already holds a run \(newest step-00000002\); add --resume"):
         start(values)
     values["budgets"]["micro_batches"] = 4
-    with pytest.raises(TrainingError, match=r"other settings: budgets\.micro_batches was 2, is 4\. Set them back, or"):
+    with pytest.raises(
+        TrainingError, match=r"other settings: budgets\.micro_batches was 2, is 4\. Change them back, or"
+    ):
         start(values, resume=True)
     values["budgets"]["micro_batches"] = 2
     values["learning_rates"]["encoder"] = None
@@ -108,7 +110,7 @@ def test_other_settings_and_other_data_are_refused(values, start, drawn, tmp_pat
     ):
         changed = copy.deepcopy(values)
         changed[section][key] = value
-        with pytest.raises(TrainingError, match=f"settings: {message}. Set them back"):
+        with pytest.raises(TrainingError, match=f"settings: {message}. Change them back"):
             start(changed, resume=True)
     data.write_text("\n".join(reversed(rows)))
     for index in tmp_path.glob("data.jsonl.lengths-*"):
@@ -117,41 +119,25 @@ def test_other_settings_and_other_data_are_refused(values, start, drawn, tmp_pat
         start(values, resume=True)
 
 
-def test_what_changes_no_loss_may_change(values, start, losses):
+def test_settings_without_influence_on_the_loss_may_change(values, start, losses):
     train(start(values), stop_at=2)
     values["name"] = "renamed"
     values["engine"] |= {"gradient_checkpointing": True, "log_every": 2, "save_every": 1, "keep": 1}
     resumed = start(values, resume=True)
-    with pytest.raises(TrainingError, match="stands at step 2, it cannot stop at 1; give a later step"):
+    with pytest.raises(TrainingError, match="is at step 2 and cannot stop at 1; give a later step"):
         train(resumed, stop_at=1)
     train(resumed, stop_at=2)
     assert resumed.progress.step == 2 and len(losses(resumed)) == 2
 
 
-def test_a_state_from_before_a_setting_was_there(values, start):
-    """A younger setting was then what it is where nobody gives it."""
+def test_a_state_with_unreadable_settings_is_refused(values, start):
     train(start(values), stop_at=1)
-    file = states(start(values, resume=True).output)[-1] / "trainer" / "settings.json"
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in known.items() if key != "data.answer_balance"}))
-    start(values, resume=True)
-    values["data"]["answer_balance"] = 0.5
-    with pytest.raises(TrainingError, match=r"data\.answer_balance was 0\.0, is 0\.5\. Set them back"):
-        start(values, resume=True)
-    values["data"]["answer_balance"] = 0.0
-    values["lora"], values["learning_rates"] = {}, {"lora": 1e-2}
-    with pytest.raises(TrainingError, match=r"lora\.alpha was None, is "):
-        start(values, resume=True)
-
-
-def test_a_state_without_its_settings(values, start):
-    train(start(values), stop_at=1)
-    (states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
+    (find_states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
     with pytest.raises(TrainingError, match=r"settings\.json cannot be read .* begin a new run"):
         start(values, resume=True)
 
 
-def test_a_line_that_was_cut_short_is_dropped(values, start, losses):
+def test_an_incomplete_line_of_metrics_is_dropped(values, start, losses):
     run = start(values)
     train(run, stop_at=2)
     with (run.output / "metrics.jsonl").open("a") as file:
@@ -161,11 +147,11 @@ def test_a_line_that_was_cut_short_is_dropped(values, start, losses):
     assert len(losses(resumed)) == 4
 
 
-def test_figures_after_the_state_are_dropped(values, start, losses):
+def test_metrics_after_the_state_are_dropped(values, start, losses):
     values["engine"]["save_every"] = 2
     run = start(values)
     train(run, stop_at=3)
-    newest = states(run.output)[-1]
+    newest = find_states(run.output)[-1]
     newest.rename(newest.with_name("lost"))  # only the state of step 2 is left
     resumed = start(values, resume=True)
     train(resumed)

@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer trained on a stage's own texts, in the layout of the released ones.
+"""Trains a byte-level BPE tokenizer on a stage's own texts, in the layout of the released ones.
 
-Words are cut as Qwen's tokenizers do, but digits stay together: a coordinate is one token, which a small model looks up
-and says at once.
+Words are split as by Qwen's tokenizers, but digits stay together: a coordinate is one token, which a small model looks
+up and says at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from penguin_models.chat import IMAGE, TURN_END, TURN_START
 from penguin_models.errors import PenguinError, SettingError
 from penguin_training.data.annotations import Annotation, AnnotationFile
-from penguin_training.data.samples import END_OF_TEXT
+from penguin_training.data.sample_reader import END_OF_TEXT
 
 SPECIAL = (TURN_END, END_OF_TEXT, TURN_START, IMAGE)
 WORDS = ("<think>", "</think>")
@@ -28,18 +28,14 @@ _WORD = (
 
 
 def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokenizer:
-    """Trains a tokenizer on the texts of annotation files; samples that cannot be read are passed over.
-
-    Args:
-        files: their conversations and texts are learnt from.
-        vocabulary: tokens, special ones included.
+    """Trains a tokenizer on the conversations and texts of annotation files; skips samples that cannot be read.
 
     Raises:
-        SettingError: the vocabulary is too small for the bytes and the special tokens, or larger than the texts give.
+        SettingError: the vocabulary is too small for the bytes and special tokens, or too large for the texts.
     """
     least = _BYTES + len(SPECIAL) + len(WORDS)
     if vocabulary < least:
-        raise SettingError(f"a vocabulary of {vocabulary} is too small: {least} tokens are needed before any word")
+        raise SettingError(f"a vocabulary of {vocabulary} is too small: bytes and special tokens already take {least}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -58,43 +54,30 @@ def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokeniz
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=True) for token in WORDS])
     if (size := tokenizer.get_vocab_size()) != vocabulary:
-        raise SettingError(f"the texts give {size} tokens, {vocabulary} were asked for; give more texts or ask less")
+        raise SettingError(f"the texts give only {size} tokens of {vocabulary}; add texts or lower the vocabulary")
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes tokenizer.json and the small files beside it that transformers reads.
-
-    Raises:
-        SettingError: the folder cannot be written.
-    """
+    """Writes tokenizer.json and the small files that every version of transformers reads with it."""
+    flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     added = {
-        str(number): {
-            "content": token.content,
-            "lstrip": False,
-            "normalized": token.normalized,
-            "rstrip": False,
-            "single_word": False,
-            "special": token.special,
-        }
+        str(number): {flag: getattr(token, flag) for flag in flags}
         for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
     }
+    special = {"additional_special_tokens": [TURN_START, TURN_END], "eos_token": TURN_END, "pad_token": END_OF_TEXT}
     config = {
         "added_tokens_decoder": added,
-        "additional_special_tokens": [TURN_START, TURN_END],
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
-        "eos_token": TURN_END,
-        "pad_token": END_OF_TEXT,
-        "tokenizer_class": "PreTrainedTokenizerFast",  # Qwen2Tokenizer would cut digits apart
+        "tokenizer_class": "PreTrainedTokenizerFast",  # Qwen2Tokenizer would split digits
         "unk_token": None,
     }
-    special = {"additional_special_tokens": [TURN_START, TURN_END], "eos_token": TURN_END, "pad_token": END_OF_TEXT}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+        for name, content in (("tokenizer_config", config | special), ("special_tokens_map", special)):
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     except OSError as err:
         raise SettingError(f"{folder} cannot be written: {err.strerror}") from err
 
@@ -103,13 +86,12 @@ def _texts(files: Iterable[AnnotationFile]) -> Iterator[str]:
     for file in files:
         for row in range(len(file)):
             try:
-                yield from _pieces(file[row])
+                yield from _sample_texts(file[row])
             except PenguinError:
-                continue  # the length index names it
+                continue  # `penguin-vl prepare lengths` reports it
 
 
-def _pieces(annotation: Annotation) -> Iterator[str]:
-    """Texts of a sample without its special tokens, which are no words."""
+def _sample_texts(annotation: Annotation) -> Iterator[str]:
     if annotation.text is not None:
         yield annotation.text
     for message in annotation.messages or ():

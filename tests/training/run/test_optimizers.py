@@ -1,4 +1,4 @@
-"""Learning rates and groups: as released in their course, and each part with its own."""
+"""Learning rates follow the released schedule, and each part has its own."""
 
 import math
 from itertools import pairwise
@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from penguin_training.model.initial_weights import build_model
-from penguin_training.run.optimisation import MovingAverage, Optimizers, rate_share
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
+from penguin_training.run.optimizers import MovingAverage, Optimizers, rate_share
 from penguin_training.settings.stage import Schedule
 
 
-def test_rates_rise_in_a_line_and_fall_along_a_cosine():
+def test_rates_rise_linearly_and_fall_along_a_cosine():
     schedule = Schedule(epochs=1.0)
     shares = [rate_share(step, 1000, schedule) for step in range(1000)]
     assert shares[0] == 0.1 and shares[30] == 1.0 == max(shares)
@@ -26,7 +26,7 @@ def test_rates_rise_in_a_line_and_fall_along_a_cosine():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 33, 34])
-def test_short_runs_have_rates_too(steps):
+def test_short_runs_have_valid_rates(steps):
     shares = [rate_share(step, steps, Schedule(epochs=1.0)) for step in range(steps)]
     assert all(0.1 - 1e-9 <= share <= 1 for share in shares)
 
@@ -49,7 +49,7 @@ def test_each_part_has_its_own_rate_and_vectors_never_decay(values, parse, recon
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_muon_takes_the_matrices_of_layers(values, parse):
+def test_muon_trains_the_matrices_of_layers(values, parse):
     values["optimizer"] = {"kind": "muon", "muon_factor": 10.0}
     settings = parse(values)
     model = build_model(settings, make_blueprint(settings), None)
@@ -58,7 +58,7 @@ def test_muon_takes_the_matrices_of_layers(values, parse):
     taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert taken == {n for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2 and p.requires_grad}
     assert {name.split(".")[0] for name in taken} == {"language_model", "vision_encoder"}
-    rates = settings.learning_rates.given()
+    rates = settings.learning_rates.trained()
     assert sorted(group["rate"] / 10 for group in muon.param_groups) == pytest.approx(
         sorted([rates["llm"], rates["encoder"]])
     )

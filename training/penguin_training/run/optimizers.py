@@ -1,4 +1,4 @@
-"""Parameter groups, learning rates over time, and the moving average of the weights."""
+"""Optimisers with their parameter groups, learning rates over time, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,26 +13,21 @@ from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
 
 
 class Optimizers:
-    """What takes a step: AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
+    """AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
 
     Attributes:
-        all: AdamW first; vectors (norms, biases) have a group of their own, they never decay.
+        all: AdamW first; its vectors (norms, biases) are in groups of their own, without weight decay.
     """
 
     def __init__(self, model: nn.Module, settings: StageSettings):
-        """Sorts what is trained.
-
-        Args:
-            model: a `StageModel`, maybe sharded; frozen where nothing is to be trained.
-            settings: of the stage.
-        """
+        """Sorts the trained parameters of a `StageModel`, possibly sharded, into groups."""
         chosen = settings.optimizer
-        rates = settings.learning_rates.given()
+        rates = settings.learning_rates.trained()
         adam: dict[tuple[str, bool], list[nn.Parameter]] = {}
         muon: dict[str, list[nn.Parameter]] = {}
         for name, parameter in trained_parameters(model).items():
             part = part_of(name)
-            if takes_muon(name, parameter, chosen):
+            if uses_muon(name, parameter, chosen):
                 muon.setdefault(part, []).append(parameter)
             else:
                 adam.setdefault((part, parameter.ndim > 1), []).append(parameter)
@@ -55,15 +50,11 @@ class Optimizers:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of all; "rate" is their highest learning rate."""
+        """All parameter groups; "rate" is their peak learning rate."""
         return [group for optimizer in self.all for group in optimizer.param_groups]
 
     def step(self, share: float) -> None:
-        """Steps by the gradients, which are then gone.
-
-        Args:
-            share: of each group's highest rate.
-        """
+        """Takes a step with this fraction of the peak rates, and clears the gradients."""
         for group in self.groups:
             group["lr"] = group["rate"] * share
         for optimizer in self.all:
@@ -71,26 +62,21 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def takes_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
-    """Whether Muon, and not AdamW, steps a trained parameter of `StageModel`: a matrix of the transformer layers."""
+def uses_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
+    """Returns whether Muon trains a parameter of `StageModel`: a matrix of the transformer layers."""
     is_matrix = parameter.ndim == 2 and ".layers." in name and part_of(name) != "lora"
     return optimizer.kind == "muon" and is_matrix
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, by the names of `StageModel`, whatever the model is wrapped in."""
+    """Returns the trained parameters by the names of `StageModel`, whatever the model is wrapped in."""
     return {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def rate_share(step: int, steps: int, schedule: Schedule) -> float:
-    """Share of the highest learning rate in a step.
+    """Returns the fraction of the peak learning rate in a step (from 0).
 
-    A line from `start_share` to 1 over the warm-up, then half a cosine from 1 to `end_share` in the last step.
-
-    Args:
-        step: from 0.
-        steps: of the stage.
-        schedule: shares.
+    Linear from `start_share` to 1 during the warm-up, then half a cosine from 1 to `end_share` in the last step.
     """
     warmup = math.ceil(schedule.warmup_share * steps)
     if step < warmup:
@@ -100,11 +86,7 @@ def rate_share(step: int, steps: int, schedule: Schedule) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of the trained weights.
-
-    Attributes:
-        weights: by parameter name.
-    """
+    """Exponential moving average of the trained weights, by parameter name."""
 
     def __init__(self, model: nn.Module, decay: float):
         self._decay = decay
@@ -112,7 +94,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Takes in the weights after a step."""
+        """Averages in the weights after a step."""
         current = trained_parameters(model)
         for name, average in self.weights.items():
             average.lerp_(current[name].detach(), 1 - self._decay)

@@ -1,4 +1,4 @@
-"""The tokenizer that is trained here has the layout of released ones, and is the beginning of a whole small model."""
+"""The trained tokenizer has the layout of released ones, and a whole small model can be built on it."""
 
 import json
 
@@ -11,10 +11,10 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder_from_llm import convert_llm_to_encoder
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.tokenizer import SPECIAL, WORDS, save_tokenizer, train_tokenizer
-from penguin_training.model.initial_weights import build_model
+from penguin_training.data.train_tokenizer import SPECIAL, WORDS, save_tokenizer, train_tokenizer
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.loop import train
-from penguin_training.settings.blueprint import make_blueprint
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def folder(trained, tmp_path_factory):
     return path
 
 
-def test_it_has_the_layout_of_the_reference(folder, checkpoint):
+def test_its_layout_is_that_of_the_reference(folder, checkpoint):
     ours, theirs = (json.loads((path / "tokenizer.json").read_text()) for path in (folder, checkpoint))
     for part in ("normalizer", "post_processor"):
         assert ours[part] == theirs[part], part
@@ -45,20 +45,20 @@ def test_it_has_the_layout_of_the_reference(folder, checkpoint):
     assert ours["eos_token"] == theirs["eos_token"] and ours["pad_token"] == theirs["pad_token"]
 
 
-def test_any_text_comes_back(trained, folder):
+def test_any_text_survives_a_round_trip(trained, folder):
     text = "A [red square](12,345,678,901) – é 漢字 \n\n 🐧"
     assert trained.decode(trained.encode(text).ids) == text
     assert AutoTokenizer.from_pretrained(folder).encode(text) == trained.encode(text).ids
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids == trained.encode(text).ids
 
 
-def test_what_is_no_unicode_is_passed_over(tmp_path, jsonl, conversation):
+def test_invalid_unicode_is_skipped(tmp_path, jsonl, conversation):
     rows = [{"text": "bad \udc80"}, {"conversations": conversation("Who?", "\ud800")}, {"text": "aa aa"}]
     file = AnnotationFile(jsonl(tmp_path / "x.jsonl", rows))
     assert train_tokenizer([file], 263).encode("aa").tokens == ["aa"]
 
 
-def test_coordinates_and_special_tokens_are_whole(trained, drawn, tmp_path):
+def test_coordinates_and_special_tokens_are_single_tokens(trained, drawn, tmp_path):
     assert trained.encode("<|im_start|><image><think>").tokens == ["<|im_start|>", "<image>", "<think>"]
     assert trained.get_vocab_size() == 300 == max(trained.get_vocab().values()) + 1
     boxes = [f"[red square]({n},{n + 20},1000,{1000 - n})" for n in range(0, 1000, 10)] * 20
@@ -69,16 +69,16 @@ def test_coordinates_and_special_tokens_are_whole(trained, drawn, tmp_path):
     assert tokens == ["(", "430", ",", "90", ",", "1000", ",", "80", ")"]
 
 
-def test_a_vocabulary_that_cannot_be(drawn, tmp_path):
+def test_an_impossible_vocabulary_is_refused(drawn, tmp_path):
     files = [AnnotationFile(drawn / "text.jsonl")]
-    with pytest.raises(SettingError, match="of 200 is too small: 262 tokens are needed"):
+    with pytest.raises(SettingError, match="of 200 is too small: bytes and special tokens already take 262"):
         train_tokenizer(files, 200)
-    with pytest.raises(SettingError, match=r"the texts give \d+ tokens, 5000 were asked for"):
+    with pytest.raises(SettingError, match=r"the texts give only \d+ tokens of 5000"):
         train_tokenizer(files, 5000)
 
 
-def test_from_a_tokenizer_to_a_model_that_sees(folder, values, reconstruction, start, losses, tmp_path):
-    """The way of the tiny model: tokenizer, decoder from nothing, encoder made of that decoder, reconstruction."""
+def test_a_multimodal_model_can_be_built_from_scratch(folder, values, reconstruction, start, losses, tmp_path):
+    """As for penguin-tiny: tokenizer, random decoder, encoder made from that decoder, reconstruction."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = values | {
         "kind": "text",
@@ -127,7 +127,7 @@ def test_random_parts_depend_on_the_seed_alone(values, parse, llm_folder):
     assert torch.equal(build(1)[layer], first["language_model.model.layers.0.mlp.up_proj.weight"])
 
 
-def test_models_that_cannot_be_started_from(values, parse, llm_folder, checkpoint, tmp_path):
+def test_models_that_do_not_fit_the_stage_are_refused(values, parse, llm_folder, checkpoint, tmp_path):
     values["model"] = {"new_model": {"llm": str(checkpoint)}}
     with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a text-only 'qwen3' model is needed"):
         make_blueprint(parse(values))

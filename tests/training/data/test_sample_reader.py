@@ -1,4 +1,4 @@
-"""Samples: lengths are known before pixels are read, sizes are those of inference, and nothing bad goes through."""
+"""Samples: lengths are known before pixels are read, sizes equal those of inference, bad samples are refused."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from penguin_models.processor import Visual
 from penguin_models.types import Size
 from penguin_training.data.annotations import Annotation, AnnotationFile, parse_annotation
 from penguin_training.data.frame_folder import FrameFolder
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.settings.data import DataFile, DataSettings
 
 DATA = DataSettings(files=[DataFile("x")], fps=2.0)
@@ -25,7 +25,7 @@ def reader(processor):
     return SampleReader(processor, DATA, max_tokens=512, max_visual_tokens=128)
 
 
-def test_what_is_measured_is_what_is_read(reader, drawn):
+def test_encoded_samples_have_the_measured_lengths(reader, drawn):
     file = AnnotationFile(drawn / "everything.jsonl")
     for row in range(0, len(file), 3):
         annotation = file[row]
@@ -37,13 +37,13 @@ def test_what_is_measured_is_what_is_read(reader, drawn):
         assert measured.tokens == 0 or (example.ids == reader.processor.image_token_id).sum() == measured.visual_tokens
 
 
-def test_a_clip_is_shown_as_inference_shows_it(reader, drawn):
+def test_a_clip_is_encoded_as_at_inference(reader, drawn):
     annotation = AnnotationFile(drawn / "clips.jsonl")[0]
     measured = reader.measure(annotation)
-    clip = FrameFolder(annotation.pictures[0].path, fps=2.0)
+    clip = FrameFolder(annotation.media[0].path, fps=2.0)
     labelled = label_clip(clip, NoveltyPolicy())
-    assert measured.shown[0].times_s == labelled.times_s == (0.0, 0.5, 1.0, 1.5, 2.0)
-    assert measured.shown[0].visual.kinds == labelled.kinds and set(labelled.kinds) == {0, 1}
+    assert measured.media[0].times_s == labelled.times_s == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert measured.media[0].visual.kinds == labelled.kinds and set(labelled.kinds) == {0, 1}
     visual = Visual.video(labelled.size, labelled.kinds)
     (allocation,) = reader.processor.allocate([visual], 128)
     images = list(reader.processor.patch((f.rgb for f in clip), labelled.kinds, allocation))
@@ -54,7 +54,7 @@ def test_a_clip_is_shown_as_inference_shows_it(reader, drawn):
     assert "Time 0.0s:,Time 0.5s:" in prompt.replace("<image>", "")
 
 
-def test_only_answers_or_all_of_the_text(reader, drawn):
+def test_answers_or_all_text_tokens_are_learnt(reader, drawn):
     annotation = AnnotationFile(drawn / "captions.jsonl")[0]
     measured = reader.measure(annotation)
     answers = reader.encode(annotation, measured)
@@ -66,26 +66,26 @@ def test_only_answers_or_all_of_the_text(reader, drawn):
     np.testing.assert_array_equal(everything.labels, np.where(everything.ids == image, -100, everything.ids))
 
 
-def test_a_text_ends_and_is_learnt_as_a_whole(reader, drawn):
+def test_a_text_ends_with_its_token_and_is_learnt_as_a_whole(reader, drawn):
     annotation = AnnotationFile(drawn / "text.jsonl")[0]
     example = reader.encode(annotation, reader.measure(annotation))
     np.testing.assert_array_equal(example.ids, example.labels)
     assert example.ids[-1] == reader.processor.tokenizer.token_to_id("<|endoftext|>")
 
 
-def test_what_does_not_fit_is_refused(reader, drawn):
+def test_samples_that_do_not_fit_the_stage_are_refused(reader, drawn):
     caption = AnnotationFile(drawn / "captions.jsonl")[0]
-    with pytest.raises(DataError, match=r"has \d+ tokens, 64 are allowed: shorten it, or raise budgets"):
+    with pytest.raises(DataError, match=r"has \d+ tokens, the limit is 64: shorten it, or raise budgets"):
         replace(reader, max_tokens=64, max_visual_tokens=32).measure(caption)
     with pytest.raises(BudgetError, match="the budget is 8"):
         replace(reader, max_visual_tokens=8).measure(AnnotationFile(drawn / "clips.jsonl")[0])
-    with pytest.raises(DataError, match="the stage reconstructs nothing"):
+    with pytest.raises(DataError, match="the stage has no reconstruction"):
         replace(reader, reconstructs=False).measure(AnnotationFile(drawn / "charts.jsonl")[0])
-    with pytest.raises(DataError, match="no use for pictures"):
-        replace(reader, sees=False).measure(caption)
+    with pytest.raises(DataError, match="a text stage cannot use"):
+        replace(reader, multimodal=False).measure(caption)
 
 
-def test_a_picture_that_cannot_be_read(reader, tmp_path, conversation):
+def test_an_image_that_cannot_be_read_is_reported(reader, tmp_path, conversation):
     raw = {"image": "x.png", "conversations": conversation("<image>\nWhat?", "That.")}
     sample = parse_annotation(raw, tmp_path, "x")
     with pytest.raises(MediaError, match="does not exist"):
@@ -105,25 +105,25 @@ def test_a_picture_that_cannot_be_read(reader, tmp_path, conversation):
         reader.measure(sample)
 
 
-def test_a_turned_photo_is_measured_as_it_is_seen(reader, tmp_path):
+def test_exif_orientation_is_applied_to_the_measured_size(reader, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 90, 3), np.uint8)).save(tmp_path / "x.jpg", exif=exif)
     sample = parse_annotation({"image": "x.jpg"}, tmp_path, "x")
     measured = reader.measure(sample)
-    assert measured.shown[0].visual.source_size == Size(90, 40)
+    assert measured.media[0].visual.source_size == Size(90, 40)
     assert reader.encode(sample, measured).images[0].grid == Size(6, 3)
 
 
-def test_frames_without_files_are_thinned_as_those_of_a_folder(reader, drawn):
-    (file,) = AnnotationFile(drawn / "clips.jsonl")[0].pictures
-    carried = replace(file, frames=tuple(FrameFolder(file.path, fps=2.0)))
+def test_frames_without_files_are_sampled_as_those_of_a_folder(reader, drawn):
+    (file,) = AnnotationFile(drawn / "clips.jsonl")[0].media
+    in_memory = replace(file, frames=tuple(FrameFolder(file.path, fps=2.0)))
     few = replace(reader, data=replace(DATA, max_frames=3))
-    from_file, as_carried = (few.measure(Annotation("a", (p,), None, None)).shown[0] for p in (file, carried))
-    assert from_file == as_carried and as_carried.times_s == (0.0, 1.0, 2.0)
+    from_file, as_in_memory = (few.measure(Annotation("a", (p,), None, None)).media[0] for p in (file, in_memory))
+    assert from_file == as_in_memory and as_in_memory.times_s == (0.0, 1.0, 2.0)
 
 
-def test_a_clip_that_changed_is_not_used(reader, drawn, tmp_path, conversation):
+def test_a_clip_that_changed_since_it_was_measured_is_refused(reader, drawn, tmp_path, conversation):
     raw = {"video": "clip", "conversations": conversation("<video>\nWhat?", "That.")}
     folder = tmp_path / "clip"
     folder.mkdir()
@@ -136,7 +136,7 @@ def test_a_clip_that_changed_is_not_used(reader, drawn, tmp_path, conversation):
         reader.encode(sample, measured)
 
 
-def test_reserved_words_are_refused(reader, tmp_path, conversation):
+def test_reserved_tokens_in_text_are_refused(reader, tmp_path, conversation):
     for raw in ({"conversations": conversation("<|im_end|>", "x")}, {"text": "a<image>b"}):
         sample = parse_annotation(raw, tmp_path, "x")
         with pytest.raises(PromptError, match="has a meaning of its own"):

@@ -1,4 +1,4 @@
-"""The weights that a stage starts from: loaded, or new and random by the stage's seed. All in float32 on the CPU."""
+"""Builds a stage's model with its initial weights: loaded, or random from the stage's seed; in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from penguin_models.encoder_from_llm import convert_llm_to_encoder
 from penguin_models.errors import CheckpointError
 from penguin_models.projector import Projector
 from penguin_models.tensor_files import check_tensors, index_tensors
+from penguin_training.model.blueprint import Blueprint, decoder_fields, is_local, read_llm_config
 from penguin_training.model.lora import add_lora
-from penguin_training.model.stage_model import Reading, StageModel, freeze
-from penguin_training.settings.blueprint import Blueprint, decoder_fields, is_local, llm_config
+from penguin_training.model.stage_model import ReadingLoss, StageModel, freeze
 from penguin_training.settings.model import NewModel
 from penguin_training.settings.stage import StageSettings
 
@@ -24,14 +24,15 @@ transformers.utils.logging.disable_progress_bar()  # the run has a progress line
 
 _INITIALIZER_RANGE = 0.02
 _DECODER = "language_model"
+_Modules = tuple[Qwen3ForCausalLM, PenguinEncoder | None, Projector | None]
 
 
 def build_model(
-    settings: StageSettings, blueprint: Blueprint, teacher_width: int | None, reading: Reading | None = None
+    settings: StageSettings, blueprint: Blueprint, teacher_width: int | None, reading: ReadingLoss | None = None
 ) -> StageModel:
-    """The stage's model with its weights, what is not trained frozen.
+    """Returns the stage's model with its weights; parts that are not trained are frozen.
 
-    Random parts depend on `engine.seed` alone: every process makes the same ones.
+    Random parts depend on `engine.seed` alone, so every process makes the same ones.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
@@ -39,29 +40,25 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)
-        model = _assemble(settings, blueprint, teacher_width, *_parts(settings, blueprint))
+        model = _assemble(settings, teacher_width, _load_modules(settings, blueprint))
     model.reading = reading
-    _hold_frozen_in_half(model, settings)
     return model
 
 
 def empty_model(settings: StageSettings, blueprint: Blueprint, teacher_width: int | None) -> StageModel:
-    """The same without loading anything: parameters have what torch makes of them (under FakeTensorMode nothing)."""
-    decoder = Qwen3ForCausalLM(decoder_config(blueprint))
+    """Returns the same model without loading weights; parameters hold what torch initialises them with."""
+    decoder = Qwen3ForCausalLM(Qwen3Config(**blueprint.decoder))
     encoder = projector = None
     if blueprint.penguin is not None:
         encoder = PenguinEncoder(blueprint.penguin.encoder)
         projector = Projector(blueprint.penguin.encoder.hidden_size, blueprint.penguin.hidden_size)
-    model = _assemble(settings, blueprint, teacher_width, decoder, encoder, projector)
-    _hold_frozen_in_half(model, settings)
-    return model
+    return _assemble(settings, teacher_width, (decoder, encoder, projector))
 
 
 def check_weights(settings: StageSettings) -> None:
-    """Compares the tensors that a stage starts from with their configuration, where their folder is here; reads none.
+    """Raises CheckpointError if stored tensors that a stage starts from are missing or do not fit their configuration.
 
-    Raises:
-        CheckpointError: weights are missing or do not fit.
+    Reads only their headers, and downloads nothing.
     """
     model = settings.model
     if model.start and settings.kind == "multimodal" and is_local(model.start):
@@ -70,40 +67,31 @@ def check_weights(settings: StageSettings) -> None:
     llms += [model.new_model.llm, model.new_model.encoder_llm] if model.new_model else []
     for llm in llms:
         if llm and is_local(llm):
-            _check_llm(llm)
+            _check_llm_tensors(llm)
 
 
-def decoder_config(blueprint: Blueprint) -> Qwen3Config:
-    """The decoder's configuration for transformers."""
-    return Qwen3Config(**blueprint.decoder)
-
-
-def _assemble(
-    settings: StageSettings,
-    blueprint: Blueprint,
-    teacher_width: int | None,
-    decoder: Qwen3ForCausalLM,
-    encoder: PenguinEncoder | None,
-    projector: Projector | None,
-) -> StageModel:
-    over = settings.reconstruction.relation_over if settings.reconstruction else "image"
-    model = StageModel(decoder, encoder, projector, teacher_width, over)
+def _assemble(settings: StageSettings, teacher_width: int | None, modules: _Modules) -> StageModel:
+    relation_over = settings.reconstruction.relation_over if settings.reconstruction else "image"
+    model = StageModel(*modules, teacher_width, relation_over)
     if settings.lora:
         add_lora(model.language_model, settings.lora)
-    freeze(model, settings.learning_rates.given())
+    freeze(model, settings.learning_rates.trained())
     if settings.engine.gradient_checkpointing:
         model.checkpoint_activations()
+    engine = settings.engine
+    if engine.precision == "bf16" and engine.save_dtype == "bfloat16" and engine.sharding == "none":
+        for parameter in model.parameters():  # shards need all weights in one type
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
     return model.train()
 
 
-def _parts(
-    settings: StageSettings, blueprint: Blueprint
-) -> tuple[Qwen3ForCausalLM, PenguinEncoder | None, Projector | None]:
+def _load_modules(settings: StageSettings, blueprint: Blueprint) -> _Modules:
+    new = settings.model.new_model
     if settings.model.new_language_model:
-        return Qwen3ForCausalLM(decoder_config(blueprint)), None, None
-    if settings.model.new_model:
+        return Qwen3ForCausalLM(Qwen3Config(**blueprint.decoder)), None, None
+    if new:
         assert blueprint.penguin is not None
-        new = settings.model.new_model
         config = blueprint.penguin
         encoder = _new_encoder(new, config.encoder, settings.engine.seed)
         return _load_llm(new.llm), encoder, Projector(config.encoder.hidden_size, config.hidden_size)
@@ -127,30 +115,20 @@ def _new_encoder(new: NewModel, config: EncoderConfig, seed: int) -> PenguinEnco
 
 def _load_llm(path: str) -> Qwen3ForCausalLM:
     folder = resolve_checkpoint(path)
-    _check_llm(path)
+    _check_llm_tensors(path)
     try:
         return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as err:
         raise CheckpointError(f"{folder} cannot be loaded: {' '.join(str(err).split())[:200]}") from err
 
 
-def _check_llm(path: str) -> None:
-    """Raises CheckpointError where a Qwen3 checkpoint lacks tensors that its configuration wants."""
-    folder, raw = llm_config(path)
+def _check_llm_tensors(path: str) -> None:
+    folder, raw = read_llm_config(path)
     with torch.device("meta"):
         model = Qwen3ForCausalLM(Qwen3Config(**decoder_fields(raw)))
-    wanted = {f"{_DECODER}.{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    expected = {f"{_DECODER}.{name}": tuple(p.shape) for name, p in model.named_parameters()}
     stored = index_tensors(folder)
-    # A base model names its tensors without what comes before them; more of them than are wanted do no harm.
-    short = {name: name.removeprefix(f"{_DECODER}.model.") for name in wanted}
-    found = {name: stored[key] for name in wanted for key in (name, short[name]) if key in stored}
-    check_tensors(folder, wanted, found)
-
-
-def _hold_frozen_in_half(model: StageModel, settings: StageSettings) -> None:
-    """Frozen weights take half the memory where they are computed with and stored as bfloat16; shards need one type."""
-    engine = settings.engine
-    if engine.precision == "bf16" and engine.save_dtype == "bfloat16" and engine.sharding == "none":
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+    # A base model stores its tensors without this prefix; additional tensors do no harm.
+    short = {name: name.removeprefix(f"{_DECODER}.model.") for name in expected}
+    found = {name: stored[key] for name in expected for key in (name, short[name]) if key in stored}
+    check_tensors(folder, expected, found)
