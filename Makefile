@@ -11,14 +11,14 @@ hash = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-16)
 find = $(shell find $(1) -name __pycache__ -prune -o -type f -print 2>/dev/null | LC_ALL=C sort)
 
 # A stamp's name holds a hash of what it depends on: nothing is installed or built twice, a change does it again.
-requirement_files := constraints.txt pyproject.toml setup.py requirements/ros-jazzy.txt scripts/relocate_ros_wheels.py
+requirement_files := constraints.txt pyproject.toml setup.py requirements/base.txt requirements/ros-jazzy.txt scripts/relocate_ros_wheels.py
 deps_stamp := $(VENV)/.deps-$(call hash,$(requirement_files))
 interface_files := CMakeLists.txt package.xml $(call find,msg srv action)
-installed_names := $(shell echo "$(call find,models/penguin_models engine training penguin_ros launch scripts)" "$(CURDIR)" | sha256sum | cut -c1-16)
+installed_names := $(shell echo "$(call find,models engine training penguin_ros launch scripts)" "$(CURDIR)" | sha256sum | cut -c1-16)
 ros_stamp := install/.built-$(call hash,$(interface_files) $(requirement_files))-$(installed_names)
 
 # colcon builds from a folder of links: CMake refuses a virtual environment inside the source folder.
-ros_sources := CMakeLists.txt package.xml msg srv action models engine training penguin_ros launch scripts
+ros_sources := CMakeLists.txt package.xml LICENSE msg srv action models engine training penguin_ros launch scripts
 workspace := build/workspace/src/penguin_vl
 
 ros_env := AMENT_PREFIX_PATH=$(CURDIR)/$(VENV) CMAKE_PREFIX_PATH=$(CURDIR)/$(VENV) PATH=$(CURDIR)/$(bin):$$PATH

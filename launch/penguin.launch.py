@@ -1,8 +1,8 @@
-"""Starts the vision-language node. With autostart it configures and activates itself.
+"""Starts the vision-language node, which configures and activates itself unless autostart is false.
 
     ros2 launch penguin_vl penguin.launch.py model:=tencent/Penguin-VL-2B image_topics:="['/camera/image_raw']"
 
-Parameters come from params_file first; arguments that are given here win over it.
+Arguments of this file override params_file.
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -15,7 +15,7 @@ from launch import LaunchContext, LaunchDescription
 _ARGUMENTS = (
     ("model", "", "checkpoint folder, or owner/name on the model hub; empty: as in params_file"),
     ("runtime", "", "what runs the model, for example torch; empty: as in params_file, or the node's default"),
-    ("image_topics", "", "list of image topics, as ['/a', '/b/compressed']; empty: as in params_file"),
+    ("image_topics", "", "list of image topics, for example ['/a', '/b/compressed']; empty: as in params_file"),
     ("namespace", "", "namespace of the node"),
     ("params_file", "", "YAML file with the node's parameters; examples are in launch/config"),
     ("autostart", "true", "configure and activate at once, without a lifecycle manager"),
@@ -24,7 +24,7 @@ _ARGUMENTS = (
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node and its arguments."""
+    """Returns the node and its arguments."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in _ARGUMENTS
@@ -33,20 +33,20 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[LifecycleNode]:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
-    parameters: list = [given["params_file"]] if given["params_file"] else []
-    values: dict = {"autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool)}
+    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
+    parameters: list = [values["params_file"]] if values["params_file"] else []
+    overrides: dict = {"autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool)}
     for name, kind in (("model", str), ("runtime", str), ("image_topics", list[str])):
-        if given[name]:
-            values[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
+        if values[name]:
+            overrides[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
     return [
         LifecycleNode(
             package="penguin_vl",
             executable="vlm_node",
             name="penguin",
-            namespace=given["namespace"],
-            parameters=[*parameters, values],
-            arguments=["--ros-args", "--log-level", given["log_level"]],
+            namespace=values["namespace"],
+            parameters=[*parameters, overrides],
+            arguments=["--ros-args", "--log-level", values["log_level"]],
             output="screen",
             emulate_tty=True,
         )

@@ -2,7 +2,8 @@
 
     ros2 launch penguin_vl replay.launch.py bag:=my_bag image_topics:="['/camera/image_raw']" model:=...
 
-Without a bag it plays the small one that comes with the package. Everything ends when the bag has been played.
+Without a bag, a model and a params_file it plays the bag that ships into penguin-tiny, with launch/config/demo.yaml.
+Everything ends when the bag has been played. Needs the Python package rosbags.
 """
 
 from pathlib import Path, PurePosixPath
@@ -25,42 +26,51 @@ from launch_ros.actions import SetParameter
 
 from launch import LaunchContext, LaunchDescription
 
-_LAUNCH = Path(get_package_share_directory("penguin_vl")) / "launch"
+_SHARE = Path(get_package_share_directory("penguin_vl"))
+_LAUNCH = _SHARE / "launch"
 _COMMAND = Path(get_package_prefix("penguin_vl")) / "lib" / "penguin_vl" / "penguin-vl"
+_SHIPPED_BAG = str(_LAUNCH / "bags" / "tabletop")
 _ARGUMENTS = (
-    ("bag", str(_LAUNCH / "bags" / "tabletop"), "bag folder, or a single .mcap or .db3 file"),
+    ("bag", _SHIPPED_BAG, "bag folder, or a single .mcap or .db3 file"),
     ("rate", "1.0", "recorded seconds per second"),
-    ("loop", "false", "begin again at the end"),
-    ("start", "0.0", "begin so many seconds after the first image"),
-    ("wait", "120.0", "wait at most so many seconds until the node listens"),
-    ("image_topics", "['/camera/image_raw/compressed']", "list of image topics of the bag that the node watches"),
+    ("loop", "false", "start again at the end"),
+    ("start", "0.0", "seconds to skip after the first image"),
+    ("wait", "120.0", "seconds to wait for the node to subscribe"),
+    ("image_topics", "['/camera/image_raw/compressed']", "list of image topics of the bag that the node subscribes to"),
+    ("model", "", "checkpoint folder, or owner/name on the model hub; empty: as in params_file"),
+    ("params_file", "", "YAML file with the node's parameters; examples are in launch/config"),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node, and the player once it listens."""
+    """Returns the node, and the player, which starts once the node subscribes."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in _ARGUMENTS
     ]
-    return LaunchDescription(
-        [
-            *arguments,
-            SetParameter("use_sim_time", True),
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(_LAUNCH / "penguin.launch.py"))),
-            OpaqueFunction(function=_player),
-        ]
-    )
+    return LaunchDescription([*arguments, SetParameter("use_sim_time", True), OpaqueFunction(function=_actions)])
 
 
-def _player(context: LaunchContext) -> list:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
-    options = ["--rate", given["rate"], "--start", given["start"], "--wait", given["wait"], "--clock"]
+def _actions(context: LaunchContext) -> list:
+    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _ARGUMENTS}
+    node_arguments = {}
+    if values["bag"] == _SHIPPED_BAG and not values["model"] and not values["params_file"]:
+        node_arguments["model"] = str(_SHARE / "models" / "penguin-tiny")
+        node_arguments["params_file"] = str(_LAUNCH / "config" / "demo.yaml")
+    launch_file = PythonLaunchDescriptionSource(str(_LAUNCH / "penguin.launch.py"))
+    return [
+        IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items()),
+        *_player(context, values),
+    ]
+
+
+def _player(context: LaunchContext, values: dict[str, str]) -> list:
+    options = ["--rate", values["rate"], "--start", values["start"], "--wait", values["wait"], "--clock"]
     namespace = LaunchConfiguration("namespace", default="").perform(context)
-    for topic in yaml.safe_load(given["image_topics"]) or []:  # another one would wait for a subscriber in vain
+    for topic in yaml.safe_load(values["image_topics"]) or []:  # the player would wait in vain on other topics
         options += ["--topic", str(PurePosixPath("/", namespace, topic))]
-    if given["loop"].lower() == "true":
+    if values["loop"].lower() == "true":
         options.append("--loop")
-    player = ExecuteProcess(cmd=[str(_COMMAND), "replay", given["bag"], *options], output="screen")
+    player = ExecuteProcess(cmd=[str(_COMMAND), "replay", values["bag"], *options], output="screen")
     finished = EmitEvent(event=Shutdown(reason="the bag has been played"))
     return [player, RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[finished]))]

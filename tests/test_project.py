@@ -1,11 +1,13 @@
-"""Rules of the project that a machine can check: import directions, the README, interfaces, set-up scripts."""
+"""Rules of the project: import directions, documented commands, the relocation of the ROS wheels."""
 
 import ast
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -16,6 +18,7 @@ PACKAGES = {
     "penguin_ros": ROOT / "penguin_ros",
 }
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAY_IMPORT = {
     "penguin_models": {"penguin_models"},
     "penguin_engine": {"penguin_models", "penguin_engine"},
@@ -35,15 +38,15 @@ ROS = {
     "vision_msgs",
 }
 ENGINE_LAYERS = ("export", "runtimes", "scene", "bench")
-"""A layer of the engine imports itself and the layers before it."""
+"""Layers of the engine; each may import itself and the layers before it."""
 MAY_IMPORT_BENCH = re.compile(r"penguin_engine/bench/|penguin_ros/(cli|evaluation)/")
-"""Measurements: nothing that runs on a robot imports them."""
+"""Nothing that runs on a robot may import measurements."""
 MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools)/.*|convert)\.py$")
 MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/.*\.py$")
 
 
 def imports(path):
-    """Full names of the modules a file imports, also inside functions."""
+    """Yields the full name of every module that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -64,7 +67,7 @@ def test_imports_go_one_way(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_layers_of_the_engine_go_one_way(path):
+def test_engine_layers_import_one_way(path):
     used = {name.split(".")[1] for name in imports(path) if name.startswith("penguin_engine.")}
     if path.is_relative_to(PACKAGES["penguin_engine"]):
         layer = path.relative_to(PACKAGES["penguin_engine"]).parts[0]
@@ -74,18 +77,42 @@ def test_layers_of_the_engine_go_one_way(path):
         assert "bench" not in used
 
 
-def test_readme_commands_exist():
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_documented_commands_and_options_exist(path):
     from penguin_ros.cli.app import app
 
+    program = typer.main.get_command(app)
+    for words in documented_commands(path.read_text()):
+        command = program
+        while isinstance(command, typer.core.TyperGroup) and words and not words[0].isupper():
+            name = words.pop(0)
+            assert name in command.commands, f"{path.name}: {command.name} has no command {name}"
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= options | {"--help"}, f"{path.name}: penguin-vl {command.name}"
+
+
+def documented_commands(text):
+    """Returns the words after `penguin-vl` of every command in code blocks and code spans."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
+    for line in lines:
+        if "penguin-vl " in line:
+            words = shlex.split(line, comments=True)
+            yield words[words.index("penguin-vl") + 1 :]
+
+
+def test_readme_is_short_and_its_links_and_make_targets_exist():
     readme = (ROOT / "README.md").read_text()
-    assert not re.search(r"\b[A-Z]{3} \w+/s\b", readme), "a figure is still to be filled in"
-    known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    assert set(re.findall(r"penguin-vl ([a-z-]+)", readme)) <= known
+    assert len(readme.encode()) <= 10_000
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", readme):
+        assert (ROOT / link).exists(), link
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`?make ([a-z]+)", readme)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) <= targets
 
 
-def test_wheels_are_relocated_without_touching_anything_else():
+def test_relocation_removes_only_the_directories_of_the_build_machine():
     spec = importlib.util.spec_from_file_location("relocate", ROOT / "scripts" / "relocate_ros_wheels.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The commands of `penguin-vl`; each is a file beside this one."""
+"""The commands of `penguin-vl`; each is a module of this package."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("ask")(ask.ask)
-app.command("parity")(parity.parity)
 app.command("node")(ros.node)
 app.command("replay")(ros.replay)
 app.command("sim-camera")(ros.sim_camera)
-app.command("export")(export.export)
-app.command("build")(build.build)
-app.command("quantize")(quantize.quantize)
-app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
-bench.app.command("soak")(soak.soak)
+app.command("doctor")(doctor.doctor)
+app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
+app.command("build")(build.build)
+app.command("parity")(parity.parity)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
-app.add_typer(bench.app, name="bench")
-app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tabletop.app, name="tabletop")
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(bench.app, name="bench")
+bench.app.command("soak")(soak.soak)

@@ -1,6 +1,6 @@
 """`penguin-vl`: one command line for everything.
 
-Exit codes: 0 done, 1 failed, 2 bad usage. Errors are one line on standard error.
+Exit codes: 0 success, 1 failure, 2 bad usage. An error is one line on standard error.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ import sys
 
 from penguin_models.errors import PenguinError
 
-_ON_PYPI = {
+_PYPI_NAMES = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "ml_dtypes": "ml-dtypes",
     "ruamel": "ruamel.yaml",
     "yaml": "pyyaml",
 }
-"""Packages that are installed under another name than they are imported by."""
+"""Distribution names of packages that are imported under another name."""
+_TRAINING_PACKAGES = ("penguin_training", "penguin_tabletop")
 
 
 def main() -> None:
-    """Entry point of the `penguin-vl` executable."""
+    """Runs the command line and ends the process."""
     try:
-        from penguin_ros.cli.app import app  # here, so that a package that is missing is named
+        from penguin_ros.cli.app import app  # here, because its imports may fail too
 
         app()
     except PenguinError as err:
@@ -30,9 +31,12 @@ def main() -> None:
         sys.exit(1)
     except ModuleNotFoundError as err:
         package = str(err.name).partition(".")[0]
-        if package.startswith("penguin_"):
+        if package in _TRAINING_PACKAGES:
+            remedy = "build the workspace with -DPENGUIN_VL_TRAINING=ON"
+        elif package.startswith("penguin_"):
             raise
-        remedy = f"pip install {_ON_PYPI.get(package, package)}"
+        else:
+            remedy = f"pip install {_PYPI_NAMES.get(package, package)}"
         sys.stderr.write(f"error: this command needs the Python package {package}, which is not installed: {remedy}\n")
         sys.exit(1)
 

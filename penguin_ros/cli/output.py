@@ -1,4 +1,4 @@
-"""How commands speak: results on standard output (people or JSON), progress on standard error."""
+"""Output and options that commands share: results go to standard output, progress to standard error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-# Where the output is no terminal, lines are as long as they need to be.
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # rich would wrap a pipe at 80 columns
 stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
@@ -21,25 +20,25 @@ RevisionOption = Annotated[
     str | None,
     typer.Option("--revision", help="Branch, tag or commit of a model on the hub; its default branch if not given."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...; auto is cuda if there is one.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="Device of the model: cpu, cuda, cuda:1, ...; auto is cuda if there is a GPU.")
+]
 DtypeOption = Annotated[
-    Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights; as stored if not given.")
+    Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights. [default: as stored]")
+]
+RuntimeOption = Annotated[
+    Literal["torch", "onnx", "tensorrt"],
+    typer.Option(help="Runtime of the model; onnx and tensorrt take a folder made by `penguin-vl export`."),
 ]
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on a line of its own."""
+    """Prints a value as JSON on one line."""
     stdout.out(json.dumps(value))
-
-
-RuntimeOption = Annotated[
-    Literal["torch", "onnx", "tensorrt"],
-    typer.Option(help="What runs the model; onnx and tensorrt take a folder made by `penguin-vl export`."),
-]
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Shows what is going on, on a terminal."""
+    """Shows a spinner with this text while the block runs, if standard error is a terminal."""
     with stderr.status(what):
         yield

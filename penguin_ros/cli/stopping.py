@@ -1,4 +1,4 @@
-"""Commands that are told to end clean up as they do after Ctrl-C."""
+"""SIGTERM and SIGHUP as KeyboardInterrupt, for commands that must clean up when they are ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stopping_like_ctrl_c() -> Iterator[None]:
-    """Raises KeyboardInterrupt in the main thread at the first SIGTERM or SIGHUP; `nohup` keeps its meaning."""
+    """Raises KeyboardInterrupt in the main thread at the first SIGTERM or SIGHUP; a signal that is ignored stays so."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for other in _SIGNALS:  # a second one would interrupt the clean-up
@@ -20,8 +20,8 @@ def stopping_like_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
-        if before[number] is not signal.SIG_IGN:
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, stop)
     try:
         yield

@@ -1,4 +1,7 @@
-"""What these tests share: real bags, written with rosbags, and the command line in this process."""
+"""Shared fixtures: real bags, written with rosbags, and the command line in this process.
+
+torch and rosbags are imported when a fixture needs them: `colcon test` runs some of these tests without them.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import Result
 from PIL import Image
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
-
-from penguin_ros.cli.main import main
 
 START_NS = 1_700_000_000_123_456_789
 
@@ -23,6 +21,8 @@ class BagMaker:
     """Messages of rosbags' types, and bags of them below a folder."""
 
     def __init__(self, folder: Path):
+        from rosbags.typesys import Stores, get_typestore
+
         self._folder = folder
         self._store = get_typestore(Stores.ROS2_JAZZY)
 
@@ -58,6 +58,8 @@ class BagMaker:
 
         Bytes are written as they are, under the type of the topic's first message.
         """
+        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
         writer = Writer(self._folder / name, version=9, storage_plugin=StoragePlugin[storage.upper()])
         writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
         with writer:
@@ -79,12 +81,15 @@ class BagMaker:
 
 @pytest.fixture
 def bags(tmp_path):
+    pytest.importorskip("rosbags", reason="needs the extra eval")
     return BagMaker(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def one_thread():
     """More threads gain nothing with so small a model, and where cores are busy they wait for each other."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -94,6 +99,8 @@ def one_thread():
 @pytest.fixture
 def cli(monkeypatch, capsys, one_thread):
     """Runs the entry point in this process; an exception that would end in a trace fails the test."""
+
+    from penguin_ros.cli.main import main
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["penguin-vl", *map(str, args)])

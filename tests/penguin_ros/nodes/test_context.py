@@ -33,7 +33,7 @@ def test_arguments_that_cannot_be_parsed(args, words):
         (["--name", "my robot"], 1, "error: Couldn't parse remap rule: '-r __node:=my robot'"),
         (["--set", "tokn_budget=3"], 2, "there is no parameter tokn_budget"),
         (["--set", "token_budget"], 2, "is not name=value"),
-        (["--params-file", "/nowhere.yaml"], 2, "/nowhere.yaml does not exist"),
+        (["--params-file", "/nowhere.yaml"], 2, "'/nowhere.yaml' does not exist"),
     ],
 )
 def test_a_node_that_cannot_be_started(domain, args, code, words):

@@ -1,0 +1,105 @@
+"""The wheel has every file, and an environment with the base install alone (no torch) runs an exported model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("models/penguin_models", "engine/penguin_engine", "training/penguin_training", "training/penguin_tabletop",
+           "penguin_ros")  # fmt: skip
+NODE = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+model, ros_packages, *ros_folders = sys.argv[1:]
+
+class RosOnly:
+    '''Imports ROS packages, and nothing else, from the environment of the tests.'''
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, ros_folders) if name in ros_packages.split() else None
+
+sys.meta_path.append(RosOnly)
+import rclpy
+from penguin_ros.nodes.vlm_main import open_model
+from penguin_ros.nodes.vlm_node import VlmNode
+
+rclpy.init(args=["--ros-args", "-p", f"model:={model}", "-p", "runtime:=onnx", "-p", "threads:=1"])
+node = VlmNode(open_model)
+try:
+    assert str(node.trigger_configure()).endswith("SUCCESS"), "configure failed"
+finally:
+    node.destroy_node()
+    rclpy.shutdown()
+print(sorted(name for name in ("torch", "transformers", "rosbags", "scipy", "onnx") if name in sys.modules))
+"""
+
+
+def run(*command, **environment):
+    """Runs a command away from the repository and returns its standard output."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*map(str, command)], cwd="/", env=inherited | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the sources: building in place would leave files there."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in (*SOURCES, "requirements"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture
+def environment(wheel, tmp_path):
+    """Folder of a virtual environment with the wheel and what it requires."""
+    folder = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", folder)
+    pip = (folder / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt")
+    try:
+        run(*pip, "--dry-run", "--no-deps", "typer")
+    except AssertionError as err:
+        pytest.skip(f"pip has no package index here: {str(err).strip().splitlines()[-1]}")
+    run(*pip, wheel)
+    return folder
+
+
+def test_the_wheel_has_every_module_and_data_file(wheel):
+    files = {path.relative_to((ROOT / source).parent) for source in SOURCES for path in (ROOT / source).rglob("*")
+             if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
+    with zipfile.ZipFile(wheel) as archive:
+        assert {str(file) for file in files} <= set(archive.namelist())
+
+
+def test_an_exported_model_answers_and_runs_in_the_node(environment, exported, reference):
+    python, command = environment / "bin" / "python", environment / "bin" / "penguin-vl"
+    model, image = exported(profile="onnxruntime"), reference / "media" / "tabletop.png"
+    run(python, "-c", "import penguin_engine.runtimes.onnx")
+    assert "ask" in run(command, "--help")
+    question = ("ask", "--runtime", "onnx", "--model", model, "--image", image, "-q", "What is this?")
+    answer = json.loads(run(command, *question, "--max-tokens", 64, "--max-new-tokens", 4, "--json"))
+    assert (answer["frames"], answer["tokens"]["generated"]) == (1, 4)
+
+    rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+    import penguin_vl
+
+    folders = {Path(module.__file__).parents[1] for module in (rclpy, penguin_vl)}
+    indices = [folder.parents[2] / "share" / "ament_index" / "resource_index" / "packages" for folder in folders]
+    packages = " ".join(path.name for index in indices for path in index.iterdir())
+    assert run(python, "-c", NODE, model, packages, *folders).splitlines()[-1] == "[]"
