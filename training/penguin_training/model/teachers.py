@@ -82,7 +82,7 @@ def load_teacher(settings: TeacherSettings, weights: bool = True) -> Teacher:
         return PenguinTeacher(model.vision_encoder)
     from transformers import VideoLlama3VisionModel
 
-    folder = resolve_checkpoint(path, weights)
+    folder = resolve_checkpoint(path, weights=weights)
     config = _siglip_config(folder)
     if weights or is_local(path):
         index_tensors(folder)  # reports missing and truncated files
