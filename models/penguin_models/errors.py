@@ -83,14 +83,11 @@ class TrainingError(PenguinError):
 
 @contextmanager
 def oom_as_error(what: str, remedy: str) -> Iterator[None]:
-    """Raises torch's out-of-memory error as ours.
+    """Raises DeviceMemoryError in place of torch's out-of-memory error.
 
     Args:
         what: What needs the memory.
         remedy: What to do about it, as a sentence.
-
-    Raises:
-        DeviceMemoryError: The device has too little memory.
     """
     import torch
 
