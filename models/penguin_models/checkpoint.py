@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -23,8 +23,7 @@ from huggingface_hub.errors import (
 from torch import nn
 
 from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
-from penguin_models.errors import CheckpointError
-from penguin_models.out_of_memory import oom_as_error
+from penguin_models.errors import CheckpointError, oom_as_error
 from penguin_models.processor import Processor
 from penguin_models.tensor_files import (
     ENCODER_PREFIX,
@@ -182,12 +181,10 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except HFValidationError as err:
         raise CheckpointError(f"{name} is neither a folder nor a repository name: {err}") from err
-    except GatedRepoError as err:
-        raise CheckpointError(f"{name} is gated; accept its terms on the hub, then log in: hf auth login") from err
-    except RepositoryNotFoundError as err:
+    except RepositoryNotFoundError as err:  # also if it is gated
         raise CheckpointError(
-            f"{name} is neither a folder here nor a public repository of the model hub; if it is private, log in: "
-            "hf auth login"
+            f"{name} is neither a folder here nor a repository that you may read on the model hub; if it is private or "
+            "gated, request access there and log in: hf auth login"
         ) from err
     except RevisionNotFoundError as err:
         raise CheckpointError(f"{name} has no revision {revision} on the model hub") from err
@@ -197,7 +194,7 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
             f"{name} is not a folder here; the model hub cannot be reached, and its local cache does not hold "
             f"{at_revision} completely. With a connection, download it: {command}"
         ) from err
-    except OSError as err:  # includes the hub's HTTP errors
+    except (OSError, HTTPError) as err:
         raise CheckpointError(f"{at_revision} cannot be downloaded: {str(err).strip().splitlines()[0]}") from err
 
 

@@ -49,17 +49,8 @@ DECODER_FIELDS = (
 class EncoderConfig:
     """Shape of a Penguin-Encoder; the defaults are those of the released one (Qwen3-0.6B's shape).
 
-    Attributes:
-        hidden_size: Width of the patch features.
-        intermediate_size: Width of the gated feed-forward layer.
-        num_hidden_layers: Number of transformer layers.
-        num_attention_heads: Number of query heads.
-        num_key_value_heads: Number of key and value heads; divides the number of query heads.
-        head_dim: Width of one head; even, because rotary embeddings work on pairs.
-        patch_size: Side of a square patch in pixels.
-        num_channels: Number of colour channels.
-        rms_norm_eps: Epsilon of every RMSNorm.
-        rope_theta: Base of the rotary frequencies.
+    Attributes are named as in a Qwen3 `config.json`. In addition, patch_size is the side of a square patch in pixels
+    and num_channels the number of colours. num_key_value_heads divides num_attention_heads, and head_dim is even.
     """
 
     hidden_size: int = 1024

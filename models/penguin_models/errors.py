@@ -4,6 +4,10 @@ Every message names the value, the limit and the remedy. The command line prints
 the ROS node turns it into an error code.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PenguinError(ValueError):
     """Base class of all errors that the caller can cause and fix."""
@@ -79,3 +83,21 @@ class DataError(PenguinError):
 
 class TrainingError(PenguinError):
     """A training run cannot start, continue or resume."""
+
+
+@contextmanager
+def oom_as_error(what: str, remedy: str) -> Iterator[None]:
+    """Raises DeviceMemoryError in place of torch's out-of-memory error.
+
+    Args:
+        what: What needs the memory.
+        remedy: What to do about it, as a sentence.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        # torch's first sentences say how much was requested, how much there is and how much is free.
+        sentences = re.split(r"(?<=\.)\s+", " ".join(str(err).split()))[:3]
+        raise DeviceMemoryError(f"{what} does not fit into memory: {' '.join(sentences)} {remedy}") from err

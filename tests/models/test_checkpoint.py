@@ -1,4 +1,4 @@
-"""Checkpoints are read completely or not at all, and written so that they read back bit for bit."""
+"""Checkpoints are read completely or not at all, and read back bit by bit as they were written."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def assert_same_weights(first, second):
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "300KB"])
-def test_saved_and_loaded_again_is_bit_identical(model, processor, tmp_path, shard_size):
+def test_a_saved_checkpoint_loads_bit_identically(model, processor, tmp_path, shard_size):
     save_pretrained(model, processor, tmp_path / "saved", max_shard_size=shard_size)
     again, processor_again = load_pretrained(tmp_path / "saved")
     assert_same_weights(model, again)
@@ -41,21 +41,21 @@ def test_saving_over_shards_leaves_no_stale_shard(model, processor, tmp_path):
     assert_same_weights(model, load_pretrained(tmp_path)[0])
 
 
-def test_whoever_may_read_other_new_files_may_read_the_weights(model, processor, tmp_path):
+def test_weights_have_the_permissions_of_other_new_files(model, processor, tmp_path):
     save_pretrained(model, processor, tmp_path / "saved")
     (tmp_path / "other").touch()
     modes = {file.stat().st_mode for file in [*(tmp_path / "saved").iterdir(), tmp_path / "other"]}
     assert len(modes) == 1
 
 
-def test_saved_names_are_the_released_ones(model, processor, checkpoint, tmp_path):
+def test_saved_tensors_have_released_names(model, processor, checkpoint, tmp_path):
     save_pretrained(model, processor, tmp_path)
     saved, released = load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors")
     assert saved.keys() == released.keys()
     assert all(np.array_equal(saved[name], released[name]) for name in released)
 
 
-def test_training_layout_with_its_extras(edit_checkpoint, model):
+def test_the_training_layout_loads_without_its_extra_tensors(edit_checkpoint, model):
     def to_training(tensors):
         for name in [n for n in tensors if n.startswith(ENCODER)]:
             tensors[f"{ENCODER}vision_encoder.{name.removeprefix(ENCODER)}"] = tensors.pop(name)
@@ -67,17 +67,17 @@ def test_training_layout_with_its_extras(edit_checkpoint, model):
 
 
 @pytest.mark.parametrize("prefix", ["", ENCODER, f"{ENCODER}vision_encoder."])
-def test_encoder_in_a_second_checkpoint(edit_checkpoint, model, checkpoint, prefix):
+def test_the_encoder_may_come_from_a_second_checkpoint(edit_checkpoint, model, checkpoint, prefix):
     def without_encoder(tensors):
         for name in [n for n in tensors if n.startswith(ENCODER)]:
             taken[prefix + name.removeprefix(ENCODER)] = tensors.pop(name)
 
-    def naming_it(config):
+    def name_encoder(config):
         config["vision_encoder"] = "encoder"
         config.pop("vision_encoder_config")
 
     taken: dict = {}
-    folder = edit_checkpoint(without_encoder, naming_it)
+    folder = edit_checkpoint(without_encoder, name_encoder)
     (folder / "encoder").mkdir()
     save_file(taken, folder / "encoder" / "model.safetensors")
     config = json.loads((checkpoint / "config.json").read_text())["vision_encoder_config"]
@@ -85,8 +85,8 @@ def test_encoder_in_a_second_checkpoint(edit_checkpoint, model, checkpoint, pref
     assert_same_weights(load_pretrained(folder)[0], model)
 
 
-def test_encoder_inside_although_config_names_another(edit_checkpoint, model, checkpoint):
-    """Released weights carry the encoder; only its configuration then comes from the second checkpoint."""
+def test_an_encoder_inside_wins_over_the_one_that_config_names(edit_checkpoint, model, checkpoint):
+    """Released weights contain the encoder; only its configuration comes from the second checkpoint."""
     folder = edit_checkpoint(config=lambda c: (c.pop("vision_encoder_config"), c.update(vision_encoder="encoder")))
     (folder / "encoder").mkdir()
     config = json.loads((checkpoint / "config.json").read_text())["vision_encoder_config"]
@@ -132,7 +132,7 @@ def reshape(name):
         (lambda t: None, {"image_token_index": 7}, "gives <image> the id 1503"),
     ],
 )
-def test_what_does_not_fit_is_named(edit_checkpoint, monkeypatch, tensors, config, message):
+def test_mismatches_are_named(edit_checkpoint, monkeypatch, tensors, config, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = edit_checkpoint(tensors, lambda c: c.update(config))
@@ -140,12 +140,12 @@ def test_what_does_not_fit_is_named(edit_checkpoint, monkeypatch, tensors, confi
         load_pretrained(folder)
 
 
-def test_tied_head_in_the_file_is_accepted(edit_checkpoint, model):
+def test_a_stored_head_that_equals_the_embeddings_is_accepted(edit_checkpoint, model):
     folder = edit_checkpoint(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
     assert_same_weights(load_pretrained(folder)[0], model)
 
 
-def test_untied_head(edit_checkpoint, model):
+def test_an_untied_head_is_loaded_and_saved(edit_checkpoint, model):
     folder = edit_checkpoint(
         lambda t: t.update({"lm_head.weight": np.ones_like(t["model.embed_tokens.weight"])}),
         lambda c: c.update(tie_word_embeddings=False),
@@ -157,7 +157,7 @@ def test_untied_head(edit_checkpoint, model):
     assert_same_weights(load_pretrained(folder / "again")[0], untied)
 
 
-def test_truncated_weights(edit_checkpoint):
+def test_truncated_weights_are_refused(edit_checkpoint):
     file = edit_checkpoint() / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
@@ -184,7 +184,7 @@ def test_truncated_weights(edit_checkpoint):
         ("model.safetensors.index.json", '{"weight_map": []}', "has no weight_map"),
     ],
 )
-def test_missing_and_broken_files(edit_checkpoint, file, content, message):
+def test_missing_and_broken_files_are_named(edit_checkpoint, file, content, message):
     folder = edit_checkpoint()
     (folder / file).unlink(missing_ok=True)
     if content is not None:
@@ -194,12 +194,12 @@ def test_missing_and_broken_files(edit_checkpoint, file, content, message):
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "a/b/c", "nowhere"])
-def test_unknown_folder(path):
+def test_unknown_folders_are_refused(path):
     with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         load_pretrained(path)
 
 
-def test_dtype_and_device_are_what_was_asked_for(checkpoint):
+def test_dtype_and_device_never_fall_back(checkpoint):
     half, _ = load_pretrained(checkpoint, dtype="bfloat16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half.language_model.model.rotary_emb.inv_freq.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""A frame's features depend on its own pixels and size, on nothing that is encoded with it."""
+"""A frame's features depend only on its own pixels and size."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def encoder():
 
 
 def encode(encoder, frames, seed=0):
-    """Random pixels of each frame, and their features encoded together."""
+    """Returns random pixels of each frame, and their features when encoded together."""
     generator = torch.Generator().manual_seed(seed)
     pixels = [torch.randn(frame.patches, CONFIG.patch_dim, generator=generator) for frame in frames]
     with torch.inference_mode():
@@ -36,7 +36,7 @@ shapes = st.builds(
 
 
 @given(st.lists(shapes, min_size=1, max_size=6), st.randoms())
-def test_features_do_not_depend_on_what_is_encoded_together(encoder, frames, random):
+def test_features_do_not_depend_on_grouping_and_order(encoder, frames, random):
     pixels, together = encode(encoder, frames)
     tokens = [frame.patches // frame.merge_size**2 for frame in frames]
     order = list(range(len(frames)))
@@ -51,7 +51,7 @@ def test_features_do_not_depend_on_what_is_encoded_together(encoder, frames, ran
     torch.testing.assert_close(shuffled, expected, atol=2e-5, rtol=0)
 
 
-def test_passes_change_nothing(encoder, monkeypatch):
+def test_passes_do_not_change_features(encoder, monkeypatch):
     frames = [
         FrameShape(Size(4, 6), 2),
         FrameShape(Size(3, 3), 1),
@@ -75,7 +75,7 @@ def test_patches_of_a_frame_see_each_other(encoder):
     assert torch.equal(after[9:], before[9:])
 
 
-def test_positions_that_inference_made_serve_training():
+def test_positions_cached_in_inference_mode_can_be_trained_with():
     with torch.inference_mode():
         patch_positions(Size(22, 26), 2)
     assert not patch_positions(Size(22, 26), 2).is_inference()
@@ -88,7 +88,7 @@ def test_positions_follow_blocks():
     ]  # fmt: skip
 
 
-def test_rotary_is_the_released_formula():
+def test_rotary_embedding_equals_the_released_formula():
     """out[i] = x[i] cos(h f) - x[i+d/2] sin(h f); out[i+d/2] = x[i+d/2] cos(w f) + x[i] sin(w f)."""
     head_dim, theta, (row, column) = 8, 100.0, (3, 5)
     x = torch.randn(1, 1, head_dim)
@@ -101,7 +101,7 @@ def test_rotary_is_the_released_formula():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_close(encoder, dtype):
+def test_half_precision_is_close_to_full(encoder, dtype):
     frames = [FrameShape(Size(4, 6), 2), FrameShape(Size(5, 3), 1)]
     pixels, expected = encode(encoder, frames)
     half = PenguinEncoder(CONFIG).eval()

@@ -1,4 +1,4 @@
-"""An encoder takes over an LLM's layers."""
+"""An encoder is initialised with an LLM's layers."""
 
 import pytest
 import torch
@@ -22,10 +22,10 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
-    """A Qwen3 checkpoint as transformers writes it: (model, folder)."""
+    """Returns a Qwen3 checkpoint as transformers writes it: (model, folder)."""
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**SIZES, rope_theta=5e5, tie_word_embeddings=False))
-    for parameter in model.parameters():  # norms are ones otherwise: nothing would tell them apart
+    for parameter in model.parameters():  # norms would all be ones and could not be told apart
         torch.nn.init.normal_(parameter)
     folder = tmp_path_factory.mktemp("llm")
     model.save_pretrained(folder)
@@ -33,7 +33,7 @@ def llm(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layers", [None, 2])
-def test_layers_and_norms_are_taken_over(llm, layers):
+def test_layers_and_norms_are_copied(llm, layers):
     model, folder = llm
     encoder = convert_llm_to_encoder(folder, num_hidden_layers=layers)
     theirs = dict(model.model.named_parameters())
@@ -47,7 +47,7 @@ def test_layers_and_norms_are_taken_over(llm, layers):
     assert features.shape == (12, 32) and features.isfinite().all()
 
 
-def test_a_base_model_without_head(llm, tmp_path):
+def test_a_base_model_without_head_is_accepted(llm, tmp_path):
     model, folder = llm
     model.model.save_pretrained(tmp_path)
     ours, base = convert_llm_to_encoder(folder), convert_llm_to_encoder(tmp_path)
@@ -60,7 +60,7 @@ def test_patch_embedding_is_new_and_seeded(llm):
     assert abs(first.weight.std() - 0.02) < 0.002 and (first.bias == 0).all()
 
 
-def test_too_many_layers(llm):
+def test_too_many_layers_are_refused(llm):
     with pytest.raises(CheckpointError, match=r"4 encoder layers were requested, but .* has 3"):
         convert_llm_to_encoder(llm[1], num_hidden_layers=4)
 
@@ -72,7 +72,7 @@ def test_other_models_are_refused(tmp_path):
         convert_llm_to_encoder(tmp_path)
 
 
-def test_shapes_that_cannot_fit(llm, tmp_path):
+def test_mismatched_shapes_are_refused(llm, tmp_path):
     model, _ = llm
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"

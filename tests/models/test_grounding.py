@@ -1,4 +1,4 @@
-"""Boxes and time ranges: what we write reads back, what others write is understood, what is broken is counted."""
+"""Boxes and time ranges: our format reads back, other formats are understood, malformed ones are counted."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ spans = st.builds(lambda a, b: TimeRange(min(a, b), max(a, b)), hundredths, hund
 
 
 @given(st.lists(objects, max_size=6), st.lists(spans, max_size=3))
-def test_what_is_written_reads_back(items, ranges):
+def test_formatted_text_parses_back(items, ranges):
     result = parse(format_grounding(items, ranges))
     assert result.objects == tuple(items)
     assert result.time_ranges == tuple(ranges)
@@ -50,8 +50,8 @@ def test_no_text_breaks_the_parser(text):
 
 
 def test_phrases_stay_in_the_text():
-    result = parse(f"There is a {format_object(CUBE)} beside the {format_object(MUG)}.")
-    assert result.text == "There is a red cube beside the mug."
+    result = parse(f"There is a {format_object(CUBE)} next to the {format_object(MUG)}.")
+    assert result.text == "There is a red cube next to the mug."
     assert result.objects == (CUBE, MUG)
 
 
@@ -73,7 +73,7 @@ def test_phrases_stay_in_the_text():
         ("<box>120 340 220 480</box>", (GroundedObject("object", CUBE.box),), ""),
     ],
 )
-def test_other_syntaxes(text, expected, clean):
+def test_formats_of_other_models_are_understood(text, expected, clean):
     result = parse(text)
     assert (result.objects, result.text, result.malformed) == (expected, clean, 0)
 
@@ -99,20 +99,19 @@ def test_other_syntaxes(text, expected, clean):
         "During the period now - then seconds.",
     ],
 )
-def test_malformed_is_counted_not_raised(text):
+def test_malformed_boxes_are_counted(text):
     result = parse(text)
     assert (result.objects, result.time_ranges, result.malformed) == ((), (), 1)
 
 
 @pytest.mark.parametrize("rest", ['{"bbox_2d": [5, 6, 7, 8], "lab', '{"bbox_2d": [5,', '{"la', '{"bbox_2d": [5, 6,}'])
-def test_of_a_json_list_that_breaks_off_the_whole_items_are_kept(rest):
-    """An answer ends where its tokens do: what was cut is no object of its own."""
+def test_a_json_list_that_breaks_off_keeps_its_complete_items(rest):
+    """An answer can end in the middle of an object when it runs out of tokens."""
     result = parse(f'[{{"bbox_2d": [120, 340, 220, 480], "label": "red cube"}}, {rest}')
     assert (result.objects, result.text, result.malformed) == ((CUBE,), "red cube", 1)
 
 
-def test_a_phrase_before_a_bare_box_ends_at_whole_words():
-    """However long the text before it: what is searched for a phrase is bounded."""
+def test_the_phrase_before_a_bare_box_has_a_limited_length():
     (found,) = parse(f"{'word ' * 200}the red cube [120, 340, 220, 480]").objects
     assert found.box == CUBE.box
     assert set(found.label.split()) == {"word", "the", "red", "cube"} and len(found.label) <= 121
@@ -126,12 +125,12 @@ def test_a_phrase_before_a_bare_box_ends_at_whole_words():
         'Settings {"speed": 3} and [{"x": [1]}].',
     ],
 )
-def test_brackets_that_are_no_boxes_are_left_alone(text):
+def test_brackets_without_boxes_are_left_alone(text):
     result = parse(text)
     assert (result.text, result.objects, result.malformed) == (text, (), 0)
 
 
-def test_pixels():
+def test_boxes_convert_to_pixels_and_back():
     size = Size(480, 640)
     assert CUBE.box.to_pixels(size) == pytest.approx((76.8, 163.2, 140.8, 230.4))
     assert Box.from_pixels(76.8, 163.2, 140.8, 230.4, size) == CUBE.box
@@ -139,7 +138,7 @@ def test_pixels():
 
 
 @pytest.mark.parametrize("label", ["", " cup", "cup ", "a  b", "a\nb", "[cup]", "cup]"])
-def test_labels_that_could_not_be_read_back_are_refused(label):
+def test_labels_that_would_not_parse_back_are_refused(label):
     with pytest.raises(PromptError, match="label"):
         GroundedObject(label, MUG.box)
 

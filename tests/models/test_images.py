@@ -1,4 +1,4 @@
-"""Patches: order, normalisation, and the resize of Pillow."""
+"""Patches: order, normalisation, and Pillow's resize."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_patches_are_ordered_block_by_block_channel_first():
     assert np.array_equal(patches, np.stack(expected))
 
 
-def test_resize_and_normalisation(picture):
+def test_patches_are_resized_and_normalised(picture):
     rgb = picture(50, 70)
     config = ImageConfig(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
     image = patch_image(rgb, Size(28, 56), 1, config)
@@ -36,6 +36,6 @@ def test_resize_and_normalisation(picture):
 
 
 @pytest.mark.parametrize("size", [Size(28, 57), Size(20, 56)])
-def test_sizes_off_the_grid_are_our_own_bug(picture, size):
+def test_sizes_off_the_patch_grid_fail_an_assertion(picture, size):
     with pytest.raises(AssertionError):
         patch_image(picture(50, 70), size, 1, ImageConfig())

@@ -14,7 +14,7 @@ from penguin_models.media import VideoFile, load_image
 
 @pytest.fixture
 def video(tmp_path):
-    """Writes a video whose n-th frame has grey level 8 n: a function of frames, fps -> path."""
+    """Returns a function (frames, fps) -> path that writes a video whose n-th frame has grey level 8 n."""
 
     def write(frames, rate, name="video.mkv"):
         path = tmp_path / name
@@ -34,13 +34,13 @@ def levels(clip):
     return [(round(f.time_s, 3), int(f.rgb[0, 0, 0]) // 8) for f in clip]
 
 
-def test_sampling_is_that_of_the_released_code(video):
-    """ffmpeg's fps filter rounding down: of each second the last frame, at the second's beginning."""
+def test_sampling_equals_the_released_code(video):
+    """ffmpeg's fps filter, rounding down, gives the last frame of each second the time of the second's start."""
     assert levels(VideoFile(video(12, 4))) == [(0.0, 3), (1.0, 7), (2.0, 11)]
     assert levels(VideoFile(video(12, 4), fps=2)) == [(0.0, 1), (0.5, 3), (1.0, 5), (1.5, 7), (2.0, 9), (2.5, 11)]
 
 
-def test_frames_repeat_where_the_video_is_slower_than_asked(video):
+def test_frames_repeat_if_the_video_is_slower_than_fps(video):
     assert [level for _, level in levels(VideoFile(video(2, 1), fps=2))] == [0, 0, 1, 1]
 
 
@@ -55,7 +55,7 @@ def test_too_many_frames_are_thinned_evenly(video):
 def test_a_clip_can_be_read_again(video):
     clip = VideoFile(video(12, 4))
     assert levels(clip) == levels(clip)
-    next(iter(clip))  # abandoned half-way
+    next(iter(clip))  # abandoned early
     assert len(levels(clip)) == 3
 
 
@@ -69,7 +69,7 @@ def write_bytes(path, data):
     return path
 
 
-def test_what_is_no_video(video, tmp_path, reference):
+def test_files_that_are_not_videos_are_refused(video, tmp_path, reference):
     with pytest.raises(MediaError, match="does not exist"):
         VideoFile(tmp_path / "none.mp4")
     with pytest.raises(MediaError, match="cannot be opened"):
@@ -80,7 +80,7 @@ def test_what_is_no_video(video, tmp_path, reference):
         VideoFile(video(4, 4), fps=0)
 
 
-def test_a_sound_file_has_no_video_stream(tmp_path):
+def test_a_sound_file_is_refused(tmp_path):
     path = tmp_path / "sound.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
@@ -92,12 +92,12 @@ def test_a_sound_file_has_no_video_stream(tmp_path):
         VideoFile(path)
 
 
-def test_a_video_shorter_than_one_sample_has_one_frame(video):
+def test_a_video_shorter_than_one_sample_gives_one_frame(video):
     assert levels(VideoFile(video(1, 4))) == [(0.0, 0)]
     assert levels(VideoFile(video(3, 4))) == [(0.0, 2)]
 
 
-def test_a_video_without_frames(video):
+def test_a_video_without_frames_is_refused(video):
     path = video(12, 4)
     with av.open(str(path)) as container:
         first = next(packet.pos for packet in container.demux(video=0))
@@ -107,10 +107,10 @@ def test_a_video_without_frames(video):
 
 
 @pytest.mark.parametrize("name", ["video.mkv", "video.avi", "video.mp4"])
-def test_a_video_that_breaks_off(video, name):
+def test_a_truncated_video_is_refused(video, name):
     path = video(40, 4, name)
     assert len(levels(VideoFile(path, fps=4))) == 40
-    if name.endswith("mp4"):  # its head must come first, or nothing can be opened
+    if name.endswith("mp4"):  # its header must come first, or the file could not be opened
         whole, path = path, path.with_name("front.mp4")
         with av.open(str(whole)) as stored, av.open(str(path), "w", options={"movflags": "faststart"}) as front:
             stream = front.add_stream_from_template(stored.streams.video[0])
@@ -125,8 +125,8 @@ def test_a_video_that_breaks_off(video, name):
 
 
 @pytest.mark.parametrize("name", ["gaps.mkv", "gaps.webm", "gaps.avi", "gaps.mp4", "gaps.ts"])
-def test_a_whole_video_with_gaps_is_read(tmp_path, name):
-    """Frames far apart, the first late and the last shown for long: nothing is missing."""
+def test_a_complete_video_with_gaps_is_read(tmp_path, name):
+    """Frames are far apart, the first is late and the last is shown for long, but none is missing."""
     path = tmp_path / name
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx" if name.endswith("webm") else "mpeg4", rate=10)
@@ -148,22 +148,22 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     assert rgb.shape == (4, 5, 3) and rgb.dtype == np.uint8 and (rgb == 204).all()
 
 
-def test_sixteen_bits_are_scaled(tmp_path):
+def test_sixteen_bit_images_are_scaled(tmp_path):
     Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "wide.png")
     assert load_image(tmp_path / "wide.png")[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_orientation_is_applied(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()
-    exif[0x0112] = 6  # turned a quarter: shown upright as 4 wide, 6 high
+    exif[0x0112] = 6  # a quarter turn: 4 wide and 6 high when shown upright
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert load_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
 
 
 @pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), 3), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
-def test_a_video_of_a_phone_held_upright_is_turned(tmp_path, matrix, turns):
-    """Phones store pixels as the sensor lies, and in the track's header a matrix that turns them."""
+def test_the_rotation_of_phone_videos_is_applied(tmp_path, matrix, turns):
+    """Phones store pixels in sensor orientation, and a rotation matrix in the track's header."""
     upper, lower = np.array([200, 60]), np.array([20, 120])  # grey of the four quarters
     stored = np.repeat(np.repeat([upper, lower], 24, axis=0), 32, axis=1).astype(np.uint8)
     path = tmp_path / "phone.mp4"
@@ -186,7 +186,7 @@ def test_a_video_of_a_phone_held_upright_is_turned(tmp_path, matrix, turns):
         np.testing.assert_allclose(frame.rgb[..., 1], np.rot90(stored, turns), atol=25)
 
 
-def test_bad_images(tmp_path, reference):
+def test_bad_images_are_refused(tmp_path, reference):
     with pytest.raises(MediaError, match="does not exist"):
         load_image(tmp_path / "none.png")
     with pytest.raises(MediaError, match="not an image"):
@@ -199,8 +199,8 @@ def test_bad_images(tmp_path, reference):
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_a_damaged_avif(tmp_path):
-    """Its decoder raises what no other does."""
+def test_damaged_avif_files_are_refused(tmp_path):
+    """The AVIF decoder raises other exceptions than the rest."""
     path = tmp_path / "x.avif"
     Image.new("RGB", (32, 32)).save(path)
     whole = bytearray(path.read_bytes())

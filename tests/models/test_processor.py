@@ -1,4 +1,4 @@
-"""Prompts: one id per visual token, labels where the assistant speaks, nothing tampered with."""
+"""Prompts: one id per visual token, and labels for the assistant's words only."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def test_labels_equal_the_released_ones(reference, processor):
     assert len(cases) == 2
 
 
-def test_ids_repeat_the_place_once_per_visual_token(processor):
+def test_image_ids_are_repeated_once_per_visual_token(processor):
     ids = processor.prompt_ids(TWO_IMAGES, [3, 5])
     assert (ids == processor.image_token_id).sum() == 8
     parts = processor.prompt_segments(TWO_IMAGES)
@@ -39,7 +39,7 @@ def test_ids_repeat_the_place_once_per_visual_token(processor):
     assert ids.tolist() == parts[0] + place * 3 + parts[1] + place * 5 + parts[2]
 
 
-def test_trained_are_the_assistants_words_and_their_end(processor):
+def test_only_the_assistants_words_and_their_end_are_trained(processor):
     conversation = [*TWO_IMAGES, {"role": "assistant", "content": "A cup."}]
     ids, labels = processor.training_ids(conversation, [2, 2])
     trained = ids[labels != IGNORE_INDEX]
@@ -47,7 +47,7 @@ def test_trained_are_the_assistants_words_and_their_end(processor):
 
 
 @pytest.mark.parametrize("tokens", [[], [4], [4, 4, 4]])
-def test_frames_and_places_must_agree(processor, tokens):
+def test_the_number_of_frames_must_match(processor, tokens):
     with pytest.raises(PromptError, match=f"shows 2 frames, but {len(tokens)} were passed"):
         processor.prompt_ids(TWO_IMAGES, tokens)
     with pytest.raises(PromptError, match=f"frames, but {len(tokens)} were passed"):
@@ -71,13 +71,13 @@ def test_frames_and_places_must_agree(processor, tokens):
         ),
     ],
 )
-def test_malformed_messages(message, error):
+def test_malformed_messages_are_refused(message, error):
     with pytest.raises(PromptError, match=error):
         render([message])
 
 
-def test_images_share_the_budget_by_their_size(processor):
-    """Two images of equal size get what the released rule gives two key frames; a larger one gets more."""
+def test_images_share_the_budget_in_proportion_to_size(processor):
+    """Two images of equal size get what the released rule gives two keyframes; a larger one gets more."""
     source_size, small = Size(1080, 1920), Size(540, 960)
     equal = processor.allocate([Visual(source_size), Visual(source_size)], 1024, "reference")
     together = processor.allocate([Visual(source_size, (FrameKind.KEY,) * 2)], 1024, "reference")
@@ -87,15 +87,15 @@ def test_images_share_the_budget_by_their_size(processor):
     assert large.tokens(FrameKind.KEY) == pytest.approx(4 * little.tokens(FrameKind.KEY), rel=0.1)
 
 
-def test_saved_and_read_again(processor, tmp_path):
+def test_a_saved_processor_reads_back(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     again = Processor.from_pretrained(tmp_path, processor.image_token_id)
     assert again.prompt_ids(TWO_IMAGES, [2, 2]).tolist() == processor.prompt_ids(TWO_IMAGES, [2, 2]).tolist()
     assert (again.images, again.side_files) == (processor.images, processor.side_files)
 
 
-def test_placeholder_is_added_where_the_tokenizer_lacks_it(edit_checkpoint):
-    """Released tokenizers leave `<image>` to the processor; it must get the id that config.json says."""
+def test_image_token_is_added_if_the_tokenizer_lacks_it(edit_checkpoint):
+    """Released tokenizers do not contain `<image>`; it must get the id in config.json."""
     folder = edit_checkpoint()
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["id"] < 1503]

@@ -1,4 +1,4 @@
-"""Key frames: the released labels, one frame at a time."""
+"""The released keyframe labels, one frame at a time."""
 
 import json
 
@@ -12,7 +12,7 @@ from penguin_models.reference_policy import ReferencePolicy, comparison_size
 from penguin_models.types import Frame, FrameKind, Size
 
 KEY, INTERMEDIATE = FrameKind
-# In HSV (0, 255, 20) and (0, 0, 255): nearly at right angles. Red and blue would not be: both are bright.
+# (0, 255, 20) and (0, 0, 255) in HSV, nearly orthogonal. Red and blue would not be, because both are bright.
 DARK_RED, WHITE = (20, 0, 0), (255, 255, 255)
 
 
@@ -36,8 +36,8 @@ def test_labels_and_similarities_equal_the_released_ones(reference, run):
         assert policy.similarity == pytest.approx(similarity, abs=1e-6)
 
 
-def test_compared_with_the_last_key_frame():
-    """Dark red to white is a cut, white to white is not, and back is a cut again."""
+def test_frames_are_compared_with_the_last_keyframe():
+    """A change from dark red to white is a cut, white to white is not, and back to dark red is one again."""
     policy = ReferencePolicy()
     red, white = uniform(DARK_RED), uniform(WHITE)
     assert [policy.observe(f) for f in (red, red, white, white, red)] == [KEY, INTERMEDIATE, KEY, INTERMEDIATE, KEY]
@@ -63,7 +63,7 @@ def test_black_patches_do_not_count():
     assert policy.similarity == 1.0
 
 
-def test_reset_and_another_size_begin_anew():
+def test_reset_and_a_change_of_size_start_over():
     policy, grey = ReferencePolicy(), uniform((9, 9, 9))
     assert [policy.observe(grey), policy.observe(grey)] == [KEY, INTERMEDIATE]
     policy.reset()
@@ -85,8 +85,8 @@ def test_comparison_size(source_size, expected):
     assert comparison_size(source_size) == expected
 
 
-def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
-    """To the last bit, at a size that is cut to a budget and at one that grows."""
+def test_the_banded_resize_changes_no_similarity(monkeypatch, picture):
+    """Similarities are equal to the last bit, at a size that shrinks and at one that grows."""
     from penguin_models.banded_resize import BandedResize
 
     for size in ((1200, 1920), (121, 165)):
@@ -99,11 +99,11 @@ def test_a_faster_resize_changes_no_similarity(monkeypatch, picture):
             policy = ReferencePolicy()
             seen.append([(policy.observe(shown), policy.similarity) for shown in frames])
         assert seen[0] == seen[1]
-        assert 0 < seen[0][-1][1] < seen[0][1][1], "another picture is less like the first than its own noise"
+        assert 0 < seen[0][-1][1] < seen[0][1][1], "another image is less similar than noise"
 
 
-def test_memory_does_not_hold_frames():
-    """What the policy holds after one frame is what it holds after a hundred."""
+def test_memory_does_not_grow_with_the_stream():
+    """The policy holds as many numbers after a hundred frames as after one."""
     import gc
 
     import torch
@@ -120,7 +120,7 @@ def test_memory_does_not_hold_frames():
     assert tensors() == before
 
 
-def test_it_works_in_and_out_of_inference_mode():
+def test_the_policy_works_inside_and_outside_inference_mode():
     frames = [Frame(np.full((280, 350, 3), value, np.uint8), number) for number, value in enumerate((90, 90, 200))]
     with torch.inference_mode():
         policy = ReferencePolicy()
@@ -128,7 +128,7 @@ def test_it_works_in_and_out_of_inference_mode():
     assert [inside, policy.observe(frames[1])] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
 
 
-def test_a_frame_that_fails_is_no_key_frame(monkeypatch):
+def test_a_frame_that_fails_does_not_become_the_keyframe(monkeypatch):
     policy, good = ReferencePolicy(), uniform(WHITE)
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
         broken.setattr(reference_policy.cv2, "cvtColor", lambda *_: (_ for _ in ()).throw(MemoryError()))

@@ -1,4 +1,4 @@
-"""The released 2B: what its files hold, written down, against what our model expects at those sizes."""
+"""The tensors of the released 2B checkpoint match those of our model at the same sizes."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def config_2b(layers=28):
     return PenguinConfig.create(encoder, DECODER_2B | {"num_hidden_layers": layers}, image_token_id=151_669)
 
 
-def test_names_and_shapes_at_full_depth():
+def test_names_and_shapes_match_at_full_depth():
     model = empty_model(config_2b())
     # The tied head is not in the files.
     ours = {n: tuple(p.shape) for n, p in model.named_parameters() if n != "language_model.lm_head.weight"}
@@ -75,8 +75,8 @@ def test_names_and_shapes_at_full_depth():
     assert encoder_parameters == pytest.approx(441e6, rel=0.005)
 
 
-def test_forward_at_true_widths():
-    """Random weights, one layer each: an image and a question go through, and gradients are not needed for it."""
+def test_forward_runs_at_full_width():
+    """An image and a question run through a model with random weights and one layer each."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

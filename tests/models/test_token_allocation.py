@@ -1,4 +1,4 @@
-"""Sizes: equal to the released rule, and a strict rule that never breaks its limits."""
+"""The reference rule equals the released one; the strict rule never exceeds its limits."""
 
 import json
 
@@ -19,7 +19,7 @@ min_tokens = st.integers(1, 64)
 budgets = st.integers(1, 16384)
 
 
-def test_all_released_allocations_are_equal(reference):
+def test_reference_sizes_equal_all_released_allocations(reference):
     cases = json.loads((reference / "tra_sizes.json").read_text())
     for case in cases:
         labels = [FrameKind(k) for k in case["frame_types"]]
@@ -33,7 +33,7 @@ def test_all_released_allocations_are_equal(reference):
 
 
 @given(sizes, kinds, merges, min_tokens, budgets)
-def test_strict_never_exceeds_budget_or_native_size(source_size, labels, m, minimum, budget):
+def test_strict_never_exceeds_budget_or_source_size(source_size, labels, m, minimum, budget):
     largest = grid_size(source_size, 14 * m)
     try:
         allocation = strict_sizes(source_size, labels, m, minimum, budget)
@@ -48,7 +48,7 @@ def test_strict_never_exceeds_budget_or_native_size(source_size, labels, m, mini
 
 
 @given(sizes, kinds, merges, min_tokens, budgets)
-def test_strict_agrees_where_the_reference_neither_enlarges_nor_overshoots(source_size, labels, m, minimum, budget):
+def test_strict_equals_reference_unless_that_enlarges_or_overshoots(source_size, labels, m, minimum, budget):
     released = reference_sizes(source_size, labels, m, minimum, budget)
     largest = grid_size(source_size, 14 * m)
     used = [released.size(kind) for kind in set(labels)]
@@ -61,7 +61,7 @@ def test_strict_agrees_where_the_reference_neither_enlarges_nor_overshoots(sourc
 
 @given(sizes, kinds, merges, min_tokens)
 def test_strict_refuses_only_what_cannot_fit(source_size, labels, m, minimum):
-    """One token less than the smallest allocation is refused, with the number that is needed; that number fits."""
+    """The needed number of tokens in the error message is enough, and one token less is refused."""
     with pytest.raises(BudgetError) as refused:
         strict_sizes(source_size, labels, m, minimum, max_tokens=0)
     needed = int(str(refused.value).split(" at least ")[1].split()[0])
@@ -70,7 +70,7 @@ def test_strict_refuses_only_what_cannot_fit(source_size, labels, m, minimum):
         strict_sizes(source_size, labels, m, minimum, needed - 1)
     factor, floor = 14 * m, 1.5 * minimum * (14 * m) ** 2
     largest = grid_size(source_size, factor)
-    for step in range(60):  # no area, from the floor on, gives a frame of fewer tokens
+    for step in range(60):  # no area above the floor gives a frame of fewer tokens
         height, width = fit_area(source_size, floor * 1.03**step, factor, floor)
         size = Size(min(height, largest.height), min(width, largest.width))
         assert needed <= len(labels) * size.area // factor**2
@@ -78,7 +78,7 @@ def test_strict_refuses_only_what_cannot_fit(source_size, labels, m, minimum):
 
 @given(sizes, kinds, merges, min_tokens, budgets, st.integers(1, 50))
 @example(Size(294, 1366), [KEY], 2, 16, 30, 2)
-def test_strict_takes_what_a_smaller_budget_takes(source_size, labels, m, minimum, budget, more):
+def test_strict_accepts_what_a_smaller_budget_accepts(source_size, labels, m, minimum, budget, more):
     try:
         strict_sizes(source_size, labels, m, minimum, budget)
     except BudgetError:
@@ -86,14 +86,14 @@ def test_strict_takes_what_a_smaller_budget_takes(source_size, labels, m, minimu
     strict_sizes(source_size, labels, m, minimum, budget + more)
 
 
-def test_a_single_key_frame_is_not_blown_up():
-    """The released rule makes one key frame of 35 more than ten times as large as the camera's image."""
+def test_a_single_keyframe_is_not_enlarged():
+    """The released rule enlarges a single keyframe among 35 frames to more than ten times its area."""
     source_size, labels = Size(360, 640), [KEY, *[INTERMEDIATE] * 34]
     assert reference_sizes(source_size, labels, 2, 16, 10240).key.area > 10 * source_size.area
     assert strict_sizes(source_size, labels, 2, 16, 10240).key == grid_size(source_size, 28)
 
 
-def test_no_frames():
+def test_no_frames_are_refused():
     with pytest.raises(MediaError, match="no frames"):
         reference_sizes(Size(10, 10), [])
 

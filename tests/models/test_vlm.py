@@ -1,4 +1,4 @@
-"""The whole model: visual tokens stand where the prompt has places for them, and nowhere else."""
+"""The whole model puts visual tokens at their places in the prompt and nowhere else."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from penguin_models.types import Size
 
 @pytest.fixture(scope="module")
 def prompt(processor):
-    """Ids and images of a question about two images of different sizes."""
+    """Returns ids and images of a question about two images of different sizes."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def test_each_image_keeps_its_own_size(prompt):
     assert [tuple(image.grid) for image in images] == [(5, 8), (10, 6)]
 
 
-def test_ids_are_not_changed(model, prompt):
+def test_input_ids_are_not_modified(model, prompt):
     ids, images = prompt
     before = ids.clone()
     with torch.inference_mode():
@@ -41,7 +41,7 @@ def test_ids_are_not_changed(model, prompt):
     assert torch.equal(ids, before)
 
 
-def test_a_mismatch_is_an_error_before_anything_runs(model, prompt, monkeypatch):
+def test_a_mismatch_is_reported_before_anything_runs(model, prompt, monkeypatch):
     ids, images = prompt
     monkeypatch.setattr(model.vision_encoder, "forward", lambda *a: pytest.fail("the encoder ran"))
     with pytest.raises(PromptError, match="100 <image> places but its images make 40 visual tokens"):
@@ -50,7 +50,7 @@ def test_a_mismatch_is_an_error_before_anything_runs(model, prompt, monkeypatch)
         model.generate(ids, [])
 
 
-def test_generate_returns_the_whole_answer_and_no_prompt(model, prompt):
+def test_generate_returns_the_answer_without_the_prompt(model, prompt):
     ids, images = prompt
     with torch.inference_mode():
         first = int(model(ids, images, logits_to_keep=1).logits[0, -1].argmax())
@@ -58,7 +58,7 @@ def test_generate_returns_the_whole_answer_and_no_prompt(model, prompt):
     assert answer.shape == (1, 5) and int(answer[0, 0]) == first
 
 
-def test_loss_counts_labelled_positions_only(model, prompt):
+def test_loss_covers_labelled_positions_only(model, prompt):
     ids, images = prompt
     labels = torch.full_like(ids, -100)
     labels[0, -3:] = ids[0, -3:]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits, segment_length
 from penguin_engine.runtimes.torch_graphs import CacheTensors, CudaGraphRecorder, DecodingSteps, Recorder
-from penguin_models.out_of_memory import oom_as_error
+from penguin_models.errors import oom_as_error
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL
 

@@ -1,11 +1,10 @@
-"""A device without memory is one line that says how much was wanted and what to do."""
+"""Out-of-memory errors are one line that says how much was requested and what to do."""
 
 import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.errors import DeviceMemoryError
-from penguin_models.out_of_memory import oom_as_error
+from penguin_models.errors import DeviceMemoryError, oom_as_error
 
 # As torch words it.
 FULL = torch.OutOfMemoryError(
@@ -14,7 +13,7 @@ FULL = torch.OutOfMemoryError(
 )
 
 
-def test_torch_s_advice_is_replaced():
+def test_our_remedy_replaces_torch_s_advice():
     with pytest.raises(DeviceMemoryError) as raised, oom_as_error("a cake", "Bake a smaller one."):
         raise FULL
     assert str(raised.value) == (
@@ -23,12 +22,12 @@ def test_torch_s_advice_is_replaced():
     )
 
 
-def test_other_errors_pass():
+def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match="another"), oom_as_error("a cake", ""):
         raise RuntimeError("another")
 
 
-def test_weights_that_do_not_fit(checkpoint, monkeypatch):
+def test_weights_that_do_not_fit_are_reported(checkpoint, monkeypatch):
     def full(*args, **kwargs):
         raise FULL
 
