@@ -61,13 +61,8 @@ class OnnxRuntime:
         self._vision = open_session(folder / VISION, self._device, threads)
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
-        self._info = RuntimeInfo(
-            name="onnx",
-            device=str(self._device),
-            dtype=manifest.precision,
-            context_length=manifest.decoder.context_length,
-            vocab_size=manifest.decoder.vocab,
-        )
+        decoder = manifest.decoder
+        self._info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     @property
     def info(self) -> RuntimeInfo:

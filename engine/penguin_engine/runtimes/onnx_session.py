@@ -90,13 +90,7 @@ def best_device() -> str:
 
 
 def open_session(path: Path, device: Device, threads: int | None, float8: bool = False) -> Any:
-    """Loads a graph.
-
-    Args:
-        path: Path of the graph.
-        device: Where it runs.
-        threads: Threads per operator on a CPU; None for all cores.
-        float8: Whether the graph contains 8-bit floats.
+    """Loads a graph; `threads` is per operator on a CPU (None for all cores), `float8` says that it has 8-bit floats.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph, or cannot run it on this device.
@@ -131,14 +125,8 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
 def run(session: Any, binding: Any, action: str, remedy: str) -> None:
     """Runs a graph on its bound inputs and outputs.
 
-    Args:
-        session: Session of the graph.
-        binding: Inputs and outputs.
-        action: What the run does, for the error message.
-        remedy: What the user can do about a failure, which is mostly lack of memory.
-
     Raises:
-        EngineError: ONNX Runtime failed.
+        EngineError: ONNX Runtime failed at the `action`, mostly for lack of memory; the message ends with the `remedy`.
     """
     options = ort.RunOptions()
     options.log_severity_level = 4  # failures are raised, so they need no log line

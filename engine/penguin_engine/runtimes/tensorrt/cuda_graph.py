@@ -16,11 +16,7 @@ _THREAD_LOCAL = 1
 
 
 class CudaGraph:
-    """Recorded work.
-
-    Args:
-        stream: Handle of the stream to record from, which must not be the default stream.
-        work: Enqueues the work on that stream; nothing of it is executed yet.
+    """Work recorded from a stream, by its handle; it must not be the default stream. Recording executes nothing.
 
     Raises:
         EngineError: The driver failed.

@@ -60,12 +60,9 @@ class TensorRTRuntime:
             table = EmbeddingTable(folder, manifest)
             self._vision: VisionSteps | None = VisionSteps(vision, manifest, plan.limits, gpu)
             self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, plan.limits, table, gpu)
+        context_length = min(manifest.decoder.context_length, plan.limits.max_tokens)
         self._info = RuntimeInfo(
-            name="tensorrt",
-            device=f"cuda:{gpu.index}",
-            dtype=manifest.precision,
-            context_length=min(manifest.decoder.context_length, plan.limits.max_tokens),
-            vocab_size=manifest.decoder.vocab,
+            "tensorrt", f"cuda:{gpu.index}", manifest.precision, context_length, manifest.decoder.vocab
         )
 
     @property
