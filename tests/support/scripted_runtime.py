@@ -1,4 +1,4 @@
-"""A runtime without weights: it says what it is told, as slowly as it is told, and sleeps without holding Python."""
+"""A runtime with scripted answers and delays, for tests that must not depend on a model; it sleeps without the GIL."""
 
 from __future__ import annotations
 

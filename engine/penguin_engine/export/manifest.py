@@ -83,6 +83,11 @@ class DecoderShape:
     rope_theta: float  # base of the rotary frequencies
 
     @property
+    def cache_names(self) -> list[str]:
+        """Names of the KV cache's tensors, which follow "past_" and "present_" or "new_" in the graph."""
+        return [f"{name}_{layer}" for layer in range(self.layers) for name in ("key", "value")]
+
+    @property
     def linear_weights(self) -> int:
         """Number of weights in the linear layers of all blocks."""
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
@@ -159,10 +164,8 @@ class Manifest:
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != file.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise EngineError(
-                    f"{folder / name} {found}, but its manifest lists {file.bytes} bytes; copy or export it again"
-                )
+                found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
+                raise EngineError(f"{folder / name} {found}; copy or export the folder again")
         manifest._check_hashes(folder, [name for name, file in manifest.files.items() if file.bytes <= _SMALL_BYTES])
         return manifest
 

@@ -73,11 +73,9 @@ class Device:
     @property
     def providers(self) -> list[Any]:
         """Execution providers of a session, the requested one first."""
-        if self.kind == "cpu":
-            return [_PROVIDERS["cpu"]]
-        options = {"device_id": str(self.index)}
-        wanted = ("tensorrt", "cuda") if self.kind == "tensorrt" else ("cuda",)
-        return [(_PROVIDERS[kind], options) for kind in wanted]
+        options = {} if self.kind == "cpu" else {"device_id": str(self.index)}
+        kinds = ("tensorrt", "cuda") if self.kind == "tensorrt" else (self.kind,)
+        return [(_PROVIDERS[kind], options) for kind in kinds]
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Allocates memory for a cache; on a CPU, pages are only committed when they are written."""

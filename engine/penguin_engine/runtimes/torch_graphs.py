@@ -74,18 +74,12 @@ class DecodingSteps:
         """
         self._token.fill_(token)
         self._position.fill_(length)
-        rows = self._rows(length + 1)
+        rows = min(max(FIRST_ROWS, 1 << length.bit_length()), self._tensors.capacity)
         if rows not in self._recorded:
             self._recorded[rows] = self._record(lambda: self._step(rows))
         logits = self._recorded[rows]()
         self._tensors.set_length(length + 1)
         return logits
-
-    def _rows(self, length: int) -> int:
-        rows = FIRST_ROWS
-        while rows < length:
-            rows *= 2
-        return min(rows, self._tensors.capacity)
 
     def _step(self, rows: int) -> Tensor:
         with self._tensors.fixed_position(self._position, rows):

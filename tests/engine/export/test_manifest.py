@@ -61,14 +61,14 @@ def test_damaged_manifest_is_refused(folder, change, message):
 
 def test_missing_file_is_refused(folder):
     (folder / "decoder.onnx.data").unlink()
-    with pytest.raises(EngineError, match=r"decoder\.onnx\.data is missing, but its manifest lists \d+ bytes"):
+    with pytest.raises(EngineError, match=r"decoder\.onnx\.data is missing; copy or export"):
         Manifest.read(folder)
 
 
 def test_truncated_file_is_refused(folder):
     data = (folder / EMBEDDINGS).read_bytes()
     (folder / EMBEDDINGS).write_bytes(data[:-1])
-    with pytest.raises(EngineError, match=f"has {len(data) - 1} bytes, but its manifest lists {len(data)} bytes"):
+    with pytest.raises(EngineError, match=f"has {len(data) - 1} bytes instead of {len(data)}"):
         Manifest.read(folder)
 
 

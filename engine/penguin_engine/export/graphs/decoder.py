@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -221,7 +222,7 @@ class OnnxRuntimeAttention(_Attention):
             for x, heads in zip(cast, (s.heads, s.kv_heads, s.kv_heads), strict=True)
         ]
         inputs = [*rows, *past, "last_position", "total_length", *self._angle]
-        sizes = {"num_heads": s.heads, "kv_num_heads": s.kv_heads, "do_rotary": 1}
+        sizes: dict[str, Any] = {"num_heads": s.heads, "kv_num_heads": s.kv_heads, "do_rotary": 1}
         outputs = [f"attended_{layer}", *present]
         attended, *_ = g.ops("GroupQueryAttention", outputs, *inputs, domain="com.microsoft", **sizes)
         for name in present:

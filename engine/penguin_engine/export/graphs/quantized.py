@@ -14,6 +14,7 @@ Axes: R rows (outputs), C columns (inputs), B groups per row, G inputs per group
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -82,7 +83,13 @@ class QuantizedLinears:
         shape = (rows, groups, GROUP * bits // 8)
         weight = self._graph.weight(f"{released_name(stored)}.{kind}", "uint8", shape, packed())
         scale = self._scales(stored, kind, np.concatenate(scales))
-        sizes = {"K": columns, "N": rows, "bits": bits, "block_size": GROUP, "accuracy_level": _INTEGER_ACTIVATIONS}
+        sizes: dict[str, Any] = {
+            "K": columns,
+            "N": rows,
+            "bits": bits,
+            "block_size": GROUP,
+            "accuracy_level": _INTEGER_ACTIVATIONS,
+        }
         return self._graph.op("MatMulNBits", x, weight, scale, domain="com.microsoft", **sizes)
 
     def _dequantized(self, x: str, name: str, stored: str) -> str:
