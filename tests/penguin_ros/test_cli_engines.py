@@ -38,7 +38,7 @@ def test_export_into_a_folder_of_something_else(cli, checkpoint, tmp_path):
     result = cli("export", "--model", checkpoint, "--out", tmp_path)
     assert result.code == 1
     assert (
-        result.err.strip() == f"error: {tmp_path} exists and is no exported folder; choose another, nothing was changed"
+        result.err.strip() == f"error: {tmp_path} exists and is not an exported folder; choose another, nothing was changed"
     )
 
 
@@ -57,7 +57,7 @@ def test_ask_answers_alike_with_every_runtime(cli, checkpoint, exported, referen
 def test_ask_with_a_checkpoint_that_was_not_exported(cli, checkpoint):
     result = cli("ask", "--model", checkpoint, "--runtime", "onnx", "-q", "what?")
     assert result.code == 1
-    assert result.err.startswith(f"error: {checkpoint} is no exported folder, which the onnx runtime needs")
+    assert result.err.startswith(f"error: {checkpoint} is not an exported folder, which the onnx runtime needs")
     assert result.err.count("\n") == 1
 
 

@@ -148,7 +148,7 @@ def test_a_worker_that_fails(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "prepare", lambda *args: tmp_path)
     settings = WorkerSettings("", "", threads=1)
     running = variants.compare_variants(checkpoint, tmp_path, [Variant.parse("onnx:int8")], settings, True)
-    with pytest.raises(EngineError, match=r"onnx:int8 could not be measured: .*is no exported folder"):
+    with pytest.raises(EngineError, match=r"onnx:int8 could not be measured: .*is not an exported folder"):
         next(running)
 
 
