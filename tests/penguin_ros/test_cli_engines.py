@@ -37,9 +37,7 @@ def test_export_into_a_folder_of_something_else(cli, checkpoint, tmp_path):
     (tmp_path / "note.txt").write_text("")
     result = cli("export", "--model", checkpoint, "--out", tmp_path)
     assert result.code == 1
-    assert (
-        result.err.strip() == f"error: {tmp_path} exists and is not an exported folder; choose another, nothing was changed"
-    )
+    assert result.err.startswith(f"error: {tmp_path} exists and is not an exported folder; choose another")
 
 
 def test_ask_answers_alike_with_every_runtime(cli, checkpoint, exported, reference):

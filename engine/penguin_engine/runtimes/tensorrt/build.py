@@ -91,7 +91,7 @@ def build(
             builder = _PlanBuilder(target / TIMING_CACHE, options.workspace_mib, progress, cancelled)
             builder.build(folder / VISION, staged / VISION_PLAN, vision_profiles(manifest, limits))
             builder.build(folder / DECODER, staged / DECODER_PLAN, decoder_profiles(manifest, limits))
-            del builder
+            del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
         plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
         plan.write(staged)
