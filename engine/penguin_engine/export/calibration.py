@@ -117,7 +117,7 @@ def calibrate(model: PenguinVL, processor: Processor, images: Sequence[UInt8Arra
     longest_rows: dict[str, float] = {}
 
     def measure(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        ranges.setdefault(name, _LayerRange(name)).add(args[0], output)
+        ranges.setdefault(name, _LayerRange()).add(name, args[0], output)
 
     def measure_rows(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         longest = _finite(f"{name} writes", output.float().norm(dim=-1).max())
@@ -163,16 +163,15 @@ def _attention_bounds(longest_rows: dict[str, float], model: PenguinVL) -> tuple
 
 @dataclass
 class _LayerRange:
-    name: str
     largest_input: float = 0.0
     largest_output: float = 0.0
     squares: Any = 0.0
     rows: int = 0
 
-    def add(self, inputs: Tensor, output: Tensor) -> None:
+    def add(self, name: str, inputs: Tensor, output: Tensor) -> None:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        self.largest_input = max(self.largest_input, _finite(f"{self.name} reads", rows.abs().max()))
-        self.largest_output = max(self.largest_output, _finite(f"{self.name} writes", output.abs().max()))
+        self.largest_input = max(self.largest_input, _finite(f"{name} reads", rows.abs().max()))
+        self.largest_output = max(self.largest_output, _finite(f"{name} writes", output.abs().max()))
         self.squares = self.squares + rows.double().square().sum(0).numpy()
         self.rows += rows.shape[0]
 

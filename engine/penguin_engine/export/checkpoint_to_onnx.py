@@ -35,16 +35,14 @@ from penguin_engine.export.graphs.vision import build_vision
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import (
     DECODER,
-    DECODER_PLAN,
     DTYPES,
     EMBEDDINGS,
+    PLAN_FILES,
     PLAN_FOLDER,
-    PLAN_MANIFEST,
     PLAN_STAGING,
     PROFILES,
     TIMING_CACHE,
     VISION,
-    VISION_PLAN,
     DecoderShape,
     Manifest,
     Profile,
@@ -136,7 +134,9 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
             )
             manifest.write(staged)
             _check_replaceable(folder)  # again, because the export may have taken hours
-            _copy_timing_cache(folder, staged)
+            if (timings := folder / PLAN_FOLDER / TIMING_CACHE).is_file():
+                (staged / PLAN_FOLDER).mkdir()
+                shutil.copy2(timings, staged / PLAN_FOLDER)
             put_into_place(staged, folder, temporary / "replaced")
     return manifest
 
@@ -244,8 +244,7 @@ class _GraphWriter:
         quantized = None
         if self.quantization and self.calibration and decoder_blocks:
             kinds = self.quantization.layer_kinds(decoder_blocks)
-            contrib = self.profile.contrib
-            quantized = QuantizedLinears(graph, self.weights, kinds, self.calibration, dtype, contrib)
+            quantized = QuantizedLinears(graph, self.weights, kinds, self.calibration, dtype, graph.contrib)
         return Layers(graph, self.weights, self.profile, dtype, factors, quantized)
 
 
@@ -277,17 +276,10 @@ def _check_replaceable(folder: Path) -> None:
 
 def _foreign_file(folder: Path, exported: set[str]) -> Path | None:
     """Returns the first file that was written neither by the export nor by `quantize` or `build`."""
-    plans = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, Path(TIMING_CACHE).with_suffix(".partial").name}
-    inner = folder / PLAN_FOLDER
+    plans = folder / PLAN_FOLDER
     found = [path for path in folder.iterdir() if path.name not in exported | {REPORT, PLAN_FOLDER, PLAN_STAGING}]
-    found += [path for path in inner.iterdir() if path.name not in plans] if inner.is_dir() else []
+    found += [path for path in plans.iterdir() if path.name not in PLAN_FILES] if plans.is_dir() else []
     return min(found, default=None)
-
-
-def _copy_timing_cache(earlier: Path, folder: Path) -> None:
-    if (earlier / PLAN_FOLDER / TIMING_CACHE).is_file():
-        (folder / PLAN_FOLDER).mkdir()
-        shutil.copy2(earlier / PLAN_FOLDER / TIMING_CACHE, folder / PLAN_FOLDER / TIMING_CACHE)
 
 
 def _check_operators(profile: Profile, quantization: Quantization | None) -> None:

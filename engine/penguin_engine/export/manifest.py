@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 PLAN_FOLDER, PLAN_MANIFEST = "tensorrt", "plan.json"
 VISION_PLAN, DECODER_PLAN, TIMING_CACHE = "vision.plan", "decoder.plan", "timing.cache"
+PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, "timing.partial"}
 PLAN_STAGING = ".building"
 """Folder inside an export in which TensorRT plans are staged while they are built."""
 MASKED = -1e9
@@ -80,6 +81,11 @@ class DecoderShape:
     context_length: int  # longest sequence in tokens
     eps: float  # epsilon of every norm
     rope_theta: float  # base of the rotary frequencies
+
+    @property
+    def cache_names(self) -> list[str]:
+        """Names of the KV cache's tensors, which follow "past_" and "present_" or "new_" in the graph."""
+        return [f"{name}_{layer}" for layer in range(self.layers) for name in ("key", "value")]
 
     @property
     def linear_weights(self) -> int:
@@ -158,10 +164,8 @@ class Manifest:
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != file.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise EngineError(
-                    f"{folder / name} {found}, but its manifest lists {file.bytes} bytes; copy or export it again"
-                )
+                found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
+                raise EngineError(f"{folder / name} {found}; copy or export the folder again")
         manifest._check_hashes(folder, [name for name, file in manifest.files.items() if file.bytes <= _SMALL_BYTES])
         return manifest
 

@@ -66,7 +66,7 @@ class KVCache(Protocol):
 
         Raises:
             ContextLengthError: The segments do not fit; nothing was appended.
-            EngineError: The device failed, for example for lack of memory; nothing was appended.
+            DeviceMemoryError, EngineError: The device failed or has too little memory; nothing was appended.
         """
         ...
 
@@ -98,7 +98,7 @@ class Runtime(Protocol):
             rounding.
 
         Raises:
-            EngineError: An image is larger than the runtime supports, or device memory does not suffice.
+            DeviceMemoryError, EngineError: An image is larger than the runtime supports, or device memory is too small.
         """
         ...
 
@@ -110,7 +110,7 @@ class Runtime(Protocol):
 
         Raises:
             ContextLengthError: max_length exceeds `info.context_length`.
-            EngineError: Device memory does not suffice.
+            EngineError: The device has too little memory.
         """
         ...
 
@@ -189,6 +189,6 @@ def check_fits(tokens: int, limit: int, subject: str) -> None:
     """Raises ContextLengthError if `subject` needs more tokens than the limit."""
     if tokens > limit:
         raise ContextLengthError(
-            f"{subject} needs {tokens} tokens, {tokens - limit} more than the limit of {limit}; "
+            f"{subject} needs {tokens} tokens, {tokens - limit} more than the {limit} that fit; "
             "shorten the question, lower the token budget or the number of new tokens"
         )

@@ -61,13 +61,8 @@ class OnnxRuntime:
         self._vision = open_session(folder / VISION, self._device, threads)
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
-        self._info = RuntimeInfo(
-            name="onnx",
-            device=str(self._device),
-            dtype=manifest.precision,
-            context_length=manifest.decoder.context_length,
-            vocab_size=manifest.decoder.vocab,
-        )
+        decoder = manifest.decoder
+        self._info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     @property
     def info(self) -> RuntimeInfo:
@@ -164,13 +159,12 @@ class _Buffers:
     def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
         size = (1, shape.kv_heads, capacity, shape.head_dim)
         self._buffers = []
-        for layer in range(shape.layers):
-            for name in ("key", "value"):
-                buffer = device.zeros(size, dtype)
-                self._buffers.append(buffer)
-                place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
-                binding.bind_input(f"past_{name}_{layer}", *place)
-                binding.bind_output(f"present_{name}_{layer}", *place)
+        for name in shape.cache_names:
+            buffer = device.zeros(size, dtype)
+            self._buffers.append(buffer)
+            place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
+            binding.bind_input(f"past_{name}", *place)
+            binding.bind_output(f"present_{name}", *place)
 
     def bind(self, length: int, new: int) -> dict[str, Array]:
         """Needs no further inputs: the bindings never change."""
@@ -184,11 +178,7 @@ class _Rows:
         self._binding, self._device, self._type = binding, device, _ONNX_TYPES[dtype]
         self._row = (shape.kv_heads, shape.head_dim)
         self._row_bytes = shape.kv_heads * shape.head_dim * np.dtype(STORAGE[dtype]).itemsize
-        self._rows = {
-            f"{name}_{layer}": device.zeros((capacity, *self._row), dtype)
-            for layer in range(shape.layers)
-            for name in ("key", "value")
-        }
+        self._rows = {name: device.zeros((capacity, *self._row), dtype) for name in shape.cache_names}
         self._unmasked = np.zeros(capacity, np.float32)
 
     def bind(self, length: int, new: int) -> dict[str, Array]:

@@ -73,11 +73,9 @@ class Device:
     @property
     def providers(self) -> list[Any]:
         """Execution providers of a session, the requested one first."""
-        if self.kind == "cpu":
-            return [_PROVIDERS["cpu"]]
-        options = {"device_id": str(self.index)}
-        wanted = ("tensorrt", "cuda") if self.kind == "tensorrt" else ("cuda",)
-        return [(_PROVIDERS[kind], options) for kind in wanted]
+        options = {} if self.kind == "cpu" else {"device_id": str(self.index)}
+        kinds = ("tensorrt", "cuda") if self.kind == "tensorrt" else (self.kind,)
+        return [(_PROVIDERS[kind], options) for kind in kinds]
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Allocates memory for a cache; on a CPU, pages are only committed when they are written."""
@@ -90,13 +88,7 @@ def best_device() -> str:
 
 
 def open_session(path: Path, device: Device, threads: int | None, float8: bool = False) -> Any:
-    """Loads a graph.
-
-    Args:
-        path: Path of the graph.
-        device: Where it runs.
-        threads: Threads per operator on a CPU; None for all cores.
-        float8: Whether the graph contains 8-bit floats.
+    """Loads a graph; `threads` is per operator on a CPU (None for all cores), `float8` says that it has 8-bit floats.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph, or cannot run it on this device.
@@ -131,14 +123,8 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
 def run(session: Any, binding: Any, action: str, remedy: str) -> None:
     """Runs a graph on its bound inputs and outputs.
 
-    Args:
-        session: Session of the graph.
-        binding: Inputs and outputs.
-        action: What the run does, for the error message.
-        remedy: What the user can do about a failure, which is mostly lack of memory.
-
     Raises:
-        EngineError: ONNX Runtime failed.
+        EngineError: ONNX Runtime failed at the `action`, mostly for lack of memory; the message ends with the `remedy`.
     """
     options = ort.RunOptions()
     options.log_severity_level = 4  # failures are raised, so they need no log line

@@ -47,13 +47,8 @@ class TorchRuntime:
     def __init__(self, model: PenguinVL, record: Recorder | None = None):
         self._model: PenguinVL | None = model
         self._device, self._record = model.device, record
-        self._info = RuntimeInfo(
-            name="torch",
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            context_length=model.config.context_length,
-            vocab_size=model.config.vocab_size,
-        )
+        dtype, config = str(model.dtype).removeprefix("torch."), model.config
+        self._info = RuntimeInfo("torch", str(model.device), dtype, config.context_length, config.vocab_size)
 
     @property
     def info(self) -> RuntimeInfo:

@@ -28,15 +28,9 @@ Recorder = Callable[[Work], Work]
 
 
 class CacheTensors:
-    """Keys and values of all layers in memory that is reserved once, by the first step.
+    """Keys and values of all layers in memory that is reserved once, by the first step; `cache` is for transformers.
 
-    Args:
-        layers: Number of decoder layers.
-        capacity: Length in tokens.
-        zeroed: Whether to clear the memory. Steps of fixed shapes need this, because masked values must not be NaN.
-
-    Attributes:
-        cache: The cache object that the transformers decoder takes.
+    Steps of fixed shapes need `zeroed` memory, because values that they mask must not be NaN.
     """
 
     def __init__(self, layers: int, capacity: int, zeroed: bool):
@@ -62,13 +56,7 @@ class CacheTensors:
 
 
 class DecodingSteps:
-    """Decoding steps of fixed shapes for one cache.
-
-    Args:
-        model: The model.
-        tensors: Tensors of the cache, with zeroed memory.
-        record: Records a step.
-    """
+    """Decoding steps of fixed shapes for one cache, whose memory must be zeroed."""
 
     def __init__(self, model: PenguinVL, tensors: CacheTensors, record: Recorder):
         self._model, self._tensors, self._record = model, tensors, record
@@ -86,18 +74,12 @@ class DecodingSteps:
         """
         self._token.fill_(token)
         self._position.fill_(length)
-        rows = self._rows(length + 1)
+        rows = min(max(FIRST_ROWS, 1 << length.bit_length()), self._tensors.capacity)
         if rows not in self._recorded:
             self._recorded[rows] = self._record(lambda: self._step(rows))
         logits = self._recorded[rows]()
         self._tensors.set_length(length + 1)
         return logits
-
-    def _rows(self, length: int) -> int:
-        rows = FIRST_ROWS
-        while rows < length:
-            rows *= 2
-        return min(rows, self._tensors.capacity)
 
     def _step(self, rows: int) -> Tensor:
         with self._tensors.fixed_position(self._position, rows):
@@ -153,11 +135,7 @@ class _ReservedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class CudaGraphRecorder:
-    """Records CUDA graphs, which share one memory pool for their intermediate results.
-
-    Args:
-        device: A CUDA device.
-    """
+    """Records CUDA graphs, which share one memory pool for their intermediate results."""
 
     def __init__(self, device: torch.device):
         self._device = device

@@ -37,7 +37,7 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
 
     for name, value, words in (
         ("token_budget", 3, "out of range"),
-        ("token_budget", 900_000, "there is room for"),
+        ("token_budget", 900_000, "more than the"),
         ("caption.prompt", " ", "it must be non-empty"),
         ("caption.prompt", "<image>", "image"),
         ("keyframe.policy", "none", "novelty, reference"),

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -220,19 +221,10 @@ class OnnxRuntimeAttention(_Attention):
             g.op("Reshape", x, g.constant([1, -1, heads * s.head_dim]))
             for x, heads in zip(cast, (s.heads, s.kv_heads, s.kv_heads), strict=True)
         ]
-        attended, *_ = g.ops(
-            "GroupQueryAttention",
-            [f"attended_{layer}", *present],
-            *rows,
-            *past,
-            "last_position",
-            "total_length",
-            *self._angle,
-            domain="com.microsoft",
-            num_heads=s.heads,
-            kv_num_heads=s.kv_heads,
-            do_rotary=1,
-        )
+        inputs = [*rows, *past, "last_position", "total_length", *self._angle]
+        sizes: dict[str, Any] = {"num_heads": s.heads, "kv_num_heads": s.kv_heads, "do_rotary": 1}
+        outputs = [f"attended_{layer}", *present]
+        attended, *_ = g.ops("GroupQueryAttention", outputs, *inputs, domain="com.microsoft", **sizes)
         for name in present:
             g.output(name, self._cache_dtype, shape)
         return self._merge_heads(g.op("Cast", attended, to=ONNX_TYPES[self._layers.dtype]))

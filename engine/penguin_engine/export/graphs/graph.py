@@ -38,16 +38,13 @@ _IR_VERSIONS = ((24, 11), (21, 10), (0, 9))
 class Graph:
     """A graph under construction; values are identified by their names.
 
-    Args:
-        name: Name of the graph.
-        opset: Version of the standard operators.
-        weights: File for the weights, open for writing, in the folder of the graph.
-        contrib: Whether operators of ONNX Runtime's own domain (`com.microsoft`) may be used.
+    Weights go to the open file `weights` in the folder of the graph. `contrib` allows operators of ONNX Runtime's own
+    domain (`com.microsoft`).
     """
 
     def __init__(self, name: str, opset: int, weights: IO[bytes], contrib: bool = False):
-        self.opset = opset
-        self._name, self._weights, self._contrib = name, weights, contrib
+        self.opset, self.contrib = opset, contrib
+        self._name, self._weights = name, weights
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -68,7 +65,7 @@ class Graph:
 
     def ops(self, kind: str, outputs: list[str], *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
         """Adds an operator whose outputs have these names."""
-        assert not domain or self._contrib, f"{domain}.{kind} in a graph of standard operators"
+        assert not domain or self.contrib, f"{domain}.{kind} in a graph of standard operators"
         name = f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, domain=domain, **attributes))
         return outputs
@@ -105,7 +102,7 @@ class Graph:
             self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values())
         )
         imports = [helper.make_opsetid("", self.opset)]
-        if self._contrib:
+        if self.contrib:
             imports.append(helper.make_opsetid("com.microsoft", 1))
         ir_version = next(version for opset, version in _IR_VERSIONS if self.opset >= opset)
         model = helper.make_model(graph, opset_imports=imports, ir_version=ir_version, producer_name="penguin_vl")

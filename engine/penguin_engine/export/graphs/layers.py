@@ -27,18 +27,10 @@ CosSin = tuple[str, str]
 
 
 class Layers:
-    """Writes layers into a graph.
+    """Writes layers into a graph, with `dtype` as the narrow type.
 
-    Args:
-        graph: Graph that receives the operators.
-        weights: Weights of the checkpoint by their names in `PenguinVL`.
-        profile: Which operators to use.
-        dtype: The narrow type.
-        shrink_factors: Power of two by which the input of a down projection is divided, by layer name.
-        quantized: Writes the linear layers that are quantised.
-
-    Attributes:
-        softmax_precision: Attributes with which an Attention operator computes its softmax in float32.
+    `shrink_factors` says by which power of two the input of a down projection is divided; `quantized` writes the linear
+    layers that are quantised. `softmax_precision` makes an Attention operator compute its softmax in float32.
     """
 
     def __init__(

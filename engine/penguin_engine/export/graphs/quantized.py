@@ -14,6 +14,7 @@ Axes: R rows (outputs), C columns (inputs), B groups per row, G inputs per group
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,15 +38,9 @@ _INTEGER_ACTIVATIONS = 4
 
 
 class QuantizedLinears:
-    """Writes the linear layers that are quantised.
+    """Writes the linear layers that are quantised: `kinds` is "int8", "int4" or "fp8" by layer name.
 
-    Args:
-        graph: Graph that receives the operators.
-        weights: Weights of the checkpoint.
-        kinds: "int8", "int4" or "fp8" by layer name.
-        calibration: Value ranges of the same checkpoint.
-        dtype: Type of inputs and outputs.
-        contrib: Whether to use ONNX Runtime's own operators.
+    Inputs and outputs have the type `dtype`; `contrib` selects ONNX Runtime's own operators.
     """
 
     def __init__(
@@ -87,18 +82,15 @@ class QuantizedLinears:
 
         shape = (rows, groups, GROUP * bits // 8)
         weight = self._graph.weight(f"{released_name(stored)}.{kind}", "uint8", shape, packed())
-        return self._graph.op(
-            "MatMulNBits",
-            x,
-            weight,
-            self._scales(stored, kind, np.concatenate(scales)),
-            domain="com.microsoft",
-            K=columns,
-            N=rows,
-            bits=bits,
-            block_size=GROUP,
-            accuracy_level=_INTEGER_ACTIVATIONS,
-        )
+        scale = self._scales(stored, kind, np.concatenate(scales))
+        sizes: dict[str, Any] = {
+            "K": columns,
+            "N": rows,
+            "bits": bits,
+            "block_size": GROUP,
+            "accuracy_level": _INTEGER_ACTIVATIONS,
+        }
+        return self._graph.op("MatMulNBits", x, weight, scale, domain="com.microsoft", **sizes)
 
     def _dequantized(self, x: str, name: str, stored: str) -> str:
         """Writes int4 weights [C, R] with scales [B, R], the layout that TensorRT documents for 4-bit products."""

@@ -90,9 +90,8 @@ class VisionAttention:
             for name, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads))
         )
         v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), c.num_key_value_heads, c.head_dim)
-        attended = self._attend(
-            *(layers.graph.op("Gather", value, self._slots) for value in (q, k, v))
-        )  # [F * L, A * E]
+        padded = (layers.graph.op("Gather", value, self._slots) for value in (q, k, v))  # [F, L, heads, E]
+        attended = self._attend(*padded)  # [F * L, A * E]
         return layers.wide(layers.linear(layers.graph.op("Gather", attended, "places"), f"{prefix}.o_proj"))
 
     def _angles(self) -> list[CosSin]:
@@ -142,14 +141,8 @@ class VisionAttention:
         one = g.constant([3])
         shape = g.constant([0, 0, c.num_attention_heads * c.head_dim])
         keys, values = (g.op("Reshape", g.op("Tile", g.op("Unsqueeze", x, one), repeat), shape) for x in (k, v))
-        attended = g.op(
-            "MultiHeadAttention",
-            g.op("Reshape", q, shape),
-            keys,
-            values,
-            domain="com.microsoft",
-            num_heads=c.num_attention_heads,
-        )
+        queries, heads = g.op("Reshape", q, shape), c.num_attention_heads
+        attended = g.op("MultiHeadAttention", queries, keys, values, domain="com.microsoft", num_heads=heads)
         return g.op("Reshape", attended, self._flat_heads())
 
     def _flat_heads(self) -> str:

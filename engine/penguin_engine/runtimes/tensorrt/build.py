@@ -8,7 +8,6 @@ all of them are complete.
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +91,7 @@ def build(
             builder = _PlanBuilder(target / TIMING_CACHE, options.workspace_mib, progress, cancelled)
             builder.build(folder / VISION, staged / VISION_PLAN, vision_profiles(manifest, limits))
             builder.build(folder / DECODER, staged / DECODER_PLAN, decoder_profiles(manifest, limits))
-            del builder
+            del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
         plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
         plan.write(staged)
@@ -190,17 +189,15 @@ class _Logger(trt.ILogger):  # type: ignore[misc]
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Reports the phases of a build and stops it on request."""
+    """Reports the phases of a build and stops it on request; TensorRT calls it from any of its threads."""
 
     def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
         trt.IProgressMonitor.__init__(self)
         self._progress, self._cancelled = progress, cancelled
         self._steps: dict[str, int] = {}
-        self._lock = threading.Lock()
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        with self._lock:
-            self._steps[phase_name] = num_steps
+        self._steps[phase_name] = num_steps
         self._progress(phase_name, 0, num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:

@@ -20,15 +20,15 @@ class BufferMemory:
     """Buffers [1, kv_heads, capacity, head_dim] that the plan updates in place: each output is also an input."""
 
     def __init__(self, shape: DecoderShape, capacity: int, itemsize: int, gpu: CudaDevice):
-        names = [f"{name}_{layer}" for layer in range(shape.layers) for name in ("key", "value")]
         size = shape.kv_heads * capacity * shape.head_dim * itemsize
-        self._buffers = {name: gpu.allocate(size) for name in names}
+        self._buffers = {name: gpu.allocate(size) for name in shape.cache_names}
         for buffer in self._buffers.values():
             gpu.fill(int(buffer), 0, size // 4)  # masked values must not be NaN
         self._addresses = {
             f"{side}_{name}": int(buffer) for name, buffer in self._buffers.items() for side in ("past", "present")
         }
-        self._shapes: Shapes = {f"past_{name}": (1, shape.kv_heads, capacity, shape.head_dim) for name in names}
+        buffer_shape = (1, shape.kv_heads, capacity, shape.head_dim)
+        self._shapes: Shapes = {f"past_{name}": buffer_shape for name in shape.cache_names}
 
     def prepare(self, length: int) -> None:
         """Does nothing: the plan masks rows by their positions."""
@@ -61,7 +61,7 @@ class RowMemory:
         self._gpu, self._row = gpu, (shape.kv_heads, shape.head_dim)
         self._row_bytes = shape.kv_heads * shape.head_dim * itemsize
         self._pitch, self._new_pitch = capacity * self._row_bytes, TOKENS_PER_STEP * self._row_bytes
-        self._names = [f"{name}_{layer}" for layer in range(shape.layers) for name in ("key", "value")]
+        self._names = shape.cache_names
         self._rows = gpu.allocate(len(self._names) * self._pitch)
         self._new = gpu.allocate(len(self._names) * self._new_pitch)
         self._mask = gpu.allocate(4 * capacity)

@@ -16,11 +16,7 @@ _THREAD_LOCAL = 1
 
 
 class CudaGraph:
-    """Recorded work.
-
-    Args:
-        stream: Handle of the stream to record from, which must not be the default stream.
-        work: Enqueues the work on that stream; nothing of it is executed yet.
+    """Work recorded from a stream, by its handle; it must not be the default stream. Recording executes nothing.
 
     Raises:
         EngineError: The driver failed.
@@ -29,9 +25,9 @@ class CudaGraph:
     def __init__(self, stream: int, work: Callable[[], None]):
         self._driver = load_driver()
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._stream = ctypes.c_void_p(stream)
+        self._stream, self._work = ctypes.c_void_p(stream), work  # the work refers to everything that the graph uses
         try:
-            self._record(work)
+            self._record()
         except BaseException:  # the caller gets no object that it could close
             self.close()
             raise
@@ -48,10 +44,10 @@ class CudaGraph:
             self._call("cuGraphDestroy", self._graph)
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
 
-    def _record(self, work: Callable[[], None]) -> None:
+    def _record(self) -> None:
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         try:
-            work()
+            self._work()
         finally:  # a stream that stays in capture mode can never be used again
             self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))

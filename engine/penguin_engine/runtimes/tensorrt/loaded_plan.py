@@ -14,15 +14,9 @@ from penguin_models.errors import EngineError
 
 
 class LoadedPlan:
-    """A loaded plan and the memory for its intermediate results.
+    """A loaded plan and the memory for its intermediate results; error messages name the command that builds it again.
 
     All executions share that memory, because they run on one stream, one after the other.
-
-    Args:
-        loader: TensorRT's runtime.
-        path: Path of the plan.
-        gpu: Device on which the plan runs.
-        command: Command that builds the plan again, for error messages.
     """
 
     def __init__(self, loader: Any, path: Path, gpu: CudaDevice, command: str):
@@ -68,10 +62,6 @@ class PlanExecution:
 
         Only changes are passed to TensorRT: before a run is recorded, the same shapes must have run once, and nothing
         may be set between the two.
-
-        Args:
-            shapes: Shapes of the inputs.
-            addresses: Addresses of inputs and outputs.
         """
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:

@@ -67,17 +67,11 @@ class PlanManifest:
             raise EngineError(f"{exported} has no TensorRT plans; build them with: {command}")
         try:
             return read_json(cls, path)
-        except (OSError, ValueError, EngineError) as err:
+        except (OSError, ValueError) as err:
             raise EngineError(f"{path} cannot be read ({err}); build the plans again: {command}") from err
 
     def check(self, exported: Path, manifest: Manifest, machine: Machine, device: str = "cuda") -> None:
         """Checks that the plans fit a machine and the exported folder; reads them once, which takes seconds.
-
-        Args:
-            exported: The exported folder.
-            manifest: Its manifest.
-            machine: Machine on which the plans will run.
-            device: GPU on that machine.
 
         Raises:
             EngineError: Something differs; names it and the command that builds the plans again.

@@ -21,10 +21,11 @@ from penguin_engine.runtimes.exported import (
     vision_passes,
 )
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
+from penguin_engine.runtimes.tensorrt.cuda_graph import CudaGraph
 from penguin_engine.runtimes.tensorrt.loaded_plan import LoadedPlan
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest
 from penguin_engine.runtimes.tensorrt.shapes import check_patches, fits_vision_plan
-from penguin_engine.runtimes.tensorrt.steps import DecoderSteps, DeviceVisualTokens, RecordedStep, VisionSteps
+from penguin_engine.runtimes.tensorrt.steps import DecoderSteps, DeviceVisualTokens, VisionSteps
 from penguin_models.types import Float32Array, PatchedImage
 
 
@@ -60,12 +61,9 @@ class TensorRTRuntime:
             table = EmbeddingTable(folder, manifest)
             self._vision: VisionSteps | None = VisionSteps(vision, manifest, plan.limits, gpu)
             self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, plan.limits, table, gpu)
+        context_length = min(manifest.decoder.context_length, plan.limits.max_tokens)
         self._info = RuntimeInfo(
-            name="tensorrt",
-            device=f"cuda:{gpu.index}",
-            dtype=manifest.precision,
-            context_length=min(manifest.decoder.context_length, plan.limits.max_tokens),
-            vocab_size=manifest.decoder.vocab,
+            "tensorrt", f"cuda:{gpu.index}", manifest.precision, context_length, manifest.decoder.vocab
         )
 
     @property
@@ -110,7 +108,7 @@ class TensorRTCache(BoundedCache):
         self._decoder, self._gpu = decoder, gpu
         with gpu.active():
             self._memory = decoder.open_memory(max_length)
-        self._recorded: dict[int, RecordedStep] = {}
+        self._recorded: dict[int, CudaGraph] = {}
 
     def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
         with self._gpu.active():
@@ -125,6 +123,6 @@ class TensorRTCache(BoundedCache):
 
     def _free(self) -> None:
         with self._gpu.active():
-            for step in self._recorded.values():
-                step.graph.close()
+            for graph in self._recorded.values():
+                graph.close()
             del self._memory, self._decoder, self._recorded

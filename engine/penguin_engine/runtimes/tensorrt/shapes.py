@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from penguin_engine.export.manifest import DECODER, PROFILES, VISION, Manifest
 from penguin_engine.runtimes.exported import TOKENS_PER_STEP
@@ -22,8 +22,7 @@ _SMALL_PATCHES, _SMALL_FRAMES = 512, 8
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class ShapeRange:
+class ShapeRange(NamedTuple):
     """Sizes of an input within an optimisation profile."""
 
     minimum: Shape
@@ -71,9 +70,7 @@ def plan_shapes(manifest: Manifest, limits: PlanLimits) -> dict[str, Any]:
     """Returns all shapes as plain JSON types: by graph a list of profiles, by input [minimum, optimum, maximum]."""
     by_graph = {VISION: vision_profiles(manifest, limits), DECODER: decoder_profiles(manifest, limits)}
     return {
-        graph: [
-            {name: [list(size) for size in astuple(sizes)] for name, sizes in profile.items()} for profile in profiles
-        ]
+        graph: [{name: [list(size) for size in sizes] for name, sizes in profile.items()} for profile in profiles]
         for graph, profiles in by_graph.items()
     }
 
@@ -120,7 +117,7 @@ def _decoder_shapes(manifest: Manifest, limits: PlanLimits, most_new_tokens: int
         "embeddings": ShapeRange(*((n, d.hidden) for n in new)),
         "positions": ShapeRange(*((n,) for n in new)),
     }
-    caches = [f"past_{name}_{layer}" for layer in range(d.layers) for name in ("key", "value")]
+    caches = [f"past_{name}" for name in d.cache_names]
     if PROFILES[manifest.profile].cache == "buffer":
         buffer = (1, d.kv_heads, limits.max_tokens, d.head_dim)
         return shapes | dict.fromkeys(caches, ShapeRange(buffer, buffer, buffer))

@@ -32,14 +32,6 @@ class DeviceVisualTokens:
     length: int
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedStep:
-    """A recorded decoding step and the execution context that it uses."""
-
-    execution: PlanExecution
-    graph: CudaGraph
-
-
 class VisionSteps:
     """Runs the vision plan."""
 
@@ -124,7 +116,7 @@ class DecoderSteps:
         self._gpu.to_host(self._logits_host, int(self._logits))
         return count
 
-    def decode(self, token: int, length: int, memory: CacheMemory, recorded: dict[int, RecordedStep]) -> None:
+    def decode(self, token: int, length: int, memory: CacheMemory, recorded: dict[int, CudaGraph]) -> None:
         """Appends one token to `length` tokens. The first step of each bucket runs directly and is then recorded."""
         stage = self._single
         stage.write("embeddings", self._table.rows([token]))
@@ -133,7 +125,7 @@ class DecoderSteps:
 
         bucket = memory.bucket(length)
         if bucket in recorded:
-            recorded[bucket].graph.launch()
+            recorded[bucket].launch()
         else:
             execution = self._plan.execution(DECODE)
 
@@ -144,7 +136,7 @@ class DecoderSteps:
 
             step()
             self._gpu.wait()
-            recorded[bucket] = RecordedStep(execution, self._gpu.record(step))
+            recorded[bucket] = self._gpu.record(step)
         memory.extend(length, 1)
 
     def logits(self) -> Float32Array:
