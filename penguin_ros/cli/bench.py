@@ -29,9 +29,7 @@ app.command("engine")(bench_engine.engine)
 
 @app.command()
 def model(
-    model: Annotated[
-        str | None, typer.Option("--model", help="Checkpoint; default: the one that comes with the package.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Checkpoint; default: the one in the package.")] = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +126,7 @@ def tra(
 def session(
     model: ModelOption,
     tokens: Annotated[
-        list[int] | None, typer.Option(help="Visual tokens in memory; can be repeated; default: 1000, 4000 and 8000.")
+        list[int] | None, typer.Option(help="Visual tokens in memory, can be repeated; default: 1000, 4000, 8000.")
     ] = None,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",

@@ -22,7 +22,7 @@ OutOption = Annotated[
 Profile = Literal["portable", "fused", "onnxruntime"]
 VisionDtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,
-    typer.Option(help="Type of encoder and projector; default: as the decoder, or 16-bit if it is quantised."),
+    typer.Option(help="Type of encoder and projector; default: as the decoder, 16-bit if quantised."),
 ]
 
 

@@ -41,7 +41,7 @@ def quantize(
         int | None, typer.Option(help="Blocks at each end with better precision; default: 1 for int4, else 0.", min=0)
     ] = None,
     keep_head: Annotated[
-        bool | None, typer.Option(help="Keep the head at better precision; default: for int4 only.")
+        bool | None, typer.Option(help="Keep the head at better precision; default: for int4.")
     ] = None,
     vision_dtype: VisionDtypeOption = None,
     scenes: Annotated[

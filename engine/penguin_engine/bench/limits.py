@@ -5,8 +5,6 @@ Both are measured with torch. On a CPU, products are measured with ONNX Runtime 
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,17 +13,17 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from penguin_engine.bench.machine import run_times
 from penguin_models.errors import EngineError
 
 _BANDWIDTH_BYTES = {"cpu": 2**29, "cuda": 2**31}
 _MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
-def machine_limits(threads: int, device: str, precision: str) -> dict[str, float]:
+def machine_limits(device: str, precision: str) -> dict[str, float]:
     """Returns the best memory bandwidth (bytes/s) and matrix rate (operations/s) that this machine reaches now.
 
     Args:
-        threads: CPU threads of one operator.
         device: "cpu", "cuda", "cuda:1", ... (ONNX Runtime's "tensorrt" is a CUDA device too).
         precision: Precision of the variant that is measured. CPUs always multiply float32. GPUs have faster units for
             16 bits, which quantised variants use too.
@@ -34,16 +32,10 @@ def machine_limits(threads: int, device: str, precision: str) -> dict[str, float
         EngineError: torch has no such device.
     """
     place = torch_device(device)
-    dtype = matrix_type(place, precision)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return {
-            "memory_bytes_per_s": _BANDWIDTH_BYTES[place.type] / _read_seconds(place),
-            "operations_per_s": 2 * _MATRIX[place.type] ** 3 / _multiply_seconds(place, dtype, threads),
-        }
-    finally:
-        torch.set_num_threads(before)
+    return {
+        "memory_bytes_per_s": _BANDWIDTH_BYTES[place.type] / _read_seconds(place),
+        "operations_per_s": 2 * _MATRIX[place.type] ** 3 / _multiply_seconds(place, matrix_type(place, precision)),
+    }
 
 
 def torch_device(device: str) -> torch.device:
@@ -82,15 +74,15 @@ def _read_seconds(place: torch.device) -> float:
     return min(_best(matrix.sum, place), _best(lambda: torch.mv(matrix, vector, out=out), place))
 
 
-def _multiply_seconds(place: torch.device, dtype: torch.dtype, threads: int) -> float:
+def _multiply_seconds(place: torch.device, dtype: torch.dtype) -> float:
     size = _MATRIX[place.type]
     a = torch.ones(size, size, device=place, dtype=dtype)
     result = torch.empty_like(a)
     seconds = _best(lambda: torch.mm(a, a, out=result), place)
-    return seconds if place.type == "cuda" else min(seconds, _best(_onnx_product(size, threads), place))
+    return seconds if place.type == "cuda" else min(seconds, _best(_onnx_product(size), place))
 
 
-def _onnx_product(size: int, threads: int) -> Callable[[], Any]:
+def _onnx_product(size: int) -> Callable[[], Any]:
     """Returns a float32 product [size, size] x weights [size, size] that ONNX Runtime runs."""
     ones = np.ones((size, size), np.float32)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ones.shape) for name in ("x", "y"))
@@ -98,24 +90,18 @@ def _onnx_product(size: int, threads: int) -> Callable[[], Any]:
     graph = helper.make_graph([product], "product", [x], [y], [numpy_helper.from_array(ones, "weights")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = torch.get_num_threads()
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"x": ones})
 
 
-def _best(run: Callable[[], Any], place: torch.device, at_least_s: float = 0.5) -> float:
-    """Returns the seconds of the fastest run, over repeated runs."""
+def _best(run: Callable[[], Any], place: torch.device) -> float:
+    """Returns the seconds of the fastest of repeated runs."""
 
-    def finished() -> None:
+    def finish() -> None:
         run()
         if place.type == "cuda":
             torch.cuda.synchronize(place)
 
-    finished()
-    best, spent = math.inf, 0.0
-    while spent < at_least_s:
-        start = time.perf_counter()
-        finished()
-        seconds = time.perf_counter() - start
-        best, spent = min(best, seconds), spent + seconds
-    return best
+    finish()
+    return min(run_times(finish, at_least_s=0.5))

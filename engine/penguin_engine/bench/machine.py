@@ -32,12 +32,17 @@ def machine_facts() -> dict[str, Any]:
 
 def timed(run: Callable[[], Any], at_least_s: float = 1.0, at_least_runs: int = 1) -> float:
     """Returns the seconds of one run: the median over repeated runs."""
+    return float(np.median(run_times(run, at_least_s, at_least_runs)))
+
+
+def run_times(run: Callable[[], Any], at_least_s: float, at_least_runs: int = 1) -> list[float]:
+    """Returns the seconds of each of several runs that together take at least `at_least_s`."""
     times: list[float] = []
     while sum(times) < at_least_s or len(times) < at_least_runs:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return times
 
 
 def resident_bytes() -> int:

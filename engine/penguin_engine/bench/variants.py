@@ -108,22 +108,19 @@ def compare_variants(
         model: Checkpoint folder.
         work: Folder for exports; those of an earlier run are used again.
         variants: Variants to measure.
-        settings: How much is measured; kind, path and precision are filled in.
+        settings: How much is measured; kind, path, precision and threads are filled in.
 
     Yields:
         One result per variant, with its share of each limit between 0 and about 1.
     """
     checkpoint, _, _ = open_checkpoint(model)
     shape, encoder = decoder_shape(checkpoint)[0], checkpoint.config.encoder
-    threads = settings.threads or torch.get_num_threads()
     for variant in variants:
         path = prepare(model, work, variant, settings.device)
-        before = machine_limits(threads, settings.device, variant.precision)
-        measured = measure_in_own_process(
-            variant,
-            replace(settings, kind=variant.kind, path=str(path), threads=threads, precision=variant.precision),
-        )
-        after = machine_limits(threads, settings.device, variant.precision)
+        before = machine_limits(settings.device, variant.precision)
+        filled_in = replace(settings, kind=variant.kind, path=str(path), precision=variant.precision)
+        measured = measure_in_own_process(variant, replace(filled_in, threads=torch.get_num_threads()))
+        after = machine_limits(settings.device, variant.precision)
         weight_bytes = decoded_bytes(path, variant, shape)
         limits = {name: max(before[name], after[name]) for name in before}
         yield {

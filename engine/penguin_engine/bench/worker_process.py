@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,28 +46,38 @@ class WorkerSettings:
     new_tokens: int = 32  # tokens decoded after it, and of the answer whose energy is measured
 
 
+Measure = Callable[[], dict[str, Any]]
+"""Measures the speed of a loaded model, and keeps the model in memory as long as it exists."""
+
+
 def measure(settings: WorkerSettings) -> dict[str, Any]:
     """Returns loading time, memory, rates, time to the first token and energy of a variant."""
-    kinds = {"transformers": _measure_transformers, "llama.cpp": _measure_llama}
+    loaders = {"transformers": _load_transformers, "llama.cpp": _load_llama}
     resident, gpu = resident_bytes(), gpu_bytes(settings.device)
-    result = kinds.get(settings.kind, _measure_runtime)(settings)
+    start = time.perf_counter()
+    measure_speed = loaders.get(settings.kind, _load_runtime)(settings)
+    loaded = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - resident}
+    speed = measure_speed()
     gpu_after = gpu_bytes(settings.device)
-    return result | {
-        "resident_loaded_bytes": result["resident_loaded_bytes"] - resident,
+    return {
+        **loaded,
+        **speed,
         "resident_bytes": resident_bytes() - resident,
         "peak_bytes": peak_bytes() - resident,
         "gpu_bytes": None if gpu is None or gpu_after is None else gpu_after - gpu,
     }
 
 
-def _measure_runtime(settings: WorkerSettings) -> dict[str, Any]:
-    start = time.perf_counter()
+def _load_runtime(settings: WorkerSettings) -> Measure:
     runtime, processor = open_runtime(
         settings.kind, settings.path, settings.device, settings.precision, settings.threads
     )
-    loaded = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes()}
-    rates = runtime_rates(runtime, settings.prompt_tokens, settings.new_tokens)
-    return loaded | rates | _measure_scene(runtime, processor, settings.new_tokens)
+
+    def measure_speed() -> dict[str, Any]:
+        rates = runtime_rates(runtime, settings.prompt_tokens, settings.new_tokens)
+        return rates | _measure_scene(runtime, processor, settings.new_tokens)
+
+    return measure_speed
 
 
 def _measure_scene(runtime: Runtime, processor: Processor, new_tokens: int) -> dict[str, Any]:
@@ -99,9 +110,8 @@ def vga_frames(count: int) -> list[Frame]:
     return [Frame(np.roll(picture, 40 * i, axis=1), i * 10**9) for i in range(count)]
 
 
-def _measure_transformers(settings: WorkerSettings) -> dict[str, Any]:
-    """Measures transformers' own `generate` on the same decoder."""
-    start = time.perf_counter()  # before its libraries are loaded, as with the runtimes
+def _load_transformers(settings: WorkerSettings) -> Measure:
+    """Loads the same decoder for transformers' own `generate`."""
     import torch
 
     from penguin_models.checkpoint import load_pretrained
@@ -110,30 +120,30 @@ def _measure_transformers(settings: WorkerSettings) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     model, _ = load_pretrained(settings.path, settings.precision, settings.device)
     decoder: Any = model.language_model
-    loaded = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes()}
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (1, settings.prompt_tokens))).to(settings.device)
 
+    @torch.inference_mode()
     def generate(tokens: int) -> None:
         mask = torch.ones_like(ids)
         decoder.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
 
-    with torch.inference_mode():
+    def measure_speed() -> dict[str, Any]:
         generate(1)
         prefill_s = timed(lambda: generate(1))
         whole_s = timed(lambda: generate(1 + settings.new_tokens))
-    return loaded | {
-        "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
-        "decode_tokens_per_s": settings.new_tokens / max(whole_s - prefill_s, 1e-9),
-    }
+        return {
+            "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
+            "decode_tokens_per_s": settings.new_tokens / max(whole_s - prefill_s, 1e-9),
+        }
+
+    return measure_speed
 
 
-def _measure_llama(settings: WorkerSettings) -> dict[str, Any]:
+def _load_llama(settings: WorkerSettings) -> Measure:
     from penguin_engine.bench.llama_cpp import LlamaSequence
 
-    start = time.perf_counter()
     tokens = LlamaSequence(settings.path, settings.prompt_tokens + settings.new_tokens, settings.threads)
-    loaded = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes()}
-    return loaded | token_rates(tokens, settings.prompt_tokens, settings.new_tokens)
+    return lambda: token_rates(tokens, settings.prompt_tokens, settings.new_tokens)
 
 
 if __name__ == "__main__":

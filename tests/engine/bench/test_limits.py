@@ -9,11 +9,9 @@ from penguin_models.errors import EngineError
 
 
 def test_limits_of_this_cpu_are_plausible_rates_in_plain_units():
-    threads = torch.get_num_threads()
-    measured = machine_limits(1, "cpu", "int8")
+    measured = machine_limits("cpu", "int8")
     assert 1e8 < measured["memory_bytes_per_s"] < 1e13
     assert 1e8 < measured["operations_per_s"] < 1e14
-    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
