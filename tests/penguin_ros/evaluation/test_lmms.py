@@ -1,7 +1,7 @@
 """lmms-eval with the model class of this package: a task with two images.
 
-The requirements of lmms-eval (PyAV below 16 and some two hundred packages) conflict with constraints.txt, so it runs as a
-program from an environment of its own; docs/evaluation.md shows how to install it, LMMS_EVAL names the program:
+The requirements of lmms-eval (PyAV below 16 and some two hundred packages) conflict with constraints.txt, so it runs as
+a program from an environment of its own. docs/evaluation.md shows how to install it, and LMMS_EVAL names the program:
 `LMMS_EVAL=lmms/bin/lmms-eval pytest tests/penguin_ros/evaluation/test_lmms.py`
 """
 
