@@ -1,62 +1,58 @@
-"""Recorded bags (rosbag2: sqlite3, mcap, compressed) -> frames, through `rosbags`; no ROS installation needed."""
+"""Reads images from recorded bags (rosbag2 sqlite3 and mcap, compressed or not, and ROS 1) without a ROS installation.
+
+Needs the package rosbags (extra `eval`), which is imported when the first bag is opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 
 from penguin_models.errors import MediaError, PenguinError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling
+from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, sample_uniformly
+from penguin_models.types import UInt8Array
 from penguin_ros.images import message_to_rgb
-from penguin_ros.message_types import typestore
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 class BagClip:
-    """One image topic of a bag as a `Clip`.
-
-    Sampled by the times at which messages were recorded: of each span of 1/fps seconds the last message, as the
-    released code samples videos; then evenly, where there are more than max_frames. Only sampled images are decoded.
-    """
+    """The images of one topic of a bag as a `Clip`, sampled by recording time. Only sampled images are decoded."""
 
     def __init__(self, path: str | Path, topic: str | None = None, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Finds the topic and chooses the messages.
+        """Reads the recording times of the topic and selects the images.
 
         Args:
-            path: a bag folder, or a single .mcap or .db3 file.
-            topic: image topic; may be left out where the bag has only one.
-            fps: sampled frames per second of recording.
-            max_frames: most frames.
+            path: Bag folder, or a single .mcap, .db3 or .bag file.
+            topic: Image topic; None if the bag has only one.
+            fps: Sampled frames per second of recording.
+            max_frames: Maximum number of frames.
 
         Raises:
-            MediaError: the bag cannot be read, or has no such topic or no image topic (its topics are listed), or no
-                images on it; or fps or max_frames is not positive.
+            MediaError: The bag cannot be read, the topic is missing, ambiguous or empty, or fps or max_frames is not
+                positive.
         """
         check_sampling(fps, max_frames)
         self._path = Path(path)
         with open_bag(self._path) as reader:
             self.topic = choose_topic(self._path, reader, topic)
-            stamps = [stamp for _, stamp, _ in reader.messages(self._connections(reader))]
-        if not stamps:
+            stamps_ns = [stamp_ns for _, stamp_ns, _ in reader.messages(self._connections(reader))]
+        if not stamps_ns:
             raise MediaError(f"bag {self._path} has no images on {self.topic}")
-        self._start_ns = stamps[0]
-        slots = np.floor((np.array(stamps) - stamps[0]) * 1e-9 * fps).astype(int)
-        last_of_slot = np.flatnonzero(np.diff(slots, append=slots[-1] + 1))
-        if len(last_of_slot) > max_frames:
-            last_of_slot = last_of_slot[np.linspace(0, len(last_of_slot) - 1, max_frames, dtype=int)]
-        self._times_s = {int(i): float(slots[i] / fps) for i in last_of_slot}
+        self._times_s = dict(sample_stamps(stamps_ns, fps, max_frames))
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the bag and yields the sampled frames; times are seconds from the first image.
+        """Yields the sampled frames, with times in seconds since the first image.
 
         Raises:
-            MediaError: an image cannot be decoded; it is named.
+            MediaError: An image cannot be decoded.
         """
         with open_bag(self._path) as reader:
             for index, (connection, _, data) in enumerate(reader.messages(self._connections(reader))):
@@ -66,12 +62,26 @@ class BagClip:
     def _connections(self, reader: AnyReader) -> list[Any]:
         return [c for c in reader.connections if c.topic == self.topic]
 
-    def _decode(self, reader: AnyReader, connection: Any, data: bytes, index: int) -> Any:
+    def _decode(self, reader: AnyReader, connection: Any, data: bytes, index: int) -> UInt8Array:
         try:
             return message_to_rgb(reader.deserialize(data, connection.msgtype))
-        except Exception as err:  # whatever a parser makes of damaged bytes
+        except Exception as err:  # the parser's errors on damaged bytes are of many types
             reason = str(err) if isinstance(err, MediaError) else f"the message cannot be read: {_reason(err)}"
             raise MediaError(f"bag {self._path}, image {index} of {self.topic}: {reason}") from err
+
+
+def sample_stamps(stamps_ns: Sequence[int], fps: float, max_frames: int) -> list[tuple[int, float]]:
+    """Samples images as the released code samples videos.
+
+    The last image of each interval of 1/fps seconds is taken; if these are more than max_frames, they are thinned out
+    evenly.
+
+    Returns:
+        (index of the image, start of its interval in seconds since the first image).
+    """
+    slots = np.floor((np.array(stamps_ns) - stamps_ns[0]) * 1e-9 * fps).astype(int)
+    last_of_slot = np.flatnonzero(np.diff(slots, append=slots[-1] + 1)).tolist()
+    return [(i, float(slots[i] / fps)) for i in sample_uniformly(last_of_slot, max_frames)]
 
 
 @contextmanager
@@ -79,57 +89,56 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
     """Opens a bag.
 
     Raises:
-        MediaError: it is missing, empty, corrupt or no bag.
+        MediaError: rosbags is not installed, or the bag is missing, empty or corrupt.
     """
+    try:
+        from rosbags.highlevel import AnyReader
+
+        from penguin_ros.message_types import typestore
+    except ImportError as err:
+        raise MediaError("reading bags needs the Python package rosbags: pip install rosbags") from err
     if not path.exists():
         raise MediaError(f"bag {path} does not exist")
     if path.is_file() and path.stat().st_size == 0:
         raise MediaError(f"bag {path} is empty (0 bytes)")
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise MediaError(f"{path} has no metadata.yaml; give the folder of a bag, or its .mcap or .db3 file")
-    # Bags without message definitions (sqlite3 before Iron) hold the usual types.
-    reader = None
     try:
+        # Bags without message definitions (sqlite3 before Iron) are read with the types of the default typestore.
         reader = AnyReader([path], default_typestore=typestore())
         reader.open()
     except Exception as err:
-        raise MediaError(f"bag {path} cannot be read: {_reason(err)}{_remedy(path)}") from err
+        raise MediaError(f"bag {path} cannot be read: {_reason(err)}{_recovery_hint(path)}") from err
     try:
         yield reader
     except PenguinError:
         raise
     except Exception as err:
-        raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}{_remedy(path)}") from err
+        raise MediaError(f"bag {path} cannot be read to its end: {_reason(err)}{_recovery_hint(path)}") from err
     finally:
         reader.close()
 
 
-def _remedy(path: Path) -> str:
-    """What may save an MCAP file whose end was never written, as after a crash."""
-    files = [path] if path.suffix == ".mcap" else sorted(path.glob("*.mcap"))
-    return f"; what is in it may be saved by: mcap recover {files[0]} -o recovered.mcap" if files else ""
-
-
-def choose_topic(path: Path, reader: AnyReader, topic: str | None, by: str = "--topic") -> str:
-    """The image topic to read: the one asked for, or the only one.
+def choose_topic(path: Path, reader: AnyReader, topic: str | None, option: str = "--topic") -> str:
+    """Returns the image topic to read: the requested one, or the only one.
 
     Args:
-        path: of the bag.
-        reader: of the bag.
-        topic: asked for; None for the only one.
-        by: how a user asks for one.
+        path: Path of the bag.
+        reader: The opened bag.
+        topic: Requested topic; None for the only one.
+        option: How the user chooses a topic, for the error message.
 
     Raises:
-        MediaError: there is none, or the choice is not clear; the bag's topics are listed.
+        MediaError: There is no such image topic, or several and none was requested.
     """
-    types = {c.topic: c.msgtype for c in reader.connections}
+    types: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
     images = sorted(name for name, kind in types.items() if kind in IMAGE_TYPES)
-    listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "none"
     if not images:
+        listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "none"
         raise MediaError(f"bag {path} has no image topic; its topics: {listing}")
     if topic is None:
         if len(images) > 1:
-            raise MediaError(f"bag {path} has several image topics, choose one with {by}: {', '.join(images)}")
+            raise MediaError(f"bag {path} has several image topics, choose one with {option}: {', '.join(images)}")
         return images[0]
     if topic not in types:
         raise MediaError(f"bag {path} has no topic {topic}; its image topics: {', '.join(images)}")
@@ -138,6 +147,12 @@ def choose_topic(path: Path, reader: AnyReader, topic: str | None, by: str = "--
             f"topic {topic} of bag {path} is {types[topic]}, not an image; image topics: {', '.join(images)}"
         )
     return topic
+
+
+def _recovery_hint(path: Path) -> str:
+    """Names the command that can repair an MCAP file whose end is missing, as after a crash."""
+    files = [path] if path.suffix == ".mcap" else sorted(path.glob("*.mcap"))
+    return f"; to recover what it holds, run: mcap recover {files[0]} -o recovered.mcap" if files else ""
 
 
 def _reason(err: Exception) -> str:

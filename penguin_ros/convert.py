@@ -1,4 +1,7 @@
-"""ROS messages <-> the values of the engine: images in; captions, answers, detections and memory states out."""
+"""Outgoing ROS messages: captions, answers, detections, memory states and overlays from the engine's values.
+
+Incoming images are converted in images.py.
+"""
 
 from __future__ import annotations
 
@@ -8,100 +11,51 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import numpy as np
+import penguin_vl.msg as msg
 from builtin_interfaces.msg import Time
-from penguin_vl.msg import GroundedCaption, GroundedObject, MemoryFrame, MemoryState, TimeRange
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.requests import Outcome
-from penguin_models import grounding
-from penguin_models.errors import MediaError
-from penguin_models.types import FrameKind, Size, UInt8Array
-from penguin_ros.images import check_raw, message_to_rgb, pixel_bytes
+from penguin_models.grounding import Box, GroundedObject
+from penguin_models.types import FrameKind, Size
 from penguin_ros.overlay import draw_objects
-
-try:
-    from cv_bridge import CvBridge
-except ImportError:
-    CvBridge = None
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 except ImportError:
     Detection2DArray = None
 
-_BRIDGED = {
-    *("mono8", "mono16", "yuv422", "yuv422_yuy2"),
-    *(f"{channels}{bits}" for channels in ("rgb", "bgr", "rgba", "bgra") for bits in (8, 16)),
-    *(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)),
-}
-"""Encodings that cv_bridge converts to RGB in every distribution."""
+DETECTIONS: type | None = Detection2DArray
+"""Message type of detections; None if vision_msgs is not installed."""
 _JPEG_QUALITY = 85
-_END_OF_TIME_S = 2**31
+_MAX_STAMP_S = 2**31 - 1
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds of a time."""
+    """Returns a stamp in nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def ns_to_stamp(ns: int) -> Time:
-    """Time of nanoseconds that are not negative."""
+    """Returns non-negative nanoseconds as a stamp."""
     sec, nanosec = divmod(ns, 1_000_000_000)
     return Time(sec=sec, nanosec=nanosec)
 
 
-def image_to_rgb(message: Image | CompressedImage) -> UInt8Array:
-    """Pixels of an image message, uint8 [H, W, 3]; raw ones through cv_bridge where it is installed.
-
-    Raises:
-        MediaError: the message is no colour image, or broken.
-    """
-    if CvBridge is None or isinstance(message, CompressedImage):
-        return message_to_rgb(message)
-    # cv_bridge reads past the end of short data, and makes pictures of depth.
-    check_raw(message.encoding, message.height, message.width, message.step, len(message.data))
-    if not _is_bridged(message):
-        return message_to_rgb(message)
-    try:
-        rgb = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
-    except Exception as err:  # whatever its C++ side raises
-        raise MediaError(f"cv_bridge cannot convert this {message.encoding} image: {err}") from err
-    if rgb.shape != (message.height, message.width, 3):
-        raise MediaError(f"cv_bridge made {rgb.shape} of a {message.width}x{message.height} {message.encoding} image")
-    return rgb
-
-
-def _is_bridged(message: Image) -> bool:
-    """Whether cv_bridge converts an image at all, and right.
-
-    It refuses encodings that do not say what their channels are, stumbles over the other byte order with NumPy 2, and
-    loses its place in rows whose padding is no whole number of pixels.
-    """
-    return (
-        message.encoding in _BRIDGED and not message.is_bigendian and message.step % pixel_bytes(message.encoding) == 0
-    )
-
-
-def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
-    """A caption.
-
-    Args:
-        outcome: what was said, and of which frame.
-        age_s: of the frame, now.
-    """
+def caption_message(outcome: Outcome, age_s: float) -> msg.GroundedCaption:
+    """Returns a caption; `age_s` is the age of its frame now."""
     answer, frame = outcome.answer, outcome.frame
-    time_ranges, unfit = _time_ranges(outcome)
-    return GroundedCaption(
+    time_ranges, unrepresentable = _time_ranges(outcome)
+    return msg.GroundedCaption(
         header=_header(frame),
         camera=outcome.camera,
         image_width_px=frame.source_size.width,
         image_height_px=frame.source_size.height,
         text=answer.grounding.text,
-        objects=_answer_objects(outcome),
+        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
         time_ranges=time_ranges,
         key_frame=frame.kind == FrameKind.KEY,
         visual_tokens=answer.visual_tokens,
@@ -109,15 +63,15 @@ def caption_message(outcome: Outcome, age_s: float) -> GroundedCaption:
         frame_age_s=age_s,
         first_token_s=answer.first_token_s,
         total_s=answer.total_s,
-        malformed_boxes=answer.grounding.malformed + unfit,
+        malformed_boxes=answer.grounding.malformed + unrepresentable,
     )
 
 
 def truth_message(
-    header: Header, camera: str, size: Size, text: str, objects: Sequence[grounding.GroundedObject]
-) -> GroundedCaption:
-    """What is certain about an image, in the form of a caption; scores are 1."""
-    return GroundedCaption(
+    header: Header, camera: str, size: Size, text: str, objects: Sequence[GroundedObject]
+) -> msg.GroundedCaption:
+    """Returns the ground truth of an image in the form of a caption; scores are 1."""
+    return msg.GroundedCaption(
         header=header,
         camera=camera,
         image_width_px=size.width,
@@ -127,38 +81,38 @@ def truth_message(
     )
 
 
-def grounded_objects(messages: Sequence[GroundedObject], size: Size) -> list[grounding.GroundedObject]:
-    """Objects of a message about an image of this size, their boxes in thousandths again."""
+def grounded_objects(messages: Sequence[msg.GroundedObject], size: Size) -> list[GroundedObject]:
+    """Returns the objects of a message about an image of this size, with boxes in thousandths."""
     return [
-        grounding.GroundedObject(
-            o.label, grounding.Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)
-        )
-        for o in messages
+        GroundedObject(o.label, Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)) for o in messages
     ]
 
 
-def fill_answer(message: Any, outcome: Outcome) -> None:
-    """Fills the response of `Ask` or the result of `AskStream`; they have the same fields."""
+def answer_message(outcome: Outcome) -> msg.Answer:
+    """Returns an answer."""
     answer, frame = outcome.answer, outcome.frame
-    message.answer = answer.grounding.text
-    message.objects = _answer_objects(outcome)
-    message.time_ranges, unfit = _time_ranges(outcome)
-    message.header = _header(frame)
-    message.camera = outcome.camera
-    message.frames_used = answer.frames
-    message.visual_tokens = answer.visual_tokens
-    message.prompt_tokens = answer.prompt_tokens
-    message.generated_tokens = answer.generated_tokens
-    message.malformed_boxes = answer.grounding.malformed + unfit
-    message.queue_s = outcome.queue_s
-    message.first_token_s = answer.first_token_s
-    message.total_s = answer.total_s
+    time_ranges, unrepresentable = _time_ranges(outcome)
+    return msg.Answer(
+        text=answer.grounding.text,
+        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
+        time_ranges=time_ranges,
+        header=_header(frame),
+        camera=outcome.camera,
+        frames_used=answer.frames,
+        visual_tokens=answer.visual_tokens,
+        prompt_tokens=answer.prompt_tokens,
+        generated_tokens=answer.generated_tokens,
+        malformed_boxes=answer.grounding.malformed + unrepresentable,
+        queue_s=outcome.queue_s,
+        first_token_s=answer.first_token_s,
+        total_s=answer.total_s,
+    )
 
 
-def answer_dict(message: Any) -> dict[str, Any]:
-    """The response of `Ask` or the result of `AskStream`, for programs; times are stamps in seconds."""
+def answer_dict(message: msg.Answer) -> dict[str, Any]:
+    """Returns an answer as plain types for JSON; times are stamps in seconds."""
     return {
-        "answer": message.answer,
+        "answer": message.text,
         "objects": [
             {
                 "label": o.label,
@@ -184,11 +138,11 @@ def answer_dict(message: Any) -> dict[str, Any]:
     }
 
 
-def memory_message(camera_state: CameraState) -> MemoryState:
-    """The memory of a camera."""
+def memory_message(camera_state: CameraState) -> msg.MemoryState:
+    """Returns the state of a camera's memory."""
     memory = camera_state.session.memory
     counters, frames = memory.counters, memory.frames
-    return MemoryState(
+    return msg.MemoryState(
         header=_header(frames[-1]) if frames else Header(),
         camera=camera_state.camera,
         frames=[_memory_frame(frame) for frame in frames],
@@ -204,13 +158,16 @@ def memory_message(camera_state: CameraState) -> MemoryState:
     )
 
 
-def detections_message(caption: GroundedCaption) -> Any:
-    """The objects of a caption as a `vision_msgs/Detection2DArray`; only where vision_msgs is installed."""
+def detections_message(caption: msg.GroundedCaption) -> Any:
+    """Returns the objects of a caption as a `vision_msgs/Detection2DArray`; needs vision_msgs.
+
+    A score that could not be measured is 0 here: consumers compare scores, and every comparison with NaN is false.
+    """
     detections = []
     for item in caption.objects:
         result = ObjectHypothesisWithPose()
         result.hypothesis.class_id = item.label
-        result.hypothesis.score = float(item.score)
+        result.hypothesis.score = 0.0 if math.isnan(item.score) else float(item.score)
         detection = Detection2D(header=caption.header, results=[result])
         detection.bbox.center.position.x = (item.x_min_px + item.x_max_px) / 2
         detection.bbox.center.position.y = (item.y_min_px + item.y_max_px) / 2
@@ -221,9 +178,10 @@ def detections_message(caption: GroundedCaption) -> Any:
 
 
 def overlay_message(outcome: Outcome) -> CompressedImage:
-    """The frame of a caption with its objects drawn in, as JPEG."""
+    """Returns the frame of a caption with its boxes drawn in, as JPEG."""
     drawn = draw_objects(outcome.pixels, outcome.answer.grounding.objects)
-    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    bgr = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
+    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done, "OpenCV writes JPEG"
     return CompressedImage(header=_header(outcome.frame), format="jpeg", data=array.array("B", jpeg.tobytes()))
 
@@ -232,38 +190,33 @@ def _header(frame: HeldFrame) -> Header:
     return frame.header or Header(stamp=ns_to_stamp(frame.stamp_ns))
 
 
-def _objects(items: Sequence[grounding.GroundedObject], scores: Sequence[float], size: Size) -> list[GroundedObject]:
+def _objects(items: Sequence[GroundedObject], scores: Sequence[float], size: Size) -> list[msg.GroundedObject]:
     objects = []
     for item, score in zip(items, scores, strict=True):
         x_min, y_min, x_max, y_max = item.box.to_pixels(size)
         objects.append(
-            GroundedObject(
+            msg.GroundedObject(
                 label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=score
             )
         )
     return objects
 
 
-def _answer_objects(outcome: Outcome) -> list[GroundedObject]:
-    answer = outcome.answer
-    return _objects(answer.grounding.objects, answer.scores, outcome.frame.source_size)
-
-
-def _time_ranges(outcome: Outcome) -> tuple[list[TimeRange], int]:
-    """Spans as stamps, and how many end after all that a stamp can say: a model may write any number."""
+def _time_ranges(outcome: Outcome) -> tuple[list[msg.TimeRange], int]:
+    """Returns the time ranges as stamps, and how many no stamp can represent: a model may write any number."""
     start_ns, spans = outcome.answer.start_ns, outcome.answer.grounding.time_ranges
-    fit = [span for span in spans if start_ns * 1e-9 + span.end_s < _END_OF_TIME_S - 1]
+    representable = [span for span in spans if start_ns * 1e-9 + span.end_s < _MAX_STAMP_S]
     ranges = [
-        TimeRange(
+        msg.TimeRange(
             start=ns_to_stamp(start_ns + round(span.start_s * 1e9)), end=ns_to_stamp(start_ns + round(span.end_s * 1e9))
         )
-        for span in fit
+        for span in representable
     ]
     return ranges, len(spans) - len(ranges)
 
 
-def _memory_frame(frame: HeldFrame) -> MemoryFrame:
-    return MemoryFrame(
+def _memory_frame(frame: HeldFrame) -> msg.MemoryFrame:
+    return msg.MemoryFrame(
         stamp=ns_to_stamp(frame.stamp_ns),
         kind=int(frame.kind),
         width_px=frame.size.width,

@@ -16,7 +16,7 @@ from penguin_models.types import Size, UInt8Array
 
 
 def draw_objects(rgb: UInt8Array, objects: Sequence[GroundedObject]) -> UInt8Array:
-    """A copy of the image with a box and a label for each object; a label keeps its colour between images."""
+    """Returns a copy with a box and a label for each object; a label has the same colour in every image."""
     image = Image.fromarray(rgb)
     draw = ImageDraw.Draw(image)
     size = Size(*rgb.shape[:2])
@@ -35,14 +35,14 @@ def draw_objects(rgb: UInt8Array, objects: Sequence[GroundedObject]) -> UInt8Arr
 
 
 def label_colour(label: str) -> tuple[int, int, int]:
-    """A bright colour that depends on the label alone."""
+    """Returns a bright colour that depends on the label alone."""
     hue = zlib.crc32(label.lower().encode()) % 360 / 360
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.6, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def check_writable(path: Path) -> None:
-    """Raises MediaError where an overlay could not be written: better before the answer than after it."""
+    """Raises MediaError if an overlay cannot be written; checked before the answer is generated."""
     if not path.absolute().parent.is_dir():
         raise MediaError(f"overlay {path} cannot be written: there is no folder {path.parent}")
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
@@ -50,10 +50,10 @@ def check_writable(path: Path) -> None:
 
 
 def save_overlay(path: Path, rgb: UInt8Array, objects: Sequence[GroundedObject]) -> None:
-    """Writes the image with its objects; the ending of the name chooses the format.
+    """Writes the image with its objects; the file extension chooses the format.
 
     Raises:
-        MediaError: the file cannot be written.
+        MediaError: The file cannot be written.
     """
     try:
         Image.fromarray(draw_objects(rgb, objects)).save(path)

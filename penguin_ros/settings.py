@@ -1,7 +1,7 @@
-"""Every parameter of the node in one table, and the settings that follow from their values. No ROS here.
+"""Every parameter of the node in one table, and the settings that follow from their values. Does not import ROS.
 
-The table says name, default, meaning and limits; nodes/parameters.py declares it, docs/parameters.md shows it,
-launch/config fills it in.
+The table holds name, default, description and limits; nodes/parameters.py declares it, docs/parameters.md shows it,
+the files in launch/config set it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class Setting:
     """One parameter.
 
     Attributes:
-        name: of the ROS parameter.
-        default: its type is the parameter's.
-        description: with the unit.
-        low: least value; None for no limit.
-        high: greatest value.
-        choices: the only values; empty for any.
-        live: may change while the node is configured; else only before.
+        name: Name of the ROS parameter.
+        default: Default value; its type is the parameter's type.
+        description: Meaning, with the unit.
+        low: Minimum; None for no limit.
+        high: Maximum; None for no limit.
+        choices: Accepted values; empty for any.
+        live: Whether it may change while the node is configured; otherwise only while it is unconfigured.
+        read_only: Whether it can be set only when the node starts.
     """
 
     name: str
@@ -41,60 +42,63 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = True
+    read_only: bool = False
 
 
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()
 
 SETTINGS = (
     Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub.", live=False),
-    Setting("runtime", "torch", "What runs the model; onnx and tensorrt take an exported folder.", choices=RUNTIMES,
+    Setting("runtime", "torch", "What runs the model; onnx and tensorrt need an exported folder.", choices=RUNTIMES,
             live=False),
     Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one.", live=False),
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
             choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
-    Setting("threads", 0, "Threads of one operator on a CPU; 0 for all cores.", 0, 1024, live=False),
+    Setting("threads", 0, "Threads per operator on a CPU; 0 for all cores.", 0, 1024, live=False),
     Setting("image_topics", ["image_raw"], "Image topics; compressed ones end in /compressed.", live=False),
     Setting("image_reliability", "best_effort", "Reliability of the image subscriptions.",
             choices=("best_effort", "reliable"), live=False),
-    Setting("token_budget", 4096, "Visual tokens held at most, shared evenly by the cameras.", 24, 1_000_000),
-    Setting("sample_rate_hz", 2.0, "Frames a second taken of each camera, by their stamps; 0 for all.", 0.0, 1000.0),
-    Setting("memory.min_tokens", _MEMORY.min_tokens, "A frame does not shrink below 1.5 times this many tokens.",
-            1, 4096, live=False),
-    Setting("memory.merge_size", _MEMORY.merge_size, "Patches a side that become one token: 2 as for video, 1 as for "
-            "images.", 1, 4, live=False),
-    Setting("memory.arrival", _MEMORY.arrival, "native: frames arrive as large as fits; by_kind: once the budget has "
-            "been reached, context frames arrive small.", choices=("native", "by_kind"), live=False),
-    Setting("memory.jump_back_s", _MEMORY.jump_back_s, "A stamp older than the newest by this many seconds clears the "
-            "memory: time jumped, a bag loops.", 0.001, 86_400.0, live=False),
+    Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
+            24, 1_000_000),
+    Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
+            0.0, 1000.0),
+    Setting("memory.arrival", _MEMORY.arrival, "full_size: frames arrive as large as fits; by_kind: once the budget "
+            "has been reached, intermediate frames arrive small.", choices=("full_size", "by_kind"), live=False),
+    Setting("memory.jump_back_s", _MEMORY.jump_back_s, "A stamp older than the newest one by this many seconds means "
+            "that time jumped back (a bag loops): the memory is cleared.", 0.001, 86_400.0, live=False),
     Setting("keyframe.policy", "novelty", "novelty: what is new in view; reference: the released rule.",
             choices=("novelty", "reference")),
     Setting("keyframe.threshold", _NOVELTY.threshold, "Change of a cell that counts, in grey levels.", 0.1, 254.0),
-    Setting("keyframe.min_cells", _NOVELTY.min_cells, "Changed cells in a window of 5x5 that make a key frame.", 1, 25),
-    Setting("keyframe.min_interval_s", _NOVELTY.min_interval_s, "Least seconds between two key frames.", 0.0, 3600.0),
-    Setting("caption.prompt", _CAPTION.prompt, "What the model is asked for a caption."),
-    Setting("caption.period_s", _CAPTION.period_s, "A caption so often in seconds of the stamps; 0 for none.",
-            0.0, 86_400.0),
-    Setting("caption.on_keyframe", _CAPTION.on_keyframe, "A caption whenever a key frame has come."),
-    Setting("caption.max_new_tokens", _CAPTION.max_new_tokens, "Longest caption in tokens.", 1, 1024),
-    Setting("caption.max_age_s", _CAPTION.max_age_s, "A frame that arrived this many seconds ago gets no caption.",
-            0.001, 86_400.0),
-    Setting("answer.max_new_tokens", _SAMPLING.max_new_tokens, "Longest answer in tokens where the question does not "
-            "say.", 1, 1024),
-    Setting("answer.temperature", _SAMPLING.temperature, "0 takes the likeliest token.", 0.0, 100.0),
-    Setting("answer.top_p", _SAMPLING.top_p, "Sample from tokens with this probability together.", 0.000001, 1.0),
+    Setting("keyframe.min_cells", _NOVELTY.min_cells, "Changed cells in a window of 5x5 that make a keyframe.", 1, 25),
+    Setting("keyframe.min_interval_s", _NOVELTY.min_interval_s, "Minimum seconds between two keyframes.", 0.0, 3600.0),
+    Setting("caption.prompt", _CAPTION.prompt, "Prompt for captions."),
+    Setting("caption.period_s", _CAPTION.period_s, "Seconds between captions, by message stamps; 0 for no periodic "
+            "captions.", 0.0, 86_400.0),
+    Setting("caption.on_keyframe", _CAPTION.on_keyframe, "Whether every keyframe gets a caption."),
+    Setting("caption.max_new_tokens", _CAPTION.max_new_tokens, "Maximum length of a caption in tokens.", 1, 1024),
+    Setting("caption.max_age_s", _CAPTION.max_age_s, "A frame that arrived more than this many seconds ago gets no "
+            "caption.", 0.001, 86_400.0),
+    Setting("answer.max_new_tokens", _SAMPLING.max_new_tokens, "Maximum length of an answer in tokens, unless the "
+            "question sets one.", 1, 1024),
+    Setting("answer.temperature", _SAMPLING.temperature, "Sampling temperature; 0 takes the most likely token.",
+            0.0, 100.0),
+    Setting("answer.top_p", _SAMPLING.top_p, "Sample from the smallest set of tokens with this total probability.",
+            0.000001, 1.0),
     Setting("answer.seed", _SAMPLING.seed, "The same seed gives the same answer.", 0, 2**31 - 1),
-    Setting("queue_size", 8, "Questions that may wait; more are refused as busy.", 1, 1000),
+    Setting("queue_size", 8, "Maximum number of waiting questions; more are refused as busy.", 1, 1000),
     Setting("camera_timeout_s", 3.0, "A camera without an image for this many seconds is stale.", 0.1, 86_400.0),
-    Setting("autostart", False, "Configure and activate at start, without a lifecycle manager.", live=False),
-    Setting("latency_target_s", 0.0, "Warn when the 95th percentile of answers or captions takes longer, in seconds; 0 "
+    Setting("autostart", False, "Configure and activate at start, without a lifecycle manager.", live=False,
+            read_only=True),
+    Setting("latency_target_s", 0.0, "Warn if the 95th percentile of answers or captions takes longer, in seconds; 0 "
             "for never.", 0.0, 3600.0),
 )  # fmt: skip
 """All parameters, in the order of their documentation."""
+BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """The parameters' values, checked against each other."""
+    """The values of all parameters, checked against each other."""
 
     values: Mapping[str, Any]
     memory: MemoryConfig
@@ -104,15 +108,15 @@ class NodeSettings:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NodeSettings:
-        """Settings from the value of every parameter.
+        """Returns settings from the value of every parameter.
 
         Raises:
-            PenguinError: a value is out of range or does not fit another one.
+            PenguinError: A value is out of range or contradicts another one.
         """
         for setting in SETTINGS:
             _check(setting, values[setting.name])
         if values["keyframe.policy"] == "reference" and importlib.util.find_spec("torch") is None:
-            raise SettingError("keyframe.policy is 'reference', which needs torch: pip install torch, or take novelty")
+            raise SettingError("keyframe.policy is 'reference', which needs torch; pip install torch, or set novelty")
         topics = values["image_topics"]
         if not topics or len(set(topics)) < len(topics) or not all(topics):
             raise SettingError(f"image_topics is {list(topics)}, it must name at least one topic, each once")
@@ -132,15 +136,15 @@ class NodeSettings:
         return self.values[name]
 
     def policy(self) -> KeyframePolicy:
-        """A new key-frame policy."""
+        """Returns a new keyframe policy."""
         if self["keyframe.policy"] == "novelty":
             return NoveltyPolicy(self.novelty)
-        from penguin_models.reference_policy import ReferencePolicy  # needs torch, the others do not
+        from penguin_models.reference_policy import ReferencePolicy  # needs torch, unlike everything else here
 
         return ReferencePolicy()
 
     def changes_to(self, other: NodeSettings) -> set[str]:
-        """Names of the parameters that differ."""
+        """Returns the names of the parameters that differ."""
         return {name for name, value in self.values.items() if other[name] != value}
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.config import read_json
 from penguin_models.encoder import FrameShape
-from penguin_tabletop.catalogue import COLOURS
+from penguin_tabletop.scene.catalogue import COLOURS
+from penguin_training.data.masks import MaskedImages
 from penguin_training.model.tiny_teacher import MODEL_TYPE, TinyTeacher
-from penguin_training.model.train_teacher import MaskedPictures, read_classes
 
 Encoder = Callable[[Tensor, list[FrameShape]], Tensor]
 FITTED, ASKED = 600, 160
@@ -37,7 +37,7 @@ def features_of(model: Path) -> Encoder:
 
 
 @torch.no_grad()
-def read(encoder: Encoder, pictures: MaskedPictures, rows: list[int], kinds: list[int]) -> tuple[Tensor, Tensor]:
+def read(encoder: Encoder, pictures: MaskedImages, rows: list[int], kinds: list[int]) -> tuple[Tensor, Tensor]:
     """Features of the patches that show a thing, [patches, width], and which kind that is, [patches]."""
     features, shown = [], []
     for row in rows:
@@ -49,7 +49,7 @@ def read(encoder: Encoder, pictures: MaskedPictures, rows: list[int], kinds: lis
     return torch.cat(features), torch.cat(shown)
 
 
-def probe(encoder: Encoder, pictures: MaskedPictures) -> float:
+def probe(encoder: Encoder, pictures: MaskedImages) -> float:
     """Share of the patches of pictures that were not fitted whose kind is read off right."""
     kinds = [number for number, word in enumerate(pictures.words) if word not in COLOURS]
     rows = np.random.default_rng(0).choice(len(pictures), FITTED + ASKED, replace=False).tolist()
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("annotations", type=Path, help="of the table-top, written with masks")
     parser.add_argument("models", type=Path, nargs="+", help="checkpoints, or teachers")
     options = parser.parse_args()
-    pictures = MaskedPictures([options.annotations], read_classes([options.annotations]))
+    pictures = MaskedImages([options.annotations])
     for model in options.models:
         print(json.dumps({"model": str(model), "kind": probe(features_of(model), pictures)}), flush=True)
 

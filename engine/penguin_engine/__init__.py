@@ -1,1 +1,1 @@
-"""Running the model: runtimes, generation, questions and benchmarks. No ROS."""
+"""Runs the model: export, runtimes, scene (memory, sessions, answers) and benchmarks. Does not use ROS."""

@@ -42,13 +42,6 @@ class BandedResize:
         return all(max(a / b, b / a) <= _MAX_RATIO for a, b in zip(source_size, size, strict=True))
 
     def __init__(self, source_size: Size, size: Size, bands: slice = slice(None)):
-        """Reads the weights and allocates the buffers.
-
-        Args:
-            source_size: Size of the frames in pixels.
-            size: Size of the result in pixels.
-            bands: Selects among the bands of `BAND_ROWS` output rows.
-        """
         self._source_size, self._size = source_size, size
         rows = _Taps.of_torch(source_size.height, size.height)
         self._bands = [rows.band(first) for first in range(0, size.height, BAND_ROWS)[bands]]

@@ -10,7 +10,7 @@ or a list of parts:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from penguin_models.errors import PromptError
 
@@ -24,13 +24,6 @@ NO_THINKING = THINK_START + THINK_END
 USER_TURN = f"{TURN_START}user\n"
 RESERVED = (IMAGE, TURN_START, TURN_END)
 _ROLES = ("system", "user", "assistant")
-
-
-class Segment(NamedTuple):
-    """A piece of the prompt text; `trained` if training learns to generate it."""
-
-    text: str
-    trained: bool
 
 
 def render(conversation: Sequence[Message], add_generation_prompt: bool = True, think: bool = False) -> str:
@@ -50,8 +43,8 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = True, 
     return prompt
 
 
-def training_segments(conversation: Sequence[Message]) -> list[Segment]:
-    """Splits the prompt text of a conversation into trained and untrained segments.
+def training_segments(conversation: Sequence[Message]) -> list[tuple[str, bool]]:
+    """Splits the prompt text of a conversation into segments (text, trained).
 
     The assistant's words and the `<|im_end|>` after them are trained. An answer without thoughts gets the empty
     thought, which is not trained; an answer with thoughts is trained from after its opening `<think>`.
@@ -64,12 +57,12 @@ def training_segments(conversation: Sequence[Message]) -> list[Segment]:
         role, content = _role(message), _content(message)
         opening = f"{TURN_START}{role}\n"
         if role != "assistant":
-            segments.append(Segment(f"{opening}{content}{TURN_END}\n", False))
+            segments.append((f"{opening}{content}{TURN_END}\n", False))
             continue
         thinks = content.startswith(THINK_START)
-        segments.append(Segment(opening + (THINK_START if thinks else NO_THINKING), False))
-        segments.append(Segment(content.removeprefix(THINK_START) + TURN_END, True))
-        segments.append(Segment("\n", False))
+        segments.append((opening + (THINK_START if thinks else NO_THINKING), False))
+        segments.append((content.removeprefix(THINK_START) + TURN_END, True))
+        segments.append(("\n", False))
     return segments
 
 
@@ -92,7 +85,7 @@ def checked_text(text: Any) -> str:
         raise PromptError(f"the question or message is not valid Unicode (character {err.start}); send UTF-8") from err
     for token in RESERVED:
         if token in text:
-            raise PromptError(f"the text contains {token!r}, which is a control token of the model; leave it out")
+            raise PromptError(f"the text contains {token!r}, which has a meaning of its own to the model; leave it out")
     return text
 
 

@@ -21,6 +21,10 @@ class MediaError(PenguinError):
     """An image, video or bag is missing, empty or cannot be decoded."""
 
 
+class WriteError(PenguinError):
+    """A file cannot be written: the disk is full, or its folder is read-only."""
+
+
 class BudgetError(PenguinError):
     """A token budget is too small for what must fit into it."""
 
@@ -34,7 +38,7 @@ class DeviceMemoryError(PenguinError):
 
 
 class EvaluationError(PenguinError):
-    """Questions, benchmark files or results are missing, malformed or inconsistent."""
+    """Questions or results are missing, malformed or inconsistent."""
 
 
 class NoFramesError(PenguinError):
@@ -83,14 +87,11 @@ class TrainingError(PenguinError):
 
 @contextmanager
 def oom_as_error(what: str, remedy: str) -> Iterator[None]:
-    """Raises torch's out-of-memory error as ours.
+    """Raises DeviceMemoryError in place of torch's out-of-memory error.
 
     Args:
         what: What needs the memory.
         remedy: What to do about it, as a sentence.
-
-    Raises:
-        DeviceMemoryError: The device has too little memory.
     """
     import torch
 

@@ -154,7 +154,9 @@ class _Parser:
         return self._add(match[1], match.groups()[1:], shown=True)
 
     def tag(self, match: re.Match[str]) -> str:
-        return self._add(match["label"] or "object", re.findall(_NUMBER, match["body"]), shown=bool(match["label"]))
+        return self._add(
+            match["label"] or "object", re.findall(_NUMBER, match["body"]), shown=match["label"] is not None
+        )
 
     def bare(self, match: re.Match[str]) -> str:
         phrase = match["phrase"]

@@ -31,17 +31,11 @@ def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfi
     """
     assert all(side % (config.patch_size * merge_size) == 0 for side in size), (size, merge_size)
     grid = Size(size.height // config.patch_size, size.width // config.patch_size)
-    normalised = normalise(resize(rgb, size), config)
-    return PatchedImage(cut_patches(normalised, merge_size, config.patch_size), grid, merge_size)
-
-
-def normalise(rgb: UInt8Array, config: ImageConfig) -> Float32Array:
-    """Returns (rgb / 255 - mean) / std: uint8 [H, W, 3] -> float32 of the same shape."""
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
-    scaled = rgb.astype(np.float32)
-    scaled *= 1 / (255 * std)
-    scaled -= mean / std
-    return scaled
+    normalised = resize(rgb, size).astype(np.float32)  # in place: (x / 255 - mean) / std
+    normalised *= 1 / (255 * std)
+    normalised -= mean / std
+    return PatchedImage(cut_patches(normalised, merge_size, config.patch_size), grid, merge_size)
 
 
 def cut_patches(image: Float32Array, merge_size: int, patch_size: int) -> Float32Array:

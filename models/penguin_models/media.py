@@ -146,7 +146,7 @@ class VideoFile:
 def _open(path: Path) -> Any:
     try:
         import av
-    except ImportError as err:
+    except ModuleNotFoundError as err:
         raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
     try:
         return av.open(str(path))

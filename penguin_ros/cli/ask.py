@@ -70,7 +70,7 @@ def ask(
         ask_running(node, text, camera or [], horizon, max_new_tokens, as_json)
         return
     from penguin_engine.runtimes.loading import open_runtime
-    from penguin_engine.scene.generation import Sampling
+    from penguin_engine.scene.generation import AnswerHooks, Sampling
     from penguin_engine.scene.offline import ask as run
 
     assert model is not None
@@ -97,7 +97,7 @@ def ask(
         max_tokens=max_tokens,
         size_rule=allocation,
         sampling=sampling,
-        on_text=(lambda piece: None) if as_json else lambda piece: stdout.out(piece, end=""),
+        hooks=AnswerHooks() if as_json else AnswerHooks(on_text=lambda piece, tokens: stdout.out(piece, end="")),
     )
     if save is not None:
         from penguin_ros.overlay import save_overlay

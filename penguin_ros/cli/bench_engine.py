@@ -19,28 +19,24 @@ RANDOM_2B = "random-2b"
 
 def engine(
     model: Annotated[
-        str, typer.Option("--model", help="Checkpoint, or random-2b: the released 2B's shapes with random weights.")
+        str, typer.Option("--model", help="Checkpoint, or random-2b: random weights in the shapes of the released 2B.")
     ],
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="RUNTIME:PRECISION, may be repeated: torch, onnx (its own profile), onnx-portable, onnx-fused, "
-            "tensorrt (portable), tensorrt-fused or transformers with float32, float16, bfloat16, int8, int4, fp8, as "
-            "far as the runtime has them; llama.cpp with f32, f16, q8_0, q4_0."
+            help="RUNTIME:PRECISION, can be repeated. Runtimes: torch, onnx, onnx-portable, onnx-fused, tensorrt "
+            "(portable profile), tensorrt-fused, transformers, with float32, float16, bfloat16, int8, int4 or fp8 if "
+            "the runtime has it; llama.cpp with f32, f16, q8_0 or q4_0."
         ),
     ] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of random-2b; 28 if not given.", min=1)] = None,
-    work: Annotated[Path | None, typer.Option(help="Keep exported forms here and use them again.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of one operator; all cores if not given.", min=1)] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers of random-2b; default: 28.", min=1)] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder that keeps exports for later runs.")] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prefill.", min=8)] = 512,
-    new_tokens: Annotated[int, typer.Option(help="Tokens decoded.", min=1)] = 32,
-    scene_frames: Annotated[
-        int, typer.Option(help="VGA frames that the session holds whose first token is timed; 0: leave it out.", min=0)
-    ] = 2,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=1)] = 32,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Loading, memory, encode, prefill, first token, decode and energy, and the share of the machine's limits."""
+    """Compare runtimes and precisions: loading time, memory, rates, first token, energy, share of machine limits."""
     from penguin_engine.bench import variants
     from penguin_engine.bench.worker_process import WorkerSettings
     from penguin_engine.export.staging import writing
@@ -49,9 +45,7 @@ def engine(
     if layers is not None and model != RANDOM_2B:
         raise typer.BadParameter(f"goes with --model {RANDOM_2B}", param_hint="--layers")
     chosen = [variants.Variant.parse(text) for text in variant or []] or variants.default_variants()
-    settings = WorkerSettings(
-        "", "", device, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens, scene_frames=scene_frames
-    )
+    settings = WorkerSettings("", "", device, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     with ExitStack() as stack:
         stack.enter_context(stopping_like_ctrl_c())
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -59,62 +53,57 @@ def engine(
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
-        running = variants.compare_variants(checkpoint, folder, chosen, settings, model != RANDOM_2B)
-        for number in range(len(chosen)):
-            with working(f"{chosen[number]}"):
+        running = variants.compare_variants(checkpoint, folder, chosen, settings)
+        for name in map(str, chosen):
+            with working(name):
                 rows.append(next(running))
     result = {"machine": variants.describe_machine(device), "model": model, "layers": layers, "variants": rows}
-    if as_json:
-        print_json(result)
-        return
-    _print(result)
+    (print_json if as_json else print_table)(result)
 
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
-    from penguin_engine.bench.random_model import write_random_checkpoint
+    from penguin_engine.bench.random_model import LAYERS_2B, config_2b, write_random_checkpoint
     from penguin_engine.export.staging import writing
 
-    checkpoint = folder / f"random-2b-{layers or 28}"
-    if not (checkpoint / "model.safetensors.index.json").is_file():
+    checkpoint = folder / f"random-2b-{layers or LAYERS_2B}"
+    if not (checkpoint / "config.json").is_file():
         with working("writing random weights"), writing(checkpoint):
-            write_random_checkpoint(checkpoint, layers)
+            write_random_checkpoint(checkpoint, config_2b(layers or LAYERS_2B))
     return checkpoint
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_table(result: dict[str, Any]) -> None:
+    """Prints a table with one column per variant, and notes on what was not measured."""
     machine, rows = result["machine"], result["variants"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    if machine["gpu"]:
-        stdout.out(f"on {machine['gpu']}")
+    gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     stdout.out(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
-        f"torch {machine['torch']}, {versions}"
+        f"{gpu}{machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; torch {machine['torch']}, {versions}"
     )
     table = Table("", *(row["variant"] for row in rows), box=None)
+    columns = [row | row["limits"] | {f"{name}_share": v for name, v in row["fractions"].items()} for row in rows]
     for title, name, scale, form in _LINES:
-        values = [row.get(name) for row in rows]
+        values = [column.get(name) for column in columns]
         if any(value is not None for value in values):
             table.add_row(title, *("" if value is None else format(value * scale, form) for value in values))
-    for name in ("encode", "prefill", "decode"):
-        of = "memory bandwidth" if name == "decode" else "matrix rate"
-        values = [row["fractions"].get(name) for row in rows]
-        table.add_row(f"{name}, share of {of}", *("" if value is None else f"{value:.2f}" for value in values))
-    for title, name, scale in (
-        ("memory bandwidth, GB/s", "memory_bytes_per_s", 1e-9),
-        ("matrix rate, Gop/s", "operations_per_s", 1e-9),
-    ):
-        table.add_row(f"measured {title}", *(f"{row['limits'][name] * scale:.1f}" for row in rows))
     stdout.print(table)
-    if note := _energy_note(machine["gpu"], rows):
-        stdout.out(f"energy: {note}")
+    for note in not_measured(machine["gpu"], rows):
+        stdout.out(note)
 
 
-def _energy_note(gpu: str | None, rows: list[dict[str, Any]]) -> str:
-    """What was not measured."""
-    read = {sensor for row in rows for sensor in row.get("joules_by_sensor") or {}}
-    if gpu and not read & {"gpu", "board"} and importlib.util.find_spec("pynvml") is None:
-        return f"of {gpu} not measured, its sensor is read with nvidia-ml-py: pip install nvidia-ml-py"
-    return "" if read else "no sensor that can be read on this machine"
+def not_measured(gpu: str | None, rows: list[dict[str, Any]]) -> list[str]:
+    """Returns what the table lacks, and why."""
+    remedy = ""
+    if gpu and importlib.util.find_spec("pynvml") is None:
+        remedy = "; NVIDIA GPUs are read with nvidia-ml-py: pip install nvidia-ml-py"
+    sensors = {sensor for row in rows for sensor in row.get("joules_by_sensor") or {}}
+    notes = []
+    if gpu and all(row.get("gpu_bytes") is None for row in rows):
+        notes.append(f"GPU memory: not available for {gpu}{remedy}")
+    if not sensors & ({"gpu", "board"} if gpu else {"processor", "board"}):
+        notes.append(f"energy: no readable sensor for {gpu or 'this processor'}{remedy}")
+    return notes
 
 
 _LINES = (
@@ -123,12 +112,17 @@ _LINES = (
     ("resident at the end, MiB", "resident_bytes", 2**-20, ".0f"),
     ("peak, MiB", "peak_bytes", 2**-20, ".0f"),
     ("GPU memory, MiB", "gpu_bytes", 2**-20, ".0f"),
-    ("weights read a token, MiB", "weight_bytes", 2**-20, ".0f"),
+    ("weights read per token, MiB", "weight_bytes", 2**-20, ".0f"),
     ("encode, patches/s", "encode_patches_per_s", 1, ".0f"),
     ("prefill, tokens/s", "prefill_tokens_per_s", 1, ".0f"),
     ("decode, tokens/s", "decode_tokens_per_s", 1, ".2f"),
-    ("visual tokens of the scene", "scene_visual_tokens", 1, ".0f"),
+    ("visual tokens in memory", "scene_visual_tokens", 1, ".0f"),
     ("first token, cold, s", "first_token_cold_s", 1, ".2f"),
     ("first token, prefix reused, s", "first_token_reused_s", 1, ".3f"),
     ("joules per answer", "joules_per_answer", 1, ".1f"),
+    ("encode, share of matrix rate", "encode_share", 1, ".2f"),
+    ("prefill, share of matrix rate", "prefill_share", 1, ".2f"),
+    ("decode, share of memory bandwidth", "decode_share", 1, ".2f"),
+    ("measured memory bandwidth, GB/s", "memory_bytes_per_s", 1e-9, ".1f"),
+    ("measured matrix rate, Gop/s", "operations_per_s", 1e-9, ".1f"),
 )

@@ -72,7 +72,7 @@ class _Demo:
         self._model, self._topic, self._seconds, self._quiet = model, topic, seconds, quiet
         self._deadline_s = monotonic() + _OVERHEAD_S + seconds
         truth_topic = "/sim_camera/truth" if seconds else None
-        self._client: DemoClient = DemoClient("/penguin", truth_topic, self._show_caption)
+        self._client: DemoClient = DemoClient("/penguin", topic, truth_topic, self._show_caption)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, source: list[str], out: Path) -> dict[str, Any]:

@@ -7,60 +7,61 @@ from typing import Annotated, Literal
 
 import typer
 
-from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, print_json, stdout, working
+from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 _DRAWN_SAMPLES = 4
 
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        help="Folder to write. An earlier export in it is replaced, except TensorRT's timing.cache; a folder with "
+        "anything else is refused."
+    ),
+]
+Profile = Literal["portable", "fused", "onnxruntime"]
+VisionDtypeOption = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option(help="Type of encoder and projector; default: as the decoder, 16-bit if quantised."),
+]
+
 
 def export(
     model: ModelOption,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder to write. An earlier export there is replaced, its plans too; only TensorRT's timing.cache is "
-            "kept. A folder that holds anything else is refused."
-        ),
-    ],
+    out: OutOption,
     profile: Annotated[
-        Literal["portable", "fused", "onnxruntime"],
+        Profile,
         typer.Option(
-            help="portable: primitive operators, TensorRT 10.3 and any ONNX Runtime; fused: Attention and cache "
-            "operators of opset 24, TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, nothing else reads it."
+            help="portable: primitive operators, for TensorRT 10.3 and ONNX Runtime; fused: Attention and cache "
+            "operators of opset 24, for TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, and for it alone."
         ),
     ] = "portable",
     dtype: DtypeOption = None,
-    vision_dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Type of encoder and projector; as the decoder if not given."),
-    ] = None,
+    vision_dtype: VisionDtypeOption = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="Image on which a float16 export checks its ranges; may be repeated.")
+        list[Path] | None, typer.Option(help="Image for the check of a float16 export's ranges, can be repeated.")
     ] = None,
+    revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write graphs, weights, tokenizer and a manifest: all that a robot needs, without torch and transformers."""
+    """Write graphs, weights, tokenizer and manifest: all that a robot needs without torch and transformers."""
     from penguin_engine.bench.event_clips import drawn_samples
     from penguin_engine.export.checkpoint_to_onnx import ExportOptions
     from penguin_engine.export.checkpoint_to_onnx import export as run
+    from penguin_models.checkpoint import resolve_checkpoint
     from penguin_models.media import load_image
 
+    if revision is not None:
+        model = str(resolve_checkpoint(model, revision))
     samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)
     with stopping_like_ctrl_c(), working(f"exporting {model}"):
         manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
     size = sum(file.bytes for file in manifest.files.values())
     if as_json:
-        print_json(
-            {
-                "folder": str(out),
-                "profile": manifest.profile,
-                "opset": manifest.opset,
-                "precision": manifest.precision,
-                "bytes": size,
-                "activation_ranges": manifest.activation_ranges,
-                "files": {name: file.bytes for name, file in manifest.files.items()},
-            }
-        )
+        names = ("profile", "opset", "precision", "activation_ranges")
+        files = {name: file.bytes for name, file in manifest.files.items()}
+        described = {name: getattr(manifest, name) for name in names}
+        print_json({"folder": str(out), **described, "bytes": size, "files": files})
         return
     stdout.out(
         f"{out}: {manifest.profile} profile, opset {manifest.opset}, {manifest.precision}, {size / 2**20:.1f} MiB"

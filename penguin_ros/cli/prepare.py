@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,47 +11,48 @@ import typer
 from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stderr, stdout
 from penguin_ros.cli.train import SetOption, StageArgument
 
-app = typer.Typer(help="Make what training needs: tokenizer, length indexes, the small teacher.", no_args_is_help=True)
+app = typer.Typer(help="Make what training needs: tokenizer, length indexes, tiny teacher.", no_args_is_help=True)
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="ANNOTATIONS...", help="JSON or JSONL files.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder to write to.")]
 
 
 @app.command()
 def tokenizer(
     files: FilesArgument,
-    output: Annotated[Path, typer.Option(help="Folder to write to.")],
-    vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 2048,
+    output: OutputOption,
+    vocabulary: Annotated[int, typer.Option(help="Number of tokens, special ones included.")] = 2048,
     as_json: JsonOption = False,
 ) -> None:
     """Train a byte-level BPE tokenizer on the texts of annotation files."""
     from penguin_training.data.annotations import AnnotationFile
-    from penguin_training.data.tokenizer import save_tokenizer, train_tokenizer
+    from penguin_training.data.train_tokenizer import save_tokenizer, train_tokenizer
     from penguin_training.run.output_folder import check_folder
 
     check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
     save_tokenizer(trained, output)
     if as_json:
-        print_json({"output": str(output), "vocabulary": trained.get_vocab_size()})
+        print_json({"output": str(output), "vocabulary": vocabulary})
     else:
-        stdout.out(f"{output}: {trained.get_vocab_size()} tokens")
+        stdout.out(f"{output}: {vocabulary} tokens")
 
 
 @app.command()
 def lengths(
     stage: StageArgument,
     overrides: SetOption = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure every sample, also where there is an index.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure every sample, even if there is an index.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the samples of a stage's annotation files; the indexes lie beside them.
+    """Measure the samples of a stage's annotation files and write indexes next to them.
 
-    Where there is one already, only the samples that could not be used are measured again.
+    If there is an index already, only the samples that could not be used are measured again.
     """
     from rich.progress import Progress
 
-    from penguin_training.data.length_index import build_index, current_index, index_path, load_index
-    from penguin_training.run.setup import annotation_files, make_reader
-    from penguin_training.settings.blueprint import make_blueprint
+    from penguin_training.data.length_index import build_index, find_index, index_path, load_index
+    from penguin_training.data.open_data import annotation_files, make_reader
+    from penguin_training.model.blueprint import make_blueprint
     from penguin_training.settings.stage_file import load_settings
 
     settings = load_settings(stage, overrides or ())
@@ -58,23 +60,25 @@ def lengths(
     made: list[dict[str, Any]] = []
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
-            known = None if again else current_index(file, reader)
-            task = progress.add_task(file.path.name, total=len(file) if known is None else len(known.unusable))
-            path = index_path(file, reader)
+            known = None if again else find_index(file, reader)
+            task = progress.add_task(file.path.name, total=len(known.unusable if known else file))
             if known is None or known.unusable:
-                build_index(file, reader, settings.data.workers, lambda task=task: progress.advance(task), known)
+                build_index(file, reader, settings.data.workers, partial(progress.advance, task), known)
             index = load_index(file, reader)
             usable = index.packed_sizes()[index.tokens >= 0]
-            mean = float(usable.mean()) if len(usable) else 0.0
             left_out = [{"id": name, "reason": reason} for name, reason in index.unusable.values()]
-            counts = {"samples": len(file), "unusable": len(left_out), "tokens": mean}
-            made.append({"index": str(path), **counts, "left_out": left_out})
+            counts = {
+                "samples": len(file),
+                "unusable": len(left_out),
+                "tokens": float(usable.sum() / max(1, len(usable))),
+            }
+            made.append({"index": str(index_path(file, reader)), **counts, "left_out": left_out})
     if as_json:
         print_json({"indexes": made})
         return
     for entry in made:
         stdout.out(
-            f"{entry['index']}: {entry['samples']} samples of {entry['tokens']:.0f} tokens on average, "
+            f"{entry['index']}: {entry['samples']} samples, {entry['tokens']:.0f} tokens on average, "
             f"{entry['unusable']} unusable"
         )
         for sample in entry["left_out"]:
@@ -84,51 +88,42 @@ def lengths(
 @app.command()
 def teacher(
     files: FilesArgument,
-    output: Annotated[Path, typer.Option(help="Folder to write to.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
-    images: Annotated[int, typer.Option(help="Images of a step.", min=1)] = 16,
+    output: OutputOption,
+    steps: Annotated[int, typer.Option(help="Number of optimiser steps.", min=1)] = 2000,
+    images: Annotated[int, typer.Option(help="Images per step.", min=1)] = 16,
     hidden_size: Annotated[int, typer.Option(help="Width of the features.", min=64)] = 192,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 1e-3,
-    smallest: Annotated[
-        float,
-        typer.Option(help="Pictures are shrunk to between this share of their size and 1.", min=0.1, max=1),
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of weights, order and sizes.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 2,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 1e-3,
+    smallest: Annotated[float, typer.Option(help="Smallest factor that images are scaled by.", min=0.1, max=1)] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and sizes.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Number of processes that read images.", min=0)] = 2,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Train the small teacher on images and their segmentation masks."""
+    """Train the tiny teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
-    from penguin_training.model.train_teacher import TeacherRecipe, read_classes, train_teacher
+    from penguin_training.model.train_tiny_teacher import train_tiny_teacher
     from penguin_training.run.output_folder import check_folder
+    from penguin_training.settings.teacher import TinyTeacherSettings
 
     check_folder(output)
-    recipe = TeacherRecipe(
-        hidden_size=hidden_size,
-        steps=steps,
-        images=images,
-        rate=rate,
-        smallest=smallest,
-        seed=seed,
-        workers=workers,
+    settings = TinyTeacherSettings(
+        hidden_size=hidden_size, steps=steps, images=images, rate=rate, smallest=smallest, seed=seed, workers=workers
     )
-    figures = {"loss": 0.0, "accuracy": 0.0}
+    mean: dict[str, float] = {}
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("teacher", total=steps)
 
-        def report(step: int, loss: float, accuracy: float) -> None:
-            # Means over about a hundred steps.
-            for name, value in (("loss", loss), ("accuracy", accuracy)):
-                figures[name] += (value - figures[name]) / min(step, 100)
-            progress.update(task, completed=step, description=f"accuracy {figures['accuracy']:.3f}")
+        def report(step: int, now: dict[str, float]) -> None:
+            mean.update(now)
+            progress.update(task, completed=step, description=f"accuracy {mean['accuracy']:.3f}")
             if progress.disable and step % 100 == 0:
-                stderr.out(f"step {step}/{steps} loss {figures['loss']:.4f} accuracy {figures['accuracy']:.3f}")
+                stderr.out(f"step {step}/{steps} loss {mean['loss']:.4f} accuracy {mean['accuracy']:.3f}")
 
-        trained = train_teacher(files, read_classes(files), recipe, device, report)
-    trained.save_pretrained(output)
+        train_tiny_teacher(files, settings, device, report).save_pretrained(output)
     if as_json:
-        print_json({"output": str(output), **figures})
+        print_json({"output": str(output), **mean})
     else:
-        stdout.out(f"{output}: {figures['accuracy']:.1%} of patches with an object right, loss {figures['loss']:.4f}")
+        stdout.out(
+            f"{output}: words right in {mean['accuracy']:.1%} of patches with an object, loss {mean['loss']:.4f}"
+        )

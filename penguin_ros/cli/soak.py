@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -57,7 +58,7 @@ def soak(
         "resident_growth_mib": round(settled[-1].resident_mib - settled[0].resident_mib, 1),
         "threads": sorted({sample.threads for sample in settled}),
         "node_exit_code": exit_code,
-        "samples": [sample.to_dict() for sample in samples],
+        "samples": [asdict(sample) for sample in samples],
     }
     if as_json:
         print_json(result)

@@ -48,7 +48,7 @@ def write(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from penguin_models.errors import TabletopError
-    from penguin_tabletop import writer
+    from penguin_tabletop import files as writer
     from penguin_tabletop.dataset import Mixture, TabletopSettings
     from penguin_tabletop.seeds import Split
 

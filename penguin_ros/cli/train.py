@@ -1,4 +1,4 @@
-"""`penguin-vl train`: runs a training stage; more processes with `torchrun -m penguin_ros.cli.main train ...`."""
+"""`penguin-vl train`: runs a training stage; several processes with `torchrun -m penguin_ros.cli.main train ...`."""
 
 from __future__ import annotations
 
@@ -10,55 +10,50 @@ import typer
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting: key=value, the key with dots, the value in YAML."),
+    list[str] | None, typer.Option("--set", help="Override a setting: key=value, the key with dots, the value in YAML.")
 ]
 StageArgument = Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="Settings of the stage.")]
 
 
 def train(
     stage: StageArgument,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest state in the output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest state in the output.")] = False,
     overrides: SetOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and show sizes and memory, without weights or a step.")
+        bool, typer.Option("--dry-run", help="Check everything and estimate memory, without reading weights.")
     ] = False,
-    stop_at: Annotated[int | None, typer.Option(help="Write a state after this step and stop there.", min=1)] = None,
+    stop_at: Annotated[int | None, typer.Option(help="Save a state after this step and stop.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a stage."""
-    from penguin_training.run.parallel import end_processes, leave
     from penguin_training.settings.stage_file import load_settings
 
     settings = load_settings(stage, overrides or ())
-    if dry_run and (resume or stop_at):
-        raise typer.BadParameter(
-            "it checks a stage from its beginning; leave --resume and --stop-at out", param_hint="--dry-run"
-        )
     if dry_run:
-        from penguin_training.run.dry_run import dry_run as describe
+        if resume or stop_at:
+            raise typer.BadParameter("a dry run cannot use --resume or --stop-at; remove them", param_hint="--dry-run")
+        from penguin_training.run.dry_run import dry_run as check
 
-        report = describe(settings)
+        report = check(settings)
         if as_json:
             print_json(report.to_dict())
         else:
-            for line in report.lines():
-                stdout.out(line)
+            stdout.out("\n".join(report.lines()))
         return
-    from penguin_training.run.loop import train as run_to_end
-    from penguin_training.run.setup import prepare_run
+    from penguin_training.run.build_run import build_run
+    from penguin_training.run.loop import train as train_to_end
+    from penguin_training.run.parallel import end_processes, exit_if_distributed
 
     try:
-        run = prepare_run(settings, resume, stderr)
+        run = build_run(settings, resume, stderr)
         first_step = run.progress.step
-        run_to_end(run, stop_at)
+        train_to_end(run, stop_at)
     finally:
         end_processes()
-    if run.accelerator.is_main_process:
-        done = {"output": settings.output, "steps": run.progress.step - first_step, "step": run.progress.step}
-        if as_json:
-            print_json(done)
-        else:
-            stdout.out(f"{settings.output}: step {run.progress.step} of {run.steps}")
-    del run  # and with it the processes that read data
-    leave()
+    step = run.progress.step
+    if run.accelerator.is_main_process and as_json:
+        print_json({"output": settings.output, "steps": step - first_step, "step": step})
+    elif run.accelerator.is_main_process:
+        stdout.out(f"{settings.output}: step {step} of {run.steps}")
+    del run  # ends the processes that read data
+    exit_if_distributed()

@@ -1,1 +1,1 @@
-"""Scores a model on recorded bags and on the usual benchmarks; no ROS needed."""
+"""Scores a model on recorded bags and on the simulated table-top; needs no ROS installation."""

@@ -1,136 +1,134 @@
-"""Answers on disk as they come, so that an interrupted run loses none of them: a file of JSON lines for each bag.
+"""Answers on disk as they come, so that an interrupted run loses none: one file of JSON lines per bag.
 
-The first line says which model and settings, and which recording, the answers belong to; answers of others are never
-mixed in. Where a recording can no longer be read, its answers can.
+The first line identifies the run (model and settings) and the recording; answers of another run are refused. Answers
+can still be read after their recording has become unreadable.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from penguin_models.errors import EvaluationError
+from penguin_models.atomic_write import atomic_write
+from penguin_models.errors import EvaluationError, WriteError
 from penguin_ros.evaluation.bags.recording import Recording
-from penguin_ros.evaluation.records import AnswerRecord, FileSettings, RunSettings, Timeline, digest
+from penguin_ros.evaluation.records import AnswerRecord, JsonRecord, RunSettings, Timeline, digest
 from penguin_ros.evaluation.results import ModelInfo
 
-_FORMAT = 2
+_FORMAT = 3
+L = TypeVar("L", bound=JsonRecord)
+
+
+class _Header(JsonRecord):
+    format: int = _FORMAT
+    run: str
+    recording: str | None
+
+
+class _Line(JsonRecord):
+    answer: AnswerRecord | None = None
+    timeline: Timeline | None = None
 
 
 @dataclass
 class Progress:
-    """What is known of a bag so far.
+    """What is on disk about a bag.
 
     Attributes:
-        answers: by question, method and key.
-        timelines: by camera and method.
+        answers: Answers by question, method and key.
+        timelines: Timelines by camera and method.
     """
 
     answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)
     timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)
 
 
-def run_key(info: ModelInfo, settings: RunSettings | FileSettings) -> str:
-    """Hash of what all answers of a run depend on. Methods may be added later."""
-    model, device = info.spec, info.device
-    return digest(
-        [info.hash, model.runtime, model.dtype, device, settings.model_dump(mode="json", exclude={"methods"})]
-    )
+def run_key(info: ModelInfo, settings: RunSettings) -> str:
+    """Returns a hash of everything that all answers of a run depend on; methods may be added later."""
+    parameters = settings.model_dump(mode="json", exclude={"methods"})
+    return digest([info.hash, info.spec.runtime, info.spec.dtype, info.device, parameters])
 
 
 def recording_key(recording: Recording) -> str:
-    """Hash of a recording's cameras, stamps and images: a bag made anew may have the stamps of the old one."""
+    """Returns a hash of a recording's cameras, stamps and images; a re-recorded bag may have the same stamps."""
     images = [(ref.camera, ref.stamp_ns) for ref in recording.images]
     return digest([recording.cameras, images, recording.checksum])
 
 
 def check_folder(folder: Path) -> None:
-    """Raises EvaluationError where a folder of results is a file, before any work is done for it."""
+    """Raises EvaluationError if the folder for results exists and is a file."""
     if folder.exists() and not folder.is_dir():
-        raise EvaluationError(f"results go into a folder, and {folder} is a file; choose another --out")
+        raise EvaluationError(f"results need a folder, but {folder} is a file; choose another --out")
 
 
 class Journal:
-    """The file of one bag; also the `Sink` of its replay."""
+    """The journal of one bag; it is also the `Sink` of the bag's replay."""
 
     def __init__(
         self, folder: Path, bag: str, run: str, recording: str | None, on_answer: Callable[[], None] = lambda: None
     ):
-        """Names the file; nothing is written before the first answer.
+        """Creates the journal; nothing is written before the first answer.
 
         Args:
-            folder: of the results.
-            bag: its name.
-            run: key of the run.
-            recording: key of the recording; None where it cannot be read any more, and its answers only are.
-            on_answer: called after each answer.
+            folder: Folder of the results.
+            bag: Name of the bag.
+            run: Key of the run.
+            recording: Key of the recording; None if it has become unreadable and the journal is only read.
+            on_answer: Called after each answer.
         """
         self._path = folder / "progress" / f"{bag}.jsonl"
         self._pictures = folder / "frames"
         self._bag, self._on_answer = bag, on_answer
-        self._header = {"format": _FORMAT, "run": run, "recording": recording}
+        self._header = _Header(run=run, recording=recording)
         self._file: IO[str] | None = None
 
     def read(self) -> Progress:
-        """What was written before; a line that was cut off is left out.
+        """Returns what earlier runs wrote; an incomplete last line is ignored.
 
         Raises:
-            EvaluationError: it belongs to another run or to another recording, or is damaged.
+            EvaluationError: The journal is damaged, or belongs to another run or recording.
         """
         progress = Progress()
-        lines = self._lines()
-        if not lines:
-            return progress
-        self._check(_parse(self._path, 1, lines[0]))
-        for number, line in enumerate(lines[1:], start=2):
-            self._add(progress, number, _parse(self._path, number, line))
+        for number, text in enumerate(self._lines(), start=1):
+            if number == 1:
+                self._check(self._parse(_Header, number, text))
+                continue
+            line = self._parse(_Line, number, text)
+            if line.answer is not None:
+                progress.answers[line.answer.question, line.answer.method, line.answer.key] = line.answer
+            if line.timeline is not None:
+                progress.timelines[line.timeline.camera, line.timeline.method] = line.timeline
         return progress
 
-    def _check(self, header: dict[str, object]) -> None:
-        for name, other in (
-            ("format", "of another version of this program"),
-            ("run", "of another model or of other settings"),
-            ("recording", "of another recording"),
-        ):
-            if header.get(name) != self._header[name] and self._header[name] is not None:
-                raise EvaluationError(
-                    f"{self._path} holds answers {other}; choose another --out, or discard them with --overwrite"
-                )
-
     def discard(self) -> None:
-        """Forgets what was written before, with the bag's pictures."""
-        with _writing(self._path):
+        """Deletes the journal and the bag's pictures."""
+        with self._writing():
             self._path.unlink(missing_ok=True)
             if (self._pictures / self._bag).is_dir():
                 shutil.rmtree(self._pictures / self._bag)
 
     def answer(self, record: AnswerRecord) -> None:
-        """Writes an answer."""
-        self._write({"answer": record.model_dump(mode="json")})
+        """Appends an answer."""
+        self._append(_Line(answer=record))
         self._on_answer()
 
     def timeline(self, timeline: Timeline) -> None:
-        """Writes a time line."""
-        self._write({"timeline": timeline.model_dump(mode="json")})
+        """Appends a timeline."""
+        self._append(_Line(timeline=timeline))
 
     def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
-        """Writes a picture that is not there yet, below the bag's name; it is complete before it has its own."""
+        """Writes a picture unless it exists already."""
         target = self._pictures / name
-        if target.exists():
-            return
-        data = jpeg()
-        with _writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{target.name}.part")
-            part.write_bytes(data)
-            part.replace(target)
+        if not target.exists():
+            data = jpeg()
+            with self._writing(), atomic_write(target, "wb") as file:
+                file.write(data)
 
     def close(self) -> None:
         """Closes the file."""
@@ -138,25 +136,32 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _write(self, value: dict[str, object]) -> None:
-        with _writing(self._path):
+    def _append(self, line: _Line) -> None:
+        with self._writing():
             if self._file is None:
-                self._file = self._begin()
-            self._file.write(json.dumps(value) + "\n")
+                self._file = self._open()
+            self._file.write(line.model_dump_json(exclude_none=True) + "\n")
             self._file.flush()
 
-    def _begin(self) -> IO[str]:
-        """Opens the file, without a line that was cut off."""
-        assert self._header["recording"] is not None, "nothing is answered about a bag that cannot be read"
-        lines = self._lines() or [json.dumps(self._header)]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        part.replace(self._path)
+    def _open(self) -> IO[str]:
+        """Opens the file for appending, without an incomplete last line."""
+        assert self._header.recording is not None, "an unreadable bag gets no answers"
+        lines = self._lines() or [self._header.model_dump_json()]
+        with atomic_write(self._path) as file:
+            file.writelines(line + "\n" for line in lines)
         return self._path.open("a", encoding="utf-8")
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except WriteError as err:
+            raise WriteError(f"results {err}; choose another --out") from err
+        except OSError as err:
+            raise WriteError(f"results {self._path} cannot be written: {err.strerror}; choose another --out") from err
+
     def _lines(self) -> list[str]:
-        """Complete lines."""
+        """Returns the complete lines."""
         if not self._path.exists():
             return []
         try:
@@ -164,31 +169,22 @@ class Journal:
         except UnicodeDecodeError as err:
             raise EvaluationError(f"{self._path} is damaged ({err}); discard it with --overwrite") from err
 
-    def _add(self, progress: Progress, number: int, value: dict[str, object]) -> None:
+    def _parse(self, kind: type[L], number: int, text: str) -> L:
         try:
-            if "answer" in value:
-                record = AnswerRecord.model_validate(value["answer"])
-                progress.answers[record.question, record.method, record.key] = record
-            else:
-                timeline = Timeline.model_validate(value["timeline"])
-                progress.timelines[timeline.camera, timeline.method] = timeline
-        except (ValidationError, KeyError) as err:
+            return kind.model_validate_json(text)
+        except ValidationError as err:
             raise EvaluationError(f"{self._path}, line {number} is damaged; discard it with --overwrite") from err
 
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise EvaluationError(f"results {file} cannot be written: {err.strerror}; choose another --out") from err
-
-
-def _parse(path: Path, number: int, line: str) -> dict[str, object]:
-    try:
-        value = json.loads(line)
-        if not isinstance(value, dict):
-            raise ValueError("no object")
-    except ValueError as err:
-        raise EvaluationError(f"{path}, line {number} is damaged; discard it with --overwrite") from err
-    return value
+    def _check(self, header: _Header) -> None:
+        expected = self._header
+        if header.format != expected.format:
+            other = "of another version of this program"
+        elif header.run != expected.run:
+            other = "of another model or other settings"
+        elif expected.recording not in (None, header.recording):
+            other = "about another recording"
+        else:
+            return
+        raise EvaluationError(
+            f"{self._path} holds answers {other}; choose another --out, or discard them with --overwrite"
+        )

@@ -1,7 +1,7 @@
-"""A model class for lmms-eval, so that `lmms-eval --model penguin_vl --model_args pretrained=...` works.
+"""A model class for lmms-eval: `lmms-eval --model penguin_vl --model_args pretrained=...`.
 
-lmms-eval finds it by the entry point of this package; nothing else imports this file. One process; pictures and a
-video come before the words of the prompt, as this package asks.
+lmms-eval finds it through this package's entry point; nothing else imports this module. It runs in one process. Images
+and the video precede the text of the prompt, because the model is trained that way.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _PLACEHOLDER = re.compile(r"<image(?: \d+)?>|<video>")
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval is told of this model."""
+    """Returns the registration of the model class in lmms-eval."""
     return ModelManifest(model_id="penguin_vl", simple_class_path=f"{__name__}.PenguinVL")
 
 
-class PenguinVL(lmms):
+class PenguinVL(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """Answers lmms-eval's requests with any runtime of this package."""
 
     is_simple = True
@@ -43,44 +43,43 @@ class PenguinVL(lmms):
         runtime: str = "torch",
         device: str = "auto",
         dtype: str | None = None,
-        max_tokens: int | str | None = None,
+        max_tokens: int | None = None,
         allocation: str = "strict",
-        fps: float | str = FPS,
-        max_frames: int | str = MAX_FRAMES,
+        fps: float = FPS,
+        max_frames: int = MAX_FRAMES,
         batch_size: int | str = 1,
-        **ignored: Any,
+        **others: Any,
     ):
         """Loads the model.
 
         Args:
-            pretrained: checkpoint folder, or owner/name on the model hub.
-            runtime: what runs it.
-            device: cpu, cuda, cuda:1; auto takes cuda where there is one.
-            dtype: type of the weights; as stored if None.
-            max_tokens: budget of visual tokens; the checkpoint's if None.
-            allocation: "strict" or "reference" sizes of frames.
-            fps: sampled frames per second of video.
-            max_frames: most frames of a video.
-            batch_size: must be 1.
-            ignored: what lmms-eval gives to every model (max_batch_size).
+            pretrained: Checkpoint folder, or owner/name on the model hub.
+            runtime: Name of the runtime.
+            device: "cpu", "cuda" or "cuda:1"; "auto" uses CUDA if available.
+            dtype: Type of the weights; None for the type stored in the checkpoint.
+            max_tokens: Budget of visual tokens; None for the checkpoint's.
+            allocation: Rule for frame sizes, "strict" or "reference".
+            fps: Sampled frames per second of video.
+            max_frames: Maximum number of frames of a video.
+            batch_size: Must be 1.
+            others: lmms-eval passes max_batch_size to every model; it is ignored.
 
         Raises:
-            EvaluationError: an option is not known, or the batch size is not 1.
-            CheckpointError: the model cannot be loaded.
+            EvaluationError: An option is unknown, or the batch size is not 1.
+            CheckpointError: The model cannot be loaded.
         """
         super().__init__()
-        unknown = set(ignored) - {"max_batch_size"}
+        unknown = set(others) - {"max_batch_size"}
         if unknown:
             raise EvaluationError(f"penguin_vl has no option {', '.join(sorted(unknown))}")
-        if int(batch_size) != 1:
-            raise EvaluationError(f"batch_size is {batch_size}, it must be 1: prompts keep their own sizes")
-        device = device if device in ("auto", "cpu") or ":" in device else "auto"
+        if str(batch_size) != "1":
+            raise EvaluationError(f"batch_size is {batch_size}, it must be 1")
         self._runtime, self._processor = open_runtime(runtime, pretrained, device, dtype)
-        self._max_tokens = None if max_tokens is None else int(max_tokens)
-        self._allocation, self._fps, self._max_frames = allocation, float(fps), int(max_frames)
+        self._max_tokens, self._allocation = max_tokens, allocation
+        self._fps, self._max_frames = fps, max_frames
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answers each request."""
+        """Returns the answer to each request."""
         answers = []
         for request in tqdm(requests, desc="penguin_vl"):
             context, options, doc_to_visual, doc_id, task, split = request.args
@@ -91,50 +90,42 @@ class PenguinVL(lmms):
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not there: take the tasks that generate."""
-        raise NotImplementedError("penguin_vl generates answers; choose the task without mcppl or loglikelihood")
+        """Raises NotImplementedError: only tasks that generate text are supported."""
+        raise NotImplementedError("penguin_vl only generates text; choose the variant of the task without mcppl")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Not there."""
-        raise NotImplementedError("penguin_vl answers single questions")
+        """Raises NotImplementedError: only single questions are supported."""
+        raise NotImplementedError("penguin_vl answers single questions; choose a task without several rounds")
 
     def _answer(self, context: str, visuals: list[Any], options: dict[str, Any]) -> str:
-        images, clip = self._split(visuals)
+        videos = [visual for visual in visuals if isinstance(visual, str)]
+        if len(videos) > 1:
+            raise EvaluationError(f"the prompt has {len(videos)} videos, the maximum is 1")
         return ask(
             self._runtime,
             self._processor,
             _PLACEHOLDER.sub("", context).strip(),
-            images=images,
-            clip=clip,
+            images=[_image(visual) for visual in visuals if not isinstance(visual, str)],
+            clip=VideoFile(videos[0], self._fps, self._max_frames) if videos else None,
             policy=ReferencePolicy(),
             max_tokens=self._max_tokens,
             size_rule=self._allocation,
             sampling=_sampling(options),
         ).raw
 
-    def _split(self, visuals: list[Any]) -> tuple[list[UInt8Array], VideoFile | None]:
-        """Pictures, and the video if there is one."""
-        images, videos = [], []
-        for visual in visuals:
-            if isinstance(visual, str):
-                videos.append(visual)
-            elif isinstance(visual, Image.Image):
-                images.append(to_rgb(visual))
-            else:
-                images.append(np.ascontiguousarray(visual, dtype=np.uint8))
-        if len(videos) > 1:
-            raise EvaluationError(f"a prompt has {len(videos)} videos; penguin_vl takes one")
-        return images, VideoFile(videos[0], self._fps, self._max_frames) if videos else None
+
+def _image(visual: Any) -> UInt8Array:
+    return to_rgb(visual) if isinstance(visual, Image.Image) else np.ascontiguousarray(visual, dtype=np.uint8)
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
-    """lmms-eval's generation options; a temperature counts only where sampling is asked for."""
+    """Returns lmms-eval's generation options as `Sampling`; temperature 0 or `do_sample: false` is greedy decoding."""
     until = options.get("until") or []
-    stop = [until] if isinstance(until, str) else [words for words in until if words.strip()]
-    warm = options.get("do_sample") or float(options.get("temperature") or 0) > 0
+    stops = [until] if isinstance(until, str) else until
+    temperature = options.get("temperature", 1.0 if options.get("do_sample") else 0.0)
     return Sampling(
-        max_new_tokens=int(options.get("max_new_tokens", 1024)),
-        temperature=float(options.get("temperature") or 0) if warm else 0.0,
-        top_p=float(options.get("top_p") or 1.0) if warm else 1.0,
-        stop=tuple(stop),
+        max_new_tokens=options.get("max_new_tokens", 1024),
+        temperature=float(temperature or 0) if options.get("do_sample", True) else 0.0,
+        top_p=options.get("top_p") or 1.0,
+        stop=tuple(stop for stop in stops if stop.strip()),
     )

@@ -1,4 +1,4 @@
-"""What is kept of an evaluation while it runs: answers, and what happened to the memories. Plain values, as JSON."""
+"""What an evaluation records as plain JSON values: its settings, every answer, and each memory over time."""
 
 from __future__ import annotations
 
@@ -13,255 +13,166 @@ from pydantic import BaseModel, ConfigDict, Field
 from penguin_engine.scene.answer import Answer
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame, Size
-from penguin_ros.evaluation.bags.parameters import node_settings
+from penguin_ros.evaluation.bags.node_parameters import node_settings
 from penguin_ros.evaluation.metrics.scoring import Prediction
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings
 
 METHODS = {
-    "memory": "the node's memory, every frame seen",
-    "realtime": "the node's memory, frames dropped as this machine would drop them",
-    "last-4": "only the last four frames",
+    "memory": "the node's memory, every frame processed",
+    "realtime": "the node's memory, frames dropped as on this machine",
+    "last-4": "the last four frames only",
     "offline": "the released offline procedure",
-    "file": "questions about files",
 }
-"""Ways of answering that can be compared in one run, and what they are."""
+"""Methods of answering that can be compared in one run, with the description that the report shows."""
 
 
-class _Record(BaseModel):
+class JsonRecord(BaseModel):
+    """Base of everything stored in results: unknown fields are errors."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelSpec(_Record):
-    """Which model runs, and where.
+class ModelSpec(JsonRecord):
+    """The model to load, and how."""
 
-    Attributes:
-        path: checkpoint folder, or owner/name on the model hub.
-        runtime: what runs it.
-        dtype: type of the weights; as stored if None.
-        device: for example "cpu" or "cuda:0"; "auto" takes cuda where there is one.
-        threads: of the CPU in each process; 0 for the library's choice.
-    """
-
-    path: str
+    path: str  # checkpoint folder, or owner/name on the model hub
     runtime: str = "torch"
-    dtype: str | None = None
-    device: str = "cpu"
-    threads: int = 0
+    dtype: str | None = None  # type of the weights; None for the type stored in the checkpoint
+    device: str = "cpu"  # for example "cpu" or "cuda:0"; "auto" uses CUDA if available
+    threads: int = 0  # CPU threads per process; 0 for the library's default
 
 
-class RunSettings(_Record):
-    """What answers depend on, besides the model.
+class RunSettings(JsonRecord):
+    """The settings, besides the model, that answers depend on.
 
-    Attributes:
-        methods: ways of answering.
-        parameters: of the node, see parameters.py; those not given have the node's defaults. The budget of visual
-            tokens is in total, shared evenly by a bag's cameras, and also that of the baselines.
-        offline_fps: frames a second of the offline baseline.
-        offline_max_frames: most frames of the offline baseline.
-        realtime_factor: in method "realtime", work takes so many times as long as it was measured here.
+    `parameters` are the node's parameters that differ from its defaults. The token budget is the total over a bag's
+    cameras, split evenly; the baselines use it too.
     """
 
     methods: list[Literal["memory", "realtime", "last-4", "offline"]] = Field(default=["memory"], min_length=1)
     parameters: dict[str, bool | int | float | str] = {}
-    offline_fps: float = Field(default=1.0, gt=0)
+    offline_fps: float = Field(default=1.0, gt=0)  # sampled frames per second of the offline baseline
     offline_max_frames: int = Field(default=180, ge=1)
-    realtime_factor: float = Field(default=1.0, gt=0)
+    realtime_factor: float = Field(default=1.0, gt=0)  # method "realtime" multiplies durations of work by this
 
     def node(self, cameras: Sequence[str] = ("camera",)) -> NodeSettings:
-        """The node's settings for these cameras.
+        """Returns the node's settings for these cameras.
 
         Raises:
-            PenguinError: a value is out of range, or the budget is too small for so many cameras.
+            PenguinError: A value is out of range, or the token budget is too small for this many cameras.
         """
         return node_settings(self.parameters, cameras)
 
-    def words(self) -> str:
-        """For people."""
+    def description(self) -> str:
+        """Returns the settings in one line for people."""
         node = self.node()
         rate = f"{node['sample_rate_hz']:g}" if node["sample_rate_hz"] else "all"
-        named = ("token_budget", "sample_rate_hz", "keyframe.policy")
-        others = [f"{name} {value}" for name, value in self.parameters.items() if name not in named]
+        main = ("token_budget", "sample_rate_hz", "keyframe.policy")
+        others = [f"{name} {value}" for name, value in self.parameters.items() if name not in main]
         budget, policy = node["token_budget"], node["keyframe.policy"]
-        return ", ".join([f"{budget} visual tokens", f"{rate} frames a second", f"{policy} key frames", *others])
+        return ", ".join([f"{budget} visual tokens", f"{rate} frames per second", f"{policy} keyframes", *others])
 
 
-class FileSettings(_Record):
-    """What answers about files depend on, besides the model.
-
-    Attributes:
-        methods: the only way of answering.
-        fps: sampled frames per second of video.
-        max_frames: most frames of a video.
-        max_tokens: budget of visual tokens; the checkpoint's if None.
-        size_rule: "strict" (never above native size or budget) or "reference" (as released).
-        max_new_tokens: longest answer.
-    """
-
-    methods: list[Literal["file"]] = ["file"]
-    fps: float = Field(default=1.0, gt=0)
-    max_frames: int = Field(default=180, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    size_rule: Literal["strict", "reference"] = "strict"
-    max_new_tokens: int = Field(default=32, ge=1)
-
-    def words(self) -> str:
-        """For people."""
-        budget = f"{self.max_tokens} visual tokens" if self.max_tokens else "the checkpoint's budget"
-        return f"{budget}, {self.size_rule} sizes, {self.fps:g} frames a second, at most {self.max_frames}"
-
-
-class ObjectRecord(_Record):
-    """An object that an answer points at; its box in thousandths of the image's width and height."""
+class ObjectRecord(JsonRecord):
+    """An object in an answer; its box is in thousandths of the image's width and height."""
 
     label: str
     box: tuple[int, int, int, int]
 
 
-class FrameRecord(_Record):
-    """The newest frame that an answer knew; boxes refer to it.
+class FrameRecord(JsonRecord):
+    """The newest frame available to an answer; boxes refer to it."""
 
-    Attributes:
-        camera: its topic.
-        stamp_ns: of capture.
-        time_s: on the clock of the questions.
-        width: in pixels.
-        height: in pixels.
-        file: its picture in the folder `frames` beside the results, below the name of its bag.
-    """
-
-    camera: str
-    stamp_ns: int
-    time_s: float
-    width: int
-    height: int
-    file: str
+    camera: str  # image topic
+    stamp_ns: int  # capture stamp
+    time_s: float  # capture time on the questions' clock
+    width: int  # pixels
+    height: int  # pixels
+    file: str  # JPEG of the frame, relative to the folder `frames` next to the results
 
 
-class AnswerRecord(_Record):
-    """One question, answered in one way.
+class AnswerRecord(JsonRecord):
+    """One question answered by one method. Times are in seconds on the questions' clock."""
 
-    Attributes:
-        question: its id.
-        method: how it was answered.
-        key: hash of what was asked, so that a question that has changed is asked again.
-        time_s: when it was asked, on the clock of the questions.
-        raw: as the model wrote it.
-        text: without box syntax.
-        objects: what it points at.
-        spans: times that it gives as the model was trained to write them, in seconds on the clock of the questions.
-        start_s: first frame that it looked at, on the same clock; times in its words count from there.
-        malformed: boxes and times that could not be read.
-        ended_by: "end", "stop" or "length".
-        error: why there is no answer; such a question counts as wrong.
-        frame: the newest frame that it knew.
-        truth: boxes expected in that frame, by topic of the bag.
-        frames: frames that the model looked at.
-        key_frames: of them, key frames.
-        visual_tokens: what they cost.
-        prompt_tokens: all tokens before the answer.
-        generated_tokens: tokens of the answer.
-        seconds: of the steps of the work.
-        waited_s: until the work began; 0 but in method "realtime".
-        joules: energy of the answer, where the machine measures it.
-    """
-
-    question: str
+    question: str  # id
     method: str
-    key: str
-    time_s: float
-    raw: str = ""
-    text: str = ""
+    key: str  # hash of what was asked; a changed question is asked again
+    time_s: float  # when it was asked
+    raw: str = ""  # the model's output
+    text: str = ""  # the output without box syntax
     objects: list[ObjectRecord] = []
-    spans: list[tuple[float, float]] = []
-    start_s: float = 0.0
-    malformed: int = 0
-    ended_by: str = ""
-    error: str | None = None
-    frame: FrameRecord | None = None
-    truth: dict[str, list[ExpectedObject]] = {}
-    frames: int = 0
-    key_frames: int = 0
+    spans: list[tuple[float, float]] = []  # time ranges in the notation that the model is trained on
+    start_s: float = 0.0  # time of the first frame in the prompt, from which times in free text count
+    malformed: int = 0  # boxes and times that could not be parsed
+    ended_by: str = ""  # "end", "stop" or "length"
+    error: str | None = None  # why there is no answer; the question then counts as wrong
+    frame: FrameRecord | None = None  # the newest frame available
+    truth: dict[str, list[ExpectedObject]] = {}  # expected boxes in that frame, by bag topic
+    frames: int = 0  # frames in the prompt
+    keyframes: int = 0  # keyframes among them
     visual_tokens: int = 0
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # including visual tokens
     generated_tokens: int = 0
-    seconds: dict[str, float] = {}
-    waited_s: float = 0.0
-    joules: float | None = None
+    seconds: dict[str, float] = {}  # duration of each step
+    waited_s: float = 0.0  # time before the work began; 0 except for method "realtime"
+    joules: float | None = None  # energy of the answer; None if the machine cannot measure it
 
     @property
     def first_token_s(self) -> float:
-        """From the question to the first token."""
+        """Time from the question to the first token."""
         return self.total_s - self.seconds.get("decode", 0.0)
 
     @property
     def total_s(self) -> float:
-        """From the question to the last token."""
+        """Time from the question to the last token."""
         return self.waited_s + sum(self.seconds.values())
 
     def prediction(self) -> Prediction:
-        """What scoring needs of it."""
+        """Returns the parts of the answer that are scored."""
         size = None if self.frame is None else Size(self.frame.height, self.frame.width)
         objects = tuple(GroundedObject(item.label, Box(*item.box)) for item in self.objects)
         return Prediction(self.text, objects, tuple(self.spans), size)
 
 
-class Timeline(_Record):
-    """What happened to one camera's memory, a value for each frame that was taken.
+class Timeline(JsonRecord):
+    """One camera's memory over time. Lists have one value per frame offered to the memory."""
 
-    Attributes:
-        camera: its topic.
-        method: "memory" or "realtime".
-        token_budget: of this camera.
-        time_s: on the clock of the questions.
-        kind: 0 key frame, 1 context frame, -1 late and dropped.
-        tokens: visual tokens held afterwards.
-        frames: frames held afterwards.
-        shrunk: frames that shrank to make room.
-        left: frames that left to make room.
-        seconds: work that the frame caused.
-        images: images in the bag up to the end of the replay.
-        dropped: frames replaced by newer ones before there was time.
-        bad: images that could not be decoded.
-        last_error: why the last of them could not.
-        unstamped: images without a stamp of their own.
-    """
-
-    camera: str
-    method: str
-    token_budget: int
-    time_s: list[float] = []
-    kind: list[int] = []
-    tokens: list[int] = []
-    frames: list[int] = []
-    shrunk: list[int] = []
-    left: list[int] = []
-    seconds: list[float] = []
-    images: int = 0
-    dropped: int = 0
-    bad: int = 0
-    last_error: str = ""
-    unstamped: int = 0
+    camera: str  # image topic
+    method: str  # "memory" or "realtime"
+    token_budget: int  # of this camera
+    time_s: list[float] = []  # capture time on the questions' clock
+    kind: list[int] = []  # 0 keyframe, 1 intermediate frame, -1 late and dropped
+    tokens: list[int] = []  # visual tokens in memory afterwards
+    frames: list[int] = []  # frames in memory afterwards
+    shrunk: list[int] = []  # frames that were shrunk to make room
+    left: list[int] = []  # frames that were removed to make room
+    seconds: list[float] = []  # work that the frame caused
+    images: int = 0  # images in the bag up to the end of the replay
+    dropped: int = 0  # frames that newer ones replaced before there was time to process them
+    bad: int = 0  # images that could not be decoded
+    last_error: str = ""  # the last decoding error
+    unstamped: int = 0  # images without a stamp of their own
 
 
 def question_key(question: Question) -> str:
-    """Hash of what an answer depends on; not of what is expected of it."""
+    """Returns a hash of everything an answer depends on; the expected results are not part of it."""
     asked = question.model_dump(mode="json", exclude={"expected", "kind", "evidence_s"})
     topics = [item.topic for item in question.expected if item.type == "objects" and item.topic]
     return digest([asked, topics])
 
 
 def digest(value: Any) -> str:
-    """Short hash of a plain value."""
+    """Returns a short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
-    """Fields of a record that come from an answer.
+    """Returns the fields of an `AnswerRecord` that come from an answer.
 
     Args:
-        answer: times in it count from its first frame.
-        start_ns: where the clock of the questions begins.
+        answer: The answer; its times count from its first frame.
+        start_ns: Stamp at which the questions' clock starts.
     """
     start_s = (answer.start_ns - start_ns) * 1e-9
     objects = [(o.label, (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in answer.grounding.objects]
@@ -274,7 +185,7 @@ def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
         "malformed": answer.grounding.malformed,
         "ended_by": answer.ended_by,
         "frames": answer.frames,
-        "key_frames": answer.key_frames,
+        "keyframes": answer.key_frames,
         "visual_tokens": answer.visual_tokens,
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": answer.generated_tokens,
@@ -283,7 +194,7 @@ def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
 
 
 def frame_record(bag: str, frame: Frame, start_ns: int) -> FrameRecord:
-    """A frame of a bag on the clock of the questions; its file is named by bag, camera and stamp."""
+    """Returns the record of a frame; its file is named after bag, camera and stamp."""
     slug = re.sub(r"\W+", "-", frame.camera).strip("-")
     return FrameRecord(
         camera=frame.camera,

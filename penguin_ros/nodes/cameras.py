@@ -1,4 +1,4 @@
-"""Image subscriptions: each hands the newest message over and returns; the worker converts it when it has time."""
+"""Image subscriptions: each leaves the newest message and returns; the worker converts it when it has time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from time import monotonic
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_models.types import Frame
-from penguin_ros.convert import image_to_rgb, stamp_to_ns
+from penguin_ros.convert import ns_to_stamp, stamp_to_ns
+from penguin_ros.images import message_to_rgb
 
 _RATE_WINDOW_S = 5.0
 
@@ -22,19 +24,19 @@ class Camera:
     """The subscription of one image topic.
 
     Attributes:
-        name: full name of the topic.
-        unstamped: images without a stamp; they got the time of their arrival.
-        arrived_s: when the newest image arrived, on the monotonic clock; None before the first.
+        name: Full name of the topic.
+        unstamped: Number of images without a stamp; their time of arrival is used.
+        arrived_s: When the newest image arrived, on the monotonic clock; None before the first.
     """
 
     def __init__(self, node: Node, topic: str, reliability: str, offer: Callable[[str, int, LoadFrame], None]):
         """Subscribes.
 
         Args:
-            node: that the subscription belongs to.
-            topic: as in the parameter; compressed if it ends in /compressed, here or after remapping.
+            node: The node the subscription belongs to.
+            topic: As in the parameter; compressed if it ends in /compressed, before or after remapping.
             reliability: "best_effort" or "reliable".
-            offer: takes name, stamp and a function that converts the image.
+            offer: Takes name, stamp in nanoseconds, and a function that converts the image.
         """
         self.name = node.resolve_topic_name(topic)
         self.unstamped = 0
@@ -42,13 +44,12 @@ class Camera:
         self._arrivals: deque[float] = deque(maxlen=1024)
         self._node, self._offer = node, offer
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy[reliability.upper()])
-        # A remapping may give either name.
         compressed = any(name.endswith("/compressed") for name in (topic, self.name))
         message = CompressedImage if compressed else Image
         self._subscription = node.create_subscription(message, topic, self._on_image, qos)
 
     def rate_hz(self) -> float:
-        """Images that arrived in the last five seconds, a second."""
+        """Returns the rate at which images arrived during the last five seconds."""
         oldest = monotonic() - _RATE_WINDOW_S
         while self._arrivals and self._arrivals[0] < oldest:
             self._arrivals.popleft()
@@ -61,12 +62,14 @@ class Camera:
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.arrived_s = monotonic()
         self._arrivals.append(self.arrived_s)
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        if stamp_ns == 0:
+        header = message.header
+        if stamp_to_ns(header.stamp) == 0:
             self.unstamped += 1
             stamp_ns = self._node.get_clock().now().nanoseconds
-        self._offer(self.name, stamp_ns, partial(_load, message, stamp_ns, self.name))
+            # What is published about this frame carries the stamp that was used.
+            header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
+        self._offer(self.name, stamp_to_ns(header.stamp), partial(_load, message, header, self.name))
 
 
-def _load(message: Image | CompressedImage, stamp_ns: int, camera: str) -> Frame:
-    return Frame(image_to_rgb(message), stamp_ns, camera, message.header)
+def _load(message: Image | CompressedImage, header: Header, camera: str) -> Frame:
+    return Frame(message_to_rgb(message), stamp_to_ns(header.stamp), camera, header)

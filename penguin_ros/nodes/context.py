@@ -1,4 +1,4 @@
-"""What all processes of this package share: how ROS is started, and how answers are streamed."""
+"""Shared by all processes of this package: how ROS is initialised, and the QoS of streamed answers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rclpy.signals import SignalHandlerOptions
 from penguin_models.errors import PenguinError
 
 FEEDBACK_QOS = QoSProfile(depth=1024)
-"""Of streamed text. A piece for every token comes faster than a busy client takes them; by default the oldest of more
-than ten would be lost, in the middle of the text."""
+"""QoS of streamed text. Pieces may arrive faster than a busy client takes them; with the default depth of ten, text
+would be lost in the middle of an answer."""
 
 
 class RosArgumentsError(PenguinError):
-    """ROS does not understand its arguments: a remapping, a name, a parameter or its file, a log level."""
+    """A ROS argument cannot be parsed: a remapping, a name, a parameter or its file, a log level."""
 
 
 def start_ros(args: Sequence[str]) -> None:
     """Initialises rclpy; signals are left to the caller.
 
     Args:
-        args: command line, with the ROS arguments after --ros-args.
+        args: Command line, with the ROS arguments after --ros-args.
 
     Raises:
-        RosArgumentsError: they cannot be parsed.
+        RosArgumentsError: The ROS arguments cannot be parsed.
     """
     try:
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
@@ -35,5 +35,5 @@ def start_ros(args: Sequence[str]) -> None:
 
 
 def _without_places(message: str) -> str:
-    """A message of ROS's C code without the lines of source that it lists."""
+    """Returns a message of ROS's C code without the source locations it lists."""
     return " ".join(message.split(", at /")[0].split()).removeprefix("failed to initialize rcl: ")

@@ -1,76 +1,43 @@
-"""What `/diagnostics` says: one status for the node, one for each camera, levels with their reason."""
+"""Content of `/diagnostics`: one status for the node and one for each camera, levels with their reasons."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from penguin_engine.runtimes.base import RuntimeInfo
-from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.worker import SceneWorker
 from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import NodeSettings
-
-_RECENT = 100
-
-
-class Latencies:
-    """First-token and total times of the last hundred captions or answers."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._first_s: deque[float] = deque(maxlen=_RECENT)
-        self._total_s: deque[float] = deque(maxlen=_RECENT)
-
-    def add(self, answer: Answer) -> None:
-        """Counts one."""
-        self.count += 1
-        self._first_s.append(answer.first_token_s)
-        self._total_s.append(answer.total_s)
-
-    def percentiles(self) -> dict[str, float]:
-        """50th and 95th percentile in seconds; empty before the first."""
-        return {
-            f"{name} p{share} [s]": float(np.percentile([*times], share))
-            for name, times in (("first token", self._first_s), ("total", self._total_s))
-            for share in (50, 95)
-            if times
-        }
-
-    @property
-    def total_p95_s(self) -> float:
-        """95th percentile of the total times; 0 before the first."""
-        return self.percentiles().get("total p95 [s]", 0.0)
 
 
 class Health:
-    """Levels of a status: the worst one wins, all reasons are told."""
+    """Level of a status: the worst one wins, and every reason is reported."""
 
     def __init__(self) -> None:
         self.level = DiagnosticStatus.OK
         self._reasons: list[str] = []
 
     def warn_if(self, condition: bool, reason: str, level: bytes = DiagnosticStatus.WARN) -> None:
-        """Adds a reason."""
+        """Adds a reason if a condition holds."""
         if condition:
             self.level = max(self.level, level)
             self._reasons.append(reason)
 
     def status(self, name: str, hardware_id: str, values: dict[str, Any]) -> DiagnosticStatus:
-        """The message."""
+        """Returns the message."""
         shown = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
         message = "; ".join(self._reasons) or "OK"
         return DiagnosticStatus(level=self.level, name=name, message=message, hardware_id=hardware_id, values=shown)
 
 
 def inactive_status(name: str, state: str, error: str) -> DiagnosticStatus:
-    """The node while it is not active."""
+    """Returns the status of a node that is not active: its state, and the error that led to it, if any."""
     health = Health()
     health.warn_if(bool(error), error, DiagnosticStatus.ERROR)
     health.warn_if(True, f"the node is {state}")
@@ -78,22 +45,15 @@ def inactive_status(name: str, state: str, error: str) -> DiagnosticStatus:
 
 
 def node_status(
-    name: str,
-    worker: SceneWorker,
-    settings: NodeSettings,
-    info: RuntimeInfo,
-    answers: Latencies,
-    captions: Latencies,
-    errors: int,
-    last_error: str,
+    name: str, worker: SceneWorker, settings: NodeSettings, info: RuntimeInfo, outputs: Outputs
 ) -> DiagnosticStatus:
-    """Queue, model, runtime and latencies of an active node."""
+    """Returns queue, model, runtime and latencies of an active node."""
     health, target_s = Health(), settings["latency_target_s"]
-    for what, latencies in (("answers", answers), ("captions", captions)):
+    for what, latencies in (("answers", outputs.answers), ("captions", outputs.captions)):
         slow = 0 < target_s < latencies.total_p95_s
         health.warn_if(slow, f"{what} take {latencies.total_p95_s:.2f} s (p95), above the target of {target_s} s")
     health.warn_if(len(worker.queue) >= worker.queue.limit, "the queue of questions is full")
-    health.warn_if(errors > 0, f"{errors} unexpected errors, the last: {last_error}")
+    health.warn_if(outputs.errors > 0, f"{outputs.errors} unexpected errors, the last: {outputs.last_error}")
     values = {
         "model": settings["model"],
         "runtime": info.name,
@@ -104,20 +64,20 @@ def node_status(
         "questions waiting": len(worker.queue),
         "question running": worker.queue.running,
         "questions refused": worker.queue.refused,
-        "answers": answers.count,
-        "captions": captions.count,
+        "answers": outputs.answers.count,
+        "captions": outputs.captions.count,
         "captions preempted": worker.captions_preempted,
-        "errors": errors,
+        "errors": outputs.errors,
     }
-    values |= {f"answer {key}": value for key, value in answers.percentiles().items()}
-    values |= {f"caption {key}": value for key, value in captions.percentiles().items()}
+    values |= {f"answer {key}": value for key, value in outputs.answers.percentiles().items()}
+    values |= {f"caption {key}": value for key, value in outputs.captions.percentiles().items()}
     return health.status(name, settings["model"], values)
 
 
 def camera_statuses(
     name: str, cameras: Iterable[Camera], worker: SceneWorker, timeout_s: float
 ) -> Iterable[DiagnosticStatus]:
-    """Rate, age, losses and memory of each camera."""
+    """Yields rate, age, losses and memory of each camera."""
     for camera in cameras:
         yield _camera_status(f"{name}: {camera.name}", camera, worker.camera_states[camera.name], timeout_s)
 

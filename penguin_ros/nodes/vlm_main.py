@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from time import monotonic
+from typing import NoReturn
 
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
@@ -24,13 +24,13 @@ from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
 
 _GOODBYE_S = 2.0
-"""Running questions get so long to end between two tokens when the process is told to stop, then they are abandoned."""
+"""How long running questions have to end between two tokens when the process is told to stop."""
 _CLOSING_S = 2.0
-"""Then the process may take so long to end in order. Both are less than launch waits before it uses force."""
+"""How long the node then has to close. Both together are less than launch waits before it kills the process."""
 
 
 def open_model(settings: NodeSettings) -> tuple[Runtime, Processor]:
-    """Loads what the parameters name."""
+    """Loads the model that the parameters name."""
     if not settings["model"]:
         raise CheckpointError("the parameter model is empty; set it to a checkpoint folder or owner/name on the hub")
     precision = None if settings["precision"] == "auto" else settings["precision"]
@@ -42,11 +42,11 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
     """Spins the node until SIGINT or SIGTERM; then questions end as cancelled and the model is freed.
 
     Args:
-        args: command line with --ros-args; the process's own if None.
-        load: how the model is opened.
+        args: Command line with --ros-args; the process's own if None.
+        load: Opens the model.
 
     Returns:
-        Exit code: 1 where the parameters are wrong, an automatic start failed, or a callback raised.
+        Exit code: 1 if the parameters are wrong, an automatic start failed, or a callback raised.
     """
     try:
         start_ros(sys.argv if args is None else args)
@@ -56,6 +56,14 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
         rclpy.try_shutdown()
         return 1
     return _Host(node).run()
+
+
+def run(args: Sequence[str] | None = None, load: OpenModel = open_model) -> NoReturn:
+    """Runs `main` and ends the process at once: everything is closed, and interpreter teardown takes a second."""
+    exit_code = main(args, load)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 class _Host:
@@ -69,29 +77,26 @@ class _Host:
         self._spinning = threading.Thread(target=self._spin, name="executor")
 
     def run(self) -> int:
-        """Returns the exit code."""
+        """Runs until told to stop; returns the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())  # launch sends SIGINT a second time
         self._executor.create_task(self._start)
         self._spinning.start()
-        self._stop.wait()  # this thread takes the signals, so that none of them interrupts a callback
+        self._stop.wait()  # this thread handles the signals, so that none of them interrupts a callback
         if self._node.pending and self._spinning.is_alive():
             self._say_goodbye()
         closing = threading.Thread(target=self._close, name="closing")
         closing.start()
         closing.join(_CLOSING_S)
         exit_code = 1 if self._failed.is_set() else 0
-        if closing.is_alive():  # a model is being loaded, or the runtime works: nothing can interrupt that
+        if closing.is_alive():  # the runtime is working, and nothing can interrupt that
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(exit_code)
         return exit_code
 
-    def _start(self) -> None:
-        if self._node.get_parameter("autostart").value and (
-            self._node.trigger_configure() != TransitionCallbackReturn.SUCCESS
-            or self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS
-        ):
+    async def _start(self) -> None:
+        if self._node.get_parameter("autostart").value and not await self._node.start_automatically():
             self._failed.set()
             self._stop.set()
 
@@ -105,7 +110,7 @@ class _Host:
             self._stop.set()
 
     def _say_goodbye(self) -> None:
-        """Ends all questions, so that whoever asked hears of it before the process is gone."""
+        """Ends all questions, so that their clients are told before the process is gone."""
         deadline = monotonic() + _GOODBYE_S
         done = threading.Event()
 

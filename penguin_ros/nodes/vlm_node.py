@@ -1,22 +1,29 @@
 """The lifecycle node `penguin`: cameras in; captions, answers, memory and diagnostics out.
 
-The model is loaded on configure and freed on clean-up; cameras are watched while the node is active. Nothing here
-waits: images and questions are left to the worker (penguin_engine/worker.py), which publishes from its own thread.
+The model is loaded on configure, on a thread of its own, and freed on clean-up; cameras are observed while the node is
+active. Nothing here blocks: images and questions are left to the worker (penguin_engine/scene/worker.py), whose results
+outputs.py publishes.
 """
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 from rclpy.validate_topic_name import validate_topic_name
 from std_srvs.srv import Trigger
 
@@ -24,61 +31,80 @@ from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
-from penguin_engine.scene.requests import Outcome, PendingRequest, Question, QuestionQueue
-from penguin_engine.scene.session import SceneSession, check_horizon, question_ids, session_capacity
+from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
+from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import NotActiveError, PenguinError, SettingError, UnknownCameraError
+from penguin_models.errors import PenguinError, SettingError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_ros.nodes import diagnostics, parameters
-from penguin_ros.nodes.ask_server import AskServer
+from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.outputs import Outputs
-from penguin_ros.settings import SETTINGS, NodeSettings
+from penguin_ros.settings import BY_NAME, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
 _DIAGNOSTICS_PERIOD_S = 1.0
+_REFUSALS = {
+    "unconfigured": "the node is unconfigured; configure and activate it",
+    "loading": "the node is loading its model; ask again when it is active",
+    "inactive": "the node is inactive; activate it",
+    "finalized": "the node is finalized; start it again",
+}
+"""Why questions are refused, for every state but "active"."""
 
 
 class VlmNode(LifecycleNode):
-    """Watches image topics and answers questions; see README.md for its interface."""
+    """Observes image topics and answers questions; docs/interface.md describes its topics and services."""
 
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
-        """Declares parameters and offers the services; nothing is loaded yet.
+        """Declares parameters and creates the services; nothing is loaded yet.
 
         Args:
-            open_model: settings -> runtime and processor.
-            name: of the node.
+            open_model: Returns runtime and processor for some settings; called on a thread of its own.
+            name: Name of the node.
 
         Raises:
-            PenguinError: the parameters do not fit each other.
+            PenguinError: The parameters contradict each other.
         """
         super().__init__(name)
         self._open_model = open_model
         parameters.declare(self)
         self._settings = parameters.read(self)
+        self._state = "unconfigured"
+        self._last_error = ""
+        self._queue = RequestQueue(self._settings["queue_size"], _REFUSALS["unconfigured"])
+        self._loaded: tuple[Runtime, Processor] | Exception | None = None
         self._runtime: Runtime | None = None
         self._processor: Processor | None = None
         self._worker: SceneWorker | None = None
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
-        self._state = "unconfigured"
-        self._errors, self._last_error = 0, ""
-        self._answers, self._captions = diagnostics.Latencies(), diagnostics.Latencies()
-        self._server = AskServer(self, self._make_question, self._submit, self._cancel)
+        self._server = AskServer(self, self._submit, self._queue.cancel)
         self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        # By the wall clock: diagnostics matter most when simulated time stands still.
+        # On the steady clock: diagnostics matter most while simulated time stands still.
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.add_on_set_parameters_callback(self._on_parameters)
+        parameters.watch(self, self._check_parameters, self._apply_parameters)
+        # rclpy configures inside the service's callback; ours loads the model first and lets the executor continue.
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
+        self._service_change_state.callback_group = ReentrantCallbackGroup()
+        self._service_change_state.callback_group.add_entity(self._service_change_state)
 
-    # Life
+    # Lifecycle
+
+    async def start_automatically(self) -> bool:
+        """Configures and activates the node; returns whether it is active."""
+        await self._load_model()
+        success = TransitionCallbackReturn.SUCCESS
+        return bool(self.trigger_configure() == success and self.trigger_activate() == success)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the model and opens a session for each camera."""
+        """Takes the loaded model and opens a session for each camera."""
         return self._transition("configure", self._configure, "inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes to the cameras and takes questions."""
+        """Subscribes to the cameras and accepts questions."""
         super().on_activate(state)
         return self._transition("activate", self._activate, "active")
 
@@ -96,7 +122,7 @@ class VlmNode(LifecycleNode):
         return self._transition("shut down", self._clean_up, "finalized")
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Frees what there is; the node may be configured again."""
+        """Frees what was opened; the node may be configured again."""
         return self._transition("recover", self._clean_up, "unconfigured")
 
     def destroy_node(self) -> None:
@@ -106,196 +132,186 @@ class VlmNode(LifecycleNode):
         super().destroy_node()
 
     def end_questions(self) -> None:
-        """Ends all questions as cancelled and takes no more."""
-        if self._worker is not None:
-            self._worker.pause()
+        """Ends all questions as cancelled and accepts no more."""
+        self._queue.close("the node is shutting down")
 
     def abandon_questions(self) -> None:
-        """The question that is being answered ends as cancelled at once, even in the middle of an operation."""
-        if self._worker is not None:
-            self._worker.abandon()
+        """Ends the running question as cancelled at once, even in the middle of an operation."""
+        self._queue.abandon()
 
     @property
     def pending(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a client waits for an answer."""
         return self._server.waiting > 0
+
+    async def _on_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        wanted = request.transition
+        configure = (wanted.label or wanted.id) in ("configure", Transition.TRANSITION_CONFIGURE)
+        try:
+            if configure and self._state == "loading":
+                raise RuntimeError("the model is being loaded")
+            if configure and self._state == "unconfigured":
+                await self._load_model()
+            return self._change_state(request, response)
+        except RuntimeError as err:  # rclpy's, if the transition is not possible in this state
+            self.get_logger().warning(f"transition {wanted.label or wanted.id} refused in state {self._state}: {err}")
+            response.success = False
+            return response
+
+    async def _load_model(self) -> None:
+        """Loads the model on a thread, for the `on_configure` that follows; an exception is kept for it as well."""
+        self._enter("loading")
+        executor, done = self.executor, Future(executor=self.executor)
+
+        def load() -> None:
+            try:
+                loaded: tuple[Runtime, Processor] | Exception = self._open_model(parameters.read(self))
+            except Exception as err:  # noqa: BLE001 - raised by on_configure, where the transition fails
+                loaded = err
+            executor.create_task(done.set_result, loaded)
+
+        threading.Thread(target=load, name="model-loader", daemon=True).start()
+        loaded = await done
+        if self._state == "loading":
+            self._loaded = loaded
+        elif not isinstance(loaded, Exception):  # the node was shut down meanwhile
+            loaded[0].close()
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        if state == "active":
+            self._queue.open()
+        else:
+            self._queue.close(_REFUSALS[state])
+        if self._worker is not None:
+            self._worker.wake()
 
     def _transition(self, what: str, work: Callable[[], None], state: str) -> TransitionCallbackReturn:
         try:
             work()
-        except Exception as err:  # noqa: BLE001 - rclpy would swallow it without a word
+        except Exception as err:  # noqa: BLE001 - rclpy would swallow it silently
             self._last_error = f"cannot {what}: {err}"
             trace = "" if isinstance(err, PenguinError) else f"\n{traceback.format_exc()}"
             self.get_logger().error(f"{self._last_error}{trace}")
             self._clean_up()
             return TransitionCallbackReturn.FAILURE if what == "configure" else TransitionCallbackReturn.ERROR
-        self._state = state
-        if what == "activate":
+        self._enter(state)
+        if state == "active":
             self._last_error = ""
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
-        self._errors = 0
-        self._answers, self._captions = diagnostics.Latencies(), diagnostics.Latencies()
-        self._runtime, self._processor = self._open_model(settings)
+        loaded, self._loaded = self._loaded or self._open_model(settings), None
+        if isinstance(loaded, Exception):
+            raise loaded
+        self._runtime, self._processor = loaded
         self._check_against_model(settings)
-        camera_states = self._camera_states(settings)
-        self._outputs = Outputs(self, len(camera_states))
-        queue = QuestionQueue(settings["queue_size"])
-        self._worker = SceneWorker(self._runtime, self._processor, camera_states, settings.caption, queue, self)
+        camera_states = self._open_sessions(settings)
+        self._outputs = Outputs(self, [state.camera for state in camera_states])
+        self._queue.limit, self._queue.refused = settings["queue_size"], 0
+        self._worker = SceneWorker(
+            self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs
+        )
         self._worker.start()
         info = self._runtime.info
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
-    def _camera_states(self, settings: NodeSettings) -> list[CameraState]:
+    def _open_sessions(self, settings: NodeSettings) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
-        names, camera_states = [self._camera_name(topic) for topic in settings["image_topics"]], []
+        names, states = [self._camera_name(topic) for topic in settings["image_topics"]], []
         if len(set(names)) < len(names):
-            raise SettingError(f"image_topics is {', '.join(names)} in full, it must name each topic once")
+            raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
         with ExitStack() as opened:
             for name in names:
                 session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
-                camera_states.append(CameraState(name, session, mailbox))
+                states.append(CameraState(name, session, mailbox))
             opened.pop_all()
-        return camera_states
+        return states
 
     def _activate(self) -> None:
         assert self._worker is not None
         reliability, offer = self._settings["image_reliability"], self._worker.offer
         self._cameras = [Camera(self, topic, reliability, offer) for topic in self._settings["image_topics"]]
-        self._worker.resume()
 
     def _deactivate(self) -> None:
-        if self._worker is not None:
-            self._worker.pause()
         for camera in self._cameras:
             camera.close()
         self._cameras = []
 
     def _clean_up(self) -> None:
         self._deactivate()
+        self._enter("unconfigured")
         if self._worker is not None:
             self._worker.stop()
         if self._outputs is not None:
             self._outputs.destroy()
-        self._worker = self._outputs = self._runtime = self._processor = None
+        runtime = self._runtime
+        self._worker = self._outputs = self._runtime = self._processor = self._loaded = None
+        if runtime is not None:
+            runtime.close()
 
     # Questions
 
-    def _make_question(self, text: str, cameras: list[str], horizon_s: float, max_new_tokens: int) -> Question:
-        if self._processor is None:
-            raise NotActiveError(f"the node is {self._state}; configure and activate it")
+    def _submit(self, goal: AskGoal, on_text: Callable[[str, int], None]) -> PendingRequest:
+        self._queue.check_open()
+        assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
-        sampling = Sampling(
-            max_new_tokens or limits.max_new_tokens, limits.temperature, limits.top_p, limits.top_k, limits.seed
-        )
-        question_ids(self._processor, text, sampling)
-        check_horizon(horizon_s)
-        return Question(text, tuple(map(self._camera_name, cameras)), horizon_s, sampling)
+        sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
+        cameras = [self._camera_name(topic) for topic in goal.cameras]
+        request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
+        return self._worker.submit(request, on_text)
 
     def _camera_name(self, topic: str) -> str:
         try:
             validate_topic_name(topic)
-            return self.resolve_topic_name(topic)
+            return str(self.resolve_topic_name(topic))
         except InvalidTopicNameException as err:
-            raise UnknownCameraError(f"{topic!r} names no camera: {' '.join(str(err).split())}") from err
-
-    def _submit(self, question: Question, on_text: Callable[[str, int], None]) -> PendingRequest:
-        if self._worker is None:
-            raise NotActiveError(f"the node is {self._state}; configure and activate it")
-        return self._worker.submit(question, on_text)
-
-    def _cancel(self, pending: PendingRequest) -> None:
-        if self._worker is not None:
-            self._worker.queue.cancel(pending)
+            raise UnknownCameraError(f"{topic!r} is not a valid topic name: {' '.join(str(err).split())}") from err
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
         if self._worker is None:
             response.message = f"the node is {self._state}: it has no memory"
             return response
-        held = sum(len(camera_state.session.memory.frames) for camera_state in self._worker.camera_states.values())
+        frames = sum(len(state.session.memory.frames) for state in self._worker.camera_states.values())
         self._worker.clear()
-        response.message = f"{held} frames forgotten"
+        response.message = f"{frames} frames cleared"
         return response
 
     # Parameters
 
-    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        names = {setting.name: setting for setting in SETTINGS}
-        values = {parameter.name: parameter.value for parameter in changed if parameter.name in names}
+    def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        """Validates changes, without side effects."""
         try:
-            settings = parameters.read(self, values)
-            if self._worker is not None:
-                fixed = sorted(name for name in self._settings.changes_to(settings) if not names[name].live)
+            settings = parameters.read(self, changed)
+            if self._state not in ("unconfigured", "finalized"):
+                fixed = sorted(name for name in self._settings.changes_to(settings) if not BY_NAME[name].live)
                 if fixed:
-                    reason = f"{', '.join(fixed)} can change only while the node is unconfigured: clean it up first"
+                    reason = f"{', '.join(fixed)} can change only while the node is unconfigured; clean it up first"
                     return SetParametersResult(successful=False, reason=reason)
+            if self._worker is not None:
                 self._check_against_model(settings)
-                self._worker.change(partial(self._apply, self._worker, self._settings, settings))
-                self._worker.change_frames(partial(self._apply_to_frames, self._worker, self._settings, settings))
         except PenguinError as err:
             return SetParametersResult(successful=False, reason=str(err))
-        self._settings = settings
         return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, changed: list[Parameter]) -> None:
+        """Applies changes that were accepted."""
+        before, self._settings = self._settings, parameters.read(self)
+        if self._worker is not None:
+            self._worker.change(partial(_apply, self._worker, before, self._settings))
+            self._worker.change_frames(partial(_apply_to_frames, self._worker, before, self._settings))
 
     def _check_against_model(self, settings: NodeSettings) -> None:
         assert self._runtime is not None and self._processor is not None
         session_capacity(self._runtime, self._processor, settings.memory)
         caption = settings.caption
-        question_ids(self._processor, caption.prompt, Sampling(max_new_tokens=caption.max_new_tokens))
-
-    @staticmethod
-    def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
-        """Takes live settings over; in the worker's thread."""
-        worker.caption, worker.queue.limit = after.caption, after["queue_size"]
-        if "token_budget" in before.changes_to(after):
-            for camera_state in worker.camera_states.values():
-                camera_state.session.set_budget(after.memory.token_budget)
-
-    @staticmethod
-    def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
-        """Takes over what concerns the next frame; in the worker's thread, maybe amid an answer."""
-        changed = before.changes_to(after)
-        for camera_state in worker.camera_states.values():
-            if "sample_rate_hz" in changed:
-                camera_state.mailbox.set_rate(after["sample_rate_hz"])
-            if any(name.startswith("keyframe.") for name in changed):
-                camera_state.session.memory.policy = after.policy()
-
-    # What the worker tells (in its thread)
-
-    def on_memory(self, camera_state: CameraState) -> None:
-        """Publishes the memory."""
-        assert self._outputs is not None
-        self._outputs.memory(camera_state)
-
-    def on_bad_frame(self, camera_state: CameraState) -> None:
-        """Warns, at most once a second."""
-        text = f"an image of {camera_state.camera} cannot be read: {camera_state.last_error}"
-        self.get_logger().warning(text, throttle_duration_sec=1.0)
-
-    def on_caption(self, outcome: Outcome) -> None:
-        """Publishes a caption."""
-        assert self._outputs is not None
-        self._captions.add(outcome.answer)
-        age_s = (self.get_clock().now().nanoseconds - outcome.frame.stamp_ns) * 1e-9
-        self._outputs.caption(outcome, age_s)
-
-    def on_answer(self, outcome: Outcome) -> None:
-        """Counts an answer that was completed."""
-        if outcome.answer.ended_by != "cancelled":
-            self._answers.add(outcome.answer)
-
-    def on_failure(self, doing: str, error: Exception) -> None:
-        """Logs what nobody waits for."""
-        self._errors += 1
-        self._last_error = f"{doing}: {type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        self.get_logger().error(f"{self._last_error}\n{trace}", throttle_duration_sec=1.0)
+        Request.prepare(self._processor, caption.prompt, Sampling(max_new_tokens=caption.max_new_tokens))
 
     # Diagnostics
 
@@ -304,14 +320,29 @@ class VlmNode(LifecycleNode):
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
         worker, settings = self._worker, self._settings
-        if self._state != "active" or worker is None or self._runtime is None:
+        if self._state != "active" or worker is None or self._runtime is None or self._outputs is None:
             message.status = [diagnostics.inactive_status(name, self._state, self._last_error)]
         else:
             message.status = [
-                diagnostics.node_status(
-                    name, worker, settings, self._runtime.info, self._answers, self._captions, self._errors,
-                    self._last_error,
-                ),
+                diagnostics.node_status(name, worker, settings, self._runtime.info, self._outputs),
                 *diagnostics.camera_statuses(name, self._cameras, worker, settings["camera_timeout_s"]),
-            ]  # fmt: skip
+            ]
         self._diagnostics.publish(message)
+
+
+def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
+    """Takes over live settings; runs in the worker's thread."""
+    worker.caption, worker.queue.limit = after.caption, after["queue_size"]
+    if "token_budget" in before.changes_to(after):
+        for state in worker.camera_states.values():
+            state.session.set_budget(after.memory.token_budget)
+
+
+def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
+    """Takes over what concerns the next frame; runs in the worker's thread, maybe during an answer."""
+    changed = before.changes_to(after)
+    for state in worker.camera_states.values():
+        if "sample_rate_hz" in changed:
+            state.mailbox.set_rate(after["sample_rate_hz"])
+        if any(name.startswith("keyframe.") for name in changed):
+            state.session.memory.policy = after.policy()

@@ -1,4 +1,4 @@
-"""Publishes the image topics of a bag in the time of their recording, over DDS; the messages are not decoded."""
+"""Publishes the image topics of a bag at the times of their recording; the messages are not decoded."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Playback:
     """How a bag is played.
 
     Attributes:
-        rate: recorded seconds per second.
-        loops: how often; 0 for ever.
-        start_s: begin so many seconds after the first image.
-        clock: publish the recorded time on /clock with every message.
-        wait_s: wait at most so long until every topic has a subscriber; 0 does not wait.
+        rate: Recorded seconds played per second.
+        loops: Number of times the bag is played; 0 repeats it forever.
+        start_s: Start this many seconds after the first image.
+        clock: Whether the recorded time is published on /clock with every message.
+        wait_s: Maximum wait for a subscriber on every topic; 0 does not wait.
     """
 
     rate: float = 1.0
@@ -47,12 +47,12 @@ class Playback:
 
 @dataclass
 class Played:
-    """What was published.
+    """Count of what was published.
 
     Attributes:
-        messages: so many.
-        late: of them, more than a tenth of a second after their time: this machine is too slow for the rate.
-        seconds: it took.
+        messages: Number of messages.
+        late: Number of messages more than 0.1 s behind schedule: this machine is too slow for the rate.
+        seconds: Duration.
     """
 
     messages: int = 0
@@ -61,10 +61,10 @@ class Played:
 
 
 def image_topics(path: Path, wanted: Sequence[str] = ()) -> list[str]:
-    """Image topics of a bag: those wanted, or all.
+    """Returns the requested image topics of a bag, or all of them.
 
     Raises:
-        MediaError: the bag cannot be read, has no image topic, or not one that is wanted.
+        MediaError: The bag cannot be read, has no image topic, or lacks a requested one.
     """
     with open_bag(path) as reader:
         if wanted:
@@ -84,16 +84,16 @@ def play(
     """Plays a bag to its end, or until it is stopped.
 
     Args:
-        path: a bag folder, or a single .mcap, .db3 or ROS 1 .bag file.
-        topics: image topics; all of the bag's if empty.
-        playback: rate, loops, start.
-        ros_args: for rclpy: remappings and the like.
-        stop: ends it early.
-        on_message: called after each message.
+        path: A bag folder, or a single .mcap, .db3 or ROS 1 .bag file.
+        topics: Image topics; all of the bag's if empty.
+        playback: Rate, loops, start.
+        ros_args: Arguments for rclpy: remappings and the like.
+        stop: Ends the playback early.
+        on_message: Called after each message.
 
     Raises:
-        MediaError: the bag cannot be read, or holds nothing to play.
-        RosArgumentsError: ros_args cannot be parsed.
+        MediaError: The bag cannot be read, or holds nothing to play.
+        RosArgumentsError: `ros_args` cannot be parsed.
     """
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
     topics = image_topics(path, topics)
@@ -135,20 +135,20 @@ class _Player:
         self._start_ns = first[1] + round(playback.start_s * 1e9)
         if next(iter(reader.messages(self._connections, start=self._start_ns)), None) is None:
             length_s = (reader.end_time - first[1]) * 1e-9
-            raise MediaError(f"no image comes after a start at {playback.start_s} s; the bag ends at {length_s:.1f} s")
+            raise MediaError(f"there is no image after {playback.start_s} s; the bag ends at {length_s:.1f} s")
 
     def wait(self) -> None:
-        """Until somebody listens to every topic, or the time for it is over."""
+        """Waits for a subscriber on every topic; raises MediaError if there is none in time."""
         deadline = monotonic() + self._playback.wait_s
         missing = list(self._publishers.values())
         while missing and monotonic() < deadline and not self._stop.wait(0.02):
             missing = [publisher for publisher in missing if publisher.get_subscription_count() == 0]
         if missing and self._playback.wait_s and not self._stop.is_set():
             names = ", ".join(publisher.topic_name for publisher in missing)
-            raise MediaError(f"nobody subscribed to {names} within {self._playback.wait_s} s")
+            raise MediaError(f"{names} got no subscriber within {self._playback.wait_s} s")
 
     def once(self) -> Iterable[bool]:
-        """Publishes every message in its time; yields whether it was late."""
+        """Publishes every message at its time; yields whether it was late."""
         began = monotonic()
         for connection, stamp_ns, data in self._reader.messages(self._connections, start=self._start_ns):
             due_s = began + (stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
@@ -160,7 +160,7 @@ class _Player:
             yield monotonic() - due_s > _LATE_S
 
     def flush(self) -> None:
-        """Waits a moment until reliable subscribers have the last messages."""
+        """Waits up to a second until reliable subscribers have the last messages."""
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=1.0))
 

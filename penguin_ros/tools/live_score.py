@@ -1,6 +1,6 @@
-"""What a node says about the simulated table-top, against the truth of the same frame. Knows no ROS.
+"""Scores what a node says about the simulated table-top against the truth of the same frame. Does not import ROS.
 
-Needs the extra `sim`: answers are read with the table-top's own words.
+Needs the extra `sim`: answers are parsed with the table-top's own words.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from dataclasses import dataclass, field
 from penguin_models.grounding import GroundedObject, format_grounding
 from penguin_ros.evaluation.tabletop.scenes import Score, summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
-from penguin_tabletop.turns import Expected, Turn
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
-_KEPT = 2000
-"""Truths in memory; the oldest go."""
+_MAX_TRUTHS = 2000
+"""Number of truths kept; the oldest are dropped."""
 
 
 @dataclass
 class LiveScore:
-    """Collects truths by the stamps of their frames, and scores what is said about them.
+    """Collects truths by the stamps of their frames, and scores predictions about them.
 
     Attributes:
-        truths: objects of each frame, by its stamp in nanoseconds.
-        scored: all that could be compared.
+        truths: Objects of each frame, by its stamp in nanoseconds.
+        scored: Scores of all predictions that could be compared.
     """
 
     truths: dict[int, tuple[GroundedObject, ...]] = field(default_factory=dict)
     scored: list[Scored] = field(default_factory=list)
 
     def see(self, stamp_ns: int, objects: Sequence[GroundedObject]) -> None:
-        """Takes the truth about a frame."""
+        """Adds the truth about a frame."""
         self.truths[stamp_ns] = tuple(objects)
-        while len(self.truths) > _KEPT:
+        while len(self.truths) > _MAX_TRUTHS:
             del self.truths[next(iter(self.truths))]
 
-    def caption(self, stamp_ns: int, said: Sequence[GroundedObject]) -> Scored | None:
-        """Scores a grounded caption; None where the truth about its frame is not known."""
+    def caption(self, stamp_ns: int, predicted: Sequence[GroundedObject]) -> Scored | None:
+        """Scores a grounded caption; returns None if the truth about its frame is unknown."""
         truth = self.truths.get(stamp_ns)
         if truth is None:
             return None
-        return self._score(Turn("caption_grounded", "", "", Expected("boxes", truth)), format_grounding(said))
+        return self._score(Turn("caption_grounded", "", "", ExpectedReply("boxes", truth)), format_grounding(predicted))
 
     def questions(self) -> list[str]:
-        """Questions that the newest truth answers: how many, whether something is there, where it is."""
-        stamps = list(self.truths)  # in one step: another thread may add to them
+        """Returns questions that the newest truth answers: how many, whether something is there, where it is."""
+        stamps = list(self.truths)  # copied at once, because another thread may add to it
         newest = self.truths[max(stamps)] if stamps else ()
         labels = [item.label for item in newest]
         single = [label for label in labels if labels.count(label) == 1]
@@ -54,23 +54,24 @@ class LiveScore:
             asked += [f"Where is the {single[-1]}?", f"Is there {article} {single[0]}? Answer with one word."]
         return asked
 
-    def answer(self, question: str, stamp_ns: int, text: str, said: Sequence[GroundedObject]) -> Scored | None:
-        """Scores the answer to one of `questions`, by the truth about the frame that it speaks of."""
+    def answer(self, question: str, stamp_ns: int, text: str, predicted: Sequence[GroundedObject]) -> Scored | None:
+        """Scores the answer to one of `questions` by the truth about its frame; returns None if that is unknown."""
         truth = self.truths.get(stamp_ns)
         if truth is None:
             return None
         if question.startswith("How many"):
-            return self._score(Turn("count", question, "", Expected("number", number=len(truth))), text)
+            return self._score(Turn("count", question, "", ExpectedReply("number", number=len(truth))), text)
         label = question.split(maxsplit=3)[3].split("?")[0]
         matching = tuple(item for item in truth if item.label == label)
         if question.startswith("Where"):
-            return self._score(Turn("find_by_name", question, "", Expected("boxes", matching)), format_grounding(said))
+            expected = ExpectedReply("boxes", matching)
+            return self._score(Turn("find_by_name", question, "", expected), format_grounding(predicted))
         options = ("yes", "no")
-        expected = Expected("choice", answer=options[not matching], options=options)
+        expected = ExpectedReply("choice", answer=options[not matching], options=options)
         return self._score(Turn("existence", question, "", expected), text)
 
     def summary(self) -> dict[str, Score]:
-        """Scores of all that was said."""
+        """Returns the scores of everything compared so far."""
         return summarise([[scored] for scored in self.scored])
 
     def _score(self, turn: Turn, raw: str) -> Scored:

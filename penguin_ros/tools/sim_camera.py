@@ -24,7 +24,7 @@ from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
-from penguin_tabletop.timeline import LiveTabletop
+from penguin_tabletop.clips.timeline import LiveTabletop
 
 _LOOK_S = 0.1
 """Between two looks whether the process has been told to stop, while there is nothing to do."""

@@ -1,7 +1,7 @@
-"""Keeps a node busy for a long time and watches its process: does memory grow, do threads pile up, does it get slower?
+"""Keeps a node busy for a long time and samples its process: does memory grow, do threads pile up, does it get slower?
 
 Four cameras publish moving pictures; questions come over the service and the action, some are cancelled, memories are
-cleared and budgets changed now and then. All of it in a process of its own, over DDS.
+cleared and budgets changed now and then. The node runs in a process of its own, over DDS.
 """
 
 from __future__ import annotations
@@ -9,52 +9,50 @@ from __future__ import annotations
 import array
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-import rclpy
 from penguin_vl.action import AskStream
-from penguin_vl.msg import GroundedCaption
+from penguin_vl.msg import Answer, GroundedCaption
 from penguin_vl.srv import Ask
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from penguin_models.errors import PenguinError
-from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
+from penguin_ros.tools.node_client import NodeClient, error_of
 
 SIZE = (240, 320)
 _RATE_HZ = 10.0
 _STARTING_S = 300.0
 _ANSWER_S = 60.0
 _PAUSE_S = 0.5
-"""Between two questions, so that captions have their turn."""
+"""Pause between two questions, so that captions are made as well."""
 
 
 class SoakError(PenguinError):
-    """The node under test did not start, died, or stopped answering."""
+    """The node under test did not start, died, or answered with an error."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The node at one moment.
+    """The node's process and its answers during one interval.
 
     Attributes:
-        minute: since the first answer.
-        resident_mib: memory of the process.
-        threads: of the process.
-        files: open file descriptors of the process.
-        answers: questions answered since the last sample.
-        cancelled: of them, cancelled on purpose.
-        captions: since the last sample.
-        total_p50_s: median time of the answers, as who asked sees it.
-        total_p95_s: 95th percentile of it.
+        minute: End of the interval, since the first answer.
+        resident_mib: Resident memory of the process.
+        threads: Threads of the process.
+        files: Open file descriptors of the process.
+        answers: Number of questions answered during the interval.
+        cancelled: Number of those that were cancelled on purpose.
+        captions: Number of captions during the interval.
+        total_p50_s: Median latency of the answers, from the client's side.
+        total_p95_s: 95th percentile of the latency.
     """
 
     minute: float
@@ -67,17 +65,9 @@ class Sample:
     total_p50_s: float
     total_p95_s: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self)
-
 
 def process_state(pid: int) -> tuple[float, int, int]:
-    """Resident MiB, threads and open files of a process.
-
-    Raises:
-        SoakError: there is no such process any more.
-    """
+    """Returns resident MiB, threads and open files of a process; raises SoakError if it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -95,21 +85,20 @@ def soak(
     every_s: float,
     on_sample: Callable[[Sample], None],
 ) -> list[Sample]:
-    """Runs the load against a node that watches the topics.
+    """Runs the load against a node that subscribes to the topics.
 
     Args:
-        pid: of the node's process.
-        node_name: full name of the node.
-        topics: image topics to publish on.
-        minutes: how long.
-        every_s: seconds between two samples.
-        on_sample: called with each sample.
+        pid: Process of the node.
+        node_name: Full name of the node.
+        topics: Image topics to publish on.
+        minutes: Duration.
+        every_s: Seconds between two samples.
+        on_sample: Called with each sample.
 
     Raises:
-        SoakError: the node did not start, died or stopped answering.
+        PenguinError: The node did not start, died, did not answer, or answered with an error.
     """
-    load = _Load(pid, node_name, topics)
-    try:
+    with closing(_Load(pid, node_name, topics)) as load:
         load.wait_until_it_answers()
         samples, began = [], monotonic()
         while monotonic() - began < minutes * 60:
@@ -117,49 +106,36 @@ def soak(
             samples.append(sample)
             on_sample(sample)
         return samples
-    finally:
-        load.close()
 
 
 class _Load:
-    """Publishers and clients in a thread of their own."""
+    """Publishers and clients of one node."""
 
     def __init__(self, pid: int, node_name: str, topics: Sequence[str]):
         self._pid = pid
-        start_ros([])
-        self._node = rclpy.create_node("soak")
-        self._publishers = [self._node.create_publisher(Image, topic, 1) for topic in topics]
-        self._ask = self._node.create_client(Ask, f"{node_name}/ask")
-        self._clear = self._node.create_client(Trigger, f"{node_name}/clear_memory")
-        self._set = self._node.create_client(SetParameters, f"{node_name}/set_parameters")
-        self._stream = ActionClient(
-            self._node, AskStream, f"{node_name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS
-        )
-        self._node.create_subscription(GroundedCaption, f"{node_name}/captions", self._on_caption, 10)
-        self._node.create_timer(1 / _RATE_HZ, self._publish)
+        self._client = NodeClient("soak", node_name)
+        node = self._client.node
+        self._publishers = [node.create_publisher(Image, topic, 1) for topic in topics]
+        self._clear = node.create_client(Trigger, f"{node_name}/clear_memory")
+        self._set = node.create_client(SetParameters, f"{node_name}/set_parameters")
+        node.create_subscription(GroundedCaption, f"{node_name}/captions", self._on_caption, 10)
+        node.create_timer(1 / _RATE_HZ, self._publish)
         self._pause = threading.Event()
         self._captions = self._tick = self._asked = 0
         self._background = np.random.default_rng(0).integers(60, 200, (*SIZE, 3), dtype=np.uint8)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, name="executor")
-        self._thread.start()
+        self._client.start()
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self._stream.destroy()
-        self._node.destroy_node()
-        rclpy.shutdown()
+        self._client.close()
 
     def wait_until_it_answers(self) -> None:
         deadline = monotonic() + _STARTING_S
-        while (left_s := deadline - monotonic()) > 0:
-            process_state(self._pid)
-            # While the model is loaded, the service is there and does not answer.
+        while monotonic() < deadline:
+            self._check()
             ready = Ask.Request(question="Ready?", max_new_tokens=1)
-            if self._ask.wait_for_service(1.0) and self._call(ready, left_s):
+            if self._client.ask.wait_for_service(1.0) and self._answered(ready):
                 return
+            self._pause.wait(_PAUSE_S)
         raise SoakError(f"the node did not answer within {_STARTING_S:.0f} s of its start")
 
     def run_until(self, deadline: float, minute: float) -> Sample:
@@ -171,7 +147,7 @@ class _Load:
             if self._asked % 7 == 0:
                 cancelled += self._cancel_one()
             else:
-                self._call(Ask.Request(question=f"What is there, for the {self._asked}th time?", max_new_tokens=16))
+                self._answered(Ask.Request(question=f"What is there, question {self._asked}?", max_new_tokens=16))
             durations.append(monotonic() - began)
             self._pause.wait(_PAUSE_S)
             if self._asked % 50 == 0:
@@ -182,22 +158,19 @@ class _Load:
         p50, p95 = (float(np.percentile(durations, share)) for share in (50, 95))
         return Sample(minute, resident, threads, files, len(durations), cancelled, self._captions - captions, p50, p95)
 
-    def _call(self, request: Ask.Request, patience_s: float = _ANSWER_S) -> bool:
-        """Whether the question was answered; there may be nothing to see yet."""
-        response = self._result(self._ask.call_async(request), patience_s)
-        if response.error_code in (Ask.Response.ERROR_INTERNAL, Ask.Response.ERROR_BUSY):
-            raise SoakError(f"the node answered with error {response.error_code}: {response.error_msg}")
-        return bool(response.error_code == Ask.Response.ERROR_NONE)
+    def _answered(self, request: Ask.Request) -> bool:
+        """Asks a question; returns False if the node is still loading or has no frame yet."""
+        answer = self._result(self._client.ask.call_async(request)).answer
+        if answer.error_code in (Answer.ERROR_INTERNAL, Answer.ERROR_BUSY):
+            raise SoakError(f"the node answered with an error: {error_of(answer)}")
+        return bool(answer.error_code == Answer.ERROR_NONE)
 
     def _cancel_one(self) -> int:
-        handle = self._stream_call(self._stream.send_goal_async, AskStream.Goal(question="Tell me everything."))
-        self._stream_call(handle.cancel_goal_async)
-        result = self._stream_call(handle.get_result_async).result
-        return int(result.error_code == AskStream.Result.ERROR_CANCELLED)
-
-    def _stream_call(self, request: Callable[..., Any], *args: Any) -> Any:
-        """Requests of an action client are made in the executor's thread, else a quick response is lost."""
-        return self._result(self._result(self._executor.create_task(request, *args)))
+        goal = AskStream.Goal(question="Tell me everything.")
+        handle = self._client.send_goal(goal, check=self._check, timeout_s=_ANSWER_S)
+        self._result(self._client.begin(handle.cancel_goal_async))
+        result = self._result(self._client.begin(handle.get_result_async)).result
+        return int(result.answer.error_code == Answer.ERROR_CANCELLED)
 
     def _change_budget(self, tokens: int) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=tokens)
@@ -206,22 +179,18 @@ class _Load:
         if not result.successful:
             raise SoakError(f"the node refused a token budget of {tokens}: {result.reason}")
 
-    def _result(self, future: Any, patience_s: float = _ANSWER_S) -> Any:
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        deadline = monotonic() + patience_s
-        while not done.wait(0.5):
-            process_state(self._pid)
-            if monotonic() > deadline:
-                raise SoakError(f"the node did not answer for {patience_s:.0f} s")
-        return future.result()
+    def _result(self, future: Any) -> Any:
+        return self._client.wait(future, self._check, _ANSWER_S)
+
+    def _check(self) -> None:
+        process_state(self._pid)
 
     def _on_caption(self, message: GroundedCaption) -> None:
         self._captions += 1
 
     def _publish(self) -> None:
         self._tick += 1
-        stamp = self._node.get_clock().now().to_msg()
+        stamp = self._client.node.get_clock().now().to_msg()
         for number, publisher in enumerate(self._publishers):
             picture = self._background.copy()
             x = (self._tick * 3 + 70 * number) % (SIZE[1] - 60)

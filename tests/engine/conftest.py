@@ -1,4 +1,4 @@
-"""TensorRT and CUDA stand-ins for the tests of what uses them."""
+"""Stand-ins for TensorRT and CUDA, for the tests of the modules that use them."""
 
 import importlib
 import sys
@@ -6,18 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
-USERS = ("penguin_engine.runtimes.tensorrt.runtime", "penguin_engine.runtimes.tensorrt.build")
+TENSORRT = "penguin_engine.runtimes.tensorrt"
+USERS = tuple(f"{TENSORRT}.{name}" for name in ("cuda_device", "loaded_plan", "runtime", "build"))
+"""Modules that import tensorrt or pycuda, in the order of their imports."""
 
 
 @pytest.fixture(scope="module")
 def stand_in():
-    """Makes the modules that use TensorRT importable, on stand-ins of a given version.
+    """Returns a function that imports the users of TensorRT on stand-ins of a given TensorRT version.
 
-    No test may lose what belongs to the GPU.
+    At the end it checks that nothing owned by a GPU was leaked.
     """
     import fake_cuda
     import fake_tensorrt
-    import transformers  # noqa: F401 (it looks around for tensorrt while it is imported)
+    import transformers  # noqa: F401 (looks for tensorrt while it is imported, so it must come first)
     from transformers import Qwen3ForCausalLM  # noqa: F401
 
     from penguin_engine.runtimes.tensorrt import cuda_graph
@@ -37,7 +39,7 @@ def stand_in():
             for name in USERS:
                 patch.delitem(sys.modules, name, raising=False)
             patch.setattr(cuda_graph, "load_driver", lambda: driver)
-            runtime, build = map(importlib.import_module, USERS)
+            *_, runtime, build = map(importlib.import_module, USERS)
             return SimpleNamespace(device=device, driver=driver, runtime=runtime, build=build)
 
         yield install

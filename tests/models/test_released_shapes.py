@@ -5,25 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from penguin_engine.bench.random_model import DECODER_2B
 from penguin_models.checkpoint import empty_model
 from penguin_models.config import EncoderConfig, PenguinConfig
 from penguin_models.encoder import FrameShape
 from penguin_models.tensor_files import our_name, released_name
 from penguin_models.types import Size
 from penguin_models.vlm import PenguinVL
-
-DECODER_2B = {
-    "vocab_size": 151_936,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "rope_theta": 1_000_000.0,
-    "tie_word_embeddings": True,
-}
 
 TENSORS = {
     "model.embed_tokens.weight": (151_936, 2048),

@@ -1,8 +1,9 @@
-"""Real bags -> clips: which messages are sampled, their pixels, and what is said about bags that cannot be read."""
+"""Clips of real bags: which messages are sampled, their pixels, and errors for bags that cannot be read."""
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ STORAGE = [
     ("sqlite3", "none"), ("sqlite3", "message"), ("sqlite3", "file"),
     ("mcap", "none"), ("mcap", "storage"), ("mcap", "message"), ("mcap", "file"),
 ]  # fmt: skip
-# Recorded at these seconds: with one frame a second, the spans [0, 1), [1, 2) and [3, 4) hold images.
+# Recording times: at one frame per second, the intervals [0, 1), [1, 2) and [3, 4) have images.
 SECONDS = (0.0, 0.4, 0.99, 1.0, 1.5, 3.2)
 
 
 def frame(number):
-    """A picture that says which it is: its number in red, a ramp in blue."""
+    """Returns an image with its number in red and a ramp in blue."""
     rgb = np.full((16, 24, 3), (20 * number, 100, 0), np.uint8)
     rgb[..., 2] = 5 * np.arange(24)
     return rgb
@@ -30,12 +31,12 @@ def raw_frames(bags, seconds=SECONDS):
 
 
 def sampled(clip):
-    """What a clip gives: (seconds, number of the frame)."""
+    """Returns the (seconds, number) of each frame of a clip."""
     return [(time_s, round(rgb[..., 0].mean() / 20)) for time_s, rgb in clip]
 
 
 def error_of(path, **options):
-    """What is said when a bag is opened and read to its end: always one line."""
+    """Returns the error of opening and reading a bag, which is one line."""
     with pytest.raises(MediaError) as raised:
         list(BagClip(path, **options))
     message = str(raised.value)
@@ -61,7 +62,7 @@ def test_raw_images_keep_their_pixels(bags, storage, compression):
 
 
 @pytest.mark.parametrize(("storage", "compression"), STORAGE)
-def test_compressed_images_keep_their_pixels_nearly(bags, storage, compression):
+def test_compressed_images_keep_their_pixels_approximately(bags, storage, compression):
     jpegs = [(time, bags.jpeg(frame(number))) for number, time in enumerate(SECONDS)]
     clip = BagClip(bags.write({"/camera/compressed": jpegs}, storage=storage, compression=compression))
     assert sampled(clip) == [(0, 2), (1, 4), (3, 5)]
@@ -70,13 +71,13 @@ def test_compressed_images_keep_their_pixels_nearly(bags, storage, compression):
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
-def test_a_single_file_without_its_metadata(bags, storage):
+def test_a_single_file_without_metadata_is_read(bags, storage):
     file = storage_file(bags.write({"/camera": raw_frames(bags)}, storage=storage))
     (file.parent / "metadata.yaml").unlink()
     assert sampled(BagClip(file)) == [(0, 2), (1, 4), (3, 5)]
 
 
-def test_a_bag_without_message_definitions_holds_the_usual_types(bags):
+def test_a_bag_without_message_definitions_is_read(bags):
     bag = bags.write({"/camera": raw_frames(bags)}, storage="sqlite3")
     with sqlite3.connect(storage_file(bag)) as database:
         database.execute("DELETE FROM message_definitions")
@@ -93,7 +94,7 @@ def test_a_bag_without_message_definitions_holds_the_usual_types(bags):
         (1000, [(0, 0), (0.4, 1), (0.99, 2), (1, 3), (1.5, 4), (3.2, 5)]),
     ],
 )
-def test_the_last_image_of_each_span_is_sampled(bags, fps, expected):
+def test_the_last_image_of_each_interval_is_sampled(bags, fps, expected):
     assert sampled(BagClip(bags.write({"/camera": raw_frames(bags)}), fps=fps)) == expected
 
 
@@ -101,13 +102,13 @@ def test_the_last_image_of_each_span_is_sampled(bags, fps, expected):
     ("max_frames", "expected"),
     [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (99, list(range(10)))],
 )
-def test_at_most_max_frames_evenly_spread(bags, max_frames, expected):
+def test_more_than_max_frames_are_thinned_out_evenly(bags, max_frames, expected):
     bag = bags.write({"/camera": raw_frames(bags, range(10))})
     assert sampled(BagClip(bag, max_frames=max_frames)) == [(number, number) for number in expected]
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
-def test_images_are_taken_in_the_order_of_their_times(bags, storage):
+def test_images_are_read_in_order_of_recording_time(bags, storage):
     messages = raw_frames(bags, range(4))
     bag = bags.write({"/camera": [messages[2], messages[0], messages[3], messages[1]]}, storage=storage)
     assert sampled(BagClip(bag)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
@@ -115,28 +116,28 @@ def test_images_are_taken_in_the_order_of_their_times(bags, storage):
 
 def test_iterating_again_gives_the_same_frames(bags):
     clip = BagClip(bags.write({"/camera": raw_frames(bags)}))
-    next(iter(clip))  # an iteration that is given up half-way
-    pairs = list(zip(clip, clip, strict=True))  # and two at once
+    next(iter(clip))  # an abandoned iteration
+    pairs = list(zip(clip, clip, strict=True))  # and two at the same time
     assert len(pairs) == 3
     for first, second in pairs:
         assert first.time_s == second.time_s
         np.testing.assert_array_equal(first.rgb, second.rgb)
 
 
-def test_frames_may_change_their_size(bags):
+def test_frames_may_differ_in_size(bags):
     messages = [(0, bags.raw(frame(0))), (1, bags.raw(frame(1)[:8, :8]))]
     assert [rgb.shape for _, rgb in BagClip(bags.write({"/camera": messages}))] == [(16, 24, 3), (8, 8, 3)]
 
 
 @pytest.fixture
 def several(bags):
-    """A bag with two image topics of different length, and one of text."""
+    """A bag with two image topics of different length and one of text."""
     front, rear = raw_frames(bags, range(3)), [(time, bags.jpeg(frame(4))) for time in range(2)]
     return bags.write({"/rear": rear, "/front": front, "/chat": [(0, bags.text("hello"))]})
 
 
 @pytest.mark.parametrize(("topic", "expected"), [("/front", [0, 1, 2]), ("/rear", [4, 4])])
-def test_the_topic_can_be_chosen(several, topic, expected):
+def test_the_requested_topic_is_read(several, topic, expected):
     clip = BagClip(several, topic)
     assert clip.topic == topic
     assert [number for _, number in sampled(clip)] == expected
@@ -150,13 +151,13 @@ def test_the_topic_can_be_chosen(several, topic, expected):
         ("/chat", "/chat of bag .* is std_msgs/msg/String, not an image; image topics: /front, /rear"),
     ],
 )
-def test_a_topic_that_cannot_be_read(several, topic, message):
+def test_an_invalid_topic_is_an_error(several, topic, message):
     with pytest.raises(MediaError, match=message):
         BagClip(several, topic)
 
 
 @pytest.mark.parametrize("topic", [None, "/chat"])
-def test_a_bag_without_image_topics_lists_what_it_has(bags, topic):
+def test_a_bag_without_image_topics_is_an_error_that_lists_its_topics(bags, topic):
     bag = bags.write({"/odom": "nav_msgs/msg/Odometry", "/chat": [(0, bags.text("hello"))]})
     listing = r"its topics: /chat \(std_msgs/msg/String\), /odom \(nav_msgs/msg/Odometry\)"
     with pytest.raises(MediaError, match=f"has no image topic; {listing}"):
@@ -164,13 +165,13 @@ def test_a_bag_without_image_topics_lists_what_it_has(bags, topic):
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
-def test_a_topic_without_messages(bags, storage):
+def test_a_topic_without_messages_is_an_error(bags, storage):
     bag = bags.write({"/camera": "sensor_msgs/msg/Image", "/chat": [(0, bags.text("hello"))]}, storage=storage)
     assert error_of(bag) == f"bag {bag} has no images on /camera"
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
-def test_a_bag_without_topics(bags, storage):
+def test_a_bag_without_topics_is_an_error(bags, storage):
     bag = bags.write({}, storage=storage)
     assert error_of(bag) == f"bag {bag} has no image topic; its topics: none"
 
@@ -185,45 +186,45 @@ def test_a_bag_without_topics(bags, storage):
         ({"max_frames": 0}, "max_frames 0 must be above 0"),
     ],
 )
-def test_impossible_sampling(bags, options, message):
+def test_invalid_sampling_is_an_error(bags, options, message):
     with pytest.raises(MediaError, match=message):
         BagClip(bags.write({"/camera": raw_frames(bags)}), **options)
 
 
-def test_a_missing_bag(tmp_path):
+def test_a_missing_bag_is_an_error(tmp_path):
     assert error_of(tmp_path / "none") == f"bag {tmp_path / 'none'} does not exist"
 
 
 @pytest.mark.parametrize("name", ["bag.mcap", "bag.db3"])
-def test_a_file_of_zero_bytes(tmp_path, name):
+def test_an_empty_file_is_an_error(tmp_path, name):
     (tmp_path / name).touch()
     assert error_of(tmp_path / name) == f"bag {tmp_path / name} is empty (0 bytes)"
 
 
 @pytest.mark.parametrize("name", ["bag.mcap", "bag.db3", "bag.txt", "bag"])
-def test_a_file_that_is_no_bag(tmp_path, name):
+def test_a_file_that_is_not_a_bag_is_an_error(tmp_path, name):
     (tmp_path / name).write_text("hello " * 1000)
     assert error_of(tmp_path / name).startswith(f"bag {tmp_path / name} cannot be read: ")
 
 
 @pytest.mark.parametrize(("storage", "compression"), [("sqlite3", "none"), ("mcap", "none"), ("mcap", "storage")])
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 @pytest.mark.parametrize("single", [False, True])
-def test_a_truncated_recording(bags, storage, compression, kept, single):
+def test_a_truncated_recording_is_an_error(bags, storage, compression, share, single):
     bag = bags.write({"/camera": raw_frames(bags, range(40))}, storage=storage, compression=compression)
     file = storage_file(bag)
-    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     path = file if single else bag
     assert error_of(path).startswith(f"bag {path} cannot be read")
 
 
-def test_a_folder_without_metadata(tmp_path):
+def test_a_folder_without_metadata_is_an_error(tmp_path):
     assert error_of(tmp_path) == (
         f"{tmp_path} has no metadata.yaml; give the folder of a bag, or its .mcap or .db3 file"
     )
 
 
-def test_a_folder_without_its_recording(bags):
+def test_a_folder_without_its_recording_is_an_error(bags):
     bag = bags.write({"/camera": raw_frames(bags)})
     storage_file(bag).unlink()
     assert "bag.mcap" in error_of(bag)
@@ -233,14 +234,14 @@ def test_a_folder_without_its_recording(bags):
     "metadata",
     [b"", b"{", b"rosbag2_bagfile_information: 3", b"other: 1", b"\x00\x01", b"\xff\xfe", b"a: [b\nc: d"],
 )
-def test_corrupted_metadata(bags, metadata):
+def test_corrupted_metadata_is_an_error(bags, metadata):
     bag = bags.write({"/camera": raw_frames(bags)})
     (bag / "metadata.yaml").write_bytes(metadata)
     assert error_of(bag).startswith(f"bag {bag} cannot be read: ")
 
 
 def undecodable(bags):
-    """Images that cannot be decoded, by what is wrong; the last two cannot even be taken from their bytes."""
+    """Images that cannot be decoded; of the last two, even the message cannot be parsed."""
     return {
         "depth": bags.raw(frame(0)[..., :2].copy(), "16UC1"),
         "truncated jpeg": bags.jpeg(frame(0), kept=0.7),
@@ -267,7 +268,7 @@ def test_an_image_that_cannot_be_decoded_is_named(bags, wrong, reason):
     assert reason in error_of(bag)
 
 
-def test_the_frames_before_it_are_given(bags):
+def test_frames_before_a_damaged_image_are_yielded(bags):
     messages = [(0, bags.jpeg(frame(0))), (1, bags.jpeg(frame(1))), (2, bags.jpeg(frame(2), kept=0.5))]
     frames = iter(BagClip(bags.write({"/camera": messages})))
     assert [next(frames).time_s, next(frames).time_s] == [0, 1]
@@ -275,6 +276,12 @@ def test_the_frames_before_it_are_given(bags):
         next(frames)
 
 
-def test_an_image_that_is_not_sampled_is_not_decoded(bags):
+def test_images_that_are_not_sampled_are_not_decoded(bags):
     messages = [(0, bags.jpeg(frame(0), kept=0.5)), (0.5, bags.jpeg(frame(1)))]
     assert sampled(BagClip(bags.write({"/camera": messages}))) == [(0, 1)]
+
+
+def test_a_missing_rosbags_package_is_an_error(bags, monkeypatch):
+    bag = bags.write({"/camera": raw_frames(bags)})
+    monkeypatch.setitem(sys.modules, "rosbags.highlevel", None)
+    assert error_of(bag) == "reading bags needs the Python package rosbags: pip install rosbags"

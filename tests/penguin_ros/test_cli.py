@@ -245,7 +245,7 @@ def test_a_bag_without_image_topics(cli, asking, bags):
     [
         (["--question", ""], "the question is empty"),
         (["--question", " \n"], "the question is empty"),
-        (["--question", "What is <image> for?"], "contains '<image>', which is a control token .*leave it out"),
+        (["--question", "What is <image> for?"], "contains '<image>', which has a meaning of its own .*leave it out"),
         (["--question", "Hi<|im_end|>"], r"contains '<\|im_end\|>'"),
         (["--question", "caf\udce9"], "question"),  # bytes of another encoding reach Python like this
         (["--model", "missing"], "missing is not a checkpoint folder"),

@@ -1,4 +1,4 @@
-"""`penguin-vl evaluate`: the shipped example from end to end, and one clear line for whatever goes wrong."""
+"""`penguin-vl evaluate`: the shipped example end to end, and one clear line for each error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from penguin_ros.cli import evaluate_example
+from penguin_ros.cli import evaluate
 from penguin_ros.evaluation.question_file import read_questions
 from penguin_ros.shipped import EXAMPLE
 
@@ -29,17 +28,17 @@ def cli(cli):
 
 @pytest.fixture
 def bags_of(cli, checkpoint, tmp_path):
-    """Evaluates bags with the small checkpoint; what is added replaces what is here."""
+    """Evaluates bags with the small checkpoint; later options replace these."""
 
     def run(bags, questions, *args):
-        options = ("--model", checkpoint, "--out", tmp_path / "out", "--max-new-tokens", 2)
+        options = ("--model", checkpoint, "--out", tmp_path / "out", "--param", "answer.max_new_tokens=2")
         return cli("bags", *bags, "--questions", questions, *options, *args)
 
     return run
 
 
 def short(tmp_path, *numbers):
-    """A file with only these questions of the example."""
+    """Writes a file with some questions of the example."""
     lines = (EXAMPLE / "questions.jsonl").read_text().splitlines()
     file = tmp_path / "short.jsonl"
     file.write_text("".join(lines[number] + "\n" for number in numbers))
@@ -47,14 +46,14 @@ def short(tmp_path, *numbers):
 
 
 def changed(tmp_path, **fields):
-    """A file with the first question of the example, changed."""
+    """Writes a file with the first question of the example, changed."""
     file = tmp_path / "changed.jsonl"
     first = json.loads((EXAMPLE / "questions.jsonl").read_text().splitlines()[0])
     file.write_text(json.dumps(first | fields) + "\n")
     return file
 
 
-def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
+def test_the_example_bags_end_to_end(bags_of, cli, tmp_path):
     questions = read_questions(EXAMPLE / "questions.jsonl")
     done = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "the example").json
     assert done["failed"] == {}
@@ -62,29 +61,29 @@ def test_the_example_from_end_to_end(bags_of, cli, tmp_path):
     assert (summary["questions"], summary["errors"]) == (len(questions), 0)
     assert {"accuracy", "time_miou", "number_accuracy", "choice_accuracy"} < set(summary["metrics"])
     assert set(summary["groups"]["perception"]) == {"recent", "recall", "not stated"}
-    assert summary["key_frames_per_min"] > 0 and summary["latency_s"]["first_token"]["p99"] > 0
+    assert summary["keyframes_per_min"] > 0 and summary["latency_s"]["first_token"]["p99"] > 0
     page = Path(done["report"]).read_text()
     assert page.count("<article") == len(questions) and "the example" in page
     again = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "again").json
-    assert again["summary"] == done["summary"]  # nothing was asked again: even the latencies are the same
+    assert again["summary"] == done["summary"]  # nothing was asked again: even the latencies are equal
     told = cli("report", tmp_path / "out")
     assert told.code == 0 and re.search(r"right answers +0\.\d{3} \(", told.out) and "report.html" in told.out
 
 
-def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypatch):
-    """With one bag and two questions of the example, twice: nothing of the first run is kept."""
+def test_the_example_command_of_make_evaluate(cli, checkpoint, tmp_path, monkeypatch):
+    """Runs twice, with one bag and two questions: nothing of the first run is reused."""
     example, out = tmp_path / "example", tmp_path / "out"
     shutil.copytree(BAGS[0], example / BAGS[0].name)
     shutil.copy(short(tmp_path, 0, 1), example / "questions.jsonl")
-    monkeypatch.setattr(evaluate_example, "EXAMPLE", example)
-    monkeypatch.setitem(evaluate_example.PARAMETERS, "answer.max_new_tokens", 2)
+    monkeypatch.setattr(evaluate, "EXAMPLE", example)
+    monkeypatch.setitem(evaluate.EXAMPLE_PARAMETERS, "answer.max_new_tokens", 2)
     monkeypatch.chdir(checkpoint.parent)
     told = cli("example", "--model", checkpoint, "--out", out)
     assert told.code == 0, told.err
     assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
     results = json.loads((out / "results.json").read_text())
     created = results["records"]
-    assert results["model"]["spec"]["path"] == checkpoint.name  # the page need not tell where the clone lies
+    assert results["model"]["spec"]["path"] == checkpoint.name  # without the location of the clone
     table = cli("report", out, "--markdown").out.splitlines()
     assert table[:2] == ["| score | memory | last-4 | offline |", "| --- | --- | --- | --- |"]
     assert re.fullmatch(r"\| right answers \|( \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) n=2 \|){3}", table[2])
@@ -98,12 +97,12 @@ def test_the_command_that_make_evaluate_runs(cli, checkpoint, tmp_path, monkeypa
     assert "\n\t@$(bin)/penguin-vl evaluate example\n" in makefile.read_text()
 
 
-def test_the_example_outside_a_clone(cli, monkeypatch, tmp_path):
+def test_missing_shipped_files_are_an_error(cli, monkeypatch, tmp_path):
     result = cli("example", "--model", tmp_path / "none", "--out", tmp_path / "out")
-    assert re.search(r"the checkpoint .*none does not exist; give another with --model", result.error)
-    monkeypatch.setattr(evaluate_example, "EXAMPLE", tmp_path / "nowhere")
+    assert re.search(r"checkpoint .*none does not exist; give another one with --model", result.error)
+    monkeypatch.setattr(evaluate, "EXAMPLE", tmp_path / "nowhere")
     result = cli("example", "--out", tmp_path / "out")
-    assert "run this from a clone of the repository" in result.error
+    assert "use a clone or a colcon workspace" in result.error
 
 
 def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):
@@ -116,10 +115,10 @@ def test_baselines_and_realtime_in_one_run(bags_of, tmp_path):
     assert [record["method"] for record in results["records"]] == ["memory", "realtime", "last-4", "offline"] * 2
 
 
-def test_two_runs_are_compared(bags_of, cli, tmp_path):
+def test_report_compares_two_runs(bags_of, cli, tmp_path):
     questions = short(tmp_path, 0, 1)
     for name, budget in (("large", 2000), ("small", 100)):
-        options = ("--token-budget", budget, "--out", tmp_path / name, "--title", name)
+        options = ("--param", f"token_budget={budget}", "--out", tmp_path / name, "--title", name)
         assert bags_of(BAGS[:1], questions, *options).code == 0
     result = cli("report", tmp_path / "small", "--against", tmp_path / "large", "--json").json
     assert result["comparison"]["questions"] == 2 and result["titles"] == ["large", "small"]
@@ -140,13 +139,16 @@ def test_two_runs_are_compared(bags_of, cli, tmp_path):
             r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 15.50 s",
         ),
         ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
-        ({"bag": "attic"}, "is about bag attic, given are tabletop-0"),
-        ({"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]}, "line 1: .*unknown metric 'bleu'; known"),
+        ({"bag": "attic"}, "is about bag attic; the bags are tabletop-0"),
+        (
+            {"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]},
+            "line 1: .*unknown metric 'bleu'",
+        ),
         ({"expected": [{"type": "objects", "topic": "/boxes"}]}, "no topic /boxes; topics with boxes: /ground_truth"),
         ({"extra": 1}, "line 1: extra: Extra inputs are not permitted"),
     ],
 )
-def test_questions_that_do_not_fit(bags_of, tmp_path, fields, message):
+def test_a_question_that_does_not_fit_its_bag_is_an_error(bags_of, tmp_path, fields, message):
     result = bags_of(BAGS[:1], changed(tmp_path, **fields), "--json")
     assert re.search(message, result.error)
 
@@ -154,12 +156,11 @@ def test_questions_that_do_not_fit(bags_of, tmp_path, fields, message):
 def test_malformed_lines_are_numbered(bags_of, tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text((EXAMPLE / "questions.jsonl").read_text().splitlines()[0] + "\n\n{\n")
-    assert re.search(r"q.jsonl: line 3: no JSON", bags_of(BAGS[:1], file).error)
+    assert re.search(r"q.jsonl: line 3: not JSON", bags_of(BAGS[:1], file).error)
     assert "cannot be read: No such file" in bags_of(BAGS[:1], tmp_path / "none.jsonl").error
 
 
-def test_bags_that_cannot_be_read(bags_of, tmp_path):
-    """The other bag is evaluated and its results are kept; the command fails at the end."""
+def test_an_unreadable_bag_fails_the_command_and_keeps_the_others(bags_of, tmp_path):
     broken = tmp_path / "tabletop-0.mcap"
     broken.write_bytes((BAGS[0] / "tabletop-0.mcap").read_bytes()[:5000])
     lines = [json.loads(line) for line in (EXAMPLE / "questions.jsonl").read_text().splitlines()]
@@ -176,14 +177,14 @@ def test_bags_that_cannot_be_read(bags_of, tmp_path):
     assert re.search(r"no question was answered; empty: bag .*empty.mcap is empty \(0 bytes\)", error)
 
 
-def test_bad_input_leaves_earlier_results_as_they_are(bags_of, tmp_path):
-    """Even where they were to be overwritten: they go when the new run begins to answer."""
+def test_invalid_input_leaves_earlier_results_unchanged(bags_of, tmp_path):
+    """Even with --overwrite, they are deleted only when the new run starts to answer."""
     assert bags_of(BAGS[:1], short(tmp_path, 0)).code == 0
 
-    def kept():
+    def files():
         return {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
 
-    before = kept()
+    before = files()
     assert {"results.json", "report.html", "tabletop-0.jsonl"} < {file.name for file in before}
     broken = tmp_path / "tabletop-0.mcap"
     broken.write_bytes((BAGS[0] / "tabletop-0.mcap").read_bytes()[:5000])
@@ -196,18 +197,18 @@ def test_bad_input_leaves_earlier_results_as_they_are(bags_of, tmp_path):
         (broken, {}),
     ):
         assert bags_of([bag], changed(tmp_path, **fields), "--overwrite").code == 1
-        assert kept() == before
+        assert files() == before
 
 
-def test_other_settings_want_another_folder(bags_of, tmp_path):
+def test_other_settings_need_another_folder(bags_of, tmp_path):
     questions = short(tmp_path, 0)
     assert bags_of(BAGS[:1], questions).code == 0
-    error = bags_of(BAGS[:1], questions, "--token-budget", 100).error
-    assert "holds answers of another model or of other settings" in error and "--overwrite" in error
-    assert bags_of(BAGS[:1], questions, "--token-budget", 100, "--overwrite").code == 0
+    error = bags_of(BAGS[:1], questions, "--param", "token_budget=100").error
+    assert "holds answers of another model or" in error and "--overwrite" in error
+    assert bags_of(BAGS[:1], questions, "--param", "token_budget=100", "--overwrite").code == 0
 
 
-def test_a_markdown_table_is_of_one_run(cli, tmp_path):
+def test_markdown_excludes_json(cli, tmp_path):
     result = cli("report", tmp_path, "--markdown", "--json")
     assert result.code == 2 and "prints the scores of one run" in " ".join(result.err.replace("│", " ").split())
 
@@ -219,7 +220,7 @@ def test_a_markdown_table_is_of_one_run(cli, tmp_path):
         (["--jobs", "0"], "Invalid value for '--jobs'"),
     ],
 )
-def test_bad_usage(bags_of, options, message):
+def test_invalid_options_are_usage_errors(bags_of, options, message):
     result = bags_of(BAGS, EXAMPLE / "questions.jsonl", *options)
     assert result.code == 2 and message in result.out + result.err
 
@@ -227,21 +228,23 @@ def test_bad_usage(bags_of, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sample-rate-hz", "-1"], "sample_rate_hz is -1.0, it must be from 0.0 to 1000.0"),
-        (["--token-budget", "3"], "token_budget is 3, it must be from 24"),
+        (["--param", "sample_rate_hz=-1"], "sample_rate_hz is -1.0, it must be from 0.0 to 1000.0"),
+        (["--param", "token_budget=3"], "token_budget is 3, it must be from 24"),
         (["--param", "keyframe.threshold"], "'keyframe.threshold' is not NAME=VALUE"),
-        (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many', it must be of type float"),
+        (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many'; it must be of type float"),
         (["--param", "keyframe.policy=best"], "keyframe.policy is 'best', it must be one of novelty, reference"),
-        (["--param", "queue_size=3"], "queue_size does not change answers; parameters that do: token_budget"),
-        (["--params-file", "/none.yaml"], "parameters /none.yaml cannot be read"),
+        (
+            ["--param", "queue_size=3"],
+            "queue_size does not change answers; parameters that change answers: token_budget",
+        ),
+        (["--params-file", "/none.yaml"], "parameter file /none.yaml cannot be read"),
     ],
 )
-def test_parameters_that_the_node_would_refuse(bags_of, options, message):
+def test_an_invalid_parameter_is_an_error(bags_of, options, message):
     assert message in bags_of(BAGS, EXAMPLE / "questions.jsonl", *options).error
 
 
-def test_a_robots_parameter_file(bags_of, tmp_path):
-    """What is given beside the file replaces what is in it."""
+def test_parameters_override_a_robots_parameter_file(bags_of, tmp_path):
     file = tmp_path / "robot.yaml"
     file.write_text("penguin:\n  ros__parameters: {token_budget: 300, keyframe: {policy: reference}, queue_size: 2}\n")
     options = ("--params-file", file, "--param", "keyframe.policy=novelty", "--json")
@@ -252,21 +255,7 @@ def test_a_robots_parameter_file(bags_of, tmp_path):
     assert results["timelines"][0]["token_budget"] == 300
 
 
-def test_a_benchmark(cli, checkpoint, tmp_path):
-    data = tmp_path / "chartqa"
-    (data / "png").mkdir(parents=True)
-    Image.new("RGB", (80, 60), "navy").save(data / "png" / "a.png")
-    (data / "test_human.json").write_text(json.dumps([{"imgname": "a.png", "query": "How many?", "label": "3"}]))
-    (data / "test_augmented.json").write_text("[]")
-    options = ("--data", data, "--model", checkpoint, "--max-tokens", 100, "--max-new-tokens", 2)
-    done = cli("benchmark", "chartqa", *options, "--out", tmp_path / "out", "--json").json
-    assert done["summary"]["methods"]["file"]["metrics"]["relaxed"]["questions"] == 1
-    assert "How many?" in Path(done["report"]).read_text()
-    assert "there is no benchmark 'mmlu'; there are docvqa" in cli("benchmark", "mmlu", *options).error
-    assert "has none of OCRBench.json" in cli("benchmark", "ocrbench", *options).error
-
-
-def test_export(cli, tmp_path):
+def test_export_writes_bags_with_questions(cli, tmp_path):
     pytest.importorskip("pybullet")
     options = ("--clips", 1, "--seconds", 6, "--fps", 1, "--size", 64)
     done = cli("export", tmp_path / "made", *options, "--json").json
@@ -275,7 +264,7 @@ def test_export(cli, tmp_path):
     assert "cannot be written" in cli("export", tmp_path / "made", *options, "--json").error
 
 
-def test_record_serves_its_page_until_it_is_interrupted(tmp_path):
+def test_record_serves_its_page_until_interrupted(tmp_path):
     import http.client
 
     file = tmp_path / "questions.jsonl"
@@ -285,7 +274,7 @@ def test_record_serves_its_page_until_it_is_interrupted(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore SIGINT
     )
     try:
         line = process.stdout.readline()

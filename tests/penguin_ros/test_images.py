@@ -1,4 +1,4 @@
-"""Image messages -> RGB: every encoding against pixels computed by hand, and what is refused."""
+"""Image messages to RGB: every encoding against pixels computed by hand, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sensor_msgs.msg import CompressedImage as RosCompressedImage
 from sensor_msgs.msg import Image as RosImage
 
 from penguin_models.errors import MediaError
+from penguin_ros import images
 from penguin_ros.images import compressed_to_rgb, message_to_rgb, raw_to_rgb
 
 CHANNELS = {
@@ -149,7 +150,7 @@ def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
 @pytest.mark.parametrize("encoding", ["nv21", "nv24"])
 def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
     """Some drivers call planar YUV 4:2:0 "nv21": its colours would be wrong without a word."""
-    with pytest.raises(MediaError, match=f"encoding {encoding} is not supported: .* let the driver publish rgb8"):
+    with pytest.raises(MediaError, match=f"encoding {encoding} is not supported, .* set the driver to rgb8"):
         raw_to_rgb(encoding, 2, 2, 2, bytes(12))
 
 
@@ -162,8 +163,8 @@ def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
         ("rgb8", 2, 4, 12, 23, r"ends after 23 of 24 bytes \(2 rows of 12\)"),
         ("mono8", 3, 4, 6, 17, "ends after 17 of 18 bytes"),
         ("mono8", 1, 1, 1, 0, "ends after 0 of 1 bytes"),
-        ("rgb8", 0, 4, 12, 0, "4x0 pixels is empty"),
-        ("rgb8", 4, 0, 0, 0, "0x4 pixels is empty"),
+        ("rgb8", 0, 4, 12, 0, "is empty: 4x0 pixels"),
+        ("rgb8", 4, 0, 0, 0, "is empty: 0x4 pixels"),
         ("yuv422", 2, 3, 6, 12, "yuv422 image must have an even width, not 3"),
         ("yuyv", 2, 5, 10, 20, "even width, not 5"),
     ],
@@ -248,3 +249,79 @@ def test_messages_of_rclpy():
     assert message_to_rgb(wide).tolist() == [[[18, 18, 18]]]
     png = RosCompressedImage(format="png", data=compress(pixels, "png"))
     np.testing.assert_array_equal(message_to_rgb(png), pixels)
+
+
+# cv_bridge
+
+
+class Bridge:
+    """cv_bridge is not among the ROS wheels; this returns or raises what a test tells it to."""
+
+    result = None
+
+    def imgmsg_to_cv2(self, message, encoding):
+        assert encoding == "rgb8"
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def bridge(monkeypatch):
+    monkeypatch.setattr(images, "CvBridge", Bridge)
+    yield Bridge
+    Bridge.result = None
+
+
+def raw_message(encoding="rgb8", **changes):
+    values = {"encoding": encoding, "height": 8, "width": 10, "step": 30, "data": array.array("B", bytes(240))}
+    return RosImage(**(values | changes))
+
+
+def test_cv_bridge_converts_what_it_handles_correctly(bridge):
+    bridge.result = np.full((8, 10, 3), 7, np.uint8)
+    assert (message_to_rgb(raw_message()) == 7).all()
+    for unsupported in (
+        raw_message("8UC3"),
+        raw_message(is_bigendian=1),
+        raw_message(step=31, data=array.array("B", bytes(248))),
+    ):
+        assert (message_to_rgb(unsupported) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (RuntimeError("no memory"), "cv_bridge cannot convert this rgb8 image: no memory"),
+        (np.zeros((8, 9, 3), np.uint8), r"cv_bridge returned \(8, 9, 3\) for a 10x8 rgb8 image"),
+    ],
+)
+def test_failures_of_cv_bridge_are_reported(bridge, result, words):
+    bridge.result = result
+    with pytest.raises(MediaError, match=words):
+        message_to_rgb(raw_message())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoding": "32FC1"}, "is depth"),
+        ({"encoding": "nonsense"}, "is not supported"),
+        ({"step": 3}, "step 3 is less"),
+        ({"height": 80}, "ends after 240 of 2400"),
+    ],
+)
+def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, words):
+    bridge.result = AssertionError("cv_bridge was called")
+    with pytest.raises(MediaError, match=words):
+        message_to_rgb(raw_message(**changes))
+
+
+def test_the_real_cv_bridge_gives_the_same_pixels(monkeypatch):
+    pytest.importorskip("cv_bridge", reason="comes with ROS")
+    for encoding in (*CHANNELS, *MONO, *YUV):
+        step = 10 * images.pixel_bytes(encoding)
+        data = np.random.default_rng(0).integers(0, 256, 8 * step, dtype=np.uint8)
+        message = raw_message(encoding, step=step, data=array.array("B", data.tobytes()))
+        expected = raw_to_rgb(encoding, 8, 10, step, message.data)
+        np.testing.assert_array_equal(message_to_rgb(message), expected)

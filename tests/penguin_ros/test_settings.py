@@ -37,8 +37,8 @@ def test_the_budget_is_shared_evenly():
         ("image_topics", ["a", "a"], "each once"),
         ("image_topics", ["a"] + [f"b{i}" for i in range(300)], "cannot hold one frame"),
         ("keyframe.min_cells", 26, "from 1 to 25"),
-        ("caption.prompt", "", "some words"),
-        ("memory.arrival", "late", "native, by_kind"),
+        ("caption.prompt", "", "non-empty"),
+        ("memory.arrival", "late", "full_size, by_kind"),
         ("answer.temperature", -1.0, "from 0.0"),
     ],
 )
@@ -61,6 +61,12 @@ def test_shipped_configurations_are_valid(path):
     NodeSettings.from_values({**DEFAULTS, **parameters})
 
 
-def test_every_parameter_is_in_the_documentation():
-    documented = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
-    assert documented == [setting.name for setting in SETTINGS]
+def row(setting):
+    limits = ", ".join(setting.choices) or (f"{setting.low} to {setting.high}" if setting.low is not None else "")
+    when = "at start" if setting.read_only else "yes" if setting.live else "no"
+    return f"| `{setting.name}` | `{setting.default!r}` | {limits} | {when} | {setting.description} |"
+
+
+def test_the_documentation_lists_every_parameter_as_declared():
+    documented = re.findall(r"^\| `.*\|$", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
+    assert documented == [row(setting) for setting in SETTINGS]

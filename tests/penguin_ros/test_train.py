@@ -1,4 +1,4 @@
-"""`penguin-vl train` and `prepare`: from annotation files to a checkpoint, and one clear line for what goes wrong."""
+"""`penguin-vl train` and `prepare`: from annotation files to a checkpoint, with one line for each error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from penguin_models.checkpoint import load_pretrained
@@ -15,7 +14,7 @@ from penguin_models.checkpoint import load_pretrained
 
 @pytest.fixture
 def cli(cli):
-    """Runs the entry point in this process: (exit code, standard output, standard error)."""
+    """Runs the command in this process; returns (exit code, standard output, standard error)."""
     from accelerate.state import AcceleratorState
 
     def run(*args):
@@ -29,7 +28,7 @@ def cli(cli):
 
 @pytest.fixture
 def data(tmp_path):
-    """Sixteen pictures of one colour, what they are, and masks."""
+    """Sixteen images of one colour each, with conversations and masks."""
     colours = {"red": (200, 0, 0), "green": (0, 180, 0), "blue": (0, 0, 220), "grey": (128, 128, 128)}
     rows = []
     for i in range(16):
@@ -59,13 +58,13 @@ def stage(tmp_path, data, checkpoint):
         "engine": {"precision": "float32", "log_every": 2, "save_every": 3},
     }
     path = tmp_path / "stage.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(json.dumps(settings))
     return path
 
 
 @pytest.fixture
 def locked(tmp_path, monkeypatch):
-    """A folder that cannot be written to; whoever runs the tests may be allowed to write anywhere."""
+    """A folder that cannot be written to, even if the tests run as root."""
     folder, allowed = tmp_path / "locked", os.access
     folder.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: allowed(path, mode) and path != folder)
@@ -114,14 +113,14 @@ def test_tokenizer_and_teacher(cli, data, tmp_path):
         (("--set", "engine.trackers=[wandb]"), "engine.trackers names wandb, which is not installed"),
         (("--set", "engine.sharding=fsdp2"), "which needs processes: start with torchrun"),
         (("--resume",), "has no state to resume from"),
-        (("--set", "output={stage}"), "stage.yaml is none; write to another folder"),
-        (("--set", "output={stage}/below"), "stage.yaml is none; write to another folder"),
+        (("--set", "output={stage}"), "stage.yaml is not one; write to another folder"),
+        (("--set", "output={stage}/below"), "stage.yaml is not one; write to another folder"),
         (("--set", "output={locked}/a/b"), "is write-protected; write to another folder"),
         (("--set", "output={start}"), "is model.start; write to another folder"),
     ],
 )
-def test_mistakes_are_one_line_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint, locked):
-    monkeypatch.setattr("penguin_training.run.setup.build_model", None)
+def test_mistakes_are_reported_before_the_first_step(cli, stage, arguments, message, monkeypatch, checkpoint, locked):
+    monkeypatch.setattr("penguin_training.run.build_run.build_model", None)
     arguments = [argument.format(stage=stage, start=checkpoint, locked=locked) for argument in arguments]
     code, out, err = cli("train", stage, *arguments)
     assert code == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
@@ -134,25 +133,25 @@ def test_a_finished_checkpoint_is_not_overwritten(cli, stage, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("{}")
     code, _, err = cli("train", stage)
-    assert code == 1 and f"run holds a checkpoint already ({name}); give another output, or move it away" in err
+    assert code == 1 and f"run already holds a checkpoint ({name}); change output, or move it away" in err
 
 
 @pytest.mark.parametrize("option", [("--resume",), ("--stop-at", "3")])
-def test_a_dry_run_is_of_a_beginning(cli, stage, option):
+def test_a_dry_run_refuses_options_of_a_run(cli, stage, option):
     code, _, err = cli("train", stage, "--dry-run", *option)
-    assert code == 2 and "leave --resume and --stop-at out" in " ".join(err.replace("│", " ").split())
+    assert code == 2 and "cannot use --resume or --stop-at; remove them" in " ".join(err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["tokenizer", "teacher"])
-def test_where_a_result_cannot_go_nothing_is_made(cli, data, locked, command, monkeypatch):
-    monkeypatch.setattr("penguin_training.model.train_teacher.train_teacher", None)
-    monkeypatch.setattr("penguin_training.data.tokenizer.train_tokenizer", None)
+def test_an_output_that_cannot_be_written_is_reported_first(cli, data, locked, command, monkeypatch):
+    monkeypatch.setattr("penguin_training.model.train_tiny_teacher.train_tiny_teacher", None)
+    monkeypatch.setattr("penguin_training.data.train_tokenizer.train_tokenizer", None)
     for output, message in ((data, "cannot be a folder"), (locked / "x", "is write-protected")):
         code, _, err = cli("prepare", command, data, "--output", output)
         assert code == 1 and message in err and err.count("\n") == 1
 
 
-def test_what_is_left_out_is_listed(cli, stage, data, tmp_path):
+def test_unusable_samples_are_listed(cli, stage, data, tmp_path):
     with data.open("a") as file:
         file.write('{"id": "broken", "text": 3}\n')
     code, out, _ = cli("prepare", "lengths", stage)
@@ -164,7 +163,7 @@ def test_what_is_left_out_is_listed(cli, stage, data, tmp_path):
     assert code == 0 and "left out broken: text must be a string" in err
 
 
-def test_a_picture_that_is_back_is_used(cli, stage, tmp_path):
+def test_an_image_that_is_back_is_used(cli, stage, tmp_path):
     def unusable(*options):
         code, out, _ = cli("prepare", "lengths", stage, "--json", *options)
         assert code == 0

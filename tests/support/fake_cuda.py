@@ -1,8 +1,8 @@
-"""Stand-ins for `pycuda.driver` and for the CUDA driver library, for machines without them.
+"""Stand-ins for `pycuda.driver` and libcuda, which cannot run here because they need an NVIDIA GPU and its driver.
 
-GPU memory is host memory whose bounds are checked, and streams run at once. They hold the code to what the manuals ask
-for: memory that is page-locked, addresses inside one allocation, a context that is current in the thread. They are
-no proof that the code runs on a GPU.
+GPU memory is host memory whose bounds are checked, and work on a stream runs immediately. The stand-ins check what the
+manuals require: page-locked memory, addresses inside one allocation, a context that is current in the thread. They do
+not prove that the code runs on a GPU.
 """
 
 import ctypes
@@ -24,9 +24,10 @@ class Device:
     """The state of the GPUs.
 
     Attributes:
-        blocks: memory that is allocated, by address.
-        lost: what was dropped in a thread where its context was not current, which pycuda then does not release.
-        broken: why CUDA cannot be started, if it cannot.
+        blocks: Allocated memory by address.
+        lost: What was dropped in a thread in which its context was not current, so that pycuda would leak it.
+        broken: Why CUDA cannot be started; empty if it can.
+        limit: Largest possible allocation in bytes.
     """
 
     def __init__(self):
@@ -42,7 +43,7 @@ class Device:
 
     @property
     def current(self):
-        """The GPU whose context is current in this thread; None where there is none."""
+        """The GPU whose context is current in this thread, or None."""
         pushed = self._pushed[threading.get_ident()]
         return pushed[-1] if pushed else None
 
@@ -60,13 +61,13 @@ class Device:
         assert size > 0
         if size > self.limit:
             raise FakeMemoryError("out of memory")
-        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # 0xFFFF is not a number in any float
+        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # 0xFFFF is NaN in every float type
         address = -(-raw.ctypes.data // ALIGNMENT) * ALIGNMENT
         self.blocks[address] = (size, raw, self.current)
         return address
 
     def release(self, what, gpu, address=None):
-        """Releases what a context owns, or loses it; nothing can be raised where objects are dropped."""
+        """Releases what a context owns, or records that it leaked; raising is impossible while an object is dropped."""
         if self.current != gpu or self.capturing is not None:
             self.lost.append(what)
         elif address is not None:
@@ -82,7 +83,7 @@ class Device:
         raise AssertionError(f"address {address:#x} is not allocated")
 
     def do(self, work):
-        """Runs work of the stream, or records it."""
+        """Runs work on the stream, or records it."""
         self.check_current()
         work() if self.capturing is None else self.capturing.append(work)
 
@@ -96,7 +97,7 @@ class FakeMemoryError(FakeError):
 
 
 class Owned:
-    """What a context owns; dropping it is as good as freeing it."""
+    """An object owned by a context; dropping it frees it."""
 
     def __init__(self, device, what, address=None):
         device.check_current()
@@ -117,7 +118,7 @@ class Allocation(Owned):
 
 
 class PageLocked(Owned):
-    """Host memory; it is the base of arrays over it."""
+    """Host memory, which is the base of arrays that use it."""
 
     def __init__(self, device, shape, dtype):
         self._memory = np.empty(shape, dtype)
@@ -126,7 +127,7 @@ class PageLocked(Owned):
 
 
 def fake_pycuda(device):
-    """The parts of `pycuda.driver` that are documented and used."""
+    """Returns a module with the functions of `pycuda.driver` that are used."""
     locked = {}
 
     def init():
@@ -246,9 +247,9 @@ class FakeDriver:
     """libcuda's graph functions.
 
     Attributes:
-        graphs: what was recorded and not destroyed, by handle.
-        executables: what was made of graphs and not destroyed.
-        fail: the function that fails.
+        graphs: Recorded graphs that were not destroyed, by handle.
+        executables: Executable graphs that were not destroyed, by handle.
+        fail: Name of the function that fails.
     """
 
     def __init__(self, device):

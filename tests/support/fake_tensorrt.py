@@ -1,8 +1,9 @@
-"""A stand-in for the module `tensorrt`, for machines without it: plans run on ONNX Runtime, on the GPU of fake_cuda.py.
+"""A stand-in for `tensorrt`, which cannot run here because it needs an NVIDIA GPU: plans run on ONNX Runtime.
 
-It holds the code to what the manuals ask for: addresses that are aligned to 256 bytes, shapes inside the profile, an
-execution context for each recorded graph, a cache output at the address of its input, strongly typed networks, one
-GPU that is current from the making of a builder to its last use. Plans run on the kind of GPU they were built on.
+It checks what the manuals require: addresses aligned to 256 bytes, shapes inside the profile, one execution context per
+recorded graph, a cache output at the address of its input, strongly typed networks, and the same GPU current from the
+creation of a builder to its last use. A plan only runs on the kind of GPU that built it. GPU memory is that of
+fake_cuda.py. It does not prove that TensorRT can build or run a graph.
 """
 
 import ctypes
@@ -148,7 +149,7 @@ class Severity:
 
 
 def fake_tensorrt(device, version="10.3.0"):
-    """The parts of `tensorrt` that are documented and used."""
+    """Returns a module with the parts of `tensorrt` that are used."""
 
     class ILogger:
         ERROR, INTERNAL_ERROR, WARNING = Severity.ERROR, Severity.INTERNAL_ERROR, Severity.WARNING

@@ -146,7 +146,7 @@ class Robot:
     def show(self, node, message):
         """Publishes an image and waits until it is in the node's memory."""
         if node.memory is None:
-            node.memory = self.hear(self._memory_state, f"{node.name}/memory", self._latched)
+            node.memory = self.hear(self._memory_state, f"{node.name}/memory{node.topic}", self._latched)
         self.publish(node.topic, message)
         self.wait(lambda: node.memory and node.memory[-1].header.stamp == message.header.stamp)
 

@@ -10,7 +10,7 @@ QUIET = {"caption__on_keyframe": False}
 
 
 def ask(robot, node, question="What?", **fields):
-    return robot.call(Ask, f"{node.name}/ask", Ask.Request(question=question, **fields))
+    return robot.call(Ask, f"{node.name}/ask", Ask.Request(question=question, **fields)).answer
 
 
 def statuses(robot, name):

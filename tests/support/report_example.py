@@ -1,4 +1,4 @@
-"""Results of one bag with given verdicts, and a reader of the page that shows them."""
+"""Results of one bag with chosen verdicts, and a parser of the page that shows them."""
 
 from html.parser import HTMLParser
 
@@ -11,7 +11,7 @@ EVIL = "<script>alert(1)</script> & \"quotes\" 'too'"
 
 
 class Page(HTMLParser):
-    """What a page holds."""
+    """The tags and the text of a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -25,7 +25,7 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> has no matching opening tag"
 
     def handle_data(self, data):
         if not self.open or self.open[-1] not in ("style", "script"):
@@ -69,7 +69,7 @@ def record(asked, method, right, **fields):
 
 
 def make(verdicts, title="run", questions=QUESTIONS, **fields):
-    """Results with the verdict of each question by method: {"memory": "rrwr"} for right, right, wrong, right."""
+    """Returns results with these verdicts by method: {"memory": "rrwr"} for right, right, wrong, right."""
     records = [
         record(asked, method, verdict == "r")
         for method, row in verdicts.items()

@@ -10,7 +10,7 @@ from scripted_runtime import ScriptedRuntime
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import CheckpointError
 from penguin_models.processor import Processor
-from penguin_ros.nodes.vlm_main import main
+from penguin_ros.nodes.vlm_main import run
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "reference" / "checkpoint"
 _script = json.loads(sys.argv[1])
@@ -35,4 +35,4 @@ def _timed_offer(worker, camera, stamp_ns, load):
 if __name__ == "__main__":
     if _script.pop("time_images", False):
         SceneWorker.offer = _timed_offer
-    sys.exit(main(sys.argv[1:], _open))
+    run(sys.argv[1:], _open)

@@ -1,4 +1,4 @@
-"""A runtime without weights: it says what it is told, as slowly as it is told, and sleeps without holding Python."""
+"""A runtime with scripted answers and delays, for tests that must not depend on a model; it sleeps without the GIL."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ class ScriptedRuntime:
         self.open_caches += 1
         return ScriptedCache(self, max_length)
 
+    def close(self):
+        assert self.open_caches == 0
+
     def script(self, asked):
         ends = self._processor.end_token_ids
         said = self._processor.encode_text(self.text) if self.text else takewhile(lambda t: t not in ends, asked)
@@ -61,16 +64,16 @@ class ScriptedCache:
         self.length = self._said = 0
         self._asked = []
 
-    def append(self, parts):
-        tokens = sum(map(segment_length, parts))
+    def append(self, segments):
+        tokens = sum(map(segment_length, segments))
         check_fits(self.length + tokens, self._max_length, "the cache")
         if self._runtime.text == "boom":
             raise RuntimeError("boom")
         time.sleep(self._runtime.token_s)
         self.length += tokens
         self._said = self._said + 1 if tokens == 1 else 0
-        if self._said == 0 and not isinstance(parts[-1], ScriptedTokens):
-            self._asked = parts[-1]
+        if self._said == 0 and not isinstance(segments[-1], ScriptedTokens):
+            self._asked = segments[-1]
         time.sleep(self._runtime.pause_s if self._said == 3 else 0)
         if 0 < self._runtime.fails_at == self._said:
             raise RuntimeError("boom")

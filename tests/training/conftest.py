@@ -99,6 +99,7 @@ def drawn(tmp_path_factory):
         _write_clip(root / f"clips/{i}", random)
         asked = turns("<video>\nWhen does the red circle appear?", "During the period 1.00 - 2.00 seconds.")
         clips.append({"id": f"clip-{i}", "family": "clip", "video": f"clips/{i}", "conversations": asked})
+    (root / "settings.json").write_text(json.dumps({"classes": ["nothing", *SHAPES]}))
     write_jsonl(root / "few.jsonl", [*small[:4], *clips[:1]])
     files = {"captions": captions, "charts": charts, "clips": clips, "text": text, "masks": masks, "small": small}
     for name, rows in files.items():
@@ -181,8 +182,8 @@ def parse():
 def indexed():
     """Makes the length indexes of a stage."""
     from penguin_training.data.length_index import build_index, index_path
-    from penguin_training.run.setup import annotation_files, make_reader
-    from penguin_training.settings.blueprint import make_blueprint
+    from penguin_training.data.open_data import annotation_files, make_reader
+    from penguin_training.model.blueprint import make_blueprint
 
     def make(settings):
         reader = make_reader(settings, make_blueprint(settings))
@@ -199,14 +200,14 @@ def start(parse, indexed):
     """Prepares a run of plain values (or settings), with its indexes made."""
     from accelerate.state import AcceleratorState
 
-    from penguin_training.run.setup import prepare_run
+    from penguin_training.run.build_run import build_run
 
     def prepare(values, resume=False):
         AcceleratorState._reset_state(reset_partial_state=True)
         settings = parse(values) if isinstance(values, dict) else values
         if not settings.data.streamed:
             indexed(settings)
-        return prepare_run(settings, resume, Console(file=io.StringIO()))
+        return build_run(settings, resume, Console(file=io.StringIO()))
 
     yield prepare
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,10 +1,8 @@
-"""PyBullet, where it is installed."""
+"""The optional dependency PyBullet: its module and its folder of assets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,35 +13,27 @@ _MISSING = "the simulated table-top needs PyBullet: pip install pybullet"
 
 
 @lru_cache(maxsize=1)
-def bullet() -> Any:
-    """The module, imported without the line that it would write to standard error.
+def load_pybullet() -> Any:
+    """Returns the module, imported without the line that its C code writes to standard error.
 
     Raises:
-        TabletopError: it is not installed.
+        TabletopError: PyBullet is not installed.
     """
+    stderr_copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
-        with _silent():
-            import pybullet
+        import pybullet
     except ImportError as err:
         raise TabletopError(_MISSING) from err
+    finally:
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
+        os.close(null)
     return pybullet
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Standard error goes nowhere: the line comes from C, past Python's own streams."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def assets() -> Path:
-    """The folder of PyBullet's assets.
+def assets_folder() -> Path:
+    """Returns the folder of PyBullet's assets.
 
     Raises:
         TabletopError: PyBullet is not installed.

@@ -1,1 +1,1 @@
-""""""
+"""Measurements of models, runtimes, keyframe policies and quantised variants; no robot runs them."""

@@ -1,197 +1,158 @@
-"""Joules that a piece of work takes, where the machine has sensors.
+"""Energy of a piece of work in joules, if the machine has sensors.
 
-Sources: RAPL (packages of Intel and AMD processors), INA3221 (the supply rails of a Jetson), NVML (NVIDIA GPUs). The
-first and the last count energy by themselves; the second gives power, which a thread samples and integrates.
+Sources: RAPL (packages of Intel and AMD processors), INA3221 (supply rails of a Jetson), NVML (NVIDIA GPUs). RAPL and
+NVML count energy; INA3221 gives power, which a thread samples and integrates.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+
+from penguin_engine.bench.machine import nvml_devices
 
 _SAMPLE_PERIOD_S = 0.05
 _WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "5V_IN")
 """Labels of the rail that feeds a whole Jetson module (Orin NX and Nano, Xavier NX, Nano); the others are parts of it.
-Where there is none (AGX), the module takes what its rails take together."""
+A module without one (AGX) takes the sum of its rails."""
 _NOT_ADDED = ("", "NC", "VDDQ_VDD2_1V8AO")
-"""Labels of channels without a rail, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
+"""Labels of unconnected channels, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
 
 
-class EnergySource(Protocol):
-    """Something that counts energy."""
-
-    name: str
-
-    def start(self) -> None:
-        """Begins to count."""
-        ...
-
-    def stop(self) -> float:
-        """Joules since `start`."""
-        ...
+Stop = Callable[[], float]
+"""Ends a measurement and returns its joules."""
+Source = Callable[[], Stop]
+"""Starts a measurement with one kind of sensor."""
 
 
 @dataclass
 class Reading:
-    """What was measured.
+    """Energy of one measurement."""
 
-    Attributes:
-        joules: by source; empty where the machine has no sensor.
-    """
-
-    joules: dict[str, float] = field(default_factory=dict)
+    joules: dict[str, float] = field(default_factory=dict)  # by source; empty if the machine has no sensor
 
     @property
     def total(self) -> float | None:
-        """Joules of everything that is measured, nothing counted twice; None where nothing is."""
-        if "board" in self.joules:  # holds processor and GPU
+        """Sum of all sources, nothing counted twice; None without a sensor."""
+        if "board" in self.joules:  # includes processor and GPU
             return self.joules["board"]
         return sum(self.joules.values()) if self.joules else None
 
 
 class EnergyMeter:
-    """All sensors of this machine.
+    """All energy sensors of this machine.
 
     Args:
-        root: of the file system, for tests.
+        root: Root of the file system, for tests.
     """
 
     def __init__(self, root: Path = Path("/")):
-        found: list[EnergySource | None] = [_Rapl.find(root), _Ina3221.find(root), _Nvml.find()]
-        self._sources = [source for source in found if source is not None]
+        sources = {"processor": _rapl(root), "board": _ina3221(root), "gpu": _nvml()}
+        self._sources = {name: source for name, source in sources.items() if source is not None}
 
     @property
     def sources(self) -> list[str]:
-        """Names of what is measured."""
-        return [source.name for source in self._sources]
+        """Names of the sensors that this machine has."""
+        return list(self._sources)
 
     @contextmanager
     def measure(self) -> Iterator[Reading]:
-        """Measures the work done inside; the reading is filled at its end."""
+        """Measures the work inside the `with` block; the reading is filled at its end."""
         reading = Reading()
-        for source in self._sources:
-            source.start()
+        running = {name: start() for name, start in self._sources.items()}
         try:
             yield reading
         finally:
-            reading.joules = {source.name: source.stop() for source in self._sources}
+            reading.joules = {name: stop() for name, stop in running.items()}
 
 
-class _Rapl:
-    """Energy counters of processor packages, in microjoules; they wrap. The platform's where there is no other."""
+def _rapl(root: Path) -> Source | None:
+    """Counters of processor packages in microjoules, which wrap; the platform's counter if there is no other."""
+    zones = sorted(root.glob("sys/class/powercap/*-rapl:[0-9]"))
+    # The zone "psys" includes the packages.
+    packages = [zone for zone in zones if _text(zone / "name").startswith("package")] or zones
+    if not packages or any(_number(zone / "energy_uj") is None for zone in packages):
+        return None
 
-    name = "processor"
+    def read() -> list[int]:
+        return [_number(package / "energy_uj") or 0 for package in packages]
 
-    def __init__(self, packages: list[Path]):
-        self._packages = packages
-        self._before: list[int] = []
+    def start() -> Stop:
+        before = read()
 
-    @classmethod
-    def find(cls, root: Path) -> _Rapl | None:
-        zones = sorted(root.glob("sys/class/powercap/*-rapl:[0-9]"))
-        # The zone "psys" holds the packages.
-        chosen = [zone for zone in zones if _text(zone / "name").startswith("package")] or zones
-        return cls(chosen) if chosen and all(_number(zone / "energy_uj") is not None for zone in chosen) else None
+        def stop() -> float:
+            growth = [after - earlier for after, earlier in zip(read(), before, strict=True)]
+            wraps = [_number(package / "max_energy_range_uj") or 0 for package in packages]
+            return 1e-6 * sum(g if g >= 0 else g + wrap for g, wrap in zip(growth, wraps, strict=True))
 
-    def start(self) -> None:
-        self._before = self._read()
+        return stop
 
-    def stop(self) -> float:
-        total = 0
-        for package, before, after in zip(self._packages, self._before, self._read(), strict=True):
-            wrapped = after < before
-            total += after - before + (wrapped and (_number(package / "max_energy_range_uj") or 0))
-        return total * 1e-6
-
-    def _read(self) -> list[int]:
-        return [_number(package / "energy_uj") or 0 for package in self._packages]
+    return start
 
 
-class _Ina3221:
-    """Supply rails of a Jetson: millivolts times milliamperes, sampled."""
+def _ina3221(root: Path) -> Source | None:
+    """Sampled power of a Jetson's supply rails: millivolts times milliamperes."""
+    rails = {}
+    for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in[1-3]_label")):
+        name, channel = _text(label).strip(), label.name[2]
+        if name not in _NOT_ADDED:
+            rails[name] = (label.parent / f"in{channel}_input", label.parent / f"curr{channel}_input")
+    whole = [rails[name] for name in _WHOLE_MODULE if name in rails]
+    chosen = whole[:1] or list(rails.values())
+    if not chosen or any(_number(file) is None for rail in chosen for file in rail):
+        return None
 
-    name = "board"
+    def watts() -> float:
+        return sum((_number(volts) or 0) * (_number(amperes) or 0) * 1e-6 for volts, amperes in chosen)
 
-    def __init__(self, rails: list[tuple[Path, Path]]):
-        self._rails = rails
-        self._joules, self._last = 0.0, (0.0, 0.0)
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @classmethod
-    def find(cls, root: Path) -> _Ina3221 | None:
-        rails = {}
-        for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in[1-3]_label")):
-            name, channel = _text(label).strip(), label.name[2]
-            if name not in _NOT_ADDED:
-                rails[name] = (label.parent / f"in{channel}_input", label.parent / f"curr{channel}_input")
-        whole = [rails[name] for name in _WHOLE_MODULE if name in rails]
-        chosen = whole[:1] or list(rails.values())
-        return cls(chosen) if chosen and all(_number(f) is not None for rail in chosen for f in rail) else None
-
-    def start(self) -> None:
-        self._joules, self._last = 0.0, (time.perf_counter(), self._watts())
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> float:
-        assert self._thread is not None
-        self._stopping.set()
-        self._thread.join()
-        self._sample()
-        return self._joules
-
-    def _sample_until_stopped(self) -> None:
-        while not self._stopping.wait(_SAMPLE_PERIOD_S):
-            self._sample()
-
-    def _sample(self) -> None:
-        before_s, before_w = self._last
-        self._last = now_s, now_w = time.perf_counter(), self._watts()
-        self._joules += (now_s - before_s) * (before_w + now_w) / 2
-
-    def _watts(self) -> float:
-        return sum((_number(volts) or 0) * (_number(amperes) or 0) * 1e-6 for volts, amperes in self._rails)
+    return lambda: _integrate(watts)
 
 
-class _Nvml:
-    """Energy counters of NVIDIA GPUs, in millijoules."""
+def _integrate(watts: Callable[[], float]) -> Stop:
+    """Starts to sample power in a thread."""
+    samples = [(time.perf_counter(), watts())]
+    stopping = threading.Event()
 
-    name = "gpu"
+    def sample() -> None:
+        while not stopping.wait(_SAMPLE_PERIOD_S):
+            samples.append((time.perf_counter(), watts()))
 
-    def __init__(self, nvml: Any, devices: list[Any]):
-        self._nvml, self._devices = nvml, devices
-        self._before = 0
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
 
-    @classmethod
-    def find(cls) -> _Nvml | None:
-        try:
-            import pynvml
+    def stop() -> float:
+        stopping.set()
+        thread.join()
+        samples.append((time.perf_counter(), watts()))
+        return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(samples))
 
-            pynvml.nvmlInit()
-            devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            source = cls(pynvml, devices)
-            source.start()
-        except ImportError:  # not installed: nothing to measure with
-            return None
-        except pynvml.NVMLError:  # no driver, no GPU, or one without a counter (Jetsons)
-            return None
-        return source if devices else None
+    return stop
 
-    def start(self) -> None:
-        self._before = self._read()
 
-    def stop(self) -> float:
-        return (self._read() - self._before) * 1e-3
+def _nvml() -> Source | None:
+    """Counters of NVIDIA GPUs in millijoules."""
+    devices = nvml_devices()
+    if not devices:
+        return None
+    import pynvml
 
-    def _read(self) -> int:
-        return sum(int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in self._devices)
+    def read() -> int:
+        return sum(int(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in devices)
+
+    def start() -> Stop:
+        before = read()
+        return lambda: 1e-3 * (read() - before)
+
+    try:
+        read()
+    except pynvml.NVMLError:  # GPUs without a counter, such as a Jetson's
+        return None
+    return start
 
 
 def _number(path: Path) -> int | None:
@@ -204,5 +165,5 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # absent, or only root may read it
+    except OSError:  # missing, or readable by root only
         return ""

@@ -1,25 +1,21 @@
-"""The same decoder on llama.cpp, for comparison: its weights as GGUF, and a worker as bench_worker.py's.
+"""The same decoder on llama.cpp, for comparison: its weights as a GGUF file, and a sequence of tokens.
 
-Needs `pip install llama-cpp-python gguf`; `python -m penguin_engine.bench.llama_cpp SETTINGS` prints one JSON object.
+Needs `pip install llama-cpp-python gguf`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from penguin_engine.bench.worker_process import WorkerSettings, peak_bytes, resident_bytes, timed
 from penguin_engine.export.checkpoint_to_onnx import decoder_shape
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import EngineError
 
+_BATCH_TOKENS = 512
 PRECISIONS = ("f32", "f16", "q8_0", "q4_0")
 _BLOCK_NAMES = {
     "input_layernorm": "attn_norm",
@@ -37,20 +33,21 @@ _BLOCK_NAMES = {
 
 
 def write_gguf(model: Path, path: Path, precision: str) -> Path:
-    """Writes the decoder of a checkpoint as GGUF, without a vocabulary: it is run on token ids.
+    """Writes the decoder of a checkpoint as GGUF unless the file exists, and returns its path.
+
+    The file has no vocabulary: the decoder is run on token ids.
 
     Raises:
         EngineError: the precision is unknown.
     """
-    import gguf
-
     if precision not in PRECISIONS:
         raise EngineError(f"llama.cpp precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+    import gguf
+
     if path.is_file():
         return path
     checkpoint, stored, _ = open_checkpoint(model)
     shape, _ = decoder_shape(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path.with_suffix(".partial"), "qwen3", use_temp_file=True)
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context_length)
@@ -67,7 +64,7 @@ def write_gguf(model: Path, path: Path, precision: str) -> Path:
     kind = gguf.GGMLQuantizationType[precision.upper()]
     weights = CheckpointWeights(stored)
     for name in stored:
-        if (target := _gguf_name(name)) is None:
+        if (target := gguf_name(name)) is None:
             continue
         tensor = np.concatenate(list(weights.float_blocks(name)))
         if tensor.ndim == 1 or precision == "f32":
@@ -83,7 +80,7 @@ def write_gguf(model: Path, path: Path, precision: str) -> Path:
 
 
 def weight_bytes(path: Path) -> int:
-    """Bytes of weights that one decoding step reads: all of them, the head being the embedding table or beside it."""
+    """Returns the bytes of weights that one decoding step reads: all but an embedding table that is not the head."""
     import gguf
 
     tensors = gguf.GGUFReader(path).tensors
@@ -91,75 +88,54 @@ def weight_bytes(path: Path) -> int:
     return sum(int(t.n_bytes) for t in tensors if not (has_head and t.name == "token_embd.weight"))
 
 
-def measure(settings: WorkerSettings) -> dict[str, Any]:
-    """Prefill and decoding rates, through llama.cpp's C interface."""
-    before = resident_bytes()
-    start = time.perf_counter()
-    llama = _Llama(settings)
-    result = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - before}
-    ids = np.random.default_rng(0).integers(0, 200, settings.prompt_tokens).tolist()
+class LlamaSequence:
+    """A sequence of tokens in a llama.cpp context, with the operations of a `KVCache` that are measured.
 
-    def prefill() -> None:
-        llama.truncate(0)
-        llama.append(ids)
+    Args:
+        path: GGUF file.
+        max_length: Tokens that the sequence must hold.
+        threads: CPU threads; llama.cpp's default if None.
 
-    def decode() -> None:
-        llama.truncate(settings.prompt_tokens)
-        for token in range(settings.new_tokens):
-            llama.append([token])
+    Raises:
+        EngineError: llama.cpp cannot load the file, or has no memory for the context.
+    """
 
-    llama.append(ids[:8])
-    prefill_s = timed(prefill)
-    decode_s = timed(decode)
-    return result | {
-        "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
-        "decode_tokens_per_s": settings.new_tokens / decode_s,
-        "resident_bytes": resident_bytes() - before,
-        "peak_bytes": peak_bytes() - before,
-    }
-
-
-class _Llama:
-    """A sequence of tokens in a llama.cpp context."""
-
-    def __init__(self, settings: WorkerSettings):
+    def __init__(self, path: str, max_length: int, threads: int | None = None):
         import llama_cpp
 
         self._lib = llama_cpp
-        self._length = 0
-        quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-        self._quiet = quiet  # the library keeps the pointer only
+        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)  # the library stores a pointer only
+        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(settings.path.encode(), llama_cpp.llama_model_default_params())
+        model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         if not model:
-            raise EngineError(f"llama.cpp cannot load {settings.path}")
+            raise EngineError(f"llama.cpp cannot load {path}")
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = settings.prompt_tokens + settings.new_tokens + 8
-        options.n_batch = options.n_ubatch = 512
-        options.n_threads = options.n_threads_batch = settings.threads
+        options.n_ctx = max_length + 8
+        options.n_batch = options.n_ubatch = _BATCH_TOKENS
+        if threads is not None:
+            options.n_threads = options.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(model, options)
         if not self._context:
-            raise EngineError(f"llama.cpp has no memory for {options.n_ctx} tokens of {settings.path}")
+            raise EngineError(f"llama.cpp has no memory for {options.n_ctx} tokens of {path}")
 
-    def append(self, ids: list[int]) -> None:
-        """Evaluates tokens behind what is held; logits of the last one."""
-        for start in range(0, len(ids), 512):
-            part = ids[start : start + 512]
-            tokens = (self._lib.llama_token * len(part))(*part)
-            if self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(part))):
-                raise EngineError("llama.cpp could not evaluate the tokens")
-            self._length += len(part)
+    def append(self, segments: list[list[int]], /) -> None:
+        """Evaluates tokens after the cached ones, and waits for the logits of the last one."""
+        for ids in segments:
+            for start in range(0, len(ids), _BATCH_TOKENS):
+                part = ids[start : start + _BATCH_TOKENS]
+                tokens = (self._lib.llama_token * len(part))(*part)
+                if self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(part))):
+                    raise EngineError("llama.cpp could not evaluate the tokens")
         self._lib.llama_get_logits(self._context)
 
-    def truncate(self, length: int) -> None:
-        """Forgets what follows the first `length` tokens."""
-        memory = self._lib.llama_get_memory(self._context)
-        self._lib.llama_memory_seq_rm(memory, 0, length, -1)
-        self._length = length
+    def truncate(self, length: int, /) -> None:
+        """Removes what follows the first `length` tokens."""
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, length, -1)
 
 
-def _gguf_name(ours: str) -> str | None:
+def gguf_name(ours: str) -> str | None:
+    """Returns llama.cpp's name of a decoder tensor; None for a tensor of encoder or projector."""
     if not ours.startswith("language_model."):
         return None
     name = ours.removeprefix("language_model.").removeprefix("model.").removesuffix(".weight")
@@ -168,7 +144,3 @@ def _gguf_name(ours: str) -> str | None:
         return f"{outer[name]}.weight"
     _, layer, inner = name.split(".", 2)
     return f"blk.{layer}.{_BLOCK_NAMES[inner]}.weight"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(WorkerSettings(**json.loads(sys.argv[1])))) + "\n")

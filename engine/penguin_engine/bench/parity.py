@@ -1,8 +1,8 @@
-"""Compares this implementation with numbers of the authors' one.
+"""Compares this implementation with the authors' numbers.
 
-Reads a folder of reference vectors (their README says what each file holds) and checks everything that is in it:
-pixels, encoder, projector, logits, ids, grids, generated tokens, chat template, labels, key frames and sizes. One row a
-case; a row passes when every part of it is within the tolerance.
+Reads a folder of reference vectors (its README describes each file) and checks everything in it: pixels, encoder,
+projector, logits, ids, grids, generated tokens, chat template, labels, keyframes and sizes. The result has one row per
+case; a row passes if every part of it is within tolerance.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from penguin_engine.runtimes.base import interleave
+from penguin_engine.runtimes.base import interleave, segment_length
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Generation, Sampling, generate
 from penguin_models.chat import render
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder import FrameShape
-from penguin_models.errors import MediaError
+from penguin_models.errors import MediaError, PenguinError
 from penguin_models.processor import Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import reference_sizes
@@ -36,41 +36,31 @@ from penguin_models.vlm import PenguinVL
 
 TOLERANCES = {"pixels": 1e-5, "encoder": 2e-4, "projector": 2e-4, "logits": 2e-4, "similarity": 1e-6}
 """Largest absolute differences at float32; everything else must be equal."""
-_SUM_TOLERANCE = 1e-6  # of pixel sums, relative: the reference summed in float32
+_SUM_TOLERANCE = 1e-6
+"""Largest relative difference of pixel sums, which the reference computed in float32."""
 
 
 @dataclass
 class Row:
-    """Result of one case.
-
-    Attributes:
-        case: its name.
-        errors: largest absolute difference by what was compared.
-        equal: whether discrete results are equal, by what was compared.
-        note: what differed first, for people.
-    """
+    """Result of one case."""
 
     case: str
-    errors: dict[str, float] = field(default_factory=dict)
-    equal: dict[str, bool] = field(default_factory=dict)
-    note: str = ""
+    errors: dict[str, float] = field(default_factory=dict)  # largest absolute difference of each compared array
+    equal: dict[str, bool] = field(default_factory=dict)  # whether each compared discrete result is equal
+    note: str = ""  # the first difference, for people
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared, and all of it is within tolerance (NaN is not)."""
-        return (
-            bool(self.errors or self.equal)
-            and all(error <= TOLERANCES[name] for name, error in self.errors.items())
-            and all(self.equal.values())
-        )
+        """Whether everything is within tolerance, which NaN never is."""
+        return all(self.equal.values()) and all(error <= TOLERANCES[name] for name, error in self.errors.items())
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Returns the row for JSON, with infinities and NaN as text."""
         errors = {name: value if math.isfinite(value) else str(value) for name, value in self.errors.items()}
         return {"case": self.case, "passed": self.passed, "errors": errors, "equal": self.equal, "note": self.note}
 
     def check(self, name: str, ours: Any, expected: Any) -> None:
-        """Compares discrete results."""
+        """Records whether discrete results are equal."""
         self.equal[name] = (
             bool(np.array_equal(ours, expected)) if isinstance(expected, np.ndarray) else ours == expected
         )
@@ -78,7 +68,7 @@ class Row:
             self.note = f"{name}: {_short(ours)} is not {_short(expected)}"
 
     def measure(self, name: str, ours: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
-        """Compares numbers."""
+        """Records the largest absolute difference of two arrays."""
         if ours.shape != expected.shape:
             self.errors[name] = math.inf
             self.note = self.note or f"{name}: shape {ours.shape} is not {expected.shape}"
@@ -86,57 +76,54 @@ class Row:
             self.errors[name] = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
 
 
-_MISSHAPEN = (KeyError, TypeError, AttributeError)
-"""What reading values of another form than the reference vectors' raises."""
-
-
-def _misshapen(where: str, err: Exception) -> str:
-    fault = f"it lacks {err}" if isinstance(err, KeyError) else str(err)
-    return f"{where} does not have the form of reference vectors: {fault}"
-
-
 def run_parity(folder: str | Path) -> Iterator[Row]:
-    """Compares case by case.
+    """Yields the result of each case.
 
     Args:
-        folder: shaped like the reference vectors.
+        folder: Folder in the form of the reference vectors.
 
     Raises:
-        MediaError: the folder is missing or holds nothing to compare.
+        MediaError: the folder is missing, holds nothing to compare, or a file has another form.
         CheckpointError: its checkpoint cannot be loaded.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MediaError(f"{folder} is not a folder of reference vectors")
-    present = [name for name in _COMPARISONS if (folder / name).is_file()]
-    if not present:
-        raise MediaError(f"{folder} has none of {', '.join(_COMPARISONS)}: it holds no reference vectors")
-    for name in present:
-        empty = True
+    missing = missing_files(folder)
+    if len(missing) == len(_COMPARISONS):
+        raise MediaError(f"{folder} has no reference vectors, which are {', '.join(missing)}")
+    for name, compare in _COMPARISONS.items():
+        if name in missing:
+            continue
         try:
-            for row in _COMPARISONS[name](folder):
-                empty = False
+            compared = 0
+            for row in compare(folder):
+                compared += len(row.errors) + len(row.equal)
                 yield row
-        except _MISSHAPEN as err:
-            raise MediaError(_misshapen(str(folder / name), err)) from err
-        if empty:
+        except PenguinError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError) as err:
+            fault = f"{err} is missing" if isinstance(err, KeyError) else str(err)
+            raise MediaError(f"{folder / name} does not have the form of reference vectors: {fault}") from err
+        if not compared:
             raise MediaError(f"{folder / name} holds nothing to compare")
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Returns the files of reference vectors that a folder does not have, and which are therefore not compared."""
+    return [name for name in _COMPARISONS if not (folder / name).is_file()]
 
 
 def _model_cases(folder: Path) -> Iterator[Row]:
     model, processor = load_pretrained(folder / "checkpoint", dtype="float32")
-    cases = _json(folder / "expected.json", dict)
-    tensors = _tensors(folder / "expected.safetensors")
+    cases = _json(folder / "expected.json")
+    tensors = load_file(folder / "expected.safetensors")
     for name, case in cases.items():
-        if not isinstance(case, dict):
-            continue
-        expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        row = Row(name)
-        try:
+        if isinstance(case, dict):
+            row = Row(name)
+            expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
             _compare_model(row, model, processor, folder / "media", case, expected, cases.get(f"{name}.pixel_sum"))
-        except _MISSHAPEN as err:
-            raise MediaError(_misshapen(f"{folder / 'expected.json'}, case {name},", err)) from err
-        yield row
+            yield row
 
 
 @torch.inference_mode()
@@ -151,7 +138,7 @@ def _compare_model(
 ) -> None:
     images, conversation, kinds = prepare_case(processor, media, case)
     if kinds is not None:
-        row.check("key frames", kinds, case["frame_types"])
+        row.check("keyframes", kinds, case["frame_types"])
     row.check("text", render(conversation), case["text"])
     row.check("grids", np.array([[1, *image.grid] for image in images]), expected["grid_sizes"])
     row.check("merge sizes", np.array([image.merge_size for image in images]), expected["merge_sizes"])
@@ -184,14 +171,11 @@ def _compare_generated(
     conversation: list[dict[str, Any]],
     expected: npt.NDArray[Any],
 ) -> None:
-    runtime, length = TorchRuntime(model), expected.shape[1]
-    parts = processor.prompt_segments(conversation)
-    visual = runtime.encode(images)
-    tokens = sum(map(len, parts)) + sum(v.length for v in visual)
-    cache = runtime.open_cache(tokens + length)
-    logits = cache.append(interleave(parts, visual))
+    runtime, new_tokens = TorchRuntime(model), expected.shape[1]
+    prompt = interleave(processor.prompt_segments(conversation), runtime.encode(images))
+    cache = runtime.open_cache(sum(map(segment_length, prompt)) + new_tokens)
     generation = Generation()
-    for _ in generate(cache, logits, processor, Sampling(max_new_tokens=length), generation):
+    for _ in generate(cache, cache.append(prompt), processor, Sampling(max_new_tokens=new_tokens), generation):
         pass
     ours = generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
     row.check("generated", np.array([ours]), expected)
@@ -200,7 +184,7 @@ def _compare_generated(
 def prepare_case(
     processor: Processor, media: Path, case: dict[str, Any]
 ) -> tuple[list[PatchedImage], list[dict[str, Any]], list[int] | None]:
-    """Patches and conversation of a case in `expected.json`, and our key-frame labels where it is a video."""
+    """Returns patches and conversation of a case in `expected.json`, and our keyframe labels if it is a video."""
     spec, budget = case["case"], case["max_tokens"]
     question = {"type": "text", "text": spec["q"]}
     if spec["kind"] == "image":
@@ -216,7 +200,7 @@ def prepare_case(
     clip = media / spec["file"]
     paths = sorted(clip.iterdir())[:: spec.get("stride", 1)] if clip.is_dir() else []
     if not paths:
-        raise MediaError(f"{clip} is no folder of frames, or an empty one")
+        raise MediaError(f"{clip} is not a folder of frames, or is empty")
     frames = [_read(path) for path in paths]
     policy = ReferencePolicy()
     kinds = [policy.observe(Frame(frame, i)) for i, frame in enumerate(frames)]
@@ -246,9 +230,9 @@ def _training_labels(folder: Path) -> Iterator[Row]:
     yield row
 
 
-def _key_frames(folder: Path) -> Iterator[Row]:
-    for run in _json(folder / "tra_labels.json", dict)["runs"]:
-        row, policy = Row(f"key frames, {run['source']} every {run['stride']}"), ReferencePolicy()
+def _keyframe_labels(folder: Path) -> Iterator[Row]:
+    for run in _json(folder / "tra_labels.json")["runs"]:
+        row, policy = Row(f"keyframes, {run['source']} every {run['stride']}"), ReferencePolicy()
         kinds, similarities = [], []
         for index, name in enumerate(run["files"]):
             kinds.append(policy.observe(Frame(_read(folder / "media" / run["source"] / name), index)))
@@ -261,46 +245,25 @@ def _key_frames(folder: Path) -> Iterator[Row]:
 def _sizes(folder: Path) -> Iterator[Row]:
     cases = _json(folder / "tra_sizes.json")
     row = Row(f"{len(cases)} allocations")
-    different = 0
     for case in cases:
-        source_size, kinds = Size(case["height"], case["width"]), [FrameKind(k) for k in case["frame_types"]]
+        kinds = [FrameKind(kind) for kind in case["frame_types"]]
+        source_size = Size(case["height"], case["width"])
         ours = reference_sizes(source_size, kinds, case["merge_size"], case["min_tokens"], case["max_tokens"])
-        intermediate = case["intermediate_hw"]
-        same = (
-            list(ours.key) == case["key_hw"]
-            and (intermediate is None or list(ours.intermediate) == intermediate)
-            and ours.total_tokens(kinds) == case["total_tokens"]
-        )
-        if not same and not different:
-            row.note = f"{case['height']}x{case['width']}, {len(kinds)} frames: {ours} is not {case['key_hw']}"
-        different += not same
-    row.equal["sizes"] = bool(cases) and different == 0
+        expected = (case["key_hw"], case["intermediate_hw"] or list(ours.intermediate), case["total_tokens"])
+        same = (list(ours.key), list(ours.intermediate), ours.total_tokens(kinds)) == expected
+        row.equal["sizes"] = same and row.equal.get("sizes", True)
+        if not same:
+            row.note = row.note or f"{source_size}, {len(kinds)} frames: {ours} is not {expected}"
     yield row
 
 
 def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
-    try:
-        with Image.open(path) as image:
-            return np.array((image.crop(tuple(crop)) if crop else image).convert("RGB"))  # type: ignore[arg-type]
-    except OSError as err:
-        raise MediaError(f"reference image {path} cannot be read: {err}") from err
+    with Image.open(path) as image:
+        return np.array((image.crop(tuple(crop)) if crop else image).convert("RGB"))  # type: ignore[arg-type]
 
 
-def _json(path: Path, kind: type = list) -> Any:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as err:
-        raise MediaError(f"{path} cannot be read as JSON: {err}") from err
-    if not isinstance(values, kind):
-        raise MediaError(f"{path} holds a {type(values).__name__}, reference vectors have a {kind.__name__} there")
-    return values
-
-
-def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    try:
-        return load_file(path)  # type: ignore[no-any-return]
-    except (OSError, SafetensorError) as err:
-        raise MediaError(f"{path} cannot be read as safetensors: {err}") from err
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _short(value: Any) -> str:
@@ -308,15 +271,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def absent_files(folder: Path) -> list[str]:
-    """Files of reference vectors that a folder does not have; what they would show is not compared."""
-    return [name for name in _COMPARISONS if not (folder / name).is_file()]
-
-
 _COMPARISONS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "expected.json": _model_cases,
     "chat_template.json": _chat_template,
     "labels.json": _training_labels,
-    "tra_labels.json": _key_frames,
+    "tra_labels.json": _keyframe_labels,
     "tra_sizes.json": _sizes,
 }

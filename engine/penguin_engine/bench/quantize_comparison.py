@@ -1,148 +1,105 @@
-"""A quantised decoder against full precision: logits at every step, evaluation scores, and when it is good enough."""
+"""A quantised decoder against full precision: logits at every step, evaluation scores, and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from penguin_engine.runtimes.base import PromptSegment, Runtime
-from penguin_models.errors import EngineError
+from penguin_engine.runtimes.base import Runtime, interleave
 from penguin_models.types import Float32Array, PatchedImage
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a variant is not called good.
+    """The limits that a variant must keep to be good."""
 
-    Attributes:
-        agreement: share of positions at which it must choose the same token as full precision.
-        cosine: of its logits with those of full precision, the mean over positions.
-        score_loss: most that any score of an evaluation may fall, scores being from 0 to 1.
-    """
+    agreement: float = 0.95  # least share of positions with the same next token as full precision
+    cosine: float = 0.99  # least mean cosine of the logits with those of full precision
+    score_loss: float = 0.02  # most that a score of an evaluation, from 0 to 1, may fall
 
-    agreement: float = 0.95
-    cosine: float = 0.99
-    score_loss: float = 0.02
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """One score of an evaluation, from 0 to 1."""
+
+    full: float  # at full precision
+    variant: float  # of the variant
+    interval: tuple[float, float] | None = None  # 95 % interval of variant minus full precision, if known
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the interval reaches 0, so that a loss is not significant."""
+        return self.interval is not None and self.interval[1] >= 0
 
 
 @dataclass
 class Comparison:
-    """A variant against full precision.
+    """Differences between a variant and full precision."""
 
-    Attributes:
-        positions: at which logits were compared.
-        agreement: share of them at which both choose the same token.
-        cosine: of the logits, mean.
-        divergence: Kullback-Leibler divergence of the variant's next-token distribution, mean, in nats.
-        largest_error: largest absolute difference of two logits.
-        scores: of an evaluation, by name: (full precision, variant).
-        intervals: 95 % intervals of variant minus full precision over the same questions, of scores where they are
-            known.
-    """
+    positions: int  # at which logits were compared
+    agreement: float  # share of positions at which both choose the same token
+    cosine: float  # mean over positions, of the logits
+    divergence: float = 0.0  # mean Kullback-Leibler divergence of the variant's next-token distribution, in nats
+    largest_error: float = 0.0  # largest absolute difference of two logits
+    scores: dict[str, ScoreChange] = field(default_factory=dict)  # of an evaluation, by name; empty without one
 
-    positions: int = 0
-    agreement: float = 0.0
-    cosine: float = 0.0
-    divergence: float = 0.0
-    largest_error: float = 0.0
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    def judge(self, limits: Limits) -> dict[str, Any]:
+        """Returns the comparison and its verdict as plain types.
 
-    def failures(self, limits: Limits | None = None) -> list[str]:
-        """Why the variant is not good; nothing if it is."""
-        limits = limits or Limits()
-        found = [
-            f"{name} is {value:.4f}, at least {least:g} is wanted"
+        "failures" are limits that the variant breaks. "doubts" are scores that fall too much, though chance may
+        explain it. "good" is None if the variant has no failures, but was not scored or leaves doubts.
+        """
+        failures = [
+            f"{name} is {value:.4f}, at least {least:g} is required"
             for name, value, least in (
                 ("agreement", self.agreement, limits.agreement),
                 ("cosine", self.cosine, limits.cosine),
             )
-            if not value >= least
+            if not value >= least  # also NaN
         ]
-        return found + [told for name, told in self._fallen(limits).items() if not self._may_be_chance(name)]
-
-    def doubts(self, limits: Limits | None = None) -> list[str]:
-        """Scores that fall by more than is allowed, though chance may explain it: their interval holds 0."""
-        fallen = self._fallen(limits or Limits())
-        return [
-            f"{told} (95 % interval of the change {self.intervals[name][0]:+.4f} to {self.intervals[name][1]:+.4f})"
-            for name, told in fallen.items()
-            if self._may_be_chance(name)
-        ]
-
-    def good(self, limits: Limits | None = None) -> bool | None:
-        """Whether the variant is good; None where it is not refused, but has not been scored or leaves doubts."""
-        return False if self.failures(limits) else True if self.scores and not self.doubts(limits) else None
-
-    def _fallen(self, limits: Limits) -> dict[str, str]:
-        return {
-            name: f"{name} falls from {full:.4f} to {variant:.4f}, by more than {limits.score_loss:g}"
-            for name, (full, variant) in self.scores.items()
-            if not full - variant <= limits.score_loss
-        }
-
-    def _may_be_chance(self, name: str) -> bool:
-        return name in self.intervals and self.intervals[name][1] >= 0
-
-    def to_dict(self, limits: Limits | None = None) -> dict[str, Any]:
-        """For programs."""
-        verdict = {"good": self.good(limits), "failures": self.failures(limits), "doubts": self.doubts(limits)}
-        return {**asdict(self), "limits": asdict(limits or Limits()), **verdict}
+        doubts = []
+        for name, score in self.scores.items():
+            if score.full - score.variant <= limits.score_loss:
+                continue
+            fall = f"{name} falls from {score.full:.4f} to {score.variant:.4f}, by more than {limits.score_loss:g}"
+            if score.interval is not None and score.may_be_chance:
+                low, high = score.interval
+                doubts.append(f"{fall} (95 % interval of the change {low:+.4f} to {high:+.4f})")
+            else:
+                failures.append(fall)
+        good = False if failures else True if self.scores and not doubts else None
+        return {**asdict(self), "limits": asdict(limits), "good": good, "failures": failures, "doubts": doubts}
 
 
-def compare(
+def compare_logits(
     full: Runtime,
     variant: Runtime,
     prompts: Sequence[tuple[Sequence[Sequence[int]], Sequence[PatchedImage]]],
     steps: int = 16,
 ) -> Comparison:
-    """Lets full precision answer prompts and compares the logits at every step; the variant sees the same tokens.
+    """Lets full precision answer prompts and compares the logits at every step; the variant reads the same tokens.
 
     Args:
-        full: the model as it was trained.
-        variant: the same model, quantised.
-        prompts: for each, its text cut at the images, and the images.
-        steps: tokens of each answer.
+        full: The model at full precision.
+        variant: The same model, quantised.
+        prompts: For each prompt, its text split at the images, and the images.
+        steps: Length of each answer in tokens.
     """
     pairs: list[tuple[Float32Array, Float32Array]] = []
     for texts, images in prompts:
-        caches, logits = [], []
-        for runtime in (full, variant):
-            parts: list[PromptSegment] = [texts[0]]
-            for visual, text in zip(runtime.encode(images), texts[1:], strict=True):
-                parts += [visual, text]
-            length = sum(map(len, texts)) + sum(image.tokens for image in images) + steps
-            caches.append(runtime.open_cache(length))
-            logits.append(caches[-1].append(parts))
-        pairs.append((logits[0], logits[1]))
+        length = sum(map(len, texts)) + sum(image.tokens for image in images) + steps
+        caches = [runtime.open_cache(length) for runtime in (full, variant)]
+        prompt = [interleave(texts, runtime.encode(images)) for runtime in (full, variant)]
+        pairs.append((caches[0].append(prompt[0]), caches[1].append(prompt[1])))
         for _ in range(steps - 1):
             token = int(pairs[-1][0].argmax())
             pairs.append((caches[0].append([[token]]), caches[1].append([[token]])))
         for cache in caches:
             cache.close()
     return _summarise(pairs)
-
-
-def with_scores(
-    comparison: Comparison,
-    full: Mapping[str, float],
-    variant: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-) -> Comparison:
-    """Adds the scores of an evaluation, which must be the same ones for both, and the intervals of their changes.
-
-    Raises:
-        EngineError: the two were not scored alike.
-    """
-    if full.keys() != variant.keys():
-        different = ", ".join(sorted(full.keys() ^ variant.keys()))
-        raise EngineError(f"the two evaluations have different scores ({different}); evaluate both alike")
-    comparison.scores = {name: (full[name], variant[name]) for name in full}
-    comparison.intervals = dict(intervals or {})
-    return comparison
 
 
 def _summarise(pairs: Sequence[tuple[Float32Array, Float32Array]]) -> Comparison:

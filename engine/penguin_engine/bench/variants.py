@@ -1,8 +1,8 @@
-"""Runtimes and precisions of one model side by side, and what share of the machine's limits each reaches.
+"""Runtimes and precisions of one model side by side, each as a share of the machine's limits.
 
-Decoding reads every weight once a token, so memory bandwidth bounds it; encoding and prefill are matrix products, so
-the matrix rate bounds them. Both limits are measured next to each variant (bench_limits.py), since a shared machine
-changes its mood.
+Decoding reads every weight once per token, so memory bandwidth bounds it. Encoding and prefill are matrix products, so
+the matrix rate bounds them. Both limits are measured next to each variant (limits.py), because other processes change
+them on a shared machine.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ import torch
 from penguin_engine.bench.event_clips import drawn_samples
 from penguin_engine.bench.limits import device_name, machine_limits
 from penguin_engine.bench.machine import machine_facts
+from penguin_engine.bench.rates import FRAME
 from penguin_engine.bench.worker_process import WorkerSettings
-from penguin_engine.export.calibration import Calibration
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
 from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, DecoderShape
 from penguin_engine.export.quantize import KINDS, Quantization
@@ -41,11 +41,13 @@ _PROFILES = {
     "tensorrt-fused": "fused",
 }
 WORKERS = ("torch", *_PROFILES, "transformers", "llama.cpp")
-_LLAMA = {"llama-cpp-python": "llama_cpp", "gguf": "gguf"}
-"""What llama.cpp is run with: packages and their modules."""
+_PACKAGES = {
+    "llama.cpp": {"llama-cpp-python": "llama_cpp", "gguf": "gguf"},
+    "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
+}
+"""Packages that a runtime needs in addition, and their modules."""
 _CALIBRATION_SAMPLES = 4
-_FRAME_PATCHES = 1280
-_PLAN_TOKENS, _PLAN_PATCHES = 4096, 4096
+_PLAN_LIMITS = PlanLimits(max_tokens=4096, max_patches=4096)
 """Longest cache and largest image of plans that are built for a measurement."""
 
 
@@ -69,109 +71,107 @@ class Variant:
         worker, _, precision = text.partition(":")
         if worker not in WORKERS or not precision:
             raise EngineError(
-                f"variant {text!r} is unknown; it is RUNTIME:PRECISION, RUNTIME one of {', '.join(WORKERS)}"
+                f"variant {text!r} is unknown; write RUNTIME:PRECISION with RUNTIME one of {', '.join(WORKERS)}"
             )
         return cls(worker, precision)
 
     @property
     def profile(self) -> str | None:
-        """Profile of the export that it runs; None where it runs the checkpoint."""
+        """Export profile that the variant runs; None if it runs the checkpoint."""
         return _PROFILES.get(self.worker)
+
+    @property
+    def kind(self) -> str:
+        """The runtime without its profile, as in `WorkerSettings`."""
+        return self.worker.partition("-")[0]
+
+    @property
+    def missing_packages(self) -> list[str]:
+        """Packages that the variant needs and that are not installed."""
+        needed = _PACKAGES.get(self.kind, {})
+        return [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
 
 
 def default_variants() -> list[Variant]:
-    """What can be compared on the CPU of this machine."""
-    names = ["torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32"]
-    if all(map(importlib.util.find_spec, _LLAMA.values())):
-        names += ["llama.cpp:f32", "llama.cpp:q8_0", "llama.cpp:q4_0"]
-    return [Variant.parse(name) for name in names]
+    """Returns the variants that this machine can run on its CPU."""
+    names = ("torch:float32", "onnx:float32", "onnx:int8", "onnx:int4", "transformers:float32")
+    llama = ("llama.cpp:f32", "llama.cpp:q8_0", "llama.cpp:q4_0")
+    return [variant for variant in map(Variant.parse, names + llama) if not variant.missing_packages]
 
 
 def compare_variants(
-    model: Path, work: Path, variants: Sequence[Variant], settings: WorkerSettings, calibrated: bool
+    model: Path, work: Path, variants: Sequence[Variant], settings: WorkerSettings
 ) -> Iterator[dict[str, Any]]:
-    """Measures variants one after the other, each in a process of its own.
+    """Measures variants one after another, each in a process of its own.
 
     Args:
-        model: checkpoint folder.
-        work: exported forms are kept here, and used again where they are there.
-        variants: to measure.
-        settings: how much is measured; kind, path and precision are filled in.
-        calibrated: whether quantised forms are calibrated; of no use with random weights.
+        model: Checkpoint folder.
+        work: Folder for exports; those of an earlier run are used again.
+        variants: Variants to measure.
+        settings: How much is measured; kind, path, precision and threads are filled in.
 
     Yields:
-        One result a variant, in which fractions of limits are between 0 and about 1.
+        One result per variant, with its share of each limit between 0 and about 1.
     """
     checkpoint, _, _ = open_checkpoint(model)
     shape, encoder = decoder_shape(checkpoint)[0], checkpoint.config.encoder
-    threads = settings.threads or torch.get_num_threads()
     for variant in variants:
-        path = prepare(model, work, variant, calibrated, settings.device)
-        limits = machine_limits(threads, settings.device, variant.precision)
-        worker = replace(settings, kind=variant.worker.partition("-")[0], path=str(path), threads=threads)
-        measured = _in_own_process(variant, replace(worker, precision=variant.precision))
-        again = machine_limits(threads, settings.device, variant.precision)
-        limits = {name: max(value, again[name]) for name, value in limits.items()}
+        path = prepare(model, work, variant, settings.device)
+        before = machine_limits(settings.device, variant.precision)
+        filled_in = replace(settings, kind=variant.kind, path=str(path), precision=variant.precision)
+        measured = measure_in_own_process(variant, replace(filled_in, threads=torch.get_num_threads()))
+        after = machine_limits(settings.device, variant.precision)
         weight_bytes = decoded_bytes(path, variant, shape)
-        fractions = _fractions(measured, limits, weight_bytes, shape, encoder, settings.prompt_tokens)
+        limits = {name: max(before[name], after[name]) for name in before}
         yield {
             "variant": str(variant),
             "weight_bytes": weight_bytes,
             **measured,
             "limits": limits,
-            "fractions": fractions,
+            "fractions": limit_fractions(measured, limits, weight_bytes, shape, encoder, settings.prompt_tokens),
         }
 
 
-def prepare(model: Path, work: Path, variant: Variant, calibrated: bool, device: str = "cpu") -> Path:
-    """Folder or file that a variant runs: the checkpoint, or what was exported from it, with plans for TensorRT."""
-    if variant.profile is None and variant.worker != "llama.cpp":
-        return model
-    key = _checkpoint_key(model)
+def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> Path:
+    """Returns the folder or file that a variant runs: the checkpoint, or what is exported and built from it.
+
+    Raises:
+        EngineError: a package is missing, or the checkpoint has no such variant.
+    """
+    if missing := variant.missing_packages:
+        raise EngineError(
+            f"{variant} needs {' and '.join(missing)}: pip install {' '.join(missing)} (on a Jetson: docs/jetson.md)"
+        )
     if variant.worker == "llama.cpp":
-        missing = [name for name, module in _LLAMA.items() if importlib.util.find_spec(module) is None]
-        if missing:
-            raise EngineError(f"{variant} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
         from penguin_engine.bench.llama_cpp import write_gguf
 
-        return write_gguf(model, work / f"decoder-{variant.precision}-{key}.gguf", variant.precision)
-    assert variant.profile is not None
-    quantized = variant.precision in KINDS
-    plain = "-uncalibrated" if quantized and not calibrated else ""
-    folder = work / f"{variant.profile}-{variant.precision}{plain}-{key}"
+        return write_gguf(model, work / f"decoder-{variant.precision}-{_checkpoint_key(model)}.gguf", variant.precision)
+    if variant.profile is None:
+        return model
+    quantization = None
+    if variant.precision in KINDS:
+        quantization = Quantization.default(variant.precision, variant.profile == "onnxruntime")
+    folder = work / f"{variant.profile}-{variant.precision}-{_checkpoint_key(model)}"
     if not (folder / MANIFEST).is_file():
-        options = ExportOptions(
-            profile=variant.profile,
-            dtype=None if quantized else variant.precision,
-            quantization=Quantization.default(variant.precision, variant.profile == "onnxruntime")
-            if quantized
-            else None,
-            samples=drawn_samples(_CALIBRATION_SAMPLES),
-            calibration=None if calibrated else Calibration({}, {}),
-        )
-        export(model, folder, options)
-    if variant.worker.startswith("tensorrt") and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
-        _build_plans(folder, device)
+        dtype = None if quantization else variant.precision
+        samples = drawn_samples(_CALIBRATION_SAMPLES)
+        export(model, folder, ExportOptions(variant.profile, dtype, quantization=quantization, samples=samples))
+    if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
+        from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
+
+        build(folder, device, BuildOptions(limits=_PLAN_LIMITS))
     return folder
 
 
 def _checkpoint_key(model: Path) -> str:
-    """Another one for every checkpoint, and for what a checkpoint becomes: from names, sizes and times of its files."""
+    """Returns a hash of the names, sizes and times of a checkpoint's files, so that a retrained one differs."""
     stats = {path.name: path.stat() for path in model.iterdir() if path.is_file()}
     files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
     return hashlib.sha256(repr((str(model.resolve()), files)).encode()).hexdigest()[:12]
 
 
-def _build_plans(folder: Path, device: str) -> None:
-    if importlib.util.find_spec("tensorrt") is None or importlib.util.find_spec("pycuda") is None:
-        raise EngineError("variants of tensorrt need tensorrt and pycuda, which are not installed; see docs/jetson.md")
-    from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
-
-    build(folder, device, BuildOptions(limits=PlanLimits(_PLAN_TOKENS, _PLAN_PATCHES)))
-
-
 def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:
-    """Bytes of weights that one decoding step reads."""
+    """Returns the bytes of weights that one decoding step reads."""
     if variant.worker == "llama.cpp":
         from penguin_engine.bench.llama_cpp import weight_bytes
 
@@ -183,7 +183,7 @@ def decoded_bytes(path: Path, variant: Variant, shape: DecoderShape) -> int:
 
 
 def exported_weight_bytes(folder: Path) -> int:
-    """Bytes of weights of an exported decoder and its head."""
+    """Returns the bytes of the weights of an exported decoder and its head."""
     import onnx
 
     graph = onnx.load(folder / DECODER, load_external_data=False).graph
@@ -195,16 +195,7 @@ def exported_weight_bytes(folder: Path) -> int:
     return total
 
 
-def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
-    """Operations per patch of a frame of `_FRAME_PATCHES`, every four of which become one token."""
-    c = config
-    attention = c.hidden_size * c.head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
-    linear = c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size) + c.patch_dim * c.hidden_size
-    scores = c.num_hidden_layers * 2 * _FRAME_PATCHES * c.num_attention_heads * c.head_dim
-    return 2 * (linear + scores + (c.hidden_size + hidden) * hidden / 4)
-
-
-def _fractions(
+def limit_fractions(
     measured: dict[str, Any],
     limits: dict[str, float],
     weight_bytes: int,
@@ -212,22 +203,35 @@ def _fractions(
     encoder: EncoderConfig,
     prompt_tokens: int,
 ) -> dict[str, float]:
+    """Returns the share of memory bandwidth that decoding reaches, and of the matrix rate that the others reach."""
     scores = 2 * (prompt_tokens / 2) * shape.heads * shape.head_dim
     prefill = 2 * (shape.linear_weights + shape.layers * scores)
-    used = {
+    fractions = {
         "decode": measured["decode_tokens_per_s"] * weight_bytes / limits["memory_bytes_per_s"],
         "prefill": measured["prefill_tokens_per_s"] * prefill / limits["operations_per_s"],
     }
     if "encode_patches_per_s" in measured:
         operations = _encoder_operations(encoder, shape.hidden)
-        used["encode"] = measured["encode_patches_per_s"] * operations / limits["operations_per_s"]
-    assert all(math.isfinite(value) for value in used.values())
-    return used
+        fractions["encode"] = measured["encode_patches_per_s"] * operations / limits["operations_per_s"]
+    return fractions
 
 
-def _in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
-    module = "llama_cpp" if variant.worker == "llama.cpp" else "worker_process"
-    command = [sys.executable, "-m", f"penguin_engine.bench.{module}", settings.to_json()]
+def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
+    """Returns the operations per patch of a `FRAME`; every four patches become one token."""
+    c = config
+    attention = c.hidden_size * c.head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
+    linear = c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size) + c.patch_dim * c.hidden_size
+    scores = c.num_hidden_layers * 2 * FRAME.area * c.num_attention_heads * c.head_dim
+    return 2 * (linear + scores + (c.hidden_size + hidden) * hidden / 4)
+
+
+def measure_in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
+    """Returns the result of a worker process.
+
+    Raises:
+        EngineError: the worker failed.
+    """
+    command = [sys.executable, "-m", "penguin_engine.bench.worker_process", json.dumps(asdict(settings))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -237,16 +241,19 @@ def _in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """What the figures were measured on, with the versions of what ran."""
-    from importlib import metadata
-
+    """Returns facts about the machine, and the versions of the packages that run on it."""
     packages = ("onnxruntime", "transformers", "tensorrt", "llama_cpp_python")
     versions = {}
     for name in packages:
         try:
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # not installed
+        except metadata.PackageNotFoundError:
             continue
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    described = machine_facts() | {"memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]), "versions": versions}
-    return described | {"device": device, "gpu": device_name(device)}
+    return {
+        **machine_facts(),
+        "memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]),
+        "versions": versions,
+        "device": device,
+        "gpu": device_name(device),
+    }

@@ -1,7 +1,6 @@
-"""One variant of a model measured in a process of its own: `python -m penguin_engine.bench.worker_process SETTINGS`.
+"""Measures one variant of a model in a process of its own: `python -m penguin_engine.bench.worker_process SETTINGS`.
 
-A process of its own, because loading time and memory mean nothing where another variant was loaded before. Prints one
-JSON object. Knows the runtimes and transformers; llama.cpp is in bench_llama.py.
+Loading time and memory mean nothing in a process that loaded another variant before. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -10,131 +9,91 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from penguin_engine.bench.energy import EnergyMeter
-from penguin_engine.bench.gpu_memory import gpu_bytes
+from penguin_engine.bench.machine import gpu_bytes, peak_bytes, resident_bytes, timed
+from penguin_engine.bench.rates import runtime_rates, token_rates
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
-from penguin_models.types import Frame, PatchedImage, Size
+from penguin_models.types import Frame
 
-_FRAME = Size(32, 40)
-"""Patches of the frames that are encoded: 448x560 pixels, 320 tokens."""
-_VGA_TOKENS = 391
+VGA_TOKENS = 391
+"""Visual tokens of a frame of 640x480."""
+_SCENE_FRAMES = 2
 _QUESTIONS = ("What has changed on the table?", "What is on the table now?")
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What is measured, and how much of it.
+    """What is measured, and how much of it."""
 
-    Attributes:
-        kind: "torch", "onnx", "tensorrt" or "transformers".
-        path: checkpoint or exported folder.
-        device: where it runs.
-        precision: type of the weights; as stored if None.
-        threads: of one operator; all cores if None.
-        frames: encoded together.
-        prompt_tokens: of the prefill.
-        new_tokens: of the decoding.
-        scene_frames: held by the session whose first token is timed, 391 tokens each; 0 leaves that out.
-        answer_tokens: of the answer whose energy is measured.
-    """
-
-    kind: str
-    path: str
+    kind: str  # "torch", "onnx", "tensorrt", "transformers" or "llama.cpp"
+    path: str  # checkpoint folder, exported folder or GGUF file
     device: str = "cpu"
-    precision: str | None = None
-    threads: int | None = None
-    frames: int = 3
-    prompt_tokens: int = 512
-    new_tokens: int = 32
-    scene_frames: int = 2
-    answer_tokens: int = 32
+    precision: str | None = None  # of the weights; as stored if None
+    threads: int | None = None  # CPU threads of one operator; all cores if None
+    prompt_tokens: int = 512  # tokens of the prefill
+    new_tokens: int = 32  # tokens decoded after it, and of the answer whose energy is measured
 
-    def to_json(self) -> str:
-        """For the command line of a worker."""
-        return json.dumps(asdict(self))
+
+Measure = Callable[[], dict[str, Any]]
+"""Measures the speed of a loaded model, and keeps the model in memory as long as it exists."""
 
 
 def measure(settings: WorkerSettings) -> dict[str, Any]:
-    """Opens a variant and measures it."""
-    of_gpu, before = gpu_bytes(settings.device), resident_bytes()
-    if settings.kind == "transformers":
-        return _measure_transformers(settings, before) | _gpu_growth(settings.device, of_gpu)
+    """Returns loading time, memory, rates, time to the first token and energy of a variant."""
+    loaders = {"transformers": _load_transformers, "llama.cpp": _load_llama}
+    resident, gpu = resident_bytes(), gpu_bytes(settings.device)
     start = time.perf_counter()
-    runtime, processor = open_runtime(
-        settings.kind, settings.path, settings.device, settings.precision, settings.threads
-    )
-    result: dict[str, Any] = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - before}
-    result |= _rates(runtime, settings)
-    if settings.scene_frames:
-        result |= _scene(runtime, processor, settings)
-    result |= {"resident_bytes": resident_bytes() - before, "peak_bytes": peak_bytes() - before}
-    return result | _gpu_growth(settings.device, of_gpu)
-
-
-def _rates(runtime: Runtime, settings: WorkerSettings) -> dict[str, Any]:
-    random = np.random.default_rng(0)
-    images = [
-        PatchedImage(random.standard_normal((_FRAME.area, 588), dtype=np.float32), _FRAME, 2)
-        for _ in range(settings.frames)
-    ]
-
-    def encode() -> None:
-        runtime.encode(images)
-        runtime.synchronize()
-
-    encode()
-    encode_s = timed(encode)
-    ids = random.integers(0, 200, settings.prompt_tokens).tolist()
-    cache = runtime.open_cache(settings.prompt_tokens + settings.new_tokens)
-
-    def prefill() -> None:
-        cache.truncate(0)
-        cache.append([ids])
-
-    def decode() -> None:
-        cache.truncate(settings.prompt_tokens)
-        for token in range(settings.new_tokens):
-            cache.append([[token]])
-
-    cache.append([ids[:8]])
-    prefill_s = timed(prefill)
-    cache.append([[1]])
-    decode_s = timed(decode)
-    cache.close()
+    measure_speed = loaders.get(settings.kind, _load_runtime)(settings)
+    loaded = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - resident}
+    speed = measure_speed()
+    gpu_after = gpu_bytes(settings.device)
     return {
-        "encode_patches_per_s": settings.frames * _FRAME.area / encode_s,
-        "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
-        "decode_tokens_per_s": settings.new_tokens / decode_s,
+        **loaded,
+        **speed,
+        "resident_bytes": resident_bytes() - resident,
+        "peak_bytes": peak_bytes() - resident,
+        "gpu_bytes": None if gpu is None or gpu_after is None else gpu_after - gpu,
     }
 
 
-def _scene(runtime: Runtime, processor: Processor, settings: WorkerSettings) -> dict[str, Any]:
-    """First token of a question over a camera's memory: everything still to do, and with the prefix in the cache."""
-    budget = settings.scene_frames * _VGA_TOKENS + 50
+def _load_runtime(settings: WorkerSettings) -> Measure:
+    runtime, processor = open_runtime(
+        settings.kind, settings.path, settings.device, settings.precision, settings.threads
+    )
+
+    def measure_speed() -> dict[str, Any]:
+        rates = runtime_rates(runtime, settings.prompt_tokens, settings.new_tokens)
+        return rates | _measure_scene(runtime, processor, settings.new_tokens)
+
+    return measure_speed
+
+
+def _measure_scene(runtime: Runtime, processor: Processor, new_tokens: int) -> dict[str, Any]:
+    """Returns the time to the first token of a first question and of a second one, which reuses the prefix."""
+    budget = _SCENE_FRAMES * VGA_TOKENS + 50
     session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=budget))
-    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    for number in range(settings.scene_frames):
-        session.observe(Frame(np.roll(picture, 40 * number, axis=1), number * 10**9))
-    first = Sampling(max_new_tokens=1)
+    for frame in vga_frames(_SCENE_FRAMES):
+        session.observe(frame)
+    first, second = (Request.prepare(processor, question, Sampling(max_new_tokens=1)) for question in _QUESTIONS[:2])
     start = time.perf_counter()
-    answer = session.ask(_QUESTIONS[0], first)
+    answer = session.ask(first)
     cold_s = time.perf_counter() - start
-    reused_s = timed(lambda: session.ask(_QUESTIONS[1], first))
-    meter = EnergyMeter()
-    with meter.measure() as reading:
-        session.ask(_QUESTIONS[1], Sampling(max_new_tokens=settings.answer_tokens))
+    reused_s = timed(lambda: session.ask(second))
+    whole = Request.prepare(processor, _QUESTIONS[1], Sampling(max_new_tokens=new_tokens))
+    with EnergyMeter().measure() as reading:
+        session.ask(whole)
     session.close()
     return {
         "scene_visual_tokens": answer.visual_tokens,
@@ -145,9 +104,14 @@ def _scene(runtime: Runtime, processor: Processor, settings: WorkerSettings) -> 
     }
 
 
-def _measure_transformers(settings: WorkerSettings, before: int) -> dict[str, Any]:
-    """transformers' own `generate` on the same decoder."""
-    start = time.perf_counter()  # before its libraries are loaded, as with the runtimes
+def vga_frames(count: int) -> list[Frame]:
+    """Returns different random frames of 640x480, one second apart."""
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    return [Frame(np.roll(picture, 40 * i, axis=1), i * 10**9) for i in range(count)]
+
+
+def _load_transformers(settings: WorkerSettings) -> Measure:
+    """Loads the same decoder for transformers' own `generate`."""
     import torch
 
     from penguin_models.checkpoint import load_pretrained
@@ -156,53 +120,30 @@ def _measure_transformers(settings: WorkerSettings, before: int) -> dict[str, An
         torch.set_num_threads(settings.threads)
     model, _ = load_pretrained(settings.path, settings.precision, settings.device)
     decoder: Any = model.language_model
-    result = {"load_s": time.perf_counter() - start, "resident_loaded_bytes": resident_bytes() - before}
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (1, settings.prompt_tokens))).to(settings.device)
 
+    @torch.inference_mode()
     def generate(tokens: int) -> None:
         mask = torch.ones_like(ids)
         decoder.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
 
-    with torch.inference_mode():
+    def measure_speed() -> dict[str, Any]:
         generate(1)
         prefill_s = timed(lambda: generate(1))
         whole_s = timed(lambda: generate(1 + settings.new_tokens))
-    return result | {
-        "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
-        "decode_tokens_per_s": settings.new_tokens / max(whole_s - prefill_s, 1e-9),
-        "resident_bytes": resident_bytes() - before,
-        "peak_bytes": peak_bytes() - before,
-    }
+        return {
+            "prefill_tokens_per_s": settings.prompt_tokens / prefill_s,
+            "decode_tokens_per_s": settings.new_tokens / max(whole_s - prefill_s, 1e-9),
+        }
+
+    return measure_speed
 
 
-def timed(run: Callable[[], Any], at_least_s: float = 2.0) -> float:
-    """Seconds of one run: the median of as many as fill the time."""
-    times: list[float] = []
-    while sum(times) < at_least_s:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def _load_llama(settings: WorkerSettings) -> Measure:
+    from penguin_engine.bench.llama_cpp import LlamaSequence
 
-
-def resident_bytes() -> int:
-    """Memory of this process now (Linux)."""
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Most memory that this process has had (Linux)."""
-    return _status("VmHWM")
-
-
-def _gpu_growth(device: str, before: int | None) -> dict[str, int]:
-    now = gpu_bytes(device)
-    return {} if now is None or before is None else {"gpu_bytes": now - before}
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+    tokens = LlamaSequence(settings.path, settings.prompt_tokens + settings.new_tokens, settings.threads)
+    return lambda: token_rates(tokens, settings.prompt_tokens, settings.new_tokens)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""What a model's linear layers see on sample data: how large it gets, and which inputs matter most.
+"""Measures what a model's linear layers read and write on sample data.
 
-How large, because float16 ends at 65504 and the feed-forward layers of such models come close to it. What an exported
-float16 graph holds in float16 is what linear layers read and write, the patch embedding among them, and queries, keys
-and their products (the residual stream, norms, rotary embedding and softmax are float32 in every graph). The product
-inside a gated feed-forward layer may be made smaller by a power of two, which loses nothing; anything else that is too
-large is an error.
+The largest values decide whether float16, which ends at 65504, is possible. In a float16 graph, linear layers (also the
+patch embedding) read and write float16, as do products of queries and keys; the residual stream, norms, rotary
+embedding and softmax are float32 in every graph. The product inside a gated feed-forward layer can be divided by a
+power of two without loss; any other value that is too large is an error.
 
-Which inputs matter, because rounding the weights of an input that is always small costs little: quantisation weights
-its errors by the mean square of each input (the diagonal of the Hessian of the layer's squared error).
+The mean square of each input tells quantisation which rounding errors matter: it is the diagonal of the Hessian of the
+layer's squared error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,67 +30,54 @@ from penguin_models.types import Float32Array, FrameKind, Size, UInt8Array
 from penguin_models.vlm import PenguinVL
 
 HEADROOM = 4.0
-"""Other data than the samples may be larger by this factor."""
+"""Factor by which other data may exceed the samples."""
 QUESTION = "Describe what you see in detail."
 SCORES = "scores"
-"""Ends the name of an attention's queries and keys (inputs) and of their products (outputs)."""
+"""Last part of the names that stand for an attention's queries and keys (inputs) and their products (outputs)."""
 VISUAL_TOKENS = "vision_projector.readout.2"
-"""The layer that writes visual tokens."""
+"""The layer that outputs visual tokens."""
 _NORMS = ("q_norm", "k_norm")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What linear layers saw.
+    """Value ranges of a model's linear layers, by layer name.
 
     Attributes:
-        inputs: largest absolute value that a layer read, by its name; bounds for `SCORES`.
-        outputs: largest absolute value that it wrote; bounds for `SCORES`.
-        mean_squares: float32 [in], mean square of each of its inputs.
+        inputs: Largest absolute input; an upper bound for names that end in `SCORES`.
+        outputs: Largest absolute output; an upper bound for names that end in `SCORES`.
+        mean_squares: Mean square of each input, float32 [in].
     """
 
     inputs: dict[str, float]
     outputs: dict[str, float]
     mean_squares: dict[str, Float32Array] = field(default_factory=dict)
 
-    def shrink(self, prefix: str) -> dict[str, float]:
-        """By name of a down projection, the power of two by which its input is divided to fit float16.
+    def largest(self, names: Iterable[str]) -> dict[str, float]:
+        """Returns the largest absolute value that each of these layers reads or writes."""
+        return {name: max(self.inputs[name], self.outputs[name]) for name in names}
+
+    def shrink_factors(self, prefix: str) -> dict[str, float]:
+        """Returns the powers of two by which inputs of down projections are divided so that they fit float16.
 
         Args:
-            prefix: of the layers that are float16: "vision_" or "language_model.".
+            prefix: Start of the names of all layers that will be float16: "vision_" or "language_model.".
 
         Raises:
-            EngineError: something else does not fit float16.
+            EngineError: A value of another layer does not fit float16.
         """
         limit = FLOAT16_LIMIT / HEADROOM
-        shrink: dict[str, float] = {}
-        names = [name for name in self.inputs if name.startswith(prefix)]
-        for name in names:
-            largest = self.inputs[name]
-            factor = 2.0 ** max(0, math.ceil(math.log2(max(largest, self.outputs[name], 1.0) / limit)))
-            if factor > 1 and name.endswith(".down_proj"):
-                shrink[name] = factor
-        self.check_fits(names, shrink)
-        return shrink
-
-    def check_fits(self, names: Iterable[str], shrink: dict[str, float] | None = None) -> None:
-        """Raises EngineError where what layers read or write does not fit float16."""
-        limit = FLOAT16_LIMIT / HEADROOM
-        largest = {name: max(self.inputs[name], self.outputs[name]) for name in names}
-        beyond = {name: v for name, v in largest.items() if not v / (shrink or {}).get(name, 1.0) <= limit}
-        if beyond:
-            name = max(beyond, key=beyond.__getitem__)
-            raise EngineError(
-                f"{len(beyond)} layers do not fit float16 with a headroom of {HEADROOM:g}: {name} reaches "
-                f"{beyond[name]:g} of {FLOAT16_LIMIT:g}; export bfloat16 or float32"
-            )
-
-    def written_by(self, name: str) -> Calibration:
-        """What one layer wrote, as if it had read nothing."""
-        return Calibration({name: 0.0}, {name: self.outputs[name]})
+        largest = self.largest(name for name in self.inputs if name.startswith(prefix))
+        factors = {
+            name: 2.0 ** math.ceil(math.log2(value / limit))
+            for name, value in largest.items()
+            if name.endswith(".down_proj") and value > limit
+        }
+        check_fits_float16({name: value for name, value in largest.items() if name not in factors})
+        return factors
 
     def summary(self) -> dict[str, float]:
-        """For the manifest: the largest values found, and where float16 ends."""
+        """Returns the largest values and the limit of float16 for the manifest."""
         linear = [name for name in self.inputs if not name.endswith(SCORES)]
         if not linear:
             return {}
@@ -102,107 +90,105 @@ class Calibration:
         }
 
 
+def check_fits_float16(largest: Mapping[str, float]) -> None:
+    """Raises EngineError if a layer's largest value does not fit float16 with headroom."""
+    beyond = {name: value for name, value in largest.items() if value > FLOAT16_LIMIT / HEADROOM}
+    if beyond:
+        name = max(beyond, key=beyond.__getitem__)
+        raise EngineError(
+            f"{len(beyond)} layers do not fit float16 with a headroom of {HEADROOM:g}: {name} reaches "
+            f"{beyond[name]:g} of {FLOAT16_LIMIT:g}; export bfloat16 or float32"
+        )
+
+
 @torch.inference_mode()
-def calibrate(
-    model: PenguinVL, processor: Processor, images: Sequence[UInt8Array], question: str = QUESTION
-) -> Calibration:
-    """Runs the model on a question about each image, shown as an image and as a frame of a video.
+def calibrate(model: PenguinVL, processor: Processor, images: Sequence[UInt8Array]) -> Calibration:
+    """Runs the model on a question about each image, shown both as a still image and as a video frame.
 
     Args:
-        model: in a type that does not overflow: float32 or bfloat16.
-        processor: of the same checkpoint.
-        images: uint8 [H, W, 3] each.
-        question: asked about each.
+        model: A model in float32 or bfloat16, which do not overflow.
+        processor: The processor of the same checkpoint.
+        images: Sample images, uint8 [H, W, 3] each.
 
     Raises:
-        EngineError: a layer reads or writes something infinite or no number; names the first that does.
+        EngineError: A layer reads or writes an infinite value or NaN; the message names the first such layer.
     """
-    seen: dict[str, _Seen] = {}
+    ranges: dict[str, _LayerRange] = {}
+    longest_rows: dict[str, float] = {}
 
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.setdefault(name, _Seen(name)).add(args[0], output)
+    def measure(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        ranges.setdefault(name, _LayerRange()).add(name, args[0], output)
 
-        return hook
+    def measure_rows(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        longest = _finite(f"{name} writes", output.float().norm(dim=-1).max())
+        longest_rows[name] = max(longest_rows.get(name, 0.0), longest)
 
-    rows: dict[str, float] = {}
-
-    def remember_rows(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            rows[name] = max(rows.get(name, 0.0), _finite(f"{name} writes", output.float().norm(dim=-1).max()))
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        if name.endswith(_NORMS):
-            handles.append(module.register_forward_hook(remember_rows(name)))
-        elif isinstance(module, PatchEmbeddings):
-            handles.append(module.register_forward_hook(remember(f"{name}.patch_embedding")))
-        elif isinstance(module, nn.Linear):
-            handles.append(module.register_forward_hook(remember(name)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name.endswith(_NORMS):
+                hooks.enter_context(module.register_forward_hook(partial(measure_rows, name)))
+            elif isinstance(module, PatchEmbeddings):
+                hooks.enter_context(module.register_forward_hook(partial(measure, f"{name}.patch_embedding")))
+            elif isinstance(module, nn.Linear):
+                hooks.enter_context(module.register_forward_hook(partial(measure, name)))
         for image in images:
             size = Size(*image.shape[:2])
             for visual in (Visual(size), Visual.video(size, [FrameKind.KEY])):
-                _run(model, processor, image, visual, question)
-    finally:
-        for handle in handles:
-            handle.remove()
-    held, products = _attention_bounds(rows, model)
+                _run(model, processor, image, visual)
+    rotated, products = _attention_bounds(longest_rows, model)
     return Calibration(
-        {name: s.largest_input for name, s in seen.items()} | held,
-        {name: s.largest_output for name, s in seen.items()} | products,
-        {name: (s.squares / s.rows).astype(np.float32) for name, s in seen.items()},
+        {name: r.largest_input for name, r in ranges.items()} | rotated,
+        {name: r.largest_output for name, r in ranges.items()} | products,
+        {name: (r.squares / r.rows).astype(np.float32) for name, r in ranges.items()},
     )
 
 
-def _attention_bounds(rows: dict[str, float], model: PenguinVL) -> tuple[dict[str, float], dict[str, float]]:
-    """Bounds of queries and keys, and of their products, from the longest rows that the norms before them gave.
+def _attention_bounds(longest_rows: dict[str, float], model: PenguinVL) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns bounds of rotated queries and keys, and of their products, from the longest rows that the norms wrote.
 
-    The encoder's rotary embedding makes a row longer by sqrt(2) at most (the decoder's leaves its length), and a
-    product is at most that of the lengths; graphs divide queries by sqrt(head_dim) before they multiply.
+    The encoder's rotary embedding lengthens a row by at most sqrt(2) (the decoder's keeps its length), and a product is
+    at most the product of the lengths. Graphs divide queries by sqrt(head_dim) before they multiply.
     """
-    held, products = {}, {}
-    for name in rows:
+    rotated, products = {}, {}
+    for name in longest_rows:
         prefix, _, norm = name.rpartition(".")
         if norm != _NORMS[0]:
             continue
-        q, k = (rows[f"{prefix}.{norm}"] for norm in _NORMS)
+        q, k = (longest_rows[f"{prefix}.{norm}"] for norm in _NORMS)
         head_dim = model.get_parameter(f"{name}.weight").shape[0]
-        held[f"{prefix}.{SCORES}"] = math.sqrt(2) * max(q, k)
+        rotated[f"{prefix}.{SCORES}"] = math.sqrt(2) * max(q, k)
         products[f"{prefix}.{SCORES}"] = 2 * q * k / math.sqrt(head_dim)
-    return held, products
+    return rotated, products
 
 
 @dataclass
-class _Seen:
-    name: str
+class _LayerRange:
     largest_input: float = 0.0
     largest_output: float = 0.0
     squares: Any = 0.0
     rows: int = 0
 
-    def add(self, inputs: Tensor, output: Tensor) -> None:
+    def add(self, name: str, inputs: Tensor, output: Tensor) -> None:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        self.largest_input = max(self.largest_input, _finite(f"{self.name} reads", rows.abs().max()))
-        self.largest_output = max(self.largest_output, _finite(f"{self.name} writes", output.abs().max()))
+        self.largest_input = max(self.largest_input, _finite(f"{name} reads", rows.abs().max()))
+        self.largest_output = max(self.largest_output, _finite(f"{name} writes", output.abs().max()))
         self.squares = self.squares + rows.double().square().sum(0).numpy()
         self.rows += rows.shape[0]
 
 
-def _finite(what: str, largest: Tensor) -> float:
+def _finite(subject: str, largest: Tensor) -> float:
     value = float(largest)
     if not math.isfinite(value):
         raise EngineError(
-            f"{what} {value} on the samples, which no export can hold; did the run that wrote the checkpoint diverge?"
+            f"{subject} {value} on the samples, which cannot be exported; check whether the training run of this "
+            "checkpoint diverged"
         )
     return value
 
 
-def _run(model: PenguinVL, processor: Processor, image: UInt8Array, visual: Visual, question: str) -> None:
+def _run(model: PenguinVL, processor: Processor, image: UInt8Array, visual: Visual) -> None:
     (allocation,) = processor.allocate([visual])
     patched = list(processor.patch([image], visual.kinds, allocation))
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     ids = processor.prompt_ids([{"role": "user", "content": content}], [patched[0].tokens])
     model(torch.from_numpy(ids)[None], patched, logits_to_keep=1)

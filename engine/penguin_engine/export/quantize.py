@@ -1,6 +1,6 @@
-"""Weight-only quantisation of the decoder: which layers, and with how many bits.
+"""Weight-only quantisation of the decoder: which layers are quantised, and to how many bits.
 
-Encoder and projector stay 16-bit, the KV cache is float16. The arithmetic is in graphs/quantized.py.
+Encoder and projector stay 16-bit and the KV cache is float16. The arithmetic is in graphs/quantized.py.
 """
 
 from __future__ import annotations
@@ -9,56 +9,48 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penguin_engine.export.graphs.decoder import HEAD
-from penguin_engine.export.graphs.quantized import Scheme
 from penguin_models.errors import EngineError
 
 KINDS = ("int8", "int4", "fp8")
 REPORT = "quantization.json"
-"""What `penguin-vl quantize` adds to the exported folder."""
+"""File that `penguin-vl quantize` adds to the exported folder."""
 LAYERS = (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """Which linear layers of the decoder are quantised, and how.
+    """Which linear layers of the decoder are quantised, and how."""
 
-    Attributes:
-        kind: "int8", "int4" or "fp8".
-        keep_blocks: so many blocks at either end of the decoder are sensitive and kept better.
-        keep_head: whether the head is sensitive too.
-        sensitive: how sensitive layers are kept: "int8", or None for as they are.
-    """
-
-    kind: str
-    keep_blocks: int = 0
-    keep_head: bool = False
-    sensitive: str | None = None
+    kind: str  # "int8", "int4" or "fp8"
+    keep_blocks: int = 0  # blocks at each end of the decoder that are sensitive
+    keep_head: bool = False  # whether the language-model head is sensitive too
+    sensitive: str | None = None  # kind of sensitive layers: "int8", or None to leave them unquantised
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(KINDS)}")
         if self.keep_blocks < 0:
-            raise EngineError(f"keep_blocks is {self.keep_blocks}, it must be 0 or above")
+            raise EngineError(f"keep_blocks is {self.keep_blocks}, it must be at least 0")
 
     @classmethod
     def default(cls, kind: str, contrib: bool) -> Quantization:
-        """What is sensible: with 4 bits the first and last block and the head are kept better.
+        """Returns the recommended settings: with 4 bits, the first and last block and the head are sensitive.
 
         Args:
             kind: "int8", "int4" or "fp8".
-            contrib: for graphs of ONNX Runtime's own operators, where sensitive layers take 8 bits.
+            contrib: Whether the graphs use ONNX Runtime's own operators, which let sensitive layers use 8 bits.
         """
         sensitive = kind == "int4"
         return cls(kind, int(sensitive), sensitive, "int8" if sensitive and contrib else None)
 
-    def schemes(self, layers: int) -> dict[str, Scheme]:
-        """How each linear layer of a decoder with so many blocks is quantised; layers that are not are left out."""
-        names = {f"language_model.model.layers.{i}.{name}": i for i in range(layers) for name in LAYERS}
-        ends = {*range(self.keep_blocks), *range(layers - self.keep_blocks, layers)}
-        sensitive = {name: i in ends for name, i in names.items()} | {HEAD: self.keep_head}
-        kinds = {name: self.sensitive if kept else self.kind for name, kept in sensitive.items()}
-        return {name: Scheme("float8" if kind == "fp8" else kind) for name, kind in kinds.items() if kind is not None}
+    def layer_kinds(self, blocks: int) -> dict[str, str]:
+        """Returns the kind of each quantised linear layer, by name, in a decoder with this number of blocks."""
+        block_of = {f"language_model.model.layers.{i}.{name}": i for i in range(blocks) for name in LAYERS}
+        ends = {*range(self.keep_blocks), *range(blocks - self.keep_blocks, blocks)}
+        sensitive = {name: block in ends for name, block in block_of.items()} | {HEAD: self.keep_head}
+        kinds = {name: self.sensitive if is_sensitive else self.kind for name, is_sensitive in sensitive.items()}
+        return {name: kind for name, kind in kinds.items() if kind is not None}
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Returns the settings as they are written to the manifest."""
         return {"name": self.kind, **asdict(self)}

@@ -1,18 +1,17 @@
-"""Folders that appear when they are complete: they are written in a staging folder and renamed into their place.
+"""Folders that appear only when they are complete: written in a staging folder, then renamed into place.
 
-The staging folder of a result always has the same name and a locked file inside. The lock ends with its process, so
-what a killed run has left is removed by the next one, and two runs that write the same result do not meet. Knows
-nothing of what is written.
+The staging folder of a result always has the same name and contains a locked file. The lock ends with its process, so
+the next run removes what a killed run left, and two runs that write the same result exclude each other.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from penguin_models.errors import EngineError
 
@@ -21,17 +20,24 @@ _LOCK = "lock"
 
 @contextmanager
 def staging(folder: Path, result: Path) -> Iterator[Path]:
-    """A folder to write in; it is removed at the end, and what a killed run has left in it at the start.
+    """Provides an empty folder to write in and removes it at the end.
 
     Args:
-        folder: the staging folder, always the same for one result.
-        result: what is being written, for messages.
+        folder: The staging folder, always the same for one result.
+        result: Path of the result, for messages.
 
     Raises:
-        EngineError: another process is writing the result, or the folder cannot be made.
+        EngineError: Another process is writing the result, or the folder cannot be created.
     """
+    lock = FileLock(folder / _LOCK, timeout=0)
     with writing(result):
-        lock = _lock(folder, result)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as err:
+            raise EngineError(
+                f"another process is writing {result}; wait until it ends, or choose another folder"
+            ) from err
     try:
         with writing(result):
             for left in folder.iterdir():
@@ -42,56 +48,41 @@ def staging(folder: Path, result: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        lock.release()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises EngineError, with a path and a remedy, where the operating system refuses what is written there."""
+    """Turns an operating-system error raised while writing to a path into an EngineError with a remedy."""
     try:
         yield
     except Exception as err:
-        if not isinstance(err, OSError) and "(os error " not in str(err):  # as tokenizers and safetensors end theirs
+        # Libraries written in Rust (tokenizers, safetensors) raise plain exceptions that end in "(os error N)".
+        if not isinstance(err, OSError) and "(os error " not in str(err):
             raise
         raise EngineError(
-            f"{path} cannot be written ({err}); make room there, or choose a folder that you may write to"
+            f"{path} cannot be written ({err}); free some space there, or choose a folder that you may write to"
         ) from err
 
 
 def check_movable(folder: Path) -> None:
-    """Raises EngineError where a folder, given by its absolute path, cannot be renamed over."""
+    """Raises EngineError if a folder, named by its absolute path, cannot be replaced by renaming."""
     if Path.cwd().is_relative_to(folder):
         raise EngineError(
-            f"{folder} would be replaced while this command runs in it; choose another, or run the command elsewhere"
+            f"{folder} would be replaced while it is the working directory of this command; choose another folder, or "
+            "run the command elsewhere"
         )
     if folder.is_mount():
         raise EngineError(f"{folder} is a mount point, which cannot be replaced; choose a folder inside it")
 
 
-def put_into_place(staged: Path, target: Path, aside: Path) -> None:
-    """Renames a complete folder into its place; what was there goes aside, and comes back where that fails."""
+def put_into_place(staged: Path, target: Path, backup: Path) -> None:
+    """Renames a complete folder to its final name; an existing folder is moved to `backup` and restored on failure."""
     if target.exists():
-        target.rename(aside)
+        target.rename(backup)
     try:
         staged.rename(target)
     except BaseException:
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        raise
-
-
-def _lock(folder: Path, result: Path) -> int:
-    """Makes the folder and locks the file in it; gives the file's descriptor, which holds the lock while it is open."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):  # else its last holder has just removed it
-            return lock
-        raise BlockingIOError
-    except BlockingIOError as err:
-        os.close(lock)
-        raise EngineError(f"another process is writing {result}; wait for its end, or choose another folder") from err
-    except BaseException:
-        os.close(lock)
+        if backup.exists() and not target.exists():
+            backup.rename(target)
         raise

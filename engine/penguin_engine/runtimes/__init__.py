@@ -1,1 +1,1 @@
-"""One file for each runtime; all of them are a `penguin_engine.runtimes.base.Runtime`."""
+"""The runtimes that implement `penguin_engine.runtimes.base.Runtime`: torch, ONNX Runtime and TensorRT."""

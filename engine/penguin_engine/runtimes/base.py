@@ -1,14 +1,21 @@
-"""What every runtime can do: encode images, and extend a KV cache with text and visual tokens.
+"""The `Runtime` protocol: encode images, and extend a KV cache with text and visual tokens.
 
-Torch, ONNX Runtime and TensorRT stand behind these few operations; nothing above them sees their types. Sampling,
-stopping and streaming are written once, in generation.py.
+torch, ONNX Runtime and TensorRT implement it, and nothing above it sees their types. Sampling, stopping and streaming
+are written once, in scene/generation.py.
+
+Threads: a runtime and its caches are not thread-safe. Calls may come from different threads but must not overlap.
+`VisualTokens` may be dropped in any thread at any time, even while the runtime works.
+
+Using a runtime or cache after `close`, or with a segment of another runtime, is a bug in the caller and fails an
+assertion.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from penguin_models.errors import ContextLengthError
 from penguin_models.types import Float32Array, PatchedImage
@@ -16,29 +23,21 @@ from penguin_models.types import Float32Array, PatchedImage
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """What a runtime is.
+    """Properties of a runtime that never change."""
 
-    Attributes:
-        name: "torch", "onnx" or "tensorrt".
-        device: for example "cpu" or "cuda:0".
-        dtype: type of the weights.
-        context_length: longest cache in tokens.
-        vocab_size: length of the logits.
-    """
-
-    name: str
-    device: str
-    dtype: str
-    context_length: int
-    vocab_size: int
+    name: str  # "torch", "onnx" or "tensorrt"
+    device: str  # for example "cpu" or "cuda:0"
+    dtype: str  # type or quantisation of the weights, for example "float16" or "int4"
+    context_length: int  # longest cache in tokens
+    vocab_size: int  # length of the logits
 
 
 class VisualTokens(Protocol):
-    """Encoded image; stays on the runtime's device."""
+    """An encoded image: embeddings that stay on the runtime's device until the last reference is dropped."""
 
     @property
     def length(self) -> int:
-        """Visual tokens."""
+        """Number of visual tokens."""
         ...
 
 
@@ -47,76 +46,149 @@ PromptSegment: TypeAlias = TokenIds | VisualTokens
 
 
 class KVCache(Protocol):
-    """The KV cache of one scene."""
+    """The keys and values of one token sequence, with memory for a fixed maximum length."""
 
     @property
     def length(self) -> int:
-        """Tokens held."""
+        """Number of cached tokens."""
         ...
 
-    def append(self, parts: Sequence[PromptSegment]) -> Float32Array:
-        """Extends the cache.
+    def append(self, segments: Sequence[PromptSegment]) -> Float32Array:
+        """Extends the cached sequence and returns when the result is available.
+
+        How a prompt is cut into segments and calls does not change the result, apart from rounding.
+
+        Args:
+            segments: Token ids and visual tokens of the same runtime, in order; at least one token in total.
 
         Returns:
-            Logits after the last token: float32 [vocab].
+            Logits after the last token, float32 [vocab]; the caller owns the array.
 
         Raises:
-            ContextLengthError: the parts do not fit; the cache is as before.
+            ContextLengthError: The segments do not fit; nothing was appended.
+            DeviceMemoryError, EngineError: The device failed or has too little memory; nothing was appended.
         """
         ...
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first `length` tokens."""
+        """Drops all tokens after the first `length`, which must not exceed the current length; costs nothing."""
         ...
 
     def close(self) -> None:
-        """Frees the memory; the cache cannot be used again."""
+        """Frees the cache's memory; calling it again does nothing."""
         ...
 
 
 class Runtime(Protocol):
-    """A loaded model."""
+    """A loaded model on one device."""
 
     @property
     def info(self) -> RuntimeInfo:
-        """What this runtime is."""
+        """Name, device, type and limits; also available after `close`."""
         ...
 
-    def encode(self, images: Sequence[PatchedImage]) -> list[Any]:
-        """Visual tokens of each image; they do not depend on which images are encoded together."""
+    def encode(self, images: Sequence[PatchedImage]) -> Sequence[VisualTokens]:
+        """Encodes images to visual tokens; may return while the device still works (see `synchronize`).
+
+        Args:
+            images: Patches of images of any sizes, float32 [patches, patch_dim] each; may be empty.
+
+        Returns:
+            Visual tokens of each image, in order. They do not depend on which images are encoded together, apart from
+            rounding.
+
+        Raises:
+            DeviceMemoryError, EngineError: An image is larger than the runtime supports, or device memory is too small.
+        """
         ...
 
     def open_cache(self, max_length: int) -> KVCache:
-        """An empty cache for at most so many tokens; many may be open, the weights are shared.
+        """Opens an empty cache and reserves its memory; any number may be open, the weights are shared.
+
+        Args:
+            max_length: Capacity in tokens.
 
         Raises:
-            ContextLengthError: max_length is above the model's context length.
+            ContextLengthError: max_length exceeds `info.context_length`.
+            EngineError: The device has too little memory.
         """
         ...
 
     def synchronize(self) -> None:
-        """Returns when everything that was asked for is done; `encode` may return while the device works."""
+        """Waits until the device has finished all work of this runtime."""
+        ...
+
+    def close(self) -> None:
+        """Frees weights, engines and device memory; calling it again does nothing.
+
+        Close all caches and drop all visual tokens first: their memory is freed with them, not by the runtime.
+        """
         ...
 
 
-def segment_length(part: PromptSegment) -> int:
-    """Tokens of a part."""
-    return len(part) if isinstance(part, Sequence) else part.length
+class BoundedCache(ABC):
+    """Base of the KV caches: counts cached tokens, checks that new ones fit, and undoes an append that failed."""
+
+    def __init__(self, max_length: int):
+        self._max_length = max_length
+        self._length = 0
+        self._closed = False
+
+    @property
+    def length(self) -> int:
+        """See `KVCache.length`."""
+        return self._length
+
+    def append(self, segments: Sequence[PromptSegment]) -> Float32Array:
+        """See `KVCache.append`."""
+        assert not self._closed, "the cache is closed"
+        before, new = self._length, sum(segment_length(segment) for segment in segments)
+        check_fits(before + new, self._max_length, "the cache")
+        assert new > 0, "nothing to append"
+        try:
+            return self._extend(segments, new)
+        except BaseException:
+            self.truncate(before)
+            raise
+
+    def truncate(self, length: int) -> None:
+        """See `KVCache.truncate`."""
+        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
+        self._length = length
+
+    def close(self) -> None:
+        """See `KVCache.close`."""
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    @abstractmethod
+    def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
+        """Appends `new` tokens, adds them to `_length` and returns the logits after the last one."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Frees the memory."""
+
+
+def segment_length(segment: PromptSegment) -> int:
+    """Returns the number of tokens of a segment."""
+    return len(segment) if isinstance(segment, Sequence) else segment.length
 
 
 def interleave(texts: Sequence[TokenIds], visuals: Sequence[VisualTokens]) -> list[PromptSegment]:
-    """The parts of a prompt whose text was cut at its images: one more text than visuals."""
+    """Returns the segments of a prompt whose text was split at its images into one more text than images."""
     assert len(texts) == len(visuals) + 1, (len(texts), len(visuals))
-    parts: list[PromptSegment] = [texts[0]]
+    segments: list[PromptSegment] = [texts[0]]
     for visual, text in zip(visuals, texts[1:], strict=True):
-        parts += [visual, text]
-    return parts
+        segments += [visual, text]
+    return segments
 
 
-def check_fits(tokens: int, limit: int, what: str) -> None:
-    """Raises ContextLengthError where tokens exceed a limit, saying by how many."""
+def check_fits(tokens: int, limit: int, subject: str) -> None:
+    """Raises ContextLengthError if `subject` needs more tokens than the limit."""
     if tokens > limit:
         raise ContextLengthError(
-            f"{what} needs {tokens} tokens, {tokens - limit} more than the {limit} there is room for; "
+            f"{subject} needs {tokens} tokens, {tokens - limit} more than the {limit} that fit; "
             "shorten the question, lower the token budget or the number of new tokens"
         )

@@ -1,9 +1,8 @@
-"""One way to open any runtime, used by the node and by every command."""
+"""Opens any runtime by name; used by the node and by every command."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 from penguin_engine.export.manifest import MANIFEST
@@ -20,39 +19,50 @@ def open_runtime(
     device: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    revision: str | None = None,
 ) -> tuple[Runtime, Processor]:
-    """Opens a runtime and the processor that goes with it.
+    """Opens a runtime and the processor of its model.
 
     Args:
         name: "torch", "onnx" or "tensorrt".
-        path: for torch a checkpoint folder or `owner/name` on the model hub; else a folder that was exported (and, for
-            tensorrt, built).
-        device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where the runtime finds it; the onnx runtime also knows
+        path: For torch, a checkpoint folder or `owner/name` on the model hub; for the others, an exported folder, which
+            for tensorrt also contains built plans.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA if the runtime finds it; the onnx runtime also accepts
             "tensorrt".
-        precision: type of the weights, for torch; what an exported folder is expected to hold, for the others. As it is
-            if None.
-        threads: of one operator on a CPU; all cores if None.
+        precision: For torch, the type of the weights, or None for the stored type; for the others, the precision that
+            the folder must have, or None for any.
+        threads: Threads per operator on a CPU; None for all cores.
+        revision: Branch, tag or commit of a model on the hub; None for the default branch.
 
     Raises:
-        EngineError: the runtime is unknown or not installed, the folder is of another kind, damaged, or does not fit
+        EngineError: The runtime is unknown or not installed, or the folder is of another kind, damaged, or does not fit
             this machine.
-        CheckpointError: the checkpoint is missing or incomplete.
+        CheckpointError: The checkpoint is missing or incomplete.
     """
-    if name not in _OPENERS:
+    if name not in RUNTIMES:
         raise EngineError(f"runtime {name!r} is unknown; choose from {', '.join(RUNTIMES)}")
-    exported = (Path(path).expanduser() / MANIFEST).is_file()
-    if name == "torch" and exported:
-        raise EngineError(f"{path} is an exported folder; use --runtime onnx or tensorrt, or give the checkpoint")
-    if name != "torch" and not exported:
+    folder = Path(path).expanduser()
+    exported = (folder / MANIFEST).is_file()
+    if name == "torch":
+        if exported:
+            raise EngineError(f"{path} is an exported folder; use --runtime onnx or tensorrt, or pass the checkpoint")
+        return _open_torch(path, device, precision, threads, revision)
+    if not exported:
         raise EngineError(
-            f"{path} is no exported folder, which the {name} runtime needs; make one with: "
+            f"{path} is not an exported folder, which the {name} runtime needs; create one with: "
             f"penguin-vl export --model {path} --out DIR"
         )
-    return _OPENERS[name](path, device, precision, threads)
+    if revision is not None:
+        raise EngineError(f"{path} is an exported folder, which has no revision {revision!r}; omit the revision")
+    if name == "onnx":
+        return _open_onnx(folder, device, precision, threads)
+    return _open_tensorrt(folder, device, precision)
 
 
-def _open_torch(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
-    _need("torch", "torch", "transformers")
+def _open_torch(
+    path: str | Path, device: str, precision: str | None, threads: int | None, revision: str | None
+) -> tuple[Runtime, Processor]:
+    _check_installed("torch", "torch", "transformers", "safetensors")
     import torch
 
     from penguin_engine.runtimes.torch import TorchRuntime
@@ -62,41 +72,31 @@ def _open_torch(path: str | Path, device: str, precision: str | None, threads: i
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    model, processor = load_pretrained(path, precision, device)
+    at_revision = {} if revision is None else {"revision": revision}
+    model, processor = load_pretrained(path, precision, device, **at_revision)
     return TorchRuntime(model), processor
 
 
-def _open_onnx(path: str | Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
-    _need("onnx", "onnxruntime")
+def _open_onnx(folder: Path, device: str, precision: str | None, threads: int | None) -> tuple[Runtime, Processor]:
+    _check_installed("onnx", "onnxruntime")
     from penguin_engine.runtimes.onnx import OnnxRuntime
     from penguin_engine.runtimes.onnx_session import best_device
 
-    folder = Path(path).expanduser()
     runtime = OnnxRuntime(folder, best_device() if device == "auto" else device, precision, threads)
     return runtime, runtime.manifest.processor(folder)
 
 
-def _open_tensorrt(
-    path: str | Path, device: str, precision: str | None, threads: int | None
-) -> tuple[Runtime, Processor]:
-    _need("tensorrt", "tensorrt", "pycuda")
+def _open_tensorrt(folder: Path, device: str, precision: str | None) -> tuple[Runtime, Processor]:
+    _check_installed("tensorrt", "tensorrt", "pycuda")
     from penguin_engine.runtimes.tensorrt.runtime import TensorRTRuntime
 
-    folder = Path(path).expanduser()
     if device == "cpu":
-        raise EngineError("the tensorrt runtime needs a GPU: --device cuda")
+        raise EngineError("the tensorrt runtime needs a GPU; use --device cuda")
     runtime = TensorRTRuntime(folder, "cuda" if device == "auto" else device, precision)
     return runtime, runtime.manifest.processor(folder)
 
 
-def _need(name: str, *packages: str) -> None:
+def _check_installed(name: str, *packages: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise EngineError(f"the {name} runtime needs {', '.join(missing)}: pip install {' '.join(missing)}")
-
-
-_OPENERS: dict[str, Callable[[str | Path, str, str | None, int | None], tuple[Runtime, Processor]]] = {
-    "torch": _open_torch,
-    "onnx": _open_onnx,
-    "tensorrt": _open_tensorrt,
-}
+        raise EngineError(f"the {name} runtime needs {', '.join(missing)}; run: pip install {' '.join(missing)}")

@@ -1,52 +1,50 @@
-"""The model on ONNX Runtime, from an exported folder: any CPU; CUDA and TensorRT where its packages have them.
+"""The ONNX Runtime backend: runs an exported folder on any CPU, and on CUDA or TensorRT if the installed package can.
 
-Neither torch nor transformers is imported. The KV cache lies in memory that is reserved once and bound to the graph:
-no step copies what is held.
+Imports neither torch nor transformers. The memory of a KV cache is reserved once and bound to the graph, so no step
+copies cached tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from penguin_engine.export.manifest import DECODER, MASKED, PROFILES, VISION, DecoderShape, Manifest
-from penguin_engine.runtimes.base import PromptSegment, RuntimeInfo, check_fits
+from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits
 from penguin_engine.runtimes.exported import (
     STORAGE,
     TOKENS_PER_STEP,
     Array,
     EmbeddingTable,
     HostVisualTokens,
-    ReservedCache,
     check_precision,
-    encode_in_passes,
+    vision_passes,
 )
 from penguin_engine.runtimes.onnx_session import Device, open_session, run
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
 _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
-"""Numbers of ONNX's types, for bindings."""
-_SCORES = "attention of {} holds the products of all patches of an image with each other"
+"""ONNX's numbers of types, for bindings."""
 
 
 class OnnxRuntime:
-    """A `Runtime` over an exported folder.
+    """A `Runtime` for an exported folder.
 
     Args:
-        folder: made by `penguin-vl export`.
+        folder: Folder created by `penguin-vl export`.
         device: "cpu", "cuda", "cuda:1", "tensorrt", ...
-        precision: what the folder is expected to hold; anything if None.
-        threads: of one operator; all cores if None.
+        precision: Precision that the folder must have; None for any.
+        threads: Threads per operator; None for all cores.
 
     Attributes:
-        manifest: of the folder.
+        manifest: Manifest of the folder.
 
     Raises:
-        EngineError: the folder is damaged or of another precision, or ONNX Runtime here cannot run it on that device.
+        EngineError: The folder is damaged or has another precision, or ONNX Runtime cannot run it on this device.
     """
 
     def __init__(
@@ -63,35 +61,38 @@ class OnnxRuntime:
         self._vision = open_session(folder / VISION, self._device, threads)
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
-        self._info = RuntimeInfo(
-            name="onnx",
-            device=str(self._device),
-            dtype=manifest.precision,
-            context_length=manifest.decoder.context_length,
-            vocab_size=manifest.decoder.vocab,
-        )
+        decoder = manifest.decoder
+        self._info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     @property
     def info(self) -> RuntimeInfo:
-        """What this runtime is."""
+        """See `Runtime.info`."""
         return self._info
 
     def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
-        """Visual tokens of each image; they wait in host memory.
-
-        Raises:
-            EngineError: an image is too large for the memory of the device.
-        """
-        equal_frames = PROFILES[self.manifest.profile].equal_frames
-        return encode_in_passes(images, equal_frames, self._run_vision)
+        """See `Runtime.encode`; visual tokens are stored in host memory."""
+        assert self._vision is not None, "the runtime is closed"
+        encoded: dict[int, HostVisualTokens] = {}
+        for vision_pass in vision_passes(images, PROFILES[self.manifest.profile].equal_frames):
+            tokens = self._run_vision(vision_pass.inputs)
+            ends = np.cumsum(vision_pass.tokens)
+            for index, end, count in zip(vision_pass.indices, ends, vision_pass.tokens, strict=True):
+                # Copied, because a view would keep the tokens of all images of the pass alive.
+                encoded[index] = HostVisualTokens(tokens[end - count : end].copy())
+        return [encoded[i] for i in range(len(images))]
 
     def open_cache(self, max_length: int) -> OnnxCache:
-        """An empty cache."""
+        """See `Runtime.open_cache`."""
+        assert self._decoder is not None, "the runtime is closed"
         check_fits(max_length, self._info.context_length, "the cache")
         return OnnxCache(self._decoder, self._table, self.manifest, self._device, max_length)
 
     def synchronize(self) -> None:
-        """Nothing: ONNX Runtime returns when it is done."""
+        """Does nothing: ONNX Runtime returns when its work is done."""
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        self._vision = self._decoder = None
 
     def _run_vision(self, inputs: dict[str, Array]) -> Array:
         binding = self._vision.io_binding()
@@ -101,15 +102,18 @@ class OnnxRuntime:
         tokens = np.empty(shape, STORAGE[self.manifest.dtype])
         _bind_host_output(binding, "tokens", tokens, self.manifest.dtype)
         patches, profile = inputs["patches"].shape[0], self.manifest.profile
-        remedy = "make images smaller by a lower token budget"
+        remedy = "lower the token budget, which makes images smaller"
         if not PROFILES[profile].contrib:
-            remedy += f", or export with --profile onnxruntime: {_SCORES.format(profile)}"
+            remedy += (
+                f", or export with --profile onnxruntime: the {profile} profile stores the attention scores of every "
+                "pair of patches of an image"
+            )
         run(self._vision, binding, f"encoding {patches} patches", remedy)
         return tokens
 
 
-class OnnxCache(ReservedCache):
-    """A `KVCache` in memory reserved once."""
+class OnnxCache(BoundedCache):
+    """A `KVCache` whose memory is reserved once."""
 
     def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
         super().__init__(max_length)
@@ -118,77 +122,67 @@ class OnnxCache(ReservedCache):
         self._binding: Any = session.io_binding()
         profile = PROFILES[manifest.profile]
         memory = _Rows if profile.cache == "rows" else _Buffers
-        self._memory: _Memory | None = memory(self._binding, manifest.decoder, manifest.cache_dtype, device, max_length)
-        self._inputs = _gqa_inputs if profile.contrib else _position_inputs
+        self._memory: _Rows | _Buffers = memory(
+            self._binding, manifest.decoder, manifest.cache_dtype, device, max_length
+        )
+        self._contrib = profile.contrib
 
-    def append(self, parts: Sequence[PromptSegment]) -> Float32Array:
-        """Extends the cache; see `KVCache.append`."""
-        new = self._count(parts)
-        embeddings = self._table.embed(parts)
+    def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
+        embeddings = self._table.embed(segments)
         for start in range(0, new, TOKENS_PER_STEP):
             logits = self._step(embeddings[start : start + TOKENS_PER_STEP])
         return logits
 
-    def close(self) -> None:
-        """Frees the memory."""
-        self._memory = self._binding = None
+    def _free(self) -> None:
+        del self._memory, self._binding, self._session
 
     def _step(self, embeddings: Array) -> Float32Array:
-        assert self._memory is not None, "the cache is closed"
-        new = embeddings.shape[0]
-        inputs = {"embeddings": embeddings, **self._inputs(self._length, new), **self._memory.bind(self._length, new)}
+        length, new = self._length, embeddings.shape[0]
+        inputs = {"embeddings": embeddings, **self._memory.bind(length, new)}
+        if self._contrib:
+            inputs["last_position"] = np.array([length + new - 1], np.int32)
+            inputs["total_length"] = np.array(length + new, np.int32)
+        else:
+            inputs["positions"] = np.arange(length, length + new)
         for name, value in inputs.items():
             _bind_host_input(self._binding, name, value, self._dtype)
         logits: Float32Array = np.empty((1, self._vocab), np.float32)
         _bind_host_output(self._binding, "logits", logits, "float32")
-        run(self._session, self._binding, f"{new} tokens behind {self._length}", "lower the token budget")
+        run(self._session, self._binding, f"appending {new} tokens to {length}", "lower the token budget")
         self._length += new
         return logits.reshape(-1)
 
 
-class _Memory(Protocol):
-    """The memory of a cache, bound to a graph."""
-
-    def bind(self, length: int, new: int) -> dict[str, Array]:
-        """Prepares a step that adds `new` tokens to `length`; further inputs of the graph."""
-        ...
-
-
 class _Buffers:
-    """Input and output of each layer are the same buffer [1, kv_heads, capacity, head_dim]: bound once."""
+    """Cache memory in which each layer's input and output are the same buffer [1, kv_heads, capacity, head_dim]."""
 
     def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
         size = (1, shape.kv_heads, capacity, shape.head_dim)
         self._buffers = []
-        for layer in range(shape.layers):
-            for name in ("key", "value"):
-                buffer = device.zeros(size, dtype)
-                self._buffers.append(buffer)
-                place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
-                binding.bind_input(f"past_{name}_{layer}", *place)
-                binding.bind_output(f"present_{name}_{layer}", *place)
+        for name in shape.cache_names:
+            buffer = device.zeros(size, dtype)
+            self._buffers.append(buffer)
+            place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
+            binding.bind_input(f"past_{name}", *place)
+            binding.bind_output(f"present_{name}", *place)
 
     def bind(self, length: int, new: int) -> dict[str, Array]:
-        """Nothing changes from step to step."""
+        """Needs no further inputs: the bindings never change."""
         return {}
 
 
 class _Rows:
-    """Each layer has rows [capacity, kv_heads, head_dim]: a step reads a prefix and writes right behind it."""
+    """Cache memory of rows [capacity, kv_heads, head_dim]: a step reads a prefix and writes right after it."""
 
     def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
         self._binding, self._device, self._type = binding, device, _ONNX_TYPES[dtype]
         self._row = (shape.kv_heads, shape.head_dim)
         self._row_bytes = shape.kv_heads * shape.head_dim * np.dtype(STORAGE[dtype]).itemsize
-        self._rows = {
-            f"{name}_{layer}": device.zeros((capacity, *self._row), dtype)
-            for layer in range(shape.layers)
-            for name in ("key", "value")
-        }
+        self._rows = {name: device.zeros((capacity, *self._row), dtype) for name in shape.cache_names}
         self._unmasked = np.zeros(capacity, np.float32)
 
     def bind(self, length: int, new: int) -> dict[str, Array]:
-        """Binds the prefix and what follows it. An empty prefix is one row that the mask hides."""
+        """Binds the prefix and the new rows, and returns the mask; an empty prefix is one masked row."""
         past = max(length, 1)
         for name, rows in self._rows.items():
             start = rows.data_ptr()
@@ -196,17 +190,6 @@ class _Rows:
             self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
             self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
         return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
-
-
-def _gqa_inputs(length: int, new: int) -> dict[str, Array]:
-    return {
-        "last_position": np.array([length + new - 1], np.int32),
-        "total_length": np.array(length + new, np.int32),
-    }
-
-
-def _position_inputs(length: int, new: int) -> dict[str, Array]:
-    return {"positions": np.arange(length, length + new)}
 
 
 def _bind_host_input(binding: Any, name: str, value: Array, dtype: str) -> None:

@@ -1,8 +1,8 @@
-"""ONNX Runtime's devices and sessions: what is installed, and graphs loaded onto it.
+"""ONNX Runtime's devices and sessions: checks what is installed and loads graphs onto a device.
 
-A device that cannot be used is an error. Operators that a GPU's provider lacks are another matter: ONNX Runtime gives
-them to the CPU by itself, and wants a few there (sizes and indices). Versions that tell where operators went are asked,
-and products, attention or norms on the CPU are an error; older ones do not tell, and it shows in the speed only.
+A device that cannot be used is an error. Operators that a GPU provider lacks are another matter: ONNX Runtime assigns
+them to the CPU silently, which is intended for a few (sizes and indices). If the installed version reports the
+assignment, products, attention or norms on the CPU are an error; with older versions the only symptom is low speed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMPUTE = {
     *("Attention", "GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding", "Softmax", "TensorScatter"),
     *("Gelu", "ReduceMean", "RMSNormalization", "Sigmoid"),
 }
-"""Operators of exported graphs whose work grows with the model; the rest are sizes, indices and what goes with them."""
+"""Operators of exported graphs whose work grows with the model; the others only handle sizes and indices."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Device:
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """Reads a device and checks that the installed ONNX Runtime has it."""
+        """Parses a device and checks that the installed ONNX Runtime supports it."""
         kind, _, index = text.partition(":")
         if kind not in _PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
             raise EngineError(
@@ -60,58 +60,50 @@ class Device:
         available = ort.get_available_providers()
         if _PROVIDERS[kind] not in available:
             raise EngineError(
-                f"ONNX Runtime {ort.__version__} here cannot use device {text!r}: it has {', '.join(available)}; "
-                "install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
+                f"ONNX Runtime {ort.__version__} cannot use device {text!r}, it only has {', '.join(available)}; "
+                "install onnxruntime-gpu instead of onnxruntime, or use --device cpu"
             )
         return cls(kind, int(index or 0))
 
     @property
     def memory(self) -> str:
-        """Where caches lie."""
+        """Name of the memory in which caches are allocated."""
         return "cpu" if self.kind == "cpu" else "cuda"
 
     @property
     def providers(self) -> list[Any]:
-        """The execution providers of a session, the wanted one first."""
-        if self.kind == "cpu":
-            return [_PROVIDERS["cpu"]]
-        options = {"device_id": str(self.index)}
-        wanted = ("tensorrt", "cuda") if self.kind == "tensorrt" else ("cuda",)
-        return [(_PROVIDERS[kind], options) for kind in wanted]
+        """Execution providers of a session, the requested one first."""
+        options = {} if self.kind == "cpu" else {"device_id": str(self.index)}
+        kinds = ("tensorrt", "cuda") if self.kind == "tensorrt" else (self.kind,)
+        return [(_PROVIDERS[kind], options) for kind in kinds]
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Memory for a cache; on a CPU it is taken page by page as it fills."""
+        """Allocates memory for a cache; on a CPU, pages are only committed when they are written."""
         return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, STORAGE[dtype]), self.memory, self.index)
 
 
 def best_device() -> str:
-    """ "cuda" where the installed ONNX Runtime has it, else "cpu"."""
+    """Returns "cuda" if the installed ONNX Runtime supports it, else "cpu"."""
     return "cuda" if _PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
 
 
 def open_session(path: Path, device: Device, threads: int | None, float8: bool = False) -> Any:
-    """Loads a graph.
-
-    Args:
-        path: of the graph.
-        device: where it runs.
-        threads: of one operator on a CPU; all cores if None.
-        float8: whether it holds 8-bit floats.
+    """Loads a graph; `threads` is per operator on a CPU (None for all cores), `float8` says that it has 8-bit floats.
 
     Raises:
-        EngineError: ONNX Runtime here cannot load it, or not on that device.
+        EngineError: ONNX Runtime cannot load the graph, or cannot run it on this device.
     """
-    tells = device.kind != "cpu" and hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+    reports_assignment = device.kind != "cpu" and hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
     options = ort.SessionOptions()
-    if tells:
+    if reports_assignment:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # shapes change from step to step
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Threads that wait for work give their core back after each run: the robot has other things to do.
+    # Waiting threads release their core after each run, because the robot needs it for other work.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if float8:  # moving 8-bit floats through other operators, as it does with integers, makes an invalid graph
+    if float8:  # the optimiser moves 8-bit floats past other operators as if they were integers: an invalid graph
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=device.providers)
@@ -120,43 +112,37 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
         raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path} on {device}: {reason}") from err
     if session.get_providers()[0] != _PROVIDERS[device.kind]:
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} did not start {_PROVIDERS[device.kind]} for {path}; are the CUDA "
-            "libraries that it needs installed?"
+            f"ONNX Runtime {ort.__version__} could not start {_PROVIDERS[device.kind]} for {path}; check that the CUDA "
+            "libraries it needs are installed"
         )
-    if tells:
+    if reports_assignment:
         _check_assignment(session.get_provider_graph_assignment_info(), path, device)
     return session
 
 
-def run(session: Any, binding: Any, what: str, remedy: str) -> None:
-    """Runs a graph on what is bound.
-
-    Args:
-        session: of the graph.
-        binding: its inputs and outputs.
-        what: is done, for the message.
-        remedy: where it fails, mostly for lack of memory.
+def run(session: Any, binding: Any, action: str, remedy: str) -> None:
+    """Runs a graph on its bound inputs and outputs.
 
     Raises:
-        EngineError: ONNX Runtime failed.
+        EngineError: ONNX Runtime failed at the `action`, mostly for lack of memory; the message ends with the `remedy`.
     """
     options = ort.RunOptions()
-    options.log_severity_level = 4  # what fails is raised, once
+    options.log_severity_level = 4  # failures are raised, so they need no log line
     try:
         session.run_with_iobinding(binding, options)
     except (*_ERRORS, RuntimeError) as err:
         reason = " ".join(str(err).split())[-300:]
-        raise EngineError(f"ONNX Runtime {ort.__version__} failed at {what}: ...{reason}; {remedy}") from err
+        raise EngineError(f"ONNX Runtime {ort.__version__} failed at {action}: ...{reason}; {remedy}") from err
 
 
 def _check_assignment(assigned: Iterable[Any], path: Path, device: Device) -> None:
-    """Raises EngineError where operators that calculate run on the CPU."""
+    """Raises EngineError if compute operators run on the CPU."""
     on_cpu = [part for part in assigned if part.ep_name == _PROVIDERS["cpu"]]
     counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes() if node.op_type in _COMPUTE)
     if counts:
         found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} would run {found} of {path} on the CPU: its {device.kind} provider has no "
-            "such operators for these types; export another profile or type, take a newer onnxruntime-gpu, or "
-            "--device cpu"
+            f"ONNX Runtime {ort.__version__} would run {found} of {path} on the CPU, because its {device.kind} "
+            "provider lacks them for these types; export another profile or type, install a newer onnxruntime-gpu, or "
+            "use --device cpu"
         )

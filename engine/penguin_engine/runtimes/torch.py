@@ -1,158 +1,139 @@
-"""The model on torch: any CPU or CUDA device, no export needed.
+"""The torch backend: runs a checkpoint on any CPU or CUDA device, without an export.
 
-On CUDA a decoding step is a recorded CUDA graph (torch_decode.py); vision attention is packed wherever torch has a
-kernel for it (penguin_models.encoder).
+On CUDA a decoding step is a recorded CUDA graph (torch_graphs.py); vision attention is packed if torch has a kernel for
+it (penguin_models.encoder).
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from penguin_engine.runtimes.base import PromptSegment, RuntimeInfo, check_fits, segment_length
-from penguin_engine.runtimes.torch_graphs import CudaGraphRecorder, DecodingSteps, Recorder, ReservedCache
-from penguin_models.errors import DeviceMemoryError, oom_as_error
+from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits, segment_length
+from penguin_engine.runtimes.torch_graphs import CacheTensors, CudaGraphRecorder, DecodingSteps, Recorder
+from penguin_models.errors import oom_as_error
 from penguin_models.types import Float32Array, PatchedImage
 from penguin_models.vlm import PenguinVL
 
-# Tokens appended at once to a cache that holds something: bounds the attention mask to this times the cache.
+# Tokens appended at once to a cache that is not empty: bounds the attention mask to this times the cache length.
 _CHUNK_TOKENS = 512
 _REMEDY = "Use fewer visual tokens (--max-tokens, token_budget), or load the weights in 16 bits (bfloat16)."
 
 
 @dataclass(frozen=True, eq=False)
 class TorchVisualTokens:
-    """Embeddings [length, hidden] on the model's device."""
+    """Visual tokens [length, hidden] on the model's device."""
 
     embeddings: Tensor
 
     @property
     def length(self) -> int:
-        """Visual tokens."""
+        """Number of visual tokens."""
         return self.embeddings.shape[0]
 
 
 class TorchRuntime:
-    """A `Runtime` over a loaded `PenguinVL`.
+    """A `Runtime` for a loaded `PenguinVL`.
 
     Args:
-        model: on its device.
-        record: what records decoding steps; CUDA graphs where the model is on CUDA and nothing elsewhere if None.
+        model: Model on its device.
+        record: Records decoding steps; if None, CUDA graphs on CUDA and no recording elsewhere.
     """
 
     def __init__(self, model: PenguinVL, record: Recorder | None = None):
-        self._model, self._record = model, record
-        self._info = RuntimeInfo(
-            name="torch",
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            context_length=model.config.context_length,
-            vocab_size=model.config.vocab_size,
-        )
+        self._model: PenguinVL | None = model
+        self._device, self._record = model.device, record
+        dtype, config = str(model.dtype).removeprefix("torch."), model.config
+        self._info = RuntimeInfo("torch", str(model.device), dtype, config.context_length, config.vocab_size)
 
     @property
     def info(self) -> RuntimeInfo:
-        """What this runtime is."""
+        """See `Runtime.info`."""
         return self._info
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PatchedImage]) -> list[TorchVisualTokens]:
-        """Visual tokens of each image.
+        """See `Runtime.encode`.
 
         Raises:
-            DeviceMemoryError: they do not fit into the device's memory together.
+            DeviceMemoryError: The images do not fit into the device's memory together.
         """
+        assert self._model is not None, "the runtime is closed"
         patches = sum(image.grid.area for image in images)
         with oom_as_error(f"encoding {patches} patches on {self._info.device}", _REMEDY):
-            # Cloned: a view would keep the tokens of all images encoded with it alive.
+            # Cloned, because a view would keep the tokens of all images encoded with it alive.
             return [TorchVisualTokens(tokens.clone()) for tokens in self._model.encode(images)]
 
     def open_cache(self, max_length: int) -> TorchCache:
-        """An empty cache."""
+        """See `Runtime.open_cache`; memory is reserved by the first `append`."""
+        assert self._model is not None, "the runtime is closed"
         check_fits(max_length, self._info.context_length, "the cache")
         record = self._record
-        if record is None and self._model.device.type == "cuda":
-            record = CudaGraphRecorder(self._model.device)
+        if record is None and self._device.type == "cuda":
+            record = CudaGraphRecorder(self._device)
         return TorchCache(self._model, max_length, record)
 
     def synchronize(self) -> None:
-        """Returns when the device has done everything that it was given."""
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)
+        """See `Runtime.synchronize`."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def close(self) -> None:
+        """See `Runtime.close`; weights are freed unless the caller still refers to the model."""
+        self._model = None
+        if self._device.type == "cuda":
+            gc.collect()  # torch returns memory to the driver only once nothing refers to it
+            torch.cuda.empty_cache()
 
 
-class TorchCache:
-    """A `KVCache` in memory reserved once: appending never copies what is held."""
+class TorchCache(BoundedCache):
+    """A `KVCache` whose memory is reserved once: appending never copies cached tokens."""
 
     def __init__(self, model: PenguinVL, max_length: int, record: Recorder | None):
-        self._model = model
-        self._max_length = max_length
+        super().__init__(max_length)
         layers = model.language_model.config.num_hidden_layers
-        self._reserved: ReservedCache | None = ReservedCache(layers, max_length, zeroed=record is not None)
-        self._steps = DecodingSteps(model, self._reserved, record) if record else None
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return self._open.length
+        self._model = model
+        self._tensors = CacheTensors(layers, max_length, zeroed=record is not None)
+        self._steps = DecodingSteps(model, self._tensors, record) if record else None
 
     @torch.inference_mode()
-    def append(self, parts: Sequence[PromptSegment]) -> Float32Array:
-        """Extends the cache; see `KVCache.append`.
+    def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
+        action = f"a cache of {self._max_length} tokens, {self._length + new} of them in use,"
+        with oom_as_error(action, _REMEDY):
+            logits: Float32Array = self._logits(segments, new).float().cpu().numpy()
+        self._length += new
+        return logits
 
-        Raises:
-            ContextLengthError: the parts do not fit; the cache is as before.
-            DeviceMemoryError: they do not fit into the device's memory; the cache is as before.
-        """
-        held, new = self.length, sum(segment_length(part) for part in parts)
-        check_fits(held + new, self._max_length, "the cache")
-        assert new > 0, "nothing to append"
-        try:
-            with oom_as_error(f"a cache of {self._max_length} tokens, {held + new} of them in use,", _REMEDY):
-                return self._extend(parts, new)
-        except DeviceMemoryError:
-            self.truncate(held)  # layers may have got to different lengths
-            raise
-
-    def _extend(self, parts: Sequence[PromptSegment], new: int) -> Float32Array:
-        part = parts[0]
-        if self._steps is not None and self.length and new == len(parts) == 1 and isinstance(part, Sequence):
-            return _on_host(self._steps.run(part[0]))
-        embeddings = torch.cat([self._embed(part) for part in parts if segment_length(part)])[None]
-        chunk = new if self.length == 0 else _CHUNK_TOKENS
+    def _logits(self, segments: Sequence[PromptSegment], new: int) -> Tensor:
+        segment = segments[0]
+        if self._steps is not None and self._length and new == len(segments) == 1 and isinstance(segment, Sequence):
+            return self._steps.run(segment[0], self._length)
+        embeddings = torch.cat([self._embed(segment) for segment in segments if segment_length(segment)])[None]
+        chunk = new if self._length == 0 else _CHUNK_TOKENS
         for start in range(0, new, chunk):
             output = self._model.language_model(
                 inputs_embeds=embeddings[:, start : start + chunk],
-                past_key_values=self._open.cache,
+                past_key_values=self._tensors.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-        return _on_host(output.logits[0, -1])
+        logits: Tensor = output.logits[0, -1]
+        return logits
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first `length` tokens."""
-        assert 0 <= length <= self.length, f"cannot truncate {self.length} tokens to {length}"
-        self._open.show(length)
+        """See `KVCache.truncate`."""
+        super().truncate(length)
+        self._tensors.set_length(length)
 
-    def close(self) -> None:
-        """Frees the memory."""
-        self._reserved = self._steps = None
+    def _free(self) -> None:
+        del self._model, self._tensors, self._steps
 
-    @property
-    def _open(self) -> ReservedCache:
-        assert self._reserved is not None, "the cache is closed"
-        return self._reserved
-
-    def _embed(self, part: PromptSegment) -> Tensor:
-        if isinstance(part, TorchVisualTokens):
-            return part.embeddings
-        assert isinstance(part, Sequence), f"a part of another runtime: {type(part).__name__}"
-        return self._model.embed_tokens(torch.tensor(part, device=self._model.device))
-
-
-def _on_host(logits: Tensor) -> Float32Array:
-    found: Float32Array = logits.float().cpu().numpy()
-    return found
+    def _embed(self, segment: PromptSegment) -> Tensor:
+        if isinstance(segment, TorchVisualTokens):
+            return segment.embeddings
+        assert isinstance(segment, Sequence), f"a segment of another runtime: {type(segment).__name__}"
+        return self._model.embed_tokens(torch.tensor(segment, device=self._model.device))

@@ -1,4 +1,4 @@
-"""An answer, what it points at, and what it cost."""
+"""An answer: what the model wrote, what it points at, and what it cost."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from penguin_models.types import Size
 
 @dataclass
 class Answer:
-    """An answer and what it cost.
+    """An answer and its cost.
 
     Attributes:
-        raw: as the model wrote it.
-        grounding: clean text, objects and time ranges.
-        scores: of each object's box, 0 to 1; NaN where it could not be measured.
-        image_size: pixels of the image that boxes refer to: the last one shown.
-        start_ns: stamp of the first frame shown; times in the answer count from it. 0 for files.
-        ended_by: "end", "stop", "length" or "cancelled".
-        frames: images or sampled frames that the model looked at.
-        key_frames: of them, labelled as key frames.
-        visual_tokens: what they cost.
-        prompt_tokens: all tokens before the answer.
-        generated_tokens: tokens of the answer.
-        seconds: wall time of "read" (decoding, labelling and cutting frames), "encode", "prefill" and "decode".
+        raw: Text as the model wrote it, with box syntax.
+        grounding: Clean text, objects and time ranges.
+        scores: Confidence of each object's box, 0 to 1; NaN if it could not be measured.
+        image_size: Size in pixels of the image that boxes refer to: the last one in the prompt.
+        start_ns: Stamp of the first frame in the prompt; times in the answer count from it. 0 for files.
+        ended_by: "end" (end token), "stop" (stop string), "length" or "cancelled".
+        frames: Number of images or sampled frames in the prompt.
+        key_frames: Number of those that are keyframes.
+        visual_tokens: Number of visual tokens in the prompt.
+        prompt_tokens: Number of all tokens in the prompt.
+        generated_tokens: Number of tokens in the answer.
+        seconds: Wall time of "read" (decoding, labelling and patching frames), "encode", "prefill" and "decode".
     """
 
     raw: str = ""
@@ -45,16 +45,16 @@ class Answer:
 
     @property
     def first_token_s(self) -> float:
-        """From the start of the work to the first token."""
+        """Seconds from the start of the work to the first token."""
         return self.total_s - self.seconds.get("decode", 0.0)
 
     @property
     def total_s(self) -> float:
-        """From the start of the work to the last token."""
+        """Seconds from the start of the work to the last token."""
         return sum(self.seconds.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs: plain types, boxes in pixels of the image they refer to."""
+        """Returns plain types for JSON; boxes are in pixels of the image they refer to."""
         boxes = [o.box.to_pixels(self.image_size) if self.image_size else None for o in self.grounding.objects]
         return {
             "answer": self.grounding.text,
@@ -77,14 +77,14 @@ class Answer:
         }
 
 
-class Clock:
+class LapTimer:
     """Measures the steps of an answer."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
+        """Returns the seconds since the previous lap."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         return seconds

@@ -1,4 +1,4 @@
-"""How sure the model was of a box: geometric mean of the probabilities of the tokens that its numbers are made of."""
+"""Confidence of a box: the geometric mean of the probabilities of the tokens that its numbers are made of."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from penguin_models.grounding import GroundedObject
 def box_scores(
     text: str, objects: Sequence[GroundedObject], ends: Sequence[int], probabilities: Sequence[float]
 ) -> tuple[float, ...]:
-    """Scores of the objects of an answer.
+    """Returns the confidence of each object's box.
 
     Args:
-        text: as generated.
-        objects: parsed from it, in its order.
-        ends: length of the text after each token.
-        probabilities: of each token when it was chosen.
+        text: The answer as generated.
+        objects: Objects parsed from it, in order.
+        ends: Length of the text after each token.
+        probabilities: Probability of each token when it was chosen.
 
     Returns:
-        One score per object, 0 to 1; NaN where its numbers do not stand in the text as they were read.
+        One score per object, 0 to 1; NaN if its numbers do not appear in the text as parsed.
     """
     scores, position = [], 0
     for item in objects:
@@ -32,7 +32,7 @@ def box_scores(
             scores.append(math.nan)
             continue
         position = match.end()
-        # A token that stands across the border of the numbers counts: it chose some of them.
+        # A token that extends beyond the numbers counts as well: it determined some of their digits.
         tokens = zip((0, *ends), ends, probabilities, strict=False)
         chosen = [p for begin, end, p in tokens if begin < match.end() and end > match.start()]
         scores.append(math.prod(chosen) ** (1 / len(chosen)) if chosen else math.nan)

@@ -1,7 +1,8 @@
-"""What is known of one camera that is being watched: its session, the frame that waits, its captions, its health."""
+"""The state of one camera: its session, the frame that waits, when a caption is due, and what went wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -14,14 +15,14 @@ from penguin_models.types import Frame, FrameKind
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """When captions are made, and of what.
+    """When captions are made, and how.
 
     Attributes:
-        prompt: what the model is asked.
-        period_s: a caption of the newest frame so often, by the clock of the stamps; 0 for none.
-        on_keyframe: a caption of the newest frame whenever a key frame has come since the last one.
-        max_new_tokens: longest caption in tokens.
-        max_age_s: a frame that arrived longer ago gets no caption.
+        prompt: What the model is asked.
+        period_s: Seconds between captions, by frame stamps; 0 for no periodic captions.
+        on_keyframe: Whether a new keyframe makes a caption due.
+        max_new_tokens: Maximum length of a caption in tokens.
+        max_age_s: A frame that arrived longer ago than this gets no caption.
     """
 
     prompt: str = "Describe what you see."
@@ -32,7 +33,7 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         limits = (
-            ("prompt", self.prompt, bool(self.prompt.strip()), "some words"),
+            ("prompt", self.prompt, bool(self.prompt.strip()), "non-empty"),
             ("period_s", self.period_s, self.period_s >= 0, "0 (none) or above"),
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
             ("max_age_s", self.max_age_s, self.max_age_s > 0, "above 0"),
@@ -43,45 +44,46 @@ class CaptionConfig:
 
 
 class CameraState:
-    """One camera.
+    """Everything the worker knows about one camera.
 
     Attributes:
-        camera: its name.
-        session: its memory and cache.
-        mailbox: the frame that waits.
-        observed_s: when the newest frame was taken into the memory, on the monotonic clock; None before the first.
-        bad_frames: images that could not be converted.
-        last_error: why the last of them could not.
-        newest_failed: whether the newest image was one of them.
-        captioned_s: when a caption was last made or skipped, on the monotonic clock.
-        captions: made so far.
-        captions_skipped: due, but their frame had become too old.
+        camera: Name of the camera.
+        session: Its memory and KV cache.
+        mailbox: The frame that waits to be taken.
+        observed_s: When the newest frame entered the memory, on the worker's clock; None before the first.
+        bad_frames: Number of images that could not be converted.
+        last_error: Why the last of them could not be converted.
+        newest_failed: Whether the newest image could not be converted.
+        captioned_s: When a caption was last made or skipped, on the worker's clock.
+        captions: Number of captions made.
+        captions_skipped: Number of captions that were due when their frame was already too old.
     """
 
-    def __init__(self, camera: str, session: SceneSession, mailbox: Mailbox):
+    def __init__(self, camera: str, session: SceneSession, mailbox: Mailbox, clock: Callable[[], float] = monotonic):
         self.camera, self.session, self.mailbox = camera, session, mailbox
         self.observed_s: float | None = None
         self.captioned_s = 0.0
         self.bad_frames = self.captions = self.captions_skipped = 0
         self.last_error = ""
         self.newest_failed = False
-        self._key_waits = False
+        self._clock = clock
+        self._keyframe_waits = False
         self._captioned_seq = -1
         self._captioned_ns = -(2**63)
 
     @property
     def newest(self) -> HeldFrame | None:
-        """The newest frame held."""
+        """The newest frame in memory."""
         frames = self.session.memory.frames
         return frames[-1] if frames else None
 
     def observe(self, frame: Frame) -> None:
-        """Takes a frame into the memory."""
+        """Adds a frame to the memory."""
         self.newest_failed = False
         kind = self.session.observe(frame)
         if kind is not None:
-            self.observed_s = monotonic()
-            self._key_waits |= kind == FrameKind.KEY
+            self.observed_s = self._clock()
+            self._keyframe_waits |= kind == FrameKind.KEY
 
     def cannot_read(self, error: MediaError) -> None:
         """Counts an image that could not be converted."""
@@ -89,22 +91,22 @@ class CameraState:
         self.last_error, self.newest_failed = str(error), True
 
     def caption_due(self, config: CaptionConfig) -> HeldFrame | None:
-        """The newest frame, if it is due for a caption; one that is due but too old is skipped."""
+        """Returns the newest frame if a caption of it is due; a frame that has become too old is skipped."""
         newest = self.newest
         if newest is None or newest.seq == self._captioned_seq:
             return None
-        waited_s = abs(newest.stamp_ns - self._captioned_ns) * 1e-9  # a jump back in time is due as well
-        if not (config.on_keyframe and self._key_waits) and not 0 < config.period_s <= waited_s:
+        elapsed_s = abs(newest.stamp_ns - self._captioned_ns) * 1e-9  # a jump back in time makes one due as well
+        if not (config.on_keyframe and self._keyframe_waits) and not 0 < config.period_s <= elapsed_s:
             return None
         assert self.observed_s is not None
-        if monotonic() - self.observed_s > config.max_age_s:
+        if self._clock() - self.observed_s > config.max_age_s:
             self.captions_skipped += 1
             self.captioned(newest)
             return None
         return newest
 
     def captioned(self, frame: HeldFrame) -> None:
-        """Nothing is to be said any more about this frame and those before it."""
+        """Notes that this frame and those before it need no caption any more."""
         self._captioned_seq, self._captioned_ns = frame.seq, frame.stamp_ns
-        self.captioned_s = monotonic()
-        self._key_waits = any(f.seq > frame.seq and f.kind == FrameKind.KEY for f in self.session.memory.frames)
+        self.captioned_s = self._clock()
+        self._keyframe_waits = any(f.seq > frame.seq and f.kind == FrameKind.KEY for f in self.session.memory.frames)

@@ -1,4 +1,4 @@
-"""Tokens one after the other: sampling, stop strings, streaming text, cancelling. The same for every runtime."""
+"""Token-by-token generation: sampling, stop strings, streaming text, cancelling. The same for every runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penguin_engine.runtimes.base import KVCache, PromptSegment
-from penguin_engine.scene.answer import Answer, Clock
+from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.box_confidence import box_scores
 from penguin_models.errors import PromptError
 from penguin_models.grounding import parse
@@ -21,12 +21,12 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        max_new_tokens: an answer ends after so many tokens.
-        temperature: 0 takes the likeliest token.
-        top_p: sample from the likeliest tokens that together have this probability.
-        top_k: sample from so many likeliest tokens at most; 0 for all.
-        seed: the same seed gives the same answer.
-        stop: strings that end an answer; they are not part of it.
+        max_new_tokens: Maximum length of the answer in tokens.
+        temperature: 0 takes the most likely token.
+        top_p: Sample from the smallest set of tokens with at least this total probability.
+        top_k: Sample from this many most likely tokens; 0 for all.
+        seed: The same seed gives the same answer.
+        stop: Strings that end the answer; they are not part of it.
     """
 
     max_new_tokens: int = 256
@@ -42,22 +42,37 @@ class Sampling:
             ("temperature", self.temperature, self.temperature >= 0, "0 or above"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k, self.top_k >= 0, "0 or above"),
-            ("stop", self.stop, all(self.stop), "strings that are not empty"),
+            ("stop", self.stop, all(self.stop), "a list of non-empty strings"),
         )
         for name, value, valid, wanted in limits:
             if not valid:
                 raise PromptError(f"{name} is {value!r}, it must be {wanted}")
 
 
+@dataclass(frozen=True)
+class AnswerHooks:
+    """What the caller of an answer is told, and how it ends one early.
+
+    Attributes:
+        on_text: Called with each piece of text and the number of tokens generated so far.
+        cancelled: Polled between tokens and between the frames prefilled for a question; true ends the answer.
+        on_token: Called after each token; frames may be observed from it.
+    """
+
+    on_text: Callable[[str, int], None] = lambda piece, tokens: None
+    cancelled: Callable[[], bool] = lambda: False
+    on_token: Callable[[], None] = lambda: None
+
+
 class Sampler:
-    """Chooses tokens for one answer."""
+    """Chooses the tokens of one answer."""
 
     def __init__(self, sampling: Sampling):
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: Float32Array) -> tuple[int, float]:
-        """Next token given logits float32 [vocab], and the model's probability of it (at temperature 1)."""
+        """Returns the next token given logits float32 [vocab], and its probability at temperature 1."""
         token = self._choose(logits)
         above = logits - logits.max()
         return token, float(np.exp(above[token]) / np.exp(above).sum(dtype=np.float64))
@@ -77,32 +92,32 @@ class Sampler:
 
 
 class TextStream:
-    """Turns tokens into text as they come, and notices stop strings.
+    """Turns tokens into text as they arrive, and detects stop strings.
 
-    Text is held back while it could still change (half a character) or be the beginning of a stop string.
+    Text is held back while it could still change (half a character) or could be the beginning of a stop string.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
         self._decode = decode
         self._stop = stop
         self._ids: list[int] = []
-        self._start = 0  # first token that is not behind text already given out
-        self._context = 0  # decoding starts a little earlier: some tokenizers join tokens by spaces
+        self._start = 0  # first token whose text has not been released
+        self._context = 0  # decoding starts a little earlier, because some tokenizers join tokens with spaces
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Adds a token; the text that is certain now."""
+        """Adds a token and returns the text that can no longer change."""
         self._ids.append(token)
         before = self._decode(self._ids[self._context : self._start])
         text = self._decode(self._ids[self._context :])
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(self._ids) - self._start < 4:
-            return ""  # the token ends inside a character of up to four bytes
+            return ""  # the token ends inside a character, which has at most four bytes
         self._context, self._start = self._start, len(self._ids)
         return self._release(text[len(before) :])
 
     def finish(self) -> str:
-        """The text that was held back, when no more tokens come."""
+        """Returns the text still held back, when no more tokens follow."""
         if self.stopped:
             return ""
         rest = self._decode(self._ids[self._context :])[len(self._decode(self._ids[self._context : self._start])) :]
@@ -127,11 +142,11 @@ class Generation:
     """What has been generated so far.
 
     Attributes:
-        ids: tokens, the end token not among them.
-        probabilities: of each token when it was chosen, without temperature.
-        ends: length of the streamed text after each token.
-        text: what has been streamed.
-        ended_by: "end" (the model), "stop" (a stop string), "length", "cancelled", or "" while it goes on.
+        ids: Generated tokens, without the end token.
+        probabilities: Probability of each token at temperature 1.
+        ends: Length of the streamed text after each token.
+        text: Text streamed so far.
+        ended_by: "end" (end token), "stop" (stop string), "length", "cancelled", or "" while it continues.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -147,20 +162,19 @@ def generate(
     processor: Processor,
     sampling: Sampling,
     generation: Generation,
-    cancelled: Callable[[], bool] = lambda: False,
-    on_token: Callable[[int], None] = lambda count: None,
+    hooks: AnswerHooks | None = None,
 ) -> Iterator[str]:
-    """Continues a cache and yields pieces of text; their sum is the answer.
+    """Continues a KV cache and yields pieces of text, which concatenate to the answer.
 
     Args:
-        cache: holds the prompt; grows by the answer.
-        logits: after the prompt, float32 [vocab].
-        processor: decodes.
-        sampling: how tokens are chosen and when to stop.
-        generation: filled as the answer grows.
-        cancelled: asked between two tokens.
-        on_token: called after each token with their number.
+        cache: Holds the prompt; grows by the answer.
+        logits: Logits after the prompt, float32 [vocab].
+        processor: Decodes tokens.
+        sampling: How tokens are chosen and when to stop.
+        generation: Updated as the answer grows.
+        hooks: Its `cancelled` is polled and `on_token` called between tokens.
     """
+    hooks = hooks or AnswerHooks()
     sampler, stream = Sampler(sampling), TextStream(processor.decode, sampling.stop)
 
     def emit(piece: str) -> Iterator[str]:
@@ -174,7 +188,7 @@ def generate(
             generation.ended_by = "end"
             break
         generation.ids.append(token)
-        on_token(len(generation.ids))
+        hooks.on_token()
         generation.probabilities.append(probability)
         yield from emit(stream.push(token))
         generation.ends.append(len(generation.text))
@@ -182,7 +196,7 @@ def generate(
             generation.ended_by = "stop"
         elif len(generation.ids) >= sampling.max_new_tokens:
             generation.ended_by = "length"
-        elif cancelled():
+        elif hooks.cancelled():
             generation.ended_by = "cancelled"
         else:
             logits = cache.append([[token]])
@@ -191,35 +205,31 @@ def generate(
 
 def prefill_and_generate(
     answer: Answer,
-    clock: Clock,
+    timer: LapTimer,
     cache: KVCache,
-    parts: Sequence[PromptSegment],
+    segments: Sequence[PromptSegment],
     processor: Processor,
     sampling: Sampling,
-    on_text: Callable[[str], None],
-    cancelled: Callable[[], bool],
-    on_token: Callable[[int], None] = lambda count: None,
+    hooks: AnswerHooks,
 ) -> None:
-    """Prefills the last parts of a prompt, generates, and fills in what the answer says and cost.
+    """Prefills the last segments of a prompt, generates, and fills in what the answer says and cost.
 
     Args:
-        answer: its text, tokens and seconds of prefill and decode are set.
-        clock: last read when the prefill begins.
-        cache: holds the beginning of the prompt; grows by the parts and the answer.
-        parts: rest of the prompt.
-        processor: decodes.
-        sampling: how tokens are chosen and when to stop.
-        on_text: called with each piece of text as it comes.
-        cancelled: asked between two tokens.
-        on_token: called after each token with their number.
+        answer: Its text, token counts and seconds of prefill and decode are set.
+        timer: Its current lap is the prefill.
+        cache: Holds the beginning of the prompt; grows by the segments and the answer.
+        segments: The rest of the prompt.
+        processor: Decodes tokens.
+        sampling: How tokens are chosen and when to stop.
+        hooks: What the caller is told, and how it cancels.
     """
-    logits = cache.append(parts)
+    logits = cache.append(segments)
     answer.prompt_tokens = cache.length
-    answer.seconds["prefill"] = clock.lap()
+    answer.seconds["prefill"] = timer.lap()
     generation = Generation()
-    for piece in generate(cache, logits, processor, sampling, generation, cancelled, on_token):
-        on_text(piece)
-    answer.seconds["decode"] = clock.lap()
+    for piece in generate(cache, logits, processor, sampling, generation, hooks):
+        hooks.on_text(piece, len(generation.ids))
+    answer.seconds["decode"] = timer.lap()
     answer.raw, answer.ended_by = generation.text, generation.ended_by
     answer.grounding = parse(generation.text)
     answer.scores = box_scores(generation.text, answer.grounding.objects, generation.ends, generation.probabilities)

@@ -1,4 +1,4 @@
-"""Between a camera and the worker: the newest frame wins, at most so many a second. Offering takes constant time."""
+"""Mailbox: hands a camera's newest frame to the worker, at the sampling rate; offering takes constant time."""
 
 from __future__ import annotations
 
@@ -6,62 +6,63 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from penguin_engine.scene.stamp_order import StampOrder
 from penguin_models.types import Frame
 
 LoadFrame: TypeAlias = Callable[[], Frame]
-"""Converts a message to a frame; called by the worker, so that frames which nobody takes cost nothing."""
+"""Converts a message to a frame. The worker calls it, so that frames which are replaced cost nothing."""
 
 _EARLY = 0.25
-"""A frame may come so many periods before its time: a camera that jitters at the sampling rate loses none."""
-_NEVER = -(2**63)
+"""A frame may come this share of a period early, so that a camera with jitter at the sampling rate loses none."""
 
 
 class Mailbox:
     """Holds the newest frame of one camera until the worker takes it.
 
     Attributes:
-        received: frames offered.
-        skipped: not taken because of the sampling rate.
-        late: older than the newest frame, but by less than a jump in time.
-        dropped: taken in, and replaced by a newer one before the worker had time.
+        received: Number of frames offered.
+        skipped: Frames not accepted because of the sampling rate.
+        late: Frames older than the newest one, but by less than a jump in time.
+        dropped: Frames that were accepted and replaced by a newer one before the worker took them.
     """
 
     def __init__(self, sample_rate_hz: float, jump_back_s: float = 1.0):
         self.received = self.skipped = self.late = self.dropped = 0
         self._period_ns = 0
-        self._jump_ns = round(jump_back_s * 1e9)
+        self._jump_back_s = jump_back_s
         self._lock = threading.Lock()
         self._waiting: LoadFrame | None = None
-        self._newest_ns = _NEVER
-        self._due_ns = _NEVER
+        self._newest_ns: int | None = None
+        self._due_ns: int | None = None
         self.set_rate(sample_rate_hz)
 
     def set_rate(self, sample_rate_hz: float) -> None:
-        """Takes at most so many frames a second, by the clock of their stamps; 0 takes all."""
+        """Sets the maximum number of frames per second, by their stamps; 0 accepts all."""
         with self._lock:
             self._period_ns = round(1e9 / sample_rate_hz) if sample_rate_hz else 0
-            self._due_ns = self._newest_ns if self._newest_ns == _NEVER else self._newest_ns + self._period_ns
+            self._due_ns = None if self._newest_ns is None else self._newest_ns + self._period_ns
 
     def offer(self, stamp_ns: int, load: LoadFrame) -> bool:
-        """Leaves a frame; whether it waits to be taken. After a jump back in time the next frame is due at once."""
+        """Leaves a frame and returns whether it was accepted; after a jump back in time a frame is due at once."""
         with self._lock:
             self.received += 1
-            jumped = stamp_ns <= self._newest_ns - self._jump_ns
-            if stamp_ns < self._newest_ns and not jumped:
+            order = StampOrder.of(stamp_ns, self._newest_ns, self._jump_back_s)
+            if order is StampOrder.LATE:
                 self.late += 1
                 return False
-            if not jumped and stamp_ns < self._due_ns - _EARLY * self._period_ns:
+            due_ns = None if order is StampOrder.JUMPED_BACK else self._due_ns
+            if due_ns is not None and stamp_ns < due_ns - _EARLY * self._period_ns:
                 self.skipped += 1
                 return False
-            on_time = not jumped and stamp_ns < self._due_ns + self._period_ns
-            self._due_ns = (self._due_ns if on_time else stamp_ns) + self._period_ns
+            on_time = due_ns is not None and stamp_ns < due_ns + self._period_ns
+            self._due_ns = (due_ns if due_ns is not None and on_time else stamp_ns) + self._period_ns
             self._newest_ns = stamp_ns
             self.dropped += self._waiting is not None
             self._waiting = load
             return True
 
     def take(self) -> LoadFrame | None:
-        """The frame that waits, which then waits no more."""
+        """Returns the waiting frame and empties the mailbox."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
             return waiting

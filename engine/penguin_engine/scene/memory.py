@@ -1,15 +1,16 @@
-"""FrameMemory: what a camera has seen, in a hard budget of visual tokens; TRA compression while frames arrive.
+"""FrameMemory: what a camera has seen, within a hard budget of visual tokens; TRA compression while frames arrive.
 
-A frame arrives at its native size and keeps it while the budget allows: what is recent is sharp. When the next frame no
-longer fits, a *compaction* makes room: older context frames shrink first, then older key frames; frames leave last,
-context before key. Shrinking goes down a fixed ladder on which the area halves, many rungs at once, and only as long as
-what is encoded twice stays below 15 % of what arrived; else a frame leaves. The newest frame is never touched.
+A frame arrives at its full size and keeps it while the budget allows, so recent frames are sharp. When the next frame
+does not fit, a *compaction* makes room: older intermediate frames shrink first, then older keyframes; frames are
+evicted last, intermediate frames before keyframes. Frames shrink along a fixed ladder of scale levels on which the area
+halves, several levels at once, and only while the patches encoded again stay below 15 % of those that arrived;
+otherwise a frame is evicted. The newest frame is never touched.
 
-Visual tokens stand in the decoder's KV cache in the order of the frames, so whatever changes invalidates all that
-follows. A compaction therefore goes on until the tokens that it makes stale are fewer than the room that it makes: what
-must be prefilled again is paid for by the frames that will arrive before the next one, on any stream.
+Visual tokens are in the decoder's KV cache in the order of the frames, so a change invalidates everything after it. A
+compaction therefore continues until the tokens it makes stale are fewer than the room it makes: prefilling them again
+is paid for by the frames that arrive before the next compaction, on any stream.
 
-Knows nothing of models and runtimes: whoever owns the memory encodes what it reports as changed.
+Knows nothing of models and runtimes: the owner of the memory encodes the frames that `add` reports as changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from penguin_engine.scene.stamp_order import StampOrder
 from penguin_models.errors import BudgetError
 from penguin_models.images import resize
 from penguin_models.keyframe_policy import KeyframePolicy
@@ -26,34 +28,34 @@ from penguin_models.token_allocation import MIN_TOKENS_FACTOR, fit_area, grid_si
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
 _CONTEXT_SCALE_LEVEL, _KEY_SCALE_LEVEL = 4, 3
-"""First rung to shrink to: 1/16 of the area, as in the released rule, and 1/8 for key frames."""
+"""First scale level to shrink to: 1/16 of the area, as in the released rule, and 1/8 for keyframes."""
 _LARGEST_SHARE = 0.5
 """A frame shrinks to at most this share of its tokens, or not at all."""
 _ENCODED_AGAIN = 0.15
-"""Patches that are encoded again because frames shrank, at most so many per arriving patch."""
+"""Upper limit of the patches encoded again because frames shrank, per arriving patch."""
 _STALE_PER_ROOM = 0.9
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How a memory is kept.
+    """Configuration of a memory.
 
     Attributes:
-        token_budget: visual tokens that are never exceeded.
-        min_tokens: of the allocation rule; a frame does not shrink below 1.5 times this.
-        merge_size: patches a side that become one token.
-        patch_size: side of a patch in pixels.
-        arrival: "native": every frame arrives as large as fits; "by_kind": once the budget has been reached, context
-            frames arrive at the size to which they would shrink.
-        jump_back_s: a frame this much older than the newest means that time jumped (a bag loops): the memory is
-            cleared. Frames that are late by less are dropped.
+        token_budget: Maximum number of visual tokens held.
+        min_tokens: `min_tokens` of the allocation rule; a frame does not shrink below 1.5 times this.
+        merge_size: Patches per side that are merged into one visual token.
+        patch_size: Side of a patch in pixels.
+        arrival: "full_size": every frame arrives as large as fits; "by_kind": once the budget has been reached,
+            intermediate frames arrive at the size to which they would shrink.
+        jump_back_s: A frame older than the newest one by this many seconds means that time jumped back (a bag loops):
+            the memory is cleared. Frames that are late by less are dropped.
     """
 
     token_budget: int = 10_240
     min_tokens: int = 16
     merge_size: int = 2
     patch_size: int = 14
-    arrival: str = "native"
+    arrival: str = "full_size"
     jump_back_s: float = 1.0
 
     def __post_init__(self) -> None:
@@ -61,24 +63,24 @@ class MemoryConfig:
             raise BudgetError(
                 f"a token budget of {self.token_budget} cannot hold one frame of {self.floor_tokens} tokens; raise it"
             )
-        if self.arrival not in ("native", "by_kind"):
-            raise BudgetError(f"arrival is {self.arrival!r}, it must be 'native' or 'by_kind'")
+        if self.arrival not in ("full_size", "by_kind"):
+            raise BudgetError(f"arrival is {self.arrival!r}, it must be 'full_size' or 'by_kind'")
         if not self.jump_back_s > 0:
             raise BudgetError(f"jump_back_s is {self.jump_back_s}, it must be above 0")
 
     @property
     def factor(self) -> int:
-        """Pixels a side of one visual token."""
+        """Side in pixels of one visual token."""
         return self.patch_size * self.merge_size
 
     @property
     def max_frames(self) -> int:
-        """Most frames held: as many as the budget holds at the floor. Reached only where frames are tinier still."""
+        """Maximum number of frames: what the budget holds at the floor. Only smaller frames reach it."""
         return self.token_budget // self.floor_tokens
 
     @property
     def floor_tokens(self) -> int:
-        """A frame does not shrink below this."""
+        """Visual tokens below which a frame does not shrink."""
         return math.ceil(MIN_TOKENS_FACTOR * self.min_tokens)
 
 
@@ -87,16 +89,16 @@ class HeldFrame:
     """A frame in the memory.
 
     Attributes:
-        seq: number of its arrival, counted from 0 since the memory was made.
-        stamp_ns: time of capture.
-        kind: key or intermediate.
-        native: size of the camera's image in pixels.
-        size: size at which it is held, in pixels.
-        tokens: visual tokens it costs.
-        pixels: uint8 [H, W, 3], the camera's image, or at `size` where that is smaller.
-        smaller: size to which it would shrink; None where that would free too little.
-        header: of the source.
-        encoded: whatever the owner made of it at this size; None when it must be encoded (again).
+        seq: Number of its arrival, counted from 0 since the memory was created.
+        stamp_ns: Stamp of capture in nanoseconds.
+        kind: Keyframe or intermediate frame.
+        source_size: Size of the camera's image in pixels.
+        size: Size at which it is held, in pixels.
+        tokens: Number of its visual tokens.
+        pixels: uint8 [H, W, 3]: the camera's image, or its resized copy if `size` is smaller.
+        smaller: Size to which it would shrink; None if that would free too little.
+        header: Header of the source message.
+        encoded: The owner's visual tokens at this size; None if it has to be encoded (again).
     """
 
     seq: int
@@ -113,20 +115,20 @@ class HeldFrame:
 
 @dataclass
 class MemoryCounters:
-    """What happened to a memory since it was made.
+    """Counts since the memory was created.
 
     Attributes:
-        received: frames given to `add`.
-        late: older than the newest frame; dropped.
-        resized: frames that shrank.
-        evicted: frames that left to make room.
-        key_frames: frames labelled as key frames.
-        compactions: times that room was made.
-        clears: times that the memory was emptied.
-        patches_arrived: patches of each frame at its arrival.
-        patches_encoded: the same, and those of frames that shrank.
-        tokens_arrived: visual tokens of each frame at its arrival.
-        tokens_prefilled: the same, and those that compactions made stale.
+        received: Frames passed to `add`.
+        late: Frames dropped because they were older than the newest one.
+        resized: Times a frame shrank.
+        evicted: Frames evicted to make room.
+        key_frames: Frames labelled as keyframes.
+        compactions: Times room was made.
+        clears: Times the memory was cleared.
+        patches_arrived: Patches of all frames at their arrival.
+        patches_encoded: `patches_arrived` plus the patches of frames that shrank.
+        tokens_arrived: Visual tokens of all frames at their arrival.
+        tokens_prefilled: `tokens_arrived` plus the tokens that compactions made stale.
     """
 
     received: int = 0
@@ -143,7 +145,7 @@ class MemoryCounters:
 
 
 class FrameMemory:
-    """The frames of one camera."""
+    """The frames of one camera, within a token budget."""
 
     def __init__(self, config: MemoryConfig, policy: KeyframePolicy):
         self.config = config
@@ -155,26 +157,28 @@ class FrameMemory:
 
     @property
     def frames(self) -> Sequence[HeldFrame]:
-        """Frames held, in order of capture."""
+        """Frames in memory, in order of capture."""
         return tuple(self._frames)
 
     @property
     def tokens(self) -> int:
-        """Visual tokens held; never above the budget."""
+        """Number of visual tokens held; never above the budget."""
         return self._tokens
 
     def add(self, frame: Frame) -> int | None:
-        """Takes a frame; the policy labels it unless it is late.
+        """Adds a frame; the policy labels it unless it is late.
 
         Returns:
-            Index in `frames` of the first one that is new or has changed: everything before it is as it was. None if
-            the frame was late and dropped.
+            Index in `frames` of the first frame that is new or has changed; all before it are unchanged. None if the
+            frame was late and dropped.
         """
         self.counters.received += 1
-        if self._frames and frame.stamp_ns <= self._frames[-1].stamp_ns:
-            if self._frames[-1].stamp_ns - frame.stamp_ns < self.config.jump_back_s * 1e9:
-                self.counters.late += 1
-                return None
+        newest_ns = self._frames[-1].stamp_ns if self._frames else None
+        order = StampOrder.of(frame.stamp_ns, newest_ns, self.config.jump_back_s)
+        if order is StampOrder.LATE:
+            self.counters.late += 1
+            return None
+        if order is StampOrder.JUMPED_BACK:
             self.clear()
         held = self._arrive(frame, self.policy.observe(frame))
         first_changed = len(self._frames)
@@ -187,10 +191,10 @@ class FrameMemory:
         return first_changed
 
     def set_budget(self, token_budget: int) -> None:
-        """Changes the budget. What no longer fits shrinks or leaves, as when a frame arrives.
+        """Changes the budget. What no longer fits shrinks or is evicted, as when a frame arrives.
 
         Raises:
-            BudgetError: it cannot hold one frame; nothing has changed.
+            BudgetError: The budget cannot hold one frame; nothing has changed.
         """
         self.config = replace(self.config, token_budget=token_budget)
         if self._tokens <= token_budget and len(self._frames) <= self.config.max_frames:
@@ -207,7 +211,7 @@ class FrameMemory:
         self._tokens += newest.tokens
 
     def clear(self) -> None:
-        """Forgets all frames."""
+        """Clears the memory."""
         self._frames.clear()
         self._tokens = 0
         self._saturated = False
@@ -215,7 +219,7 @@ class FrameMemory:
         self.counters.clears += 1
 
     def _smaller(self, kind: FrameKind, size: Size) -> Size | None:
-        """Size to which a frame of this size shrinks, or None where that would free too little."""
+        """Returns the size to which a frame of this size shrinks, or None if that would free too little."""
         tokens = self._tokens_of(size)
         for scale_level in range(_KEY_SCALE_LEVEL if kind == FrameKind.KEY else _CONTEXT_SCALE_LEVEL, 32):
             smaller = self._at_scale_level(size, scale_level)
@@ -226,7 +230,7 @@ class FrameMemory:
         return None
 
     def _arrive(self, frame: Frame, kind: FrameKind) -> HeldFrame:
-        """The frame at its arrival size: native, or the largest rung that fits the budget."""
+        """Returns the frame at its arrival size: full size, or the largest scale level that fits the budget."""
         source_size = grid_size(frame.size, self.config.factor)
         size = self._fitting(source_size)
         if self.config.arrival == "by_kind" and self._saturated and kind == FrameKind.INTERMEDIATE:
@@ -244,7 +248,7 @@ class FrameMemory:
         )
 
     def _fitting(self, source_size: Size) -> Size:
-        """The largest rung that the whole budget holds."""
+        """Returns the largest scale level that the whole budget holds."""
         factor, size = self.config.factor, source_size
         for scale_level in range(1, 64):
             if self._tokens_of(size) <= self.config.token_budget:
@@ -255,11 +259,11 @@ class FrameMemory:
         return size
 
     def _compact(self, arriving: int) -> int:
-        """Makes room; the index of the first frame that changed."""
+        """Makes room and returns the index of the first frame that changed."""
         self.counters.compactions += 1
         count = first_changed = len(self._frames)
         most = count if count < self.config.max_frames else self.config.max_frames // 2
-        stale = 0  # tokens from the first changed frame on, after the change
+        stale = 0  # tokens after the change, from the first changed frame to the end
         for index, smaller in self._plan(may_shrink=most == count):
             frame = self._frames[index]
             tokens = 0 if smaller is None else self._tokens_of(smaller)
@@ -279,7 +283,7 @@ class FrameMemory:
         return kept
 
     def _plan(self, may_shrink: bool) -> Iterator[tuple[int, Size | None]]:
-        """The changes to make, in their order, until the caller has enough: (index, new size or None to leave)."""
+        """Yields the changes in order until the caller has enough room: (index, new size, or None to evict)."""
         kinds = (FrameKind.INTERMEDIATE, FrameKind.KEY)
         order = [[i for i, frame in enumerate(self._frames) if frame.kind == kind] for kind in kinds]
         for indices in order:
@@ -319,7 +323,7 @@ class FrameMemory:
         self.counters.key_frames += held.kind == FrameKind.KEY
 
     def _at_scale_level(self, size: Size, scale_level: int) -> Size:
-        """The ladder: the area halved `rung` times, down to the floor of the allocation rule."""
+        """Returns the size at a scale level: the area halved that many times, down to the allocation rule's floor."""
         floor = min(self.config.floor_tokens * self.config.factor**2, size.area)
         smaller = fit_area(size, size.area / 2**scale_level, self.config.factor, floor)
         return Size(min(smaller.height, size.height), min(smaller.width, size.width))

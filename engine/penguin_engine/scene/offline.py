@@ -1,18 +1,18 @@
-"""Questions about images or a clip, from files to grounded answers. Needs any `Runtime`; knows no ROS.
+"""Questions about images or a clip, from pixels to grounded answers, on any `Runtime`. Knows nothing of ROS.
 
 A clip is read twice: once to label its frames, once to encode them at the sizes that follow from the labels. Between
-the two nothing but labels is held, so memory does not grow with the length of the clip.
+the two only labels are held, so memory does not grow with the length of the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penguin_engine.runtimes.base import Runtime, check_fits, interleave
-from penguin_engine.scene.answer import Answer, Clock
-from penguin_engine.scene.generation import Sampling, prefill_and_generate
+from penguin_engine.scene.answer import Answer, LapTimer
+from penguin_engine.scene.generation import AnswerHooks, Sampling, prefill_and_generate
 from penguin_models.errors import MediaError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import Clip
@@ -20,13 +20,13 @@ from penguin_models.processor import Processor, Visual
 from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, FrameKind, PatchedImage, Size, UInt8Array
 
-# Frames are encoded together up to about so many patches; their pixels are freed before the next ones are read.
 _PATCHES_PER_BATCH = 4096
+"""Frames are encoded in batches of about this many patches; their pixels are freed before the next are read."""
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """What is known of a clip after it was read once."""
+    """Times, kinds and size of the frames of a clip that was read once."""
 
     times_s: tuple[float, ...]
     kinds: tuple[FrameKind, ...]
@@ -43,33 +43,29 @@ def ask(
     max_tokens: int | None = None,
     size_rule: str = "strict",
     sampling: Sampling | None = None,
-    on_text: Callable[[str], None] = lambda piece: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    hooks: AnswerHooks | None = None,
 ) -> Answer:
     """Answers a question.
 
     Args:
-        runtime: runs the model.
-        processor: of the same checkpoint.
-        question: plain text.
-        images: uint8 [H, W, 3] each, of any sizes.
-        clip: a video or bag, shown after the images.
-        policy: labels the clip's frames; needed with a clip.
-        max_tokens: budget of visual tokens; the checkpoint's if None.
-        size_rule: "strict" or "reference".
-        sampling: how the answer is generated.
-        on_text: called with each piece of text as it comes.
-        cancelled: asked between two tokens.
+        runtime: Runs the model.
+        processor: Processor of the same checkpoint.
+        question: Plain text.
+        images: Images of any sizes, uint8 [H, W, 3] each.
+        clip: A video or bag, placed after the images in the prompt.
+        policy: Labels the clip's frames; required with a clip.
+        max_tokens: Budget of visual tokens; the checkpoint's if None.
+        size_rule: "strict" or "reference", see token_allocation.py.
+        sampling: How the answer is generated.
+        hooks: What the caller is told, and how it cancels.
 
     Raises:
-        PromptError: an empty question, or reserved tokens in it.
-        BudgetError: the budget is too small for the frames.
-        ContextLengthError: prompt and answer exceed the context; raised before anything is encoded.
-        MediaError: the clip cannot be read.
+        PromptError: The question is empty or contains reserved tokens.
+        BudgetError: The budget is too small for the frames.
+        ContextLengthError: Prompt and answer exceed the context; raised before anything is encoded.
+        MediaError: The clip cannot be read.
     """
-    [answer] = ask_each(
-        runtime, processor, [question], images, clip, policy, max_tokens, size_rule, sampling, on_text, cancelled
-    )
+    [answer] = ask_each(runtime, processor, [question], images, clip, policy, max_tokens, size_rule, sampling, hooks)
     return answer
 
 
@@ -83,23 +79,22 @@ def ask_each(
     max_tokens: int | None = None,
     size_rule: str = "strict",
     sampling: Sampling | None = None,
-    on_text: Callable[[str], None] = lambda piece: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    hooks: AnswerHooks | None = None,
 ) -> list[Answer]:
-    """Answers several questions about the same images, each as if it were the only one.
+    """Answers several independent questions about the same images.
 
-    What they share, the images, is encoded and prefilled once, and counted in the first answer's seconds. Arguments and
-    errors are those of `ask`; a bad question is refused before any is answered.
+    The images are encoded and prefilled once, and counted in the first answer's seconds. Arguments and errors are those
+    of `ask`; a bad question is refused before any is answered.
     """
-    sampling = sampling or Sampling()
+    sampling, hooks = sampling or Sampling(), hooks or AnswerHooks()
     if not questions or not all(question.strip() for question in questions):
         raise PromptError("the question is empty")
-    seconds, clock = {}, Clock()
+    seconds, timer = {}, LapTimer()
     labelled = None
     if clip is not None:
         assert policy is not None, "a clip needs a policy"
         labelled = label_clip(clip, policy)
-    seconds["read"] = clock.lap()
+    seconds["read"] = timer.lap()
 
     visuals = [Visual(Size(*image.shape[:2])) for image in images]
     if labelled is not None:
@@ -107,46 +102,48 @@ def ask_each(
     allocations = processor.allocate(visuals, max_tokens, size_rule)
     prompts = [processor.prompt_segments([_message(question, len(images), labelled)]) for question in questions]
     answers = [_counted(prompt, visuals, allocations) for prompt in prompts]
-    wanted = max(answer.prompt_tokens for answer in answers) + sampling.max_new_tokens
-    check_fits(wanted, runtime.info.context_length, "the prompt with its answer")
+    length = max(answer.prompt_tokens for answer in answers) + sampling.max_new_tokens
+    check_fits(length, runtime.info.context_length, "the prompt with its answer")
 
     visual_tokens: list[Any] = []
     seconds["encode"] = 0.0
     for batch in _batches(_patched(processor, images, clip, visuals, allocations)):
-        seconds["read"] += clock.lap()
+        seconds["read"] += timer.lap()
         visual_tokens += runtime.encode(batch)
-        seconds["encode"] += clock.lap()
+        seconds["encode"] += timer.lap()
     answers[0].seconds |= seconds
 
-    cache = runtime.open_cache(wanted)
+    cache = runtime.open_cache(length)
     try:
         shared = 0
         for answer, prompt in zip(answers, prompts, strict=True):
             cache.truncate(shared)
-            parts = interleave(prompt, visual_tokens)
+            segments = interleave(prompt, visual_tokens)
             if shared:
-                parts = parts[-1:]  # all before it is the same for every question
-            elif len(prompts) > 1 and len(parts) > 1:
-                cache.append(parts[:-1])
-                shared, parts = cache.length, parts[-1:]
-            prefill_and_generate(answer, clock, cache, parts, processor, sampling, on_text, cancelled)
+                segments = segments[-1:]  # everything before it is the same for every question
+            elif len(prompts) > 1 and len(segments) > 1:
+                cache.append(segments[:-1])
+                shared, segments = cache.length, segments[-1:]
+            prefill_and_generate(answer, timer, cache, segments, processor, sampling, hooks)
     finally:
         cache.close()
     return answers
 
 
 def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
-    """Reads a clip once and labels its frames, holding one at a time.
+    """Reads a clip once and labels its frames, holding one frame at a time.
 
     Raises:
-        MediaError: the clip is empty or cannot be read.
+        MediaError: The clip is empty, changes its frame size, or cannot be read.
     """
     policy.reset()
     times, kinds, size = [], [], None
     for time_s, rgb in clip:
         frame = Frame(rgb, round(time_s * 1e9))
         if size not in (None, frame.size):
-            raise MediaError(f"a frame of {frame.size} follows frames of {size}: a clip must keep its size")
+            raise MediaError(
+                f"a frame of {frame.size} follows frames of {size}; all frames of a clip must have one size"
+            )
         kinds.append(policy.observe(frame))
         times.append(time_s)
         size = frame.size
@@ -163,7 +160,7 @@ def _message(question: str, images: int, labelled: LabelledClip | None) -> dict[
 
 
 def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]) -> Answer:
-    """An answer that knows what is shown for it."""
+    """Returns an empty answer with the counts of its prompt."""
     kinds = [kind for visual in visuals for kind in visual.kinds]
     visual_tokens = sum(a.total_tokens(v.kinds) for v, a in zip(visuals, allocations, strict=True))
     return Answer(
@@ -171,7 +168,7 @@ def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocat
         frames=len(kinds),
         key_frames=kinds.count(FrameKind.KEY),
         visual_tokens=visual_tokens,
-        prompt_tokens=visual_tokens + sum(len(part) for part in prompt),
+        prompt_tokens=visual_tokens + sum(map(len, prompt)),
     )
 
 

@@ -1,48 +1,89 @@
-"""Questions in a queue with a limit: whoever asks gets a ticket at once, the worker takes one after the other."""
+"""Questions on their way to the worker: a `Request` is checked and tokenised once, then waits in a bounded queue."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import monotonic
 
+from penguin_engine.runtimes.base import check_fits
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import HeldFrame
-from penguin_models.errors import BusyError, CancelledError, NotActiveError
+from penguin_models.errors import BusyError, CancelledError, NotActiveError, PromptError
+from penguin_models.processor import Processor
 from penguin_models.types import UInt8Array
+
+RESERVED_TOKENS = 2048
+"""Tokens that every session keeps free in its KV cache for a question and its answer."""
+_MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
+"""Checked before tokenising: tokenising a megabyte takes seconds."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked.
+class Request:
+    """A question, checked and tokenised once; it travels unchanged from the server to the session.
 
     Attributes:
-        text: in plain words.
-        cameras: which ones to look at; empty for all.
-        horizon_s: look back at most so far from the newest frame; 0 for everything held.
-        sampling: how the answer is generated.
+        question: Plain text.
+        token_ids: Token ids of the prompt after its last frame: the question and the start of the assistant turn.
+        sampling: How the answer is generated.
+        cameras: Cameras to look at; empty for all.
+        horizon_s: Look back at most this many seconds from the newest frame; 0 for everything in memory.
     """
 
-    text: str
+    question: str
+    token_ids: Sequence[int]
+    sampling: Sampling = field(default_factory=Sampling)
     cameras: tuple[str, ...] = ()
     horizon_s: float = 0.0
-    sampling: Sampling = field(default_factory=Sampling)
+
+    @classmethod
+    def prepare(
+        cls,
+        processor: Processor,
+        question: str,
+        sampling: Sampling | None = None,
+        cameras: Sequence[str] = (),
+        horizon_s: float = 0.0,
+    ) -> Request:
+        """Checks and tokenises a question.
+
+        Raises:
+            PromptError: The question is empty, too long or contains reserved tokens, or the horizon is negative or
+                not finite.
+            ContextLengthError: Question and answer need more tokens than a session keeps free for them.
+        """
+        sampling = sampling or Sampling()
+        if not question.strip():
+            raise PromptError("the question is empty")
+        if len(question) > _MAX_QUESTION_CHARS:
+            raise PromptError(
+                f"the question has {len(question)} characters, the limit is {_MAX_QUESTION_CHARS}; shorten it"
+            )
+        if not 0 <= horizon_s < math.inf:
+            raise PromptError(f"horizon_s is {horizon_s}, it must be 0 (everything in memory) or above, and finite")
+        video = {"type": "video", "num_frames": 1, "timestamps": [0.0]}
+        content = [video, {"type": "text", "text": question}]
+        token_ids = processor.prompt_segments([{"role": "user", "content": content}])[-1]
+        check_fits(len(token_ids) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
+        return cls(question, token_ids, sampling, tuple(cameras), horizon_s)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answer, and the frame that it speaks of: the newest one when the work began.
+    """An answer and the frame it refers to: the newest one when the work began.
 
     Attributes:
-        answer: what was said; `ended_by` is "cancelled" where it was cut short.
-        camera: that saw the frame.
-        frame: as it is held.
-        pixels: of the frame as it was held then, uint8 [H, W, 3].
-        queue_s: seconds that the question waited for the worker.
+        answer: The answer; `ended_by` is "cancelled" if it was cut short.
+        camera: The camera that captured the frame.
+        frame: The frame as the memory holds it.
+        pixels: Pixels of the frame when the work began, uint8 [H, W, 3].
+        queue_s: Seconds the question waited for the worker.
     """
 
     answer: Answer
@@ -53,24 +94,24 @@ class Outcome:
 
 
 class PendingRequest:
-    """A question that waits or is being answered.
+    """A request that waits or is being answered.
 
     Attributes:
-        question: what is asked.
-        outcome: of the answer, or its exception.
-        on_text: called by the worker with each piece of text and the number of tokens so far.
-        asked_s: when, on the monotonic clock.
+        request: The question.
+        outcome: Resolves to the outcome or to the exception that ended the work.
+        on_text: Called by the worker with each piece of text and the number of tokens generated so far.
+        submitted_s: When the request was queued, on the worker's clock.
     """
 
-    def __init__(self, question: Question, on_text: Callable[[str, int], None]):
-        self.question, self.on_text = question, on_text
+    def __init__(self, request: Request, on_text: Callable[[str, int], None], clock: Callable[[], float] = monotonic):
+        self.request, self.on_text = request, on_text
         self.outcome: Future[Outcome] = Future()
-        self.asked_s = monotonic()
+        self.submitted_s = clock()
         self._cancelled = threading.Event()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the answer is to end before its next token."""
+        """Whether the answer has to end before its next token."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
@@ -78,73 +119,83 @@ class PendingRequest:
         self._cancelled.set()
 
 
-class QuestionQueue:
-    """Tickets in the order of their arrival; closed until `open` is called. Every method returns at once.
+class RequestQueue:
+    """Pending requests in order of arrival, at most `limit` of them. Every method returns at once.
+
+    A queue is closed until `open` is called. Whether a question is accepted is decided here alone: `check_open` and
+    `put` raise with the reason for which the queue is closed.
 
     Attributes:
-        limit: most questions that wait.
-        refused: questions that came when the queue was full.
+        limit: Maximum number of requests that wait.
+        refused: Number of requests refused because the queue was full.
     """
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, closed_because: str = "the node is not active"):
         self.limit = limit
         self.refused = 0
         self._lock = threading.Lock()
         self._waiting: deque[PendingRequest] = deque()
         self._running: PendingRequest | None = None
-        self._closed = True
+        self._closed_because: str | None = closed_because
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def closed(self) -> bool:
-        """Whether questions are refused."""
-        return self._closed
+        """Whether requests are refused."""
+        return self._closed_because is not None
 
     @property
     def running(self) -> bool:
-        """Whether a question is being answered."""
+        """Whether a request is being answered."""
         return self._running is not None
 
     def open(self) -> None:
-        """Takes questions from now on."""
+        """Accepts requests from now on."""
         with self._lock:
-            self._closed = False
+            self._closed_because = None
 
-    def close(self) -> None:
-        """Refuses questions from now on; those that wait and the running one end as cancelled."""
+    def close(self, because: str) -> None:
+        """Refuses requests from now on, for a stated reason; the waiting and the running ones end as cancelled."""
         with self._lock:
-            self._closed = True
+            self._closed_because = because
             waiting, self._waiting = self._waiting, deque()
             if self._running is not None:
                 self._running.cancel()
         for pending in waiting:
-            pending.outcome.set_exception(CancelledError("the node was deactivated before the answer began"))
+            pending.outcome.set_exception(CancelledError(f"cancelled before the answer began: {because}"))
+
+    def check_open(self) -> None:
+        """Raises NotActiveError if requests are refused."""
+        because = self._closed_because
+        if because is not None:
+            raise NotActiveError(because)
 
     def put(self, pending: PendingRequest) -> None:
-        """Adds a ticket.
+        """Adds a request.
 
         Raises:
-            NotActiveError: the queue is closed.
-            BusyError: it is full.
+            NotActiveError: The queue is closed.
+            BusyError: The queue is full.
         """
         with self._lock:
-            if self._closed:
-                raise NotActiveError("the node is not active; configure and activate it")
+            self.check_open()
             if len(self._waiting) >= self.limit:
                 self.refused += 1
-                raise BusyError(f"{len(self._waiting)} questions wait already, the limit; ask again later")
+                raise BusyError(
+                    f"{len(self._waiting)} questions are waiting, the limit is {self.limit}; try again later"
+                )
             self._waiting.append(pending)
 
     def take(self) -> PendingRequest | None:
-        """The next ticket, which runs until `done`."""
+        """Returns the next request, which counts as running until `done` is called."""
         with self._lock:
             self._running = self._waiting.popleft() if self._waiting else None
             return self._running
 
     def done(self, result: Outcome | Exception) -> None:
-        """The running ticket gets its outcome, unless it was abandoned."""
+        """Resolves the running request, unless it was abandoned."""
         with self._lock:
             running, self._running = self._running, None
         if running is None:
@@ -155,14 +206,14 @@ class QuestionQueue:
             running.outcome.set_result(result)
 
     def abandon(self) -> None:
-        """Ends the running ticket as cancelled now; what comes of it later goes nowhere."""
+        """Ends the running request as cancelled at once; its later result is dropped."""
         with self._lock:
             if self._running is not None:
                 self._running.cancel()
-        self.done(CancelledError("cancelled while the answer was generated; what had been said is lost"))
+        self.done(CancelledError("cancelled while the answer was being generated; its text so far is lost"))
 
     def cancel(self, pending: PendingRequest) -> None:
-        """Cancels a ticket; one that still waits gets its outcome now."""
+        """Cancels a request; one that still waits is resolved at once."""
         pending.cancel()
         with self._lock:
             waiting = pending in self._waiting

@@ -1,46 +1,42 @@
-"""SceneSession: one camera's memory and the KV cache over it; answers that reuse what is already prefilled.
+"""SceneSession: one camera's memory and the KV cache over it; answers reuse what is already prefilled.
 
-The cache holds a prefix: the beginning of a user turn and, in the order of capture, "Time 12.3s:" with the visual
-tokens of each frame held. Frames that arrive are encoded and appended while nobody asks (`advance`); a question then
-costs only its own tokens, which are forgotten after the answer. A compaction of the memory invalidates the prefix from
-the first frame that changed, no more.
+The cache holds a prefix of the prompt: the beginning of a user turn and, in order of capture, "Time 12.3s:" with the
+visual tokens of each frame in memory. Frames that arrive are encoded and appended while no question waits
+(`prefill_pending`); a question then costs only its own tokens, which are truncated after the answer. A compaction of
+the memory invalidates the prefix from the first frame that changed, and nothing before it.
 
-Times are seconds since the first frame of the prefix. They would all change when that frame leaves, and that
-invalidates the prefix anyway.
+Times are seconds since the first frame of the prefix. If that frame leaves the memory they all change, and the prefix
+is invalid anyway.
 
-One thread owns a session. `observe` touches no cache: it may be called from `on_token`, so that frames keep arriving
-while an answer is generated.
+One thread owns a session. `observe` does not touch the cache: it may be called from `AnswerHooks.on_token`, so that
+frames keep arriving while an answer is generated.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from penguin_engine.runtimes.base import PromptSegment, Runtime, check_fits, segment_length
-from penguin_engine.scene.answer import Answer, Clock
-from penguin_engine.scene.generation import Sampling, prefill_and_generate
+from penguin_engine.scene.answer import Answer, LapTimer
+from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.memory import FrameMemory, HeldFrame, MemoryConfig
-from penguin_models.errors import NoFramesError, PromptError
+from penguin_engine.scene.requests import RESERVED_TOKENS, Request
+from penguin_models.errors import NoFramesError
 from penguin_models.images import patch_image
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Frame, FrameKind, PatchedImage, Size
 
 _FRAMES_PER_STEP = 8
-"""Frames encoded together: also the longest wait of a question behind `advance`."""
-RESERVED_TOKENS = 2048
-"""Room in the cache for a question and its answer."""
-_LONGEST_QUESTION = 8 * RESERVED_TOKENS
-"""In characters: to count the tokens of a megabyte takes seconds, and whoever waits for that may be an executor."""
+"""Frames encoded together; a question waits at most for one such step."""
 
 
 def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
-    """Length in tokens of a cache that holds a full memory, a question and its answer.
+    """Returns the length in tokens of a KV cache that holds a full memory, a question and its answer.
 
     Raises:
-        ContextLengthError: the model's context is too short for it.
+        ContextLengthError: The model's context is too short for it.
     """
     longest_time = len(processor.encode_text(",Time 99999.9s:"))
     capacity = config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
@@ -48,37 +44,8 @@ def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfi
     return capacity
 
 
-def check_question(question: str) -> None:
-    """Raises PromptError where there is nothing asked, or more than any session has room for."""
-    if len(question) > _LONGEST_QUESTION:
-        raise PromptError(f"the question has {len(question)} characters, it may have at most {_LONGEST_QUESTION}")
-    if not question.strip():
-        raise PromptError("the question is empty")
-
-
-def question_ids(processor: Processor, question: str, sampling: Sampling, frames: int = 1) -> list[int]:
-    """Token ids of everything after the last frame of a scene.
-
-    Raises:
-        PromptError: an empty or endless question, or reserved tokens in it.
-        ContextLengthError: question and answer are longer than what a session keeps free for them.
-    """
-    check_question(question)
-    video = {"type": "video", "num_frames": frames, "timestamps": [0.0] * frames}
-    content = [video, {"type": "text", "text": question}]
-    tail = processor.prompt_segments([{"role": "user", "content": content}])[-1]
-    check_fits(len(tail) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
-    return tail
-
-
-def check_horizon(horizon_s: float) -> None:
-    """Raises PromptError where a horizon is negative or no number."""
-    if not 0 <= horizon_s < math.inf:
-        raise PromptError(f"the horizon is {horizon_s} s, it must be 0 (everything) or above")
-
-
 def new_answer(frames: Sequence[HeldFrame]) -> Answer:
-    """An answer that has yet to be written, about these frames; boxes will refer to the last of them."""
+    """Returns an empty answer about some frames; its boxes will refer to the last of them."""
     return Answer(
         image_size=frames[-1].source_size,
         frames=len(frames),
@@ -89,7 +56,7 @@ def new_answer(frames: Sequence[HeldFrame]) -> Answer:
 
 @dataclass(frozen=True)
 class _Prefilled:
-    """A frame in the cache: which one, at which size, and the length of the cache after it."""
+    """A frame in the cache: its number, its size, and the length of the cache after it."""
 
     seq: int
     size: Size
@@ -97,13 +64,13 @@ class _Prefilled:
 
 
 class SceneSession:
-    """Watches one camera and answers questions about it."""
+    """Observes one camera and answers questions about it."""
 
     def __init__(self, runtime: Runtime, processor: Processor, policy: KeyframePolicy, config: MemoryConfig):
-        """Opens a cache that holds a full memory, a question and its answer.
+        """Opens a KV cache that holds a full memory, a question and its answer.
 
         Raises:
-            ContextLengthError: the model's context is too short for this budget.
+            ContextLengthError: The model's context is too short for this budget.
         """
         self.memory = FrameMemory(config, policy)
         self._runtime, self._processor = runtime, processor
@@ -114,11 +81,11 @@ class SceneSession:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether every frame held is in the cache."""
+        """Whether every frame in memory is prefilled."""
         return self._reusable_prefix_len() == len(self.memory.frames) == len(self._prefilled)
 
     def observe(self, frame: Frame) -> FrameKind | None:
-        """Takes a frame into the memory; its kind, or None if it was late and dropped."""
+        """Adds a frame to the memory and returns its kind, or None if it was late and dropped."""
         added = self.memory.add(frame)
         return None if added is None else self.memory.frames[-1].kind
 
@@ -126,8 +93,8 @@ class SceneSession:
         """Changes the budget of visual tokens; frames that still fit stay, and are prefilled into a new cache.
 
         Raises:
-            BudgetError: it cannot hold one frame.
-            ContextLengthError: the model's context is too short for it. Nothing has changed in either case.
+            BudgetError: The budget cannot hold one frame; nothing has changed.
+            ContextLengthError: The model's context is too short for it; nothing has changed.
         """
         config = replace(self.memory.config, token_budget=token_budget)
         capacity = session_capacity(self._runtime, self._processor, config)
@@ -138,98 +105,57 @@ class SceneSession:
         self._cache = self._runtime.open_cache(capacity)
 
     def reset(self) -> None:
-        """Forgets everything, after an error that may have left cache and memory apart."""
+        """Clears memory and cache, after an error that may have left them inconsistent."""
         self.memory.clear()
         self._prefilled.clear()
         self._cache.truncate(0)
 
     def prefill_pending(self) -> bool:
-        """Encodes and prefills the next few frames; whether there are more to do. Call it while nobody asks."""
-        common = self._reusable_prefix_len()
-        self._truncate(common)
+        """Encodes and prefills the next few frames; returns whether more are pending. For times without questions."""
+        reusable = self._reusable_prefix_len()
+        self._truncate(reusable)
         frames = self.memory.frames
-        step = frames[common : common + _FRAMES_PER_STEP]
+        step = frames[reusable : reusable + _FRAMES_PER_STEP]
         if not step:
             return False
-        if common == 0:
+        if reusable == 0:
             self._base_ns = step[0].stamp_ns
         self.encode(step)
-        parts = self._prefix_segments(step, common)
+        segments = self._prefix_segments(step, reusable, self._base_ns)
         end = self._cache.length
         try:
-            self._cache.append(parts)
+            self._cache.append(segments)
         except BaseException:
             self._cache.truncate(end)
             raise
-        for frame, time_ids in zip(step, parts[::2], strict=True):
+        for frame, time_ids in zip(step, segments[::2], strict=True):
             end += segment_length(time_ids) + frame.tokens
             self._prefilled.append(_Prefilled(frame.seq, frame.size, end))
         return len(self._prefilled) < len(frames)
 
-    def ask(
-        self,
-        question: str,
-        sampling: Sampling | None = None,
-        horizon_s: float = 0.0,
-        on_text: Callable[[str], None] = lambda piece: None,
-        cancelled: Callable[[], bool] = lambda: False,
-        on_token: Callable[[int], None] = lambda count: None,
-    ) -> Answer:
-        """Answers a question about what is in the memory now.
-
-        Args:
-            question: plain text.
-            sampling: how the answer is generated.
-            horizon_s: look back at most so far from the newest frame; 0 for everything held. A horizon that leaves
-                frames out needs a prefill of its own.
-            on_text: called with each piece of text as it comes.
-            cancelled: asked between two tokens, and between the frames that are prefilled first.
-            on_token: called after each token with their number; `observe` may be called from it.
+    def ask(self, request: Request, hooks: AnswerHooks | None = None) -> Answer:
+        """Answers a question about what is in memory now; a horizon that excludes frames needs a prefill of its own.
 
         Raises:
-            NoFramesError: nothing has been seen yet.
-            PromptError: an empty question, reserved tokens in it, or a negative horizon.
-            ContextLengthError: question and answer do not fit; nothing was run.
+            NoFramesError: No frame has been observed yet.
         """
-        sampling = sampling or Sampling()
-        frames = self.held(horizon_s)
-        tail = question_ids(self._processor, question, sampling, len(frames))
-        clock, answer = Clock(), new_answer(frames)
+        hooks = hooks or AnswerHooks()
+        frames = self.frames_within(request.horizon_s)
+        timer, answer = LapTimer(), new_answer(frames)
         answer.start_ns = frames[0].stamp_ns
-        generating = (self._processor, sampling, on_text, cancelled, on_token)
         if len(frames) == len(self.memory.frames):
-            more = True
-            while more:
-                more = self.prefill_pending()
-                if cancelled():
-                    answer.ended_by = "cancelled"
-                    return answer
-            answer.seconds["encode"] = clock.lap()
-            prefix = self._cache.length
-            try:
-                prefill_and_generate(answer, clock, self._cache, [tail], *generating)
-            finally:
-                self._cache.truncate(prefix)
-            return answer
-        self.encode(frames)
-        answer.seconds["encode"] = clock.lap()
-        cache = self._runtime.open_cache(self._capacity)
-        try:
-            parts = self._prefix_segments(frames, 0, frames[0].stamp_ns)
-            prefill_and_generate(answer, clock, cache, [*parts, tail], *generating)
-        finally:
-            cache.close()
+            self._ask_prefix(request, hooks, timer, answer)
+        else:
+            self._ask_fresh(request, hooks, timer, answer, frames)
         return answer
 
-    def held(self, horizon_s: float = 0.0) -> Sequence[HeldFrame]:
-        """Frames not older than the newest by more than a horizon; 0 for all.
+    def frames_within(self, horizon_s: float) -> Sequence[HeldFrame]:
+        """Returns the frames at most `horizon_s` older than the newest one; 0 for all.
 
         Raises:
-            NoFramesError: nothing has been seen yet.
-            PromptError: the horizon is negative.
+            NoFramesError: No frame has been observed yet.
         """
         frames = self.memory.frames
-        check_horizon(horizon_s)
         if not frames:
             raise NoFramesError("no frame has been seen yet; is the camera publishing?")
         if horizon_s == 0:
@@ -238,7 +164,7 @@ class SceneSession:
         return [frame for frame in frames if frame.stamp_ns >= oldest]
 
     def encode(self, frames: Sequence[HeldFrame]) -> None:
-        """Encodes those of the frames that have not been, at the size at which they are held."""
+        """Encodes those frames that have no visual tokens yet, at the size at which the memory holds them."""
         missing = [frame for frame in frames if frame.encoded is None]
         for start in range(0, len(missing), _FRAMES_PER_STEP):
             batch = missing[start : start + _FRAMES_PER_STEP]
@@ -249,34 +175,59 @@ class SceneSession:
         """Frees the cache."""
         self._cache.close()
 
+    def _ask_prefix(self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer) -> None:
+        """Completes the prefix, then prefills only the question; the cache ends as the prefix alone."""
+        more = True
+        while more:
+            more = self.prefill_pending()
+            if hooks.cancelled():
+                answer.ended_by = "cancelled"
+                return
+        answer.seconds["encode"] = timer.lap()
+        prefix = self._cache.length
+        tail = [request.token_ids]
+        try:
+            prefill_and_generate(answer, timer, self._cache, tail, self._processor, request.sampling, hooks)
+        finally:
+            self._cache.truncate(prefix)
+
+    def _ask_fresh(
+        self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, frames: Sequence[HeldFrame]
+    ) -> None:
+        self.encode(frames)
+        answer.seconds["encode"] = timer.lap()
+        segments = [*self._prefix_segments(frames, 0, answer.start_ns), request.token_ids]
+        cache = self._runtime.open_cache(self._capacity)
+        try:
+            prefill_and_generate(answer, timer, cache, segments, self._processor, request.sampling, hooks)
+        finally:
+            cache.close()
+
     def _reusable_prefix_len(self) -> int:
-        """Leading frames of the memory that are in the cache as they are."""
+        """Returns the number of leading frames in memory that the cache holds unchanged."""
         frames = self.memory.frames
         if not frames or not self._prefilled or frames[0].stamp_ns != self._base_ns:
             return 0
-        common = 0
+        reusable = 0
         for frame, prefilled in zip(frames, self._prefilled, strict=False):
             if (frame.seq, frame.size) != (prefilled.seq, prefilled.size):
                 break
-            common += 1
-        return common
+            reusable += 1
+        return reusable
 
-    def _truncate(self, common: int) -> None:
-        if common < len(self._prefilled):
-            del self._prefilled[common:]
+    def _truncate(self, reusable: int) -> None:
+        if reusable < len(self._prefilled):
+            del self._prefilled[reusable:]
             self._cache.truncate(self._prefilled[-1].end if self._prefilled else 0)
 
     def _patched(self, frames: Sequence[HeldFrame]) -> Iterator[PatchedImage]:
         merge_size = self.memory.config.merge_size
         return (patch_image(frame.pixels, frame.size, merge_size, self._processor.images) for frame in frames)
 
-    def _prefix_segments(
-        self, frames: Sequence[HeldFrame], before: int, base_ns: int | None = None
-    ) -> list[PromptSegment]:
-        """Time and visual tokens of frames in turn; `before` frames precede them in the prompt."""
-        base_ns = self._base_ns if base_ns is None else base_ns
-        parts: list[PromptSegment] = []
-        for number, frame in enumerate(frames, start=before):
+    def _prefix_segments(self, frames: Sequence[HeldFrame], preceding: int, base_ns: int) -> list[PromptSegment]:
+        """Returns time and visual tokens of frames in turn; `preceding` frames come before them in the prompt."""
+        segments: list[PromptSegment] = []
+        for number, frame in enumerate(frames, start=preceding):
             time_s = (frame.stamp_ns - base_ns) * 1e-9
-            parts += [self._processor.video_time_ids(time_s, first=number == 0), frame.encoded]
-        return parts
+            segments += [self._processor.video_time_ids(time_s, first=number == 0), frame.encoded]
+        return segments

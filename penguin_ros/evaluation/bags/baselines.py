@@ -1,4 +1,4 @@
-"""Baselines to compare the memory with: only the last four frames, and the released offline procedure."""
+"""Baselines for the memory: the last four frames only, and the released offline procedure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.offline import ask
 from penguin_models.errors import MediaError, NoFramesError
-from penguin_models.media import ClipFrame
+from penguin_models.media import Clip, ClipFrame
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
+from penguin_ros.bags import sample_stamps
 from penguin_ros.evaluation.bags.methods import Asked, Engine
 from penguin_ros.evaluation.bags.recording import ImageRef, Recording
 
@@ -21,7 +20,7 @@ LAST_FRAMES = 4
 
 
 class LastFramesMethod:
-    """A baseline without memory: a clip of the last four frames."""
+    """Answers from a clip of the last four frames, without a memory."""
 
     name = "last-4"
 
@@ -30,36 +29,26 @@ class LastFramesMethod:
         self._frames: dict[str, deque[Frame]] = {camera: deque(maxlen=LAST_FRAMES) for camera in recording.cameras}
 
     def see(self, frame: Frame) -> None:
-        """Keeps a frame, and forgets the one before the last four."""
+        """Stores a frame in place of the oldest of four."""
         self._frames[frame.camera].append(frame)
 
     def ask(self, asked: Asked) -> Answer:
-        """Answers about the last four frames within the horizon."""
+        """Answers from the last four frames within the horizon."""
         (camera,) = asked.cameras
-        frames = [frame for frame in self._frames[camera] if frame.stamp_ns >= _oldest_ns(asked)]
+        frames = [frame for frame in self._frames[camera] if frame.stamp_ns >= _horizon_ns(asked)]
         if not frames:
-            raise NoFramesError(f"{camera} has shown no image yet, or none within {asked.question.horizon_s} s")
+            raise NoFramesError(f"{camera} has no image yet, or none within the horizon {asked.question.horizon_s} s")
         start_ns = frames[0].stamp_ns
         clip = [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames]
-        answer = ask(
-            self._engine.runtime,
-            self._engine.processor,
-            asked.question.question,
-            clip=clip,
-            policy=ReferencePolicy(),
-            max_tokens=self._engine.settings.node()["token_budget"],
-            sampling=asked.sampling,
-        )
-        answer.start_ns = start_ns
-        return answer
+        return _ask_offline(self._engine, asked, clip, start_ns, "strict")
 
     def close(self) -> None:
-        """Forgets the frames."""
+        """Frees the frames."""
         self._frames.clear()
 
 
 class OfflineMethod:
-    """A baseline as released: the recording so far is sampled, labelled and encoded anew for each question."""
+    """Answers as the released code does: samples, labels and encodes the recording so far for each question."""
 
     name = "offline"
 
@@ -67,57 +56,55 @@ class OfflineMethod:
         self._engine, self._recording = engine, recording
 
     def see(self, frame: Frame) -> None:
-        """Keeps nothing."""
+        """Does nothing: frames are read from the recording for each question."""
 
     def ask(self, asked: Asked) -> Answer:
-        """Answers about the recording up to now."""
-        oldest_ns, newest_ns = _oldest_ns(asked), asked.stamp_ns
+        """Answers from the recording up to now, within the horizon."""
         images = [ref for ref in self._recording.images if ref.camera in asked.cameras]
-        seen = [ref for ref in images if oldest_ns <= ref.stamp_ns <= newest_ns]
-        if not seen:
+        past = [ref for ref in images if _horizon_ns(asked) <= ref.stamp_ns <= asked.stamp_ns]
+        if not past:
             raise NoFramesError(f"there is no image within {asked.question.horizon_s} s before the question")
         settings = self._engine.settings
-        clip = _RecordedClip(self._recording, seen, settings.offline_fps, settings.offline_max_frames)
-        answer = ask(
-            self._engine.runtime,
-            self._engine.processor,
-            asked.question.question,
-            clip=clip,
-            policy=ReferencePolicy(),
-            max_tokens=settings.node()["token_budget"],
-            size_rule="reference",
-            sampling=asked.sampling,
-        )
-        answer.start_ns = clip.start_ns
-        return answer
+        samples = sample_stamps([ref.stamp_ns for ref in past], settings.offline_fps, settings.offline_max_frames)
+        clip = _RecordedClip(self._recording, [(past[index], time_s) for index, time_s in samples])
+        return _ask_offline(self._engine, asked, clip, past[0].stamp_ns, "reference")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no frames are held."""
 
 
 class _RecordedClip:
-    """The part of a recording that lies before a question, sampled as the released code samples videos."""
+    """Sampled images of a recording with their times; damaged images are skipped."""
 
-    def __init__(self, recording: Recording, seen: Sequence[ImageRef], fps: float, max_frames: int):
-        self._recording = recording
-        self.start_ns = seen[0].stamp_ns
-        slots = np.floor((np.array([ref.stamp_ns for ref in seen]) - self.start_ns) * 1e-9 * fps).astype(int)
-        chosen = np.flatnonzero(np.diff(slots, append=slots[-1] + 1))  # the last image of each span of 1/fps seconds
-        if len(chosen) > max_frames:
-            chosen = chosen[np.linspace(0, len(chosen) - 1, max_frames, dtype=int)]
-        self._chosen = [(seen[i], float(slots[i] / fps)) for i in chosen]
+    def __init__(self, recording: Recording, samples: Sequence[tuple[ImageRef, float]]):
+        self._recording, self._samples = recording, samples
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        images = self._recording.read([ref for ref, _ in self._chosen])
-        for image, (_, time_s) in zip(images, self._chosen, strict=True):
+        images = self._recording.read([ref for ref, _ in self._samples])
+        for image, (_, time_s) in zip(images, self._samples, strict=True):
             try:
                 frame = image.load()
             except MediaError:
-                continue  # counted where the memory sees it
+                continue  # replay.py counts it
             yield ClipFrame(time_s, frame.rgb)
 
 
-def _oldest_ns(asked: Asked) -> float:
-    """Stamp before which a question does not look back."""
+def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:
+    answer = ask(
+        engine.runtime,
+        engine.processor,
+        asked.question.question,
+        clip=clip,
+        policy=ReferencePolicy(),
+        max_tokens=engine.settings.node()["token_budget"],
+        size_rule=rule,
+        sampling=asked.sampling,
+    )
+    answer.start_ns = start_ns
+    return answer
+
+
+def _horizon_ns(asked: Asked) -> float:
+    """Returns the stamp before which frames are ignored."""
     horizon_s = asked.question.horizon_s
     return asked.stamp_ns - horizon_s * 1e9 if horizon_s else -math.inf

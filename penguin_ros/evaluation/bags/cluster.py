@@ -1,22 +1,22 @@
-"""Bags on many machines, with Ray. Answers travel back when their bag is done, and are written down here."""
+"""Evaluates bags on the machines of a Ray cluster. Answers of a bag are sent back when it is done, and written here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from penguin_models.errors import EvaluationError, PenguinError
-from penguin_ros.evaluation.bags.jobs import JournalledJob, evaluate
-from penguin_ros.evaluation.bags.replay import BagJob, Sink
+from penguin_ros.evaluation.bags.jobs import BagJob
+from penguin_ros.evaluation.bags.replay import Sink
+from penguin_ros.evaluation.bags.workers import JournalledJob, evaluate
 from penguin_ros.evaluation.records import AnswerRecord, Timeline
 
 
 @dataclass
 class Collected:
-    """A `Sink` that keeps everything, to be sent elsewhere."""
+    """A `Sink` that stores everything in memory, so that it can be sent between machines."""
 
     answers: list[AnswerRecord] = field(default_factory=list)
     timelines: list[Timeline] = field(default_factory=list)
@@ -24,20 +24,20 @@ class Collected:
     failed: str = ""
 
     def answer(self, record: AnswerRecord) -> None:
-        """Keeps an answer."""
+        """Stores an answer."""
         self.answers.append(record)
 
     def timeline(self, timeline: Timeline) -> None:
-        """Keeps a time line."""
+        """Stores a timeline."""
         self.timelines.append(timeline)
 
     def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
-        """Keeps a picture."""
+        """Stores a picture."""
         if name not in self.pictures:
             self.pictures[name] = jpeg()
 
     def send(self, sink: Sink) -> None:
-        """Gives everything to another sink."""
+        """Passes everything on to another sink."""
         for name, jpeg in self.pictures.items():
             sink.picture(name, partial(bytes, jpeg))
         for record in self.answers:
@@ -46,47 +46,38 @@ class Collected:
             sink.timeline(timeline)
 
 
-def collect(job: BagJob) -> Collected:
-    """Evaluates a bag and keeps everything, also what was found before an error."""
-    collected = Collected()
-    try:
-        evaluate(job, collected)
-    except PenguinError as err:
-        collected.failed = str(err)
-    return collected
-
-
 def run_on_ray(
-    jobs: Sequence[JournalledJob], address: str | None, gpus: float, on_bag: Callable[[int], None]
+    jobs: Sequence[JournalledJob], address: str, gpus: float, on_bag: Callable[[int], None]
 ) -> dict[str, str]:
-    """Evaluates bags on a Ray cluster; bags and model must have the same paths on all its machines.
+    """Evaluates bags on a Ray cluster; bags and model must have the same paths on all machines.
 
     Args:
-        jobs: the bags.
-        address: of the cluster; one on this machine is started if None.
-        gpus: that each bag gets.
-        on_bag: called with the number of answers of each bag that is done.
+        jobs: Jobs of the bags.
+        address: Address of the cluster; "local" starts one on this machine.
+        gpus: GPUs reserved for each bag.
+        on_bag: Called after each bag with the number of new answers.
 
     Returns:
-        Name of each bag that could not be evaluated -> why.
+        Name of each bag that failed -> reason.
 
     Raises:
-        EvaluationError: ray is not installed, or the cluster cannot be reached.
+        EvaluationError: Ray is not installed, or the cluster cannot be reached.
     """
     try:
         import ray
     except ImportError as err:
-        raise EvaluationError("--ray needs the package ray: pip install ray, on every machine") from err
+        raise EvaluationError("--ray needs the Python package ray on every machine: pip install ray") from err
     try:
         ray.init(address=address, log_to_driver=False)
     except ConnectionError as err:
         raise EvaluationError(f"no Ray cluster answers at {address}: {err}") from err
     failed = {}
     try:
-        task = ray.remote(num_gpus=gpus)(collect)
-        waiting = {task.remote(item.job): item for item in jobs}
-        for done in _as_completed(ray, list(waiting)):
-            item = waiting[done]
+        task = ray.remote(num_gpus=gpus)(_collect)
+        pending = {task.remote(item.job): item for item in jobs}
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            item = pending.pop(done)
             try:
                 collected: Collected = ray.get(done)
             except ray.exceptions.RayError as err:
@@ -101,7 +92,11 @@ def run_on_ray(
     return failed
 
 
-def _as_completed(ray: Any, waiting: list[Any]) -> Iterator[Any]:
-    while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        yield done
+def _collect(job: BagJob) -> Collected:
+    """Evaluates a bag; if it fails, the answers made before are returned with the reason."""
+    collected = Collected()
+    try:
+        evaluate(job, collected)
+    except PenguinError as err:
+        collected.failed = str(err)
+    return collected

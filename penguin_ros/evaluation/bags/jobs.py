@@ -1,153 +1,74 @@
-"""Bags in turn or in processes, with the same answers; on many machines in cluster.py.
-
-A bag is the unit of work: its frames must be seen in order. Every process writes its answers to disk as they come.
-"""
+"""The work on one bag: its questions, the expected boxes that it contains, and the answers that are already known."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from penguin_engine.runtimes.base import Runtime
-from penguin_engine.runtimes.loading import open_runtime
-from penguin_models.errors import PenguinError
-from penguin_models.processor import Processor
-from penguin_ros.evaluation.bags.methods import Engine, Meter
-from penguin_ros.evaluation.bags.realtime import replay_realtime
-from penguin_ros.evaluation.bags.replay import BagJob, Sink, replay
-from penguin_ros.evaluation.journal import Journal, recording_key
-from penguin_ros.evaluation.records import ModelSpec
+from penguin_ros.evaluation.bags.ground_truth import TruthTopic
+from penguin_ros.evaluation.bags.methods import Asked
+from penguin_ros.evaluation.bags.recording import Recording
+from penguin_ros.evaluation.question_file import ExpectedObject, Question
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, question_key
 
-_KILLED = "a process was killed, perhaps for want of memory; answers so far are kept: run again, with fewer --jobs"
+AnswerKey: TypeAlias = tuple[str, str, str]
+"""Question, method and question key (see `question_key`)."""
+SINGLE_CAMERA_METHODS = ("last-4", "offline")
 
 
 @dataclass(frozen=True)
-class JournalledJob:
-    """A job, and where its answers go.
+class BagJob:
+    """Everything needed to evaluate one bag, in any process."""
 
-    Attributes:
-        job: the bag.
-        folder: of the results.
-        run: key of the run.
-    """
+    recording: Recording
+    questions: tuple[Question, ...]
+    truth: dict[str, TruthTopic]  # topics of the bag with expected boxes, by name
+    model: ModelSpec
+    settings: RunSettings
+    done: dict[AnswerKey, AnswerRecord] = field(default_factory=dict)  # answers of an earlier run
 
-    job: BagJob
-    folder: Path
-    run: str
+    def asked(self) -> list[Asked]:
+        """Returns the questions in the order in which they are asked."""
+        return sorted(map(self._asked, self.questions), key=lambda asked: asked.stamp_ns)
 
-    def journal(self, on_answer: Callable[[], None] = lambda: None) -> Journal:
-        """Its journal."""
-        recording = self.job.recording
-        return Journal(self.folder, recording.name, self.run, recording_key(recording), on_answer)
+    def wanted(self) -> set[AnswerKey]:
+        """Returns the keys of all answers of this bag, known or not."""
+        return {
+            (question.id, method, question_key(question))
+            for question in self.questions
+            for method in self.settings.methods
+            if len(question.cameras) < 2 or method not in SINGLE_CAMERA_METHODS
+        }
+
+    def finished(self, asked: Asked, method: str) -> AnswerRecord | None:
+        """Returns the answer of an earlier run, if any."""
+        return self.done.get((asked.question.id, method, question_key(asked.question)))
+
+    def _asked(self, question: Question) -> Asked:
+        cameras = question.cameras or self.recording.cameras[:1]
+        start_ns = self.recording.span_ns(cameras[0])[0]
+        sampling = self.settings.node().sampling
+        if question.max_new_tokens is not None:
+            sampling = replace(sampling, max_new_tokens=question.max_new_tokens)
+        return Asked(question, cameras, ask_stamp_ns(question, start_ns), start_ns, sampling)
 
 
-@lru_cache(maxsize=1)
-def _load(path: str, runtime: str, dtype: str | None, device: str, threads: int) -> tuple[Runtime, Processor]:
-    return open_runtime(runtime, path, device, dtype, threads or None)
+def ask_stamp_ns(question: Question, start_ns: int) -> int:
+    """Returns the stamp at which a question is asked, if its clock starts at start_ns."""
+    return start_ns + round(question.time_s * 1e9) if question.time_s is not None else question.stamp_ns or 0
 
 
-def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
-    """Loads what a spec names, once in each process.
+def truth_topics(questions: Sequence[Question]) -> list[str]:
+    """Returns the topics from which questions take their expected boxes."""
+    expected = [item for question in questions for item in question.expected]
+    return list(dict.fromkeys(item.topic for item in expected if item.type == "objects" and item.topic))
+
+
+def truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
+    """Returns the expected boxes of a question at a stamp, by topic.
 
     Raises:
-        CheckpointError: it cannot be loaded.
+        EvaluationError: A topic has no message close to the stamp.
     """
-    return _load(model.path, model.runtime, model.dtype, model.device, model.threads)
-
-
-def evaluate(
-    job: BagJob, sink: Sink, loaded: tuple[Runtime, Processor] | None = None, meter: Meter | None = None
-) -> None:
-    """Replays a bag in all methods.
-
-    Args:
-        job: the bag.
-        sink: takes the answers.
-        loaded: the model; loaded as the job says if None.
-        meter: of the energy of answers; only where nothing else runs on this machine.
-
-    Raises:
-        PenguinError: the model or the bag cannot be read; answers so far are in the sink.
-    """
-    engine = Engine(*(loaded or load_model(job.model)), job.settings, meter)
-    replay(job, engine, sink)
-    if "realtime" in job.settings.methods:
-        replay_realtime(job, engine, sink)
-
-
-def run_in_turn(
-    jobs: Sequence[JournalledJob],
-    on_answer: Callable[[], None],
-    loaded: tuple[Runtime, Processor] | None = None,
-    meter: Meter | None = None,
-) -> dict[str, str]:
-    """Evaluates bags one after the other in this process.
-
-    Args:
-        jobs: the bags.
-        on_answer: called after each answer.
-        loaded: the model; loaded as the jobs say if None.
-        meter: of the energy of answers.
-
-    Returns:
-        Name of each bag that could not be evaluated -> why.
-    """
-    failed = {}
-    for item in jobs:
-        try:
-            _evaluate_journalled(item, on_answer, loaded, meter)
-        except PenguinError as err:
-            failed[item.job.recording.name] = str(err)
-    return failed
-
-
-def run_in_processes(jobs: Sequence[JournalledJob], processes: int, on_bag: Callable[[int], None]) -> dict[str, str]:
-    """Evaluates bags in processes of their own.
-
-    Args:
-        jobs: the bags.
-        processes: at most so many at a time; each loads the model.
-        on_bag: called with the number of answers of each bag that is done.
-
-    Returns:
-        Name of each bag that could not be evaluated -> why.
-    """
-    failed = {}
-    _load.cache_clear()  # the model that was looked at here would only take room
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(_evaluate_counted, item): item.job.recording.name for item in jobs}
-        for future in as_completed(futures):
-            try:
-                answers, reason = future.result()
-            except BrokenProcessPool:
-                answers, reason = 0, _KILLED
-            if reason:
-                failed[futures[future]] = reason
-            on_bag(answers)
-    return failed
-
-
-def _evaluate_counted(item: JournalledJob) -> tuple[int, str]:
-    """How many answers were made, and why there are no more; "" where the bag was evaluated to its end."""
-    answers: list[None] = []
-    failed = run_in_turn([item], lambda: answers.append(None))
-    return len(answers), "".join(failed.values())
-
-
-def _evaluate_journalled(
-    item: JournalledJob,
-    on_answer: Callable[[], None] = lambda: None,
-    loaded: tuple[Runtime, Processor] | None = None,
-    meter: Meter | None = None,
-) -> None:
-    journal = item.journal(on_answer)
-    try:
-        evaluate(item.job, journal, loaded, meter)
-    finally:
-        journal.close()
+    return {topic: list(job.truth[topic].at(stamp_ns)) for topic in truth_topics([question])}

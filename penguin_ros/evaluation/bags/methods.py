@@ -1,6 +1,6 @@
-"""Ways of answering about a recording, and the first of them: the node's memory and session.
+"""Methods of answering about a recording, and the first of them: the node's memory and session.
 
-Each sees the frames that the node would take, in the order of their stamps, and is asked when they have been seen.
+Each method sees the frames that the node would take, in the order of their stamps, and is asked after them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Protocol
 
 from penguin_engine.runtimes.base import Runtime
@@ -17,13 +17,13 @@ from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import ask_cameras
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.processor import Processor
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.records import RunSettings, Timeline
-from penguin_ros.settings import NodeSettings
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Asked:
     """A question of a bag.
 
     Attributes:
-        question: as it stands in the file.
-        cameras: that it is about; at least one.
-        stamp_ns: when it is asked.
-        start_ns: where its clock begins: the first image of its first camera.
-        sampling: how the answer is generated.
+        question: The question as in the file.
+        cameras: Cameras it is about; at least one.
+        stamp_ns: When it is asked.
+        start_ns: Where its clock starts: the first image of its first camera.
+        sampling: How the answer is generated.
     """
 
     question: Question
@@ -46,11 +46,11 @@ class Asked:
 
 
 class Reading(Protocol):
-    """What a meter measured."""
+    """A measurement of a meter."""
 
     @property
     def total(self) -> float | None:
-        """Joules; None where the machine has no sensor."""
+        """Joules; None if the machine has no sensor."""
         ...
 
 
@@ -58,7 +58,7 @@ class Meter(Protocol):
     """Measures the energy of work."""
 
     def measure(self) -> AbstractContextManager[Reading]:
-        """Of the work done inside; the reading is filled at its end."""
+        """Measures the work done in the context; the reading is valid after its end."""
         ...
 
 
@@ -71,44 +71,32 @@ class Engine:
     settings: RunSettings
     meter: Meter | None = None
 
-    def camera_states(self, cameras: Sequence[str]) -> dict[str, CameraState]:
-        """Memory, session and mailbox of each camera, as the node makes them."""
+    def camera_states(self, cameras: Sequence[str], clock: Callable[[], float] = monotonic) -> dict[str, CameraState]:
+        """Returns memory, session and mailbox of each camera, as the node creates them."""
         node = self.settings.node(cameras)
-        return {camera: self._camera_state(camera, node) for camera in cameras}
+        states = {}
+        for camera in cameras:
+            session = SceneSession(self.runtime, self.processor, node.policy(), node.memory)
+            mailbox = Mailbox(node["sample_rate_hz"], node.memory.jump_back_s)
+            states[camera] = CameraState(camera, session, mailbox, clock)
+        return states
 
-    def _camera_state(self, camera: str, node: NodeSettings) -> CameraState:
-        session = SceneSession(self.runtime, self.processor, node.policy(), node.memory)
-        return CameraState(camera, session, Mailbox(node["sample_rate_hz"], node.memory.jump_back_s))
+    def request(self, asked: Asked) -> Request:
+        """Returns a question in the form that the node's sessions take.
 
-    def ask_camera_states(
-        self,
-        camera_states: Mapping[str, CameraState],
-        asked: Asked,
-        on_token: Callable[[int], None] = lambda count: None,
-    ) -> Answer:
-        """Asks memories, as the node does: one through its session, several together."""
-        sessions = {camera: camera_states[camera].session for camera in asked.cameras}
+        Raises:
+            PenguinError: The question cannot be asked.
+        """
         question = asked.question
-        if len(sessions) == 1:
-            session = sessions[asked.cameras[0]]
-            return session.ask(question.question, asked.sampling, question.horizon_s, on_token=on_token)
-        return ask_cameras(
-            self.runtime,
-            self.processor,
-            sessions,
-            question.question,
-            asked.sampling,
-            question.horizon_s,
-            on_token=on_token,
-        )
+        return Request.prepare(self.processor, question.question, asked.sampling, asked.cameras, question.horizon_s)
 
 
 class Method(Protocol):
-    """A way of answering."""
+    """A method of answering."""
 
     @property
     def name(self) -> str:
-        """As in `ARMS`."""
+        """Name in results and options."""
         ...
 
     def see(self, frame: Frame) -> None:
@@ -116,16 +104,16 @@ class Method(Protocol):
         ...
 
     def ask(self, asked: Asked) -> Answer:
-        """Answers about what has been seen; any PenguinError means that there is no answer."""
+        """Answers about the frames seen so far; any PenguinError means that there is no answer."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Frees what the method holds."""
         ...
 
 
 class MemoryMethod:
-    """The node's memory and session; every frame is encoded and prefilled before the next one comes."""
+    """The node's memory and session; every frame is encoded and prefilled before the next one arrives."""
 
     name = "memory"
 
@@ -135,7 +123,7 @@ class MemoryMethod:
         self.log = MemoryLog(self.name, recording, self._camera_states)
 
     def see(self, frame: Frame) -> None:
-        """Takes a frame into its camera's memory, and prefills it."""
+        """Adds a frame to its camera's memory and prefills it."""
         session = self._camera_states[frame.camera].session
         start = perf_counter()
         session.observe(frame)
@@ -144,8 +132,12 @@ class MemoryMethod:
         self.log.add(frame, perf_counter() - start)
 
     def ask(self, asked: Asked) -> Answer:
-        """Answers from the memories."""
-        return self._engine.ask_camera_states(self._camera_states, asked)
+        """Answers from the memories, as the node does: one through its session, several together."""
+        request = self._engine.request(asked)
+        sessions = {camera: self._camera_states[camera].session for camera in asked.cameras}
+        if len(sessions) == 1:
+            return sessions[asked.cameras[0]].ask(request)
+        return ask_cameras(self._engine.runtime, self._engine.processor, sessions, request)
 
     def close(self) -> None:
         """Frees the caches."""
@@ -154,7 +146,7 @@ class MemoryMethod:
 
 
 class MemoryLog:
-    """Writes the time lines of memories."""
+    """Records the history of memories, frame by frame."""
 
     def __init__(self, method: str, recording: Recording, camera_states: Mapping[str, CameraState]):
         self._camera_states = camera_states
@@ -172,7 +164,7 @@ class MemoryLog:
         }
 
     def add(self, frame: Frame, seconds: float) -> None:
-        """Notes the state of a memory after it took a frame."""
+        """Records the state of a memory after it took a frame, which cost some seconds of work."""
         memory, line = self._camera_states[frame.camera].session.memory, self.timelines[frame.camera]
         counters = memory.counters
         late = counters.late > self._late[frame.camera]

@@ -1,25 +1,26 @@
-"""Bags and questions, checked against each other before any model is loaded."""
+"""Checks bags and questions against each other before a model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bags import choose_topic, open_bag
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic, read_truth
+from penguin_ros.evaluation.bags.jobs import ask_stamp_ns, truth_topics
 from penguin_ros.evaluation.bags.recording import Recording, bag_name, open_recording
-from penguin_ros.evaluation.bags.replay import ask_stamp_ns, truth_topics
 from penguin_ros.evaluation.question_file import Question
 
 _SLACK_NS = 1_000_000
-"""A question may be asked this much before the first image or after the last one: times in files are rounded."""
+"""A question may be this much before the first or after the last image, because times in files are rounded."""
+_MAX_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
 class PlannedBag:
-    """A bag that can be read, and what is asked about it."""
+    """A readable bag with its questions and the topics that contain their expected boxes."""
 
     recording: Recording
     questions: tuple[Question, ...]
@@ -28,70 +29,45 @@ class PlannedBag:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The bags to evaluate."""
 
-    Attributes:
-        bags: that can be read.
-        failed: name of each bag that cannot be read -> why.
-        unasked: bags about which there is no question.
-    """
-
-    bags: list[PlannedBag]
-    failed: dict[str, str]
-    unasked: list[str]
+    bags: list[PlannedBag] = field(default_factory=list)  # readable bags
+    failed: dict[str, str] = field(default_factory=dict)  # name of each unreadable bag -> reason
+    unasked: list[str] = field(default_factory=list)  # names of bags without questions
 
 
 def make_plan(paths: Sequence[Path], questions: Sequence[Question]) -> Plan:
-    """Checks bags and questions.
+    """Opens the bags and checks that every question can be asked.
 
     Raises:
-        EvaluationError: questions are about bags, topics or times that are not there; each is named, up to ten.
+        EvaluationError: Questions name bags, topics or times that do not exist; the first ten are listed.
     """
-    by_bag = _by_bag(paths, questions)
-    plan = Plan([], {}, [])
+    plan = Plan()
     problems: list[str] = []
-    for path in paths:
-        name = bag_name(path)
-        asked = by_bag[name]
+    by_bag = _group_by_bag([bag_name(path) for path in paths], questions)
+    for path, (name, asked) in zip(paths, by_bag.items(), strict=True):
         if not asked:
             plan.unasked.append(name)
             continue
         try:
-            planned, wrong = _plan_bag(path, asked)
+            planned, bag_problems = _plan_bag(path, asked)
         except MediaError as err:
             plan.failed[name] = str(err)
             continue
-        problems += wrong
+        problems += bag_problems
         if planned is not None:
             plan.bags.append(planned)
     if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise EvaluationError("; ".join(problems[:10]) + more)
+        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
+        raise EvaluationError("; ".join(problems[:_MAX_PROBLEMS] + more))
     return plan
 
 
-def _by_bag(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, list[Question]]:
-    names = [bag_name(path) for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise EvaluationError(f"two bags are named {twice}; questions know bags by their names")
-    by_bag: dict[str, list[Question]] = {name: [] for name in names}
-    nameless = [question.id for question in questions if question.bag is None]
-    if nameless and len(names) > 1:
-        raise EvaluationError(f"question {nameless[0]} does not say which bag it is about, and {len(names)} are given")
-    for question in questions:
-        bag = question.bag or names[0]
-        if bag not in by_bag:
-            raise EvaluationError(f"question {question.id} is about bag {bag}, given are {', '.join(names)}")
-        by_bag[bag].append(question)
-    return by_bag
-
-
 def check_time(recording: Recording, question: Question) -> None:
-    """Raises EvaluationError where a question is asked before the first or after the last image of its camera."""
+    """Raises EvaluationError if a question is asked before the first or after the last image of its camera."""
     camera = (question.cameras or recording.cameras)[0]
     if camera not in recording.cameras:
-        raise EvaluationError(f"bag {recording.name} has no images of {camera} that are read")
+        raise EvaluationError(f"bag {recording.name} has no images of {camera}, only of {', '.join(recording.cameras)}")
     start_ns, end_ns = recording.span_ns(camera)
     asked_ns = ask_stamp_ns(question, start_ns)
     if not start_ns - _SLACK_NS <= asked_ns <= end_ns + _SLACK_NS:
@@ -101,25 +77,40 @@ def check_time(recording: Recording, question: Question) -> None:
         )
 
 
+def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[str, list[Question]]:
+    by_bag: dict[str, list[Question]] = {name: [] for name in names}
+    if len(by_bag) < len(names):
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise EvaluationError(f"two bags are named {duplicate}; rename one, because questions refer to bags by name")
+    for question in questions:
+        if question.bag is None and len(names) > 1:
+            raise EvaluationError(f"question {question.id} does not name one of the {len(names)} bags")
+        bag = question.bag or names[0]
+        if bag not in by_bag:
+            raise EvaluationError(f"question {question.id} is about bag {bag}; the bags are {', '.join(names)}")
+        by_bag[bag].append(question)
+    return by_bag
+
+
 def _plan_bag(path: Path, questions: Sequence[Question]) -> tuple[PlannedBag | None, list[str]]:
-    """A bag with what is asked about it, and what is wrong with that: first of topics, then of times.
+    """Returns a bag with its questions, and the problems found: those of topics first, then those of times.
 
     Raises:
-        MediaError: the bag cannot be read.
+        MediaError: The bag cannot be read.
     """
-    wrong: dict[str, list[str]] = {}  # what is wrong -> ids of questions
-    cameras = _cameras(path, questions, wrong)
-    truth = _truth(path, questions, wrong)
-    problems = [f"question {_named(ids)}: {reason}" for reason, ids in wrong.items()]
+    unavailable: dict[str, list[str]] = {}  # reason -> question ids
+    cameras = _find_cameras(path, questions, unavailable)
+    truth = _read_truths(path, questions, unavailable)
+    problems = [f"question {_list_ids(ids)}: {reason}" for reason, ids in unavailable.items()]
     if not cameras:
         return None, problems
     try:
         recording = open_recording(path, cameras)
     except EvaluationError as err:
         return None, [*problems, str(err)]
-    named = {question for ids in wrong.values() for question in ids}
+    reported = {question_id for ids in unavailable.values() for question_id in ids}
     for question in questions:
-        if question.id in named:
+        if question.id in reported:
             continue
         try:
             check_time(recording, question)
@@ -129,41 +120,39 @@ def _plan_bag(path: Path, questions: Sequence[Question]) -> tuple[PlannedBag | N
     return PlannedBag(recording, tuple(questions), truth), problems
 
 
-def _named(ids: Sequence[str]) -> str:
+def _list_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
-def _cameras(path: Path, questions: Sequence[Question], wrong: dict[str, list[str]]) -> list[str]:
-    """Image topics that questions are about."""
-    found = []
+def _find_cameras(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> list[str]:
+    cameras = []
     with open_bag(path) as reader:
         for question in questions:
             for topic in question.cameras or (None,):
                 try:
-                    found.append(choose_topic(path, reader, topic, by="its field camera"))
+                    cameras.append(choose_topic(path, reader, topic, option="its field camera"))
                 except MediaError as err:
-                    wrong.setdefault(str(err), []).append(question.id)
-    return list(dict.fromkeys(found))
+                    unavailable.setdefault(str(err), []).append(question.id)
+    return list(dict.fromkeys(cameras))
 
 
-def _truth(path: Path, questions: Sequence[Question], wrong: dict[str, list[str]]) -> dict[str, TruthTopic]:
-    """Topics from which questions take their expected boxes."""
-    found: dict[str, TruthTopic] = {}
+def _read_truths(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> dict[str, TruthTopic]:
+    truth: dict[str, TruthTopic] = {}
     for topic in truth_topics(questions):
         try:
-            found |= read_truth(path, [topic])
+            truth[topic] = read_truth(path, topic)
         except EvaluationError as err:
-            wrong.setdefault(str(err), []).extend(q.id for q in questions if topic in truth_topics([q]))
-    return found
+            unavailable.setdefault(str(err), []).extend(q.id for q in questions if topic in truth_topics([q]))
+    return truth
 
 
 def _check_truth(recording: Recording, question: Question, truth: dict[str, TruthTopic]) -> None:
     cameras = question.cameras or recording.cameras[:1]
     start_ns = recording.span_ns(cameras[0])[0]
     asked_ns = ask_stamp_ns(question, start_ns)
-    shown = [ref.stamp_ns for ref in recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
+    seen_ns = [ref.stamp_ns for ref in recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
     for topic in truth_topics([question]):
         try:
-            truth[topic].at(max(shown, default=start_ns))
+            truth[topic].at(max(seen_ns, default=start_ns))
         except EvaluationError as err:
             raise EvaluationError(f"question {question.id}: {err}") from err

@@ -1,9 +1,7 @@
-"""One bag, replayed as it would reach the live node on this machine: while it works, newer frames replace those that
-wait.
+"""Replays one bag as it would reach the live node on this machine: newer frames replace those that wait.
 
-Work is done for real and its time measured; idle time is skipped, and reading the bag takes none. What happens when
-follows the node's worker: take the newest frame of each camera, answer the question that waits, else prefill a few
-frames; while an answer is generated, frames are taken after each token.
+The node's own worker does the work, captions included, on a simulated clock: work is done for real and its duration
+measured; idle time is skipped, and reading the bag takes no time.
 """
 
 from __future__ import annotations
@@ -11,42 +9,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 from penguin_engine.scene.answer import Answer
-from penguin_models.errors import MediaError
+from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.requests import Outcome, PendingRequest, RequestQueue
+from penguin_engine.scene.worker import SceneWorker
+from penguin_models.errors import PenguinError
 from penguin_models.types import Frame
+from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.methods import Asked, Engine, MemoryLog
 from penguin_ros.evaluation.bags.recording import StampedImage
-from penguin_ros.evaluation.bags.replay import BagJob, Sink, answer_record, attempt
+from penguin_ros.evaluation.bags.replay import Sink, answer_record, attempt
 
 METHOD = "realtime"
+T = TypeVar("T")
 
 
-class WorkClock:
-    """The time of a recording, which passes with work that is measured and jumps over idle time."""
+class SimulatedClock:
+    """The time of a recording: it passes with work that is measured and skips idle time."""
 
     def __init__(self, start_ns: int, factor: float = 1.0, timer: Callable[[], float] = perf_counter):
         """Starts at a stamp.
 
         Args:
-            start_ns: stamp.
-            factor: work takes so many times as long as measured.
-            timer: seconds from anywhere.
+            start_ns: Stamp in nanoseconds.
+            factor: Multiplies measured durations.
+            timer: Returns seconds from an arbitrary start.
         """
         self._timer, self._factor = timer, factor
         self._base_ns = start_ns
         self._mark = timer()
 
     def now_ns(self) -> int:
-        """The stamp now."""
+        """Returns the current stamp."""
         return self._base_ns + round((self._timer() - self._mark) * self._factor * 1e9)
+
+    def now_s(self) -> float:
+        """Returns the current stamp in seconds."""
+        return self.now_ns() * 1e-9
 
     def jump_to(self, stamp_ns: int) -> None:
         """Skips idle time; never goes back."""
         self._base_ns, self._mark = max(self.now_ns(), stamp_ns), self._timer()
 
-    def exclude(self, work: Callable[[], object]) -> object:
-        """Does something that takes no time on this clock."""
+    def exclude(self, work: Callable[[], T]) -> T:
+        """Does work that takes no time on this clock."""
         now_ns = self.now_ns()
         try:
             return work()
@@ -55,113 +63,142 @@ class WorkClock:
 
 
 def replay_realtime(job: BagJob, engine: Engine, sink: Sink, timer: Callable[[], float] = perf_counter) -> None:
-    """Replays a bag in method "realtime".
+    """Replays a bag with the method "realtime".
 
     Raises:
-        MediaError: the bag cannot be read to its end; what was answered before is in the sink.
+        MediaError: The bag cannot be read to its end; the sink has the answers made before.
     """
     if all(job.finished(asked, METHOD) is not None for asked in job.asked()):
         return
-    live = _Live(job, engine, sink, timer)
+    images = job.recording.read()
+    first = next(images, None)
+    assert first is not None, "a recording has images"
+    clock = SimulatedClock(first.ref.stamp_ns, job.settings.realtime_factor, timer)
+    worker = _SimulatedWorker(job, engine, sink, clock, first, images)
     try:
-        live.run()
+        worker.run()
     finally:
-        live.close()
+        worker.queue.close("the replay is over")
+        worker.stop()
 
 
-class _Live:
-    def __init__(self, job: BagJob, engine: Engine, sink: Sink, timer: Callable[[], float]):
-        self._job, self._engine, self._sink = job, engine, sink
-        self._camera_states = engine.camera_states(job.recording.cameras)
-        self._log = MemoryLog(METHOD, job.recording, self._camera_states)
+class _SimulatedWorker(SceneWorker):
+    """The node's worker, driven step by step on a simulated clock, and the listener that records what it does."""
+
+    def __init__(
+        self,
+        job: BagJob,
+        engine: Engine,
+        sink: Sink,
+        clock: SimulatedClock,
+        first: StampedImage,
+        images: Iterator[StampedImage],
+    ):
+        states = engine.camera_states(job.recording.cameras, clock.now_s)
+        node = job.settings.node(job.recording.cameras)
+        queue = RequestQueue(node["queue_size"])
+        super().__init__(engine.runtime, engine.processor, states.values(), node.caption, queue, self, clock.now_s)
+        self._job, self._engine, self._sink, self._time = job, engine, sink, clock
+        self._log = MemoryLog(METHOD, job.recording, states)
         self._waiting = job.asked()
-        self._newest: dict[str, Frame] = {}
-        self._images: Iterator[StampedImage] = job.recording.read()
-        self._next: StampedImage | None = next(self._images)
-        assert self._next is not None, "a recording has images"
-        self._clock = WorkClock(self._next.ref.stamp_ns, job.settings.realtime_factor, timer)
+        self._submitted: dict[PendingRequest, Asked] = {}
+        self._newest_frames: dict[str, Frame] = {}
+        self._loaded_ns = clock.now_ns()
+        self._next: StampedImage | None = first
+        self._images = images
 
     def run(self) -> None:
-        while self._waiting:
-            self._deliver()
-            if not self._step():
+        """Replays until every question has been answered."""
+        self.queue.open()
+        while self._waiting or self._submitted:
+            if not self.step():
                 coming = [asked.stamp_ns for asked in self._waiting[:1]]
                 if self._next is not None:
                     coming.append(self._next.ref.stamp_ns)
-                self._clock.jump_to(min(coming))
+                self._time.jump_to(min(coming, default=self._time.now_ns()))
         for timeline in self._log.timelines.values():
-            camera_state = self._camera_states[timeline.camera]
+            state = self.camera_states[timeline.camera]
             counts = {
-                "images": camera_state.mailbox.received,
-                "dropped": camera_state.mailbox.dropped,
-                "bad": camera_state.bad_frames,
-                "last_error": camera_state.last_error,
+                "images": state.mailbox.received,
+                "dropped": state.mailbox.dropped,
+                "bad": state.bad_frames,
+                "last_error": state.last_error,
             }
             self._sink.timeline(timeline.model_copy(update=counts))
 
-    def close(self) -> None:
-        for camera_state in self._camera_states.values():
-            camera_state.session.close()
+    def take_frames(self) -> None:
+        """Delivers every image and question that is due, then takes frames as the live worker does."""
+        while self._next is not None and self._next.ref.stamp_ns <= self._time.now_ns():
+            image = self._next
+            self.offer(image.ref.camera, image.ref.stamp_ns, partial(self._load, image))
+            self._time.exclude(self._read_next)
+        self._submit_due()
+        super().take_frames()
 
-    def _deliver(self) -> None:
-        """Hands over every image whose stamp has come."""
-        while self._next is not None and self._next.ref.stamp_ns <= self._clock.now_ns():
-            ref = self._next.ref
-            self._camera_states[ref.camera].mailbox.offer(ref.stamp_ns, self._next.load)
-            self._clock.exclude(self._read_next)
+    def answer(self, pending: PendingRequest) -> None:
+        """Answers a question and records the answer."""
+        asked = self._submitted.pop(pending)
+        newest = dict(self._newest_frames)  # the answer does not refer to frames that arrive meanwhile
+        waited_s = max(0.0, (self._time.now_ns() - asked.stamp_ns) * 1e-9)
+        _, joules = attempt(partial(super().answer, pending), self._engine.meter)
+        self._time.exclude(partial(self._record, asked, pending, newest, waited_s, joules))
+
+    def prefill(self, state: CameraState) -> None:
+        """Prefills frames and adds the duration to the last frame of the camera's timeline."""
+        start_ns = self._time.now_ns()
+        super().prefill(state)
+        self._log.timelines[state.camera].seconds[-1] += (self._time.now_ns() - start_ns) * 1e-9
+
+    def on_memory(self, camera_state: CameraState) -> None:
+        """Records the state of a memory after a frame."""
+        self._log.add(self._newest_frames[camera_state.camera], (self._time.now_ns() - self._loaded_ns) * 1e-9)
+
+    def on_bad_frame(self, camera_state: CameraState) -> None:
+        """Does nothing: the camera's state counts bad frames."""
+
+    def on_caption(self, outcome: Outcome) -> None:
+        """Does nothing: captions take their time, and are not scored."""
+
+    def on_answer(self, outcome: Outcome) -> None:
+        """Does nothing: `answer` records it."""
+
+    def on_failure(self, doing: str, error: Exception) -> None:
+        """Raises what the live node would log: an evaluation must not hide it."""
+        raise error
+
+    def _load(self, image: StampedImage) -> Frame:
+        self._loaded_ns = self._time.now_ns()
+        frame = image.load()
+        self._newest_frames[frame.camera] = frame
+        return frame
 
     def _read_next(self) -> None:
         self._next = next(self._images, None)
 
-    def _step(self) -> bool:
-        """One piece of work; False when there is nothing to do."""
-        self._take_frames()
-        if self._waiting[0].stamp_ns <= self._clock.now_ns():
-            self._answer(self._waiting.pop(0))
-            return True
-        for camera_state in self._camera_states.values():
-            if not camera_state.session.up_to_date:
-                start_ns = self._clock.now_ns()
-                camera_state.session.prefill_pending()
-                self._log.timelines[camera_state.camera].seconds[-1] += (self._clock.now_ns() - start_ns) * 1e-9
-                return True
-        return False
-
-    def _take_frames(self) -> None:
-        for camera_state in self._camera_states.values():
-            load = camera_state.mailbox.take()
-            if load is None:
+    def _submit_due(self) -> None:
+        """Queues the next question if it is due; an answer of an earlier run takes the time that it took."""
+        while not len(self.queue) and self._waiting and self._waiting[0].stamp_ns <= self._time.now_ns():
+            asked = self._waiting.pop(0)
+            earlier = self._job.finished(asked, METHOD)
+            if earlier is not None:
+                self._time.jump_to(self._time.now_ns() + round(sum(earlier.seconds.values()) * 1e9))
                 continue
-            start_ns = self._clock.now_ns()
             try:
-                frame = load()
-            except MediaError as err:
-                camera_state.cannot_read(err)
-                continue
-            camera_state.observe(frame)
-            self._newest[frame.camera] = frame
-            self._log.add(frame, (self._clock.now_ns() - start_ns) * 1e-9)
+                pending = self.submit(self._engine.request(asked))
+            except PenguinError as err:
+                record = answer_record(self._job, asked, METHOD, err, dict(self._newest_frames), self._sink)
+                self._sink.answer(record)
+            else:
+                self._submitted[pending] = asked
 
-    def _answer(self, asked: Asked) -> None:
-        earlier = self._job.finished(asked, METHOD)
-        if earlier is not None:  # answered before the run was interrupted; it takes the time that it took
-            self._clock.jump_to(self._clock.now_ns() + round(sum(earlier.seconds.values()) * 1e9))
-            return
-        waited_s = max(0.0, (self._clock.now_ns() - asked.stamp_ns) * 1e-9)
-        newest = dict(self._newest)  # frames that come meanwhile are not what the answer speaks of
-        outcome, joules = attempt(partial(self._ask, asked), self._engine.meter)
-        if isinstance(outcome, Answer):
+    def _record(
+        self, asked: Asked, pending: PendingRequest, newest: dict[str, Frame], waited_s: float, joules: float | None
+    ) -> None:
+        error = pending.outcome.exception()
+        if error is not None and not isinstance(error, PenguinError):
+            raise error
+        result: Answer | PenguinError = error if error is not None else pending.outcome.result().answer
+        if isinstance(result, Answer):
             factor = self._job.settings.realtime_factor
-            outcome.seconds = {name: seconds * factor for name, seconds in outcome.seconds.items()}
-
-        def record() -> None:
-            self._sink.answer(answer_record(self._job, asked, METHOD, outcome, newest, self._sink, waited_s, joules))
-
-        self._clock.exclude(record)
-
-    def _ask(self, asked: Asked) -> Answer:
-        return self._engine.ask_camera_states(self._camera_states, asked, on_token=self._on_token)
-
-    def _on_token(self, count: int) -> None:
-        self._deliver()
-        self._take_frames()
+            result.seconds = {name: seconds * factor for name, seconds in result.seconds.items()}
+        self._sink.answer(answer_record(self._job, asked, METHOD, result, newest, self._sink, waited_s, joules))

@@ -1,7 +1,7 @@
-"""An answer against what was expected of it: parts of scores, and whether it is right.
+"""Scores one answer against the expected results of its question.
 
-Scores are computed from what was recorded of an answer, never while the model runs: metrics can change, and results of
-an earlier run be scored again.
+Answers are scored from their records, never while the model runs, so that earlier runs can be scored again when metrics
+change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from penguin_ros.evaluation.question_file import (
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is called in tables, whether more of it is better, and whether it is a share from 0 to 1."""
+    """A metric's title in tables, whether higher is better, and whether it is a share between 0 and 1."""
 
     title: str
     more_is_better: bool = True
@@ -42,13 +42,11 @@ METRICS = {
     "exact": MetricInfo("exact text"),
     "normalised": MetricInfo("normalised text"),
     "contains": MetricInfo("text contained"),
-    "contains_formula": MetricInfo("formula contained"),
     "anls": MetricInfo("ANLS"),
-    "relaxed": MetricInfo("relaxed accuracy"),
     "choice_accuracy": MetricInfo("multiple choice"),
     "number_accuracy": MetricInfo("numbers within tolerance"),
     "count_error": MetricInfo("mean error of numbers", more_is_better=False, share=False),
-    "no_number": MetricInfo("no number given", more_is_better=False),
+    "no_number": MetricInfo("no number in the answer", more_is_better=False),
     "box_miou": MetricInfo("boxes, mean IoU"),
     "box_precision": MetricInfo("boxes, precision at IoU 0.5"),
     "box_recall": MetricInfo("boxes, recall at IoU 0.5"),
@@ -56,55 +54,47 @@ METRICS = {
     "hallucinated": MetricInfo("hallucinated objects", more_is_better=False),
     "time_miou": MetricInfo("time ranges, mean IoU"),
     **{f"time_r{threshold}": MetricInfo(f"time ranges, R@{threshold}") for threshold in RECALL_THRESHOLDS},
-    "denial_accuracy": MetricInfo("absence noticed"),
+    "denial_accuracy": MetricInfo("absence recognised"),
 }
-"""Every metric by its name in results, in the order of tables."""
+"""All metrics by their name in results, in the order of tables."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What scoring needs of an answer.
+    """The parts of an answer that are scored."""
 
-    Attributes:
-        text: without box syntax.
-        objects: what it points at.
-        spans: times that it gives, in seconds on the clock of the questions.
-        image_size: pixels of the image that boxes refer to; None where no image was shown.
-    """
-
-    text: str
-    objects: tuple[GroundedObject, ...] = ()
-    spans: tuple[Span, ...] = ()
-    image_size: Size | None = None
+    text: str  # answer without box syntax
+    objects: tuple[GroundedObject, ...] = ()  # objects that the answer localises
+    spans: tuple[Span, ...] = ()  # time ranges in the answer, in seconds on the questions' clock
+    image_size: Size | None = None  # size in pixels of the image that boxes refer to; None if no image was shown
 
 
 @dataclass(frozen=True)
 class Score:
-    """Parts of scores by metric, and whether everything expected was met."""
+    """The answer's contribution to each metric, and whether it meets every expected result."""
 
     parts: dict[str, Ratio]
     correct: bool
 
 
 def score(prediction: Prediction, expected: Sequence[Expected]) -> Score:
-    """Scores one answer."""
+    """Scores an answer; expected results of the same type add up."""
     parts: dict[str, Ratio] = {}
-    verdicts = []
+    correct = True
     for item in expected:
-        found, right = _SCORERS[type(item)](prediction, item)
-        for name, part in found.items():  # two expected results of one type add up
-            before = parts.get(name, Ratio(0, 0))
-            parts[name] = Ratio(before.numerator + part.numerator, before.denominator + part.denominator)
-        verdicts.append(right)
-    correct = all(verdicts)
+        item_parts, item_correct = _SCORERS[type(item)](prediction, item)
+        for name, part in item_parts.items():
+            total = parts.get(name, Ratio(0, 0))
+            parts[name] = Ratio(total.numerator + part.numerator, total.denominator + part.denominator)
+        correct &= item_correct
     return Score({"accuracy": Ratio(float(correct)), **parts}, correct)
 
 
 def to_thousandths(item: ExpectedObject, unit: str, size: Size | None) -> BoxTuple:
-    """An expected box in thousandths of the image's width and height, not rounded."""
+    """Returns an expected box in thousandths of the image's width and height, without rounding."""
     if unit == "1000":
         return item.box
-    assert size is not None, "boxes in pixels need the size of the image"
+    assert size is not None, "boxes in pixels need the image size"
     x, y = SCALE / size.width, SCALE / size.height
     return item.box[0] * x, item.box[1] * y, item.box[2] * x, item.box[3] * y
 
@@ -116,23 +106,24 @@ def _text(prediction: Prediction, item: ExpectedText) -> tuple[dict[str, Ratio],
 
 
 def _number(prediction: Prediction, item: ExpectedNumber) -> tuple[dict[str, Ratio], bool]:
-    found = find_number(prediction.text)
-    if found is None:
+    number = find_number(prediction.text)
+    if number is None:
         return {"number_accuracy": Ratio(0), "count_error": Ratio(0, 0), "no_number": Ratio(1)}, False
-    error = abs(found - item.value)
-    right = error <= item.tolerance
-    return {"number_accuracy": Ratio(float(right)), "count_error": Ratio(error), "no_number": Ratio(0)}, right
+    error = abs(number - item.value)
+    correct = error <= item.tolerance
+    return {"number_accuracy": Ratio(float(correct)), "count_error": Ratio(error), "no_number": Ratio(0)}, correct
 
 
 def _choice(prediction: Prediction, item: ExpectedChoice) -> tuple[dict[str, Ratio], bool]:
-    right = find_choice(prediction.text, item.options) == item.answer
-    return {"choice_accuracy": Ratio(float(right))}, right
+    correct = find_choice(prediction.text, item.options) == item.answer
+    return {"choice_accuracy": Ratio(float(correct))}, correct
 
 
 def _objects(prediction: Prediction, item: ExpectedObjects) -> tuple[dict[str, Ratio], bool]:
-    assert item.objects is not None, "boxes of a topic are filled in before scoring"
-    wanted = [LabelledBox(o.labels, to_thousandths(o, item.unit, prediction.image_size)) for o in item.objects]
-    counts = compare_boxes(_boxes(prediction), wanted)
+    assert item.objects is not None, "boxes from a topic are filled in before scoring"
+    predicted = [LabelledBox((o.label,), (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in prediction.objects]
+    expected = [LabelledBox(o.labels, to_thousandths(o, item.unit, prediction.image_size)) for o in item.objects]
+    counts = compare_boxes(predicted, expected)
     parts = {
         "box_miou": Ratio(counts.iou_sum, counts.expected),
         "box_precision": Ratio(counts.hits, counts.predicted),
@@ -144,19 +135,15 @@ def _objects(prediction: Prediction, item: ExpectedObjects) -> tuple[dict[str, R
 
 
 def _time(prediction: Prediction, item: ExpectedTime) -> tuple[dict[str, Ratio], bool]:
-    value = best_iou(prediction.spans, item.accept)
-    parts = {f"time_r{threshold}": Ratio(float(value >= threshold)) for threshold in RECALL_THRESHOLDS}
-    return {"time_miou": Ratio(value), **parts}, value >= 0.5
+    overlap = best_iou(prediction.spans, item.accept)
+    recalls = {f"time_r{threshold}": Ratio(float(overlap >= threshold)) for threshold in RECALL_THRESHOLDS}
+    return {"time_miou": Ratio(overlap), **recalls}, overlap >= 0.5
 
 
 def _absence(prediction: Prediction, item: ExpectedAbsence) -> tuple[dict[str, Ratio], bool]:
-    right = denies(prediction.text) and not prediction.objects
     count = len(prediction.objects)
-    return {"denial_accuracy": Ratio(float(right)), "hallucinated": Ratio(count, count)}, right
-
-
-def _boxes(prediction: Prediction) -> list[LabelledBox]:
-    return [LabelledBox((o.label,), (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in prediction.objects]
+    correct = denies(prediction.text) and count == 0
+    return {"denial_accuracy": Ratio(float(correct)), "hallucinated": Ratio(count, count)}, correct
 
 
 _SCORERS: dict[type, Callable[[Prediction, Any], tuple[dict[str, Ratio], bool]]] = {

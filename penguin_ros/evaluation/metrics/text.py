@@ -1,18 +1,17 @@
-"""How right an answer in words is: text, numbers, choices, and "it is not there".
+"""Scores answers in words: text, numbers, multiple choice, and statements that something is absent.
 
-Each function takes what the model said and what is accepted, and knows nothing of bags or questions.
+The functions take the answer and the accepted texts, and know nothing of bags or question files.
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
 ANLS_THRESHOLD = 0.5
-RELAXED_TOLERANCE = 0.05
 _UP_TO_20 = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -28,7 +27,7 @@ _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[-\s](?:{'|'.join(_UP_TO_20[1:10])}))
 _IN_WORDS = rf"(?:(?:{_BELOW_100}|an?)\s)?hundred(?:\s(?:and\s)?{_BELOW_100})?|{_BELOW_100}"
 _NUMBER = re.compile(rf"(?P<figures>{_FIGURES})|\b(?:{_IN_WORDS})\b", re.IGNORECASE)
 _LETTER_ENDS = r"(?![-'])(?!(?<=[AaIi])\s+(?!(?:because|since|is|or|and|nor)\b)(?:[a-z]|[A-Z][\w-]))"
-"""After the letter of an option: it is no part of a word, no article, and not "I" before a verb."""
+"""Follows the letter of an option: rejects parts of words, the article "a", and the pronoun "I" before a verb."""
 _NOTHING = re.compile(r"\b(?:no|none|nothing)\b", re.IGNORECASE)
 _PLACE = r"(?:on|in|at|under|behind|near|inside|among|next to|left of|right of)"
 _IS_NOT = r"(?:(?:is|are|was|were) not|(?:isn|aren|wasn|weren)'t)"
@@ -52,81 +51,48 @@ _AFFIRMATION = re.compile(
 
 
 def exact(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer is one of those accepted, character by character but for white space around it."""
+    """Returns 1 if the answer equals an accepted text, except for surrounding white space (exact match, SQuAD v1.1)."""
     return float(answer.strip() in {text.strip() for text in accepted})
 
 
 def normalised(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer is one of those accepted after `normalise`."""
+    """Returns 1 if the answer equals an accepted text after `normalise`."""
     return float(normalise(answer) in {normalise(text) for text in accepted})
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation and articles, single spaces; number words as digits.
+    """Returns text in lower case without punctuation and articles, with single spaces and number words as digits.
 
-    As SQuAD v1.1 compares answers (Rajpurkar et al. 2016, arXiv:1606.05250), with the number words of VQA (Antol et
-    al. 2015, arXiv:1505.00468).
+    The rule of SQuAD v1.1 (Rajpurkar et al. 2016, arXiv:1606.05250) with the number words of VQA (Antol et al. 2015,
+    arXiv:1505.00468).
     """
     text = re.sub(r"[^\w\s.\-/]", "", text.lower())
-    text = re.sub(r"(?<!\d)\.|\.(?!\d)", "", text)  # a decimal point stays
-    text = re.sub(r"(?<=\w)[-/]|[-/](?!\d)", " ", text)  # a minus sign stays
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)", "", text)  # keeps decimal points
+    text = re.sub(r"(?<=\w)[-/]|[-/](?!\d)", " ", text)  # keeps minus signs
     return " ".join(_DIGITS.get(word, word) for word in text.split() if word not in _ARTICLES)
 
 
 def contains(answer: str, accepted: Sequence[str]) -> float:
-    """1 if one of those accepted is part of the answer, whatever the case.
-
-    The rule of OCRBench (Liu et al. 2023, arXiv:2305.07895).
-    """
-    said = _one_line(answer)
-    return float(any(_one_line(text) in said for text in accepted))
-
-
-def contains_formula(answer: str, accepted: Sequence[str]) -> float:
-    """As `contains`, but case counts and white space does not: OCRBench's rule for handwritten formulas."""
-    said = "".join(answer.split())
-    return float(any("".join(text.split()) in said for text in accepted))
+    """Returns 1 if the answer contains an accepted text, ignoring case (OCRBench, Liu et al., arXiv:2305.07895)."""
+    answer = _one_line(answer)
+    return float(any(_one_line(text) in answer for text in accepted))
 
 
 def anls(answer: str, accepted: Sequence[str]) -> float:
-    """Normalised Levenshtein similarity to the nearest accepted text, 0 below one half.
+    """Returns the normalised Levenshtein similarity to the closest accepted text, or 0 if it is not above one half.
 
-    s = 1 - NL if NL < 0.5, else 0, with NL the edit distance over the longer length, both in lower case with single
-    spaces (Biten et al. 2019, arXiv:1905.13648; used by DocVQA and InfographicVQA). Averaged over questions it is
-    ANLS.
+    The similarity is 1 - edit distance / longer length, in lower case with single spaces; its mean over questions is
+    ANLS (Biten et al. 2019, arXiv:1905.13648), the metric of DocVQA.
     """
-    said = _one_line(answer)
-    best = max(Levenshtein.normalized_similarity(said, _one_line(text)) for text in accepted)
+    answer = _one_line(answer)
+    best = max(Levenshtein.normalized_similarity(answer, _one_line(text)) for text in accepted)
     return best if best > ANLS_THRESHOLD else 0.0
 
 
-def relaxed(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer is a number within 5 % of an accepted one, or the same text whatever the case.
-
-    ChartQA's relaxed accuracy (Masry et al. 2022, arXiv:2203.10244, section 5.1). Percentages are read as fractions.
-    A target of 0 has no 5 %: it is compared as text, as ChartQA's script does.
-    """
-    return float(any(_relaxed(answer.strip(), text.strip()) for text in accepted))
-
-
-def _relaxed(said: str, target: str) -> bool:
-    value, wanted = _to_float(said), _to_float(target)
-    if value is not None and wanted:
-        return abs(value - wanted) <= RELAXED_TOLERANCE * abs(wanted)
-    return said.lower() == target.lower()
-
-
-def _to_float(text: str) -> float | None:
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-
-
 def find_number(answer: str) -> float | None:
-    """The first number in an answer, in figures ("-1,200.5", "1.5e3") or in words up to 999 ("twenty-one").
+    """Returns the first number in an answer, in figures ("-1,200.5", "1.5e3") or in words up to 999 ("twenty-one").
 
-    Without one, "no", "none" and "nothing" are 0; else None.
+    Without a number, "no", "none" and "nothing" are 0, and any other answer is None.
     """
     match = _NUMBER.search(answer)
     if match is None:
@@ -134,20 +100,20 @@ def find_number(answer: str) -> float | None:
     if match["figures"]:
         return float(match[0].replace(",", ""))
     hundreds, hundred, rest = match[0].lower().rpartition("hundred")
-    return float(100 * (_in_words(hundreds) or 1) * bool(hundred) + _in_words(rest))
+    return float(100 * (_sum_words(hundreds) or 1) * bool(hundred) + _sum_words(rest))
 
 
-def _in_words(words: str) -> int:
+def _sum_words(words: str) -> int:
     return sum(_WORDS.get(word, 0) for word in re.split(r"[-\s]", words))
 
 
 def find_choice(answer: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer chooses, "A" for the first option; None where that is not clear, as in "B or C".
+    """Returns the letter of the option that an answer chooses ("A" is the first); None if ambiguous, as in "B or C".
 
-    Tried in turn: a letter that is the whole answer, or begins it as "B." or "(b)" do; a letter after "answer is"; the
-    only letter in brackets; the only option whose text is the answer, or is in it; the only capital letter that stands
-    alone ("A" and "I" before another word are not letters). A letter that begins a list is not chosen. A harness that
-    guesses where nothing was found would score chance; here it is wrong.
+    Tried in order: a letter that is the whole answer or starts it, as in "B." or "(b)"; a letter after "answer is"; the
+    only letter in parentheses; the only option whose text equals the answer, or is contained in it; the only capital
+    letter that stands alone. Benchmark harnesses that guess if nothing is found would score chance level; here it is
+    wrong.
     """
     letters = string.ascii_uppercase[: len(options)]
     text = answer.strip()
@@ -160,37 +126,32 @@ def find_choice(answer: str, options: Sequence[str]) -> str | None:
     ):
         if match := re.match(pattern, text, flags):
             return match[1].upper()
-    said = re.search(
-        rf"\b(?:answer|option|choice)(?:\s+is|:)?\s*\(?({one})\b{_LETTER_ENDS}{alone}", text, re.IGNORECASE
-    )
-    if said:
-        return said[1].upper()
+    stated = rf"\b(?:answer|option|choice)(?:\s+is|:)?\s*\(?({one})\b{_LETTER_ENDS}{alone}"
+    if match := re.search(stated, text, re.IGNORECASE):
+        return match[1].upper()
     if found := set(re.findall(rf"(?<!\w)\(({one})\)", text.upper())):
-        return found.pop() if len(found) == 1 else None
-    return _option_said(text, options, letters) or _single_letter(text, letters)
+        return _only(found)
+    return _option_named(text, options, letters) or _only(re.findall(rf"\b({one})\b{_LETTER_ENDS}", text))
 
 
-def _option_said(text: str, options: Sequence[str], letters: str) -> str | None:
-    said = normalise(text)
-    wanted = [normalise(option) for option in options]
-    same = [letter for letter, option in zip(letters, wanted, strict=True) if option == said]
-    inside = [letter for letter, option in zip(letters, wanted, strict=True) if option and f" {option} " in f" {said} "]
-    for found in (same, inside):
-        if len(found) == 1:
-            return found[0]
-    return None
+def _option_named(text: str, options: Sequence[str], letters: str) -> str | None:
+    answer = normalise(text)
+    by_letter = dict(zip(letters, map(normalise, options), strict=True))
+    equal = [letter for letter, option in by_letter.items() if option == answer]
+    contained = [letter for letter, option in by_letter.items() if option and f" {option} " in f" {answer} "]
+    return _only(equal) or _only(contained)
 
 
-def _single_letter(text: str, letters: str) -> str | None:
-    found = set(re.findall(rf"\b([{letters}])\b{_LETTER_ENDS}", text))
-    return found.pop() if len(found) == 1 else None
+def _only(letters: Iterable[str]) -> str | None:
+    distinct = set(letters)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def denies(answer: str) -> bool:
-    """Whether an answer says that what was asked for is not there.
+    """Returns whether an answer says that what was asked for is absent.
 
-    What it says first counts: who says that something is there ("Yes", "I see a mug") does not deny, whatever is
-    missing besides.
+    The first statement counts: an answer that first affirms ("Yes", "I see a mug") does not deny, whatever it says is
+    missing afterwards.
     """
     text = answer.strip().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     denial, affirmation = _DENIAL.search(text), _AFFIRMATION.search(text)
@@ -201,12 +162,5 @@ def _one_line(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-TEXT_METRICS = {
-    "exact": exact,
-    "normalised": normalised,
-    "contains": contains,
-    "contains_formula": contains_formula,
-    "anls": anls,
-    "relaxed": relaxed,
-}
-"""What a question may name as the metric of an expected text."""
+TEXT_METRICS = {"exact": exact, "normalised": normalised, "contains": contains, "anls": anls}
+"""Metrics that a question file may name for an expected text."""

@@ -1,4 +1,4 @@
-"""How right a span of time is. Spans are (start, end) in seconds, start <= end."""
+"""Scores predicted time ranges. A span is (start, end) in seconds with start <= end."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ Span: TypeAlias = tuple[float, float]
 
 
 def temporal_iou(a: Span, b: Span) -> float:
-    """Intersection over union of two spans, as Charades-STA uses it (Gao et al. 2017, arXiv:1705.02101).
+    """Returns intersection over union of two spans, as in Charades-STA (Gao et al. 2017, arXiv:1705.02101).
 
-    Two equal instants have 1.
+    Two equal spans of length 0 have an IoU of 1.
     """
     intersection = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     union = max(a[1], b[1]) - min(a[0], b[0])
     return intersection / union if union > 0 else 1.0
 
 
-def best_iou(given: Sequence[Span], expected: Sequence[Span]) -> float:
-    """IoU of the first span that an answer gives with the nearest of those accepted; 0 where it gives none.
+def best_iou(predicted: Sequence[Span], accepted: Sequence[Span]) -> float:
+    """Returns the IoU of the first predicted span with the closest accepted span; 0 if nothing was predicted.
 
-    Its mean over questions is mIoU; the share at or above a threshold is R@1 at that threshold.
+    The mean over questions is mIoU; the share of questions at or above a threshold is R@1 at that threshold (Gao et
+    al. 2017).
     """
-    return max((temporal_iou(given[0], span) for span in expected), default=0.0) if given else 0.0
+    return max((temporal_iou(predicted[0], span) for span in accepted), default=0.0) if predicted else 0.0
 
 
 _CLOCK = r"(?:\d{1,2}:)?\d{1,2}:\d{2}(?:\.\d+)?"
@@ -39,18 +40,20 @@ _START_END = re.compile(
 
 
 def find_span(text: str) -> Span | None:
-    """The first span of time that an answer in free words gives: "24.3 - 30.4 seconds", "from 0:05 to 0:12",
-    "starts at 3 s and ends at 5 s"; None without one. A span given backwards is turned round.
+    """Returns the first span that free text states, or None.
+
+    Understands "24.3 - 30.4 seconds", "from 0:05 to 0:12" and "starts at 3 s and ends at 5 s". If the end comes first,
+    the two are swapped.
     """
     match = _START_END.search(text) or _RANGE.search(text)
     if match is None:
         return None
-    start, end = (_in_seconds(words) for words in match.groups())
-    return min(start, end), max(start, end)
+    start, end = sorted(_seconds(time) for time in match.groups())
+    return start, end
 
 
-def _in_seconds(words: str) -> float:
+def _seconds(time: str) -> float:
     seconds = 0.0
-    for part in words.split(":"):
+    for part in time.split(":"):
         seconds = 60 * seconds + float(part)
     return seconds

@@ -1,1 +1,1 @@
-"""Results as one HTML file that needs nothing else: no network, no other files."""
+"""The report of an evaluation: one HTML file that needs no network and no other files."""

@@ -1,30 +1,37 @@
-"""The questions of a report, each with its pictures, what was expected, and the answers of all columns."""
+"""The questions of a report, each with its pictures, the expected results, and the answers of all columns."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from markupsafe import Markup
-
-from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_models.grounding import SCALE
+from penguin_models.types import Size
+from penguin_ros.evaluation.metrics.boxes import BoxTuple
+from penguin_ros.evaluation.metrics.scoring import METRICS, to_thousandths
 from penguin_ros.evaluation.question_file import Expected, Question
-from penguin_ros.evaluation.report.pictures import Pictures, expected_boxes, given_boxes
-from penguin_ros.evaluation.results import Results, ScoredRecord, expected_of, records_of
+from penguin_ros.evaluation.records import FrameRecord
+from penguin_ros.evaluation.results import Results, ScoredRecord, expected_of
 from penguin_ros.evaluation.summary import perception
+
+EXPECTED_COLOUR = "#1f7a1f"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A way of answering that is shown beside others: an method of a run.
+    """A method of a run, shown next to others.
 
     Attributes:
-        name: shown.
-        colour: of its boxes and points.
-        results: of its run.
-        folder: of its run, where the pictures are.
-        method: of the run.
+        name: Title of the column.
+        colour: CSS colour of its boxes and points.
+        results: Results of its run.
+        folder: Folder of its run, which holds the frames.
+        method: Method of answering.
     """
 
     name: str
@@ -33,145 +40,151 @@ class Column:
     folder: Path
     method: str
 
-    @property
+    @cached_property
     def records(self) -> dict[str, ScoredRecord]:
-        """Its answers by question."""
-        return records_of(self.results, self.method)
+        """Answers by question id."""
+        return self.results.by_question(self.method)
+
+    @property
+    def answered(self) -> list[ScoredRecord]:
+        """Answers without an error."""
+        return [record for record in self.records.values() if record.error is None]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Summary of the method."""
+        found: dict[str, Any] = self.results.summary["methods"][self.method]
+        return found
 
 
 @dataclass(frozen=True)
-class ShownAnswer:
-    """An answer as it is shown."""
+class DrawnBox:
+    """A box over a picture, (x1, y1, x2, y2) in pixels; `kind` is "expected" or "predicted"."""
 
-    column: Column
-    record: ScoredRecord
-    facts: str
+    kind: str
+    label: str
+    corners: BoxTuple
+    colour: str
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A frame with boxes, and when it was seen; None where the file of the frame is missing."""
+class Picture:
+    """A frame with boxes; `image` is the id of its data in the page, None if the file is missing."""
 
-    drawing: Markup | None
+    frame: FrameRecord
+    image: str | None
+    boxes: list[DrawnBox]
     caption: str
 
 
 @dataclass(frozen=True)
 class Card:
-    """A question as it is shown.
+    """A question in the report.
 
     Attributes:
-        question: as it stands in the file.
-        bag: name of its bag.
-        camera: of the frame it is about.
-        time_s: when it was asked; None where it was not, and its file gives a stamp.
-        facts: when its evidence was seen.
-        expected: in words.
-        pictures: the newest frames that its answers knew.
-        answers: of the columns, in their order.
-        tags: words by which it can be found with the filters.
-        unasked: why it was not asked; empty where it was.
+        question: The question.
+        bag: Name of its bag.
+        camera: Camera of the newest frame.
+        time_s: When it was asked; None if it was not asked and its file gives a stamp.
+        expected: Expected results in words.
+        evidence: Age of the evidence in words.
+        pictures: The newest frames available to the answers.
+        answers: (column, answer, facts) in the order of the columns.
+        tags: Verdicts that the filter can select.
+        unasked: Why the question was not asked; empty if it was.
     """
 
     question: Question
     bag: str
     camera: str
     time_s: float | None
-    facts: str
-    expected: list[str]
-    pictures: list[ShownPicture]
-    answers: list[ShownAnswer]
-    tags: str
+    expected: Sequence[str]
+    evidence: str = ""
+    pictures: Sequence[Picture] = ()
+    answers: Sequence[tuple[Column, ScoredRecord, str]] = ()
+    tags: Sequence[str] = ()
     unasked: str = ""
 
     @property
-    def words(self) -> str:
-        """What a search looks through."""
-        said = [answer.record.text for answer in self.answers]
-        return " ".join([self.question.id, self.question.question, *self.expected, *said]).lower()
+    def search_text(self) -> str:
+        """Lower-case text for the search."""
+        answers = [record.text for _, record, _ in self.answers]
+        return " ".join([self.question.id, self.question.question, *self.expected, *answers]).lower()
 
 
-def make_cards(columns: Sequence[Column], pictures: Pictures) -> list[Card]:
-    """A card for every question, in the order of the file."""
-    by_column = [column.records for column in columns]
-    questions = {question.id: (question, column.results) for column in columns for question in column.results.questions}
-    cards = []
-    for name, (question, results) in questions.items():
-        answers = {index: records[name] for index, records in enumerate(by_column) if name in records}
-        cards.append(_card(question, answers, columns, pictures) if answers else _unasked(question, results))
-    return cards
+class CardMaker:
+    """Makes the cards of a page, and collects the images they show.
+
+    Attributes:
+        images: (id, frame, JPEG in base64) by file; cards of the same frame share one.
+    """
+
+    def __init__(self, columns: Sequence[Column]):
+        self._columns = columns
+        self.images: dict[Path, tuple[str, FrameRecord, str]] = {}
+
+    def cards(self) -> list[Card]:
+        """Returns a card for every question, in the order of the file."""
+        runs = {question.id: (question, c.results) for c in self._columns for question in c.results.questions}
+        cards = []
+        for name, (question, results) in runs.items():
+            answers = {index: c.records[name] for index, c in enumerate(self._columns) if name in c.records}
+            cards.append(self._card(question, answers) if answers else _unasked_card(question, results))
+        return cards
+
+    def _card(self, question: Question, answers: Mapping[int, ScoredRecord]) -> Card:
+        first = next(iter(answers.values()))
+        age_s, recent_s = first.age_s, self._columns[0].results.recent_s
+        return Card(
+            question=question,
+            bag=first.bag,
+            camera=first.frame.camera if first.frame else ", ".join(question.cameras),
+            time_s=first.time_s,
+            expected=[in_words(item) for item in expected_of(question, first)],
+            evidence="" if age_s is None else f"evidence {age_s:.1f} s old ({perception(age_s, recent_s)})",
+            pictures=self._pictures(question, answers),
+            answers=[(self._columns[index], record, _facts(record)) for index, record in answers.items()],
+            tags=_tags(answers),
+        )
+
+    def _pictures(self, question: Question, answers: Mapping[int, ScoredRecord]) -> list[Picture]:
+        """Returns one picture per frame; answers about the same frame share it."""
+        by_frame: dict[tuple[str, int], list[int]] = {}
+        for index, record in answers.items():
+            if record.frame is not None:
+                by_frame.setdefault((record.frame.camera, record.frame.stamp_ns), []).append(index)
+        pictures = []
+        for indices in by_frame.values():
+            record = answers[indices[0]]
+            frame = record.frame
+            assert frame is not None
+            boxes = _expected_boxes(expected_of(question, record), frame)
+            for index in indices:
+                colour = self._columns[index].colour
+                objects = answers[index].objects
+                boxes += [DrawnBox("predicted", item.label, _pixels(item.box, frame), colour) for item in objects]
+            names = f" ({', '.join(self._columns[index].name for index in indices)})" if len(by_frame) > 1 else ""
+            image = self._image(self._columns[indices[0]].folder / "frames" / frame.file, frame)
+            pictures.append(Picture(frame, image, boxes, f"{frame.camera} at {frame.time_s:.2f} s{names}"))
+        return pictures
+
+    def _image(self, file: Path, frame: FrameRecord) -> str | None:
+        if file not in self.images:
+            try:
+                data = base64.b64encode(file.read_bytes()).decode()
+            except OSError:
+                return None
+            self.images[file] = (f"frame-{len(self.images)}", frame, data)
+        return self.images[file][0]
 
 
-def _unasked(question: Question, results: Results) -> Card:
-    """A question that no column has answered."""
-    bag = question.bag or results.bags[0].name
-    failed = next((info.failed for info in results.bags if info.name == bag and info.failed), None)
-    return Card(
-        question=question,
-        bag=bag,
-        camera=", ".join(question.cameras),
-        time_s=question.time_s,
-        facts="",
-        expected=[in_words(item) for item in question.expected],
-        pictures=[],
-        answers=[],
-        tags="unasked",
-        unasked=f"bag {bag} could not be evaluated to its end: {failed}" if failed else "no way of answering takes it",
-    )
-
-
-def _card(
-    question: Question, answers: Mapping[int, ScoredRecord], columns: Sequence[Column], pictures: Pictures
-) -> Card:
-    first = next(iter(answers.values()))
-    return Card(
-        question=question,
-        bag=first.bag,
-        camera=first.frame.camera if first.frame else ", ".join(question.cameras),
-        time_s=first.time_s,
-        facts=_evidence(first, columns[0].results.recent_s),
-        expected=[in_words(item) for item in expected_of(question, first)],
-        pictures=_pictures(question, answers, columns, pictures),
-        answers=[ShownAnswer(columns[index], record, _facts(record)) for index, record in answers.items()],
-        tags=_tags(answers),
-    )
-
-
-def _pictures(
-    question: Question, answers: Mapping[int, ScoredRecord], columns: Sequence[Column], pictures: Pictures
-) -> list[ShownPicture]:
-    """One picture for each frame that answers refer to; answers about the same frame share it."""
-    by_frame: dict[tuple[str, int], list[int]] = {}
-    for index, record in answers.items():
-        if record.frame is not None:
-            by_frame.setdefault((record.frame.camera, record.frame.stamp_ns), []).append(index)
-    shown = []
-    for indices in by_frame.values():
-        record = answers[indices[0]]
-        frame = record.frame
-        assert frame is not None
-        boxes = expected_boxes(expected_of(question, record), frame)
-        boxes += [box for index in indices for box in given_boxes(answers[index], columns[index].colour)]
-        names = f" ({', '.join(columns[index].name for index in indices)})" if len(by_frame) > 1 else ""
-        caption = f"{frame.camera} at {frame.time_s:.2f} s{names}"
-        shown.append(ShownPicture(pictures.draw(columns[indices[0]].folder, frame, boxes), caption))
-    return shown
-
-
-def _tags(answers: Mapping[int, ScoredRecord]) -> str:
-    words = []
-    first = answers.get(0)
-    for index, record in answers.items():
-        words.append(f"{'right' if record.correct else 'wrong'}-{index}")
-        if record.error is not None:
-            words.append(f"error-{index}")
-        if first is not None and record.correct != first.correct:
-            words.append(f"{'better' if record.correct else 'worse'}-{index}")
-    return " ".join(words)
+def anchor(question: str) -> str:
+    """Returns the id of a question's card in the page."""
+    return f"q-{quote(question)}"
 
 
 def in_words(item: Expected) -> str:
-    """An expected result for people."""
+    """Returns an expected result in words."""
     if item.type == "text":
         return " or ".join(f"“{text}”" for text in item.accept)
     if item.type == "number":
@@ -181,28 +194,62 @@ def in_words(item: Expected) -> str:
     if item.type == "objects":
         if item.objects is None:
             return f"boxes of {item.topic}"
-        labels = [found.labels[0] for found in item.objects]
-        return f"boxes: {', '.join(labels)}" if labels else "no boxes"
+        return f"boxes: {', '.join(found.labels[0] for found in item.objects)}" if item.objects else "no boxes"
     if item.type == "time_range":
         return " or ".join(f"{start:.2f} to {end:.2f} s" for start, end in item.accept)
     return "that it is not there"
 
 
-def _evidence(record: ScoredRecord, recent_s: float) -> str:
-    if record.age_s is None:
-        return ""
-    return f"evidence {record.age_s:.1f} s old ({perception(record.age_s, recent_s)})"
+def _unasked_card(question: Question, results: Results) -> Card:
+    bag = question.bag or results.bags[0].name
+    failed = next((info.failed for info in results.bags if info.name == bag and info.failed), None)
+    return Card(
+        question=question,
+        bag=bag,
+        camera=", ".join(question.cameras),
+        time_s=question.time_s,
+        expected=[in_words(item) for item in question.expected],
+        tags=["unasked"],
+        unasked=f"bag {bag} could not be evaluated completely: {failed}" if failed else "no method supports it",
+    )
+
+
+def _expected_boxes(expected: Sequence[Expected], frame: FrameRecord) -> list[DrawnBox]:
+    size = Size(frame.height, frame.width)
+    return [
+        DrawnBox("expected", box.labels[0], _pixels(to_thousandths(box, item.unit, size), frame), EXPECTED_COLOUR)
+        for item in expected
+        if item.type == "objects"
+        for box in item.objects or []
+    ]
+
+
+def _pixels(box: BoxTuple, frame: FrameRecord) -> BoxTuple:
+    x, y = frame.width / SCALE, frame.height / SCALE
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _tags(answers: Mapping[int, ScoredRecord]) -> list[str]:
+    tags = []
+    first = answers.get(0)
+    for index, record in answers.items():
+        tags.append(f"{'right' if record.correct else 'wrong'}-{index}")
+        if record.error is not None:
+            tags.append(f"error-{index}")
+        if first is not None and record.correct != first.correct:
+            tags.append(f"{'better' if record.correct else 'worse'}-{index}")
+    return tags
 
 
 def _facts(record: ScoredRecord) -> str:
-    """Scores and costs in a line."""
+    """Returns scores and costs in one line."""
     parts = [
         f"{METRICS[name].title} {numerator / denominator:.2f}"
         for name, (numerator, denominator) in record.scores.items()
         if denominator and name != "accuracy"
     ]
     if record.spans:
-        parts.append("said " + ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in record.spans))
+        parts.append("answered " + ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in record.spans))
     if record.error is None:
         parts.append(f"{record.frames} frames, {record.visual_tokens} visual tokens, {record.generated_tokens} out")
         parts.append(f"first token {record.first_token_s:.3f} s, answer {record.total_s:.3f} s")
@@ -211,5 +258,5 @@ def _facts(record: ScoredRecord) -> str:
     if record.waited_s:
         parts.append(f"waited {record.waited_s:.2f} s")
     if record.malformed:
-        parts.append(f"{record.malformed} boxes or times unreadable")
+        parts.append(f"{record.malformed} malformed boxes or times")
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-// Filters of the questions. Their state stands in the address, so that a view can be kept as a link:
+// Filters of the questions. Their state is in the address, so that a view can be shared as a link:
 // report.html#verdict=wrong-0&kind=count
 "use strict";
 (() => {
@@ -14,17 +14,17 @@
   }
 
   function apply() {
-    const wanted = [...form.querySelectorAll("select, input[type=search]")].filter((field) => field.value);
+    const active = [...form.querySelectorAll("select, input[type=search]")].filter((field) => field.value);
     let shown = 0;
     for (const card of cards) {
-      card.hidden = !wanted.every((field) => passes(card, field.name, field.value));
+      card.hidden = !active.every((field) => passes(card, field.name, field.value));
       shown += !card.hidden;
     }
     output.textContent = `${shown} of ${cards.length}`;
     none.hidden = shown > 0 || cards.length === 0;
     for (const box of form.querySelectorAll("input[type=checkbox]"))
       document.body.classList.toggle(`hide-${box.name}`, !box.checked);
-    return wanted;
+    return active;
   }
 
   function remember() {
@@ -42,7 +42,7 @@
 
   form.addEventListener("input", remember);
   form.addEventListener("submit", (event) => event.preventDefault());
-  // A link to a question that is filtered out shows everything again.
+  // A link to a question that is filtered out resets the filters.
   window.addEventListener("hashchange", () => {
     restore();
     const target = document.getElementById(location.hash.slice(1));

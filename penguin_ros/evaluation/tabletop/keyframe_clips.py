@@ -1,49 +1,35 @@
-"""Clips of the simulated table-top on which key-frame policies are measured: frames, and what happens when.
-
-Needs PyBullet.
-"""
+"""Clips of the simulated table-top for measuring keyframe policies. Needs PyBullet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penguin_engine.bench.keyframe_policies import LabelledClip
 from penguin_models.types import Frame, Size
-from penguin_tabletop.events import Event
-from penguin_tabletop.picture import Photographer
+from penguin_tabletop.clips.timeline import TabletopClip
+from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split
-from penguin_tabletop.timeline import TabletopClip
 
 _SIZE = Size(240, 320)
 _FPS = 5.0
 
 
-class RenderedClip:
-    """A clip of the test split.
+def rendered_clips(count: int) -> Iterator[LabelledClip]:
+    """Yields `count` clips of the test split with events, each followed by a calm one: only noise, flicker, slow light.
 
-    Attributes:
-        events: in order of time.
-        seconds: length.
+    Raises:
+        TabletopError: PyBullet is not installed.
     """
+    for number in range(count):
+        for calm in (False, True):
+            clip = TabletopClip(Split.TEST.seed(number, base=1 + calm), _SIZE, _FPS, calm=calm)
+            yield LabelledClip(_render(clip), [(event.start_s, event.end_s) for event in clip.events], clip.seconds)
 
-    def __init__(self, number: int, calm: bool):
-        """Plans a clip; nothing is rendered yet.
 
-        Args:
-            number: of the clip.
-            calm: without events, only noise, flicker and slow changes of light.
-
-        Raises:
-            TabletopError: PyBullet is not installed.
-        """
-        self._clip = TabletopClip(Split.TEST.seed(number, base=1 + calm), _SIZE, _FPS, calm=calm)
-        self.events: tuple[Event, ...] = self._clip.events
-        self.seconds = self._clip.seconds
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Renders the frames."""
-        photographer = Photographer(_SIZE)
-        try:
-            for view in self._clip.frames(photographer):
-                yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
-        finally:
-            photographer.close()
+def _render(clip: TabletopClip) -> Iterator[Frame]:
+    renderer = SceneRenderer(_SIZE)
+    try:
+        for view in clip.frames(renderer):
+            yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
+    finally:
+        renderer.close()

@@ -1,4 +1,4 @@
-"""Time lines of clips: events as bars, key frames as strokes."""
+"""Plot of the events and keyframes of clips over time."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from penguin_models.errors import MediaError
 
-_WIDTH, _ROW, _LEFT, _PIXELS_PER_S = 960, 22, 150, 13.0
-_EVENT, _KEY, _TEXT, _LINE = (255, 205, 120), (30, 90, 200), (40, 40, 40), (215, 215, 215)
+_EVENT_COLOUR, _KEYFRAME_COLOUR = "#ffcd78", "#1e5ac8"
+
+
+def check_plot(path: Path) -> None:
+    """Raises MediaError if a plot cannot be written there, so that it is known before a long measurement."""
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise MediaError(f"plot {path} cannot be written: name it .png or .svg")
+    if not path.absolute().parent.is_dir():
+        raise MediaError(f"plot {path} cannot be written: there is no folder {path.parent}")
 
 
 def draw_timelines(path: Path, policies: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Writes a picture with one line for each clip of each policy; calm clips have no bars.
+    """Writes a plot with one row per clip of each policy; every second clip is a calm one, without events.
 
     Args:
-        path: picture file.
-        policies: by name, clips with "events" (start and end in seconds) and "key_frames" (seconds).
+        path: Image file, in the format that its ending names.
+        policies: By name, clips with "events" (start and end in seconds) and "keyframes" (seconds).
     """
-    rows = sum(len(clips) + 1 for clips in policies.values())
-    image = Image.new("RGB", (_WIDTH, (rows + 1) * _ROW), "white")
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=13)
-    y = 4
-    for name, clips in policies.items():
-        draw.text((8, y), f"{name}: events (bars, with 1 s of grace) and key frames (strokes)", _TEXT, font)
-        y += _ROW
+    from matplotlib.figure import Figure
+
+    rows = max(len(clips) for clips in policies.values())
+    figure = Figure(figsize=(10, len(policies) * (1 + 0.2 * rows)), layout="constrained")
+    axes = figure.subplots(len(policies), squeeze=False)[:, 0]
+    for axis, (name, clips) in zip(axes, policies.items(), strict=True):
         for number, clip in enumerate(clips):
-            draw.text((8, y), f"clip {number // 2 + 1}{', calm' if number % 2 else ''}", _TEXT, font)
-            draw.line((_LEFT, y + _ROW // 2, _WIDTH - 10, y + _ROW // 2), _LINE)
-            for start, end in clip["events"]:
-                x1, x2 = (_LEFT + _PIXELS_PER_S * second for second in (start, end))
-                draw.rectangle((x1, y + 3, x2, y + _ROW - 4), _EVENT)
-            for second in clip["key_frames"]:
-                x = _LEFT + _PIXELS_PER_S * second
-                draw.line((x, y + 1, x, y + _ROW - 2), _KEY, 2)
-            y += _ROW
-    image.save(path)
+            spans = [(start, end - start) for start, end in clip["events"]]
+            axis.broken_barh(spans, (number - 0.4, 0.8), color=_EVENT_COLOUR)
+        keyframes = [clip["keyframes"] for clip in clips]
+        axis.eventplot(keyframes, lineoffsets=range(len(clips)), linelengths=0.9, color=_KEYFRAME_COLOUR)
+        axis.set(title=f"{name}: events with 1 s of grace (bars), keyframes (strokes)", xlabel="seconds")
+        axis.set_yticks(range(len(clips)), [f"clip {n // 2 + 1}{', calm' * (n % 2)}" for n in range(len(clips))])
+        axis.set_ylim(len(clips) - 0.5, -0.5)
+    figure.savefig(path)

@@ -1,6 +1,6 @@
-"""`penguin-vl evaluate tabletop`, as a function: questions about scenes that nothing was trained on, scored.
+"""`penguin-vl evaluate tabletop` as a function: asks about simulated scenes of the test split and scores the answers.
 
-Scenes are made while they are asked about, from seeds of the test split. Needs the extra `sim`.
+Scenes are rendered when they are asked about. Needs the extra `sim`.
 """
 
 from __future__ import annotations
@@ -25,49 +25,33 @@ from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
 from penguin_tabletop.samples import Sample
 from penguin_tabletop.seeds import Split
 
-ASKED = ("image", "pair", "clip")
-"""Families of samples that have questions about pictures."""
-POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
+_POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 
 
 @dataclass(frozen=True)
 class TabletopRun:
-    """What is asked, and how.
+    """Which scenes are asked about, and how."""
 
-    Attributes:
-        seed: a family of scenes of its own in the test split.
-        scenes: how many.
-        mixture: of single pictures, pairs and clips; of nothing else.
-        turns: most questions about a scene.
-        size: of the pictures in pixels.
-        fps: frames per second of clips.
-        policy: labels the frames of clips: "novelty" or "reference".
-        max_tokens: budget of visual tokens of a prompt; the checkpoint's if None.
-        max_new_tokens: longest answer.
-    """
-
-    seed: int = 0
+    seed: int = 0  # seed of the scenes within the test split
     scenes: int = 200
+    # weights of single images, pairs and clips; nothing is asked about charts and texts
     mixture: Mixture = field(default_factory=lambda: Mixture(image=0.6, pair=0.1, clip=0.3, chart=0, text=0))
-    turns: int = 8
-    size: Size = field(default_factory=lambda: Size(168, 168))
-    fps: float = 2.0
-    policy: str = "novelty"
-    max_tokens: int | None = None
-    max_new_tokens: int = 160
+    turns: int = 8  # maximum number of questions about a scene
+    size: Size = field(default_factory=lambda: Size(168, 168))  # of the images in pixels
+    fps: float = 2.0  # frames per second of clips
+    policy: str = "novelty"  # keyframe policy for clips: "novelty" or "reference"
+    max_tokens: int | None = None  # visual token budget of a prompt; None for the checkpoint's
+    max_new_tokens: int = 160  # maximum length of an answer in tokens
 
     def __post_init__(self) -> None:
-        others = [name for name in ("chart", "text") if getattr(self.mixture, name)]
-        if others:
-            raise EvaluationError(
-                f"the mixture has {' and '.join(others)}, about which nothing is asked; give weights of "
-                f"{', '.join(ASKED)}"
-            )
+        for family in ("chart", "text"):
+            if getattr(self.mixture, family):
+                raise EvaluationError(f"no questions are asked about the family {family}; use image, pair and clip")
 
 
 @dataclass(frozen=True)
 class AskedTurn:
-    """A question with its answer: for people who want to see what went wrong."""
+    """A question and its answer, for inspection of errors."""
 
     scene: str
     task: str
@@ -79,23 +63,14 @@ class AskedTurn:
 
 @dataclass(frozen=True)
 class Score:
-    """A score with its 95 % interval over scenes; None where fewer than two scenes count.
-
-    Attributes:
-        title: for people.
-        value: the score.
-        low: of the interval.
-        high: see low.
-        answers: that count.
-        parts: of every scene its part, for comparisons with other answers about the same scenes.
-    """
+    """A score with its 95 % interval over scenes."""
 
     title: str
     value: float
-    low: float | None
-    high: float | None
-    answers: int
-    parts: tuple[Ratio, ...] = field(default=(), repr=False)
+    low: float | None  # lower bound of the interval; None if fewer than two scenes count
+    high: float | None  # upper bound of the interval
+    answers: int  # that count
+    parts: tuple[Ratio, ...] = field(default=(), repr=False)  # of each scene, for paired comparisons
 
 
 def evaluate_tabletop(
@@ -108,71 +83,71 @@ def evaluate_tabletop(
     """Asks about every scene and scores the answers.
 
     Args:
-        runtime: runs the model.
-        processor: of the same checkpoint.
-        run: what is asked.
-        on_scene: called with the number of scenes done.
-        on_answers: called with the answers about a scene, before `on_scene`.
+        runtime: Runtime with the model.
+        processor: Processor of the same checkpoint.
+        run: The scenes and how they are asked about.
+        on_scene: Called after each scene with the number of scenes done.
+        on_answers: Called before on_scene with the answers about the scene.
 
     Returns:
-        Scores by name, in the order of tables; and every answer.
+        Scores by name, in the order of tables, and all answers.
 
     Raises:
-        PenguinError: the budget is too small for a scene, or the prompt too long for the model.
+        PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
     """
     settings = TabletopSettings(Split.TEST, run.seed, run.size, run.turns, run.fps, mixture=run.mixture)
     dataset = TabletopDataset(settings)
     scored: list[list[Scored]] = []
-    asked: list[AskedTurn] = []
+    all_asked: list[AskedTurn] = []
     try:
         for number in range(run.scenes):
             sample = dataset[number]
-            answers = _answers(runtime, processor, run, sample)
+            answers = _answer_turns(runtime, processor, run, sample)
             scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-            of_scene = [
+            asked = [
                 AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
                 for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
             ]
-            asked += of_scene
+            all_asked += asked
             scored.append(scores)
-            on_answers(of_scene)
+            on_answers(asked)
             on_scene(number + 1)
     finally:
         dataset.close()
-    return summarise(scored), asked
+    return summarise(scored), all_asked
 
 
 def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
-    """Scores of all answers; scenes are drawn for the intervals, as answers about one scene hang together.
+    """Returns the scores of all answers, with intervals over scenes because answers about one scene are correlated.
 
     Args:
-        scored: of every scene its answers.
+        scored: The answers of each scene.
     """
-    found = {name for answers in scored for answer in answers for name in answer.parts}
-    names = [name for name in TITLES if name in found] + sorted(name for name in found if name.startswith(QUESTION))
-    columns = [[_of_scene(answers, name) for answers in scored] for name in names]
+    present = {name for answers in scored for answer in answers for name in answer.parts}
+    names = [name for name in TITLES if name in present] + sorted(n for n in present if n.startswith(QUESTION))
+    columns = [[_scene_part(answers, name) for answers in scored] for name in names]
     scores = {}
     for name, column, interval in zip(names, columns, intervals(columns), strict=True):
         value = ratio(column)
         if value is None:
             continue
         low, high = interval or (None, None)
-        answers = sum(name in answer.parts for of_scene in scored for answer in of_scene)
-        scores[name] = Score(TITLES.get(name, name), value, low, high, answers, tuple(column))
+        count = sum(name in answer.parts for answers in scored for answer in answers)
+        scores[name] = Score(TITLES.get(name, name), value, low, high, count, tuple(column))
     return scores
 
 
 def to_dict(scores: dict[str, Score], run: TabletopRun) -> dict[str, Any]:
-    """For programs."""
-    found = {
+    """Returns the scores as plain values for JSON."""
+    values = {
         name: {"value": score.value, "low": score.low, "high": score.high, "answers": score.answers}
         for name, score in scores.items()
     }
-    return {"seed": run.seed, "scenes": run.scenes, "scores": found}
+    return {"seed": run.seed, "scenes": run.scenes, "scores": values}
 
 
-def _answers(runtime: Runtime, processor: Processor, run: TabletopRun, sample: Sample) -> list[str]:
-    """What the model says to each question of a scene, each asked as if it were the only one."""
+def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, sample: Sample) -> list[str]:
+    """Returns the model's answer to each question of a scene; the questions are independent of each other."""
     if not sample.turns:
         return []
     is_clip = sample.family == "clip"
@@ -182,13 +157,13 @@ def _answers(runtime: Runtime, processor: Processor, run: TabletopRun, sample: S
         [turn.question for turn in sample.turns],
         images=() if is_clip else sample.frames,
         clip=[ClipFrame(*item) for item in zip(sample.stamps_s, sample.frames, strict=True)] if is_clip else None,
-        policy=POLICIES[run.policy](),
+        policy=_POLICIES[run.policy](),
         max_tokens=run.max_tokens,
         sampling=Sampling(max_new_tokens=run.max_new_tokens),
     )
     return [answer.raw for answer in answers]
 
 
-def _of_scene(answers: Sequence[Scored], name: str) -> Ratio:
+def _scene_part(answers: Sequence[Scored], name: str) -> Ratio:
     parts = [answer.parts[name] for answer in answers if name in answer.parts]
     return Ratio(sum(part.numerator for part in parts), sum(part.denominator for part in parts))

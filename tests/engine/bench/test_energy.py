@@ -1,7 +1,6 @@
-"""Energy from the sensors' files, on made-up file systems."""
+"""Energy from the files of sensors, on made-up file systems."""
 
-import threading
-from types import SimpleNamespace
+import time
 
 import pytest
 
@@ -32,13 +31,13 @@ def rail(tmp_path):
     return write
 
 
-def processor_only(meter):
+def without_gpu(meter):
     return [name for name in meter.sources if name != "gpu"]
 
 
 def test_a_machine_without_sensors(tmp_path):
     meter = EnergyMeter(tmp_path)
-    assert processor_only(meter) == []
+    assert without_gpu(meter) == []
     with meter.measure() as reading:
         pass
     assert set(reading.joules) <= {"gpu"}
@@ -56,8 +55,8 @@ def test_processor_packages(tmp_path, rapl):
 
 
 @pytest.mark.parametrize(("zones", "joules"), [(["package-0", "psys"], 1.0), (["psys"], 1.0)])
-def test_the_whole_platform_counts_where_there_is_no_package(tmp_path, rapl, zones, joules):
-    """It holds the packages: they are not counted twice."""
+def test_the_platform_counts_only_without_packages(tmp_path, rapl, zones, joules):
+    """Its counter includes the packages, which must not count twice."""
     for number, name in enumerate(zones):
         rapl(f"intel-rapl:{number}", 0, name=name)
     with EnergyMeter(tmp_path).measure() as reading:
@@ -66,31 +65,17 @@ def test_the_whole_platform_counts_where_there_is_no_package(tmp_path, rapl, zon
     assert reading.joules["processor"] == pytest.approx(joules)
 
 
-def test_a_counter_that_wraps(tmp_path, rapl):
+def test_a_counter_may_wrap(tmp_path, rapl):
     rapl("intel-rapl:0", 9_000_000)
     with EnergyMeter(tmp_path).measure() as reading:
         rapl("intel-rapl:0", 1_000_000)
     assert reading.joules["processor"] == pytest.approx(2.0)
 
 
-def test_counters_that_only_root_may_read(tmp_path, rapl):
+def test_unreadable_counters_are_ignored(tmp_path, rapl):
     rapl("intel-rapl:0", 1)
     (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("")
-    assert processor_only(EnergyMeter(tmp_path)) == []
-
-
-def test_a_jetson_is_measured_where_its_whole_board_is_fed(tmp_path, rail):
-    rail(1, "VDD_IN", 20_000, 500)  # 10 W
-    rail(2, "VDD_CPU_GPU_CV", 20_000, 200)
-    meter = EnergyMeter(tmp_path)
-    assert processor_only(meter) == ["board"]
-    import time
-
-    start = time.perf_counter()
-    with meter.measure() as reading:
-        threading.Event().wait(0.15)
-    assert 0 < reading.joules["board"] <= 10 * (time.perf_counter() - start)
-    assert reading.joules["board"] > 10 * 0.15 * 0.99
+    assert without_gpu(EnergyMeter(tmp_path)) == []
 
 
 MODULES = {
@@ -101,19 +86,22 @@ MODULES = {
 
 
 @pytest.mark.parametrize(("first", "second", "watts"), MODULES.values(), ids=MODULES)
-def test_power_of_a_jetson(tmp_path, rail, monkeypatch, first, second, watts):
-    """Ten seconds of a clock that is set by hand, with the rails in watts."""
+def test_power_of_a_jetson(tmp_path, rail, first, second, watts):
+    """The energy of some work lies between the power times the time inside and outside of the measurement."""
     for sensor, labels in (("1-0040/hwmon/hwmon3", first), ("1-0041/hwmon/hwmon4", second)):
         for channel, (label, power) in enumerate(labels, 1):
             rail(channel, label, 10_000, 100 * power, sensor)
-    if "NC" in dict(second):  # nothing can be read where nothing is connected
+    if "NC" in dict(second):  # an unconnected channel has no readings
         (tmp_path / "sys/bus/i2c/drivers/ina3221/1-0041/hwmon/hwmon4/curr1_input").unlink()
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("penguin_engine.bench.energy._SAMPLE_PERIOD_S", 60)
-    monkeypatch.setattr("penguin_engine.bench.energy.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    with EnergyMeter(tmp_path).measure() as reading:
-        pass
-    assert reading.joules["board"] == pytest.approx(10 * watts)
+    meter = EnergyMeter(tmp_path)
+    assert without_gpu(meter) == ["board"]
+    outside = time.perf_counter()
+    with meter.measure() as reading:
+        inside = time.perf_counter()
+        sum(i * i for i in range(500_000))
+        inside_s = time.perf_counter() - inside
+    outside_s = time.perf_counter() - outside
+    assert 0.999 * watts * inside_s <= reading.joules["board"] <= 1.001 * watts * outside_s
 
 
 def test_nothing_is_counted_twice():

@@ -1,4 +1,4 @@
-"""Limits of a device: figures that can be limits at all, and devices that are not there."""
+"""Limits of a device, and devices that do not exist."""
 
 import pytest
 import torch
@@ -8,30 +8,10 @@ from penguin_engine.bench.limits import device_name, machine_limits, torch_devic
 from penguin_models.errors import EngineError
 
 
-def test_limits_of_this_cpu(monkeypatch):
-    """Small matrices: the figures must be rates of this computer in plain units, not of any one quality."""
-    monkeypatch.setattr(limits, "_BANDWIDTH_BYTES", {"cpu": 2**22})
-    monkeypatch.setattr(limits, "_MATRIX", {"cpu": 128})
-    threads = torch.get_num_threads()
-    measured = machine_limits(1, "cpu", "int8")
-    assert 1e7 < measured["memory_bytes_per_s"] < 1e13
-    assert 1e7 < measured["operations_per_s"] < 1e14
-    assert torch.get_num_threads() == threads
-
-
-def test_products_of_a_cpu_are_as_fast_as_the_faster_library(monkeypatch):
-    monkeypatch.setattr(limits, "_MATRIX", {"cpu": 128})
-    cpu = torch.device("cpu")
-    rates = {}
-    for faster in ("torch", "onnxruntime"):
-
-        def best(run, place, faster=faster):
-            run()  # both must run at all
-            return 1.0 if ("_onnx_product" in run.__qualname__) == (faster == "onnxruntime") else 3.0
-
-        monkeypatch.setattr(limits, "_best", best)
-        rates[faster] = limits._multiply_seconds(cpu, torch.float32, 1)
-    assert rates == {"torch": 1.0, "onnxruntime": 1.0}
+def test_limits_of_this_cpu_are_plausible_rates_in_plain_units():
+    measured = machine_limits("cpu", "int8")
+    assert 1e8 < measured["memory_bytes_per_s"] < 1e13
+    assert 1e8 < measured["operations_per_s"] < 1e14
 
 
 @pytest.mark.parametrize(
@@ -44,8 +24,8 @@ def test_products_of_a_cpu_are_as_fast_as_the_faster_library(monkeypatch):
         ("cuda", "int4", torch.float16),
     ],
 )
-def test_the_type_that_is_multiplied(device, precision, dtype):
-    assert limits._matrix_type(torch.device(device), precision) == dtype
+def test_the_type_of_measured_products(device, precision, dtype):
+    assert limits.matrix_type(torch.device(device), precision) == dtype
 
 
 def test_devices(monkeypatch):
@@ -53,5 +33,5 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_device("tensorrt:1") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(EngineError, match=r"torch, which sees no CUDA GPU; .* or measure with --device cpu"):
+    with pytest.raises(EngineError, match=r"torch, which finds no CUDA GPU; .* or measure with --device cpu"):
         torch_device("cuda")

@@ -1,4 +1,4 @@
-"""The check of float16: what is measured, what is made smaller, and what is refused."""
+"""Calibration for float16: what is measured, what is shrunk to fit, and what is refused."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def ranges(**values):
 
 
 def test_every_linear_layer_is_measured(model, processor, picture):
-    measured = calibrate(model, processor, [picture(56, 84)], "what?")
+    measured = calibrate(model, processor, [picture(56, 84)])
     names = {f"{LAYER}.mlp.{name}_proj" for name in ("gate", "up", "down")}
     assert measured.inputs.keys() == measured.outputs.keys() >= names
     assert {"vision_projector.readout.0", "vision_encoder.embeddings.patch_embedding"} <= measured.inputs.keys()
@@ -34,40 +34,42 @@ def test_every_linear_layer_is_measured(model, processor, picture):
     assert not model._forward_hooks and not any(module._forward_hooks for module in model.modules())
 
 
-def test_small_ranges_change_nothing():
-    assert ranges().shrink("language_model.") == {}
+def test_small_values_need_no_shrinking():
+    assert ranges().shrink_factors("language_model.") == {}
 
 
 @pytest.mark.parametrize(("largest", "factor"), [(HEADROOM_LIMIT * 1.01, 2.0), (HEADROOM_LIMIT * 9, 16.0)])
 @pytest.mark.parametrize("where", ["inputs", "outputs"])
-def test_large_products_are_made_smaller(largest, factor, where):
-    assert ranges(**{where: {DOWN: largest}}).shrink("language_model.") == {DOWN: factor}
+def test_large_products_are_shrunk(largest, factor, where):
+    assert ranges(**{where: {DOWN: largest}}).shrink_factors("language_model.") == {DOWN: factor}
 
 
 @pytest.mark.parametrize(
     "name", ["language_model.model.layers.1.mlp.up_proj", "language_model.model.layers.1.self_attn.v_proj"]
 )
-def test_other_large_values_are_refused(name):
+def test_large_values_of_other_layers_are_refused(name):
     with pytest.raises(
         EngineError, match=rf"1 layers do not fit float16.*{name} reaches 20000 of 65504; export bfloat16"
     ):
-        Calibration({name: 1.0}, {name: 20_000.0}).shrink("language_model.")
+        Calibration({name: 1.0}, {name: 20_000.0}).shrink_factors("language_model.")
 
 
-def test_products_of_queries_and_keys_are_bounded(model, processor, picture):
-    """No product that the graph calculates is above the bound, and the bound is not far above what norms give."""
-    measured = calibrate(model, processor, [picture(56, 84)], "what?")
-    attention, seen = model.vision_encoder.encoder.layers[0].self_attn, []
-    handle = attention.q_norm.register_forward_hook(lambda module, args, output: seen.append(output))
+def test_bound_of_attention_scores_is_tight(model, processor, picture):
+    """No product of a query and a key exceeds the bound, and the bound is at most four times the largest product."""
+    measured = calibrate(model, processor, [picture(56, 84)])
+    attention, outputs = model.vision_encoder.encoder.layers[0].self_attn, []
+    handle = attention.q_norm.register_forward_hook(lambda module, args, output: outputs.append(output))
     model.encode([patch_image(picture(56, 84), Size(56, 84), 1, processor.images)])
     handle.remove()
-    longest = seen[0].norm(dim=-1).max().item()  # keys are as long: the weights of both norms are near 1 here
+    longest = (
+        outputs[0].norm(dim=-1).max().item()
+    )  # keys are as long, because the weights of both norms are near 1 here
     bound = measured.outputs["vision_encoder.encoder.layers.0.self_attn.scores"]
     assert longest**2 / 32**0.5 < bound < 4 * longest**2 / 32**0.5
     assert measured.summary()["largest_score"] >= bound
 
 
-def test_norms_that_let_products_overflow_float16(edit_checkpoint, tmp_path, picture):
+def test_attention_scores_beyond_float16_are_refused(edit_checkpoint, tmp_path, picture):
     def enlarge(tensors):
         for name in ("q_norm", "k_norm"):
             key = f"model.layers.1.self_attn.{name}.weight"
@@ -79,10 +81,10 @@ def test_norms_that_let_products_overflow_float16(edit_checkpoint, tmp_path, pic
 
 
 @pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
-def test_an_encoder_whose_feed_forward_overflows_float16(edit_checkpoint, tmp_path, profile, picture):
-    """The product inside one layer reaches beyond 65504; the exported graph gives the logits of float32 all the same.
+def test_feed_forward_beyond_float16_is_shrunk(edit_checkpoint, tmp_path, profile, picture):
+    """The product inside one layer exceeds 65504, and the exported graph still matches float32.
 
-    (ONNX Runtime's CPU kernels may calculate wider than float16: what overflows there need not show.)
+    ONNX Runtime's CPU kernels may compute in more than float16, so an overflow need not show here.
     """
 
     def scale(tensors):
@@ -105,7 +107,7 @@ def test_an_encoder_whose_feed_forward_overflows_float16(edit_checkpoint, tmp_pa
 
 
 @pytest.mark.parametrize("vision_dtype", ["float16", "float32"])
-def test_visual_tokens_that_overflow_the_decoder(edit_checkpoint, tmp_path, picture, vision_dtype):
+def test_visual_tokens_beyond_float16_are_refused(edit_checkpoint, tmp_path, picture, vision_dtype):
     def enlarge(tensors):
         tensors["model.vision_projector.readout.2.bias"][3] = 70_000
 
@@ -115,8 +117,8 @@ def test_visual_tokens_that_overflow_the_decoder(edit_checkpoint, tmp_path, pict
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_activations_that_are_no_numbers(edit_checkpoint, tmp_path, picture, value):
-    """The first layer that meets one is named, not the many behind it."""
+def test_infinite_activations_are_refused(edit_checkpoint, tmp_path, picture, value):
+    """The message names the first layer that writes one, not the many layers after it."""
 
     def spoil(tensors):
         tensors["model.vision_projector.readout.2.bias"][3] = value
@@ -126,7 +128,7 @@ def test_activations_that_are_no_numbers(edit_checkpoint, tmp_path, picture, val
         export(edit_checkpoint(spoil), tmp_path / "out", options)
 
 
-def test_numbers_that_overflow_in_the_model_itself(edit_checkpoint, tmp_path, picture):
+def test_overflow_in_the_model_itself_is_refused(edit_checkpoint, tmp_path, picture):
     def spoil(tensors):
         name = "model.layers.1.mlp.up_proj.weight"
         tensors[name] = tensors[name] * np.float32(1e38)
@@ -137,15 +139,15 @@ def test_numbers_that_overflow_in_the_model_itself(edit_checkpoint, tmp_path, pi
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_that_are_no_numbers(edit_checkpoint, tmp_path, dtype):
+def test_weights_that_are_not_finite_are_refused(edit_checkpoint, tmp_path, dtype):
     def spoil(tensors):
         tensors["model.layers.0.self_attn.k_proj.weight"][0, 0] = np.nan
 
-    with pytest.raises(EngineError, match=r"k_proj\.weight holds numbers that are infinite or none"):
+    with pytest.raises(EngineError, match=r"k_proj\.weight contains infinite or NaN weights"):
         export(edit_checkpoint(spoil), tmp_path / "out", ExportOptions("portable", dtype))
 
 
-def test_weights_beyond_float16(edit_checkpoint):
+def test_weights_beyond_float16_are_refused(edit_checkpoint):
     def enlarge(tensors):
         tensors["model.layers.0.self_attn.k_proj.weight"][0, 0] = -1e5
 
@@ -153,5 +155,5 @@ def test_weights_beyond_float16(edit_checkpoint):
     weights = CheckpointWeights(stored)
     name = "language_model.model.layers.0.self_attn.k_proj.weight"
     assert next(weights.blocks(name, "bfloat16"))[0, 0] == np.float32(-99840)
-    with pytest.raises(EngineError, match=r"k_proj\.weight holds 100000, beyond float16"):
+    with pytest.raises(EngineError, match=r"k_proj\.weight contains 100000, beyond the float16 limit"):
         next(weights.blocks(name, "float16"))

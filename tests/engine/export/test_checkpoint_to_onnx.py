@@ -1,4 +1,4 @@
-"""Exported folders: symbolic sizes, operators, weights outside the graph, memory, and what a failure leaves behind."""
+"""Exported folders: symbolic sizes, operators, external weights, memory use, and cleaning up after failures."""
 
 import json
 import resource
@@ -14,6 +14,7 @@ import pytest
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
 from penguin_engine.export.manifest import DECODER, EMBEDDINGS, MANIFEST, PROFILES, VISION, Manifest
 from penguin_engine.export.quantize import Quantization
+from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import CheckpointError, EngineError
 
@@ -43,7 +44,7 @@ def load(folder, name):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_size_that_may_change_is_symbolic(exported, profile):
+def test_dynamic_sizes_are_symbolic(exported, profile):
     folder = exported(profile=profile)
     vision, decoder = (load(folder, name).graph for name in GRAPHS)
     assert shapes(vision.input) == VISION_INPUTS
@@ -58,8 +59,8 @@ def test_every_size_that_may_change_is_symbolic(exported, profile):
 
 @pytest.mark.parametrize("profile", ["portable", "fused"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_shape_inference_finds_nothing_wrong(exported, profile, graph):
-    """The checker infers every shape, strictly: a size that had been fixed by mistake would clash."""
+def test_strict_shape_inference_passes(exported, profile, graph):
+    """A size that was fixed by mistake would conflict with an inferred shape."""
     onnx.checker.check_model(exported(profile=profile) / graph, full_check=True)
 
 
@@ -87,24 +88,24 @@ def test_operators_of_quantised_decoders_are_documented_for_tensorrt(exported, p
 
 @pytest.mark.parametrize("profile", ["portable", "fused"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_no_index_is_negative(exported, profile, graph):
-    """TensorRT documents: if an axis has dynamic length, using a negative index for it has undefined behaviour."""
+def test_indices_are_not_negative(exported, profile, graph):
+    """TensorRT's documentation says that a negative index into an axis of dynamic length is undefined."""
     model = load(exported(profile=profile), graph).graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.initializer if i.data_location == 0}
     indices = {node.input[1] for node in model.node if node.op_type == "Gather"}
     assert all((constants[name] >= 0).all() for name in indices & constants.keys())
-    if profile == "portable":  # where padding is marked by -1; equal frames need none
+    if profile == "portable":  # padding is marked by -1; the other profiles have no padding
         assert "slots" not in indices
 
 
-def test_fused_uses_the_new_operators(exported):
+def test_fused_profile_uses_fused_operators(exported):
     found = {n.op_type for name in GRAPHS for n in load(exported(profile="fused"), name).graph.node}
     assert found >= {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding"}
 
 
 @pytest.mark.parametrize("name", ["Attention", "TensorScatter"])
-def test_restrictions_that_tensorrt_documents(exported, name):
-    """Attention: no past, no kv lengths, one output. TensorScatter: axis -2, straight from an input to an output."""
+def test_operators_respect_tensorrt_restrictions(exported, name):
+    """Attention: no past, no kv lengths, one output. TensorScatter: axis -2, directly from an input to an output."""
     graph = load(exported(profile="fused"), DECODER).graph
     inputs, outputs = ({v.name for v in values} for values in (graph.input, graph.output))
     for node in (node for node in graph.node if node.op_type == name):
@@ -116,7 +117,7 @@ def test_restrictions_that_tensorrt_documents(exported, name):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_weights_lie_outside_the_graphs(exported, profile):
+def test_weights_are_external(exported, profile):
     folder = exported(profile=profile)
     for name in GRAPHS:
         large = [i for i in load(folder, name).graph.initializer if np.prod(i.dims) > 64]
@@ -124,15 +125,13 @@ def test_weights_lie_outside_the_graphs(exported, profile):
         assert (folder / name).stat().st_size < 150_000
 
 
-def test_the_tied_head_is_the_embedding_table(exported):
+def test_tied_head_shares_the_embedding_table(exported):
     graph = load(exported(profile="portable"), DECODER).graph
     (head,) = (i for i in graph.initializer if i.name == "model.embed_tokens.weight")
     assert {e.key: e.value for e in head.external_data}["location"] == EMBEDDINGS
 
 
-def test_an_untied_head_is_a_weight_of_its_own(edit_checkpoint, tmp_path):
-    from penguin_engine.runtimes.loading import open_runtime
-
+def test_untied_head_matches_torch(edit_checkpoint, tmp_path):
     head = np.random.default_rng(0).normal(size=(1536, 96)).astype(np.float32)
     checkpoint = edit_checkpoint(
         lambda tensors: tensors.update({"lm_head.weight": head}), lambda c: c.update(tie_word_embeddings=False)
@@ -146,7 +145,7 @@ def test_an_untied_head_is_a_weight_of_its_own(edit_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bits_in_products_and_float32_in_norms_and_softmax(exported, dtype):
+def test_products_are_16_bit_and_norms_and_softmax_float32(exported, dtype):
     for profile in ("portable", "fused"):
         model = onnx.shape_inference.infer_shapes(load(exported(profile=profile, dtype=dtype), DECODER))
         types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
@@ -161,14 +160,14 @@ def test_sixteen_bits_in_products_and_float32_in_norms_and_softmax(exported, dty
                 assert {a.name: a.i for a in node.attribute}["softmax_precision"] == onnx.TensorProto.FLOAT
 
 
-def test_vision_may_have_another_type(exported):
+def test_vision_can_have_another_type(exported):
     folder = exported(vision_dtype="float16", profile="onnxruntime")
     manifest = Manifest.read(folder)
     assert (manifest.dtype, manifest.vision_dtype) == ("float32", "float16")
     assert load(folder, VISION).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_a_second_export_replaces_the_first(checkpoint, tmp_path):
+def test_second_export_replaces_the_first_but_keeps_timings(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "out", ExportOptions("fused"))
     (tmp_path / "out" / "tensorrt").mkdir()
     for name in ("timing.cache", "decoder.plan", "plan.json"):
@@ -176,11 +175,11 @@ def test_a_second_export_replaces_the_first(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "out", ExportOptions("portable"))
     assert Manifest.read(tmp_path / "out").profile == "portable"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    # What was timed holds for any graph; the plans were those of the first export.
+    # Timings are valid for any graph; the plans belonged to the first export.
     assert [path.read_text() for path in (tmp_path / "out" / "tensorrt").iterdir()] == ["timing.cache"]
 
 
-def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+def test_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
@@ -199,22 +198,22 @@ def test_other_folders_are_not_replaced(checkpoint, tmp_path, manifest):
     (tmp_path / "photos" / "me.jpg").write_bytes(b"")
     if manifest is not None:
         (tmp_path / "photos" / MANIFEST).write_text(manifest)
-    with pytest.raises(EngineError, match="is no exported folder; choose another"):
+    with pytest.raises(EngineError, match="is not an exported folder; choose another"):
         export(checkpoint, tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").exists()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "pictures/desk.jpg", "tensorrt/engine.log"])
-def test_an_export_with_files_of_others_is_not_replaced(checkpoint, exported, tmp_path, name):
+def test_export_with_foreign_files_is_not_replaced(checkpoint, exported, tmp_path, name):
     folder = shutil.copytree(exported(), tmp_path / "out")
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("")
-    with pytest.raises(EngineError, match=rf"{name.split('/')[0]}.* is no part of the export in it; choose another"):
+    with pytest.raises(EngineError, match=rf"{name.split('/')[0]}.* is not part of the export in it; choose another"):
         export(checkpoint, folder)
     assert (folder / name).exists()
 
 
-def test_what_quantize_and_build_leave_is_replaced(checkpoint, exported, tmp_path):
+def test_files_of_quantize_and_build_are_replaced(checkpoint, exported, tmp_path):
     folder = shutil.copytree(exported(), tmp_path / "out")
     (folder / "tensorrt").mkdir()
     (folder / ".building").mkdir()
@@ -226,23 +225,23 @@ def test_what_quantize_and_build_leave_is_replaced(checkpoint, exported, tmp_pat
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Fails where an export begins its work."""
+    """Options of an export that fails the test if it starts to calibrate."""
     calibrate = "penguin_engine.export.checkpoint_to_onnx.calibrate"
-    monkeypatch.setattr(calibrate, lambda *args: pytest.fail("was calibrated"))
+    monkeypatch.setattr(calibrate, lambda *args: pytest.fail("the export was started"))
     return ExportOptions(dtype="float16")
 
 
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        (".", "would be replaced while this command runs in it"),
-        ("..", "would be replaced while this command runs in it"),
-        ("file", "file exists and is no exported folder"),
+        (".", "would be replaced while it is the working directory"),
+        ("..", "would be replaced while it is the working directory"),
+        ("file", "file exists and is not an exported folder"),
         ("file/out", r"file/out cannot be written \(.*Not a directory"),
         ("/proc/out", r"/proc/out cannot be written \("),
     ],
 )
-def test_places_of_no_use_are_found_before_the_work(checkpoint, tmp_path, monkeypatch, no_work, out, message):
+def test_unusable_places_are_refused_before_the_work(checkpoint, tmp_path, monkeypatch, no_work, out, message):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file").write_text("")
     if out == ".":
@@ -252,7 +251,7 @@ def test_places_of_no_use_are_found_before_the_work(checkpoint, tmp_path, monkey
         export(checkpoint, out, no_work)
 
 
-def test_what_a_killed_export_left_is_removed(checkpoint, tmp_path):
+def test_files_of_a_killed_export_are_removed(checkpoint, tmp_path):
     left = tmp_path / ".out.exporting"
     (left / "export").mkdir(parents=True)
     (left / "export" / DECODER).write_text("")
@@ -262,17 +261,19 @@ def test_what_a_killed_export_left_is_removed(checkpoint, tmp_path):
 
 @pytest.fixture
 def full_disk():
-    """No file may grow above so many bytes."""
+    """Returns a function that limits the size of every file, in bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000], ids=["tokenizer", "weights"])
-def test_a_full_disk_leaves_the_earlier_export(checkpoint, exported, tmp_path, full_disk, size):
+def test_full_disk_leaves_the_earlier_export(checkpoint, exported, tmp_path, full_disk, size):
     folder = shutil.copytree(exported(), tmp_path / "out")
     full_disk(size)
-    with pytest.raises(EngineError, match=r"out cannot be written \(.*File too large.*\); make room there, or choose"):
+    with pytest.raises(
+        EngineError, match=r"out cannot be written \(.*File too large.*\); free some space there, or choose"
+    ):
         export(checkpoint, folder)
     Manifest.read(folder).verify(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -280,14 +281,17 @@ def test_a_full_disk_leaves_the_earlier_export(checkpoint, exported, tmp_path, f
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"profile": "fast"}, "profile 'fast' is unknown; choose from portable"), ({"dtype": "int3"}, "'int3' cannot be")],
+    [
+        ({"profile": "fast"}, "profile 'fast' is unknown; choose from portable"),
+        ({"dtype": "int3"}, "type 'int3' is unknown"),
+    ],
 )
-def test_unknown_options(checkpoint, tmp_path, options, message):
+def test_unknown_options_are_refused(checkpoint, tmp_path, options, message):
     with pytest.raises(EngineError, match=message):
         export(checkpoint, tmp_path / "out", ExportOptions(**options))
 
 
-def test_an_incomplete_checkpoint(edit_checkpoint, tmp_path):
+def test_incomplete_checkpoint_is_refused(edit_checkpoint, tmp_path):
     broken = edit_checkpoint(lambda tensors: tensors.pop("model.norm.weight"))
     with pytest.raises(CheckpointError, match=r"1 missing: model\.norm\.weight"):
         export(broken, tmp_path / "out")
@@ -302,10 +306,10 @@ def test_an_incomplete_checkpoint(edit_checkpoint, tmp_path):
         ({"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
     ],
 )
-def test_decoders_that_the_graphs_do_not_write(edit_checkpoint, tmp_path, change, name, monkeypatch):
+def test_unsupported_decoders_are_refused(edit_checkpoint, tmp_path, change, name, monkeypatch):
     from penguin_models import checkpoint as checkpoints
 
-    monkeypatch.setattr(checkpoints, "check_tensors", lambda *args: None)  # a bias would be a missing tensor
+    monkeypatch.setattr(checkpoints, "check_tensors", lambda *args: None)  # which would report the bias as missing
     model, _, _ = open_checkpoint(edit_checkpoint(config=lambda c: c.update(change)))
     with pytest.raises(EngineError, match=f"sets {name}, which cannot be exported"):
         decoder_shape(model)
@@ -320,10 +324,10 @@ from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 from penguin_models.checkpoint import load_pretrained, open_checkpoint
 
 folder, dtype = Path(sys.argv[1]), sys.argv[2]
-open_checkpoint(folder)  # libraries and tokenizer are no part of the measurement
+open_checkpoint(folder)  # loads libraries and tokenizer before the measurement
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with tempfile.TemporaryDirectory() as out:
-    export(folder, Path(out) / "out", ExportOptions("portable", dtype, samples=drawn_samples(4)))
+    export(folder, Path(out) / "out", ExportOptions("portable", dtype, samples=drawn_samples(1)))
 print(json.dumps({
     "grew": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024,
     "size": (folder / "model.safetensors").stat().st_size,
@@ -333,7 +337,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def large_checkpoint(checkpoint, tmp_path_factory):
-    """Random weights of some size, bfloat16: large enough that the interpreter does not count."""
+    """Random bfloat16 weights that are large compared with the interpreter's memory."""
     import torch
 
     from penguin_models.checkpoint import save_pretrained
@@ -364,8 +368,8 @@ def large_checkpoint(checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.5), ("float16", 1.6)])
-def test_memory_of_an_export(large_checkpoint, dtype, most):
-    """Weights stream; only float16 loads the model, to measure its ranges."""
+def test_export_streams_the_weights(large_checkpoint, dtype, most):
+    """Only float16 loads the model, for its calibration."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, large_checkpoint, dtype], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Frames packed for the vision graph, and embeddings of prompts."""
+"""Frames packed for the vision graph, chunks of prompts, and embeddings of prompts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ from penguin_engine.runtimes.exported import (
     PATCHES_PER_PASS,
     EmbeddingTable,
     HostVisualTokens,
-    patch_positions,
+    numpy_patch_positions,
+    split_into_chunks,
     vision_passes,
 )
 from penguin_models import encoder
@@ -29,7 +30,7 @@ IMAGES = st.lists(
 
 
 @given(IMAGES, st.booleans())
-def test_every_frame_goes_through_once_and_whole(images, equal_frames):
+def test_every_frame_is_packed_once_and_whole(images, equal_frames):
     passes = list(vision_passes(images, equal_frames))
     assert sorted(i for p in passes for i in p.indices) == list(range(len(images)))
     for p in passes:
@@ -45,8 +46,10 @@ def test_every_frame_goes_through_once_and_whole(images, equal_frames):
         for row, frame in zip(inputs["slots"], frames, strict=True):
             slots = row[row >= 0]
             np.testing.assert_array_equal(inputs["patches"][slots], frame.patches)
-            np.testing.assert_array_equal(inputs["positions"][slots], patch_positions(frame.grid, frame.merge_size))
-        # Taking the padded batch apart gives the patches back, and each token has the patches of one block.
+            np.testing.assert_array_equal(
+                inputs["positions"][slots], numpy_patch_positions(frame.grid, frame.merge_size)
+            )
+        # `places` undoes the padding, and the patches of each token are one block.
         np.testing.assert_array_equal(inputs["slots"].ravel()[inputs["places"]], np.arange(len(inputs["patches"])))
         assert inputs["blocks"].shape == (sum(p.tokens), frames[0].merge_size ** 2)
         blocks = inputs["positions"][inputs["blocks"]] // frames[0].merge_size
@@ -54,10 +57,10 @@ def test_every_frame_goes_through_once_and_whole(images, equal_frames):
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3]))
-def test_positions_are_those_of_the_encoder(rows, columns, merge_size):
+def test_positions_match_the_encoder(rows, columns, merge_size):
     grid = Size(rows * merge_size, columns * merge_size)
     expected = encoder.patch_positions(grid, merge_size).numpy()
-    np.testing.assert_array_equal(patch_positions(grid, merge_size), expected)
+    np.testing.assert_array_equal(numpy_patch_positions(grid, merge_size), expected)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +69,29 @@ def table(exported):
     return EmbeddingTable(folder, Manifest.read(folder))
 
 
-def test_embeddings_of_text_and_images_in_turn(table, model):
+def test_embeddings_of_text_and_images_are_in_order(table, model):
     visual = HostVisualTokens(np.full((2, 96), 7, np.float32))
     embedded = table.embed([[5, 6], visual, [], [1535]])
     rows = model.embed_tokens.__self__.language_model.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(embedded, np.concatenate([rows[[5, 6]], visual.embeddings, rows[[1535]]]))
 
 
-def test_parts_of_another_runtime(table):
+@given(st.lists(st.integers(0, 20), max_size=8), st.integers(1, 7))
+def test_chunks_contain_every_token_once_in_order(lengths, size):
+    segments = [[100 * number + i for i in range(length)] for number, length in enumerate(lengths)]
+    chunks = list(split_into_chunks(segments, size))
+    assert all(sum(part.length for part in chunk) == size for chunk in chunks[:-1])
+    tokens = []
+    for chunk in chunks:
+        for part in chunk:
+            assert part.offset == len(tokens) % size
+            tokens += part.segment[part.start : part.start + part.length]
+    assert tokens == [token for segment in segments for token in segment]
+
+
+def test_segment_of_another_runtime_is_refused(table):
     class Other:
         length = 3
 
-    with pytest.raises(AssertionError, match="a part of another runtime: Other"):
+    with pytest.raises(AssertionError, match="a segment of another runtime: Other"):
         table.embed([Other()])

@@ -1,6 +1,7 @@
-"""One way to open any runtime: what is refused and how, and that a robot needs neither torch nor transformers."""
+"""Opening runtimes by name: what is refused, and that a robot needs only the base packages."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,13 +17,13 @@ from penguin_models.errors import EngineError
 from penguin_models.types import PatchedImage, Size
 
 
-def test_torch(checkpoint):
+def test_torch_opens_a_checkpoint(checkpoint):
     runtime, processor = open_runtime("torch", checkpoint, precision="bfloat16")
     assert isinstance(runtime, TorchRuntime) and runtime.info.dtype == "bfloat16"
     assert processor.image_token_id == 1503
 
 
-def test_onnx(exported):
+def test_onnx_opens_an_exported_folder(exported):
     runtime, processor = open_runtime("onnx", exported(profile="fused"), precision="float32", threads=1)
     assert (runtime.info.name, runtime.info.device, runtime.info.dtype) == ("onnx", "cpu", "float32")
     assert processor.image_token_id == 1503
@@ -33,26 +34,27 @@ def test_onnx(exported):
     [
         ("tflite", {}, "runtime 'tflite' is unknown; choose from torch, onnx, tensorrt"),
         ("torch", {}, "is an exported folder; use --runtime onnx or tensorrt"),
-        ("onnx", {"precision": "float16"}, "holds float32, float16 was asked for"),
+        ("onnx", {"precision": "float16"}, "contains float32, but float16 was requested"),
         ("onnx", {"device": "tpu"}, "device 'tpu' is unknown to the onnx runtime; choose cpu, cuda"),
         ("onnx", {"device": "cuda:x"}, "device 'cuda:x' is unknown"),
         ("onnx", {"device": "cpu:1"}, "device 'cpu:1' is unknown"),
+        ("onnx", {"revision": "main"}, "is an exported folder, which has no revision 'main'"),
     ],
 )
-def test_refused(exported, name, options, message):
+def test_unsuitable_options_are_refused(exported, name, options, message):
     with pytest.raises(EngineError, match=message):
         open_runtime(name, exported(profile="portable"), **options)
 
 
-def test_a_device_that_the_installed_package_lacks(exported):
+def test_device_that_the_installed_package_lacks_is_refused(exported):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(EngineError, match=r"cannot use device 'cuda:0': it has .*CPUExecutionProvider; install"):
+    with pytest.raises(EngineError, match=r"cannot use device 'cuda:0', it only has .*CPUExecutionProvider; install"):
         open_runtime("onnx", exported(profile="portable"), device="cuda:0")
 
 
 class ClaimsCuda(onnxruntime.InferenceSession):
-    """Says that CUDA was started, and runs on the CPU."""
+    """Claims to run on CUDA, and runs on the CPU."""
 
     def __init__(self, path, options, providers):
         assert providers[0][0] == "CUDAExecutionProvider"
@@ -67,30 +69,32 @@ def out_of_memory(session, binding, options):
 
 
 @pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
-def test_what_does_not_fit_into_memory(exported, monkeypatch, profile):
+def test_lack_of_memory_is_an_error_with_a_remedy(exported, monkeypatch, profile):
     runtime, _ = open_runtime("onnx", exported(profile=profile))
     cache = runtime.open_cache(20)
     cache.append([[1, 2, 3]])
     monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", out_of_memory)
     image = PatchedImage(np.zeros((12, 588), np.float32), Size(2, 6), 1)
-    with pytest.raises(EngineError, match=r"failed at encoding 12 patches: .* size 9; make images smaller") as raised:
+    with pytest.raises(
+        EngineError, match=r"failed at encoding 12 patches: .* size 9; lower the token budget"
+    ) as raised:
         runtime.encode([image])
     assert ("or export with --profile onnxruntime" in str(raised.value)) == (profile == "portable")
-    with pytest.raises(EngineError, match=r"failed at 2 tokens behind 3: .* lower the token budget"):
+    with pytest.raises(EngineError, match=r"failed at appending 2 tokens to 3: .* lower the token budget"):
         cache.append([[4, 5]])
     assert cache.length == 3
 
 
 @pytest.mark.skipif(not hasattr(ClaimsCuda, "get_provider_graph_assignment_info"), reason="an older ONNX Runtime")
-def test_products_that_would_run_on_the_cpu(exported, monkeypatch):
+def test_products_assigned_to_the_cpu_are_refused(exported, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", ClaimsCuda)
-    with pytest.raises(EngineError, match=r"would run 24 Gemm, 6 MatMul, .* of .*vision\.onnx on the CPU: its cuda"):
+    with pytest.raises(
+        EngineError, match=r"would run 24 Gemm, 6 MatMul, .* of .*vision\.onnx on the CPU, because its cuda"
+    ):
         open_session(exported(profile="portable") / "vision.onnx", Device("cuda", 0), 1)
 
 
-def test_sizes_that_are_calculated_on_the_cpu(exported, monkeypatch):
-    """As ONNX Runtime wants it of any model."""
-
+def test_sizes_assigned_to_the_cpu_are_accepted(exported, monkeypatch):
     class Assigned(ClaimsCuda):
         def get_provider_graph_assignment_info(self):
             def part(name, *operators):
@@ -105,20 +109,20 @@ def test_sizes_that_are_calculated_on_the_cpu(exported, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["onnx", "tensorrt"])
-def test_a_checkpoint_that_was_not_exported(checkpoint, name):
-    with pytest.raises(EngineError, match=f"which the {name} runtime needs; make one with: penguin-vl export --model"):
+def test_checkpoint_that_was_not_exported_is_refused(checkpoint, name):
+    with pytest.raises(
+        EngineError, match=f"which the {name} runtime needs; create one with: penguin-vl export --model"
+    ):
         open_runtime(name, checkpoint)
 
 
-def test_bfloat16_on_a_cpu(exported):
+def test_bfloat16_on_a_cpu_is_refused(exported):
     with pytest.raises(EngineError, match="is bfloat16, which ONNX Runtime cannot run on a CPU"):
         open_runtime("onnx", exported(profile="portable", dtype="bfloat16"))
 
 
-def test_a_graph_that_cannot_be_loaded(exported, tmp_path, monkeypatch):
-    import shutil
-
-    monkeypatch.setattr("penguin_engine.export.manifest.Manifest._compare", lambda *args: None)
+def test_graph_that_cannot_be_loaded_is_an_error(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("penguin_engine.export.manifest.Manifest._check_hashes", lambda *args: None)
     folder = shutil.copytree(exported(profile="portable"), tmp_path / "copy")
     graph = folder / "decoder.onnx"
     graph.write_bytes(bytes(graph.stat().st_size))
@@ -128,8 +132,8 @@ def test_a_graph_that_cannot_be_loaded(exported, tmp_path, monkeypatch):
 
 ROBOT = """
 import json, sys
-for name in ("torch", "transformers", "onnx", "ml_dtypes", "safetensors"):
-    sys.modules[name] = None  # importing it fails, as where it is not installed
+for name in ("torch", "transformers", "safetensors", "onnx", "ml_dtypes", "scipy", "rosbags", "rapidfuzz"):
+    sys.modules[name] = None  # importing it fails, as if it were not installed
 import numpy as np
 from penguin_engine.scene.offline import ask
 from penguin_engine.scene.generation import Sampling
@@ -149,8 +153,8 @@ print(json.dumps([answer.generated_tokens, session.ask("and now?", sampling=Samp
 
 
 @pytest.mark.parametrize("profile", ["portable", "onnxruntime"])
-def test_a_robot_needs_neither_torch_nor_transformers(exported, profile):
-    """Runtime, processor, memory, session and two questions, in a process that cannot import them."""
+def test_robot_needs_only_the_base_packages(exported, profile):
+    """Opens a runtime and a session and asks two questions in a process that cannot import any extra."""
     done = subprocess.run(
         [sys.executable, "-c", ROBOT, exported(profile=profile)], capture_output=True, text=True, check=True
     )

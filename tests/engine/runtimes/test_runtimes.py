@@ -1,8 +1,10 @@
-"""What every runtime must do; runs over each runtime that is available, at float32 and at float16."""
+"""The contract of `Runtime` and `KVCache`, tested on every available runtime in float32 and float16."""
 
+import gc
 import importlib.util
 import json
 import shutil
+import weakref
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,10 +34,10 @@ from penguin_models.types import Frame, Size
 TOLERANCE = 2e-4
 RUNTIMES = [
     "torch",
-    "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, run as they are
+    "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, without recording
     *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
     "tensorrt portable",
-    # The code of the tensorrt runtime on stand-ins for TensorRT and CUDA: see tests/support.
+    # Our code of the tensorrt runtime on stand-ins for TensorRT and CUDA, see tests/support.
     *(f"stand-in {profile}" for profile in ("portable", "fused")),
 ]
 MAX_TOKENS = 3072
@@ -44,7 +46,7 @@ SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
 
 @pytest.fixture(scope="module")
 def opener(stand_in, tmp_path_factory):
-    """Opens a checkpoint by the name of a runtime; `export` gives the folder of a profile and a type."""
+    """Returns a function that opens a checkpoint on a named runtime; `export` returns an exported folder."""
     real_tensorrt = importlib.util.find_spec("tensorrt") is not None
 
     def built(folder):
@@ -57,7 +59,7 @@ def opener(stand_in, tmp_path_factory):
     def make(checkpoint, export, name, dtype="float32"):
         kind, _, profile = name.partition(" ")
         if kind == "tensorrt" and not real_tensorrt:
-            pytest.skip("tensorrt cannot be imported here: it needs its libraries and a GPU")
+            pytest.skip("needs tensorrt and a GPU")
         if kind == "torch":
             record = (lambda work: work) if profile == "recorded" else None
             model, processor = load_pretrained(checkpoint, dtype)
@@ -120,28 +122,28 @@ def cache(runtime):
     cache.close()
 
 
-def test_info(runtime):
+def test_info_describes_the_model(runtime):
     info = runtime.info
     length, device = (MAX_TOKENS, "cuda:0") if info.name == "tensorrt" else (40_960, "cpu")
     assert (info.context_length, info.vocab_size) == (length, 1536)
     assert (info.dtype, info.device) == ("float32", device)
 
 
-def test_logits_are_those_of_torch(runtime, torch_runtime, images, cache):
+def test_logits_match_torch(runtime, torch_runtime, images, cache):
     expected = torch_runtime.open_cache(200).append(interleave(TEXTS, torch_runtime.encode(images)))
     logits = cache.append(interleave(TEXTS, runtime.encode(images)))
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["image_tabletop", "image_portrait", "video_compressed"])
-def test_logits_and_tokens_are_the_authors(runtime, processor, reference, name):
+def test_logits_and_tokens_match_the_authors(runtime, processor, reference, name):
     case = json.loads((reference / "expected.json").read_text())[name]
     expected = load_file(reference / "expected.safetensors")
     images, conversation, _ = prepare_case(processor, reference / "media", case)
     tokens = expected[f"{name}.generated"][0].tolist()
-    parts = processor.prompt_segments(conversation)
-    cache = runtime.open_cache(sum(map(len, parts)) + sum(image.tokens for image in images) + len(tokens))
-    logits = cache.append(interleave(parts, runtime.encode(images)))
+    texts = processor.prompt_segments(conversation)
+    cache = runtime.open_cache(sum(map(len, texts)) + sum(image.tokens for image in images) + len(tokens))
+    logits = cache.append(interleave(texts, runtime.encode(images)))
     np.testing.assert_allclose(logits, expected[f"{name}.logits_last8"][0, -1], atol=TOLERANCE, rtol=0)
     assert greedy(cache, logits, processor, len(tokens)) == tokens
 
@@ -152,7 +154,7 @@ def greedy(cache, logits, processor, steps):
     return generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
 
 
-def test_the_next_32_tokens_are_those_of_torch(runtime, torch_runtime, images, processor):
+def test_next_32_tokens_match_torch(runtime, torch_runtime, images, processor):
     answers = []
     for each in (runtime, torch_runtime):
         cache = each.open_cache(200)
@@ -166,19 +168,18 @@ def test_the_next_32_tokens_are_those_of_torch(runtime, torch_runtime, images, p
     assert answers[0] == answers[1]
 
 
-@pytest.mark.skipif(not (SHIPPED / "config.json").is_file(), reason="models/penguin-tiny is not here")
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_next_32_tokens_of_the_shipped_checkpoint(name, open_shipped, reference):
-    """About a picture, whatever ends an answer: as float32 on torch."""
+def test_next_32_tokens_of_the_shipped_checkpoint_match_torch(name, open_shipped, reference):
+    """Compares float32 tokens about a picture, also beyond the end of the answer."""
     answers = []
     for each in ("torch", name):
         runtime, processor = open_shipped(each)
         content = [{"type": "image"}, {"type": "text", "text": "What is on the table?"}]
-        parts = processor.prompt_segments([{"role": "user", "content": content}])
+        texts = processor.prompt_segments([{"role": "user", "content": content}])
         picture = load_image(reference / "media" / "tabletop.png")
         image = patch_image(picture, Size(224, 224), 1, processor.images)
         cache = runtime.open_cache(400)
-        logits, tokens = cache.append(interleave(parts, runtime.encode([image]))), []
+        logits, tokens = cache.append(interleave(texts, runtime.encode([image]))), []
         for _ in range(32):
             tokens.append(int(logits.argmax()))
             logits = cache.append([tokens[-1:]])
@@ -187,7 +188,7 @@ def test_the_next_32_tokens_of_the_shipped_checkpoint(name, open_shipped, refere
     assert answers[0] == answers[1]
 
 
-def test_encoding_together_or_alone(runtime, images, cache):
+def test_visual_tokens_do_not_depend_on_the_batch(runtime, images, cache):
     together = runtime.encode(images)
     assert [tokens.length for tokens in together] == [image.tokens for image in images]
     expected = cache.append(interleave(TEXTS, together))
@@ -196,32 +197,32 @@ def test_encoding_together_or_alone(runtime, images, cache):
     np.testing.assert_allclose(cache.append(interleave(TEXTS, alone)), expected, atol=TOLERANCE)
 
 
-def test_encoding_nothing(runtime):
+def test_encoding_no_images_returns_nothing(runtime):
     assert runtime.encode([]) == []
 
 
 def test_logits_do_not_depend_on_how_the_prompt_is_appended(runtime, images, cache):
-    parts = interleave(TEXTS, runtime.encode(images))
-    expected = cache.append(parts)
+    segments = interleave(TEXTS, runtime.encode(images))
+    expected = cache.append(segments)
     length = cache.length
     assert expected.shape == (1536,) and expected.dtype == np.float32
     cache.truncate(0)
-    for part in parts:
-        logits = cache.append([part])
+    for segment in segments:
+        logits = cache.append([segment])
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
     assert cache.length == length == 11 + sum(image.tokens for image in images)
 
 
-def test_logits_stay_as_they_were_given(runtime, cache):
+def test_later_steps_do_not_overwrite_returned_logits(runtime, cache):
     first = cache.append([[1, 2, 3]])
-    kept = first.copy()
+    copy = first.copy()
     cache.append([[4]])
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copy)
 
 
 def test_prefix_is_reused_after_truncation(runtime, images, cache):
-    parts = interleave(TEXTS, runtime.encode(images))
-    cache.append(parts)
+    segments = interleave(TEXTS, runtime.encode(images))
+    cache.append(segments)
     prefix = cache.length
     answers = []
     for question in ([20, 21, 22], [30], [20, 21, 22]):
@@ -229,11 +230,11 @@ def test_prefix_is_reused_after_truncation(runtime, images, cache):
         cache.truncate(prefix)
     np.testing.assert_array_equal(answers[0], answers[2])
     fresh = runtime.open_cache(200)
-    np.testing.assert_allclose(fresh.append([*parts, [30]]), answers[1], atol=TOLERANCE)
+    np.testing.assert_allclose(fresh.append([*segments, [30]]), answers[1], atol=TOLERANCE)
 
 
-def test_long_appends_are_cut_into_chunks(runtime):
-    """More tokens at once than one chunk holds give the same logits, on an empty cache and behind a prefix."""
+def test_appending_several_chunks_at_once(runtime):
+    """More tokens than one chunk give the same logits, on an empty cache and after a prefix."""
     ids = np.random.default_rng(0).integers(0, 1400, 1300).tolist()
     whole, halves = runtime.open_cache(1300), runtime.open_cache(1300)
     expected = whole.append([ids])
@@ -241,15 +242,15 @@ def test_long_appends_are_cut_into_chunks(runtime):
     np.testing.assert_allclose(halves.append([ids[100:]]), expected, atol=TOLERANCE)
 
 
-def test_long_context(runtime, torch_runtime):
+def test_long_context_matches_torch(runtime, torch_runtime):
     ids = np.random.default_rng(1).integers(0, 1400, 3000).tolist()
     ours, theirs = runtime.open_cache(3002), torch_runtime.open_cache(3002)
-    for part in ([ids], [[7]], [[8]]):
-        np.testing.assert_allclose(ours.append(part), theirs.append(part), atol=TOLERANCE)
+    for segments in ([ids], [[7]], [[8]]):
+        np.testing.assert_allclose(ours.append(segments), theirs.append(segments), atol=TOLERANCE)
     ours.close()
 
 
-def test_overflow_is_an_error_before_any_work(runtime, cache):
+def test_overflow_is_an_error_and_appends_nothing(runtime, cache):
     cache.append([[1] * 150])
     before = cache.append([[2]])
     with pytest.raises(ContextLengthError, match="needs 211 tokens, 11 more than the 200"):
@@ -259,7 +260,7 @@ def test_overflow_is_an_error_before_any_work(runtime, cache):
     np.testing.assert_array_equal(cache.append([[2]]), before)
 
 
-def test_a_cache_filled_to_the_last_token(runtime, cache):
+def test_cache_can_be_filled_to_the_last_token(runtime, cache):
     cache.append([[1] * 199])
     cache.append([[2]])
     assert cache.length == 200
@@ -267,13 +268,13 @@ def test_a_cache_filled_to_the_last_token(runtime, cache):
         cache.append([[3]])
 
 
-def test_cache_beyond_the_context(runtime):
+def test_cache_beyond_the_context_length_is_refused(runtime):
     longest = runtime.info.context_length
     with pytest.raises(ContextLengthError, match=f"needs {longest + 1} tokens, 1 more than the {longest}"):
         runtime.open_cache(longest + 1)
 
 
-def test_two_caches_side_by_side(runtime):
+def test_two_caches_are_independent(runtime):
     first, second = runtime.open_cache(50), runtime.open_cache(50)
     a, b = first.append([[1, 2, 3]]), second.append([[4, 5, 6]])
     first.append([[7]])
@@ -283,11 +284,11 @@ def test_two_caches_side_by_side(runtime):
     np.testing.assert_allclose(first.append([[3]]), a, atol=TOLERANCE)
 
 
-def test_two_sessions_side_by_side(runtime, processor, picture):
-    """Each answers about its own camera, and as it would alone."""
+def test_two_sessions_are_independent(runtime, processor, picture):
+    """Each session answers about its own camera, and as it would alone."""
     config, sampling = MemoryConfig(token_budget=120), Sampling(max_new_tokens=8)
 
-    def watch(session, camera):
+    def observe(session, camera):
         for number in range(3):
             session.observe(Frame(picture(84, 112, seed=10 * camera + number), number * 10**9))
             session.prefill_pending()
@@ -297,33 +298,53 @@ def test_two_sessions_side_by_side(runtime, processor, picture):
 
     sessions = [SceneSession(runtime, processor, NoveltyPolicy(), config) for _ in range(2)]
     for camera, session in enumerate(sessions):
-        watch(session, camera)
+        observe(session, camera)
     together = [answer(session) for session in sessions]
     for session in sessions:
         session.close()
     for camera in range(2):
         alone = SceneSession(runtime, processor, NoveltyPolicy(), config)
-        watch(alone, camera)
+        observe(alone, camera)
         assert answer(alone) == together[camera]
         alone.close()
 
 
-def test_closed_and_opened_again(runtime):
+def test_closed_cache_can_be_replaced_but_not_used(runtime):
     cache = runtime.open_cache(10)
     expected = cache.append([[1, 2]])
     cache.close()
+    cache.close()
     np.testing.assert_array_equal(runtime.open_cache(10).append([[1, 2]]), expected)
+    with pytest.raises(AssertionError, match="the cache is closed"):
+        cache.append([[1]])
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_float16(name, open_any, torch_runtime, images):
-    """99.9 % cosine and 1 % norm against float32, over a prompt with images and over a decoding step."""
+def test_close_frees_the_model(name, open_any):
+    runtime = open_any(name)
+    cache = runtime.open_cache(10)
+    cache.append([[1, 2]])
+    model = weakref.ref(runtime._model if name.startswith("torch") else runtime._decoder)
+    cache.close()
+    runtime.close()
+    runtime.close()
+    gc.collect()
+    assert model() is None
+    assert runtime.info.vocab_size == 1536
+    for use in (lambda: runtime.open_cache(10), lambda: runtime.encode([])):
+        with pytest.raises(AssertionError, match="the runtime is closed"):
+            use()
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_float16_is_close_to_float32(name, open_any, torch_runtime, images):
+    """Needs a cosine of 0.999 and a norm within 1 %, over a prompt with images and over a decoding step."""
     runtime = open_any(name, "float16")
     assert runtime.info.dtype == "float16"
     ours, theirs = runtime.open_cache(200), torch_runtime.open_cache(200)
-    for part in (None, [[3]]):
+    for segments in (None, [[3]]):
         a, b = (
-            cache.append(part or interleave(TEXTS, each.encode(images)))
+            cache.append(segments or interleave(TEXTS, each.encode(images)))
             for cache, each in ((ours, runtime), (theirs, torch_runtime))
         )
         lengths = np.linalg.norm(a), np.linalg.norm(b)
@@ -331,8 +352,8 @@ def test_float16(name, open_any, torch_runtime, images):
         assert abs(lengths[0] / lengths[1] - 1) < 0.01
 
 
-def test_torch_without_memory_keeps_its_cache(model, processor, picture):
-    """The memory ends in the second layer: the first has grown already, and must not stay so."""
+def test_append_without_memory_leaves_the_cache_unchanged(model, processor, picture):
+    """Memory runs out in the second layer, when the first layer has already grown."""
     runtime, patched = TorchRuntime(model), patch_image(picture(28, 42), Size(28, 42), 1, processor.images)
     full = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 1 GiB. GPU 0 has 2 GiB of which 0 is free. No."

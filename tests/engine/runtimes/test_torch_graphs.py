@@ -1,4 +1,4 @@
-"""Decoding steps in fixed shapes: what is recorded, when, and on which tensors. (Their logits: test_runtimes.py.)"""
+"""Decoding steps of fixed shapes: which steps are recorded, and on which tensors; test_runtimes.py tests the logits."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from penguin_engine.runtimes.torch_graphs import FIRST_ROWS, CudaGraphRecorder
 
 
 class Recorder:
-    """Runs the work as it is, and remembers what it was given and the tensors that it gave."""
+    """Counts recordings and repeats, and runs the work itself."""
 
     def __init__(self):
         self.recorded = 0
@@ -30,10 +30,10 @@ def recorder():
     return Recorder()
 
 
-def test_a_step_is_recorded_once_for_each_doubling(model, recorder):
+def test_step_is_recorded_once_per_doubling(model, recorder):
     cache = TorchRuntime(model, recorder).open_cache(4 * FIRST_ROWS)
     cache.append([list(range(FIRST_ROWS - 2))])
-    for token in range(6):  # 511 and 512 tokens are in the first step's reach, four more need the next
+    for token in range(6):  # the first step covers 511 and 512 tokens, the other four need the next
         cache.append([[token]])
     assert (recorder.recorded, recorder.repeats) == (2, 6)
     cache.truncate(10)
@@ -41,7 +41,7 @@ def test_a_step_is_recorded_once_for_each_doubling(model, recorder):
     assert (recorder.recorded, recorder.repeats) == (2, 7)
 
 
-def test_only_single_tokens_behind_something_are_recorded(model, recorder):
+def test_only_single_tokens_after_a_prefix_are_recorded(model, recorder):
     cache = TorchRuntime(model, recorder).open_cache(20)
     cache.append([[1]])
     cache.append([[2, 3]])
@@ -52,10 +52,10 @@ def test_only_single_tokens_behind_something_are_recorded(model, recorder):
 
 
 def test_steps_work_on_the_same_memory(model, recorder):
-    """What CUDA graphs rely on: no step reads or writes anywhere else than the first."""
+    """CUDA graphs need this: every step reads and writes where the first did."""
     cache = TorchRuntime(model, recorder).open_cache(40)
     cache.append([[1, 2, 3]])
-    layers = cache._open.layers
+    layers = cache._tensors.layers
     places = [(layer._key_memory.data_ptr(), layer._value_memory.data_ptr()) for layer in layers]
     for token in range(5):
         cache.append([[token]])
@@ -66,8 +66,7 @@ def test_steps_work_on_the_same_memory(model, recorder):
     assert steps._token.tolist() == [[4]] and steps._position.shape == (1,)
 
 
-def test_rows_behind_the_held_ones_count_nothing(model, recorder):
-    """Whatever was there before, a truncated cache decodes as one that never held more."""
+def test_truncated_rows_do_not_affect_decoding(model, recorder):
     runtime = TorchRuntime(model, recorder)
     used, fresh = runtime.open_cache(60), runtime.open_cache(60)
     used.append([list(range(50))])
@@ -76,7 +75,7 @@ def test_rows_behind_the_held_ones_count_nothing(model, recorder):
     np.testing.assert_allclose(used.append([[3]]), fresh.append([[3]]), atol=1e-5)
 
 
-def test_a_step_that_fails_leaves_the_cache_usable(model, monkeypatch):
+def test_cache_is_usable_after_a_failed_step(model, monkeypatch):
     failing = True
 
     def record(work):
@@ -96,7 +95,7 @@ def test_a_step_that_fails_leaves_the_cache_usable(model, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_cuda_graphs_give_the_logits_of_plain_steps(checkpoint, dtype):
+def test_cuda_graphs_match_plain_steps(checkpoint, dtype):
     from penguin_models import load_pretrained
 
     model, _ = load_pretrained(checkpoint, dtype, "cuda")

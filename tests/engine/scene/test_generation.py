@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_engine.scene.generation import Generation, Sampler, Sampling, TextStream, generate
+from penguin_engine.scene.generation import AnswerHooks, Generation, Sampler, Sampling, TextStream, generate
 from penguin_models.errors import PromptError
 
 VOCABULARY = 1506
@@ -31,7 +31,8 @@ class Script:
 def run(processor, tokens, **arguments):
     cancelled = arguments.pop("cancelled", lambda: False)
     cache, generation = Script([*tokens, processor.end_token_ids[0]]), Generation()
-    pieces = list(generate(cache, cache.logits(), processor, Sampling(**arguments), generation, cancelled))
+    hooks = AnswerHooks(cancelled=cancelled)
+    pieces = list(generate(cache, cache.logits(), processor, Sampling(**arguments), generation, hooks))
     assert "".join(pieces) == generation.text and all(pieces)
     return generation, pieces, cache
 

@@ -27,7 +27,7 @@ steps = st.integers(1, 2 * SECOND)
 kinds = st.sampled_from(FrameKind)
 budgets = st.integers(256, 16384)
 configs = st.builds(
-    MemoryConfig, token_budget=budgets, patch_size=st.just(1), arrival=st.sampled_from(["native", "by_kind"])
+    MemoryConfig, token_budget=budgets, patch_size=st.just(1), arrival=st.sampled_from(["full_size", "by_kind"])
 )
 streams = st.lists(st.tuples(sizes, steps, kinds), min_size=1, max_size=120)
 
@@ -108,7 +108,7 @@ def test_3_sizes_only_shrink_and_every_change_must_be_encoded(config, stream):
             frame.encoded = frame.size
 
 
-@given(configs.filter(lambda c: c.arrival == "native"), streams)
+@given(configs.filter(lambda c: c.arrival == "full_size"), streams)
 def test_4_the_newest_frame_is_as_large_as_fits(config, stream):
     for memory, _, _ in run(config, stream):
         newest = memory.frames[-1]
@@ -328,7 +328,7 @@ def test_clear():
     ("values", "error"),
     [
         ({"token_budget": 23}, "budget of 23 cannot hold one frame of 24"),
-        ({"arrival": "large"}, "'large', it must be 'native' or 'by_kind'"),
+        ({"arrival": "large"}, "'large', it must be 'full_size' or 'by_kind'"),
         ({"jump_back_s": 0.0}, "must be above 0"),
     ],
 )

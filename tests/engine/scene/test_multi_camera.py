@@ -8,8 +8,9 @@ from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.multi_camera import ask_cameras
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
-from penguin_models.errors import ContextLengthError, NoFramesError, PromptError
+from penguin_models.errors import ContextLengthError, NoFramesError
 from penguin_models.images import patch_image
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.types import Frame
@@ -39,11 +40,9 @@ def see(sessions, picture, **stamps_s):
             sessions[name].observe(Frame(picture(84, 112, number + len(name)), round(second * SECOND), name))
 
 
-def test_it_is_the_prompt_that_names_each_camera_the_one_that_saw_last_at_the_end(
-    runtime, processor, sessions, picture
-):
+def test_the_prompt_names_each_camera_and_the_newest_frame_comes_last(runtime, processor, sessions, picture):
     see(sessions, picture, left=[1, 2.5], right=[1.5])
-    answer = ask_cameras(runtime, processor, sessions, "What?", FEW)
+    answer = ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
     assert (answer.frames, answer.start_ns, answer.image_size) == (3, SECOND, (84, 112))
 
     held = [*sessions["right"].memory.frames, *sessions["left"].memory.frames]
@@ -67,25 +66,22 @@ def test_it_is_the_prompt_that_names_each_camera_the_one_that_saw_last_at_the_en
 
 def test_the_horizon_counts_from_the_newest_frame_of_any_camera(runtime, processor, sessions, picture):
     see(sessions, picture, left=[1, 9], right=[8.5, 10])
-    assert ask_cameras(runtime, processor, sessions, "What?", FEW, horizon_s=1.2).frames == 2
-    assert ask_cameras(runtime, processor, sessions, "What?", FEW, horizon_s=0.1).frames == 1
-    assert ask_cameras(runtime, processor, sessions, "What?", FEW).frames == 4
+    for horizon_s, frames in ((1.2, 2), (0.1, 1), (0.0, 4)):
+        request = Request.prepare(processor, "What?", FEW, horizon_s=horizon_s)
+        assert ask_cameras(runtime, processor, sessions, request).frames == frames
 
 
-def test_sessions_are_as_before(runtime, processor, sessions, picture):
+def test_the_sessions_are_unchanged(runtime, processor, sessions, picture):
     see(sessions, picture, left=[1, 2], right=[1])
-    before = sessions["left"].ask("What?", FEW).raw
-    ask_cameras(runtime, processor, sessions, "What?", FEW)
-    assert sessions["left"].ask("What?", FEW).raw == before
+    before = sessions["left"].ask(Request.prepare(processor, "What?", FEW)).raw
+    ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
+    assert sessions["left"].ask(Request.prepare(processor, "What?", FEW)).raw == before
 
 
-def test_bad_questions(runtime, processor, sessions, picture):
+def test_errors(runtime, processor, sessions, picture):
     with pytest.raises(NoFramesError, match="left, right, off"):
-        ask_cameras(runtime, processor, sessions, "What?", FEW)
+        ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
     see(sessions, picture, left=[1], right=[2])
-    with pytest.raises(PromptError, match="empty"):
-        ask_cameras(runtime, processor, sessions, "", FEW)
-    with pytest.raises(PromptError, match="horizon is -1"):
-        ask_cameras(runtime, processor, sessions, "What?", FEW, horizon_s=-1.0)
     with pytest.raises(ContextLengthError, match="2 cameras"):
-        ask_cameras(runtime, processor, sessions, "What?", Sampling(max_new_tokens=1_000_000))
+        endless = Request("What?", [1], Sampling(max_new_tokens=1_000_000))
+        ask_cameras(runtime, processor, sessions, endless)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from penguin_engine.runtimes.torch import TorchRuntime
-from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.offline import ask, ask_each, label_clip
 from penguin_models.errors import BudgetError, ContextLengthError, MediaError, PromptError
 from penguin_models.media import ClipFrame
@@ -39,7 +39,7 @@ def test_answer_and_its_costs(runtime, processor, clip, picture):
     pieces = []
     answer = ask(
         runtime, processor, "What?", images=[picture(60, 80)], clip=clip, policy=ReferencePolicy(),
-        max_tokens=200, sampling=FEW, on_text=pieces.append,
+        max_tokens=200, sampling=FEW, hooks=AnswerHooks(on_text=lambda piece, tokens: pieces.append(piece)),
     )  # fmt: skip
     assert answer.frames == 7 and 1 < answer.key_frames <= 7
     assert 0 < answer.visual_tokens <= 200 < answer.prompt_tokens + 200

@@ -1,18 +1,19 @@
-"""The queue of questions: bounded, and every ticket gets an outcome."""
+"""The request queue is bounded, every pending request is resolved; requests are checked before they are queued."""
 
 import pytest
 
-from penguin_engine.scene.requests import PendingRequest, Question, QuestionQueue
-from penguin_models.errors import BusyError, CancelledError, NotActiveError
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
+from penguin_models.errors import BusyError, CancelledError, ContextLengthError, NotActiveError, PromptError
 
 
 def pending():
-    return PendingRequest(Question("What?"), lambda piece, tokens: None)
+    return PendingRequest(Request("What?", [1]), lambda piece, tokens: None)
 
 
 @pytest.fixture
 def queue():
-    queue = QuestionQueue(2)
+    queue = RequestQueue(2)
     queue.open()
     return queue
 
@@ -21,7 +22,7 @@ def test_questions_come_in_order_and_a_full_queue_refuses_at_once(queue):
     first, second = pending(), pending()
     queue.put(first)
     queue.put(second)
-    with pytest.raises(BusyError, match="2 questions wait already"):
+    with pytest.raises(BusyError, match="2 questions are waiting, the limit is 2"):
         queue.put(pending())
     assert queue.refused == 1
     assert queue.take() is first and queue.running and len(queue) == 1
@@ -33,9 +34,15 @@ def test_questions_come_in_order_and_a_full_queue_refuses_at_once(queue):
         second.outcome.result(0)
 
 
-def test_a_closed_queue_takes_nothing():
-    with pytest.raises(NotActiveError, match="activate"):
-        QuestionQueue(2).put(pending())
+def test_a_closed_queue_says_why_it_refuses():
+    queue = RequestQueue(2, "the node is unconfigured; configure and activate it")
+    for refused in (queue.check_open, lambda: queue.put(pending())):
+        with pytest.raises(NotActiveError, match="unconfigured; configure and activate"):
+            refused()
+    queue.open()
+    queue.close("the node is finalized; start it again")
+    with pytest.raises(NotActiveError, match="finalized; start it again"):
+        queue.put(pending())
 
 
 def test_closing_ends_those_that_wait_and_cancels_the_running_one(queue):
@@ -43,9 +50,9 @@ def test_closing_ends_those_that_wait_and_cancels_the_running_one(queue):
     queue.put(running)
     queue.put(waiting)
     queue.take()
-    queue.close()
+    queue.close("the node is inactive; activate it")
     assert running.cancelled and not running.outcome.done()
-    with pytest.raises(CancelledError, match="deactivated"):
+    with pytest.raises(CancelledError, match="before the answer began: the node is inactive"):
         waiting.outcome.result(0)
     assert len(queue) == 0 and queue.closed
 
@@ -69,14 +76,14 @@ def test_cancelling_the_running_one_leaves_the_outcome_to_the_worker(queue):
     assert running.cancelled and not running.outcome.done()
 
 
-def test_an_abandoned_question_ends_at_once_and_what_comes_later_goes_nowhere(queue):
+def test_an_abandoned_request_ends_at_once_and_its_later_result_is_dropped(queue):
     running, waiting = pending(), pending()
     queue.put(running)
     queue.put(waiting)
     queue.take()
     queue.abandon()
     assert running.cancelled and not queue.running
-    with pytest.raises(CancelledError, match="what had been said is lost"):
+    with pytest.raises(CancelledError, match="its text so far is lost"):
         running.outcome.result(0)
     queue.done("too late")
     assert not waiting.outcome.done() and queue.take() is waiting
@@ -84,3 +91,27 @@ def test_an_abandoned_question_ends_at_once_and_what_comes_later_goes_nowhere(qu
     queue.abandon()
     queue.abandon()
     assert waiting.outcome.done()
+
+
+def test_a_request_holds_the_tokens_that_follow_the_last_frame(processor):
+    video = {"type": "video", "num_frames": 3, "timestamps": [0.0, 1.0, 2.0]}
+    content = [video, {"type": "text", "text": "What moved?"}]
+    tail = processor.prompt_segments([{"role": "user", "content": content}])[-1]
+    assert Request.prepare(processor, "What moved?").token_ids == tail
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "error", "message"),
+    [
+        ("  ", {}, PromptError, "is empty"),
+        ("x" * 1_000_000, {}, PromptError, "has 1000000 characters, the limit is 16384"),
+        ("<image>?", {}, PromptError, "<image>"),
+        ("What?", {"horizon_s": -1.0}, PromptError, "horizon_s is -1.0"),
+        ("What?", {"horizon_s": float("nan")}, PromptError, "horizon_s is nan"),
+        ("What? " * 1500, {}, ContextLengthError, "the question with its answer"),
+        ("What?", {"sampling": Sampling(max_new_tokens=2048)}, ContextLengthError, "the question with its answer"),
+    ],
+)
+def test_bad_questions_are_refused_before_they_are_queued(processor, question, options, error, message):
+    with pytest.raises(error, match=message):
+        Request.prepare(processor, question, **options)

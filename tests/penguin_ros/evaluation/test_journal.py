@@ -1,10 +1,10 @@
-"""Answers on disk: what an interrupted run leaves, and that answers of other runs are not taken for it."""
+"""The journal: what an interrupted run leaves on disk, and that answers of other runs are refused."""
 
 import json
 
 import pytest
 
-from penguin_models.errors import EvaluationError
+from penguin_models.errors import EvaluationError, WriteError
 from penguin_ros.evaluation.journal import Journal, run_key
 from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline
 from penguin_ros.evaluation.results import ModelInfo
@@ -22,20 +22,22 @@ def write(folder, *records):
     journal = journal_of(folder)
     for item in records:
         journal.answer(item)
-    journal.timeline(Timeline(camera="/a", method="memory", token_budget=60))
+    timeline = Timeline(camera="/a", method="memory", token_budget=60)
+    timeline.tokens.append(20)
+    journal.timeline(timeline)
     journal.close()
     return folder / "progress" / "bag.jsonl"
 
 
-def test_what_was_written_is_read_again(tmp_path):
+def test_answers_and_timelines_are_read_back(tmp_path):
     first, second = record(raw="red", spans=[(1.0, 2.0)]), record("p", error="why")
     write(tmp_path, first, second)
     progress = journal_of(tmp_path).read()
     assert progress.answers == {("q", "memory", "k"): first, ("p", "memory", "k"): second}
-    assert progress.timelines["/a", "memory"].token_budget == 60
+    assert progress.timelines["/a", "memory"].tokens == [20]
 
 
-def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path):
+def test_an_incomplete_last_line_is_ignored_and_overwritten(tmp_path):
     file = write(tmp_path, record("a"), record("b"))
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
@@ -46,7 +48,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path):
     assert {name for name, _, _ in journal_of(tmp_path).read().answers} == {"a", "c"}
 
 
-def test_every_answer_is_on_disk_at_once(tmp_path):
+def test_every_answer_is_on_disk_immediately(tmp_path):
     journal = journal_of(tmp_path)
     for count in range(1, 4):
         journal.answer(record(f"q{count}"))
@@ -57,12 +59,12 @@ def test_every_answer_is_on_disk_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"run": "other"}, "of another model or of other settings"),
-        ({"recording": "other"}, "of another recording"),
-        ({"run": "other", "recording": None}, "of another model or of other settings"),
+        ({"run": "other"}, "of another model or other settings"),
+        ({"recording": "other"}, "about another recording"),
+        ({"run": "other", "recording": None}, "of another model or other settings"),
     ],
 )
-def test_other_answers_are_refused_until_they_are_discarded(tmp_path, other, message):
+def test_answers_of_another_run_are_refused_until_they_are_discarded(tmp_path, other, message):
     write(tmp_path, record())
     journal = journal_of(tmp_path, **other)
     with pytest.raises(EvaluationError, match=rf"bag.jsonl holds answers {message}; choose another --out.*--overwrite"):
@@ -73,12 +75,12 @@ def test_other_answers_are_refused_until_they_are_discarded(tmp_path, other, mes
 
 def test_answers_of_another_version_are_refused(tmp_path):
     file = write(tmp_path, record())
-    file.write_text(file.read_text().replace('{"format": 2, ', '{"format": 1, ', 1))
+    file.write_text(file.read_text().replace('{"format":3,', '{"format":2,', 1))
     with pytest.raises(EvaluationError, match="holds answers of another version of this program"):
         journal_of(tmp_path).read()
 
 
-def test_answers_can_be_read_where_the_recording_cannot(tmp_path):
+def test_answers_about_an_unreadable_recording_can_be_read(tmp_path):
     write(tmp_path, record())
     assert journal_of(tmp_path, recording=None).read() == journal_of(tmp_path).read()
 
@@ -86,7 +88,7 @@ def test_answers_can_be_read_where_the_recording_cannot(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["nonsense", "[]", json.dumps({"answer": {"question": 1}}), json.dumps({"something": 1})]
 )
-def test_damaged_lines_are_numbered(tmp_path, damage):
+def test_errors_name_the_damaged_line(tmp_path, damage):
     file = write(tmp_path, record("a"), record("b"))
     lines = file.read_text().splitlines()
     lines[2] = damage
@@ -95,7 +97,7 @@ def test_damaged_lines_are_numbered(tmp_path, damage):
         journal_of(tmp_path).read()
 
 
-def test_a_file_that_is_no_text(tmp_path):
+def test_a_binary_file_is_reported_as_damaged(tmp_path):
     file = write(tmp_path, record())
     file.write_bytes(file.read_bytes() + b"\xff\xfe\n")
     with pytest.raises(EvaluationError, match=r"bag.jsonl is damaged \(.*\); discard it with --overwrite"):
@@ -114,16 +116,16 @@ def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
     assert (tmp_path / "frames" / "other bag" / "a.jpg").read_bytes() == b"other"
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "progress").touch()
     (tmp_path / "frames").touch()
-    with pytest.raises(EvaluationError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
         journal_of(tmp_path).answer(record())
-    with pytest.raises(EvaluationError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
         journal_of(tmp_path).picture("bag/a.jpg", lambda: b"jpeg")
 
 
-def test_the_key_knows_what_answers_depend_on():
+def test_the_run_key_changes_with_everything_that_answers_depend_on():
     settings = RunSettings()
 
     def model(model_hash="hash", device="cpu", **spec):

@@ -1,4 +1,4 @@
-"""Files of questions: what is read, and what is said about lines that cannot be."""
+"""Files of questions: valid lines are read, and malformed lines get a clear error."""
 
 import json
 import re
@@ -13,7 +13,6 @@ from penguin_ros.evaluation.question_file import (
     ExpectedChoice,
     ExpectedObjects,
     Question,
-    choice_prompt,
     format_question,
     parse_question,
     read_questions,
@@ -28,7 +27,7 @@ def line(**changes):
     return json.dumps({key: value for key, value in (GOOD | changes).items() if value is not ...})
 
 
-def test_every_kind_of_expected_result():
+def test_every_type_of_expected_result_is_read():
     expected = [
         TEXT | {"metric": "anls"},
         {"type": "number", "value": 3, "tolerance": 1},
@@ -44,7 +43,7 @@ def test_every_kind_of_expected_result():
     assert question.cameras == ("/a", "/b") and question.group == "text"
 
 
-def test_what_may_be_left_out():
+def test_optional_fields_have_defaults():
     question = parse_question(line())
     assert (question.bag, question.cameras, question.kind, question.horizon_s) == (None, (), "", 0)
     assert parse_question(line(time_s=..., stamp_ns=17)).stamp_ns == 17
@@ -54,24 +53,27 @@ def test_what_may_be_left_out():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON: .* at column 2"),
+        ("{", "not JSON: .* at column 2"),
         ("[]", "valid dictionary"),
         (line(id=...), "id: Field required"),
         (line(id=""), "id: String should have at least 1 character"),
         (line(answer="red"), "answer: Extra inputs are not permitted"),
-        (line(time_s=...), "give either time_s or stamp_ns"),
-        (line(stamp_ns=5), "give either time_s or stamp_ns"),
+        (line(time_s=...), "set either time_s or stamp_ns"),
+        (line(stamp_ns=5), "set either time_s or stamp_ns"),
         (line(time_s=-1), "time_s: .*greater than or equal to 0"),
         (line(time_s="soon"), "time_s: "),
         (line(question="  "), "the question is empty"),
         (line(expected=[]), "expected: .*at least 1 item"),
         (line(expected=[{"type": "word"}]), "expected.0: .*'word'.*'text', 'number', 'choice'"),
         (line(expected=[{"accept": ["red"]}]), "expected.0: .*discriminator"),
-        (line(expected=[TEXT, TEXT | {"metric": "bleu"}]), "expected.1.text.metric: unknown metric 'bleu'; known are"),
+        (
+            line(expected=[TEXT, TEXT | {"metric": "bleu"}]),
+            "expected.1.text.metric: unknown metric 'bleu'; choose one of",
+        ),
         (line(expected=[TEXT | {"accept": []}]), "expected.0.text.accept"),
         (line(expected=[{"type": "number", "value": 1, "tolerance": -1}]), "tolerance"),
         (line(expected=[{"type": "choice", "options": ["a", "b"], "answer": "C"}]), "answer 'C' must be .* A to B"),
-        (line(expected=[{"type": "objects"}]), "give either objects or topic"),
+        (line(expected=[{"type": "objects"}]), "set either objects or topic"),
         (line(expected=[{"type": "objects", "objects": [{"label": "a", "box": [3, 0, 1, 1]}]}]), r"box \[3.0, .*x1"),
         (
             line(expected=[{"type": "objects", "unit": "1000", "objects": [{"label": "a", "box": [0, 0, 1, 1001]}]}]),
@@ -82,23 +84,23 @@ def test_what_may_be_left_out():
         (line(max_new_tokens=0), "max_new_tokens"),
     ],
 )
-def test_what_is_said_about_a_bad_line(text, message):
+def test_a_malformed_line_gets_a_clear_error(text, message):
     with pytest.raises(EvaluationError, match=message) as raised:
         parse_question(text)
     assert "\n" not in str(raised.value) and "pydantic" not in str(raised.value)
 
 
-def test_bad_lines_are_numbered(tmp_path):
+def test_malformed_lines_are_numbered(tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text("\n".join([line(), "", line(id="q2", time_s=-1), line(id="q3", expected=[]), line()]))
     with pytest.raises(EvaluationError) as raised:
         read_questions(file)
     message = str(raised.value)
     assert message.startswith(f"{file}: line 3: time_s") and "line 4: expected" in message
-    assert message.endswith("line 5: id 'q1' is already that of line 1") and "line 2" not in message
+    assert message.endswith("line 5: id 'q1' is already used in line 1") and "line 2" not in message
 
 
-def test_many_bad_lines_are_summed_up(tmp_path):
+def test_at_most_ten_malformed_lines_are_named(tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text("nonsense\n" * 25)
     with pytest.raises(EvaluationError, match=r"line 10: .*; and 15 more$") as raised:
@@ -109,14 +111,14 @@ def test_many_bad_lines_are_summed_up(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "not UTF-8")]
 )
-def test_files_without_questions(tmp_path, content, message):
+def test_files_without_questions_are_refused(tmp_path, content, message):
     file = tmp_path / "q.jsonl"
     file.write_bytes(content)
     with pytest.raises(EvaluationError, match=message):
         read_questions(file)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_a_clear_error(tmp_path):
     with pytest.raises(EvaluationError, match=r"no.jsonl cannot be read: No such file"):
         read_questions(tmp_path / "no.jsonl")
 
@@ -143,11 +145,11 @@ def test_a_missing_file(tmp_path):
         ),
     )
 )
-def test_what_is_written_is_read_again(question):
+def test_a_formatted_question_is_parsed_back(question):
     assert parse_question(format_question(question)) == question
 
 
-def test_a_written_file_is_read_again(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
     questions = [parse_question(line(question="Où?")), parse_question(line(id="q2"))]
     write_questions(tmp_path / "q.jsonl", questions)
     assert read_questions(tmp_path / "q.jsonl") == questions
@@ -155,8 +157,8 @@ def test_a_written_file_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_lines_end_with_line_feeds_alone(tmp_path, end):
-    """JSON may hold other line breaks as they are; an editor may begin the file with a byte-order mark."""
+def test_only_line_feeds_end_lines(tmp_path, end):
+    """JSON may contain other line breaks unescaped, and an editor may add a byte-order mark."""
     text = "one\N{LINE SEPARATOR}two\N{PARAGRAPH SEPARATOR}three\N{NEXT LINE}four?"
     questions = [parse_question(line(question=text)), parse_question(line(id="q2"))]
     written = "".join(format_question(question) + end for question in questions)
@@ -164,17 +166,11 @@ def test_lines_end_with_line_feeds_alone(tmp_path, end):
     assert "\N{LINE SEPARATOR}" in written and read_questions(tmp_path / "q.jsonl") == questions
 
 
-def test_the_lines_of_the_documentation_are_questions():
-    """One of every kind of expected result; and every field is in the table."""
+def test_the_examples_in_the_documentation_are_valid():
+    """They cover every type of expected result, and the table lists every field."""
     words = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     fields, block = re.search(r"## The questions file(.*?)```json\n(.*?)```", words, re.DOTALL).groups()
     questions = [parse_question(text) for text in block.splitlines()]
     kinds = {"text", "number", "choice", "objects", "time_range", "not_there"}
     assert {question.expected[0].type for question in questions} == kinds
     assert set(re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE)) == set(Question.model_fields)
-
-
-def test_options_are_shown_as_letters():
-    assert choice_prompt("Which?", ["red", "blue"]) == (
-        "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
-    )

@@ -1,4 +1,4 @@
-"""The page on which questions are written: what it is given, and what it may write."""
+"""The recorder: what its page receives, and what it saves."""
 
 import http.client
 import io
@@ -9,7 +9,7 @@ import pytest
 from browser import BROWSER, dump
 from PIL import Image
 
-from penguin_models.errors import EvaluationError
+from penguin_models.errors import EvaluationError, MediaError, WriteError
 from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
 from penguin_ros.evaluation.recorder import Recorder, RecorderServer
@@ -67,7 +67,7 @@ def grey(jpeg):
     return round(sum(Image.open(io.BytesIO(jpeg)).convert("RGB").resize((1, 1)).getpixel((0, 0))) / 3)
 
 
-def test_the_page_knows_the_bag(ask, file):
+def test_the_page_receives_the_times_of_the_bag(ask, file):
     status, kind, page = ask("GET", "/")
     assert (status, kind) == (200, "text/html; charset=utf-8")
     assert b"http://" not in page.replace(b"http://www.w3.org", b"")
@@ -77,7 +77,7 @@ def test_the_page_knows_the_bag(ask, file):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [8, 7, 0], [5, 5, 6, 2, 3]])
-def test_images_in_any_order(ask, order):
+def test_images_are_served_in_any_order(ask, order):
     for index in order:
         status, kind, jpeg = ask("GET", f"/frame?camera=%2Ffront&index={index}")
         assert (status, kind) == (200, "image/jpeg") and abs(grey(jpeg) - 10 * index) <= 2
@@ -86,21 +86,21 @@ def test_images_in_any_order(ask, order):
 @pytest.mark.parametrize(
     "query", ["camera=/front&index=9", "camera=/front&index=-1", "camera=/none&index=0", "index=x", ""]
 )
-def test_images_that_are_not_there(ask, query):
+def test_missing_images_are_not_found(ask, query):
     status, _, body = ask("GET", f"/frame?{query}")
     assert status == 404 and json.loads(body)["error"]
 
 
-def test_a_damaged_image(bags, tmp_path):
+def test_a_damaged_image_is_a_clear_error(bags, tmp_path):
     import numpy as np
 
     jpeg = bags.jpeg(np.zeros((20, 20, 3), np.uint8), 0.5, 10**18)
     recorder = Recorder(open_recording(bags.write({"/front": [(0, jpeg)]}), [None]), tmp_path / "q.jsonl")
-    with pytest.raises(Exception, match="cannot be decoded"):
+    with pytest.raises(MediaError, match="cannot be decoded"):
         recorder.frame("/front", 0)
 
 
-def test_questions_are_written_at_once(ask, file):
+def test_questions_are_saved_immediately(ask, file):
     assert post(ask)[0] == 200
     assert post(ask, question="When?", expected=[{"type": "time_range", "accept": [[0.5, 1]]}], kind="event")[0] == 200
     first, second = read_questions(file)
@@ -109,7 +109,7 @@ def test_questions_are_written_at_once(ask, file):
     assert [q["id"] for q in json.loads(ask("GET", "/info")[2])["questions"]] == ["bag-1", "bag-2"]
 
 
-def test_a_file_is_continued(recorder, file):
+def test_questions_are_added_to_an_existing_file(recorder, file):
     recorder.add({"camera": "/front", "time_s": 1, "question": "What?", "expected": TEXT})
     again = Recorder(recorder.recording, file)
     again.add({"camera": "/front", "time_s": 2, "question": "And now?", "expected": TEXT})
@@ -117,15 +117,15 @@ def test_a_file_is_continued(recorder, file):
 
 
 @BROWSER
-def test_a_file_is_continued_in_a_browser(server, recorder, tmp_path):
-    """The page lists what is in the file, and shows the first image."""
+def test_the_page_lists_the_questions_of_the_file(server, recorder, tmp_path):
+    """It also shows the first image."""
     recorder.add({"camera": "/front", "time_s": 1, "question": "What <now>?", "expected": TEXT})
     page = dump(server.address, tmp_path / "profile")
     assert "1.00 s: What &lt;now&gt;? (bag-1) <button" in page
     assert "0.00 s of 4.00 s" in page and 'src="' in page and "index=0" in page
 
 
-def test_a_question_is_taken_out_again(ask, file):
+def test_a_question_can_be_removed(ask, file):
     other = json.dumps({"id": "z", "bag": "other", "time_s": 0, "question": "?", "expected": TEXT}, indent=None)
     for question in ("What?", "A typo", "When?"):
         assert post(ask, question=question)[0] == 200
@@ -133,21 +133,21 @@ def test_a_question_is_taken_out_again(ask, file):
         stream.write(f"\n{other}\n")
     assert ask("POST", "/remove", json.dumps({"id": "bag-2"}))[0] == 200
     assert [question.id for question in read_questions(file)] == ["bag-1", "bag-3", "z"]
-    assert file.read_text().splitlines()[-1] == other  # as it was written
+    assert file.read_text().splitlines()[-1] == other  # unchanged
     for name in ("bag-2", "z", None):
         status, _, body = ask("POST", "/remove", json.dumps({"id": name}))
         assert status == 400 and "there is no question" in json.loads(body)["error"]
     assert post(ask)[1]["id"] == "bag-2"
 
 
-def test_a_question_with_line_separators_is_taken_out(recorder, file):
+def test_removing_keeps_questions_with_line_separators(recorder, file):
     for text in ("one\N{LINE SEPARATOR}two?", "What?"):
         recorder.add({"camera": "/front", "time_s": 1, "question": text, "expected": TEXT})
     recorder.remove("bag-2")
     assert [question.question for question in read_questions(file)] == ["one\N{LINE SEPARATOR}two?"]
 
 
-def test_a_file_that_ends_within_a_line(recorder, file):
+def test_a_file_without_a_final_newline_can_be_continued(recorder, file):
     recorder.add({"camera": "/front", "time_s": 1, "question": "What?", "expected": TEXT})
     file.write_text(file.read_text().strip())
     Recorder(recorder.recording, file).add({"camera": "/front", "time_s": 2, "question": "And?", "expected": TEXT})
@@ -165,16 +165,16 @@ def test_a_file_that_ends_within_a_line(recorder, file):
         ({"expected": [{"type": "number", "value": None}]}, "value"),
     ],
 )
-def test_questions_that_cannot_be_asked(ask, file, values, message):
+def test_invalid_questions_are_refused(ask, file, values, message):
     status, reply = post(ask, **values)
     assert status == 400 and message in reply["error"]
     assert file.read_text() == ""
 
 
-def test_an_id_that_is_taken(ask):
+def test_a_used_id_is_refused(ask):
     assert post(ask, id="mine")[0] == 200
     status, reply = post(ask, id="mine")
-    assert status == 400 and reply["error"] == "there is a question mine already"
+    assert status == 400 and reply["error"] == "the id mine is already used; choose another"
 
 
 @pytest.mark.parametrize(
@@ -182,17 +182,17 @@ def test_an_id_that_is_taken(ask):
     [
         ("/question", "{", "application/json", 400),
         ("/question", "[]", "application/json", 400),
-        ("/question", "{}", "text/plain", 404),  # what a form of another site could send
+        ("/question", "{}", "text/plain", 404),  # a form on another site could send this
         ("/elsewhere", "{}", "application/json", 404),
     ],
 )
-def test_other_requests(ask, file, path, body, kind, status):
+def test_other_requests_are_refused(ask, file, path, body, kind, status):
     assert ask("POST", path, body, kind)[0] == status
     assert ask("GET", "/nothing")[0] == 404
     assert file.read_text() == ""
 
 
-def test_a_request_that_is_too_long_is_not_even_read(recorder):
+def test_a_request_that_is_too_long_is_refused_unread(recorder):
     with RecorderServer(recorder) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
@@ -202,20 +202,20 @@ def test_a_request_that_is_too_long_is_not_even_read(recorder):
         connection.putheader("Content-Length", "1000001")
         connection.endheaders()
         reply = connection.getresponse()
-        assert (reply.status, json.loads(reply.read())) == (413, {"error": "more than 1000000 bytes"})
+        assert (reply.status, json.loads(reply.read())) == (413, {"error": "the limit is 1000000 bytes"})
         connection.close()
         thread.join()
 
 
-def test_a_file_that_cannot_be_continued(recorder, tmp_path):
+def test_a_file_that_cannot_be_used_is_a_clear_error(recorder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("nonsense\n")
-    with pytest.raises(EvaluationError, match=r"bad.jsonl: line 1: no JSON"):
+    with pytest.raises(EvaluationError, match=r"bad.jsonl: line 1: not JSON"):
         Recorder(recorder.recording, bad)
-    with pytest.raises(EvaluationError, match="cannot be written: No such file"):
-        Recorder(recorder.recording, tmp_path / "none" / "q.jsonl")
+    with pytest.raises(WriteError, match="cannot be written"):
+        Recorder(recorder.recording, bad / "q.jsonl")
 
 
-def test_a_port_that_is_taken(recorder):
+def test_a_used_port_is_a_clear_error(recorder):
     with RecorderServer(recorder) as server, pytest.raises(EvaluationError, match="choose another with --port"):
         RecorderServer(recorder, server.server_port)

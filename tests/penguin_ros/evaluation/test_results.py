@@ -1,4 +1,4 @@
-"""Records scored and kept; a run summed up, and compared with another."""
+"""Scores of records, summaries of runs, comparisons of runs, and the results file."""
 
 import json
 
@@ -28,12 +28,12 @@ def question(name="q", expected=None, **fields):
 
 
 def answer(name="q", text="red", method="memory", **fields):
-    given = {"question": name, "method": method, "key": "k", "time_s": 10.0, "text": text, "frame": FRAME}
-    return AnswerRecord(**given | fields)
+    fields = {"question": name, "method": method, "key": "k", "time_s": 10.0, "text": text, "frame": FRAME} | fields
+    return AnswerRecord(**fields)
 
 
 def results(texts, method="memory", title="run", **fields):
-    """A run over questions q0, q1, ... whose answers are these texts; red is right."""
+    """Returns a run over questions q0, q1, ... with these answers; "red" is right."""
     questions = [question(f"q{i}") for i in range(len(texts))]
     records = [
         score_record("bag", asked, answer(asked.id, text, method)) for asked, text in zip(questions, texts, strict=True)
@@ -54,7 +54,7 @@ def results(texts, method="memory", title="run", **fields):
 # Scoring.
 
 
-def test_an_answer_is_scored():
+def test_a_right_answer_is_scored():
     scored = score_record("bag", question(), answer())
     assert scored.correct and scored.scores["normalised"] == (1.0, 1.0) and scored.bag == "bag"
 
@@ -66,25 +66,25 @@ def test_an_error_counts_as_wrong():
     assert scored.scores["box_recall"] == (0, 1) and scored.scores["box_precision"] == (0, 0)
 
 
-def test_an_error_is_wrong_even_where_silence_would_be_right():
+def test_an_error_is_wrong_even_if_an_empty_answer_would_be_right():
     scored = score_record("bag", question(expected=[ExpectedObjects(objects=[])]), answer(text="", error="no"))
     assert not scored.correct
 
 
-def test_an_error_found_after_the_answer_leaves_nothing_of_it():
-    """A topic of the bag may lack its boxes when the answer is there already."""
+def test_an_error_after_the_answer_voids_the_answer():
+    """A topic of the bag may turn out to have no boxes after the answer was made."""
     asked = question(expected=[ExpectedText(accept=["red"])])
     scored = score_record("bag", asked, answer(text="red", error="no"))
     assert not scored.correct and scored.scores["normalised"] == (0, 1)
 
 
-def test_boxes_of_a_topic_are_those_of_the_frame():
+def test_expected_boxes_of_a_topic_come_from_the_record():
     truth = {"/truth": [{"label": "mug", "box": (64, 48, 320, 240)}]}
-    given = [ObjectRecord(label="mug", box=(100, 100, 500, 500))]
+    objects = [ObjectRecord(label="mug", box=(100, 100, 500, 500))]
     expected = [ExpectedObjects(topic="/truth")]
-    scored = score_record("bag", question(expected=expected), answer(truth=truth, objects=given))
+    scored = score_record("bag", question(expected=expected), answer(truth=truth, objects=objects))
     assert scored.correct
-    unknown = score_record("bag", question(expected=expected), answer(objects=given))
+    unknown = score_record("bag", question(expected=expected), answer(objects=objects))
     assert not unknown.correct and set(unknown.scores) == {"accuracy"}
 
 
@@ -115,14 +115,14 @@ def test_age_of_the_evidence(fields, age):
         (61.0, "recall", "over 60 s"),
     ],
 )
-def test_recent_perception_and_recall(age, kind, group):
+def test_answers_are_grouped_by_age(age, kind, group):
     assert (perception(age, 2.0), age_group(age)) == (kind, group)
 
 
 # The summary.
 
 
-def test_a_summary_of_an_method():
+def test_the_summary_of_a_method():
     summary = results(["red", "blue", "Red.", "red"]).summary["methods"]["memory"]
     assert (summary["questions"], summary["errors"]) == (4, 0)
     assert summary["metrics"]["accuracy"]["value"] == 0.75
@@ -131,7 +131,7 @@ def test_a_summary_of_an_method():
     assert summary["groups"]["kind"]["text"]["questions"] == 4
     assert list(summary["groups"]["camera"]) == ["/camera"]
     assert list(summary["groups"]["bag"]) == ["bag"]
-    assert summary["joules_per_answer"] is None and summary["key_frames_per_min"] is None
+    assert summary["joules_per_answer"] is None and summary["keyframes_per_min"] is None
 
 
 def test_groups_count_their_own_questions():
@@ -149,8 +149,8 @@ def test_groups_count_their_own_questions():
     assert groups["age"]["2 to 10 s"]["questions"] == 2
 
 
-def test_only_questions_that_count_for_a_score_are_counted():
-    """An answer without a number has no error of its number."""
+def test_a_metric_counts_only_the_questions_it_applies_to():
+    """An answer without a number has no numerical error."""
     questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(3)]
     texts = ["4", "Perhaps.", "3"]
     records = [score_record("bag", q, answer(q.id, text)) for q, text in zip(questions, texts, strict=True)]
@@ -160,8 +160,8 @@ def test_only_questions_that_count_for_a_score_are_counted():
     assert (found["no_number"]["low"], found["no_number"]["high"]) == (0, 1)
 
 
-def test_an_error_that_is_nothing_has_no_share():
-    """The share of right numbers could be less; the mean error is no share."""
+def test_only_shares_have_wilson_intervals():
+    """Four right answers of four do not prove a share of 1; a mean error is not a share."""
     questions = [question(f"q{i}", expected=[ExpectedNumber(value=3)]) for i in range(4)]
     records = [score_record("bag", q, answer(q.id, "3")) for q in questions]
     found = results([], questions=questions, records=records).summary["methods"]["memory"]["metrics"]
@@ -169,7 +169,7 @@ def test_an_error_that_is_nothing_has_no_share():
     assert (found["count_error"]["low"], found["count_error"]["high"]) == (0, 0)
 
 
-def test_costs_in_the_summary():
+def test_the_summary_has_costs():
     seconds = [{"encode": 0.0, "prefill": 0.1 * i, "decode": 1.0} for i in range(1, 4)]
     questions = [question(f"q{i}") for i in range(3)]
     records = [
@@ -190,13 +190,13 @@ def test_costs_in_the_summary():
     assert made["latency_s"]["total"]["p50"] == pytest.approx(1.2)
     assert made["latency_s"]["frame"]["p50"] == pytest.approx(0.2)
     assert made["tokens"]["visual"] == 100 and made["joules_per_answer"] == 2
-    assert made["key_frames_per_min"] == 4 and made["frames_taken"] == 2
+    assert made["keyframes_per_min"] == 4 and made["frames_taken"] == 2
 
 
 # Comparison.
 
 
-def test_two_runs_compared():
+def test_two_runs_are_compared():
     a, b = results(["red", "blue", "blue", "red"], title="A"), results(["red", "red", "blue", "blue"], title="B")
     found = compare_records(a, "memory", b, "memory")
     assert (found["questions"], found["better"], found["worse"]) == (4, ["q1"], ["q3"])
@@ -224,7 +224,9 @@ def test_methods_of_one_run_are_compared_with_the_first():
 def test_different_questions_are_not_compared():
     a = results(["red"])
     changed = results(["red"], questions=[question("q0", question="Who?")])
-    with pytest.raises(EvaluationError, match=r"question q0 is not the same .*'Which\?' and 'Who\?'"):
+    with pytest.raises(
+        EvaluationError, match=r"question q0 differs between run \('Which\?'\) and run \('Who\?'\) in its text"
+    ):
         compare_records(a, "memory", changed, "memory")
     elsewhere = [item.model_copy(update={"bag": "hall"}) for item in a.records]
     message = "question q0 was asked about bag bag in run and about bag hall in later; compare runs on the same bags"
@@ -237,43 +239,47 @@ def test_different_questions_are_not_compared():
 # The file.
 
 
-def test_results_are_read_as_they_were_written(tmp_path):
+def test_results_are_read_back(tmp_path):
     made = results(["red", "blue"])
     file = save_results(tmp_path / "out", made)
     assert load_results(file) == load_results(tmp_path / "out") == made
     values = json.loads(file.read_text())
-    assert (values["format"], values["version"]) == ("penguin-vl/evaluation", 2)
+    assert (values["format"], values["version"]) == ("penguin-vl/evaluation", 3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, r"no result of this version \(penguin-vl/evaluation 2\): version: Input should be 2"),
+        ({"version": 2}, "has version 2 of the results format, this program reads version 3; run the evaluation again"),
+        ({"version": None}, "not a results file: version: "),
         ({"format": "other"}, "format: "),
         ({"records": [{}]}, "records.0.question: Field required"),
     ],
 )
-def test_files_of_other_versions(tmp_path, change, message):
+def test_results_of_other_versions_are_refused(tmp_path, change, message):
     file = save_results(tmp_path, results(["red"]))
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(EvaluationError, match=message):
         load_results(file)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"{", "no result"), (b"\xff", "not UTF-8")])
-def test_files_that_are_no_results(tmp_path, content, message):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "not a results file"), (b"\xff", "not a results file"), (b"[]", "not a results file")],
+)
+def test_other_files_are_refused(tmp_path, content, message):
     file = tmp_path / "results.json"
     file.write_bytes(content)
     with pytest.raises(EvaluationError, match=message):
         load_results(tmp_path)
 
 
-def test_results_that_are_not_there(tmp_path):
+def test_missing_results_are_a_clear_error(tmp_path):
     with pytest.raises(EvaluationError, match=r"results .*results.json cannot be read: No such file"):
         load_results(tmp_path)
 
 
-def test_the_hash_of_a_checkpoint_is_that_of_its_content(checkpoint, edit_checkpoint):
+def test_the_hash_of_a_checkpoint_depends_on_its_content(checkpoint, edit_checkpoint):
     copy = edit_checkpoint(name="copy")
     changed = edit_checkpoint(tensors=lambda t: t["model.norm.weight"].__iadd__(1), name="changed")
     (copy / "README.md").write_text("notes do not count")

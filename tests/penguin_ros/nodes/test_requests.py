@@ -17,6 +17,7 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from penguin_vl.action import AskStream
+from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -141,9 +142,9 @@ def test_a_question_is_answered_about_frames_that_came_while_another_one_was(rob
     assert client.wait_for_service(robot.patience_s)
     next_one = client.call_async(Ask.Request(question="?", max_new_tokens=1))
     robot.do(handle.cancel_goal_async)
-    assert robot.result(result).result.frames_used == 1
-    answer = robot.result(next_one)
-    assert (answer.error_code, answer.frames_used, answer.header.stamp.sec) == (Ask.Response.ERROR_NONE, 4, 4)
+    assert robot.result(result).result.answer.frames_used == 1
+    answer = robot.result(next_one).answer
+    assert (answer.error_code, answer.frames_used, answer.header.stamp.sec) == (Answer.ERROR_NONE, 4, 4)
 
 
 def test_feedback_streams_and_its_sum_is_the_answer(robot, start, image):
@@ -158,15 +159,15 @@ def test_feedback_streams_and_its_sum_is_the_answer(robot, start, image):
         finished(robot, robot.do(client.send_goal_async, goal))
     handle = robot.do(client.send_goal_async, goal)
     response = finished(robot, handle)
-    assert response.status == GoalStatus.STATUS_SUCCEEDED and response.result.error_code == 0
-    assert response.result.answer == "A red cube. During the period 0.50 - 1.00 seconds."
+    assert response.status == GoalStatus.STATUS_SUCCEEDED and response.result.answer.error_code == 0
+    assert response.result.answer.text == "A red cube. During the period 0.50 - 1.00 seconds."
 
     def pieces():
         return [message.feedback for message in heard if message.goal_id == handle.goal_id]
 
     robot.wait(lambda: "".join(p.text for p in pieces()) == SAYS)
     assert [p.generated_tokens for p in pieces()] == sorted(p.generated_tokens for p in pieces())
-    assert response.result.objects[0].label == "red cube"
+    assert response.result.answer.objects[0].label == "red cube"
 
 
 def test_cancelling_keeps_what_had_been_said(robot, slow):
@@ -174,9 +175,9 @@ def test_cancelling_keeps_what_had_been_said(robot, slow):
     robot.do(handle.cancel_goal_async)
     response = finished(robot, handle)
     assert response.status == GoalStatus.STATUS_CANCELED
-    assert response.result.error_code == AskStream.Result.ERROR_CANCELLED
-    assert response.result.answer.startswith("A") and "cancelled" in response.result.error_msg
-    assert response.result.frames_used == 1
+    assert response.result.answer.error_code == Answer.ERROR_CANCELLED
+    assert response.result.answer.text.startswith("A") and "cancelled" in response.result.answer.error_msg
+    assert response.result.answer.frames_used == 1
 
 
 def test_parameters_change_while_an_answer_is_generated_and_count_for_the_next(robot, slow):
@@ -187,15 +188,15 @@ def test_parameters_change_while_an_answer_is_generated_and_count_for_the_next(r
     assert result.successful
     robot.wait(lambda: len(handle.pieces) > 3)  # the running answer keeps its own limit
     robot.do(handle.cancel_goal_async)
-    assert finished(robot, handle).result.generated_tokens > 2
-    assert robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="And now?")).generated_tokens == 2
+    assert finished(robot, handle).result.answer.generated_tokens > 2
+    assert robot.call(Ask, f"{slow.name}/ask", Ask.Request(question="And now?")).answer.generated_tokens == 2
 
 
 def test_a_goal_that_waits_can_be_cancelled(robot, slow):
     running, waiting = slow.begin(), robot.do(slow.client.send_goal_async, AskStream.Goal(question="Later?"))
     robot.do(waiting.cancel_goal_async)
     response = finished(robot, waiting)
-    assert response.status == GoalStatus.STATUS_CANCELED and response.result.answer == ""
+    assert response.status == GoalStatus.STATUS_CANCELED and response.result.answer.text == ""
     robot.do(running.cancel_goal_async)
     finished(robot, running)
 
@@ -206,12 +207,12 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
     waiting = [robot.do(stuck.client.send_goal_async, AskStream.Goal(question="Later?")) for _ in range(2)]
     values = robot.wait(lambda: (v := values_of(robot, stuck.name)).get("questions waiting") == "2" and v)
     assert values["question running"] == "True" and "the queue of questions is full" in values[""]
-    refused = robot.call(Ask, f"{stuck.name}/ask", Ask.Request(question="And now?"))
-    assert refused.error_code == Ask.Response.ERROR_BUSY and "2 questions wait already" in refused.error_msg
+    refused = robot.call(Ask, f"{stuck.name}/ask", Ask.Request(question="And now?")).answer
+    assert refused.error_code == Answer.ERROR_BUSY and "2 questions are waiting" in refused.error_msg
     goal = robot.do(stuck.client.send_goal_async, AskStream.Goal(question="And now?"))
     response = finished(robot, goal)
     assert response.status == GoalStatus.STATUS_ABORTED
-    assert response.result.error_code == AskStream.Result.ERROR_BUSY
+    assert response.result.answer.error_code == Answer.ERROR_BUSY
     assert not result.done()
     robot.wait(lambda: values_of(robot, stuck.name)["questions refused"] == "2")
     for handle in waiting:
@@ -227,10 +228,10 @@ def test_a_flood_is_refused_and_those_in_the_queue_are_answered(robot, slow):
     futures = [client.call_async(Ask.Request(question=f"{n}?", max_new_tokens=1)) for n in range(30)]
     robot.wait(lambda: sum(f.done() for f in futures) >= 28)
     assert not result.done()
-    assert {f.result().error_code for f in futures if f.done()} == {Ask.Response.ERROR_BUSY}
+    assert {f.result().answer.error_code for f in futures if f.done()} == {Answer.ERROR_BUSY}
     robot.do(handle.cancel_goal_async)
-    codes = [robot.result(f).error_code for f in futures]
-    assert codes.count(Ask.Response.ERROR_NONE) == 2
+    codes = [robot.result(f).answer.error_code for f in futures]
+    assert codes.count(Answer.ERROR_NONE) == 2
 
 
 def test_parameters_change_again_and_again_under_load(robot, start, image):
@@ -253,7 +254,7 @@ def test_parameters_change_again_and_again_under_load(robot, start, image):
             parameter = Parameter(name=name, value=ParameterValue(**{"type": kind, field: choices[number % 2]}))
             request = SetParameters.Request(parameters=[parameter])
             assert robot.call(SetParameters, f"{node.name}/set_parameters", request).results[0].successful
-    assert {robot.result(answer).error_code for answer in answers} == {Ask.Response.ERROR_NONE}
+    assert {robot.result(answer).answer.error_code for answer in answers} == {Answer.ERROR_NONE}
     robot.wait(lambda: node.memory[-1].token_budget == 900 and node.memory[-1].tokens > 100)
     timer.cancel()
     assert all(state.tokens <= state.token_budget for state in node.memory)
@@ -268,7 +269,7 @@ def test_deactivation_and_shutdown_end_running_and_waiting_goals(robot, slow, tr
     for handle in (running, waiting):
         response = finished(robot, handle)
         assert response.status == GoalStatus.STATUS_ABORTED
-        assert response.result.error_code == AskStream.Result.ERROR_CANCELLED
+        assert response.result.answer.error_code == Answer.ERROR_CANCELLED
 
 
 def test_shutting_the_process_down_ends_goals_with_a_result(robot, slow):
@@ -276,7 +277,7 @@ def test_shutting_the_process_down_ends_goals_with_a_result(robot, slow):
     result = robot.begin(handle.get_result_async)
     slow.process.send_signal(signal.SIGTERM)
     response = robot.result(result)
-    assert response.result.error_code == AskStream.Result.ERROR_CANCELLED
+    assert response.result.answer.error_code == Answer.ERROR_CANCELLED
     assert slow.wait() == 0
 
 
@@ -290,8 +291,8 @@ def test_shutting_down_does_not_wait_for_an_operation_that_takes_minutes(robot, 
     result = robot.begin(handle.get_result_async)
     robot.wait(lambda: len(said) > 1)
     node.process.send_signal(signal.SIGTERM)
-    response = robot.result(result).result
-    assert response.error_code == AskStream.Result.ERROR_CANCELLED and "cancelled" in response.error_msg
+    answer = robot.result(result).result.answer
+    assert answer.error_code == Answer.ERROR_CANCELLED and "cancelled" in answer.error_msg
     assert node.wait() == 0
 
 
@@ -329,6 +330,6 @@ def test_a_client_that_is_killed_in_mid_goal_harms_nobody_and_its_goal_ends(robo
     assert victim.stdout.readline() == b"said\n"
     victim.kill()
     victim.wait()
-    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1))
-    assert answer.error_code == Ask.Response.ERROR_NONE and node.alive
-    assert "there is no client of the action any more" in node.log
+    answer = robot.call(Ask, f"{node.name}/ask", Ask.Request(question="Still there?", max_new_tokens=1)).answer
+    assert answer.error_code == Answer.ERROR_NONE and node.alive
+    assert "no client of the action is left" in node.log

@@ -1,4 +1,4 @@
-"""The life of the node: its transitions, what survives them, and how its process ends."""
+"""The lifecycle of the node: its transitions, what survives them, and how its process ends."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.srv import ChangeState, GetState
 from node_calls import QUIET, ask, change, set_parameter, statuses
-from penguin_vl.srv import Ask
+from penguin_vl.msg import Answer
 from std_srvs.srv import Trigger
 
 
-def test_cycles_of_its_life_leave_nothing_behind(robot, start, image):
+def test_lifecycle_cycles_leave_nothing_behind(robot, start, image):
     node = start(autostart=False, **QUIET)
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
     assert not robot.call(Trigger, f"{node.name}/clear_memory").success
     threads, subscriptions, files, resident = set(), set(), [], []
     for cycle in range(20):
         assert change(robot, node, Transition.TRANSITION_CONFIGURE)
-        assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+        assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
         assert change(robot, node, Transition.TRANSITION_ACTIVATE)
         if cycle in (0, 19):
             robot.publish(node.topic, image(1.0 + cycle))
@@ -49,7 +49,7 @@ def test_memory_survives_deactivation(robot, start, image):
     robot.show(node, image(1.0))
     assert ask(robot, node).error_code == 0
     assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NOT_LOADED
+    assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
     assert change(robot, node, Transition.TRANSITION_ACTIVATE)
     assert ask(robot, node).frames_used == 1
 
@@ -67,7 +67,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_rea
 def test_a_configuration_that_fails_leaves_no_topics(robot, start):
     node = start(autostart=False, image_topics=["a b"])
     assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
-    assert "'a b' names no camera" in node.log
+    assert "'a b' is not a valid topic name" in node.log
     topics = dict(robot.node.get_publisher_names_and_types_by_node("penguin", node.name[:-8]))
     assert "/diagnostics" in topics and f"{node.name}/captions" not in topics
 
@@ -75,13 +75,48 @@ def test_a_configuration_that_fails_leaves_no_topics(robot, start):
 def test_one_topic_under_two_names_is_refused(robot, start):
     node = start(image_topics=["~/image", "penguin/image"])
     assert node.wait() == 1
-    assert f"{node.name}/image, {node.name}/image in full, it must name each topic once" in node.log
+    assert f"image_topics resolves to {node.name}/image, {node.name}/image; it must name each topic once" in node.log
 
 
 def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
     node = start({"load_s": 600})
     robot.wait(lambda: "is being loaded" in node.log)
     assert node.stop() == 0
+
+
+def test_while_the_model_loads_the_node_answers_everything(robot, start):
+    node = start({"load_s": 600}, autostart=False)
+    client = robot.node.create_client(ChangeState, f"{node.name}/change_state")
+    assert client.wait_for_service(robot.patience_s)
+    configure = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    configuring = client.call_async(configure)
+    robot.wait(lambda: "is being loaded" in node.log)
+    answer = ask(robot, node)
+    assert (answer.error_code, answer.error_msg) == (
+        Answer.ERROR_NOT_LOADED,
+        "the node is loading its model; ask again when it is active",
+    )
+    assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
+    robot.wait(lambda: [s for s in statuses(robot, node.name) if s.message == "the node is loading"])
+    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)  # one load at a time
+    refused = set_parameter(robot, node, "model", "other")
+    assert not refused.successful and "only while the node is unconfigured" in refused.reason
+    assert change(robot, node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    answer = ask(robot, node)
+    assert (answer.error_code, answer.error_msg) == (
+        Answer.ERROR_NOT_LOADED,
+        "the node is finalized; start it again",
+    )
+    assert not configuring.done()
+
+
+def test_a_transition_that_is_not_possible_is_refused_and_the_node_continues(robot, start):
+    node = start(autostart=False)
+    assert not change(robot, node, Transition.TRANSITION_ACTIVATE)
+    assert not change(robot, node, 200)
+    assert ask(robot, node).error_msg == "the node is unconfigured; configure and activate it"
+    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert ask(robot, node).error_msg == "the node is inactive; activate it"
 
 
 def test_an_automatic_start_that_fails_ends_the_process(robot, start):

@@ -81,5 +81,5 @@ def test_a_robot_with_what_the_guide_installs(exported):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        "onnx - keyframe.policy is 'reference', which needs torch: pip install torch, or take novelty\n"
+        "onnx - keyframe.policy is 'reference', which needs torch; pip install torch, or set novelty\n"
     )

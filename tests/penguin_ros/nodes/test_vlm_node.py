@@ -2,14 +2,14 @@
 
 import array
 import io
+import time
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from node_calls import QUIET, ask, seen, set_parameter, statuses
-from penguin_vl.msg import GroundedCaption, MemoryState
-from penguin_vl.srv import Ask
+from penguin_vl.msg import Answer, GroundedCaption, MemoryState
 from PIL import Image as Picture
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -20,7 +20,7 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     node = start()
     captions, memory = (
         robot.hear(GroundedCaption, f"{node.name}/captions"),
-        robot.hear(MemoryState, f"{node.name}/memory"),
+        robot.hear(MemoryState, f"{node.name}/memory{node.topic}"),
     )
     overlays = robot.hear(CompressedImage, f"{node.name}/annotated/compressed")
     robot.publish(node.topic, image(12.5, frame_id="left_eye"))
@@ -66,8 +66,8 @@ def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, 
     for second in range(1, 6):
         robot.show(node, image(second))
     answer = ask(robot, node, max_new_tokens=9)
-    assert answer.error_code == Ask.Response.ERROR_NONE and answer.error_msg == ""
-    assert answer.answer.startswith("A red") and answer.generated_tokens == 9 and answer.malformed_boxes <= 1
+    assert answer.error_code == Answer.ERROR_NONE and answer.error_msg == ""
+    assert answer.text.startswith("A red") and answer.generated_tokens == 9 and answer.malformed_boxes <= 1
     assert answer.camera == node.topic and answer.frames_used == 5 and answer.header.frame_id == "optical"
     assert answer.prompt_tokens > answer.visual_tokens == 6 * answer.frames_used
     assert answer.total_s >= answer.first_token_s > 0 and answer.queue_s >= 0
@@ -76,19 +76,19 @@ def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, 
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [
-        ({"question": " "}, Ask.Response.ERROR_BAD_REQUEST, "question is empty"),
-        ({"question": "a <image> b"}, Ask.Response.ERROR_BAD_REQUEST, "image"),
-        ({"horizon_s": -1.0}, Ask.Response.ERROR_BAD_REQUEST, "horizon is -1"),
-        ({"horizon_s": float("nan")}, Ask.Response.ERROR_BAD_REQUEST, "horizon is nan"),
-        ({"max_new_tokens": 4_000_000_000}, Ask.Response.ERROR_BAD_REQUEST, "more than the"),
-        ({"cameras": ["/nowhere"]}, Ask.Response.ERROR_UNKNOWN_CAMERA, "'/nowhere' is not watched"),
-        ({"cameras": ["a b"]}, Ask.Response.ERROR_UNKNOWN_CAMERA, "names no camera"),
-        ({}, Ask.Response.ERROR_NO_FRAMES, "has been seen yet"),
+        ({"question": " "}, Answer.ERROR_BAD_REQUEST, "question is empty"),
+        ({"question": "a <image> b"}, Answer.ERROR_BAD_REQUEST, "image"),
+        ({"horizon_s": -1.0}, Answer.ERROR_BAD_REQUEST, "horizon_s is -1"),
+        ({"horizon_s": float("nan")}, Answer.ERROR_BAD_REQUEST, "horizon_s is nan"),
+        ({"max_new_tokens": 4_000_000_000}, Answer.ERROR_BAD_REQUEST, "more than the"),
+        ({"cameras": ["/nowhere"]}, Answer.ERROR_UNKNOWN_CAMERA, "camera '/nowhere' is not configured"),
+        ({"cameras": ["a b"]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
+        ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
 def test_what_is_wrong_with_a_question_is_told(robot, shared_node, fields, code, words):
     answer = ask(robot, shared_node, **{"question": "What?", **fields})
-    assert (answer.error_code, answer.answer) == (code, "") and words in answer.error_msg
+    assert (answer.error_code, answer.text) == (code, "") and words in answer.error_msg
 
 
 def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, start, image):
@@ -97,9 +97,9 @@ def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, s
     robot.show(node, image(1.0))
     for _ in range(2):
         answer = ask(robot, node)
-        assert (answer.error_code, answer.error_msg) == (Ask.Response.ERROR_INTERNAL, "RuntimeError: boom")
+        assert (answer.error_code, answer.error_msg) == (Answer.ERROR_INTERNAL, "RuntimeError: boom")
     robot.wait(lambda: "a question failed: RuntimeError: boom\nTraceback" in node.log)
-    assert ask(robot, node, max_new_tokens=2).error_code == Ask.Response.ERROR_NONE
+    assert ask(robot, node, max_new_tokens=2).error_code == Answer.ERROR_NONE
 
 
 def test_an_exception_for_which_nobody_waits_is_in_the_log_and_the_diagnostics(robot, start, image):
@@ -109,7 +109,7 @@ def test_an_exception_for_which_nobody_waits_is_in_the_log_and_the_diagnostics(r
     robot.wait(lambda: "prefilling frames: RuntimeError: boom" in node.log)
     status = robot.wait(lambda: [s for s in statuses(robot, node.name) if "unexpected errors" in s.message])[0]
     assert status.level > b"\x00" and "boom" in status.message
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NO_FRAMES  # the camera begins anew
+    assert ask(robot, node).error_code == Answer.ERROR_NO_FRAMES  # the camera begins anew
 
 
 def test_bad_images_are_counted_and_the_next_good_one_is_served(robot, start, image):
@@ -165,8 +165,8 @@ def test_clear_memory(robot, start, image):
     robot.show(node, image(1.0))
     assert ask(robot, node).error_code == 0
     cleared = robot.call(Trigger, f"{node.name}/clear_memory")
-    assert (cleared.success, cleared.message) == (True, "1 frames forgotten")
-    assert ask(robot, node).error_code == Ask.Response.ERROR_NO_FRAMES
+    assert (cleared.success, cleared.message) == (True, "1 frames cleared")
+    assert ask(robot, node).error_code == Answer.ERROR_NO_FRAMES
     state = robot.wait(lambda: node.memory[-1].clears == 1 and node.memory[-1])
     assert (state.camera, list(state.frames), state.tokens) == (node.topic, [], 0)
 
@@ -179,6 +179,8 @@ def test_images_without_a_stamp_get_the_time_of_their_arrival_and_a_warning(robo
     assert robot.wait(lambda: ask(robot, node).frames_used == 2)
     status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["unstamped"] == "2" and s)
     assert "2 images had no stamp" in status.message
+    header = ask(robot, node).header  # carries the time of arrival
+    assert abs(header.stamp.sec - time.time()) < 600 and header.frame_id == "optical"
 
 
 def test_simulated_time_is_honoured(robot, start, image):
@@ -194,7 +196,7 @@ def test_simulated_time_is_honoured(robot, start, image):
     )
     robot.publish(node.topic, image(98.0))
     assert robot.wait(lambda: captions)[0].frame_age_s == pytest.approx(2.5)
-    memory = robot.hear(MemoryState, f"{node.name}/memory")
+    memory = robot.hear(MemoryState, f"{node.name}/memory{node.topic}")
     robot.publish(node.topic, image(0, value=255))  # without a stamp: it gets the time of its arrival
     stamp = robot.wait(lambda: [m for m in memory if len(m.frames) == 2])[0].frames[-1].stamp
     assert (stamp.sec, stamp.nanosec) == (100, 5 * 10**8)
@@ -206,7 +208,7 @@ def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
     captions = robot.hear(GroundedCaption, f"{node.name}/captions")
     robot.publish(node.topic, image(1.0))
     robot.wait(lambda: captions)
-    assert ask(robot, node, max_new_tokens=3).error_code == Ask.Response.ERROR_NONE
+    assert ask(robot, node, max_new_tokens=3).error_code == Answer.ERROR_NONE
 
     def newest(level):
         for status in statuses(robot, node.name)[:1]:

@@ -1,4 +1,4 @@
-"""The node's parameters: described, checked, and changed while it works."""
+"""The node's parameters: described, validated, and changed at run time."""
 
 import array
 
@@ -11,7 +11,7 @@ from penguin_vl.msg import GroundedCaption, MemoryFrame
 from rcl_interfaces.srv import DescribeParameters
 
 
-def test_every_parameter_is_described_and_ranges_are_told(robot, shared_node):
+def test_every_parameter_has_a_description_and_its_range(robot, shared_node):
     from penguin_ros.settings import SETTINGS
 
     request = DescribeParameters.Request(names=[s.name for s in SETTINGS])
@@ -37,14 +37,15 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
 
     for name, value, words in (
         ("token_budget", 3, "out of range"),
-        ("token_budget", 900_000, "there is room for"),
-        ("caption.prompt", " ", "some words"),
+        ("token_budget", 900_000, "more than the"),
+        ("caption.prompt", " ", "it must be non-empty"),
         ("caption.prompt", "<image>", "image"),
         ("keyframe.policy", "none", "novelty, reference"),
         ("keyframe.threshold", 300.0, "out of range"),
         ("sample_rate_hz", -1.0, "out of range"),
         ("image_reliability", "best_effort", "clean it up first"),
         ("model", "other", "clean it up first"),
+        ("autostart", False, "read-only"),
     ):
         result = set_parameter(robot, node, name, value)
         assert not result.successful and words in result.reason, (name, result.reason)
@@ -52,7 +53,7 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
 
 
 def test_prompt_period_and_thresholds_can_change(robot, start, image):
-    node = start({"text": ""}, **QUIET)  # says what it is asked
+    node = start({"text": ""}, **QUIET)  # repeats the question
     captions = robot.hear(GroundedCaption, f"{node.name}/captions")
 
     def show(second, lit=False):

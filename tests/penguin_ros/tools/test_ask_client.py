@@ -12,8 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from builtin_interfaces.msg import Time
-from penguin_vl.action import AskStream
-from penguin_vl.msg import GroundedObject, TimeRange
+from penguin_vl.msg import Answer, GroundedObject, TimeRange
 
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.convert import answer_dict
@@ -55,13 +54,13 @@ def test_the_answer_and_what_it_points_at(robot, start, image):
 def test_programs_get_the_fields_that_an_answer_without_a_node_has():
     objects = [GroundedObject(label="cube", x_max_px=9.0, score=score) for score in (0.25, float("nan"))]
     spans = [TimeRange(start=Time(sec=2), end=Time(sec=3, nanosec=500_000_000))]
-    result = answer_dict(AskStream.Result(objects=objects, time_ranges=spans))
+    result = answer_dict(Answer(objects=objects, time_ranges=spans))
     assert [found["score"] for found in result["objects"]] == [0.25, None]
     assert result["time_ranges"] == [{"start_s": 2.0, "end_s": 3.5}]
 
 
 def test_an_answer_whose_pieces_got_lost_is_told_again(monkeypatch, capsys):
-    result = answer_dict(AskStream.Result(answer="A red cube. And a ball."))
+    result = answer_dict(Answer(text="A red cube. And a ball."))
 
     def ask_node(node, question, cameras, horizon_s, max_new_tokens, on_text):
         for piece in lost:
@@ -80,7 +79,7 @@ def test_an_answer_whose_pieces_got_lost_is_told_again(monkeypatch, capsys):
 def test_errors_of_the_node_are_one_line(shared_node, robot):
     for args, words in (
         (["What?"], "has been seen yet"),
-        (["What?", "--camera", "/x"], "'/x' is not watched"),
+        (["What?", "--camera", "/x"], "camera '/x' is not configured"),
         ([" "], "the question is empty"),
     ):
         code, _, err = finished(penguin_vl("ask", "--node", "/shared/penguin", *args))
@@ -89,7 +88,7 @@ def test_errors_of_the_node_are_one_line(shared_node, robot):
 
 def test_what_cannot_be_the_name_of_a_node(domain):
     code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
-    assert code == 1 and err.splitlines()[-1] == "error: 'my robot' cannot be the name of a node; an example: /penguin"
+    assert code == 1 and err.splitlines()[-1] == "error: 'my robot' is not a valid node name; an example is /penguin"
 
 
 def test_ctrl_c_cancels_the_answer(robot, start, image):

@@ -79,8 +79,8 @@ def test_it_loops_until_it_is_stopped(robot, bag, replay):
     [
         (["--topic", "/words"], "is std_msgs/msg/String, not an image"),
         (["--topic", "/none"], "has no topic /none"),
-        (["--start", "99"], "no image comes after a start at 99.0 s"),
-        (["--wait", "0.1"], "nobody subscribed to /a/image, /b/compressed within 0.1 s"),
+        (["--start", "99"], "there is no image after 99.0 s"),
+        (["--wait", "0.1"], "/a/image, /b/compressed got no subscriber within 0.1 s"),
     ],
 )
 def test_what_cannot_be_played_is_one_line(domain, bag, replay, args, words):

@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from penguin_models.types import Size
-from penguin_tabletop.timeline import LiveTabletop
+from penguin_tabletop.clips.timeline import LiveTabletop
 
 SEED = 7
 

@@ -1,13 +1,10 @@
-"""Annotation files: what is a sample, in which order its pictures come, and what is not one."""
+"""Annotation files: valid samples and the order of their media, and errors of invalid ones."""
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from penguin_models.errors import DataError
-from penguin_training.data import annotations
 from penguin_training.data.annotations import AnnotationFile, parse_annotation
 
 
@@ -15,7 +12,7 @@ def parse(raw, root):
     return parse_annotation(raw, root, "file:1")
 
 
-def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation):
+def test_media_are_in_the_order_of_their_placeholders(tmp_path, conversation):
     raw = {
         "id": 7,
         "image": ["a.png", "b.png"],
@@ -24,26 +21,26 @@ def test_pictures_come_in_the_order_of_their_placeholders(tmp_path, conversation
     }
     sample = parse(raw, tmp_path)
     assert sample.id == "7"
-    assert [(p.path.name, p.is_clip) for p in sample.pictures] == [("a.png", False), ("c", True), ("b.png", False)]
+    assert [(p.path.name, p.is_clip) for p in sample.media] == [("a.png", False), ("c", True), ("b.png", False)]
     content = sample.messages[0]["content"]
     assert [part["type"] for part in content] == ["image", "video", "text", "image", "text"]
     assert content[2]["text"] == "and " and content[4]["text"] == "?"
     assert sample.messages[1] == {"role": "assistant", "content": "Yes."}
 
 
-def test_a_sample_without_conversation_feeds_the_encoder_alone(tmp_path):
+def test_a_sample_without_a_conversation_is_only_for_the_encoder(tmp_path):
     sample = parse({"image": "chart.png"}, tmp_path)
-    assert sample.id == "file:1" and not sample.has_text and len(sample.pictures) == 1
+    assert sample.id == "file:1" and not sample.has_text and len(sample.media) == 1
     assert not parse({"image": "chart.png", "conversations": []}, tmp_path).has_text
     assert parse({"text": "words"}, tmp_path).has_text
 
 
-def test_any_id_can_be_shown(tmp_path):
+def test_an_id_with_a_lone_surrogate_can_be_printed(tmp_path):
     assert parse({"id": "half \udc80", "text": "words"}, tmp_path).id == "half \\udc80"
 
 
-def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
-    """As tables have it, which give every sample every column."""
+def test_null_counts_as_absent(tmp_path, conversation):
+    """Tables give every sample every column."""
     nothing = dict.fromkeys(("id", "image", "video", "conversations", "text", "independent_turns"))
     said = conversation("What?", "A cup.")
     for raw in ({"text": "words"}, {"image": "x.png"}, {"conversations": said}):
@@ -54,16 +51,16 @@ def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
     ("raw", "message"),
     [
         ([1], "must be an object"),
-        ({"id": 1}, "neither pictures nor conversations nor text"),
-        ({"text": " "}, "text must be a string with something in it"),
-        ({"text": "a", "image": "b"}, "a sample with text has no pictures"),
-        ({"text": "bad \udc80"}, r"text is not valid Unicode \(character 4: '.udc80'\); mend it"),
+        ({"id": 1}, "neither media nor conversations nor text"),
+        ({"text": " "}, "text must be a string that is not blank"),
+        ({"text": "a", "image": "b"}, "a sample with text cannot have media"),
+        ({"text": "bad \udc80"}, r"text is not valid Unicode \(character 4: '.udc80'\); fix it"),
         ({"image": "\ud800.png"}, "image is not valid Unicode"),
         ({"conversations": [{"from": "gpt", "value": "\udc80"}]}, "a turn's value is not valid Unicode"),
         ({"image": [3]}, "image must be a path or a list of paths"),
         ({"conversations": "x"}, "must be a list of turns"),
-        ({"conversations": []}, "neither pictures nor conversations nor text"),
-        ({"text": None, "conversations": [], "independent_turns": 1}, "neither pictures nor conversations nor text"),
+        ({"conversations": []}, "neither media nor conversations nor text"),
+        ({"text": None, "conversations": [], "independent_turns": 1}, "neither media nor conversations nor text"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, "must have a 'from' among human, user"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "must have a 'from' among human, user"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no turn from 'gpt'"),
@@ -76,12 +73,12 @@ def test_null_is_as_if_it_were_not_there(tmp_path, conversation):
         ),
     ],
 )
-def test_what_is_no_sample(tmp_path, raw, message):
+def test_invalid_samples_are_refused(tmp_path, raw, message):
     with pytest.raises(DataError, match=message):
         parse(raw, tmp_path)
 
 
-def test_lines_are_read_when_asked_for(tmp_path, jsonl):
+def test_lines_are_read_on_access_and_blank_ones_are_skipped(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"id": f"é{i}", "text": "x" * i + "y"} for i in range(5)])
     path.write_text("\n  \n" + path.read_text() + "{broken\n")
     file = AnnotationFile(path)
@@ -90,25 +87,6 @@ def test_lines_are_read_when_asked_for(tmp_path, jsonl):
     with pytest.raises(DataError, match="not JSON"):
         file[5]
     assert file.name(5) == "a.jsonl:6"
-
-
-@given(
-    lines=st.lists(st.sampled_from(["", " ", "\t", "a", " b ", "long line"]), max_size=12),
-    block=st.integers(1, 9),
-    end=st.booleans(),
-)
-def test_lines_are_found_whatever_the_block_size(tmp_path_factory, lines, block, end):
-    text = "\n".join(lines) + ("\n" if end else "")
-    path = tmp_path_factory.mktemp("lines") / "x.jsonl"
-    path.write_text(text)
-    before = annotations._BLOCK_BYTES
-    annotations._BLOCK_BYTES = block
-    try:
-        offsets = annotations._line_offsets(path)
-    finally:
-        annotations._BLOCK_BYTES = before
-    data = text.encode()
-    assert [data[o:].split(b"\n")[0].decode() for o in offsets] == [line for line in lines if line.strip()]
 
 
 def test_a_json_list_and_its_errors(tmp_path):
@@ -124,7 +102,7 @@ def test_a_json_list_and_its_errors(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
-def test_what_is_no_object_is_named_whatever_is_chosen(tmp_path, ending):
+def test_only_does_not_hide_samples_that_are_not_objects(tmp_path, ending):
     rows = ["[1, 2]", '"words"', "null", '{"text": "a", "family": "a"}']
     path = tmp_path / f"a.{ending}"
     path.write_text("\n".join(rows) if ending == "jsonl" else f"[{','.join(rows)}]")
@@ -135,7 +113,7 @@ def test_what_is_no_object_is_named_whatever_is_chosen(tmp_path, ending):
             file[row]
 
 
-def test_json_nested_too_deep_is_no_json(tmp_path):
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
     deep = "[" * 200_000
     (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{deep}\n')
     with pytest.raises(DataError, match="not JSON: maximum recursion"):
@@ -146,7 +124,7 @@ def test_json_nested_too_deep_is_no_json(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
-def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
+def test_samples_can_be_selected_by_their_fields(tmp_path, jsonl, ending):
     rows = [{"text": str(i), "family": "ab"[i % 2], "split": "xyz"[i % 3]} for i in range(6)]
     path = jsonl(tmp_path / "a.jsonl", rows)
     if ending == "json":
@@ -158,17 +136,17 @@ def test_samples_can_be_chosen_by_their_fields(tmp_path, jsonl, ending):
         AnnotationFile(path, only={"family": ["c"]})
 
 
-def test_conversations_can_be_left_out(tmp_path, jsonl):
+def test_conversations_can_be_ignored(tmp_path, jsonl):
     turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup."}]
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png", "conversations": turns}, {"text": "A cup."}])
     assert AnnotationFile(path)[0].has_text and AnnotationFile(path)[1].has_text
     file = AnnotationFile(path, conversations=False)
-    assert not file[0].has_text and file[0].pictures[0].path == tmp_path / "x.png"
-    with pytest.raises(DataError, match="neither pictures nor conversations nor text"):
+    assert not file[0].has_text and file[0].media[0].path == tmp_path / "x.png"
+    with pytest.raises(DataError, match="neither media nor conversations nor text"):
         file[1]
 
 
 def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png"}])
-    assert AnnotationFile(path)[0].pictures[0].path == tmp_path / "x.png"
-    assert AnnotationFile(path, tmp_path / "root")[0].pictures[0].path == tmp_path / "root" / "x.png"
+    assert AnnotationFile(path)[0].media[0].path == tmp_path / "x.png"
+    assert AnnotationFile(path, tmp_path / "root")[0].media[0].path == tmp_path / "root" / "x.png"

@@ -1,4 +1,4 @@
-"""A folder of frames is a clip: its times, its sampling, and what can be wrong with it."""
+"""A folder of frames as a clip: its times, its sampling and its errors."""
 
 import numpy as np
 import pytest
@@ -26,17 +26,17 @@ def test_all_frames_with_their_times(folder):
         assert [(f.time_s, int(f.rgb[0, 0, 0])) for f in clip] == [(0.0, 0), (0.4, 1), (1.0, 2)]
 
 
-def test_frames_are_taken_at_the_rate_that_is_asked_for(folder):
+def test_frames_are_sampled_at_the_requested_rate(folder):
     path = folder([5 + 0.25 * i for i in range(12)])
     assert [f.time_s for f in FrameFolder(path, fps=1)] == [5, 6, 7]
     assert [f.time_s for f in FrameFolder(path, fps=2)] == [5, 5.5, 6, 6.5, 7, 7.5]
     assert [f.time_s for f in FrameFolder(path, fps=4, max_frames=3)] == [5, 6.25, 7.75]
 
 
-def test_what_is_missing(tmp_path, folder):
+def test_missing_and_broken_frames_are_reported(tmp_path, folder):
     with pytest.raises(MediaError, match="is not a folder of frames"):
         FrameFolder(tmp_path / "none")
-    with pytest.raises(MediaError, match="holds no frames named for their milliseconds"):
+    with pytest.raises(MediaError, match="holds no frames named by their milliseconds"):
         FrameFolder(tmp_path)
     path = folder([0, 1])
     with pytest.raises(MediaError, match="fps 0"):

@@ -1,4 +1,4 @@
-"""The length index: it gives back what was measured, names what cannot be used, and fits one file and one stage."""
+"""The length index: returns what was measured, reports unusable samples, and fits one file and one stage."""
 
 import shutil
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from penguin_models.errors import DataError
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.length_index import build_index, index_path, load_index
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.settings.data import DataFile, DataSettings
 
 
@@ -20,12 +20,12 @@ def reader(processor):
 
 @pytest.fixture
 def file(drawn, tmp_path):
-    """A file of its own that names the drawn pictures."""
+    """A copy of the file that refers to the drawn images."""
     return AnnotationFile(shutil.copy(drawn / "everything.jsonl", tmp_path / "everything.jsonl"), drawn)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_gives_back_what_was_measured(file, reader, workers):
+def test_it_returns_what_was_measured(file, reader, workers):
     calls = []
     path = build_index(file, reader, workers, lambda: calls.append(1))
     assert path == index_path(file, reader) and len(calls) == len(file)
@@ -35,7 +35,7 @@ def test_it_gives_back_what_was_measured(file, reader, workers):
     np.testing.assert_array_equal(index.packed_sizes(), [m.size for m in measured])
 
 
-def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
+def test_unusable_samples_are_reported(drawn, tmp_path, reader, jsonl):
     rows = [{"id": "good", "text": "x"}, {"id": "gone", "image": "none.png"}, {"text": 3}, {"id": 4, "text": 3}]
     file = AnnotationFile(jsonl(tmp_path / "bad.jsonl", rows))
     build_index(file, reader)
@@ -46,7 +46,7 @@ def test_what_cannot_be_used_is_named(drawn, tmp_path, reader, jsonl):
     assert index.unusable[3][0] == "4"
 
 
-def test_only_what_could_not_be_used_is_measured_again(drawn, tmp_path, reader, jsonl):
+def test_only_unusable_samples_are_measured_again(drawn, tmp_path, reader, jsonl):
     picture = (drawn / "images/0.png").read_bytes()
     (tmp_path / "0.png").write_bytes(picture)
     rows = [{"id": name, "image": f"{name}.png"} for name in ("0", "back", "gone", "too")]
@@ -63,7 +63,7 @@ def test_only_what_could_not_be_used_is_measured_again(drawn, tmp_path, reader, 
     assert index.packed_sizes().tolist() == [index[0].size, index[0].size, 0, index[0].size]
 
 
-def test_where_it_cannot_be_written_nothing_is_measured(file, reader):
+def test_nothing_is_measured_if_the_index_cannot_be_written(file, reader):
     path = index_path(file, reader)
     path.with_name(f".{path.name}.partial").mkdir()
     calls = []
@@ -72,8 +72,8 @@ def test_where_it_cannot_be_written_nothing_is_measured(file, reader):
     assert not calls
 
 
-def test_it_fits_one_file(file, reader):
-    with pytest.raises(DataError, match=r"no length index .*; make it with `penguin-vl prepare lengths"):
+def test_an_index_belongs_to_one_file(file, reader):
+    with pytest.raises(DataError, match=r"no length index .*; run `penguin-vl prepare lengths"):
         load_index(file, reader)
     build_index(file, reader)
     lines = file.path.read_text().splitlines()
@@ -83,13 +83,13 @@ def test_it_fits_one_file(file, reader):
         load_index(file, reader)
 
 
-def test_it_fits_one_stage(file, reader):
+def test_an_index_belongs_to_the_settings_that_lengths_depend_on(file, reader):
     paths = {index_path(file, reader)}
     data = reader.data
     for other in (
         replace(reader, max_visual_tokens=64),
         replace(reader, max_tokens=1024),
-        replace(reader, sees=False),
+        replace(reader, multimodal=False),
         replace(reader, data=replace(data, fps=1.0)),
         replace(reader, data=replace(data, key_frames="reference")),
         replace(reader, data=replace(data, sizes="reference")),

@@ -1,4 +1,4 @@
-"""Streams: every sample once a pass, whatever the number of readers, and a stopped run goes on with the next one."""
+"""Streams: every sample once per epoch for any number of readers, and a stopped run resumes with the next one."""
 
 import gzip
 import json
@@ -6,13 +6,12 @@ from collections import Counter
 
 import pytest
 
-from penguin_models.errors import DataError, TrainingError
+from penguin_models.errors import DataError, SettingError, TrainingError
+from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed import Position, StreamedData
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.dry_run import dry_run
 from penguin_training.run.loop import train
-from penguin_training.run.setup import make_reader
-from penguin_training.run.training_state import Progress, states
-from penguin_training.settings.blueprint import make_blueprint
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def open_stream(parse):
 
 
 def texts(batches, data):
-    """How often each text of a stream was shown."""
+    """Counts how often each text of a stream was shown."""
     shown = Counter()
     for batch in batches:
         for sample in batch.ids.split(list(batch.lengths)):
@@ -40,7 +39,7 @@ def texts(batches, data):
 
 
 @pytest.mark.parametrize("readers", [1, 3])
-def test_a_pass_shows_each_sample_once(streamed, open_stream, drawn, readers):
+def test_an_epoch_shows_each_sample_once(streamed, open_stream, drawn, readers):
     streamed["data"]["files"] = [{"path": "text.jsonl"}]
     data = open_stream(streamed)
     batches = []
@@ -53,7 +52,7 @@ def test_a_pass_shows_each_sample_once(streamed, open_stream, drawn, readers):
     assert texts(batches, data) == expected
 
 
-def test_the_next_pass_has_another_order(streamed, open_stream):
+def test_the_next_epoch_has_another_order(streamed, open_stream):
     data = open_stream(streamed)
     passes = {0: [], 1: []}
     for batch in data.micro_batches(Position(0), 1):
@@ -64,7 +63,7 @@ def test_the_next_pass_has_another_order(streamed, open_stream):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_with_the_next_micro_batch(streamed, start, losses, tmp_path, workers):
+def test_a_stopped_run_resumes_with_the_next_micro_batch(streamed, start, losses, tmp_path, workers):
     streamed["data"]["workers"] = workers
     streamed["schedule"] = {"steps": 5}
     streamed["budgets"]["micro_batches"] = 1
@@ -77,39 +76,24 @@ def test_a_stopped_run_goes_on_with_the_next_micro_batch(streamed, start, losses
     train(resumed)
     assert losses(resumed) == losses(whole) and losses(whole, "epoch") == [0, 0.2, 0.4, 0.6, 0.8]
     streamed["data"]["workers"] = 3
-    with pytest.raises(TrainingError, match=rf"data\.workers was {workers}, is 3\. Set them back"):
+    with pytest.raises(TrainingError, match=rf"data\.workers was {workers}, is 3\. Change them back"):
         start(streamed, resume=True)
 
 
-def test_a_state_that_does_not_say_how_many_workers_it_had(streamed, start):
-    """Its readers' positions do: none of them is left out."""
-    streamed["data"]["workers"] = 0
-    streamed["schedule"] = {"steps": 5}
-    run = start(streamed)
-    train(run, stop_at=3)
-    file = states(run.output)[-1] / "trainer" / "settings.json"
-    known = json.loads(file.read_text())
-    del known["data.workers"]
-    file.write_text(json.dumps(known))
-    streamed["data"]["workers"] = 2
-    with pytest.raises(TrainingError, match=r"stopped with data\.workers 1, it is 2 now; set it back"):
-        train(start(streamed, resume=True))
-
-
-def test_what_cannot_be_used_is_left_out_and_named(streamed, open_stream, drawn, jsonl, tmp_path):
+def test_unusable_samples_are_left_out_and_reported(streamed, open_stream, drawn, jsonl, tmp_path):
     rows = [{"id": "a", "text": "red"}, {"id": "gone", "image": "none.png"}, {"id": "b", "text": "blue"}]
     rows.append({"id": "empty", "text": " "})
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
     jsonl(tmp_path / "x.jsonl", rows)
     data = open_stream(streamed)
-    batch = data.first()
+    batch = data.sample_batch()
     assert batch.samples == 2 and [name for name, _ in batch.unusable] == ["gone", "empty"]
     streamed["data"]["files"] = [{"path": "x.jsonl", "only": {"id": ["b"]}}]
-    assert open_stream(streamed).first().samples == 1
+    assert open_stream(streamed).sample_batch().samples == 1
 
 
-def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp_path):
-    """As in a file with an index: blank lines are not counted, and `only` lets such lines through to be named."""
+def test_a_line_that_is_not_json_is_left_out_and_reported(streamed, open_stream, tmp_path):
+    """As with an index: blank lines are not counted, and `only` does not hide such lines."""
     good, other = '{"id": "a", "text": "red", "family": "f"}', '{"text": "a\u2028b", "family": "f"}'
     lines = [good, "", "{broken", other, '{"text": "half', "[1]", '{"text": "no", "family": "g"}']
     text = "\n".join(lines).encode() + b"\n"
@@ -118,7 +102,7 @@ def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp
     streamed["data"] |= {"root": str(tmp_path)}
     for name, places in (("x.jsonl", (2, 4, 7)), ("x.jsonl.gz", (2, 4))):
         streamed["data"]["files"] = [{"path": name, "only": {"family": ["f"]}}]
-        batch = open_stream(streamed).first()
+        batch = open_stream(streamed).sample_batch()
         assert batch.samples == 2
         assert [who for who, _ in batch.unusable] == [f"{name}:{place}" for place in sorted((*places, 5))]
         why = [reason for place, reason in batch.unusable if not place.endswith(":5")]
@@ -126,21 +110,21 @@ def test_a_line_that_is_no_json_is_left_out_and_named(streamed, open_stream, tmp
         assert "must be an object, not [1]" in dict(batch.unusable)[f"{name}:5"]
 
 
-def test_a_dry_run_wants_one_sample_of_a_stream(streamed, parse, tmp_path):
+def test_a_dry_run_needs_one_sample_of_a_stream(streamed, parse, tmp_path):
     (tmp_path / "x.jsonl").write_text("no JSON\n" * 3)
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
     with pytest.raises(DataError, match=r"no sample of the first micro-batch can be read; for example x\.jsonl:1: not"):
         dry_run(parse(streamed))
 
 
-def test_a_list_is_streamed_too(streamed, open_stream, tmp_path):
+def test_a_json_list_can_be_streamed(streamed, open_stream, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([{"id": "a", "text": "red"}, {"id": 2, "text": "blue"}], indent=1))
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.json"}]}
-    batch = open_stream(streamed).first()
+    batch = open_stream(streamed).sample_batch()
     assert (batch.samples, batch.unusable) == (2, ())
 
 
-def test_a_stopped_run_goes_on_behind_a_broken_line(streamed, start, losses, drawn, tmp_path):
+def test_a_stopped_run_resumes_after_a_broken_line(streamed, start, losses, drawn, tmp_path):
     lines = (drawn / "text.jsonl").read_text().splitlines()
     (tmp_path / "x.jsonl").write_text("\n".join(["{broken", *lines[:20], "{broken", *lines[20:]]))
     streamed["data"] |= {"root": str(tmp_path), "files": [{"path": "x.jsonl"}]}
@@ -156,8 +140,8 @@ def test_a_stopped_run_goes_on_behind_a_broken_line(streamed, start, losses, dra
     assert sum(losses(whole, "unusable")) == 2
 
 
-def test_kinds_of_samples_share_a_file(streamed, open_stream, drawn):
-    """Every sample has every column then. Without a root, pictures lie beside the file, wherever the run begins."""
+def test_kinds_of_samples_can_share_a_file(streamed, open_stream, drawn):
+    """Every sample then has every column. Without a root, media are relative to the file."""
     rows = [json.loads(line) for line in (drawn / "mixed.jsonl").read_text().splitlines()]
     rows[0]["independent_turns"] = True
     (drawn / "apart.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -171,26 +155,24 @@ def test_kinds_of_samples_share_a_file(streamed, open_stream, drawn):
     assert samples == len(rows)
 
 
-def test_pictures_are_streamed_without_their_conversations(
-    streamed, reconstruction, open_stream, drawn, jsonl, tmp_path
-):
+def test_images_are_streamed_without_their_conversations(streamed, reconstruction, open_stream, drawn, jsonl, tmp_path):
     caption = json.loads((drawn / "captions.jsonl").read_text().splitlines()[0])
     jsonl(tmp_path / "pictures.jsonl", [caption | {"image": [str(drawn / caption["image"][0])]}])
     reconstruction(streamed)["data"]["files"] = [{"path": str(tmp_path / "pictures.jsonl"), "conversations": False}]
-    batch = open_stream(streamed).first()
+    batch = open_stream(streamed).sample_batch()
     assert (batch.samples, len(batch.targets), batch.unusable) == (1, 0, ())
     assert batch.real_frames == 1
 
 
-def test_what_is_no_stream(streamed, open_stream, tmp_path, parse):
+def test_streams_that_cannot_be_read_are_reported(streamed, open_stream, tmp_path, parse):
     streamed["data"]["files"] = [{"path": "none.jsonl"}]
     with pytest.raises(DataError, match=r"none\.jsonl cannot be streamed"):
         open_stream(streamed)
     streamed["data"]["files"] = [{"path": "text.jsonl", "repeat": 2.0}]
-    with pytest.raises(DataError, match="is to be repeated 2 times"):
+    with pytest.raises(SettingError, match=r"a stream cannot repeat text\.jsonl 2 times"):
         open_stream(streamed)
     streamed["data"]["files"] = [{"path": "text.jsonl"}]
     streamed["data"]["block"] = 1000
-    data = open_stream(streamed)
-    with pytest.raises(DataError, match=r"nothing for reader 1 of 2; lower data\.block"):
-        list(data.iterate(Progress(), rank=1, world=2, workers=0, pin=False))
+    streamed["data"]["workers"] = 0
+    with pytest.raises(DataError, match=r"no samples for reader 1 of 2; lower data\.block"):
+        list(open_stream(streamed).batches({}, rank=1, world=2))

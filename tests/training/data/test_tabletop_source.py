@@ -1,4 +1,4 @@
-"""Scenes of the table-top as training data: rendered on the way, as they would be written, and resumable."""
+"""Rendered scenes of the table-top as training data: equal to written ones, and resumable."""
 
 import pickle
 
@@ -6,13 +6,13 @@ import pytest
 
 from penguin_models.errors import TabletopError
 from penguin_tabletop.dataset import Mixture, TabletopSettings
-from penguin_tabletop.writer import WriterSettings, write
+from penguin_tabletop.files import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
+from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed import Position, StreamedData
 from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train
-from penguin_training.run.setup import make_reader
-from penguin_training.settings.blueprint import make_blueprint
 from penguin_training.settings.data import TabletopScenes
 
 pytest.importorskip("pybullet", reason="PyBullet is not installed: pip install pybullet")
@@ -31,7 +31,7 @@ def rendered(values, reconstruction):
     return values
 
 
-def test_they_are_what_would_be_written(rendered, parse, tmp_path):
+def test_rendered_samples_equal_written_ones(rendered, parse, tmp_path):
     settings = parse(rendered)
     reader = make_reader(settings, make_blueprint(settings))
     samples = TabletopSettings(base=3, turns=2, mixture=Mixture(**MIXTURE))
@@ -55,7 +55,7 @@ def test_they_are_what_would_be_written(rendered, parse, tmp_path):
     dataset.close()
 
 
-def test_a_pass_shows_each_scene_once(rendered, parse):
+def test_an_epoch_shows_each_scene_once(rendered, parse):
     settings = parse(rendered)
     data = StreamedData(settings, make_reader(settings, make_blueprint(settings)))
     data = pickle.loads(pickle.dumps(data))  # as a worker process gets it
@@ -68,7 +68,7 @@ def test_a_pass_shows_each_scene_once(rendered, parse):
     assert shown == 9
 
 
-def test_a_stopped_run_goes_on_with_the_next_scenes(rendered, start, losses, tmp_path):
+def test_a_stopped_run_resumes_with_the_next_scenes(rendered, start, losses, tmp_path):
     rendered["data"]["files"][0]["tabletop"]["mixture"] = {"image": 3, "text": 1}
     rendered["output"] = str(tmp_path / "whole")
     whole = start(rendered)
@@ -80,6 +80,6 @@ def test_a_stopped_run_goes_on_with_the_next_scenes(rendered, start, losses, tmp
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 5
 
 
-def test_weights_that_make_no_sense():
+def test_weights_that_are_all_zero_are_refused():
     with pytest.raises(TabletopError, match="one must be above 0"):
         open_scenes(TabletopScenes(scenes=1, mixture={"image": 0}), 2.0)

@@ -1,15 +1,15 @@
-"""Low-rank training: it changes nothing at first, trains little, and a checkpoint holds what was learnt, merged."""
+"""Low-rank training: adapters initially change nothing, only they are trained, and checkpoints hold them merged."""
 
 import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import SettingError
-from penguin_training.model.initial_weights import build_model
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.model.lora import merge_lora
+from penguin_training.run.checkpoint import gather_weights
 from penguin_training.run.loop import train
-from penguin_training.run.trained_checkpoint import gather_weights
-from penguin_training.settings.blueprint import make_blueprint
 from penguin_training.settings.stage import Lora
 
 
@@ -20,7 +20,7 @@ def low_rank(values):
     return values
 
 
-def test_the_first_matrices_change_nothing(low_rank, parse, checkpoint):
+def test_initial_adapters_change_nothing(low_rank, parse, checkpoint):
     settings = parse(low_rank)
     model = build_model(settings, make_blueprint(settings), None)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -31,17 +31,17 @@ def test_the_first_matrices_change_nothing(low_rank, parse, checkpoint):
         torch.testing.assert_close(merged[name], parameter.detach(), msg=name)
 
 
-def test_the_merged_checkpoint_answers_as_the_matrices_do(low_rank, start, checkpoint):
+def test_the_merged_checkpoint_equals_the_model_with_adapters(low_rank, start, checkpoint):
     run = start(low_rank)
     train(run)
     model, _ = load_pretrained(run.output)
     before, _ = load_pretrained(checkpoint)
     ids, positions = torch.arange(20), torch.arange(20)
-    from penguin_training.model.packed_attention import packing
+    from penguin_training.model.packed_attention import packed_arguments
 
     decoder = run.model.language_model.eval()
     with torch.no_grad():
-        extra = {"use_cache": False, **packing([20], [()], torch.device("cpu"))}
+        extra = {"use_cache": False, **packed_arguments([20], [()], torch.device("cpu"))}
         with_matrices = decoder(ids[None], position_ids=positions[None], **extra).logits
         merged = model.language_model(ids[None]).logits
         original = before.language_model(ids[None]).logits
@@ -49,7 +49,7 @@ def test_the_merged_checkpoint_answers_as_the_matrices_do(low_rank, start, check
     assert (merged - original).abs().max() > 1e-2
 
 
-def test_frozen_weights_take_half_the_memory_in_bfloat16(low_rank, parse):
+def test_frozen_weights_are_bfloat16_if_they_are_saved_so(low_rank, parse):
     low_rank["engine"] |= {"precision": "bf16", "save_dtype": "bfloat16"}
     settings = parse(low_rank)
     model = build_model(settings, make_blueprint(settings), None)
@@ -61,14 +61,14 @@ def test_frozen_weights_take_half_the_memory_in_bfloat16(low_rank, parse):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_a_head_that_is_also_the_embeddings_is_refused(low_rank, parse):
+def test_a_tied_head_is_refused(low_rank, parse):
     low_rank["lora"]["modules"] = ["q_proj", "lm_head"]
     settings = parse(low_rank)
-    with pytest.raises(SettingError, match="lm_head, whose weights are also the embeddings; leave it out"):
+    with pytest.raises(SettingError, match="lm_head, whose weights are also the embeddings; remove it"):
         build_model(settings, make_blueprint(settings), None)
 
 
-def test_layers_that_are_not_there(low_rank, parse):
+def test_unknown_layers_are_refused(low_rank, parse):
     low_rank["lora"]["modules"] = ["q_proj", "qkv"]
     settings = parse(low_rank)
     with pytest.raises(SettingError, match=r"lora\.modules names qkv; the decoder has down_proj, gate_proj"):

@@ -1,4 +1,4 @@
-"""The losses: the authors' numbers, and what relation, chunks and groups must satisfy."""
+"""The losses: the authors' numbers, and properties of relation, passes and groups."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def reference_losses(reference):
     return load_file(reference / "stage1_losses.safetensors")
 
 
-def test_they_are_the_authors(reference_losses):
+def test_they_equal_the_authors_numbers(reference_losses):
     t = reference_losses
     student = torch.nn.functional.linear(t["student"], t["distill.weight"], t["distill.bias"])
     exact = {"atol": 1e-6, "rtol": 1e-6}
@@ -32,14 +32,14 @@ def test_relation_of_each_image_is_averaged_over_images(reference_losses):
     assert relation_loss(student, teacher, groups) != relation_loss(student, teacher)
 
 
-def test_a_student_that_points_the_same_way_has_no_loss():
+def test_a_student_with_the_same_directions_has_no_loss():
     features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     assert direction_loss(3 * features, features).abs() < 1e-6
     assert relation_loss(3 * features, features, [4, 5]).abs() < 1e-6
     assert amplitude_loss(features, features) == 0 and amplitude_loss(3 * features, features) > 0
 
 
-def test_losses_stay_float32_under_autocast():
+def test_losses_are_float32_under_autocast():
     random = torch.Generator().manual_seed(0)
     hidden, targets = torch.randn(23, 11, generator=random), torch.randint(11, (23,), generator=random)
     weights = torch.rand(23, generator=random)
@@ -57,7 +57,7 @@ def test_losses_stay_float32_under_autocast():
     torch.testing.assert_close(under, exact)
 
 
-def test_cross_entropy_in_passes_is_the_same(monkeypatch):
+def test_cross_entropy_does_not_depend_on_the_passes(monkeypatch):
     random = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(6, 11)
     hidden, targets = torch.randn(23, 6, generator=random), torch.randint(11, (23,), generator=random)

@@ -1,4 +1,4 @@
-"""Packed attention: each sample sees itself alone, and the numbers are transformers' own."""
+"""Packed attention: samples do not see each other, and the numbers are those of transformers."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import varlen
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from penguin_training.data.independent_turns import positions
+from penguin_training.data.independent_turns import turn_positions
 from penguin_training.model import packed_attention
-from penguin_training.model.packed_attention import PACKED, packing
+from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def decoder():
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_samples_are_as_if_alone(decoder, lengths):
+def test_packed_samples_equal_single_ones(decoder, lengths):
     random = torch.Generator().manual_seed(sum(lengths))
     samples = [torch.randint(50, (1, length), generator=random) for length in lengths]
     places = torch.cat([torch.arange(length) for length in lengths])[None]
@@ -38,9 +38,9 @@ def test_samples_are_as_if_alone(decoder, lengths):
 
 @pytest.fixture(scope="module")
 def small_groups():
-    """Several groups of turns in a sample, not only one."""
+    """Makes several groups of turns in a sample."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_attention, "_GROUP", 6)
+        patch.setattr(packed_attention, "_GROUP_TOKENS", 6)
         yield
 
 
@@ -49,8 +49,8 @@ def small_groups():
         st.tuples(st.integers(0, 5), st.lists(st.integers(1, 4), max_size=4)).filter(any), min_size=1, max_size=4
     )
 )
-def test_turns_that_stand_apart_see_what_they_share_and_themselves(decoder, small_groups, samples):
-    """Each sample: tokens that are shared, and tokens of each turn; none: an ordinary sample."""
+def test_independent_turns_see_the_shared_tokens_and_themselves(decoder, small_groups, samples):
+    """A sample is (shared tokens, tokens of each independent turn)."""
     random = torch.Generator().manual_seed(len(samples))
     ids, alone = [], []
     decoder.set_attn_implementation("sdpa")
@@ -61,28 +61,28 @@ def test_turns_that_stand_apart_see_what_they_share_and_themselves(decoder, smal
             alone += [decoder(head).logits[0]] if shared else []
             alone += [decoder(torch.cat((head, turn), 1)).logits[0, shared:] for turn in rest]
     lengths, turns = [shared + sum(turns) for shared, turns in samples], [turns for _, turns in samples]
-    places = torch.from_numpy(np.concatenate([positions(*sample) for sample in zip(lengths, turns, strict=True)]))
+    places = torch.from_numpy(np.concatenate([*map(turn_positions, lengths, turns)]))
     decoder.set_attn_implementation(PACKED)
     with torch.no_grad():
         packed = _packed_logits(decoder, torch.cat(ids, 1), places[None], lengths, turns)[0]
     torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_are_those_of_a_mask(decoder):
+def test_gradients_equal_those_with_a_mask(decoder):
     lengths, states = [3, 5, 1, 4], torch.randn(1, 13, 32, generator=torch.Generator().manual_seed(1))
     places = torch.cat([torch.arange(length) for length in lengths])[None]
     gradients = []
     for name in ("sdpa", PACKED):
         decoder.set_attn_implementation(name)
         inputs = states.clone().requires_grad_()
-        extra = packing(lengths, [()] * len(lengths), decoder.device) if name == PACKED else {}
+        extra = packed_arguments(lengths, [()] * len(lengths), decoder.device) if name == PACKED else {}
         decoder.model(inputs_embeds=inputs, position_ids=places, use_cache=False, **extra)[0].pow(2).sum().backward()
         gradients.append(inputs.grad)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
-def test_the_packed_kernel_gets_what_it_needs(decoder, monkeypatch):
-    """No GPU here: a stand-in checks the call and computes the same with a mask."""
+def test_the_packed_kernel_is_called_as_it_requires(decoder, monkeypatch):
+    """Without a GPU: a stand-in checks the call and computes the same with a mask."""
 
     def stand_in(q, k, v, starts, starts_k, longest, longest_k, *, scale, window_size, enable_gqa):
         assert window_size == (-1, 0) and starts is starts_k and starts.dtype == torch.int32
@@ -111,5 +111,5 @@ def test_the_packed_kernel_gets_what_it_needs(decoder, monkeypatch):
 
 
 def _packed_logits(decoder, ids, places, lengths, turns=None):
-    extra = packing(lengths, turns or [()] * len(lengths), decoder.device)
+    extra = packed_arguments(lengths, turns or [()] * len(lengths), decoder.device)
     return decoder(ids, position_ids=places, use_cache=False, **extra).logits

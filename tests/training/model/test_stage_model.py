@@ -1,4 +1,4 @@
-"""The model of a stage: packing changes no loss, fillers teach nothing, frozen parts stay: it is the model itself."""
+"""The model of a stage: packing changes no loss, fillers give no gradient, frozen parts stay frozen."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import torch
 
 from penguin_models.checkpoint import load_pretrained
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.batches import collate
-from penguin_training.data.samples import SampleReader
+from penguin_training.data.batch import collate
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.model.stage_model import StageModel, freeze, part_of
 from penguin_training.model.tiny_teacher import TinyTeacher
 from penguin_training.settings.data import DataFile, DataSettings
@@ -42,7 +42,7 @@ def stage(checkpoint, teacher):
 
 
 def batch_of(reader, examples):
-    return collate(examples, reader.processor.image_token_id, 588)
+    return collate(examples, reader.processor)
 
 
 def run(stage, teacher, batch):
@@ -54,7 +54,7 @@ def gradients(stage):
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in stage.named_parameters()}
 
 
-def test_packing_equals_no_packing(reader, stage, teacher, examples):
+def test_packing_does_not_change_losses_and_gradients(reader, stage, teacher, examples):
     packed = run(stage, teacher, batch_of(reader, examples))
     packed["cross_entropy"].backward()
     expected = gradients(stage)
@@ -71,8 +71,7 @@ def test_packing_equals_no_packing(reader, stage, teacher, examples):
     torch.testing.assert_close(packed["relation"], mean, rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_the_model_that_runs(reader, stage, teacher, examples, checkpoint):
-    """The loss is that of `PenguinVL` with transformers' own attention and loss."""
+def test_the_loss_equals_that_of_the_released_model(reader, stage, teacher, examples, checkpoint):
     model, _ = load_pretrained(checkpoint, dtype="float32")
     example = examples[2]
     labels = torch.from_numpy(np.array(example.labels))[None]
@@ -82,7 +81,7 @@ def test_it_is_the_model_that_runs(reader, stage, teacher, examples, checkpoint)
     torch.testing.assert_close(ours / (labels >= 0).sum(), output.loss, rtol=1e-5, atol=1e-6)
 
 
-def test_reconstruction_alone_reaches_the_encoder_and_not_the_decoder(reader, stage, teacher, examples):
+def test_reconstruction_trains_the_encoder_but_not_the_decoder(reader, stage, teacher, examples):
     losses = run(stage, teacher, batch_of(reader, [examples[3]]))
     assert losses["cross_entropy"] == 0 and losses["direction"] > 0
     sum(losses.values()).backward()
@@ -90,7 +89,7 @@ def test_reconstruction_alone_reaches_the_encoder_and_not_the_decoder(reader, st
     assert moved == {"encoder", "patch_embedding", "adapter"}
 
 
-def test_a_teacher_that_reads_adds_its_loss(reader, stage, teacher, examples):
+def test_a_teacher_with_classifiers_adds_its_loss(reader, stage, teacher, examples):
     batch = batch_of(reader, examples)
     plain = run(stage, teacher, batch)
     stage.reading = teacher.reading
@@ -102,7 +101,7 @@ def test_a_teacher_that_reads_adds_its_loss(reader, stage, teacher, examples):
     assert run(stage, teacher, batch_of(reader, []))["reading"] == 0
 
 
-def test_every_parameter_has_a_gradient_whatever_a_batch_lacks(reader, stage, teacher, examples):
+def test_every_parameter_has_a_gradient_in_every_batch(reader, stage, teacher, examples):
     for chosen in ([], [examples[1]], [examples[3]], [examples[0]]):
         stage.zero_grad()
         losses = run(stage, teacher, batch_of(reader, chosen))
@@ -119,7 +118,7 @@ def test_a_frozen_part_gets_no_gradient(reader, stage, teacher, examples):
     assert {part_of(n) for n, p in stage.named_parameters() if p.grad is not None} == {"projector", "adapter"}
 
 
-def test_recomputed_activations_change_nothing(reader, stage, teacher, examples):
+def test_gradient_checkpointing_changes_nothing(reader, stage, teacher, examples):
     batch = batch_of(reader, examples)
     results = []
     for _ in range(2):
@@ -133,15 +132,16 @@ def test_recomputed_activations_change_nothing(reader, stage, teacher, examples)
         torch.testing.assert_close(gradient, results[0][1][name], msg=name)
 
 
-def test_collate_says_where_everything_stands(reader, examples):
+def test_collate_records_where_everything_is(reader, examples):
     batch = batch_of(reader, examples)
     image = reader.processor.image_token_id
     assert batch.lengths == tuple(len(e.ids) for e in examples if len(e.ids)) and batch.samples == 5
     assert batch.positions.tolist() == [i for length in batch.lengths for i in range(length)]
-    assert (batch.ids[batch.places] == image).all() and (batch.ids == image).sum() == len(batch.places)
+    assert (batch.ids[batch.visual_positions] == image).all()
+    assert (batch.ids == image).sum() == len(batch.visual_positions)
     chart_tokens = sum(i.tokens for i in examples[3].images)
     assert batch.size == sum(batch.lengths) + chart_tokens and batch_of(reader, []).size == 0
-    assert len(batch.taken) == len(batch.places) == sum(batch.frame_tokens) - chart_tokens
+    assert len(batch.visual_rows) == len(batch.visual_positions) == sum(batch.frame_tokens) - chart_tokens
     labels = np.concatenate([e.labels for e in examples])
     first = np.concatenate(([0], np.cumsum(batch.lengths)[:-1]))
     labels[first] = -100
@@ -151,8 +151,8 @@ def test_collate_says_where_everything_stands(reader, examples):
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0])
-def test_answers_weigh_by_their_length(reader, stage, teacher, examples, balance):
-    """Packed with others, an answer of n tokens adds n ** -balance times its own loss."""
+def test_answers_are_weighted_by_their_length(reader, stage, teacher, examples, balance):
+    """An answer of n tokens contributes n ** -balance times its own loss."""
     total = 0.0
     for example in examples:
         answers = np.split(np.arange(len(example.ids)), np.flatnonzero(np.diff(example.labels >= 0)) + 1)
@@ -163,6 +163,6 @@ def test_answers_weigh_by_their_length(reader, stage, teacher, examples, balance
                 only[0] = -100  # nothing stands before a text's first token
                 loss = run(stage, teacher, batch_of(reader, [replace(example, labels=only)]))["cross_entropy"]
                 total += float(loss.detach()) * int((only >= 0).sum()) ** -balance
-    packed = collate(examples, reader.processor.image_token_id, 588, answer_balance=balance)
+    packed = collate(examples, reader.processor, answer_balance=balance)
     assert float(run(stage, teacher, packed)["cross_entropy"].detach()) == pytest.approx(total, rel=1e-5)
     assert packed.weights.min() < packed.weights.max() <= 1

@@ -1,4 +1,4 @@
-"""Teachers: each kind gives one feature vector a visual token, from the very patches that the student sees."""
+"""Teachers: each kind returns one feature vector per visual token, from the same patches as the student."""
 
 import json
 import math
@@ -13,13 +13,12 @@ from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
-from penguin_training.data.patch_labels import NO_EDGE, class_shares, edge_classes, words_of
-from penguin_training.model.teachers import check_teacher, empty_teacher, load_teacher
+from penguin_training.data.masks import NO_EDGE, class_shares, edge_classes, read_classes, words_of
+from penguin_training.model.teachers import check_patch_size, load_teacher
 from penguin_training.model.tiny_teacher import EDGE_STEPS, TinyTeacher
-from penguin_training.model.train_teacher import TeacherRecipe, read_classes, train_teacher
-from penguin_training.settings.stage import Teacher as TeacherSettings
+from penguin_training.model.train_tiny_teacher import train_tiny_teacher
+from penguin_training.settings.teacher import TeacherSettings, TinyTeacherSettings
 
-CLASSES = ("nothing", "red cube", "blue cube", "red ball")
 FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
 
 
@@ -30,7 +29,7 @@ def patches():
 
 @pytest.fixture
 def siglip(tmp_path):
-    """A random VL3-SigLIP-NaViT in its authors' layout: their model type, and code that must not run."""
+    """A random VL3-SigLIP-NaViT in its authors' layout, with code that must not run."""
     from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
 
     torch.manual_seed(0)
@@ -45,38 +44,38 @@ def siglip(tmp_path):
     return tmp_path
 
 
-def test_each_kind_gives_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
+def test_each_kind_returns_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
-        check_teacher(teacher, 14)
+        check_patch_size(teacher, 14)
         features = teacher.features(patches, FRAMES)
         assert features.shape == (6 + 15, width) and teacher.width == width and not features.requires_grad
         alone = teacher.features(patches[24:], FRAMES[1:])  # frames do not see each other
         torch.testing.assert_close(features[6:], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_a_larger_penguin_teaches_with_its_encoder(checkpoint, patches):
+def test_a_penguin_teacher_is_its_encoder(checkpoint, patches):
     teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)))
     model, _ = load_pretrained(checkpoint)
     with torch.no_grad():
         torch.testing.assert_close(teacher.features(patches, FRAMES), model.vision_encoder(patches, FRAMES))
 
 
-def test_what_is_no_teacher(siglip, checkpoint, tmp_path, teacher_folder):
+def test_other_models_are_refused(siglip, checkpoint, tmp_path, teacher_folder):
     with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a teacher of kind siglip is one of"):
         load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)))
-    with pytest.raises(CheckpointError, match="not a teacher of `penguin-vl prepare teacher`"):
+    with pytest.raises(CheckpointError, match="not a teacher made by `penguin-vl prepare teacher`"):
         load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)))
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
     with pytest.raises(SettingError, match="patches of 14 pixels, the student of 16"):
-        check_teacher(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
+        check_patch_size(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
 
 
-def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, monkeypatch):
+def test_an_empty_teacher_knows_its_sizes(siglip, teacher_folder, checkpoint, monkeypatch):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         settings = TeacherSettings(kind=kind, path=str(path))
-        empty, loaded = empty_teacher(settings), load_teacher(settings)
+        empty, loaded = load_teacher(settings, weights=False), load_teacher(settings)
         assert (empty.width, empty.patch_size) == (width, 14)
         assert sum(p.numel() for p in empty.parameters()) == sum(p.numel() for p in loaded.parameters())
         assert kind == "tiny" or all(p.is_meta for p in empty.parameters())
@@ -84,15 +83,15 @@ def test_sizes_are_known_without_weights(siglip, teacher_folder, checkpoint, mon
         monkeypatch.setattr(
             "penguin_training.model.teachers.is_local", lambda path: False
         )  # on the hub, but for its sizes
-        assert empty_teacher(settings).width == width
+        assert load_teacher(settings, weights=False).width == width
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize("find", [load_teacher, empty_teacher])
-def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory, find):
+@pytest.mark.parametrize("weights", [True, False])
+def test_incomplete_teachers_are_refused(siglip, checkpoint, tmp_path_factory, weights):
     def fails(kind, folder, message):
         with pytest.raises(CheckpointError, match=message):
-            find(TeacherSettings(kind=kind, path=str(folder)))
+            load_teacher(TeacherSettings(kind=kind, path=str(folder)), weights)
 
     for kind in ("tiny", "siglip"):
         fails(kind, checkpoint, "is a 'penguinvl_qwen3' model")
@@ -102,22 +101,23 @@ def test_teachers_without_weights_or_sizes(siglip, checkpoint, tmp_path_factory,
     (siglip / "kept").rename(siglip / "model.safetensors")
     config = json.loads((siglip / "config.json").read_text())
     (siglip / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
-    fails("siglip", siglip, "hidden_size is 'wide', not a whole number")
+    fails("siglip", siglip, "hidden_size is 'wide', not an integer")
     hollow = tmp_path_factory.mktemp("hollow")
     for file in checkpoint.glob("*.json"):
         shutil.copy(file, hollow)
     fails("penguin", hollow, "has neither model.safetensors nor")
 
 
-def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
+def test_the_tiny_teacher_learns_words_and_edges(drawn, tmp_path):
     seen = []
-    recipe = TeacherRecipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
-    teacher = train_teacher([drawn / "masks.jsonl"], CLASSES, recipe, report=lambda *figures: seen.append(figures))
+    recipe = TinyTeacherSettings(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
+    teacher = train_tiny_teacher(
+        [drawn / "masks.jsonl"], recipe, report=lambda step, mean: seen.append((step, mean["loss"]))
+    )
     assert seen[0][0] == 1 and len(seen) == 30
-    losses = [loss for _, loss, _ in seen]
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    again = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
-    other = train_teacher([drawn / "masks.jsonl"], CLASSES, replace(recipe, steps=2))
+    assert seen[-1][1] < 0.8 * seen[4][1]  # running means
+    again = train_tiny_teacher([drawn / "masks.jsonl"], replace(recipe, steps=2))
+    other = train_tiny_teacher([drawn / "masks.jsonl"], replace(recipe, steps=2))
     for ours, theirs in zip(again.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     teacher.save_pretrained(tmp_path / "teacher")
@@ -127,7 +127,7 @@ def test_the_small_teacher_learns_what_is_where(drawn, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
-def test_reading_compares_what_the_classifiers_say(teacher_folder):
+def test_reading_compares_the_predictions_of_the_classifiers(teacher_folder):
     teacher = TinyTeacher.from_pretrained(teacher_folder)
     own = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     other = torch.zeros_like(own).requires_grad_()
@@ -136,8 +136,8 @@ def test_reading_compares_what_the_classifiers_say(teacher_folder):
     assert loss > teacher.reading(own, own) and (other.grad.norm(dim=1) > 0).all()
 
 
-def test_reading_weighs_patches_by_what_they_show(teacher_folder):
-    """The first feature alone says whether a patch shows the first word; no other word is ever there."""
+def test_reading_weights_patches_by_what_they_show(teacher_folder):
+    """Only the first feature says whether a patch shows the first word; no other word ever applies."""
     teacher = TinyTeacher.from_pretrained(teacher_folder)
     for head in (teacher.word_head, teacher.edge_head):
         head.weight.zero_(), head.bias.zero_()
@@ -167,10 +167,10 @@ def test_classes_share_their_words():
     assert table.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
 
 
-def test_edges_are_those_of_the_connected_piece_in_a_patch():
+def test_edges_are_those_of_the_connected_component_in_a_patch():
     mask = np.zeros((42, 56), np.uint8)
     mask[7:35, 14:42] = 3  # from the middle of the first row to that of the last, columns 1 and 2
-    mask[0:2, 0:2] = 3  # another piece, too small to count
+    mask[0:2, 0:2] = 3  # another component, too small to count
     edges = edge_classes(mask, Size(42, 56), 14).reshape(3, 4, 4)
 
     assert (edges[:, 0] == NO_EDGE).all() and (edges[:, 3] == NO_EDGE).all()
@@ -178,30 +178,37 @@ def test_edges_are_those_of_the_connected_piece_in_a_patch():
     assert (edges[:, 1:3] == torch.tensor(found)).all()
 
 
-def test_masks_that_cannot_be_used(drawn, tmp_path, jsonl):
-    recipe = TeacherRecipe(hidden_size=64, steps=1, images=1, workers=0)
-    with pytest.raises(DataError, match=r"shows class \d, 2 have a name; list all"):
-        train_teacher([drawn / "masks.jsonl"], CLASSES[:2], replace(recipe, steps=4, images=4))
+def test_unusable_masks_are_reported(drawn, tmp_path, jsonl):
+    settings = TinyTeacherSettings(hidden_size=64, steps=4, images=4, workers=0)
+
+    def annotations(name, classes):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps(classes))
+        rows = [json.loads(line) for line in (drawn / "masks.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["image"], row["masks"] = ([str(drawn / path) for path in row[key]] for key in ("image", "masks"))
+        return jsonl(folder / "masks.jsonl", rows)
+
+    few = annotations("few", {"classes": ["nothing", "a"]})
+    with pytest.raises(DataError, match=r"shows class \d, but only 2 are named; list all"):
+        train_tiny_teacher([few], settings)
     with pytest.raises(DataError, match="no sample with as many masks as images"):
-        train_teacher([drawn / "captions.jsonl"], CLASSES, recipe)
-    (tmp_path / "list.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match=r"sample 1 of annotation file .*list\.jsonl must be an object, not \[1\]"):
-        train_teacher([tmp_path / "list.jsonl"], CLASSES, recipe)
+        train_tiny_teacher([drawn / "captions.jsonl"], settings)
+    few.write_text("[1]\n")
+    with pytest.raises(DataError, match=r"sample 1 of annotation file .*masks\.jsonl must be an object, not \[1\]"):
+        train_tiny_teacher([few], settings)
     with pytest.raises(DataError, match=r"settings\.json does not list the classes"):
-        read_classes([drawn / "masks.jsonl"])
+        read_classes([annotations("none", {})])
+    with pytest.raises(DataError, match="lists no classes"):
+        read_classes([annotations("one", {"classes": ["nothing"]})])
     with pytest.raises(DataError, match=r"annotation file .*none\.jsonl does not exist"):
         read_classes([tmp_path / "none.jsonl"])
-    (tmp_path / "settings.json").write_text(json.dumps({"classes": ["nothing", "a", "b"]}))
-    (tmp_path / "x.jsonl").touch()
-    assert read_classes([tmp_path / "x.jsonl"]) == ["nothing", "a", "b"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "settings.json").write_text(json.dumps({"classes": ["nothing", "b"]}))
-    (tmp_path / "other" / "x.jsonl").touch()
     with pytest.raises(DataError, match="list different classes"):
-        read_classes([tmp_path / "x.jsonl", tmp_path / "other" / "x.jsonl"])
+        read_classes([few, annotations("other", {"classes": ["nothing", "b"]})])
 
 
-def test_a_broken_small_teacher(tmp_path):
+def test_a_tiny_teacher_with_other_sizes_is_refused(tmp_path):
     folder = tmp_path / "teacher"
     TinyTeacher(32, 4).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

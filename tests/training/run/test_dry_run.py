@@ -1,4 +1,4 @@
-"""The dry run: every stage that ships passes it, its figures are right, and what is missing is said."""
+"""The dry run: every shipped stage passes it, its numbers are right, and missing inputs are reported."""
 
 import json
 import math
@@ -15,13 +15,11 @@ from penguin_models.checkpoint import empty_model
 from penguin_models.config import PenguinConfig
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.tensor_files import released_name
-from penguin_training.data.batches import Batch
-from penguin_training.model.initial_weights import build_model
-from penguin_training.run import setup
+from penguin_training.data.open_data import make_reader, open_data
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.dry_run import dry_run
-from penguin_training.run.optimisation import Optimizers, trained_parameters
-from penguin_training.run.setup import make_reader
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.run.optimizers import Optimizers, trained_parameters
 from penguin_training.settings.stage_file import load_settings
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
@@ -54,8 +52,8 @@ def qwen3(name):
     }
 
 
-def hollow(folder, shapes):
-    """Writes a safetensors file with these tensors that takes no room on the disk: all its values are a hole."""
+def sparse(folder, shapes):
+    """Writes a sparse safetensors file with these tensors, which takes no space on disk."""
     header, end = {}, 0
     for name, shape in shapes.items():
         begin, end = end, end + 2 * math.prod(shape)
@@ -67,7 +65,7 @@ def hollow(folder, shapes):
 
 
 def shapes_of(config):
-    """Tensors of a checkpoint with this configuration, as they are stored."""
+    """Returns the stored tensors of a checkpoint with this configuration."""
     if config["model_type"] == "qwen3":
         with torch.device("meta"):
             model = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in config.items() if k != "model_type"}))
@@ -77,7 +75,7 @@ def shapes_of(config):
 
 
 def with_context(folder, tokens):
-    """Gives a checkpoint's decoder this context."""
+    """Sets the context of a checkpoint's decoder."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": tokens}))
 
@@ -90,7 +88,7 @@ def penguin(name):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
-    """A folder in which everything lies that stages name; large weights are hollow."""
+    """A folder with everything that stages refer to; large weights are sparse files."""
     root = tmp_path_factory.mktemp("world")
     tokenizer = [checkpoint / name for name in ("tokenizer.json", "tokenizer_config.json")]
 
@@ -103,16 +101,16 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
         return folder
 
     for name in QWEN3:
-        hollow(put(name, qwen3(name)), shapes_of(qwen3(name)))
+        sparse(put(name, qwen3(name)), shapes_of(qwen3(name)))
     pictures = [checkpoint / "preprocessor_config.json"]
     siglip = put("DAMO-NLP-SG/VL3-SigLIP-NaViT", SIGLIP | {"model_type": "videollama3_vision_encoder"})
-    hollow(siglip, {"post_layernorm.weight": (1152,)})
+    sparse(siglip, {"post_layernorm.weight": (1152,)})
     for size, llm in (("2b", "Qwen/Qwen3-1.7B"), ("8b", "Qwen/Qwen3-8B")):
         shapes = shapes_of(penguin(llm))
         for stage in ("1-low-resolution", "2-high-resolution", "3-pretraining", "4a-general"):
-            hollow(put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures), shapes)
+            sparse(put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures), shapes)
         if size == "2b":
-            hollow(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
+            sparse(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
     for size in ("tiny-cpu", "tiny-gpu"):
         run = root / "runs" / size
         shutil.copytree(teacher_folder, run / "teacher")
@@ -125,7 +123,7 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch):
+def test_every_shipped_stage_passes(name, world, drawn, indexed, monkeypatch):
     monkeypatch.chdir(world)
     given = load_settings(CONFIGS / f"{name}.yaml")
     drawn_as = {"text": "text", "clips": "clips", "more-clips": "clips", "train": "everything"}
@@ -136,11 +134,13 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
     settings = indexed(load_settings(CONFIGS / f"{name}.yaml", here))
     assert settings.budgets.tokens == given.budgets.tokens
     blueprint = make_blueprint(settings)
-    assert make_reader(settings, blueprint).max_tokens <= blueprint.context  # a text stage packs more into its budget
+    assert (
+        make_reader(settings, blueprint).max_tokens <= blueprint.context_tokens
+    )  # a text stage may pack more into its budget
     for file, shipped in zip(settings.data.files, given.data.files, strict=True):
         assert replace(file, path=shipped.path) == shipped
     report = dry_run(settings)
-    trained = settings.learning_rates.given()
+    trained = settings.learning_rates.trained()
     assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
     total = sum(report.trained.values()) + sum(report.frozen.values())
     low, high = PARAMETERS.get(name.split("/")[0], (0, 8e6))
@@ -149,26 +149,25 @@ def test_every_stage_that_ships_passes(name, world, drawn, indexed, monkeypatch)
     assert report.lines()[0].startswith(f"{settings.name}: ")
 
 
-def test_figures_are_those_of_the_model_and_the_data(values, parse, indexed, reconstruction):
+def test_numbers_equal_those_of_the_model_and_the_data(values, parse, indexed, reconstruction):
     settings = indexed(parse(reconstruction(values)))
     report = dry_run(settings)
-    blueprint = setup.make_blueprint(settings)
+    blueprint = make_blueprint(settings)
     model = build_model(settings, blueprint, 32)
     assert sum(report.trained.values()) == sum(p.numel() for p in model.parameters())
     assert report.bytes["weights"] == 4 * sum(p.numel() for p in model.parameters()) and not report.frozen
-    source = setup.open_source(settings, blueprint)
-    batches = [source.data.batch(numbers) for numbers in source.data.plan.micro_batches(0)]
+    data = open_data(settings, blueprint)
+    batches = [data.batch(numbers) for numbers in data.plan.micro_batches(0)]
     assert report.shapes["patches"] == [max(len(b.patches) for b in batches), 588]
     assert report.steps == 4 and report.micro_batches_per_epoch == len(batches)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
-    """Against what it keeps after a step."""
+def test_optimiser_memory_equals_that_of_a_real_step(values, parse, indexed, kind):
     values["learning_rates"] |= {"patch_embedding": None}
     values["optimizer"] = {"kind": kind}
     settings = indexed(parse(values))
-    model = build_model(settings, setup.make_blueprint(settings), None)
+    model = build_model(settings, make_blueprint(settings), None)
     optimizers = Optimizers(model, settings)
     for parameter in trained_parameters(model).values():
         parameter.grad = torch.zeros_like(parameter)
@@ -177,12 +176,10 @@ def test_what_the_optimiser_keeps_is_counted(values, parse, indexed, kind):
     assert dry_run(settings).bytes["optimiser"] == sum(t.nbytes for t in kept if t.ndim)
 
 
-def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkpoint):
-    """Against what autograd keeps in a real forward pass; recomputation keeps far less."""
+def test_activation_memory_equals_that_of_a_real_forward_pass(values, parse, indexed, checkpoint):
     settings = indexed(parse(values))
-    batch = setup.open_source(settings, setup.make_blueprint(settings)).data
-    largest = max(batch.plan.micro_batches(0), key=lambda n: (batch.patches(n), batch.plan.size(n)))
-    model = build_model(settings, setup.make_blueprint(settings), None)
+    data = open_data(settings, make_blueprint(settings))
+    model = build_model(settings, make_blueprint(settings), None)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -190,9 +187,9 @@ def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkp
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    real: Batch = batch.batch(largest)
+    batch = data.sample_batch()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = model(real)
+        losses = model(batch)
     size = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
     del losses
     counted = dry_run(settings).bytes["activations"]
@@ -201,7 +198,7 @@ def test_kept_activations_are_counted_as_they_are(values, parse, indexed, checkp
     assert dry_run(parse(values)).bytes["activations"] < 0.5 * counted
 
 
-def test_what_is_missing_is_said(values, parse, reconstruction, tmp_path, drawn):
+def test_missing_data_and_trackers_are_reported(values, parse, reconstruction, tmp_path, drawn):
     with pytest.raises(DataError, match="no length index for these settings"):
         values["budgets"]["visual_tokens"] = 127
         dry_run(parse(values))
@@ -221,7 +218,7 @@ def test_what_is_missing_is_said(values, parse, reconstruction, tmp_path, drawn)
         dry_run(parse(values))
 
 
-def test_a_missing_teacher_is_said(values, parse, indexed, reconstruction, tmp_path):
+def test_a_missing_teacher_is_reported(values, parse, indexed, reconstruction, tmp_path):
     settings = indexed(parse(reconstruction(values)))
     assert dry_run(settings).trained
     values["reconstruction"]["teacher"]["path"] = str(tmp_path / "none")
@@ -233,8 +230,7 @@ def test_a_missing_teacher_is_said(values, parse, indexed, reconstruction, tmp_p
 
 
 @pytest.mark.parametrize("lacking", ["model.safetensors", "a tensor"])
-def test_missing_weights_are_said(values, parse, indexed, checkpoint, llm_folder, tmp_path, lacking):
-    """As the run would say it."""
+def test_missing_weights_are_reported_as_by_a_run(values, parse, indexed, checkpoint, llm_folder, tmp_path, lacking):
     for kind, source in (("multimodal", checkpoint), ("text", llm_folder), ("new", llm_folder)):
         folder = shutil.copytree(source, tmp_path / kind)
         weights = load_file(folder / "model.safetensors")
@@ -249,10 +245,10 @@ def test_missing_weights_are_said(values, parse, indexed, checkpoint, llm_folder
         with pytest.raises(CheckpointError, match=message):
             dry_run(settings)
         with pytest.raises(CheckpointError, match=message):
-            build_model(settings, setup.make_blueprint(settings), None)
+            build_model(settings, make_blueprint(settings), None)
 
 
-def test_a_teacher_takes_memory_too(values, parse, indexed, reconstruction, teacher_folder):
+def test_the_memory_of_the_teacher_is_counted(values, parse, indexed, reconstruction, teacher_folder):
     settings = indexed(parse(reconstruction(values)))
     taught = sum(tensor.numel() for tensor in load_file(teacher_folder / "model.safetensors").values())
     assert dry_run(settings).bytes["teacher"] == 4 * taught

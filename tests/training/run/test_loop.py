@@ -1,4 +1,4 @@
-"""The loop: every stage trains as it did when its losses were written down, and can learn its samples by heart."""
+"""The loop: every shipped stage has its recorded losses, and a model can memorise its samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGES = [path.stem for path in sorted((CONFIGS / "tiny-cpu").glob("*.yaml"))]
 
 @pytest.fixture
 def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
-    """A stage as it ships, on drawn data, at tiny shapes, for 30 steps in float32."""
+    """A shipped stage, on drawn data, at tiny shapes, for 30 steps in float32."""
 
     def make(name):
         shipped = load_settings(CONFIGS / "tiny-cpu" / f"{name}.yaml")
@@ -66,11 +66,11 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_losses_are_those_written_down(name, golden_stage, start, losses):
+def test_losses_equal_the_recorded_ones(name, golden_stage, start, losses):
     run = start(golden_stage(name))
     train(run)
     ours = losses(run)
-    if "PENGUIN_WRITE_LOSSES" in os.environ:  # after a change of the recipe that is meant
+    if "PENGUIN_WRITE_LOSSES" in os.environ:  # after an intended change of the recipe
         known = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
         GOLDEN.write_text(json.dumps(known | {name: [round(loss, 6) for loss in ours]}, indent=1) + "\n")
     expected = json.loads(GOLDEN.read_text())[name]
@@ -78,7 +78,7 @@ def test_losses_are_those_written_down(name, golden_stage, start, losses):
     torch.testing.assert_close(ours, expected, rtol=TOLERANCE, atol=0)
 
 
-def test_pictures_alone_fill_the_budget(values, reconstruction, start, losses):
+def test_images_without_text_fill_the_budget(values, reconstruction, start, losses):
     reconstruction(values)["data"]["files"] = [{"path": "captions.jsonl", "conversations": False}]
     run = start(values)
     train(run, stop_at=1)
@@ -87,7 +87,7 @@ def test_pictures_alone_fill_the_budget(values, reconstruction, start, losses):
     assert 0.5 < filled <= 1 and seen == 1  # a token for each patch of an image
 
 
-def test_eight_samples_are_learnt_by_heart(values, drawn, start, losses):
+def test_eight_samples_can_be_memorised(values, drawn, start, losses):
     values["data"]["files"] = [{"path": "small.jsonl"}]
     values["budgets"] = {"tokens": 1024, "visual_tokens": 32, "micro_batches": 1}
     values["schedule"] = {"steps": 60}
@@ -103,8 +103,8 @@ def test_eight_samples_are_learnt_by_heart(values, drawn, start, losses):
         assert answer.raw == row["conversations"][1]["value"]
 
 
-def test_an_output_that_cannot_be_made_is_said(values, start):
+def test_an_output_that_cannot_be_created_is_reported(values, start):
     run = start(values)
     run.output.write_text("in the way since the run was prepared")
-    with pytest.raises(SettingError, match=r"run cannot be made \(File exists\); write to another folder"):
+    with pytest.raises(SettingError, match=r"run cannot be created \(File exists\); write to another folder"):
         train(run)

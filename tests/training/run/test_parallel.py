@@ -1,4 +1,4 @@
-"""Several processes: copies and shards give the losses and the weights of a single process."""
+"""Several processes: replicas and shards give the losses and the weights of a single process."""
 
 import json
 import os
@@ -10,25 +10,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import yaml
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from penguin_models.errors import SettingError
-from penguin_training.model.initial_weights import build_model
+from penguin_training.model.blueprint import make_blueprint
+from penguin_training.model.build_model import build_model
 from penguin_training.run.loop import train
 from penguin_training.run.parallel import make_accelerator, place
-from penguin_training.run.training_state import states
-from penguin_training.settings.blueprint import make_blueprint
+from penguin_training.run.saved_state import find_states
 
 
 def torchrun(values, folder, *arguments):
-    """Two processes on this machine's CPU, through the real command."""
+    """Runs two processes on the CPU, through the real command."""
     stage = folder / "stage.yaml"
-    stage.write_text(yaml.safe_dump(values))
+    stage.write_text(json.dumps(values))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "penguin_ros.cli.main", "train"]
-    # With a fault handler a process that aborts says where its threads were.
+    # With a fault handler, a process that aborts prints the stacks of its threads.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
         [*command, str(stage), *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -38,7 +37,7 @@ def torchrun(values, folder, *arguments):
 
 @pytest.fixture
 def stage(values, reconstruction, tmp_path):
-    """A stage with every kind of sample and loss, and answers that weigh by their length."""
+    """A stage with every kind of sample and loss, and answers weighted by their length."""
     reconstruction(values)
     values["budgets"]["micro_batches"] = 4
     values["data"]["answer_balance"] = 0.5
@@ -49,15 +48,15 @@ def stage(values, reconstruction, tmp_path):
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
-    """Shards also take up, in the middle, what a single process began."""
+def test_two_processes_equal_one(stage, sharding, start, losses, tmp_path):
+    """Shards also resume what a single process began."""
     single = start(stage)
     train(single)
     output = tmp_path / sharding
     stage["output"] = str(output)
     stage["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
     if sharding == "fsdp2":
-        begun = states(single.output)[0]
+        begun = find_states(single.output)[0]
         shutil.copytree(begun, output / "checkpoints" / begun.name)
         shutil.copy(single.output / "metrics.jsonl", output)
         torchrun(stage, tmp_path, "--resume")
@@ -71,7 +70,7 @@ def test_two_processes_are_as_one(stage, sharding, start, losses, tmp_path):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_no_device_ever_holds_a_model_that_is_to_be_sharded(values, parse, monkeypatch):
+def test_no_device_holds_a_whole_model_before_sharding(values, parse, monkeypatch):
     values["engine"]["sharding"] = "fsdp2"
     settings = parse(values)
     model = build_model(settings, make_blueprint(settings), None)
@@ -86,7 +85,7 @@ def test_no_device_ever_holds_a_model_that_is_to_be_sharded(values, parse, monke
         dist.destroy_process_group()
 
 
-def test_what_cannot_be_shared(values, parse, monkeypatch):
+def test_impossible_process_counts_are_refused(values, parse, monkeypatch):
     values["engine"]["sharding"] = "fsdp2"
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(SettingError, match="needs processes: start with torchrun"):

@@ -1,4 +1,4 @@
-"""The precision and the compiler that ship: bfloat16 and compiled layers train as float32 does."""
+"""bfloat16 and compiled layers, as shipped, train as float32 does."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from penguin_training.run.loop import train
 
 
-def test_bfloat16_and_compiled_layers(values, reconstruction, start, losses, tmp_path):
+def test_bfloat16_and_compiled_layers_train_as_float32(values, reconstruction, start, losses, tmp_path):
     reconstruction(values, reading=1.0)
     values["optimizer"] = {"kind": "muon"}
     values["schedule"] = {"steps": 2}

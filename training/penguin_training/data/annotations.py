@@ -2,17 +2,18 @@
 
 A sample has `id`, `image` and `video` (a path or a list of them, in the order of their placeholders), and one of
   `conversations`: [{"from": "human" | "gpt" | "system", "value": text with <image> and <video>}]
-  `text`: a text without pictures, learnt as a whole
-  neither (or an empty list): its pictures feed the reconstruction losses alone.
-`"independent_turns": true` next to `conversations` says that its questions do not lead to each other: each is learnt as
-if it were the only one about what the first one shows. A field that is null counts as absent. Other fields are left
-alone; `only` chooses samples by them. Reads no pictures and knows nothing of tokens.
+  `text`: a text without media, learnt as a whole
+  neither (or an empty list): its media are only used by the reconstruction losses.
+`"independent_turns": true` says that the questions of a conversation do not build on each other: each is learnt as if
+it were the only one about the media that the first one shows. A null field counts as absent. Other fields are ignored,
+but `only` can select samples by them. Opens no media and knows nothing of tokens.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,41 +28,27 @@ from penguin_models.types import Int64Array
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PLACEHOLDER = re.compile(r"(<image>|<video>)\n?")
-_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image or a clip of a sample.
+class MediaReference:
+    """An image or a clip that a sample refers to."""
 
-    Attributes:
-        path: where it lies, or what it is called in messages.
-        is_clip: whether it is a clip.
-        frames: of the clip, or the image as the only one, where it lies in no file.
-    """
-
-    path: Path
-    is_clip: bool
+    path: Path  # Its file or folder; only a name for messages if `frames` holds the pixels
+    is_clip: bool  # Whether it is a clip
+    # Decoded frames of media without a file; an image has one
     frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One sample.
-
-    Attributes:
-        id: names it in reports.
-        pictures: in the order in which the conversation shows them.
-        messages: the conversation as chat.py reads it; its video parts lack frames and times. None where there is
-            no conversation.
-        text: a text that is learnt as a whole, or None.
-        independent_turns: whether each question of the conversation stands alone.
-    """
+    """One sample."""
 
     id: str
-    pictures: tuple[Picture, ...]
+    media: tuple[MediaReference, ...]  # In the order in which the conversation shows them
+    # The conversation as chat.py reads it, its video parts still without frame times; or None
     messages: tuple[Message, ...] | None
-    text: str | None
+    text: str | None  # A text that is learnt as a whole, or None
     independent_turns: bool = False
 
     @property
@@ -71,65 +58,57 @@ class Annotation:
 
 
 def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
-    """Checks one sample of an annotation file.
-
-    Args:
-        raw: as JSON has it.
-        root: folder that its paths are relative to.
-        default_id: where the sample has none.
+    """Checks one sample as decoded from JSON, with paths relative to `root`, and returns it.
 
     Raises:
-        DataError: the sample does not have the form that the module's docstring says.
+        DataError: the sample does not have the form described in the module's docstring.
     """
     if not isinstance(raw, Mapping):
         raise DataError(f"a sample must be an object, not {raw!r:.60}")
     name = sample_id(raw, default_id)
     paths = {"<image>": _paths(raw, "image", root), "<video>": _paths(raw, "video", root)}
-    conversation, text = raw.get("conversations"), raw.get("text")
-    conversation = None if conversation == [] else conversation
-    if conversation is not None and text is not None:
-        raise DataError("a sample has either conversations or text, not both")
-    if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise DataError(f"text must be a string with something in it, not {text!r:.60}")
+    conversation, text = raw.get("conversations") or None, raw.get("text")
     if text is not None:
-        _check_unicode(text, "text")
-    if text is not None and any(paths.values()):
-        raise DataError("a sample with text has no pictures; a conversation can show them")
+        if conversation is not None:
+            raise DataError("a sample has either conversations or text, not both")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"text must be a string that is not blank, not {text!r:.60}")
+        if any(paths.values()):
+            raise DataError("a sample with text cannot have media; use conversations to show them")
+        return Annotation(name, (), None, _checked_unicode(text, "text"))
     if conversation is None:
-        pictures = tuple(
-            Picture(path, kind == "<video>") for kind, of_kind in paths.items() for path in of_kind
-        )  # in any order: nothing shows them
-        if text is None and not pictures:
-            raise DataError("the sample has neither pictures nor conversations nor text")
-        return Annotation(name, pictures, None, text)
+        media = tuple(MediaReference(path, kind == "<video>") for kind in paths for path in paths[kind])
+        if not media:
+            raise DataError("the sample has neither media nor conversations nor text")
+        return Annotation(name, media, None, None)
     independent_turns = raw.get("independent_turns")
     if not isinstance(independent_turns, bool | None):
         raise DataError(f"independent_turns must be true or false, not {independent_turns!r:.60}")
-    messages, shown = _messages(conversation)
-    return Annotation(name, _in_order(shown, paths), messages, None, bool(independent_turns))
+    messages, placeholders = _messages(conversation)
+    return Annotation(name, _in_order(placeholders, paths), messages, None, bool(independent_turns))
 
 
 def sample_id(raw: Any, default: str) -> str:
-    """What a sample is called, whether or not it has the form of one; `default` where it has no id."""
+    """Returns the id of a raw sample, well-formed or not; `default` if it has none."""
     found = raw.get("id") if isinstance(raw, Mapping) else None
     return default if found is None else str(found).encode(errors="backslashreplace").decode()
 
 
-def wanted(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a sample has, in each field that `only` names, one of the values given there.
+def is_selected(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
+    """Returns whether each field in `only` has one of the values listed for it.
 
-    What is no object is wanted, so that it is named when it is parsed.
+    Samples that are not objects are selected, so that parsing them reports the error.
     """
     return not isinstance(raw, Mapping) or all(raw.get(field) in values for field, values in only.items())
 
 
-def pictures_of(raw: Any) -> Any:
-    """A sample without its conversation or text: its pictures feed the reconstruction losses alone."""
+def without_conversation(raw: Any) -> Any:
+    """Returns a raw sample whose media are only used by the reconstruction losses."""
     return {**raw, "conversations": [], "text": None} if isinstance(raw, Mapping) else raw
 
 
 class AnnotationFile:
-    """A JSON or JSONL file whose samples are read when they are asked for; can be sent to worker processes."""
+    """A JSON or JSONL file whose samples are parsed on access; can be sent to worker processes."""
 
     def __init__(
         self,
@@ -138,13 +117,13 @@ class AnnotationFile:
         only: Mapping[str, Sequence[str]] | None = None,
         conversations: bool = True,
     ):
-        """Finds where the samples lie.
+        """Finds the samples.
 
         Args:
-            path: `.json` (a list, read at once) or `.jsonl` (one sample a line, read line by line).
-            root: folder that paths in samples are relative to; the file's own folder if None.
-            only: see `wanted`; the rest is as if it were not there.
-            conversations: false leaves them out, see `pictures_of`.
+            path: `.json` (a list, read at once) or `.jsonl` (one sample per line, read line by line).
+            root: Folder that paths in samples are relative to; the file's own folder if None.
+            only: Selects samples, see `is_selected`.
+            conversations: False drops them, see `without_conversation`.
 
         Raises:
             DataError: the file is missing, empty or not JSON.
@@ -153,157 +132,128 @@ class AnnotationFile:
         self.root = path.parent if root is None else root
         self.only = dict(only or {})
         self.conversations = conversations
-        self._samples: list[Any] | None = None
-        self._offsets: Int64Array = np.empty(0, np.int64)
         try:
-            if path.suffix == ".json":
-                self._samples = self._read_list()
-            else:
-                self._offsets = _line_offsets(path)
+            self._samples = _read_list(path) if path.suffix == ".json" else None
+            self._offsets = _line_offsets(path) if self._samples is None else np.arange(len(self._samples))
         except OSError as err:
             raise DataError(f"annotation file {path} cannot be read: {err.strerror}") from err
-        self._rows = np.arange(self._stored())
+        self._numbers = np.arange(len(self._offsets))
+        """Position in the file of each selected sample."""
         if self.only:
-            self._rows = np.array([row for row in self._rows if self._is_wanted(row)], np.int64)
+            self._numbers = np.array([row for row in range(len(self)) if self._is_selected(row)], np.int64)
         if not len(self):
             raise DataError(f"annotation file {path} has no samples" + (f" with {self.only}" if self.only else ""))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     def __getitem__(self, row: int) -> Annotation:
-        """Reads one sample.
-
-        Raises:
-            DataError: it is not JSON, or not of the form of a sample.
-        """
+        """Parses one sample; raises DataError if it is not JSON or not valid."""
         raw = self.raw(row)
-        return parse_annotation(raw if self.conversations else pictures_of(raw), self.root, self._place(row))
+        return parse_annotation(raw if self.conversations else without_conversation(raw), self.root, self._place(row))
 
     def raw(self, row: int) -> Any:
-        """A sample as JSON has it.
-
-        Raises:
-            DataError: it is not JSON.
-        """
-        return self._raw(int(self._rows[row]))
-
-    def name(self, row: int) -> str:
-        """What a sample is called: its id; its place where it has none, or is not JSON."""
-        try:
-            return sample_id(self.raw(row), self._place(row))
-        except DataError:
-            return self._place(row)
-
-    def _place(self, row: int) -> str:
-        return f"{self.path.name}:{self._rows[row] + 1}"
-
-    def _stored(self) -> int:
-        return len(self._offsets) if self._samples is None else len(self._samples)
-
-    def _raw(self, stored: int) -> Any:
+        """Returns a sample as decoded from JSON; raises DataError if it is not JSON."""
+        number = int(self._numbers[row])
         if self._samples is not None:
-            return self._samples[stored]
+            return self._samples[number]
         with self.path.open("rb") as file:
-            file.seek(int(self._offsets[stored]))
+            file.seek(int(self._offsets[number]))
             line = file.readline()
         try:
             return json.loads(line)
         except (ValueError, RecursionError) as err:
             raise DataError(f"not JSON: {err}") from err
 
-    def _is_wanted(self, stored: int) -> bool:
+    def name(self, row: int) -> str:
+        """Returns the id of a sample; its place in the file if it has none, or is not JSON."""
         try:
-            return wanted(self._raw(stored), self.only)
+            return sample_id(self.raw(row), self._place(row))
         except DataError:
-            return True  # it is named when it is read
+            return self._place(row)
 
-    def _read_list(self) -> list[Any]:
+    def _place(self, row: int) -> str:
+        return f"{self.path.name}:{self._numbers[row] + 1}"
+
+    def _is_selected(self, row: int) -> bool:
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as err:
-            raise DataError(f"annotation file {self.path} is not JSON: {err}") from err
-        if not isinstance(values, list):
-            raise DataError(f"annotation file {self.path} holds a {type(values).__name__}, not a list of samples")
-        return values
+            return is_selected(self.raw(row), self.only)
+        except DataError:
+            return True  # reported when it is read
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"annotation file {path} is not JSON: {err}") from err
+    if not isinstance(values, list):
+        raise DataError(f"annotation file {path} holds a {type(values).__name__}, not a list of samples")
+    return values
 
 
 def _line_offsets(path: Path) -> Int64Array:
-    """Where each line that is not blank begins, in bytes; holds one block of the file at a time."""
-    starts: list[Int64Array] = []
-    position, line_start, blank = 0, 0, True
+    """Returns where each line that is not blank begins, in bytes."""
+    offsets, position = array("q"), 0
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            data = np.frombuffer(block, np.uint8)
-            visible = np.flatnonzero(data > ord(" "))
-            ends = np.flatnonzero(data == ord("\n"))
-            # A line is blank where nothing visible lies between its beginning and its end.
-            begins = np.concatenate(([line_start - position], ends + 1))
-            first = np.searchsorted(visible, np.maximum(begins, 0))
-            last = np.searchsorted(visible, np.concatenate((ends, [len(data)])))
-            filled = last > first
-            filled[0] |= not blank
-            whole = begins[:-1][filled[:-1]]
-            starts.append(whole.astype(np.int64) + position)
-            line_start, blank = int(begins[-1]) + position, not bool(filled[-1])
-            position += len(data)
-    if not blank:
-        starts.append(np.array([line_start], np.int64))
-    return np.concatenate(starts) if starts else np.empty(0, np.int64)
+        for line in file:
+            if line.strip():
+                offsets.append(position)
+            position += len(line)
+    return np.array(offsets, np.int64)
 
 
-def _check_unicode(text: str, what: str) -> None:
-    """JSON can name halves of a character (`\\udc80`), which nothing can encode."""
+def _checked_unicode(text: str, what: str) -> str:
+    """Returns the text; JSON can hold halves of a surrogate pair (`\\udc80`), which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as err:
-        raise DataError(f"{what} is not valid Unicode (character {err.start}: {text[err.start]!r}); mend it") from err
+        raise DataError(f"{what} is not valid Unicode (character {err.start}: {text[err.start]!r}); fix it") from err
+    return text
 
 
 def _paths(raw: Mapping[str, Any], key: str, root: Path) -> list[Path]:
-    given = raw.get(key)
-    if given is None:
+    value = raw.get(key)
+    if value is None:
         return []
-    paths = [given] if isinstance(given, str) else given
+    paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise DataError(f"{key} must be a path or a list of paths, not {given!r:.60}")
-    for path in paths:
-        _check_unicode(path, key)
-    return [root / path for path in paths]
+        raise DataError(f"{key} must be a path or a list of paths, not {value!r:.60}")
+    return [root / _checked_unicode(path, key) for path in paths]
 
 
 def _messages(conversation: Any) -> tuple[tuple[Message, ...], list[str]]:
-    """Messages of a conversation, and the placeholders in their order."""
+    """Returns the messages of a conversation, and its placeholders in order."""
     if not isinstance(conversation, list):
         raise DataError(f"conversations must be a list of turns, not {conversation!r:.60}")
     messages: list[Message] = []
-    shown: list[str] = []
+    placeholders: list[str] = []
     for turn in conversation:
         role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
         if role is None or not isinstance(turn.get("value"), str):
             raise DataError(f"a turn must have a 'from' among {', '.join(_ROLES)} and a 'value': {turn!r:.80}")
-        _check_unicode(turn["value"], "a turn's value")
+        text = _checked_unicode(turn["value"], "a turn's value")
         if role == "assistant":
-            messages.append({"role": role, "content": turn["value"]})
+            messages.append({"role": role, "content": text})
             continue
         parts: list[dict[str, Any]] = []
-        for piece in _PLACEHOLDER.split(turn["value"]):
+        for piece in _PLACEHOLDER.split(text):
             if piece in ("<image>", "<video>"):
-                shown.append(piece)
+                placeholders.append(piece)
                 parts.append({"type": piece[1:-1]})
             elif piece:
                 parts.append({"type": "text", "text": piece})
         messages.append({"role": role, "content": parts})
     if not any(message["role"] == "assistant" for message in messages):
-        raise DataError("the conversation has no turn from 'gpt': nothing can be learnt from it")
-    return tuple(messages), shown
+        raise DataError("the conversation has no turn from 'gpt', so nothing can be learnt from it")
+    return tuple(messages), placeholders
 
 
-def _in_order(shown: list[str], paths: Mapping[str, list[Path]]) -> tuple[Picture, ...]:
-    for kind, of_kind in paths.items():
-        if shown.count(kind) != len(of_kind):
+def _in_order(placeholders: list[str], paths: Mapping[str, list[Path]]) -> tuple[MediaReference, ...]:
+    for kind in paths:
+        if placeholders.count(kind) != len(paths[kind]):
             raise DataError(
-                f"the conversation has {shown.count(kind)} {kind} but the sample names {len(of_kind)} of them"
+                f"the conversation has {placeholders.count(kind)} {kind} but the sample names {len(paths[kind])}"
             )
-    rest = {kind: iter(of_kind) for kind, of_kind in paths.items()}
-    return tuple(Picture(next(rest[kind]), kind == "<video>") for kind in shown)
+    remaining = {kind: iter(paths[kind]) for kind in paths}
+    return tuple(MediaReference(next(remaining[kind]), kind == "<video>") for kind in placeholders)

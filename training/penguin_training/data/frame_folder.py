@@ -1,4 +1,4 @@
-"""A clip as a folder: one image file a frame, each named for its time in milliseconds, such as `00001500.jpg`."""
+"""A clip as a folder: one image file per frame, named by its time in milliseconds, such as `00001500.jpg`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ class FrameFolder:
     """A folder of frames as a `Clip`."""
 
     def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Chooses the frames, without reading them.
-
-        Args:
-            path: the folder.
-            fps: at most so many frames per second are taken.
-            max_frames: where there would be more, this many are taken evenly from them.
+        """Chooses the frames without reading them: at most `fps` per second, and `max_frames` of these, uniformly.
 
         Raises:
-            MediaError: the folder is missing or holds no frames, or fps or max_frames make no sense.
+            MediaError: the folder is missing or holds no frames, or fps or max_frames is out of range.
         """
         check_sampling(fps, max_frames)
         folder = Path(path)
@@ -32,7 +27,7 @@ class FrameFolder:
             raise MediaError(f"clip {folder} is not a folder of frames")
         files = sorted((int(file.stem), file) for file in folder.iterdir() if file.stem.isdecimal())
         if not files:
-            raise MediaError(f"clip {folder} holds no frames named for their milliseconds, such as 00001500.jpg")
+            raise MediaError(f"clip {folder} holds no frames named by their milliseconds, such as 00001500.jpg")
         chosen, last = [], -1
         for time_ms, file in files:
             slot = math.floor((time_ms - files[0][0]) / 1000 * fps + _SLACK)
@@ -42,10 +37,6 @@ class FrameFolder:
         self._frames = sample_uniformly(chosen, max_frames)
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the chosen frames, one at a time.
-
-        Raises:
-            MediaError: a file cannot be read.
-        """
+        """Reads the chosen frames, one at a time; raises MediaError if one cannot be read."""
         for time_s, file in self._frames:
             yield ClipFrame(time_s, load_image(file))

@@ -1,7 +1,7 @@
-"""A conversation whose questions do not lead to each other: each is answered as if it were the only one.
+"""Conversations whose questions do not build on each other: each is learnt as if it were the only one.
 
-All see what is shown before the first question, which stands in the sequence once; none sees another. So an answer
-cannot be copied from an earlier one, and the picture is paid for once.
+Every question sees the media, which are in the sequence once, but no other question. So no answer can be copied from an
+earlier one, and the media are encoded once.
 """
 
 from __future__ import annotations
@@ -18,72 +18,54 @@ from penguin_models.processor import Processor
 from penguin_models.types import Int64Array
 
 
-def turns_alone(messages: Sequence[Message]) -> list[list[Message]]:
-    """Takes a conversation apart: one conversation for each question, which begins with all that is shown.
-
-    Args:
-        messages: as chat.py reads them; a system message stays before every question.
+def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
+    """Splits a conversation into one for each question, all of which begin with the system message and the media.
 
     Raises:
-        DataError: a picture comes after the first question, or an answer before it.
+        DataError: media come after the first question, or an answer before it.
     """
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     first = asked[0] if asked else len(messages)
     before = list(messages[:first])
     if any(message["role"] == "assistant" for message in before):
-        raise DataError("its turns cannot stand apart: an answer comes before the first question")
-    opening, rest = _split(messages[first]["content"])
-    if any(_has_pictures(parts) for parts in (rest, *(messages[i]["content"] for i in asked[1:]))):
-        raise DataError("its turns cannot stand apart: a picture comes after the first question")
-    alone = []
-    for start, end in pairwise((*asked, len(messages))):
-        question = rest if start == first else _parts(messages[start]["content"])
-        alone.append([*before, {"role": "user", "content": [*opening, *question]}, *messages[start + 1 : end]])
-    return alone
+        raise DataError("its turns cannot be independent: an answer comes before the first question")
+    opening = _parts(messages[first]["content"])
+    media_end = next((i for i, part in enumerate(opening) if part["type"] == "text"), len(opening))
+    media, first_question = opening[:media_end], opening[media_end:]
+    questions = [first_question, *(_parts(messages[i]["content"]) for i in asked[1:])]
+    if any(part["type"] != "text" for question in questions for part in question):
+        raise DataError("its turns cannot be independent: an image or video comes after the first question")
+    return [
+        [*before, {"role": "user", "content": [*media, *question]}, *messages[start + 1 : end]]
+        for question, (start, end) in zip(questions, pairwise((*asked, len(messages))), strict=True)
+    ]
 
 
 def encode_independent_turns(
     processor: Processor, messages: Sequence[Message], visual_tokens: Sequence[int]
 ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
-    """Ids, labels and turns of a conversation taken apart.
-
-    Args:
-        processor: of the model.
-        messages: with frames and times of videos filled in.
-        visual_tokens: of each frame.
+    """Encodes a conversation with independent turns, given the visual tokens of each frame.
 
     Returns:
-        ids int64 [tokens], first what all turns share, then turn after turn; labels as ids; tokens of each turn.
+        ids int64 [tokens], first what all turns share, then each turn; labels as ids; tokens of each turn.
 
     Raises:
-        DataError: see `turns_alone`.
-        PenguinError: the conversation is malformed.
+        PenguinError: the conversation is malformed, or its turns cannot be independent.
     """
-    encoded = [processor.training_ids(alone, visual_tokens) for alone in turns_alone(messages)]
-    shown = np.flatnonzero(encoded[0][0] == processor.image_token_id)
-    shared = int(shown[-1]) + 1 if len(shown) else 0
+    encoded = [processor.training_ids(turn, visual_tokens) for turn in split_turns(messages)]
+    visual = np.flatnonzero(encoded[0][0] == processor.image_token_id)
+    shared = int(visual[-1]) + 1 if len(visual) else 0
     ids, labels = (
         np.concatenate([encoded[0][which][:shared], *(turn[which][shared:] for turn in encoded)]) for which in (0, 1)
     )
     return ids, labels, tuple(len(turn_ids) - shared for turn_ids, _ in encoded)
 
 
-def positions(length: int, turns: Sequence[int]) -> Int64Array:
-    """Positions of a sample's tokens, int64 [length]: each turn goes on where what is shared ends."""
+def turn_positions(length: int, turns: Sequence[int]) -> Int64Array:
+    """Returns the positions of a sample's tokens, int64 [length]: each turn continues from the shared tokens."""
     shared = length - sum(turns)
     return np.concatenate([np.arange(shared), *(shared + np.arange(turn) for turn in turns)])
 
 
-def _split(content: Any) -> tuple[list[Any], list[Any]]:
-    """What a first question shows before its words, and the rest."""
-    parts = _parts(content)
-    words = next((i for i, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    return parts[:words], parts[words:]
-
-
 def _parts(content: Any) -> list[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
-def _has_pictures(content: Any) -> bool:
-    return any(part["type"] != "text" for part in _parts(content))

@@ -1,4 +1,4 @@
-"""Which samples share a micro-batch: best-fit-decreasing packing into a budget of tokens, by a seed.
+"""Which samples share a micro-batch: best-fit-decreasing packing into a token budget, by a seed.
 
 Samples are shuffled first and packed in windows, so that every micro-batch mixes long and short ones from all over the
 data; the micro-batches are shuffled again.
@@ -14,19 +14,11 @@ import numpy as np
 from penguin_models.types import Int64Array
 
 WINDOW = 8192
-"""Samples that are packed together. Larger packs no better, and sorts the data more by length."""
+"""Samples that are packed together. A larger window packs no better, and sorts the data more by length."""
 
 
 def pack(sizes: Int64Array, budget: int) -> list[list[int]]:
-    """Puts items into as few bins as best-fit decreasing finds.
-
-    Args:
-        sizes: of the items, each between 1 and `budget`.
-        budget: of a bin.
-
-    Returns:
-        Positions of the items of each bin.
-    """
+    """Puts items, of sizes between 1 and `budget`, into bins; returns the indices of the items of each bin."""
     assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= budget), "sizes must be within the budget"
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
@@ -49,33 +41,32 @@ class PackingPlan:
     """The micro-batches of every epoch, as a function of the seed alone."""
 
     def __init__(self, sizes: Int64Array, repeats: Sequence[tuple[int, float]], budget: int, seed: int):
-        """Remembers what is to be packed.
+        """Stores what is packed.
 
         Args:
-            sizes: tokens of each sample, 0 for those that cannot be used.
+            sizes: Tokens of each sample, 0 if it cannot be used.
             repeats: (samples, how often an epoch shows each) for each file, in the order of `sizes`.
-            budget: tokens of a micro-batch.
-            seed: of the shuffling.
+            budget: Tokens of a micro-batch.
+            seed: Seed of the shuffling.
         """
         assert sum(count for count, _ in repeats) == len(sizes)
-        self._sizes, self._repeats, self.budget, self._seed = sizes, repeats, budget, seed
+        self._sizes, self._repeats, self._budget, self._seed = sizes, repeats, budget, seed
         self._cached: tuple[int, list[Int64Array]] | None = None
 
     def micro_batches(self, epoch: int) -> list[Int64Array]:
-        """Sample numbers of each micro-batch of an epoch."""
+        """Returns the sample numbers of each micro-batch of an epoch."""
         if self._cached is None or self._cached[0] != epoch:
             self._cached = epoch, self._pack_epoch(epoch)
         return self._cached[1]
 
     def size(self, numbers: Sequence[int] | Int64Array) -> int:
-        """Tokens of a micro-batch."""
+        """Returns the tokens of a micro-batch."""
         return int(self._sizes[np.asarray(numbers)].sum())
 
     def fill(self, epoch: int = 0) -> float:
-        """Share of the budget that an epoch's micro-batches fill; the rest would be padding."""
+        """Returns the fraction of the budget that an epoch's micro-batches fill."""
         batches = self.micro_batches(epoch)
-        used = sum(self.size(batch) for batch in batches)
-        return used / (self.budget * len(batches))
+        return sum(self.size(batch) for batch in batches) / (self._budget * len(batches))
 
     def _pack_epoch(self, epoch: int) -> list[Int64Array]:
         random = np.random.default_rng([self._seed, epoch])
@@ -84,15 +75,15 @@ class PackingPlan:
         carried = np.empty(0, np.int64)
         for start in range(0, len(order), WINDOW):
             window = np.concatenate((carried, order[start : start + WINDOW]))
-            bins = [window[items] for items in pack(self._sizes[window], self.budget)]
+            bins = [window[items] for items in pack(self._sizes[window], self._budget)]
             carried = np.empty(0, np.int64)
             if start + WINDOW < len(order) and len(bins) > 1:
-                carried = bins.pop()  # the last one opened is the emptiest: its samples go on
+                carried = bins.pop()  # the last one is the emptiest: its samples move to the next window
             packed += bins
         return [packed[i] for i in random.permutation(len(packed))]
 
     def _shown(self, random: np.random.Generator) -> Int64Array:
-        """Numbers of the samples that an epoch shows, as often as it does."""
+        """Returns the numbers of the samples that an epoch shows, repeated ones several times."""
         shown, first = [], 0
         for count, repeat in self._repeats:
             numbers = np.arange(first, first + count)

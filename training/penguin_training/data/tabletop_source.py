@@ -14,34 +14,22 @@ from penguin_training.settings.data import TabletopScenes
 
 
 def open_scenes(scenes: TabletopScenes, fps: float) -> TabletopDataset:
-    """The scenes by their numbers; can be sent to worker processes, each of which starts a renderer of its own.
-
-    Args:
-        scenes: what they are like.
-        fps: frames per second of clips.
-
-    Raises:
-        TabletopError: a setting makes no sense.
-    """
+    """Returns the scenes; each worker process that they are sent to starts its own renderer."""
     mixture = Mixture()
-    if given := scenes.mixture:
-        mixture = Mixture(*(given.get(family, 0.0) for family in get_args(Family)))
+    if weights := scenes.mixture:
+        mixture = Mixture(*(weights.get(family, 0.0) for family in get_args(Family)))
     return TabletopDataset(TabletopSettings(base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture))
 
 
 def read_scene(dataset: TabletopDataset, number: int) -> Annotation:
-    """Renders a scene; its pictures carry their frames.
-
-    Raises:
-        TabletopError: PyBullet is not installed.
-    """
+    """Renders a scene; its media hold their frames."""
     sample = dataset[number]
     is_clip = sample.family == "clip"
     stamps = sample.stamps_s or (0.0,) * len(sample.frames)
     frames = tuple(ClipFrame(*item) for item in zip(stamps, sample.frames, strict=True))
-    shown = [frames] if is_clip else [(frame,) for frame in frames]
-    names = [str(position) for position in range(len(shown))]
+    media_frames = [frames] if is_clip else [(frame,) for frame in frames]
+    names = [str(position) for position in range(len(media_frames))]
     raw = sample.annotation() | {"video" if is_clip else "image": names}
     annotation = parse_annotation(raw, Path(sample.id), sample.id)
-    pictures = zip(annotation.pictures, shown, strict=True)
-    return replace(annotation, pictures=tuple(replace(picture, frames=of_picture) for picture, of_picture in pictures))
+    media = zip(annotation.media, media_frames, strict=True)
+    return replace(annotation, media=tuple(replace(reference, frames=own) for reference, own in media))

@@ -1,4 +1,4 @@
-"""Processes that read data beside the training process."""
+"""Processes that read data for the training process."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import cv2
 
 
 def worker_options(workers: int) -> dict[str, Any]:
-    """Arguments of torch's DataLoader for so many worker processes; 0 reads in the calling one.
+    """Returns the arguments of torch's DataLoader for this number of worker processes; 0 reads in the calling one.
 
-    Workers start anew instead of as a fork: a fork inherits the locks of OpenCV's, torch's and a tracker's threads
-    without the threads that would open them, and may wait for ever.
+    Workers are spawned, not forked: a fork inherits locks held by threads of OpenCV, torch or a tracker without the
+    threads that would release them, and can deadlock.
     """
     if not workers:
         return {"num_workers": 0}
-    return {"num_workers": workers, "multiprocessing_context": "spawn", "worker_init_fn": _one_thread}
+    return {"num_workers": workers, "multiprocessing_context": "spawn", "worker_init_fn": _use_one_thread}
 
 
-def _one_thread(_: int) -> None:
+def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(1)

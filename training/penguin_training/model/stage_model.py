@@ -1,13 +1,12 @@
 """The model as a training stage runs it: a packed micro-batch in, losses out.
 
-Modules are those of `PenguinVL` under the same names, with the adapter beside them. Knows nothing of optimisers,
-processes or files.
+Its modules are those of `PenguinVL` under the same names, plus the adapter. Knows nothing of optimisers, processes or
+files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,12 @@ from transformers import Qwen3ForCausalLM
 
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.projector import Projector
-from penguin_training.data.batches import Batch
+from penguin_training.data.batch import Batch
 from penguin_training.model.losses import amplitude_loss, cross_entropy_sum, direction_loss, relation_loss
-from penguin_training.model.packed_attention import PACKED, packing
+from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 RECONSTRUCTION = ("direction", "amplitude", "relation", "reading")
-Reading = Callable[[Tensor, Tensor], Tensor]
+ReadingLoss = Callable[[Tensor, Tensor], Tensor]
 """A loss of the student's features [V, S] and the teacher's [V, S]."""
 
 
@@ -30,10 +29,10 @@ class StageModel(nn.Module):
     Attributes:
         language_model: transformers' Qwen3.
         vision_encoder: Penguin-Encoder, or None in a text stage.
-        vision_projector: its projector, or None.
-        vision_adapter: encoder's width -> teacher's width, or None where nothing is reconstructed.
+        vision_projector: Its projector, or None.
+        vision_adapter: Encoder's width -> teacher's width, or None without reconstruction.
         relation_over: "image" or "micro_batch".
-        reading: what a teacher's classifiers make of the student's features, or None.
+        reading: Loss of what the teacher's classifiers predict from the student's features, or None.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class StageModel(nn.Module):
         vision_projector: Projector | None = None,
         teacher_width: int | None = None,
         relation_over: str = "image",
-        reading: Reading | None = None,
+        reading: ReadingLoss | None = None,
     ):
         super().__init__()
         language_model.set_attn_implementation(PACKED)
@@ -57,13 +56,8 @@ class StageModel(nn.Module):
         self.relation_over = relation_over
         self.reading = reading
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.parameters()).device
-
     def checkpoint_activations(self) -> None:
-        """Computes activations again for the gradient instead of keeping them."""
+        """Recomputes activations in the backward pass instead of storing them."""
         decoder = self.language_model
         # transformers renames the first to the second.
         enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
@@ -72,28 +66,29 @@ class StageModel(nn.Module):
             self.vision_encoder.encoder.gradient_checkpointing = True
 
     def layers(self) -> list[nn.Module]:
-        """The transformer layers, encoder first: the units of sharding and compilation."""
-        of_encoder = [] if self.vision_encoder is None else list(self.vision_encoder.encoder.layers)
-        return of_encoder + list(self.language_model.model.layers)
+        """Returns the transformer layers, encoder first: the units of sharding and compilation."""
+        encoder_layers = [] if self.vision_encoder is None else list(self.vision_encoder.encoder.layers)
+        return encoder_layers + list(self.language_model.model.layers)
 
     def forward(self, batch: Batch, teacher_features: Tensor | None = None) -> dict[str, Tensor]:
-        """Losses of a micro-batch.
+        """Returns the losses of a micro-batch.
 
         Args:
-            batch: on the model's device.
-            teacher_features: [V, teacher's width] of the batch's frames; needed with an adapter and real frames.
+            batch: On the model's device.
+            teacher_features: [V, teacher's width] of the batch's frames; required with an adapter and real frames.
 
         Returns:
-            Scalars: `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`,
-            `amplitude`, `relation` and, where there is one, `reading`, each a mean, 0 where the batch has no real
-            frames.
+            `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`, `amplitude`,
+            `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames.
         """
         embeddings = self.language_model.get_input_embeddings()(batch.ids)
         losses: dict[str, Tensor] = {}
         if self.vision_encoder is not None and self.vision_projector is not None:
-            features = self._features(batch)
+            trained = any(p.requires_grad for p in self.vision_encoder.parameters())
+            with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+                features = self.vision_encoder(batch.patches, batch.frames)  # [V, encoder's width]
             visual = self.vision_projector(features).to(embeddings.dtype)
-            embeddings = embeddings.index_copy(0, batch.places, visual[batch.taken])
+            embeddings = embeddings.index_copy(0, batch.visual_positions, visual[batch.visual_rows])
             embeddings = embeddings + 0 * visual.sum()  # every part has a gradient in every step
             if self.vision_adapter is not None:
                 losses = self._reconstruction(self.vision_adapter(features), batch, teacher_features)
@@ -101,25 +96,17 @@ class StageModel(nn.Module):
             inputs_embeds=embeddings[None],
             position_ids=batch.positions[None],
             use_cache=False,
-            **packing(batch.lengths, batch.turns, embeddings.device),
+            **packed_arguments(batch.lengths, batch.turns, embeddings.device),
         ).last_hidden_state[0]
         head = self.language_model.lm_head
-        learnt = cross_entropy_sum(hidden[batch.predict_from], batch.targets, batch.weights, head)
+        cross_entropy = cross_entropy_sum(hidden[batch.predict_from], batch.targets, batch.weights, head)
         if not len(batch.targets):
-            learnt = learnt + 0 * head(hidden[:1]).sum()
-        return {"cross_entropy": learnt, **losses}
-
-    def _features(self, batch: Batch) -> Tensor:
-        """[V, encoder's width]; without a graph where the encoder is frozen."""
-        assert self.vision_encoder is not None
-        trained = any(p.requires_grad for p in self.vision_encoder.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return self.vision_encoder(batch.patches, batch.frames)  # type: ignore[no-any-return]
+            cross_entropy = cross_entropy + 0 * head(hidden[:1]).sum()
+        return {"cross_entropy": cross_entropy, **losses}
 
     def _reconstruction(self, student: Tensor, batch: Batch, teacher: Tensor | None) -> dict[str, Tensor]:
         if not batch.real_frames:
-            nothing = 0 * student.sum()
-            return dict.fromkeys(RECONSTRUCTION if self.reading else RECONSTRUCTION[:-1], nothing)
+            return dict.fromkeys(RECONSTRUCTION if self.reading else RECONSTRUCTION[:-1], 0 * student.sum())
         assert teacher is not None and teacher.shape == student.shape, "the teacher saw other frames"
         groups: Sequence[int] | None = batch.frame_tokens if self.relation_over == "image" else None
         losses = {
@@ -131,12 +118,11 @@ class StageModel(nn.Module):
 
 
 def part_of(name: str) -> str:
-    """Which part of the settings' `learning_rates` a parameter of `StageModel` belongs to."""
+    """Returns the part of the settings' `learning_rates` that a parameter of `StageModel` belongs to."""
     if ".lora_" in name:
         return "lora"
-    if name.startswith("vision_encoder.embeddings."):
-        return "patch_embedding"
-    prefixes: dict[str, str] = {
+    prefixes = {
+        "vision_encoder.embeddings.": "patch_embedding",
         "vision_encoder.": "encoder",
         "vision_projector.": "projector",
         "vision_adapter.": "adapter",
@@ -145,12 +131,7 @@ def part_of(name: str) -> str:
     return next(part for prefix, part in prefixes.items() if name.startswith(prefix))
 
 
-def freeze(model: StageModel, trained: Any) -> None:
-    """Leaves gradients only to the parts in `trained`.
-
-    Args:
-        model: the stage's model.
-        trained: names of parts, as `part_of` gives them.
-    """
+def freeze(model: StageModel, trained: Collection[str]) -> None:
+    """Disables the gradients of all parts but those in `trained`, named as by `part_of`."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)

@@ -1,13 +1,13 @@
-"""Teachers: encoders whose features a student learns to reconstruct, behind one small interface.
+"""Teachers: encoders whose features a student learns to reconstruct.
 
-A teacher reads the very patches that the student reads, and gives one feature vector for each visual token.
+A teacher reads the same patches as the student, and returns one feature vector for each visual token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,149 +17,89 @@ from penguin_models.config import read_json
 from penguin_models.encoder import FrameShape, PenguinEncoder
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.tensor_files import index_tensors
-from penguin_training.model.stage_model import Reading
+from penguin_training.model.blueprint import is_local, read_penguin_config
 from penguin_training.model.tiny_teacher import TinyTeacher
-from penguin_training.settings.blueprint import is_local, penguin_config
-from penguin_training.settings.stage import Teacher as TeacherSettings
+from penguin_training.settings.teacher import TeacherSettings
 
 _SIGLIP_TYPES = ("videollama3_vision_encoder", "video_llama_3_vision")
-_SIGLIP_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-)
+_SIGLIP_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_SIGLIP_FIELDS = (*_SIGLIP_SIZES, "num_channels", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout")
 
 
-class Teacher(Protocol):
-    """What training needs of a teacher."""
-
-    width: int
-    """Of its features."""
-    patch_size: int
-    """Side of its patches in pixels."""
-
-    @property
-    def reading(self) -> Reading | None:
-        """A loss of what its classifiers read off a student's features; None where it has no classifiers."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights."""
-        ...
-
-    def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """Features of frames, without gradients.
-
-        Args:
-            patches: [N, C*P*P], normalised, each frame in block order.
-            frames: their shapes.
-
-        Returns:
-            [V, width], one row for each visual token: the mean over each merge_size x merge_size block.
-        """
-        ...
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Teacher:
-        """Moves the weights."""
-        ...
-
-
-class PenguinTeacher:
-    """The encoder of a Penguin-VL model: a larger one teaches a smaller one that will run on a device."""
+class PenguinTeacher(nn.Module):
+    """The encoder of a Penguin-VL model: a larger one teaches a smaller one for a device."""
 
     reading = None
 
     def __init__(self, encoder: PenguinEncoder):
-        self._encoder = encoder.eval().requires_grad_(False)
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
         self.width = encoder.config.hidden_size
         self.patch_size = encoder.config.patch_size
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """See `Teacher`."""
-        return self._encoder(patches, frames)  # type: ignore[no-any-return]
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights."""
-        return self._encoder.parameters()
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> PenguinTeacher:
-        """Moves the weights."""
-        self._encoder.to(device=device, dtype=dtype)
-        return self
+        """Returns features [V, width], see `TinyTeacher.features`."""
+        return self.encoder(patches, frames)  # type: ignore[no-any-return]
 
 
-class SiglipTeacher:
+class SiglipTeacher(nn.Module):
     """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does."""
 
     reading = None
 
-    def __init__(self, model: nn.Module):
-        self._model = model.eval().requires_grad_(False)
-        self.width = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
-        self.patch_size = int(model.config.patch_size)  # type: ignore[union-attr,arg-type]
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.width = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self.patch_size = int(encoder.config.patch_size)  # type: ignore[union-attr,arg-type]
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """See `Teacher`."""
+        """Returns features [V, width], see `TinyTeacher.features`."""
         grids = torch.tensor([[1, *frame.grid] for frame in frames], device=patches.device)
         merges = torch.tensor([frame.merge_size for frame in frames], device=patches.device)
-        return self._model(patches, grid_thw=grids, merge_sizes=merges).last_hidden_state  # type: ignore[no-any-return]
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights."""
-        return self._model.parameters()
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> SiglipTeacher:
-        """Moves the weights."""
-        self._model.to(device=device, dtype=dtype)
-        return self
+        output = self.encoder(patches, grid_thw=grids, merge_sizes=merges)
+        return output.last_hidden_state  # type: ignore[no-any-return]
 
 
-def load_teacher(settings: TeacherSettings) -> Teacher:
-    """Loads a teacher on the CPU.
+Teacher = TinyTeacher | PenguinTeacher | SiglipTeacher
+
+
+def load_teacher(settings: TeacherSettings, weights: bool = True) -> Teacher:
+    """Loads a teacher on the CPU; without weights, it only checks their files if the checkpoint is local.
 
     Raises:
         CheckpointError: its checkpoint is missing or of another kind.
     """
+    path = settings.path
     if settings.kind == "tiny":
-        return TinyTeacher.from_pretrained(settings.path)
+        return TinyTeacher.from_pretrained(path)  # small enough to load in any case
     if settings.kind == "penguin":
-        model, _ = load_pretrained(settings.path)
+        if weights:
+            return PenguinTeacher(load_pretrained(path)[0].vision_encoder)
+        model = open_checkpoint(path)[0] if is_local(path) else empty_model(read_penguin_config(path)[1])
         return PenguinTeacher(model.vision_encoder)
-    return SiglipTeacher(_load_siglip(settings.path))
+    from transformers import VideoLlama3VisionModel
+
+    folder = resolve_checkpoint(path, weights=weights)
+    config = _siglip_config(folder)
+    if weights or is_local(path):
+        index_tensors(folder)  # reports missing and truncated files
+    if not weights:
+        with torch.device("meta"):
+            return SiglipTeacher(VideoLlama3VisionModel(config))
+    # The architecture is transformers'; code in the repository is never run.
+    model, report = VideoLlama3VisionModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, the first is {missing[0]}")
+    return SiglipTeacher(model)
 
 
-def empty_teacher(settings: TeacherSettings) -> Teacher:
-    """A teacher of which only sizes are to be known: its weights are found where its folder is here, but not read.
-
-    Raises:
-        CheckpointError: as `load_teacher`, but what lies on the hub is not looked for there.
-    """
-    if settings.kind == "tiny":
-        return TinyTeacher.from_pretrained(settings.path)  # it is small
-    if settings.kind == "penguin":
-        if is_local(settings.path):
-            return PenguinTeacher(open_checkpoint(settings.path)[0].vision_encoder)
-        return PenguinTeacher(empty_model(penguin_config(settings.path)[1]).vision_encoder)
-    from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
-
-    folder = resolve_checkpoint(settings.path, weights=False)
-    config = VideoLlama3VisionConfig(**_siglip_config(folder))
-    if is_local(settings.path):
-        index_tensors(folder)
-    with torch.device("meta"):
-        return SiglipTeacher(VideoLlama3VisionModel(config))
-
-
-def check_teacher(teacher: Teacher, patch_size: int) -> None:
-    """Raises SettingError where a teacher cannot read the student's patches."""
+def check_patch_size(teacher: Teacher, patch_size: int) -> None:
+    """Raises SettingError if a teacher cannot read the student's patches."""
     if teacher.patch_size != patch_size:
         raise SettingError(
             f"the teacher reads patches of {teacher.patch_size} pixels, the student of {patch_size}; "
@@ -167,30 +107,17 @@ def check_teacher(teacher: Teacher, patch_size: int) -> None:
         )
 
 
-def _load_siglip(path: str | Path) -> nn.Module:
-    """The teacher in the layout of its authors' repository or of transformers; its own code is never run."""
-    from transformers import VideoLlama3VisionConfig, VideoLlama3VisionModel
+def _siglip_config(folder: Path) -> Any:
+    """Reads the layout of the authors' repository or of transformers."""
+    from transformers import VideoLlama3VisionConfig
 
-    folder = resolve_checkpoint(path)
-    config = VideoLlama3VisionConfig(**_siglip_config(folder))
-    index_tensors(folder)  # names what is missing or cut short
-    model, report = VideoLlama3VisionModel.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, first {missing[0]}")
-    return model  # type: ignore[no-any-return]
-
-
-def _siglip_config(folder: Path) -> dict[str, Any]:
     raw = read_json(folder / "config.json")
     if raw.get("model_type") not in _SIGLIP_TYPES:
         raise CheckpointError(
             f"{folder} is a {raw.get('model_type')!r} model; a teacher of kind siglip is one of "
             f"{', '.join(_SIGLIP_TYPES)}"
         )
-    for name in _SIGLIP_FIELDS[:4]:
+    for name in _SIGLIP_SIZES:
         if not isinstance(raw.get(name), int):
-            raise CheckpointError(f"{folder / 'config.json'}: {name} is {raw.get(name)!r}, not a whole number")
-    return {name: raw[name] for name in _SIGLIP_FIELDS if name in raw}
+            raise CheckpointError(f"{folder / 'config.json'}: {name} is {raw.get(name)!r}, not an integer")
+    return VideoLlama3VisionConfig(**{name: raw[name] for name in _SIGLIP_FIELDS if name in raw})

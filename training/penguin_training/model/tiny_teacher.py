@@ -1,8 +1,8 @@
-"""The small teacher of the tiny model: a convolutional encoder that knows what every patch shows, and where that lies.
+"""The tiny teacher: a convolutional encoder that knows what every patch shows, and where in the image that object lies.
 
-Convolutions see with few pictures what a transformer from nothing needs many for; the student learns it from their
-features. Padded with zeros, they also know how far it is to the borders of the picture: the student learns that too,
-although its own positions are only relative. train_teacher.py trains them on segmentation masks.
+Convolutions learn to see from few images, where a transformer trained from scratch needs many; the student learns it
+from their features. Because of their zero padding they also know the distance to the borders of the image: the student
+learns that too, although its own positions are only relative. train_tiny_teacher.py trains it on segmentation masks.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from penguin_models.errors import CheckpointError
 
 MODEL_TYPE = "penguin_tiny_teacher"
 EDGE_STEPS = 48
-"""Edges of objects are told apart to this part of the picture's sides."""
+"""Resolution of object edges: steps per side of the image."""
 PATCH_SIZE = 14
+_WEIGHTS = "model.safetensors"
 _STRIDE = 16
-_GROUPS = 8
-_EMPTY = 0.25
-"""How much a patch without an object counts in `reading`, beside one with an object."""
-_EDGES = 0.5
-"""How much the edges count in `reading`, beside the words."""
+_NORM_GROUPS = 8
+_EMPTY_WEIGHT = 0.25
+"""Weight in `reading` of a patch without an object, relative to one with an object."""
+_EDGE_WEIGHT = 0.5
+"""Weight in `reading` of the edges, relative to the words."""
 
 
 class TinyTeacher(nn.Module):
-    """Convolutions with classifiers of patches; as a teacher it gives the features before the classifiers.
+    """Convolutions with classifiers of patches; as a teacher it returns the features before the classifiers.
 
     Attributes:
-        width: of the features, a multiple of 8.
-        words: that say what a patch shows, such as colours and kinds; several hold at once.
+        width: Width of the features, a multiple of 8.
+        words: Number of words that say what a patch shows, such as colours and kinds; several can apply at once.
     """
 
     patch_size = PATCH_SIZE
@@ -47,7 +48,7 @@ class TinyTeacher(nn.Module):
     def __init__(self, width: int, words: int):
         super().__init__()
         self.width, self.words = width, words
-        narrow, middle = (max(1, width // share // _GROUPS) * _GROUPS for share in (3, 2))
+        narrow, middle = (max(1, width // share // _NORM_GROUPS) * _NORM_GROUPS for share in (3, 2))
         self.network = nn.Sequential(
             _convolution(3, narrow, kernel=4, stride=4),
             _Residual(narrow),
@@ -61,14 +62,13 @@ class TinyTeacher(nn.Module):
         self.edge_head = nn.Linear(width, 4 * (EDGE_STEPS + 1))
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> tuple[Tensor, Tensor]:
-        """Logits of words [V, words], and of the left, upper, right, lower edge [V, 4, steps + 1]."""
+        """Returns logits of words [V, words], and of the left, upper, right, lower edge [V, 4, steps + 1]."""
         features = self._encode(patches, frames)
         return self.word_head(features), self.edge_head(features).unflatten(1, (4, -1))
 
     def _encode(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """[N, C*P*P] -> [V, width]; frames of one shape in a row go through together."""
         encoded, start = [], 0
-        for shape, group in groupby(frames):
+        for shape, group in groupby(frames):  # consecutive frames of one shape are computed together
             count, (rows, columns) = len(list(group)), shape.grid
             row, column = patch_positions(shape.grid, shape.merge_size).to(patches.device).unbind(1)
             own = patches[start : start + count * shape.patches].view(count, shape.patches, -1)
@@ -85,45 +85,46 @@ class TinyTeacher(nn.Module):
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """See `teachers.Teacher`."""
+        """Returns the features of frames, without gradients.
+
+        Args:
+            patches: [N, C*P*P], normalised, each frame in block order.
+            frames: Their shapes.
+
+        Returns:
+            [V, width], one row for each visual token: the mean over each merge_size x merge_size block.
+        """
         return self._encode(patches.to(next(self.parameters()).dtype), frames)
 
     def reading(self, student: Tensor, own: Tensor) -> Tensor:
-        """How far the classifiers read something else off a student's features than off the teacher's own.
+        """Returns how far the classifiers' predictions from a student's features are from those from the teacher's own.
 
-        Cross-entropy of the words, summed over the words, plus that of the four edges, each patch weighted by how sure
-        the teacher is that it shows an object (`_EMPTY` where it is sure that it does not).
+        Cross-entropy summed over the words, plus that of the four edges. Each patch is weighted by the probability that
+        it shows an object (`_EMPTY_WEIGHT` if it certainly does not).
 
         Args:
             student: [V, width], as reconstructed.
             own: [V, width].
-
-        Returns:
-            A scalar, the mean over patches.
         """
-        (words, edges), (own_words, own_edges) = (self._read(features) for features in (student, own))
-        wanted = own_words.sigmoid()
-        shown = 1 - (1 - wanted).prod(1)
-        loss = F.binary_cross_entropy_with_logits(words, wanted, reduction="none").sum(1)
-        of_edges = F.cross_entropy(edges.flatten(0, 1), own_edges.softmax(2).flatten(0, 1), reduction="none")
-        weight = _EMPTY + (1 - _EMPTY) * shown
-        return (weight * loss + _EDGES * shown * of_edges.view(-1, 4).mean(1)).mean()
+        (words, edges), (own_words, own_edges) = (self._classify(features) for features in (student, own))
+        expected = own_words.sigmoid()
+        shown = 1 - (1 - expected).prod(1)
+        word_loss = F.binary_cross_entropy_with_logits(words, expected, reduction="none").sum(1)
+        edge_loss = F.cross_entropy(edges.flatten(0, 1), own_edges.softmax(2).flatten(0, 1), reduction="none")
+        weight = _EMPTY_WEIGHT + (1 - _EMPTY_WEIGHT) * shown
+        return (weight * word_loss + _EDGE_WEIGHT * shown * edge_loss.view(-1, 4).mean(1)).mean()
 
-    def _read(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """In float32 whatever the weights are: logits of words, and of edges."""
+    def _classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits of words and edges, in float32 whatever the type of the weights."""
         with torch.autocast(features.device.type, enabled=False):
             words, edges = (
                 F.linear(features.float(), head.weight.float(), head.bias.float())
                 for head in (self.word_head, self.edge_head)
             )
-        return words, edges.unflatten(1, (4, -1))
+        return words, edges.unflatten(1, (4, -1))  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes `config.json` and `model.safetensors`.
-
-        Raises:
-            CheckpointError: the folder cannot be written.
-        """
+        """Writes `config.json` and `model.safetensors`; raises CheckpointError if the folder cannot be written."""
         config = {"model_type": MODEL_TYPE, "hidden_size": self.width, "patch_size": PATCH_SIZE, "words": self.words}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,16 +135,12 @@ class TinyTeacher(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TinyTeacher:
-        """Loads a teacher for use: evaluation mode, frozen.
-
-        Raises:
-            CheckpointError: the folder holds no such teacher, or one whose weights do not fit.
-        """
+        """Loads a teacher in evaluation mode, frozen; raises CheckpointError if the folder holds no such teacher."""
         folder = Path(folder)
         raw = read_json(folder / "config.json")
         if raw.get("model_type") != MODEL_TYPE:
             raise CheckpointError(
-                f"{folder} is a {raw.get('model_type')!r} model, not a teacher of `penguin-vl prepare teacher`"
+                f"{folder} is a {raw.get('model_type')!r} model, not a teacher made by `penguin-vl prepare teacher`"
             )
         try:
             model = cls(int(raw["hidden_size"]), int(raw["words"]))
@@ -154,8 +151,6 @@ class TinyTeacher(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A convolution whose result is added to its input."""
-
     def __init__(self, channels: int, dilation: int = 1):
         super().__init__()
         self.convolution = _convolution(channels, channels, dilation=dilation)
@@ -164,10 +159,7 @@ class _Residual(nn.Module):
         return x + self.convolution(x)  # type: ignore[no-any-return]
 
 
-def _convolution(channels: int, wanted: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _convolution(channels: int, out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     padding = dilation if kernel == 3 else 0
-    convolution = nn.Conv2d(channels, wanted, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, wanted), nn.ReLU())
-
-
-_WEIGHTS = "model.safetensors"
+    convolution = nn.Conv2d(channels, out, kernel, stride, padding, dilation, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(_NORM_GROUPS, out), nn.ReLU())

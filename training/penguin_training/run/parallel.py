@@ -1,13 +1,13 @@
-"""How a stage's model is spread over processes: one process, copies (DDP), or shards (FSDP2).
+"""How a stage's model is spread over processes: one process, replicas (DDP), or shards (FSDP2).
 
-accelerate finds the processes and devices, makes the copies and the mixed precision. Shards are made with torch's
-`fully_shard` itself: accelerate makes them on GPUs only, and what runs on a robot lab's GPUs shall be what the tests
-ran on a CPU.
+accelerate finds the processes and devices, and does replicas and mixed precision. Sharding uses torch's `fully_shard`
+directly: accelerate shards on GPUs only, and GPUs should run the same code as the tests on a CPU.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -27,11 +27,10 @@ from penguin_training.settings.stage import StageSettings
 
 
 def make_accelerator(settings: StageSettings, output: str | None = None) -> Accelerator:
-    """Finds this process among its siblings (`torchrun`) and its device.
+    """Finds this process among its siblings (`torchrun`), and its device.
 
     Raises:
-        SettingError: budgets.micro_batches cannot be split evenly, shards are asked of a single process, or the
-            device cannot compute in bfloat16.
+        SettingError: the processes or the device do not fit the settings.
     """
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     engine = settings.engine
@@ -51,23 +50,23 @@ def make_accelerator(settings: StageSettings, output: str | None = None) -> Acce
         cpu=not torch.cuda.is_available(),
     )
     if engine.precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise SettingError("engine.precision is bf16, which this GPU cannot compute; set it to float32")
+        raise SettingError("engine.precision is bf16, which this GPU does not support; set it to float32")
     return accelerator
 
 
 def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) -> nn.Module:
-    """Puts the model on its device, copied or sharded; the optimiser is made afterwards."""
+    """Puts the model on its device, replicated or sharded; optimisers must be made afterwards."""
     if settings.engine.sharding == "none":
-        model.to(accelerator.device)  # shards go there one by one: no device ever holds the whole
+        model.to(accelerator.device)  # shards go there one by one: no device ever holds the whole model
     if settings.engine.compile:
         for layer in model.layers():
             layer.compile(dynamic=True)
     if settings.engine.sharding == "none":
         return accelerator.prepare(model)  # type: ignore[no-any-return]
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    kind = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
-    policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, output_dtype=torch.float32)
-    layer_policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)
+    dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    layer_policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in model.layers():
         fully_shard(layer, mesh=mesh, mp_policy=layer_policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -75,8 +74,8 @@ def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) 
 
 
 @contextmanager
-def gradients_stay(model: nn.Module, accelerator: Accelerator, last: bool) -> Iterator[None]:
-    """Copies exchange gradients after the last micro-batch of a step only; shards always do, to stay small."""
+def sync_gradients(model: nn.Module, accelerator: Accelerator, last: bool) -> Iterator[None]:
+    """Lets replicas exchange gradients only in the last micro-batch of a step; shards always do, to stay small."""
     if last or isinstance(model, FSDPModule):
         yield
     else:
@@ -91,9 +90,9 @@ def clip_gradients(model: nn.Module, limit: float | None) -> float:
         TrainingError: the norm is not finite.
     """
     gradients = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(gradients, float("inf") if limit is None else limit)
+    norm = torch.nn.utils.clip_grad_norm_(gradients, math.inf if limit is None else limit)
     value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    if not torch.isfinite(torch.tensor(value)):
+    if not math.isfinite(value):
         raise TrainingError(
             f"the norm of the gradients is {value}: training diverged; resume with lower learning_rates or float32"
         )
@@ -101,16 +100,16 @@ def clip_gradients(model: nn.Module, limit: float | None) -> float:
 
 
 def end_processes() -> None:
-    """Leaves the process group, where there is one."""
+    """Leaves the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def leave() -> None:
-    """Ends this process at once where it is one of several, after their work; its exit code is 0.
+def exit_if_distributed() -> None:
+    """Exits at once with code 0 if this process is one of several.
 
-    Gloo's threads outlive the process group (shards stay in DTensor's caches, and with them their group). One that lets
-    go of a tensor while the interpreter is going down aborts its process, and torchrun calls a finished run failed.
+    Gloo's threads outlive the process group, because shards stay in DTensor's caches. A thread that releases a tensor
+    while the interpreter shuts down aborts its process, and torchrun reports a finished run as failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl, trackers (tensorboard, wandb), and one line of progress for people."""
+"""Where a run's metrics go: metrics.jsonl, trackers (tensorboard, wandb), and a progress line on the console."""
 
 from __future__ import annotations
 
@@ -14,79 +14,61 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from penguin_models.errors import SettingError
-from penguin_training.run.output_folder import make_folder
 
-_NAMED = 5
-"""Unusable samples that are shown; all are in unusable.jsonl."""
+_SHOWN_UNUSABLE = 5
+"""Unusable samples that are printed; all of them are in unusable.jsonl."""
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Raises SettingError where a tracker is not installed."""
+    """Raises SettingError if a tracker is not installed."""
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise SettingError(f"engine.trackers names {tracker}, which is not installed: pip install {tracker}")
 
 
 class Tracking:
-    """Writes the figures of a run; on processes other than the first it does nothing."""
+    """Writes the metrics of a run; only the first process writes more than unusable samples."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        output: Path,
-        steps: int,
-        console: Console,
-        left_out: Sequence[tuple[str, str]] = (),
-    ):
-        """Opens files and the progress line.
-
-        Args:
-            accelerator: knows the process and the trackers.
-            output: folder of the run.
-            steps: of the run.
-            console: where progress is shown.
-            left_out: (id, reason) of samples that are left out from the beginning.
-        """
+    def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
+        """Makes the progress line."""
         self._accelerator = accelerator
         self._main = accelerator.is_main_process
         self._output = output
         self._console = console
         self._steps = steps
-        self._left_out = left_out
         self._shown = 0
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not (self._main and console.is_terminal),
         )
-        self._task = self._progress.add_task("", total=steps, figures="")
+        self._task = self._progress.add_task("", total=steps, metrics="")
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
-        """Begins at a step; figures that an interrupted run wrote for later steps are dropped.
-
-        Raises:
-            SettingError: the output cannot be made.
-        """
-        make_folder(self._output)
+        """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
+        try:
+            self._output.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise SettingError(
+                f"output {self._output} cannot be created ({err.strerror}); write to another folder"
+            ) from err
         if self._main:
             self._drop_after(step)
         self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})
         self._progress.start()
-        self._progress.update(self._task, completed=step)
-        if self._main and not step:
-            self.unusable(step, self._left_out)
+        self.advance(step)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes the figures of a step."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of a step."""
         if not self._main:
             return
-        self._append("metrics.jsonl", {"step": step, **figures})
-        self._accelerator.log(dict(figures), step=step)
-        line = _line(figures)
-        self._progress.update(self._task, figures=line)
+        self._append("metrics.jsonl", {"step": step, **metrics})
+        self._accelerator.log(dict(metrics), step=step)
+        line = _summary(metrics)
+        self._progress.update(self._task, metrics=line)
         if not self._console.is_terminal:
             self._console.out(f"step {step}/{self._steps} {line}")
 
@@ -95,11 +77,11 @@ class Tracking:
         self._progress.update(self._task, completed=step)
 
     def unusable(self, step: int, samples: Sequence[tuple[str, str]]) -> None:
-        """Reports samples that were left out; every process reports its own."""
+        """Reports (id, reason) of samples that were left out; every process reports its own."""
         for name, reason in samples:
             self._append("unusable.jsonl", {"id": name, "reason": reason, "step": step})
             self._shown += 1
-            if self._main and self._shown <= _NAMED:
+            if self._main and self._shown <= _SHOWN_UNUSABLE:
                 self._console.out(f"left out {name}: {reason}")
 
     def close(self) -> None:
@@ -116,26 +98,22 @@ class Tracking:
         for name in ("metrics.jsonl", "unusable.jsonl"):
             path = self._output / name
             if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                if lines and _step_of(lines[-1]) is None:
-                    lines.pop()  # half written when the run was stopped
-                kept = [line for line in lines if step and (_step_of(line) or 0) <= step]
-                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                path.write_text("".join(line for line in lines if step and _step_of(line) <= step), encoding="utf-8")
 
 
-def _step_of(line: str) -> int | None:
-    """The step of a line of figures; None where the line is not whole."""
+def _step_of(line: str) -> float:
+    """Returns the step of a line of metrics; infinity if the line was cut short when the run was stopped."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    except ValueError:
+        return math.inf
 
 
-def _line(figures: Mapping[str, float]) -> str:
-    """The figures that people watch."""
-    words = [f"loss {figures['loss']:.4f}"]
-    words += [f"{name} {figures[name]:.3f}" for name in ("direction", "amplitude", "relation") if name in figures]
-    words += [f"{figures['tokens_per_s']:.0f} tokens/s", f"rate {figures['rate_share']:.2f}"]
-    if figures["unusable"]:
-        words.append(f"{figures['unusable']:.0f} unusable")
+def _summary(metrics: Mapping[str, float]) -> str:
+    words = [f"loss {metrics['loss']:.4f}"]
+    words += [f"{name} {metrics[name]:.3f}" for name in ("direction", "amplitude", "relation") if name in metrics]
+    words += [f"{metrics['tokens_per_s']:.0f} tokens/s", f"rate {metrics['rate_share']:.2f}"]
+    if metrics["unusable"]:
+        words.append(f"{metrics['unusable']:.0f} unusable")
     return " · ".join(words)

@@ -1,4 +1,4 @@
-"""The settings of a stage's data: which files or scenes, and how they are read."""
+"""The settings of a stage's data: which samples are read, and how."""
 
 from __future__ import annotations
 
@@ -7,94 +7,83 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from penguin_training.settings.types import STRICT, Above, Name, Number, Positive, Share, Whole
+from penguin_training.settings.field_types import (
+    CONFIG,
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class TabletopScenes:
-    """Scenes of the simulated table-top that are rendered while they are read, from seeds of the training split.
+    """Scenes of the simulated table-top, rendered while they are read, from seeds of the training split."""
 
-    Attributes:
-        scenes: of a pass.
-        seed: a family of scenes of its own.
-        mixture: weights of the families; those that are not named get none. The table-top's own if not given.
-        turns: most questions about the same pictures.
-    """
-
-    scenes: Positive
-    seed: Whole = 0
-    mixture: dict[Literal["image", "pair", "clip", "chart", "text"], Number] | None = None
-    turns: Positive = 4
+    scenes: PositiveInt  # Number of scenes in an epoch
+    seed: NonNegativeInt = 0  # Selects another set of scenes
+    # Weight of each family; families that are left out get 0. None for the table-top's default mixture.
+    mixture: dict[Literal["image", "pair", "clip", "chart", "text"], NonNegativeFloat] | None = None
+    turns: PositiveInt = 4  # Maximum number of questions about the same images
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class DataFile:
-    """One annotation file, or scenes in place of it.
+    """One annotation file, or scenes in its place."""
 
-    Attributes:
-        path: JSON or JSONL, relative to the data's root; with `streamed` also a hub data set or a URL.
-        tabletop: instead of a path, with `streamed`: samples without files.
-        repeat: how often an epoch shows each sample; a fraction shows a part of them, another part each epoch.
-        only: take only samples in which these fields have one of these values, for example `{family: [image, pair]}`.
-        conversations: false leaves them out: the pictures are learnt from by reconstruction alone.
-    """
-
+    # JSON or JSONL file, relative to the data's root; with `streamed` also a hub data set or a URL
     path: Name | None = None
-    tabletop: TabletopScenes | None = None
-    repeat: Above = 1.0
+    tabletop: TabletopScenes | None = None  # Rendered samples instead of a path; needs `streamed`
+    # How often an epoch shows each sample; a fraction shows a different part of them each epoch
+    repeat: PositiveFloat = 1.0
+    # Uses only samples whose fields have one of these values, for example `{family: [image, pair]}`
     only: dict[Name, list[str]] = Field(default_factory=dict)
-    conversations: bool = True
+    conversations: bool = True  # False ignores the conversations and learns from the images by reconstruction alone
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.tabletop is None):
-            raise ValueError("exactly one of path and tabletop must be given")
+            raise ValueError("give exactly one of path and tabletop")
         if self.tabletop and (self.only or not self.conversations):
-            raise ValueError("tabletop has no use for only and conversations: choose families in its mixture")
+            raise ValueError("tabletop does not support only and conversations; choose families with its mixture")
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the file in messages."""
         return self.path or "tabletop"
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class DataSettings:
-    """What is read, and how.
+    """What is read, and how."""
 
-    Attributes:
-        files: annotation files.
-        root: folder that paths in the settings and in annotations are relative to; if not given, annotation files
-            are relative to the working directory and what they name to their own folder (what URLs and hub data sets
-            name to the working directory).
-        streamed: read the files as a stream (`datasets`), without a length index, in the order that they have.
-        block: samples of a stream that are packed together.
-        fps: frames per second that are taken of a video.
-        max_frames: where a video has more, so many are taken evenly.
-        key_frames: policy that labels the frames of a video.
-        sizes: rule that allots visual tokens, as at inference.
-        train_on: "answers", or "all" for every token of text (a language model that starts from nothing).
-        answer_balance: a token of an answer of n tokens weighs n ** -answer_balance in the cross-entropy. At 0 all
-            tokens weigh alike (released code), and long answers drown short ones; at 1 all answers weigh alike. A text
-            that is learnt as a whole is one answer. Only with train_on "answers".
-        workers: processes that decode and patch; 0 does it in the training process.
-        max_bad_share: the run stops when more than this share of the samples read cannot be used.
-    """
-
-    files: Annotated[list[DataFile], Field(min_length=1)]
+    files: Annotated[list[DataFile], Field(min_length=1)]  # Annotation files
+    # Folder that paths in the settings and in annotations are relative to. If None, annotation files are relative to
+    # the working directory and the paths in them to their own folder (paths in URLs and hub data sets to the working
+    # directory).
     root: Name | None = None
-    streamed: bool = False
-    block: Positive = 1024
-    fps: Above = 1.0
-    max_frames: Positive = 180
-    key_frames: Literal["novelty", "reference"] = "novelty"
-    sizes: Literal["strict", "reference"] = "strict"
+    streamed: bool = False  # Reads the files as a stream (`datasets`), in their own order and without a length index
+    block: PositiveInt = 1024  # Number of streamed samples that are packed together
+    fps: PositiveFloat = 1.0  # Frames per second sampled from a video
+    max_frames: PositiveInt = 180  # Maximum number of frames of a video; longer ones are sampled uniformly
+    key_frames: Literal["novelty", "reference"] = "novelty"  # Policy that labels keyframes
+    sizes: Literal["strict", "reference"] = "strict"  # Rule that allocates visual tokens, as at inference
+    # "answers", or "all" for every text token (for a language model trained from scratch)
     train_on: Literal["answers", "all"] = "answers"
-    answer_balance: Share = 0.0
-    workers: Whole = 2
-    max_bad_share: Share = 0.01
+    # Each token of an n-token answer has the weight n ** -answer_balance in the cross-entropy. At 0 all tokens have the
+    # same weight (released code), and long answers dominate; at 1 all answers have the same weight. A `text` sample
+    # counts as one answer. Needs train_on "answers".
+    answer_balance: Fraction = 0.0
+    workers: NonNegativeInt = 2  # Number of processes that decode and patch; 0 does it in the training process
+    max_bad_share: Fraction = 0.01  # The run stops when more than this fraction of the samples cannot be used
 
     def __post_init__(self) -> None:
         if not self.streamed and any(file.tabletop for file in self.files):
-            raise ValueError("tabletop renders while it is read, which no length index can measure: set streamed")
+            raise ValueError("tabletop scenes are rendered while they are read and cannot be indexed; set streamed")
+        if self.streamed and (repeated := [file for file in self.files if file.repeat != 1]):
+            raise ValueError(
+                f"a stream cannot repeat {repeated[0].name} {repeated[0].repeat:g} times; set its repeat to 1"
+            )
         if self.answer_balance and self.train_on == "all":
-            raise ValueError("answer_balance weighs answers, and with train_on all there are none: leave it 0")
+            raise ValueError("answer_balance needs train_on answers; set it to 0")

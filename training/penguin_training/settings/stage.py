@@ -1,7 +1,6 @@
-"""The settings of a training stage: what is trained from what, on which data, how fast, and where it goes.
+"""The settings of a training stage: what is trained from what, on which data, for how long, and where the result goes.
 
-Every field has one line here; limits and cross-checks are checked when the object is made. Knows no files
-(settings_file.py reads them) and no torch.
+Limits and cross-checks run when the object is made. Reads no files (stage_file.py does) and does not need torch.
 """
 
 from __future__ import annotations
@@ -12,49 +11,46 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from penguin_training.settings.data import DataSettings
+from penguin_training.settings.field_types import (
+    CONFIG,
+    Fraction,
+    FractionBelowOne,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from penguin_training.settings.model import ModelSettings
-from penguin_training.settings.types import STRICT, Above, Name, Number, Positive, Share, Whole
+from penguin_training.settings.teacher import Reconstruction
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class LearningRates:
-    """Highest learning rate of each part; a part with null is frozen.
+    """Peak learning rate of each part; null freezes a part."""
 
-    Attributes:
-        llm: the decoder with its embeddings.
-        encoder: the encoder's layers and final norm.
-        patch_embedding: the encoder's patch embedding.
-        projector: the projector.
-        adapter: the linear layer from the encoder to the teacher's width; needs `reconstruction`.
-        lora: the low-rank matrices; needs `lora`.
-    """
+    llm: PositiveFloat | None = None  # The decoder with its embeddings
+    encoder: PositiveFloat | None = None  # The encoder's layers and final norm
+    patch_embedding: PositiveFloat | None = None  # The encoder's patch embedding
+    projector: PositiveFloat | None = None  # The projector
+    # The linear layer from the encoder's to the teacher's width; needs `reconstruction`
+    adapter: PositiveFloat | None = None
+    lora: PositiveFloat | None = None  # The low-rank matrices; needs `lora`
 
-    llm: Above | None = None
-    encoder: Above | None = None
-    patch_embedding: Above | None = None
-    projector: Above | None = None
-    adapter: Above | None = None
-    lora: Above | None = None
-
-    def given(self) -> dict[str, float]:
-        """Rates of the parts that are trained."""
+    def trained(self) -> dict[str, float]:
+        """Returns the rates of the parts that are trained."""
         return {name: rate for name, rate in vars(self).items() if isinstance(rate, float)}
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class Budgets:
-    """How much goes through the model at once.
+    """How much passes through the model at once."""
 
-    Attributes:
-        tokens: of one micro-batch, text and visual tokens together; also the longest sample.
-        visual_tokens: of one sample.
-        micro_batches: of one optimiser step, over all processes; with it the step does not depend on how many
-            processes share the work.
-    """
-
-    tokens: Positive
-    micro_batches: Positive
-    visual_tokens: Positive = 10240
+    tokens: PositiveInt  # Text and visual tokens of one micro-batch; also the maximum length of a sample
+    # Micro-batches per optimiser step, summed over all processes, so that a step does not depend on the number of
+    # processes
+    micro_batches: PositiveInt
+    visual_tokens: PositiveInt = 10240  # Maximum number of visual tokens of one sample
 
     def __post_init__(self) -> None:
         if self.visual_tokens > self.tokens:
@@ -63,218 +59,123 @@ class Budgets:
             )
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class Schedule:
-    """How long, and how the learning rates go: up in a line, then down along a cosine.
+    """Length of the stage, and the course of the learning rates: linear warm-up, then cosine decay."""
 
-    Attributes:
-        epochs: passes over the data; not with `steps`.
-        steps: optimiser steps; not with `epochs`, needed for streams.
-        warmup_share: share of the steps in which the rates rise.
-        start_share: share of the highest rate with which they begin.
-        end_share: share of the highest rate with which they end.
-    """
-
-    epochs: Above | None = None
-    steps: Positive | None = None
-    warmup_share: Share = 0.03
-    start_share: Share = 0.1
-    end_share: Share = 0.1
+    epochs: PositiveFloat | None = None  # Passes over the data; not with `steps`
+    steps: PositiveInt | None = None  # Optimiser steps; not with `epochs`, required for streams
+    warmup_share: Fraction = 0.03  # Fraction of the steps in which the rates rise
+    start_share: Fraction = 0.1  # Initial fraction of the peak rates
+    end_share: Fraction = 0.1  # Final fraction of the peak rates
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("exactly one of epochs and steps must be given")
+            raise ValueError("give exactly one of epochs and steps")
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class Optimizer:
-    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest.
+    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest."""
 
-    Attributes:
-        kind: "adamw" or "muon". Muon's steps are scaled so that rates mean what they mean for AdamW.
-        muon_factor: rates of Muon over those of its part; a model that starts from nothing gains from 10 or more.
-        beta1: decay of the mean of gradients.
-        beta2: decay of the mean of their squares.
-        epsilon: added to the root of the latter.
-        weight_decay: of matrices; vectors (norms, biases) never decay.
-        clip: largest norm of the gradient; null for no limit.
-    """
-
+    # "adamw" or "muon". Muon's updates are scaled to the size of AdamW's, so rates keep their meaning.
     kind: Literal["adamw", "muon"] = "adamw"
-    muon_factor: Above = 1.0
-    beta1: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.999
-    epsilon: Above = 1e-8
-    weight_decay: Number = 0.0
-    clip: Above | None = 1.0
+    # Multiplies the rates of matrices trained by Muon; a model trained from scratch gains from 10 or more
+    muon_factor: PositiveFloat = 1.0
+    beta1: FractionBelowOne = 0.9  # Decay of AdamW's first moment
+    beta2: FractionBelowOne = 0.999  # Decay of AdamW's second moment
+    epsilon: PositiveFloat = 1e-8  # Added to the root of the second moment
+    weight_decay: NonNegativeFloat = 0.0  # Decay of matrices; vectors (norms, biases) never decay
+    clip: PositiveFloat | None = 1.0  # Maximum norm of the gradient; null for no limit
 
 
-@dataclass(frozen=True, config=STRICT)
-class Teacher:
-    """An encoder whose features the student learns to reconstruct.
-
-    Attributes:
-        kind: "tiny" (trained by `penguin-vl prepare teacher`), "siglip" (VL3-SigLIP-NaViT) or "penguin" (the encoder of
-            another, larger Penguin-VL model).
-        path: its checkpoint, a folder or hub repository.
-    """
-
-    kind: Literal["tiny", "siglip", "penguin"]
-    path: Name
-
-
-@dataclass(frozen=True, config=STRICT)
-class Reconstruction:
-    """The losses that compare the encoder's features with a teacher's.
-
-    Attributes:
-        teacher: gives the features.
-        direction: factor of the cosine loss; 0 leaves a loss out.
-        amplitude: factor of the smooth-L1 loss.
-        relation: factor of the loss on similarities between patches.
-        reading: factor of the loss on what the teacher's own classifiers read off the student's features; only the tiny
-            teacher has classifiers.
-        relation_over: "image" (the paper: patches of one image) or "micro_batch" (the released code: all patches).
-        divided_by: "label_tokens" (the released code: of the whole optimiser step) or "nothing" (their mean over
-            the micro-batches counts beside the mean cross-entropy).
-        decay_epochs: the losses' weight is this number minus the epochs gone, at least 0.
-    """
-
-    teacher: Teacher
-    direction: Number = 1.0
-    amplitude: Number = 1.0
-    relation: Number = 1.0
-    reading: Number = 0.0
-    relation_over: Literal["image", "micro_batch"] = "image"
-    divided_by: Literal["label_tokens", "nothing"] = "label_tokens"
-    decay_epochs: Above = 3.0
-
-    def __post_init__(self) -> None:
-        if self.direction == self.amplitude == self.relation == self.reading == 0:
-            raise ValueError("direction, amplitude, relation and reading are all 0; leave reconstruction out instead")
-        if self.reading and self.teacher.kind != "tiny":
-            raise ValueError(
-                f"reading is {self.reading}, but a {self.teacher.kind} teacher has no classifiers; set it to 0"
-            )
-
-
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class Lora:
-    """Low-rank matrices beside the decoder's linear layers (peft); they are merged when a checkpoint is written.
+    """Low-rank adapters on the decoder's linear layers (peft); a checkpoint holds them merged."""
 
-    Attributes:
-        rank: of the matrices.
-        alpha: they count alpha / rank.
-        dropout: of their input while training.
-        modules: linear layers that get them, by the end of their names.
-    """
-
-    rank: Positive = 16
-    alpha: Above = 32.0
-    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    rank: PositiveInt = 16  # Rank of the matrices
+    alpha: PositiveFloat = 32.0  # Their product is scaled by alpha / rank
+    dropout: FractionBelowOne = 0.0  # Dropout on their input during training
+    # Linear layers that get an adapter, by the last part of their names
     modules: Annotated[list[Name], Field(min_length=1)] = Field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class Engine:
-    """How the computation is done and what is written.
+    """How training is computed, and what is written."""
 
-    Attributes:
-        precision: of the computation; weights, gradients and optimiser states are float32 in any case.
-        sharding: "none" (one process, or copies of the model: DDP) or "fsdp2".
-        gradient_checkpointing: compute activations twice instead of keeping them.
-        compile: compile the transformer layers (torch.compile).
-        seed: of everything that is random.
-        ema_decay: also keep a moving average of the weights, and write that one; null for none.
-        log_every: optimiser steps between two lines of figures.
-        save_every: optimiser steps between two checkpoints; null for only the last.
-        keep: checkpoints that stay; older ones are removed.
-        save_dtype: type of the weights in the released layout.
-        trackers: where figures go besides metrics.jsonl.
-    """
-
+    # Of the computation; trained weights, gradients and optimiser states are always float32
     precision: Literal["float32", "bf16"] = "bf16"
-    sharding: Literal["none", "fsdp2"] = "none"
-    gradient_checkpointing: bool = True
-    compile: bool = False
-    seed: Whole = 0
+    sharding: Literal["none", "fsdp2"] = "none"  # "none" (one process, or replicas with DDP) or "fsdp2"
+    gradient_checkpointing: bool = True  # Recomputes activations in the backward pass instead of storing them
+    compile: bool = False  # Compiles the transformer layers (torch.compile)
+    seed: NonNegativeInt = 0  # Of everything that is random
+    # Keeps an exponential moving average of the weights and writes that; null for none
     ema_decay: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
-    log_every: Positive = 10
-    save_every: Positive | None = 500
-    keep: Positive = 2
-    save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+    log_every: PositiveInt = 10  # Optimiser steps between two lines of metrics
+    save_every: PositiveInt | None = 500  # Optimiser steps between two saved states; null for only the last
+    keep: PositiveInt = 2  # Number of saved states that are kept
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"  # Type of the weights in checkpoints
+    # Where metrics go besides metrics.jsonl
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"])
+    )
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=CONFIG)
 class StageSettings:
-    """A whole stage.
+    """A whole stage: the sections of a stage file."""
 
-    Attributes:
-        name: for people and trackers.
-        kind: "text" (the decoder alone) or "multimodal".
-        output: folder of the result, with figures and checkpoints; relative to the working directory.
-        model: what it starts from.
-        learning_rates: what is trained.
-        data: what is read.
-        budgets: how much at once.
-        schedule: how long.
-        optimizer: what takes a step.
-        reconstruction: the losses against a teacher; none if not given.
-        lora: low-rank training of the decoder; none if not given.
-        engine: how.
-    """
-
-    name: Name
-    kind: Literal["text", "multimodal"]
-    output: Name
+    name: Name  # Name for people and trackers
+    kind: Literal["text", "multimodal"]  # "text" (the decoder alone) or "multimodal"
+    output: Name  # Folder of the checkpoint, metrics and saved states; relative to the working directory
     model: ModelSettings
     learning_rates: LearningRates
     data: DataSettings
     budgets: Budgets
     schedule: Schedule
     optimizer: Optimizer = Field(default_factory=Optimizer)
-    reconstruction: Reconstruction | None = None
-    lora: Lora | None = None
+    reconstruction: Reconstruction | None = None  # The losses against a teacher; null for none
+    lora: Lora | None = None  # Low-rank training of the decoder; null for none
     engine: Engine = Field(default_factory=Engine)
 
     def __post_init__(self) -> None:
+        self._check_kind()
         self._check_parts()
         if self.optimizer.kind == "muon" and self.engine.sharding == "fsdp2":
-            raise ValueError("Muon steps by whole matrices, which engine.sharding fsdp2 splits; take one of them back")
-        pictures_only = [file.name for file in self.data.files if not file.conversations]
-        if pictures_only and not self.reconstruction:
-            raise ValueError(f"{pictures_only[0]} without conversations teaches nothing without reconstruction")
+            raise ValueError("optimizer.kind muon needs whole matrices, which engine.sharding fsdp2 splits; change one")
+        unlabelled = [file.name for file in self.data.files if not file.conversations]
+        if unlabelled and not self.reconstruction:
+            raise ValueError(f"{unlabelled[0]} without conversations teaches nothing without reconstruction")
         if self.data.streamed and self.schedule.steps is None:
-            raise ValueError("data.streamed has no length: give schedule.steps instead of schedule.epochs")
+            raise ValueError("data.streamed has no known length; set schedule.steps instead of schedule.epochs")
         if self.model.new_model and self.budgets.visual_tokens < 2 * self.model.new_model.min_tokens:
             raise ValueError(
                 f"budgets.visual_tokens {self.budgets.visual_tokens} must be at least twice "
                 f"model.new_model.min_tokens {self.model.new_model.min_tokens}"
             )
 
+    def _check_kind(self) -> None:
+        if self.kind == "multimodal":
+            if self.model.new_language_model:
+                raise ValueError("model.new_language_model is for a text stage; set model.start or model.new_model")
+            return
+        unused = [name for name in self.learning_rates.trained() if name not in ("llm", "lora")]
+        if unused or self.reconstruction:
+            raise ValueError(f"a text stage has no {', '.join(unused) or 'reconstruction'}; it only trains llm or lora")
+        if self.model.new_model:
+            raise ValueError("a text stage starts from model.start or model.new_language_model, not model.new_model")
+
     def _check_parts(self) -> None:
         rates = self.learning_rates
-        trained = rates.given()
-        if not trained:
-            raise ValueError("learning_rates trains nothing: give at least one part a rate")
-        if self.kind == "text":
-            others = [name for name in trained if name not in ("llm", "lora")]
-            if others or self.reconstruction:
-                raise ValueError(f"a text stage has no {', '.join(others) or 'reconstruction'}; only llm is trained")
-            if self.model.new_model:
-                raise ValueError("a text stage starts from model.start or model.new_language_model")
-        elif self.model.new_language_model:
-            raise ValueError("model.new_language_model is for a text stage; this one needs start or new_model")
-        for part, needed, given in (
-            ("adapter", "reconstruction", self.reconstruction),
-            ("lora", "lora", self.lora),
-        ):
-            if (getattr(rates, part) is None) != (given is None):
-                raise ValueError(f"learning_rates.{part} and the section {needed} belong together: give both or none")
+        if not rates.trained():
+            raise ValueError("learning_rates trains nothing; give at least one part a rate")
+        for part, needed, section in (("adapter", "reconstruction", self.reconstruction), ("lora", "lora", self.lora)):
+            if (getattr(rates, part) is None) != (section is None):
+                raise ValueError(f"learning_rates.{part} and the section {needed} belong together; give both or none")
         if self.lora and rates.llm is not None:
-            raise ValueError("lora trains matrices beside a frozen decoder: learning_rates.llm must be null")
+            raise ValueError("lora trains matrices next to a frozen decoder; learning_rates.llm must be null")
         if self.reconstruction and rates.encoder is None:
-            raise ValueError("reconstruction trains the encoder: learning_rates.encoder must not be null")
+            raise ValueError("reconstruction trains the encoder; learning_rates.encoder must not be null")

@@ -1,14 +1,15 @@
-"""The decoder graph: embeddings of new tokens and the KV cache -> logits after the last one, and the cache's new rows.
+"""The decoder graph: embeddings of new tokens and the KV cache -> logits after the last token, and new cache rows.
 
-The cache is never copied: see `Profile.cache` for how each profile reads and extends it.
+The cache is never copied; `Profile.cache` says how each profile reads and extends it.
 
-Axes: S new tokens; P tokens held; C capacity of the cache; D hidden; A heads; K key-value heads, G = A / K; E head_dim.
+Axes: S new tokens; P cached tokens; C cache capacity; D hidden; A heads; K key-value heads, G = A / K; E head_dim.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,21 @@ def build_decoder(
     cache. Outputs: `logits` float32 [1, vocab] and the cache.
 
     Args:
-        layers: where to write, with the decoder's narrow type.
-        shape: sizes.
-        frequencies: float32 [E / 2], angle per position.
-        cache_dtype: type of the cache; only `OnnxRuntimeAttention` can have another than the narrow type.
-        tied_head: file of the embedding table [vocab, hidden] in the narrow type where it is the head as well.
+        layers: Writes the layers; its narrow type is that of the decoder.
+        shape: Sizes of the decoder.
+        frequencies: float32 [E / 2], rotary angle per position.
+        cache_dtype: Type of the cache; only `OnnxRuntimeAttention` allows one that is not the narrow type.
+        tied_head: File of the embedding table [vocab, hidden] in the narrow type, if the head is tied to it.
     """
     g, model = layers.graph, "language_model.model"
     g.input("embeddings", layers.dtype, ["sequence", shape.hidden])
-    kinds = {"rows": PrimitiveAttention, "buffer": NativeAttention}
+    kinds = {"rows": PrimitiveAttention, "buffer": FusedAttention}
     kind = OnnxRuntimeAttention if layers.profile.contrib else kinds[layers.profile.cache]
     attention = kind(layers, shape, frequencies, cache_dtype)
     x = layers.wide("embeddings")
     for i in range(shape.layers):
-        prefix = f"{model}.layers.{i}"
-        normed = layers.narrow(layers.rms_norm(x, f"{prefix}.input_layernorm", shape.eps))
-        x = g.op("Add", x, attention.write(normed, f"{prefix}.self_attn", i))
-        normed = layers.narrow(layers.rms_norm(x, f"{prefix}.post_attention_layernorm", shape.eps))
-        x = g.op("Add", x, layers.gated_mlp(normed, f"{prefix}.mlp"))
-    # Not index -1: where an axis is dynamic, TensorRT leaves negative indices undefined.
+        x = layers.block(x, f"{model}.layers.{i}", shape.eps, partial(attention.write, layer=i))
+    # Not index -1: for a dynamic axis, TensorRT leaves negative indices undefined.
     new = g.op("Gather", g.op("Shape", "embeddings"), g.constant([0]))
     last = g.op("Gather", x, g.op("Sub", new, g.constant([1])), axis=0)  # [1, D]
     normed = layers.narrow(layers.rms_norm(last, f"{model}.norm", shape.eps))
@@ -63,7 +60,7 @@ def build_decoder(
 
 
 class _Attention:
-    """Causal grouped-query attention of new tokens to the cache and to themselves."""
+    """Causal grouped-query attention of new tokens to the cache and to each other."""
 
     def __init__(self, layers: Layers, shape: DecoderShape, frequencies: Float32Array, cache_dtype: str):
         self._layers, self._graph, self._shape = layers, layers.graph, shape
@@ -75,25 +72,21 @@ class _Attention:
         raise NotImplementedError
 
     def _attend(self, q: str, k: str, v: str, layer: int) -> str:
-        """float32 [S, A, E] and [S, K, E], normalised, and narrow [S, K, E] -> narrow [S, A * E]."""
+        """Maps normed float32 [S, A, E] and [S, K, E], and narrow [S, K, E], to narrow [S, A * E]."""
         raise NotImplementedError
 
     def write(self, x: str, prefix: str, layer: int) -> str:
-        """narrow [S, D] -> float32 [S, D]."""
+        """Writes the attention of one layer, narrow [S, D] -> float32 [S, D]."""
         layers, s = self._layers, self._shape
         q, k = (
-            layers.rms_norm(
-                layers.heads(layers.wide(layers.linear(x, f"{prefix}.{name}_proj")), heads, s.head_dim),
-                f"{prefix}.{name}_norm",
-                s.eps,
-            )
+            layers.normed_heads(x, prefix, name, heads, s.head_dim, s.eps)
             for name, heads in (("q", s.heads), ("k", s.kv_heads))
         )
         v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), s.kv_heads, s.head_dim)
         return layers.wide(layers.linear(self._attend(q, k, v, layer), f"{prefix}.o_proj"))
 
     def _angles(self) -> str:
-        """float32 [S, E / 2] from the input `positions`."""
+        """Computes rotary angles, float32 [S, E / 2], from the input `positions`."""
         g = self._graph
         g.input("positions", "int64", ["sequence"])
         position = g.op("Unsqueeze", g.op("Cast", "positions", to=ONNX_TYPES["float32"]), g.constant([1]))
@@ -107,17 +100,17 @@ class _Attention:
 
 
 class PrimitiveAttention(_Attention):
-    """In operators that every runtime has. The cache holds rows [past, K, E]; the outputs are the rows that follow.
+    """Attention in operators that every runtime has. The cache is rows [past, K, E]; the outputs are the next rows.
 
-    Attention is taken over the two parts, what is held and what is new, so that they need not be joined first. The
-    input `past_mask` float32 [past] is added to the scores of what is held: zeros, or `MASKED` where the runtime gives
-    more rows than it holds (at least one, always).
+    Cached and new keys are attended to separately, so that they need not be concatenated first. The input `past_mask`
+    float32 [past] is added to the scores of cached keys: 0 for valid rows, `MASKED` for rows beyond the cached tokens.
+    The graph always needs at least one row.
     """
 
     def _start(self) -> None:
         g, s = self._graph, self._shape
         angles = g.op("Unsqueeze", self._angles(), g.constant([1]))  # [S, 1, E / 2]
-        self._cos, self._sin = g.op("Cos", angles), g.op("Sin", angles)
+        self._angle = g.op("Cos", angles), g.op("Sin", angles)
         self._past_mask = g.input("past_mask", "float32", ["past"])
         rows, columns = (g.op("Unsqueeze", "positions", g.constant([axis])) for axis in (1, 0))
         hidden = g.op("Greater", columns, rows)
@@ -129,53 +122,45 @@ class PrimitiveAttention(_Attention):
 
     def _attend(self, q: str, k: str, v: str, layer: int) -> str:
         g, layers, s = self._graph, self._layers, self._shape
+        half = s.head_dim // 2
         past_k, past_v = self._past(layer, ["past", s.kv_heads, s.head_dim])
-        new_k = g.op("Cast", self._rotated(k), named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype])
+        rotated_k = layers.rotate(k, half, self._angle, self._angle)
+        new_k = g.op("Cast", rotated_k, named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype])
         new_v = g.op("Identity", v, named=f"new_value_{layer}")
         for name in (new_k, new_v):
             g.output(name, layers.dtype, ["sequence", s.kv_heads, s.head_dim])
 
-        scaled = layers.narrow(g.op("Mul", self._rotated(q), self._scale))
+        scaled = layers.narrow(g.op("Mul", layers.rotate(q, half, self._angle, self._angle), self._scale))
         grouped = g.op("Reshape", scaled, g.constant([-1, s.kv_heads, self._groups, s.head_dim]))
         grouped = g.op("Transpose", grouped, perm=[1, 2, 0, 3])  # [K, G, S, E]
         queries = g.op("Reshape", grouped, g.constant([s.kv_heads, -1, s.head_dim]))  # [K, G * S, E]
-        held, new = (
+        past, new = (
             layers.wide(g.op("MatMul", queries, g.op("Transpose", keys, perm=[1, 2, 0]))) for keys in (past_k, new_k)
         )
-        scores = g.op("Concat", g.op("Add", held, self._past_mask), g.op("Add", new, self._causal), axis=-1)
-        seen = layers.narrow(g.op("Softmax", scores, axis=-1))  # [K, G * S, P + S]
-        last = g.constant([np.iinfo(np.int64).max])
+        scores = g.op("Concat", g.op("Add", past, self._past_mask), g.op("Add", new, self._causal), axis=-1)
+        weights = layers.narrow(g.op("Softmax", scores, axis=-1))  # [K, G * S, P + S]
+        end = g.constant([np.iinfo(np.int64).max])
         parts = (
-            (g.op("Slice", seen, g.constant([0]), self._past_length, g.constant([-1])), past_v),
-            (g.op("Slice", seen, self._past_length, last, g.constant([-1])), new_v),
+            (g.op("Slice", weights, g.constant([0]), self._past_length, g.constant([-1])), past_v),
+            (g.op("Slice", weights, self._past_length, end, g.constant([-1])), new_v),
         )
         sums = [g.op("MatMul", part, g.op("Transpose", values, perm=[1, 0, 2])) for part, values in parts]
-        apart = g.op("Reshape", g.op("Add", *sums), g.constant([s.kv_heads, self._groups, -1, s.head_dim]))
-        return self._merge_heads(g.op("Transpose", apart, perm=[2, 0, 1, 3]))
-
-    def _rotated(self, x: str) -> str:
-        """Turns the pairs of each head: float32 [S, heads, E]."""
-        g = self._graph
-        first, second = self._layers.halves(x, self._shape.head_dim // 2)
-        turned = (
-            g.op("Sub", g.op("Mul", first, self._cos), g.op("Mul", second, self._sin)),
-            g.op("Add", g.op("Mul", second, self._cos), g.op("Mul", first, self._sin)),
-        )
-        return g.op("Concat", *turned, axis=-1)
+        split = g.op("Reshape", g.op("Add", *sums), g.constant([s.kv_heads, self._groups, -1, s.head_dim]))
+        return self._merge_heads(g.op("Transpose", split, perm=[2, 0, 1, 3]))
 
 
-class NativeAttention(_Attention):
-    """In the operators Attention, TensorScatter and RotaryEmbedding of new opsets.
+class FusedAttention(_Attention):
+    """Attention in the operators Attention, TensorScatter and RotaryEmbedding of recent opsets.
 
-    The cache is a buffer [1, K, capacity, E] that is updated in place: the runtime gives input and output the same
-    memory. Attention runs over the whole buffer and a mask hides what is not held yet, so that the shapes of a decoding
-    step never change.
+    The cache is a buffer [1, K, capacity, E] that is updated in place: the runtime binds input and output to the same
+    memory. Attention runs over the whole buffer with a mask over its unused rows, so that the shapes of a decoding step
+    never change.
     """
 
     def _start(self) -> None:
         g = self._graph
         angles = g.op("Unsqueeze", self._angles(), g.constant([0]))  # [1, S, E / 2]
-        self._cos, self._sin = g.op("Cos", angles), g.op("Sin", angles)
+        self._angle = g.op("Cos", angles), g.op("Sin", angles)
         self._first = g.op("Gather", "positions", g.constant([0]))
         self._mask = ""
 
@@ -184,39 +169,35 @@ class NativeAttention(_Attention):
         shape: list[int | str] = [1, s.kv_heads, "capacity", s.head_dim]
         past = self._past(layer, shape)
         self._mask = self._mask or self._causal(past[0])
-        queries, keys = (layers.narrow(self._rotated(x)) for x in (q, k))
+        queries, keys = (layers.narrow(g.op("RotaryEmbedding", self._heads_first(x), *self._angle)) for x in (q, k))
         values = self._heads_first(v)
         present = []
-        for name, held, new in zip(("key", "value"), past, (keys, values), strict=True):
+        for name, buffer, new in zip(("key", "value"), past, (keys, values), strict=True):
             named = f"present_{name}_{layer}"
-            present.append(g.op("TensorScatter", held, new, self._first, named=named, axis=-2, mode="linear"))
+            present.append(g.op("TensorScatter", buffer, new, self._first, named=named, axis=-2, mode="linear"))
             g.output(named, layers.dtype, shape)
-        precision: dict[str, Any] = {} if layers.dtype == "float32" else {"softmax_precision": 1}
-        attended = g.op("Attention", queries, *present, self._mask, **precision)  # [1, A, S, E]
+        attended = g.op("Attention", queries, *present, self._mask, **layers.softmax_precision)  # [1, A, S, E]
         return self._merge_heads(g.op("Transpose", attended, perm=[0, 2, 1, 3]))
 
     def _causal(self, buffer: str) -> str:
-        """Which places of the buffer each new token sees: bool [1, 1, S, C]."""
+        """Computes which rows of the buffer each new token attends to, bool [1, 1, S, C]."""
         g = self._graph
         capacity = g.op("Gather", g.op("Shape", buffer), g.constant(2))
         places = g.op("Range", g.constant(0), capacity, g.constant(1))
         rows = g.op("Unsqueeze", "positions", g.constant([0, 1, 3]))  # [1, 1, S, 1]
         return g.op("LessOrEqual", g.op("Unsqueeze", places, g.constant([0, 1, 2])), rows)
 
-    def _rotated(self, x: str) -> str:
-        return self._graph.op("RotaryEmbedding", self._heads_first(x), self._cos, self._sin)
-
     def _heads_first(self, x: str) -> str:
-        """[S, heads, E] -> [1, heads, S, E]."""
+        """Transposes [S, heads, E] to [1, heads, S, E]."""
         g = self._graph
         return g.op("Unsqueeze", g.op("Transpose", x, perm=[1, 0, 2]), g.constant([0]))
 
 
 class OnnxRuntimeAttention(_Attention):
-    """In ONNX Runtime's GroupQueryAttention, which turns queries and keys and updates the buffer by itself.
+    """Attention in ONNX Runtime's GroupQueryAttention, which rotates queries and keys and updates the buffer itself.
 
-    The cache is a buffer as in `NativeAttention`, but attention runs over what is held only. In place of `positions`
-    the graph takes `last_position` int32 [1] and `total_length` int32 [], tokens held after this step.
+    The cache is a buffer as in `FusedAttention`, but attention covers only the cached tokens. Instead of `positions`,
+    the graph takes `last_position` int32 [1] and `total_length` int32 [], the number of tokens cached after the step.
     """
 
     def _start(self) -> None:
@@ -225,37 +206,25 @@ class OnnxRuntimeAttention(_Attention):
         g.input("total_length", "int32", [])
         angles = np.arange(s.context_length, dtype=np.float32)[:, None] * self._frequencies
         half = s.head_dim // 2
-        self._cos, self._sin = (
+        self._angle = [
             g.weight(name, self._cache_dtype, (s.context_length, half), [values.astype(NUMPY_TYPES[self._cache_dtype])])
             for name, values in (("rotary_cos", np.cos(angles)), ("rotary_sin", np.sin(angles)))
-        )
+        ]
 
     def _attend(self, q: str, k: str, v: str, layer: int) -> str:
         g, s = self._graph, self._shape
         shape: list[int | str] = [1, s.kv_heads, "capacity", s.head_dim]
         past = self._past(layer, shape)
         present = [f"present_{name}_{layer}" for name in ("key", "value")]
+        cast = [g.op("Cast", x, to=ONNX_TYPES[self._cache_dtype]) for x in (q, k, v)]
         rows = [
             g.op("Reshape", x, g.constant([1, -1, heads * s.head_dim]))
-            for x, heads in ((self._cast(q), s.heads), (self._cast(k), s.kv_heads), (self._cast(v), s.kv_heads))
+            for x, heads in zip(cast, (s.heads, s.kv_heads, s.kv_heads), strict=True)
         ]
-        attended, *_ = g.ops(
-            "GroupQueryAttention",
-            [f"attended_{layer}", *present],
-            *rows,
-            *past,
-            "last_position",
-            "total_length",
-            self._cos,
-            self._sin,
-            domain="com.microsoft",
-            num_heads=s.heads,
-            kv_num_heads=s.kv_heads,
-            do_rotary=1,
-        )
+        inputs = [*rows, *past, "last_position", "total_length", *self._angle]
+        sizes: dict[str, Any] = {"num_heads": s.heads, "kv_num_heads": s.kv_heads, "do_rotary": 1}
+        outputs = [f"attended_{layer}", *present]
+        attended, *_ = g.ops("GroupQueryAttention", outputs, *inputs, domain="com.microsoft", **sizes)
         for name in present:
             g.output(name, self._cache_dtype, shape)
         return self._merge_heads(g.op("Cast", attended, to=ONNX_TYPES[self._layers.dtype]))
-
-    def _cast(self, x: str) -> str:
-        return self._graph.op("Cast", x, to=ONNX_TYPES[self._cache_dtype])

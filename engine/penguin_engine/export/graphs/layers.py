@@ -1,8 +1,8 @@
-"""Layers that vision and decoder graphs share: norms, linear layers, gated feed-forward, rotary embedding.
+"""Layers that the vision and decoder graphs share: blocks, norms, linear layers, feed-forward, rotary embedding.
 
-Values travel in two types. The *narrow* one is that of the weights: matrix products read and write it. The *wide* one
-is float32: the residual stream, norms, rotary embedding and softmax, which overflow or lose too much in 16 bits. In a
-float32 graph both are the same and nothing is cast.
+Values have one of two types. The *narrow* type is that of the weights, in which matrix products read and write. The
+*wide* type is float32, for the residual stream, norms, rotary embedding and softmax, which overflow or lose too much
+precision in 16 bits. In a float32 graph both are the same and nothing is cast.
 
 Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 """
@@ -10,8 +10,11 @@ Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import onnx
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES, Array, Graph
 from penguin_engine.export.graphs.quantized import QuantizedLinears
@@ -19,17 +22,15 @@ from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import Profile
 from penguin_models.tensor_files import released_name
 
+CosSin = tuple[str, str]
+"""Names of the cosines and sines of rotary angles, float32 [N, 1, pairs]."""
+
 
 class Layers:
-    """Writes layers into a graph.
+    """Writes layers into a graph, with `dtype` as the narrow type.
 
-    Args:
-        graph: where operators go.
-        weights: of the checkpoint, by their names in `PenguinVL`.
-        profile: which operators to use.
-        dtype: the narrow type.
-        shrink: by name of a down projection, the power of two by which its input is divided so that it fits float16.
-        quantized: writes the linear layers that are quantised.
+    `shrink_factors` says by which power of two the input of a down projection is divided; `quantized` writes the linear
+    layers that are quantised. `softmax_precision` makes an Attention operator compute its softmax in float32.
     """
 
     def __init__(
@@ -38,27 +39,38 @@ class Layers:
         weights: CheckpointWeights,
         profile: Profile,
         dtype: str,
-        shrink: Mapping[str, float] | None = None,
+        shrink_factors: Mapping[str, float] | None = None,
         quantized: QuantizedLinears | None = None,
     ):
         self.graph, self.weights, self.profile, self.dtype = graph, weights, profile, dtype
-        self._shrink, self._quantized = shrink or {}, quantized
+        self.softmax_precision: dict[str, Any] = (
+            {} if dtype == "float32" else {"softmax_precision": int(onnx.TensorProto.FLOAT)}
+        )
+        self._shrink_factors, self._quantized = shrink_factors or {}, quantized
 
     def narrow(self, x: str) -> str:
-        """float32 -> type of the weights."""
+        """Casts float32 to the type of the weights."""
         return x if self.dtype == "float32" else self._cast(x, self.dtype)
 
     def wide(self, x: str) -> str:
-        """Type of the weights -> float32."""
+        """Casts the type of the weights to float32."""
         return x if self.dtype == "float32" else self._cast(x, "float32")
 
     def parameter(self, name: str, dtype: str) -> str:
-        """A weight as it is."""
+        """Adds a weight in its stored shape."""
         blocks = self.weights.blocks(name, dtype)
         return self.graph.weight(released_name(name), dtype, self.weights.shape(name), blocks)
 
+    def block(self, x: str, prefix: str, eps: float, attend: Callable[[str, str], str]) -> str:
+        """Writes a transformer block, float32 [N, D] -> [N, D]; `attend` takes narrow rows and a prefix of names."""
+        g = self.graph
+        normed = self.narrow(self.rms_norm(x, f"{prefix}.input_layernorm", eps))
+        x = g.op("Add", x, attend(normed, f"{prefix}.self_attn"))
+        normed = self.narrow(self.rms_norm(x, f"{prefix}.post_attention_layernorm", eps))
+        return g.op("Add", x, self.gated_mlp(normed, f"{prefix}.mlp"))
+
     def linear(self, x: str, name: str, bias: bool = False) -> str:
-        """x W^t + b, narrow [N, in] -> narrow [N, out]; a convolution over whole patches is one too."""
+        """Writes x W^t + b, narrow [N, in] -> narrow [N, out]; a convolution over whole patches is one too."""
         if self._quantized and (done := self._quantized.write(x, name, f"{name}.weight")):
             return done
         rows, *rest = self.weights.shape(f"{name}.weight")
@@ -71,16 +83,16 @@ class Layers:
         return self.graph.op("Gemm", *inputs, transB=1)
 
     def tied_linear(self, x: str, name: str, stored: str, file: Path) -> str:
-        """x W^t for a weight of another name that is the whole content of another file, in the narrow type."""
+        """Writes x W^t for a layer whose weight has the name `stored` and fills another file, in the narrow type."""
         if self._quantized and (done := self._quantized.write(x, name, stored)):
             return done
         weight = self.graph.shared_weight(released_name(stored), self.dtype, self.weights.shape(stored), file)
         return self.graph.op("Gemm", x, weight, transB=1)
 
     def rms_norm(self, x: str, name: str, eps: float) -> str:
-        """Root-mean-square norm of the last axis, float32 -> float32."""
+        """Writes the root-mean-square norm of the last axis, float32 -> float32."""
         g, scale = self.graph, self.parameter(f"{name}.weight", "float32")
-        if self.profile.native_operators:
+        if self.profile.fused_operators:
             return g.op("RMSNormalization", x, scale, axis=-1, epsilon=eps)
         square = g.op("Pow", x, g.constant(2.0, "float32"))
         mean = g.op("ReduceMean", square, g.constant([-1]), keepdims=1)
@@ -88,32 +100,42 @@ class Layers:
         return g.op("Mul", g.op("Div", x, root), scale)
 
     def gated_mlp(self, x: str, prefix: str) -> str:
-        """SiLU-gated feed-forward layer: narrow [N, D] -> float32 [N, D]."""
+        """Writes the SiLU-gated feed-forward layer, narrow [N, D] -> float32 [N, D]."""
         g = self.graph
         gate, up = (self.wide(self.linear(x, f"{prefix}.{name}_proj")) for name in ("gate", "up"))
         product = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
         down = f"{prefix}.down_proj"
-        shrink = self._shrink.get(down)
-        if shrink is None:
+        factor = self._shrink_factors.get(down)
+        if factor is None:
             return self.wide(self.linear(self.narrow(product), down))
-        smaller = g.op("Mul", product, g.constant(1 / shrink, "float32"))
-        return g.op("Mul", self.wide(self.linear(self.narrow(smaller), down)), g.constant(shrink, "float32"))
+        smaller = g.op("Mul", product, g.constant(1 / factor, "float32"))
+        return g.op("Mul", self.wide(self.linear(self.narrow(smaller), down)), g.constant(factor, "float32"))
 
     def heads(self, x: str, count: int, head_dim: int) -> str:
-        """[N, A * E] -> [N, A, E]."""
+        """Splits [N, A * E] into [N, A, E]."""
         return self.graph.op("Reshape", x, self.graph.constant([-1, count, head_dim]))
 
-    def halves(self, x: str, half: int) -> list[str]:
-        """The two halves of the last axis."""
+    def normed_heads(self, x: str, prefix: str, name: str, count: int, head_dim: int, eps: float) -> str:
+        """Writes queries ("q") or keys ("k") and their norm, narrow [N, D] -> float32 [N, A, E]."""
+        projected = self.heads(self.wide(self.linear(x, f"{prefix}.{name}_proj")), count, head_dim)
+        return self.rms_norm(projected, f"{prefix}.{name}_norm", eps)
+
+    def rotate(self, x: str, half: int, first_angle: CosSin, second_angle: CosSin) -> str:
+        """Rotates pairs of the two halves of the last axis, each half by its own angle."""
         g = self.graph
-        return [
+        first, second = (
             g.op("Slice", x, g.constant([start]), g.constant([start + half]), g.constant([-1])) for start in (0, half)
-        ]
+        )
+        rotated = (
+            g.op("Sub", g.op("Mul", first, first_angle[0]), g.op("Mul", second, first_angle[1])),
+            g.op("Add", g.op("Mul", second, second_angle[0]), g.op("Mul", first, second_angle[1])),
+        )
+        return g.op("Concat", *rotated, axis=-1)
 
     def gelu(self, x: str) -> str:
-        """Exact GELU, float32."""
+        """Writes exact GELU, float32 -> float32."""
         g = self.graph
-        if self.profile.native_operators:
+        if self.profile.fused_operators:
             return g.op("Gelu", x)
         erf = g.op("Erf", g.op("Div", x, g.constant(2**0.5, "float32")))
         return g.op("Mul", g.op("Mul", x, g.op("Add", erf, g.constant(1.0, "float32"))), g.constant(0.5, "float32"))

@@ -1,18 +1,20 @@
 """Linear layers whose weights are 8-bit or 4-bit integers, or 8-bit floats.
 
-Integers: each group of inputs of an output has a scale, weights are whole multiples of it (symmetric). Scales are
-searched for the least squared error, weighted by how large each input is on calibration data. For ONNX Runtime as
-`MatMulNBits`, which calculates with integers; for everything else (TensorRT) as explicit DequantizeLinear in front of
-the product. 8-bit floats (E4M3) have one scale a layer, and their inputs are rounded too, at the scale that the
-calibration found: explicit QuantizeLinear and DequantizeLinear on both sides.
+Integers: every group of inputs of an output has a scale, and weights are integer multiples of it (symmetric). The scale
+is searched for the least squared error, weighted by the mean square of each input on calibration data. For ONNX Runtime
+the layer is a `MatMulNBits`, which computes with integers; for TensorRT it is an explicit DequantizeLinear before the
+product.
 
-Axes: R rows (outputs), C columns (inputs), B groups of a row, G inputs of a group.
+8-bit floats (E4M3): one scale per layer. Inputs are rounded too, at the scale found by the calibration: explicit
+QuantizeLinear and DequantizeLinear on both sides.
+
+Axes: R rows (outputs), C columns (inputs), B groups per row, G inputs per group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,93 +29,71 @@ from penguin_models.types import Float32Array
 Int8Array = npt.NDArray[np.int8]
 GROUP = 128
 FLOAT8_LIMIT = 448.0
-"""Largest number of E4M3."""
+"""Largest E4M3 number."""
+_BITS = {"int4": 4, "int8": 8}
 _CANDIDATES = {4: np.linspace(1.05, 0.75, 7), 8: np.linspace(1.0, 0.94, 4)}
-"""Scales that are tried, relative to the one that reaches the largest weight of a group."""
+"""Scales that are tried, relative to the scale that just represents the largest weight of a group."""
 _INTEGER_ACTIVATIONS = 4
-"""MatMulNBits' accuracy level that calculates with 8-bit inputs."""
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How one layer is quantised: "int8", "int4" or "float8"."""
-
-    kind: str
-
-    @property
-    def bits(self) -> int:
-        """Of a weight."""
-        return 4 if self.kind == "int4" else 8
+"""Accuracy level at which MatMulNBits computes with 8-bit inputs."""
 
 
 class QuantizedLinears:
-    """Writes the linear layers that have a scheme.
+    """Writes the linear layers that are quantised: `kinds` is "int8", "int4" or "fp8" by layer name.
 
-    Args:
-        graph: where operators go.
-        weights: of the checkpoint.
-        schemes: by name of a layer.
-        calibration: of the same checkpoint.
-        dtype: type of inputs and outputs.
-        contrib: whether ONNX Runtime's own operators are used.
+    Inputs and outputs have the type `dtype`; `contrib` selects ONNX Runtime's own operators.
     """
 
     def __init__(
         self,
         graph: Graph,
         weights: CheckpointWeights,
-        schemes: Mapping[str, Scheme],
+        kinds: Mapping[str, str],
         calibration: Calibration,
         dtype: str,
         contrib: bool,
     ):
-        self._graph, self._weights, self._schemes = graph, weights, schemes
+        self._graph, self._weights, self._kinds = graph, weights, kinds
         self._calibration, self._dtype, self._contrib = calibration, dtype, contrib
 
     def write(self, x: str, name: str, stored: str) -> str | None:
-        """x W^t for the layer of this name whose weight is stored under another; None if it is not quantised."""
-        scheme = self._schemes.get(name)
-        if scheme is None:
+        """Writes x W^t for a layer whose weight has the name `stored`; returns None if the layer is not quantised."""
+        kind = self._kinds.get(name)
+        if kind is None:
             return None
-        if scheme.kind == "float8":
+        if kind == "fp8":
             return self._float8(x, name, stored)
-        return self._matmul_nbits(x, name, stored, scheme) if self._contrib else self._dequantized(x, name, stored)
+        return self._matmul_nbits(x, name, stored, kind) if self._contrib else self._dequantized(x, name, stored)
 
     def _rounded(self, name: str, stored: str, bits: int) -> Iterator[tuple[Int8Array, Float32Array]]:
         importance = self._calibration.mean_squares.get(name)
         for block in self._weights.float_blocks(stored):
             yield round_to_groups(block, bits, importance)
 
-    def _matmul_nbits(self, x: str, name: str, stored: str, scheme: Scheme) -> str:
+    def _matmul_nbits(self, x: str, name: str, stored: str, kind: str) -> str:
         rows, columns = self._weights.shape(stored)
-        groups = -(-columns // GROUP)
+        groups, bits = -(-columns // GROUP), _BITS[kind]
         scales: list[Float32Array] = []
 
         def packed() -> Iterator[Array]:
-            for q, scale in self._rounded(name, stored, scheme.bits):
+            for q, scale in self._rounded(name, stored, bits):
                 scales.append(scale)
-                unsigned = (q.astype(np.int16) + (1 << (scheme.bits - 1))).astype(np.uint8)
-                yield pack_nibbles(unsigned) if scheme.bits == 4 else unsigned
+                unsigned = (q.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+                yield pack_nibbles(unsigned) if bits == 4 else unsigned
 
-        shape = (rows, groups, GROUP * scheme.bits // 8)
-        weight = self._graph.weight(f"{released_name(stored)}.{scheme.kind}", "uint8", shape, packed())
-        assert scales, f"{name} is written twice"
-        scale = self._scales(stored, scheme.kind, np.concatenate(scales))
-        return self._graph.op(
-            "MatMulNBits",
-            x,
-            weight,
-            scale,
-            domain="com.microsoft",
-            K=columns,
-            N=rows,
-            bits=scheme.bits,
-            block_size=GROUP,
-            accuracy_level=_INTEGER_ACTIVATIONS,
-        )
+        shape = (rows, groups, GROUP * bits // 8)
+        weight = self._graph.weight(f"{released_name(stored)}.{kind}", "uint8", shape, packed())
+        scale = self._scales(stored, kind, np.concatenate(scales))
+        sizes: dict[str, Any] = {
+            "K": columns,
+            "N": rows,
+            "bits": bits,
+            "block_size": GROUP,
+            "accuracy_level": _INTEGER_ACTIVATIONS,
+        }
+        return self._graph.op("MatMulNBits", x, weight, scale, domain="com.microsoft", **sizes)
 
     def _dequantized(self, x: str, name: str, stored: str) -> str:
-        """int4 weights [C, R] with scales [B, R]: the layout for which TensorRT documents its 4-bit products."""
+        """Writes int4 weights [C, R] with scales [B, R], the layout that TensorRT documents for 4-bit products."""
         rows, columns = self._weights.shape(stored)
         rounded = list(self._rounded(name, stored, 4))
         q = np.concatenate([block for block, _ in rounded]).reshape(rows, -1)[:, :columns].T  # [C, R]
@@ -122,20 +102,19 @@ class QuantizedLinears:
         weight = self._graph.weight(f"{released_name(stored)}.int4", "int4", (columns, rows), [packed])
         scale = self._scales(stored, "int4", scales)
         group = min(GROUP, columns)
-        wide = self._graph.op("DequantizeLinear", weight, scale, axis=0, block_size=group)
-        return self._graph.op("MatMul", x, wide)
+        return self._graph.op("MatMul", x, self._graph.op("DequantizeLinear", weight, scale, axis=0, block_size=group))
 
     def _float8(self, x: str, name: str, stored: str) -> str:
-        g, kind = self._graph, "float8_e4m3fn"
+        g, dtype = self._graph, "float8_e4m3fn"
         largest = max(float(abs(block).max()) for block in self._weights.float_blocks(stored))
         step = largest / FLOAT8_LIMIT
         blocks = ((b / step).astype(ml_dtypes.float8_e4m3fn) for b in self._weights.float_blocks(stored))
-        weight = g.weight(f"{released_name(stored)}.float8", kind, self._weights.shape(stored), blocks)
-        wide = g.op("DequantizeLinear", weight, g.constant(step, self._dtype))
+        weight = g.weight(f"{released_name(stored)}.float8", dtype, self._weights.shape(stored), blocks)
+        dequantized = g.op("DequantizeLinear", weight, g.constant(step, self._dtype))
         input_scale = g.constant(self._calibration.inputs[name] / FLOAT8_LIMIT, self._dtype)
-        zero = g.constant(0, kind)
+        zero = g.constant(0, dtype)
         rounded = g.op("DequantizeLinear", g.op("QuantizeLinear", x, input_scale, zero), input_scale)
-        return g.op("Gemm", rounded, wide, transB=1)
+        return g.op("Gemm", rounded, dequantized, transB=1)
 
     def _scales(self, stored: str, kind: str, scales: Float32Array) -> str:
         blocks = [scales.astype(NUMPY_TYPES[self._dtype])]
@@ -145,7 +124,7 @@ class QuantizedLinears:
 def round_to_groups(
     weights: Float32Array, bits: int, importance: Float32Array | None
 ) -> tuple[Int8Array, Float32Array]:
-    """Rounds weights to multiples of a scale for each group of inputs.
+    """Rounds weights to integer multiples of one scale per group of inputs.
 
     Args:
         weights: float32 [R, C].
@@ -153,7 +132,7 @@ def round_to_groups(
         importance: float32 [C], weight of the squared error of each input; all equal if None.
 
     Returns:
-        int8 [R, B, G], the last group padded with zeros, and float32 scales [R, B].
+        Integers, int8 [R, B, G] with the last group padded with zeros, and scales, float32 [R, B].
     """
     rows, columns = weights.shape
     padding = -columns % GROUP
@@ -167,9 +146,9 @@ def round_to_groups(
     for candidate in _CANDIDATES[bits]:
         scale = np.where(largest > 0, largest * np.float32(candidate) / high, 1.0)
         q = np.clip(np.rint(grouped / scale[..., None]), low, high)
-        # The scale that fits these integers best, by least squares.
-        over = (weight * q * q).sum(axis=-1)
-        scale = np.where(over > 0, (weight * q * grouped).sum(axis=-1) / np.maximum(over, 1e-30), scale)
+        # The least-squares scale for these integers.
+        norm = (weight * q * q).sum(axis=-1)
+        scale = np.where(norm > 0, (weight * q * grouped).sum(axis=-1) / np.maximum(norm, 1e-30), scale)
         error = (weight * np.square(grouped - q * scale[..., None])).sum(axis=-1)
         better = error < errors
         best[better], scales[better], errors[better] = q[better], scale[better], error[better]
@@ -177,7 +156,7 @@ def round_to_groups(
 
 
 def pack_nibbles(values: Array) -> npt.NDArray[np.uint8]:
-    """Two 4-bit numbers a byte, the first in the lower half, in the order of the array."""
+    """Packs pairs of 4-bit numbers into bytes in array order, the first of each pair in the lower half."""
     pairs = values.reshape(-1, 2).astype(np.uint8)
     packed: npt.NDArray[np.uint8] = np.bitwise_or(pairs[:, 0], pairs[:, 1] << 4, dtype=np.uint8)
     return packed

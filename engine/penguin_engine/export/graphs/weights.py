@@ -1,4 +1,4 @@
-"""Weights of a checkpoint as blocks of rows in the type a graph wants, never more than one block in memory."""
+"""Reads a checkpoint's weights as blocks of rows in the type a graph needs, one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penguin_models.tensor_files import StoredTensor, read_tensors
 from penguin_models.types import Float32Array
 
 FLOAT16_LIMIT = 65504.0
-"""Largest number of float16."""
+"""Largest finite float16 number."""
 
 
 class CheckpointWeights:
@@ -22,28 +22,33 @@ class CheckpointWeights:
         self._stored = stored
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Returns the shape of a tensor."""
         return self._stored[name].shape
 
     def blocks(self, name: str, dtype: str) -> Iterator[Array]:
-        """Rows of a tensor in turn, as numpy arrays of this type.
+        """Yields the rows of a tensor block by block, converted to a type.
 
         Raises:
-            EngineError: a number is beyond float16, infinite, or none.
+            EngineError: A weight is infinite, NaN, or too large for float16.
         """
         for block in self.float_blocks(name):
             if dtype == "float16" and (largest := float(abs(block).max(initial=0.0))) > FLOAT16_LIMIT:
-                raise EngineError(f"{name} holds {largest:g}, beyond float16 ({FLOAT16_LIMIT:g}); export bfloat16")
+                raise EngineError(
+                    f"{name} contains {largest:g}, beyond the float16 limit of {FLOAT16_LIMIT:g}; export bfloat16"
+                )
             yield block.astype(NUMPY_TYPES[dtype], copy=False)
 
     def float_blocks(self, name: str) -> Iterator[Float32Array]:
-        """Rows of a tensor in turn, float32.
+        """Yields the rows of a tensor block by block, as float32.
 
         Raises:
-            EngineError: a number is infinite, or none.
+            EngineError: A weight is infinite or NaN.
         """
         for _, _, block in read_tensors({name: self._stored[name]}):
             rows = block.to(torch.float32)
             if not torch.isfinite(rows).all():
-                raise EngineError(f"{name} holds numbers that are infinite or none; did the run that wrote it diverge?")
+                raise EngineError(
+                    f"{name} contains infinite or NaN weights; check whether the training run of this checkpoint "
+                    "diverged"
+                )
             yield rows.numpy()

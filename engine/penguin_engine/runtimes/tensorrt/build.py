@@ -1,14 +1,13 @@
-"""An exported folder -> TensorRT plans for this machine, in `DIR/tensorrt`.
+"""Builds TensorRT plans of an exported folder for this machine, in `DIR/tensorrt`.
 
-The networks are strongly typed: precisions are those of the graphs. The decoder has a profile for prefill and one for
-decoding. What TensorRT has timed is kept in `timing.cache`, so that a second build is quicker. Plans appear when all of
-them are complete.
+The networks are strongly typed: precisions are those of the graphs. The decoder has an optimisation profile for prefill
+and one for decoding. TensorRT's timings are kept in `timing.cache`, so that a second build is faster. Plans appear when
+all of them are complete.
 """
 
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,8 @@ from penguin_engine.export.manifest import (
     hash_files,
 )
 from penguin_engine.export.staging import put_into_place, staging, writing
+from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest, check_buildable, export_hash
-from penguin_engine.runtimes.tensorrt.runtime import CudaDevice
 from penguin_engine.runtimes.tensorrt.shapes import (
     PlanLimits,
     ShapeProfile,
@@ -40,17 +39,17 @@ from penguin_engine.runtimes.tensorrt.shapes import (
 from penguin_models.errors import EngineError
 
 Progress = Callable[[str, int, int], None]
-"""Called with the phase, the steps done and all its steps."""
+"""Called with the name of a phase, the number of steps done and the number of all its steps."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How plans are built.
+    """Options of a build.
 
     Attributes:
-        precision: "fp32", "fp16", "bf16", "fp8" or "int4"; it must be what the folder holds, which None takes.
-        limits: of the inputs.
-        workspace_mib: memory that TensorRT may use while it tries kernels; as much as there is if None.
+        precision: "fp32", "fp16", "bf16", "fp8" or "int4", which must be that of the folder; None for any.
+        limits: Largest inputs.
+        workspace_mib: Memory that TensorRT may use while it tries kernels, in MiB; None for all free memory.
     """
 
     precision: str | None = None
@@ -68,32 +67,33 @@ def build(
     """Builds the plans of an exported folder.
 
     Args:
-        folder: made by `penguin-vl export`.
-        device: "cuda" or "cuda:N", on which the plans are to run.
-        options: how.
-        progress: called as the build goes on, from TensorRT's threads.
-        cancelled: asked between two steps; a cancelled build leaves what was there before.
+        folder: Folder created by `penguin-vl export`.
+        device: "cuda" or "cuda:N", the GPU on which the plans will run.
+        options: Options of the build.
+        progress: Called during the build, from TensorRT's threads.
+        cancelled: Returns whether to stop; called between steps. A cancelled build leaves earlier plans unchanged.
 
     Raises:
-        EngineError: there is no such GPU, the folder is damaged, TensorRT here cannot build it, or the build failed or
-            was cancelled.
+        EngineError: The GPU does not exist, the folder is damaged, TensorRT cannot build it, or the build failed or was
+            cancelled.
     """
     options = options or BuildOptions()
     gpu = CudaDevice(device)
     manifest = Manifest.read(folder)
     precision = check_buildable(manifest, options.precision, gpu.machine, folder)
     manifest.verify(folder)
-    target = folder / PLAN_FOLDER
+    target, limits = folder / PLAN_FOLDER, options.limits
     with staging(folder / PLAN_STAGING, target) as temporary, writing(target):
         target.mkdir(exist_ok=True)
         staged = temporary / PLAN_FOLDER
         staged.mkdir()
-        with gpu.active():  # TensorRT builds for the GPU that is current in the thread, without one for the first
-            _PlanBuilder(folder, target / TIMING_CACHE, options, progress, cancelled).build(manifest, staged)
+        with gpu.active():  # TensorRT builds for the GPU that is current in the thread, by default the first
+            builder = _PlanBuilder(target / TIMING_CACHE, options.workspace_mib, progress, cancelled)
+            builder.build(folder / VISION, staged / VISION_PLAN, vision_profiles(manifest, limits))
+            builder.build(folder / DECODER, staged / DECODER_PLAN, decoder_profiles(manifest, limits))
+            del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
-        plan = PlanManifest(
-            gpu.machine, precision, options.limits, plan_shapes(manifest, options.limits), export_hash(folder), files
-        )
+        plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
         plan.write(staged)
         shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
         put_into_place(staged, target, temporary / "replaced")
@@ -101,71 +101,69 @@ def build(
 
 
 class _PlanBuilder:
-    """Builds one plan after the other with one timing cache; its GPU must be current as long as it lives."""
+    """Builds plans one after the other with one timing cache; its GPU must stay current while it exists."""
 
     def __init__(
-        self, folder: Path, cache: Path, options: BuildOptions, progress: Progress, cancelled: Callable[[], bool]
+        self, timing_cache: Path, workspace_mib: int | None, progress: Progress, cancelled: Callable[[], bool]
     ):
-        self._folder, self._cache, self._options = folder, cache, options
+        self._timing_cache, self._workspace_mib = timing_cache, workspace_mib
         self._progress, self._cancelled = progress, cancelled
         self._logger = _Logger()
         self._builder = trt.Builder(self._logger)
 
-    def build(self, manifest: Manifest, target: Path) -> None:
-        """Builds the plans of an exported folder."""
-        limits = self._options.limits
-        self._build(VISION, target / VISION_PLAN, vision_profiles(manifest, limits))
-        self._build(DECODER, target / DECODER_PLAN, decoder_profiles(manifest, limits))
-
-    def _build(self, graph: str, plan: Path, profiles: list[ShapeProfile]) -> None:
+    def build(self, graph: Path, plan: Path, profiles: list[ShapeProfile]) -> None:
         network = self._parse(graph)
         _fix_buffers(network, profiles)
         config = self._builder.create_builder_config()
         for shapes in profiles:
             config.add_optimization_profile(self._profile(graph, shapes))
-        if self._options.workspace_mib is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._options.workspace_mib * 2**20)
-        self._start_from_timings(config)
-        monitor = _monitor(self._progress, self._cancelled)
+        if self._workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace_mib * 2**20)
+        self._load_timings(config)
+        monitor = _Monitor(self._progress, self._cancelled)
         config.progress_monitor = monitor
         serialized = self._builder.build_serialized_network(network, config)
-        timings = config.get_timing_cache().serialize()
-        _write(self._cache, timings)
+        self._save_timings(config)
         if self._cancelled():
-            raise EngineError(f"the build of {graph} was cancelled; what was built before is as it was")
+            raise EngineError(f"the build of {graph.name} was cancelled; earlier plans are unchanged")
         if serialized is None:
-            raise EngineError(f"TensorRT {trt.__version__} could not build {graph}: {self._logger.reason()}")
-        _write(plan, serialized)
+            raise EngineError(f"TensorRT {trt.__version__} could not build {graph.name}: {self._logger.reason()}")
+        plan.write_bytes(serialized)
 
-    def _parse(self, graph: str) -> Any:
-        # TensorRT 11 knows no other networks and ignores the flag.
+    def _parse(self, graph: Path) -> Any:
+        # From TensorRT 11 on, all networks are strongly typed and the flag is ignored.
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._builder.create_network(flags)
         parser = trt.OnnxParser(network, self._logger)
-        if not parser.parse_from_file(str(self._folder / graph)):
+        if not parser.parse_from_file(str(graph)):
             errors = "; ".join(parser.get_error(i).desc() for i in range(min(3, parser.num_errors)))
-            raise EngineError(f"TensorRT {trt.__version__} cannot read {self._folder / graph}: {errors}")
+            raise EngineError(f"TensorRT {trt.__version__} cannot read {graph}: {errors}")
         return network
 
-    def _profile(self, graph: str, shapes: ShapeProfile) -> Any:
+    def _profile(self, graph: Path, shapes: ShapeProfile) -> Any:
         profile = self._builder.create_optimization_profile()
         for name, sizes in shapes.items():
             profile.set_shape(name, min=sizes.minimum, opt=sizes.optimum, max=sizes.maximum)
         if not profile:
-            raise EngineError(f"TensorRT {trt.__version__} refuses the shapes of {graph}: {self._logger.reason()}")
+            raise EngineError(f"TensorRT {trt.__version__} rejects the shapes of {graph.name}: {self._logger.reason()}")
         return profile
 
-    def _start_from_timings(self, config: Any) -> None:
-        """Takes over what an earlier build has timed; nothing where that was another version or GPU."""
-        stored = self._cache.read_bytes() if self._cache.is_file() else b""
+    def _load_timings(self, config: Any) -> None:
+        """Uses the timings of an earlier build, or none if they are of another version or GPU."""
+        stored = self._timing_cache.read_bytes() if self._timing_cache.is_file() else b""
         for content in (stored, b""):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
                 return
 
+    def _save_timings(self, config: Any) -> None:
+        partial = self._timing_cache.with_suffix(".partial")
+        partial.write_bytes(config.get_timing_cache().serialize())
+        partial.replace(self._timing_cache)
+
 
 def _fix_buffers(network: Any, profiles: list[ShapeProfile]) -> None:
-    """Gives cache buffers their size: TensorRT updates in place only what has a fixed one."""
+    """Gives cache buffers a fixed size, without which TensorRT cannot update them in place."""
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         sizes = profiles[0].get(tensor.name)
@@ -173,15 +171,8 @@ def _fix_buffers(network: Any, profiles: list[ShapeProfile]) -> None:
             tensor.shape = sizes.minimum
 
 
-def _write(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-    partial.replace(path)
-
-
 class _Logger(trt.ILogger):  # type: ignore[misc]
-    """Remembers what went wrong."""
+    """Collects error messages."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -193,30 +184,26 @@ class _Logger(trt.ILogger):  # type: ignore[misc]
             self._errors.append(msg)
 
     def reason(self) -> str:
-        """The last errors in one line."""
+        """Returns the last errors in one line."""
         return " ".join("; ".join(self._errors[-3:]).split())[:500] or "no reason was given"
 
 
-def _monitor(progress: Progress, cancelled: Callable[[], bool]) -> Any:
-    """Reports the phases of a build and stops it where that is asked for."""
+class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    """Reports the phases of a build and stops it on request; TensorRT calls it from any of its threads."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
-            self._lock = threading.Lock()
+    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self._progress, self._cancelled = progress, cancelled
+        self._steps: dict[str, int] = {}
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._steps[phase_name] = num_steps
-            progress(phase_name, 0, num_steps)
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        self._steps[phase_name] = num_steps
+        self._progress(phase_name, 0, num_steps)
 
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            progress(phase_name, step + 1, self._steps.get(phase_name, step + 1))
-            return not cancelled()
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        self._progress(phase_name, step + 1, self._steps.get(phase_name, step + 1))
+        return not self._cancelled()
 
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self._steps.get(phase_name, 0)
-            progress(phase_name, steps, steps)
-
-    return Monitor()
+    def phase_finish(self, phase_name: str) -> None:
+        steps = self._steps.get(phase_name, 0)
+        self._progress(phase_name, steps, steps)

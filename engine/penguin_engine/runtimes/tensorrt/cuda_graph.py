@@ -1,7 +1,6 @@
-"""CUDA graphs through the driver's own interface: pycuda, which everything else of CUDA goes through, has none.
+"""CUDA graphs through the driver's own interface, because pycuda has none.
 
-A step is recorded from a stream once and launched as one piece afterwards, without the cost of launching its hundreds
-of kernels one by one.
+A step is recorded from a stream once; launching it as one graph avoids the cost of launching hundreds of kernels.
 """
 
 from __future__ import annotations
@@ -13,47 +12,43 @@ from typing import Any
 from penguin_models.errors import EngineError
 
 _THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA meanwhile."""
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA during the recording."""
 
 
 class CudaGraph:
-    """A recorded piece of work.
-
-    Args:
-        stream: handle of the stream to record from; it must not be the default stream.
-        work: puts the work onto that stream; nothing of it runs yet.
+    """Work recorded from a stream, by its handle; it must not be the default stream. Recording executes nothing.
 
     Raises:
-        EngineError: the driver refuses.
+        EngineError: The driver failed.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]):
         self._driver = load_driver()
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._stream = ctypes.c_void_p(stream)
+        self._stream, self._work = ctypes.c_void_p(stream), work  # the work refers to everything that the graph uses
         try:
-            self._record(work)
-        except BaseException:  # nobody gets what could be closed
+            self._record()
+        except BaseException:  # the caller gets no object that it could close
             self.close()
             raise
 
     def launch(self) -> None:
-        """Puts the recorded work onto the stream."""
+        """Enqueues the recorded work on the stream."""
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Frees the graph; the memory it works on is the caller's."""
+        """Frees the graph, but not the memory that it works on."""
         if self._executable:
             self._call("cuGraphExecDestroy", self._executable)
         if self._graph:
             self._call("cuGraphDestroy", self._graph)
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
 
-    def _record(self, work: Callable[[], None]) -> None:
+    def _record(self) -> None:
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         try:
-            work()
-        finally:  # a stream that is left capturing can never be used again
+            self._work()
+        finally:  # a stream that stays in capture mode can never be used again
             self._call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
 
@@ -64,5 +59,5 @@ class CudaGraph:
 
 
 def load_driver() -> Any:
-    """The CUDA driver library."""
+    """Loads the CUDA driver library."""
     return ctypes.CDLL("libcuda.so.1")

@@ -1,10 +1,10 @@
-"""Shapes that TensorRT plans take: of the vision graph's inputs, and of the decoder's. Does not import tensorrt."""
+"""Input shapes that TensorRT plans accept, for the vision graph and the decoder. Does not import tensorrt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from penguin_engine.export.manifest import DECODER, PROFILES, VISION, Manifest
 from penguin_engine.runtimes.exported import TOKENS_PER_STEP
@@ -12,19 +12,18 @@ from penguin_models.errors import EngineError
 from penguin_models.types import PatchedImage
 
 PREFILL, DECODE = 0, 1
-"""Indices of the decoder's profiles."""
+"""Indices of the decoder's optimisation profiles."""
 SINGLE, BATCH = 0, 1
-"""Indices of the vision graph's profiles: one frame of any size, or several small ones."""
+"""Indices of the vision graph's optimisation profiles: one frame of any size, or several small ones."""
 BUCKET_TOKENS = 256
-"""A decoding step is captured once for each so many tokens held, where the graph's shapes follow the cache's length."""
+"""Cache lengths are rounded up to a multiple of this if the graph's shapes follow them; each multiple is recorded."""
 _SMALL_PATCHES, _SMALL_FRAMES = 512, 8
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class ShapeRange:
-    """Sizes of an input that a profile takes."""
+class ShapeRange(NamedTuple):
+    """Sizes of an input within an optimisation profile."""
 
     minimum: Shape
     optimum: Shape
@@ -36,28 +35,25 @@ ShapeProfile = dict[str, ShapeRange]
 
 @dataclass(frozen=True)
 class PlanLimits:
-    """How large inputs may be.
+    """Largest inputs of a plan.
 
     Attributes:
-        max_tokens: longest cache; with the "fused" profile every cache takes memory for so many.
-        max_patches: of the largest single frame; a memory holds one of 1920x1080 at 10,764.
+        max_tokens: Longest cache in tokens, a multiple of 256; with the "fused" profile every cache has this size.
+        max_patches: Patches of the largest frame; the memory holds a frame of 1920x1080 at 10,764.
     """
 
     max_tokens: int = 8192
     max_patches: int = 10_764
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("max_tokens", self.max_tokens, BUCKET_TOKENS),
-            ("max_patches", self.max_patches, _SMALL_PATCHES),
-        ):
-            if value < least or (name == "max_tokens" and value % BUCKET_TOKENS):
-                multiple = f" and a multiple of {BUCKET_TOKENS}" if name == "max_tokens" else ""
-                raise EngineError(f"{name} is {value}, it must be at least {least}{multiple}")
+        if self.max_tokens < BUCKET_TOKENS or self.max_tokens % BUCKET_TOKENS:
+            raise EngineError(f"max_tokens is {self.max_tokens}, it must be a positive multiple of {BUCKET_TOKENS}")
+        if self.max_patches < _SMALL_PATCHES:
+            raise EngineError(f"max_patches is {self.max_patches}, it must be at least {_SMALL_PATCHES}")
 
 
 def vision_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile]:
-    """Shapes of the vision graph's inputs: one frame of any size, and several small ones."""
+    """Returns the shapes of the vision graph's inputs by profile (`SINGLE`, `BATCH`)."""
     typical = min(1280, limits.max_patches)
     single = _vision_shapes(manifest, (1, 1), (1, typical), (1, limits.max_patches), limits.max_patches)
     small = (_SMALL_FRAMES, _SMALL_PATCHES)
@@ -66,32 +62,40 @@ def vision_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile
 
 
 def decoder_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile]:
-    """Shapes of the decoder's inputs: for a prefill, and for a decoding step."""
-    return [_decoder_shapes(manifest, limits, PREFILL), _decoder_shapes(manifest, limits, DECODE)]
+    """Returns the shapes of the decoder's inputs by profile (`PREFILL`, `DECODE`)."""
+    return [_decoder_shapes(manifest, limits, TOKENS_PER_STEP), _decoder_shapes(manifest, limits, 1)]
+
+
+def plan_shapes(manifest: Manifest, limits: PlanLimits) -> dict[str, Any]:
+    """Returns all shapes as plain JSON types: by graph a list of profiles, by input [minimum, optimum, maximum]."""
+    by_graph = {VISION: vision_profiles(manifest, limits), DECODER: decoder_profiles(manifest, limits)}
+    return {
+        graph: [{name: [list(size) for size in sizes] for name, sizes in profile.items()} for profile in profiles]
+        for graph, profiles in by_graph.items()
+    }
 
 
 def fits_vision_plan(images: Sequence[PatchedImage]) -> bool:
-    """Whether images may go through the vision plan together."""
+    """Returns whether images may go through the vision plan together."""
     return len(images) == 1 or (
         len(images) <= _SMALL_FRAMES and max(image.grid.area for image in images) <= _SMALL_PATCHES
     )
 
 
 def check_patches(images: Sequence[PatchedImage], limits: PlanLimits, command: Callable[[int], str]) -> None:
-    """Raises EngineError where an image is larger than the plan takes.
+    """Raises EngineError if an image is larger than the plan accepts.
 
     Args:
-        images: that go through the plan.
-        limits: of the plan.
-        command: builds the plan anew for images of so many patches.
+        images: Images to encode.
+        limits: Limits of the plan.
+        command: Returns the command that builds the plan for images of a number of patches.
     """
-    largest = max((image for image in images), key=lambda image: image.grid.area, default=None)
+    largest = max(images, key=lambda image: image.grid.area, default=None)
     if largest is not None and largest.grid.area > limits.max_patches:
         tokens = limits.max_patches // largest.merge_size**2
         raise EngineError(
-            f"an image of {largest.grid.area} patches is larger than the {limits.max_patches} that the plan takes; "
-            f"build it again: {command(largest.grid.area)} - or lower the token budget to at most {tokens}, so that "
-            "images are made smaller"
+            f"an image of {largest.grid.area} patches exceeds the plan's limit of {limits.max_patches}; build it "
+            f"again: {command(largest.grid.area)} - or make images smaller by a token budget of at most {tokens}"
         )
 
 
@@ -106,28 +110,17 @@ def _vision_shapes(manifest: Manifest, least: Shape, typical: Shape, most: Shape
     }
 
 
-def _decoder_shapes(manifest: Manifest, limits: PlanLimits, kind: int) -> ShapeProfile:
+def _decoder_shapes(manifest: Manifest, limits: PlanLimits, most_new_tokens: int) -> ShapeProfile:
     d = manifest.decoder
-    new = (1, TOKENS_PER_STEP, TOKENS_PER_STEP) if kind == PREFILL else (1, 1, 1)
+    new = (1, most_new_tokens, most_new_tokens)
     shapes = {
         "embeddings": ShapeRange(*((n, d.hidden) for n in new)),
         "positions": ShapeRange(*((n,) for n in new)),
     }
-    caches = [f"past_{name}_{layer}" for layer in range(d.layers) for name in ("key", "value")]
+    caches = [f"past_{name}" for name in d.cache_names]
     if PROFILES[manifest.profile].cache == "buffer":
         buffer = (1, d.kv_heads, limits.max_tokens, d.head_dim)
         return shapes | dict.fromkeys(caches, ShapeRange(buffer, buffer, buffer))
     past = (BUCKET_TOKENS, max(BUCKET_TOKENS, limits.max_tokens // 2), limits.max_tokens)
     rows = ShapeRange(*((n, d.kv_heads, d.head_dim) for n in past))
     return shapes | {"past_mask": ShapeRange(*((n,) for n in past))} | dict.fromkeys(caches, rows)
-
-
-def plan_shapes(manifest: Manifest, limits: PlanLimits) -> dict[str, Any]:
-    """Everything about the shapes of plans, as plain types: by graph, the profiles; by input, least, typical, most."""
-    by_graph = {VISION: vision_profiles(manifest, limits), DECODER: decoder_profiles(manifest, limits)}
-    return {
-        graph: [
-            {name: [list(size) for size in astuple(sizes)] for name, sizes in profile.items()} for profile in profiles
-        ]
-        for graph, profiles in by_graph.items()
-    }

@@ -1,6 +1,7 @@
-"""Plans: the machine they fit, and what a message says when they do not."""
+"""The manifest of plans: which machine they fit, and the messages if they do not."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,23 +22,28 @@ def folder(exported):
 
 
 @pytest.fixture
-def plan(folder, tmp_path):
-    """An exported folder with plans that are nothing but bytes."""
-    import shutil
-
+def built(folder, tmp_path):
+    """An exported folder with a plan of arbitrary bytes."""
     copy = shutil.copytree(folder, tmp_path / "my model")
     (copy / PLAN_FOLDER).mkdir()
     (copy / PLAN_FOLDER / "vision.plan").write_bytes(b"12345")
     limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / PLAN_FOLDER / "vision.plan")}
-    made = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
-    made.write(copy / PLAN_FOLDER)
+    plan = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
+    plan.write(copy / PLAN_FOLDER)
     return copy
 
 
-def test_a_plan_that_fits(plan):
-    read = PlanManifest.read(plan)
-    assert (read.machine, read.precision, read.limits.max_tokens) == (ORIN, "fp16", 2048)
-    read.check(plan, Manifest.read(plan), ORIN)
+def edit_plan_manifest(folder, change):
+    path = folder / PLAN_FOLDER / PLAN_MANIFEST
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_plan_on_its_machine_is_accepted(built):
+    plan = PlanManifest.read(built)
+    assert (plan.machine, plan.precision, plan.limits.max_tokens) == (ORIN, "fp16", 2048)
+    plan.check(built, Manifest.read(built), ORIN)
 
 
 @pytest.mark.parametrize(
@@ -48,92 +54,86 @@ def test_a_plan_that_fits(plan):
         (THOR, "compute capability '8.7', here it is '11.0'"),
     ],
 )
-def test_another_machine(plan, machine, message):
+def test_plan_of_another_machine_is_refused_with_the_command_to_rebuild(built, machine, message):
     with pytest.raises(EngineError, match=message) as raised:
-        PlanManifest.read(plan).check(plan, Manifest.read(plan), machine)
-    command = f"penguin-vl build '{plan}' --precision fp16 --max-tokens 2048 --max-patches 10764"
+        PlanManifest.read(built).check(built, Manifest.read(built), machine)
+    command = f"penguin-vl build '{built}' --precision fp16 --max-tokens 2048 --max-patches 10764"
     assert str(raised.value).endswith(f"Build them again: {command}")
 
 
-def test_another_export(plan):
-    read = PlanManifest.read(plan)
-    with (plan / "manifest.json").open("a") as file:
+def test_plan_of_another_export_is_refused(built):
+    with (built / "manifest.json").open("a") as file:
         file.write(" ")
     with pytest.raises(EngineError, match="another export of the model"):
-        read.check(plan, Manifest.read(plan), ORIN)
+        PlanManifest.read(built).check(built, Manifest.read(built), ORIN)
+
+
+def test_plan_of_other_shapes_is_refused(built):
+    """As if another version of this package, with other decoding steps, had built it."""
+    edit_plan_manifest(built, lambda raw: raw["shapes"]["decoder.onnx"][0]["embeddings"][2].__setitem__(0, 256))
+    with pytest.raises(EngineError, match=r"built for other shapes than this version of penguin_vl uses\. Build them"):
+        PlanManifest.read(built).check(built, Manifest.read(built), ORIN)
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("[]", "it is no JSON object"), ('{"format": 1', "Expecting"), ("files", "no attribute")]
+    ("content", "message"),
+    [
+        (b"123", r"vision\.plan with 5 bytes, which is missing or truncated"),
+        (b"12346", r"vision\.plan with another hash, the file has changed since"),
+    ],
 )
-def test_a_plan_manifest_that_cannot_be_read(plan, content, reason):
-    path = plan / PLAN_FOLDER / PLAN_MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": []}) if content == "files" else content)
-    with pytest.raises(EngineError, match=rf"plan\.json cannot be read \(.*{reason}.*\); build the plans again"):
-        PlanManifest.read(plan)
+def test_damaged_plan_is_refused(built, content, message):
+    (built / PLAN_FOLDER / "vision.plan").write_bytes(content)
+    with pytest.raises(EngineError, match=message):
+        PlanManifest.read(built).check(built, Manifest.read(built), ORIN)
 
 
-def test_plans_of_other_shapes(plan):
-    """As a version of this program would have made that decodes in other steps."""
-    path = plan / PLAN_FOLDER / PLAN_MANIFEST
-    raw = json.loads(path.read_text())
-    raw["shapes"]["decoder.onnx"][0]["embeddings"][2][0] = 256
-    path.write_text(json.dumps(raw))
-    with pytest.raises(EngineError, match=r"built for other shapes than this version of penguin_vl uses\. Build them"):
-        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
-
-
-def test_a_plan_cut_short(plan):
-    (plan / PLAN_FOLDER / "vision.plan").write_bytes(b"123")
-    with pytest.raises(EngineError, match=r"vision\.plan with 5 bytes, which is missing or cut short"):
-        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
-
-
-def test_a_plan_that_was_damaged(plan):
-    (plan / PLAN_FOLDER / "vision.plan").write_bytes(b"12346")
-    with pytest.raises(EngineError, match=r"vision\.plan as it was built, which has changed since: its hash differs"):
-        PlanManifest.read(plan).check(plan, Manifest.read(plan), ORIN)
-
-
-def test_no_plans(folder):
+def test_folder_without_plans_is_refused(folder):
     with pytest.raises(EngineError, match="has no TensorRT plans; build them with: penguin-vl build"):
         PlanManifest.read(folder)
 
 
-@pytest.mark.parametrize("change", [{"format": 9}, {"machine": None}, {"limits": {"max_tokens": 5}}])
-def test_a_manifest_of_plans_that_cannot_be_read(plan, change):
-    path = plan / PLAN_FOLDER / PLAN_MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(EngineError, match=r"cannot be read \(.*\); build the plans again"):
-        PlanManifest.read(plan)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 9}, "not a JSON object of format 1"),
+        ({"machine": None}, "machine: "),
+        ({"files": []}, "files: "),
+        ({"limits": {"max_tokens": 5}}, "max_tokens is 5"),
+    ],
+)
+def test_damaged_plan_manifest_is_refused(built, change, reason):
+    edit_plan_manifest(built, lambda raw: raw.update(change))
+    with pytest.raises(EngineError, match=rf"plan\.json cannot be read \(.*{reason}.*\); build the plans again"):
+        PlanManifest.read(built)
 
 
 def test_precision_is_that_of_the_export(folder):
     manifest = Manifest.read(folder)
     assert check_buildable(manifest, None, ORIN, folder) == check_buildable(manifest, "fp16", ORIN, folder) == "fp16"
     with pytest.raises(
-        EngineError, match="holds float16, --precision bf16 needs an export of bfloat16: penguin-vl export"
+        EngineError, match="contains float16, --precision bf16 needs an export of bfloat16: penguin-vl export"
     ):
         check_buildable(manifest, "bf16", ORIN, folder)
     with pytest.raises(EngineError, match=r"--precision int4 needs .*penguin-vl quantize .* --weights int4"):
         check_buildable(manifest, "int4", ORIN, folder)
 
 
-def test_versions_and_gpus_that_are_too_old(exported):
+def test_versions_and_gpus_that_are_too_old_are_refused(exported):
     fused = exported(profile="fused", dtype="float16")
     with pytest.raises(EngineError, match=r"the fused profile needs TensorRT 10\.15, this is 10\.3\.0"):
         check_buildable(Manifest.read(fused), None, ORIN, fused)
     assert check_buildable(Manifest.read(fused), None, THOR, fused) == "fp16"
     fp8 = exported(profile="portable", quantization=Quantization("fp8"))
     with pytest.raises(
-        EngineError, match=r"fp8 needs a GPU of compute capability 8\.9, Orin has 8\.7; take --precision"
+        EngineError, match=r"fp8 needs a GPU of compute capability 8\.9, Orin has 8\.7; use --precision fp16"
     ):
         check_buildable(Manifest.read(fp8), None, ORIN, fp8)
     assert check_buildable(Manifest.read(fp8), "fp8", THOR, fp8) == "fp8"
 
 
 @pytest.mark.parametrize("options", [{}, {"quantization": Quantization("int8")}])
-def test_exports_for_onnx_runtime_alone(exported, options):
+def test_exports_for_onnx_runtime_only_are_refused(exported, options):
     folder = exported(profile="onnxruntime", **options)
-    with pytest.raises(EngineError, match=r"TensorRT cannot read it; export it again: .* --profile portable"):
+    with pytest.raises(EngineError, match=r"for TensorRT, export it again: .* --profile portable --dtype float16"):
         check_buildable(Manifest.read(folder), None, THOR, folder)

@@ -1,4 +1,4 @@
-"""Boxes that lie in bags as messages."""
+"""Expected boxes read from topics of bags."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 from rosbags.typesys import get_types_from_msg
 
 from penguin_models.errors import EvaluationError
-from penguin_ros import message_types
 from penguin_ros.evaluation.bags.ground_truth import read_truth
 from penguin_ros.message_types import typestore
 
@@ -28,8 +27,8 @@ def header(at):
 
 def detection(label, x, y, width, height, scores=(0.9,)):
     point = make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
-    turn = make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
-    pose = make("geometry_msgs/msg/Pose", position=point, orientation=turn)
+    rotation = make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = make("geometry_msgs/msg/Pose", position=point, orientation=rotation)
     results = [
         make(
             "vision_msgs/msg/ObjectHypothesisWithPose",
@@ -54,24 +53,24 @@ def write(bags, topics):
 
 def test_detections_become_boxes(bags):
     array = detections(0.0, detection("mug", 50.0, 40.0, 20.0, 10.0), detection("tray", 5.0, 5.0, 20.0, 10.0))
-    truth = read_truth(write(bags, {"/truth": [array]}), ["/truth"])["/truth"]
+    truth = read_truth(write(bags, {"/truth": [array]}), "/truth")
     mug, tray = truth.at(START_NS)
     assert (mug.label, mug.box) == ("mug", (40, 35, 60, 45))
-    assert (tray.label, tray.box) == ("tray", (0, 0, 15, 10))  # cut at the image's edge
+    assert (tray.label, tray.box) == ("tray", (0, 0, 15, 10))  # clipped at the image edge
 
 
-def test_the_likeliest_class_counts_and_none_is_an_object(bags):
+def test_the_label_is_the_most_likely_class_or_object(bags):
     array = detections(0.0, detection("mug", 5.0, 5.0, 2.0, 2.0, (0.2, 0.7)), detection("", 5.0, 5.0, 2.0, 2.0, ()))
-    truth = read_truth(write(bags, {"/truth": [array]}), ["/truth"])["/truth"]
+    truth = read_truth(write(bags, {"/truth": [array]}), "/truth")
     assert [item.label for item in truth.at(START_NS)] == ["mug1", "object"]
 
 
-def test_the_nearest_message_counts(bags):
+def test_the_closest_message_within_half_a_second_is_used(bags):
     arrays = [detections(t, detection(f"at {t}", 5.0, 5.0, 2.0, 2.0)) for t in (0.0, 1.0, 2.0)]
-    truth = read_truth(write(bags, {"/truth": arrays}), ["/truth"])["/truth"]
+    truth = read_truth(write(bags, {"/truth": arrays}), "/truth")
     assert truth.at(START_NS + round(1.4 * SECOND))[0].label == "at 1.0"
     assert truth.at(START_NS + round(2.5 * SECOND))[0].label == "at 2.0"
-    with pytest.raises(EvaluationError, match=r"/truth has no message within 0.5 s .* the nearest is 1.00 s away"):
+    with pytest.raises(EvaluationError, match=r"/truth has no message within 0.5 s .* the closest is 1.00 s away"):
         truth.at(START_NS + 3 * SECOND)
 
 
@@ -93,7 +92,7 @@ def test_captions_become_boxes(bags):
         **numbers,
         **seconds,
     )
-    truth = read_truth(write(bags, {"/captions": [(1, caption)]}), ["/captions"])["/captions"]
+    truth = read_truth(write(bags, {"/captions": [(1, caption)]}), "/captions")
     (found,) = truth.at(START_NS + SECOND)
     assert (found.label, found.box) == ("red cube", (1, 2, 3, 4))
 
@@ -102,18 +101,18 @@ def test_captions_become_boxes(bags):
     ("topic", "message"),
     [
         ("/none", "has no topic /none; topics with boxes: /empty"),
-        ("/chat", "is std_msgs/msg/String; boxes come from vision_msgs/msg/Detection2DArray"),
+        ("/chat", "is std_msgs/msg/String; boxes are read from vision_msgs/msg/Detection2DArray"),
         ("/empty", "topic /empty of bag .* has no messages"),
     ],
 )
-def test_topics_without_boxes(bags, topic, message):
+def test_a_topic_without_boxes_is_an_error(bags, topic, message):
     bag = write(bags, {"/chat": [(0, bags.text("hi"))], "/empty": "vision_msgs/msg/Detection2DArray"})
     with pytest.raises(EvaluationError, match=message):
-        read_truth(bag, [topic])
+        read_truth(bag, topic)
 
 
 @pytest.mark.parametrize("name", ["GroundedObject", "TimeRange", "GroundedCaption"])
-def test_own_definitions_are_those_of_the_package(name):
+def test_built_in_definitions_equal_the_msg_files(name):
     full_name = f"penguin_vl/msg/{name}"
     declared = get_types_from_msg((ROOT / "msg" / f"{name}.msg").read_text(), full_name)
-    assert get_types_from_msg(message_types._DEFINITIONS[full_name], full_name) == declared
+    assert typestore().fielddefs[full_name] == declared[full_name]

@@ -1,4 +1,4 @@
-"""Bags and questions checked against each other."""
+"""Bags and questions are checked against each other before a model is loaded."""
 
 import re
 
@@ -22,7 +22,7 @@ def two(picture_bag):
     return [picture_bag({"/camera": pictures}, name=name) for name in ("kitchen", "hall")]
 
 
-def test_questions_find_their_bags(two):
+def test_questions_are_grouped_by_bag(two):
     plan = make_plan(two, [question("a", bag="hall"), question("b", bag="kitchen"), question("c", bag="hall")])
     assert {bag.recording.name: [q.id for q in bag.questions] for bag in plan.bags} == {
         "kitchen": ["b"],
@@ -36,8 +36,8 @@ def test_questions_find_their_bags(two):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (question(), "question q does not say which bag it is about, and 2 are given"),
-        (question(bag="attic"), "question q is about bag attic, given are kitchen, hall"),
+        (question(), "question q does not name one of the 2 bags"),
+        (question(bag="attic"), "question q is about bag attic; the bags are kitchen, hall"),
         (question(bag="hall", at=4.2), r"q is asked at 4.20 s, but bag hall has images of /camera from 0 to 4.00 s"),
         (question(bag="hall", time_s=None, stamp_ns=1), r"q is asked at -17000\d+.\d\d s, but bag hall"),
         (question(bag="hall", camera="/rear"), "hall has no topic /rear; its image topics: /camera"),
@@ -47,19 +47,19 @@ def test_questions_find_their_bags(two):
         ),
     ],
 )
-def test_questions_about_what_is_not_there(two, asked, message):
+def test_a_question_about_something_missing_is_an_error(two, asked, message):
     with pytest.raises(EvaluationError, match=message):
         make_plan(two, [asked])
 
 
-def test_several_problems_are_all_named(two):
+def test_the_first_ten_problems_are_listed(two):
     late = [question(f"q{i}", at=9, bag="hall") for i in range(12)]
     with pytest.raises(EvaluationError, match=r"question q9 .*; and 2 more") as raised:
         make_plan(two, late)
     assert "q10" not in str(raised.value)
 
 
-def test_a_missing_topic_hides_nothing_else(two):
+def test_a_missing_topic_does_not_hide_other_problems(two):
     asked = [
         question("a", bag="hall", camera="/rear"),
         question("b", bag="hall", camera=["/camera", "/rear"]),
@@ -80,42 +80,42 @@ def test_a_missing_topic_hides_nothing_else(two):
         assert str(raised.value).count(words) == 1, words
 
 
-def test_a_topic_that_many_questions_lack_is_named_once(two):
+def test_a_missing_topic_of_many_questions_is_reported_once(two):
     asked = [question(f"q{number}", bag="hall", camera="/rear") for number in range(9)]
     with pytest.raises(EvaluationError, match=r"question q0, q1, q2 and 6 more: bag .*hall has no topic /rear; [^;]*$"):
         make_plan(two, asked)
 
 
-def test_questions_must_say_which_of_two_cameras(picture_bag):
+def test_questions_must_name_one_of_two_cameras(picture_bag):
     bag = picture_bag({"/front": [(0, 1), (4, 2)], "/rear": [(0, 3), (4, 4)]})
     message = "question q, r: bag .* has several image topics, choose one with its field camera: /front, /rear"
     with pytest.raises(EvaluationError, match=message):
         make_plan([bag], [question("q"), question("r"), question("s", camera="/rear")])
 
 
-def test_times_at_the_edge_may_be_rounded(two):
+def test_a_rounded_time_after_the_last_image_is_accepted(two):
     assert make_plan(two[:1], [question(at=4.0004)]).bags
 
 
-def test_two_bags_of_one_name(picture_bag, tmp_path):
+def test_two_bags_with_the_same_name_are_an_error(picture_bag, tmp_path):
     first = picture_bag({"/camera": [(0, 1)]}, name="a/bag")
     second = picture_bag({"/camera": [(0, 1)]}, name="b/bag")
     with pytest.raises(EvaluationError, match="two bags are named bag"):
         make_plan([first, second], [question(bag="bag")])
 
 
-def test_a_bag_that_cannot_be_read_does_not_stop_the_others(two, tmp_path):
+def test_an_unreadable_bag_does_not_stop_the_others(two, tmp_path):
     (file,) = two[0].glob("*.mcap")
     file.write_bytes(b"\0" * 100)
     empty = tmp_path / "empty.mcap"
     empty.touch()
     plan = make_plan([*two, empty], [question(name, bag=name) for name in ("kitchen", "hall", "empty")])
     assert [bag.recording.name for bag in plan.bags] == ["hall"]
-    assert re.search(rf"cannot be read: .*; .* saved by: mcap recover {file} -o recovered.mcap", plan.failed["kitchen"])
+    assert re.search(rf"cannot be read: .*; .* run: mcap recover {file} -o recovered.mcap", plan.failed["kitchen"])
     assert "is empty (0 bytes)" in plan.failed["empty"]
 
 
-def test_expected_boxes_must_be_near_the_image(bags, picture_bag):
+def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
     """Detections at 0 and 1 s, images until 4 s."""
     from penguin_ros.message_types import typestore
 
@@ -131,6 +131,6 @@ def test_expected_boxes_must_be_near_the_image(bags, picture_bag):
     ]
     bag = bags.write({"/camera": pictures, "/truth": arrays})
     expected = [ExpectedObjects(topic="/truth")]
-    assert make_plan([bag], [question(at=1.9, expected=expected)]).bags  # the newest image is that of 1 s
+    assert make_plan([bag], [question(at=1.9, expected=expected)]).bags  # the newest image is the one of 1 s
     with pytest.raises(EvaluationError, match=r"question q: /truth has no message within 0.5 s"):
         make_plan([bag], [question(at=3, expected=expected)])

@@ -1,14 +1,12 @@
-"""A bag as it would reach the live node, with a clock that tests hold in their hands."""
+"""A bag as it would reach the live node, on a clock that the tests control."""
 
 import pytest
 
-from penguin_engine.scene.answer import Answer
-from penguin_ros.evaluation.bags import realtime
 from penguin_ros.evaluation.bags.cluster import Collected
+from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.methods import Engine
 from penguin_ros.evaluation.bags.plan import make_plan
-from penguin_ros.evaluation.bags.realtime import WorkClock, replay_realtime
-from penguin_ros.evaluation.bags.replay import BagJob
+from penguin_ros.evaluation.bags.realtime import SimulatedClock, replay_realtime
 from penguin_ros.evaluation.question_file import ExpectedText, Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
@@ -33,9 +31,10 @@ def question(at, name=None):
     return Question(id=name or f"at {at:g}", time_s=at, question="Which?", expected=[ExpectedText(accept=["x"])])
 
 
-def live(bag, questions, runtime, timer, done=None, **settings):
+def live(bag, questions, runtime, timer, done=None, captions=False, **settings):
     (planned,) = make_plan([bag], questions).bags
-    settings = RunSettings(methods=["realtime"], parameters={"sample_rate_hz": 0.0}, **settings)
+    parameters = {"sample_rate_hz": 0.0, "caption.on_keyframe": captions}
+    settings = RunSettings(methods=["realtime"], parameters=parameters, **settings)
     job = BagJob(planned.recording, planned.questions, planned.truth, ModelSpec(path="scripted"), settings, done or {})
     runtime.work = timer.work
     sink = Collected()
@@ -68,6 +67,22 @@ def test_a_slow_machine_takes_the_newest_frame_when_it_is_done(picture_bag, scri
     assert timeline.seconds[:4] == pytest.approx([0.6] * 4)
 
 
+def test_captions_take_their_time_and_a_question_preempts_them(picture_bag, scripted):
+    """Prefill and each token take 0.1 s: a caption of the first frame lasts longer than a frame's period."""
+    words = "one word after the other until the end of a long sentence"
+    sinks = {
+        captions: live(
+            picture_bag({CAMERA: QUARTERS}), [question(3)], scripted(lambda asked, numbers: words), Timer(append=0.1),
+            captions=captions, max_new_tokens=8,
+        )
+        for captions in (False, True)
+    }  # fmt: skip
+    frames = {captions: sink.answers[0].frames for captions, sink in sinks.items()}
+    busy = {captions: sum(sink.timelines[0].seconds) for captions, sink in sinks.items()}
+    assert frames[True] == frames[False] and busy[True] <= busy[False]
+    assert sinks[True].answers[0].waited_s < 0.25  # the caption ended before its next token
+
+
 def test_a_slower_machine_can_be_imagined(picture_bag, scripted):
     """Twice 0.3 s is 0.6 s."""
     sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(encode=0.3), realtime_factor=2.0)
@@ -75,10 +90,13 @@ def test_a_slower_machine_can_be_imagined(picture_bag, scripted):
 
 
 def test_an_imagined_machine_is_slower_at_answers_too(picture_bag, scripted, monkeypatch):
-    answer = Answer(raw="x", seconds={"prefill": 0.25, "decode": 0.5})
-    monkeypatch.setattr(realtime, "attempt", lambda ask, meter: (answer, None))
+    class QuarterSeconds:
+        def lap(self):
+            return 0.25
+
+    monkeypatch.setattr("penguin_engine.scene.session.LapTimer", QuarterSeconds)
     sink = live(picture_bag({CAMERA: QUARTERS}), [question(2)], scripted(), Timer(), realtime_factor=3.0)
-    assert (sink.answers[0].first_token_s, sink.answers[0].total_s) == (0.75, 2.25)
+    assert (sink.answers[0].first_token_s, sink.answers[0].total_s) == (1.5, 2.25)  # encode, prefill, decode
 
 
 def test_frames_are_taken_while_an_answer_is_generated(picture_bag, scripted):
@@ -129,7 +147,7 @@ def test_after_an_interruption_the_answers_that_are_there_take_their_time(pictur
 
 def test_the_clock():
     timer = Timer()
-    clock = WorkClock(5_000, factor=2.0, timer=timer)
+    clock = SimulatedClock(5_000, factor=2.0, timer=timer)
     timer.now += 1.0
     assert clock.now_ns() == 2_000_005_000
     clock.jump_to(1)

@@ -1,15 +1,16 @@
-"""Bags replayed on their own clock: what each way of answering sees, and that nothing depends on speed."""
+"""Replays of bags on their own clock: what each method sees, and that the speed of the machine has no influence."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_object, format_time_range
 from penguin_ros.evaluation.bags.cluster import Collected
-from penguin_ros.evaluation.bags.jobs import evaluate
+from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.plan import make_plan
-from penguin_ros.evaluation.bags.replay import BagJob
+from penguin_ros.evaluation.bags.workers import evaluate
 from penguin_ros.evaluation.question_file import ExpectedText, Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
@@ -36,12 +37,12 @@ def run(bag, questions, runtime, **settings):
 
 
 def seen(sink, method="memory"):
-    """Numbers of the pictures that each answer saw."""
+    """Returns the numbers of the images that each answer saw."""
     return {r.question: [int(word) for word in r.raw.split()] for r in sink.answers if r.method == method}
 
 
-def test_a_question_sees_what_came_before_it(picture_bag, scripted):
-    """The picture stamped with the time of the question is seen, a later one never is."""
+def test_a_question_sees_images_up_to_its_time(picture_bag, scripted):
+    """An image stamped at exactly the time of the question is seen."""
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(t) for t in (0, 2.9, 3.0, 9.0)], scripted())
     assert seen(sink) == {
@@ -52,14 +53,14 @@ def test_a_question_sees_what_came_before_it(picture_bag, scripted):
     }
 
 
-def test_questions_may_stand_in_any_order(picture_bag, scripted):
+def test_questions_are_asked_in_order_of_time(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(5, "late"), question(1, "early"), question(5, "late too")], scripted())
     assert [record.question for record in sink.answers] == ["early", "late", "late too"]
     assert seen(sink)["late"] == seen(sink)["late too"] == [10, 11, 12, 13, 14, 15]
 
 
-def test_stamps_may_be_absolute(picture_bag, scripted):
+def test_question_times_may_be_absolute_stamps(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     asked = Question(
         id="q", stamp_ns=1_700_000_002_500_000_000, question="Which?", expected=[ExpectedText(accept=["x"])]
@@ -69,7 +70,7 @@ def test_stamps_may_be_absolute(picture_bag, scripted):
     assert sink.answers[0].time_s == 2.5
 
 
-def test_the_baselines_see_the_last_four_and_everything_so_far(picture_bag, scripted):
+def test_the_baselines_see_the_last_four_images_and_all_images_so_far(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(2), question(7)], scripted(), methods=ALL)
     assert seen(sink, "last-4") == {"at 2": [10, 11, 12], "at 7": [14, 15, 16, 17]}
@@ -77,8 +78,8 @@ def test_the_baselines_see_the_last_four_and_everything_so_far(picture_bag, scri
     assert {r.frame.time_s for r in sink.answers if r.question == "at 7"} == {7.0}
 
 
-def test_the_offline_baseline_samples_as_released(picture_bag, scripted):
-    """Of each second the last picture; then at most so many, evenly."""
+def test_the_offline_baseline_samples_like_the_released_code(picture_bag, scripted):
+    """The last image of each second, then thinned out evenly to the maximum."""
     bag = picture_bag({CAMERA: [(i / 2, i) for i in range(20)]})
     sink = run(bag, [question(9.4)], scripted(), methods=["offline"], offline_max_frames=4)
     assert seen(sink, "offline") == {"at 9.4": [1, 7, 13, 18]}
@@ -90,7 +91,7 @@ def test_a_horizon_limits_every_method(picture_bag, scripted):
     assert [seen(sink, method)["at 8"] for method in ALL] == [[16, 17, 18]] * 3
 
 
-def test_frames_are_taken_at_the_sampling_rate(picture_bag, scripted):
+def test_frames_are_sampled_at_the_nodes_rate(picture_bag, scripted):
     bag = picture_bag({CAMERA: [(i / 4, i) for i in range(17)]})
     sink = run(bag, [question(4)], scripted(), sample_rate_hz=2.0)
     assert seen(sink) == {"at 4": [0, 2, 4, 6, 8, 10, 12, 14, 16]}
@@ -104,11 +105,11 @@ def test_the_replay_ends_with_the_last_question(picture_bag, scripted):
     assert sink.timelines[0].time_s == [0, 1, 2, 3] and runtime.encoded == 4
 
 
-def test_cameras_have_memories_of_their_own(picture_bag, scripted):
+def test_each_camera_has_its_own_memory(picture_bag, scripted):
     bag = picture_bag({"/a": [(0, 1), (2, 2)], "/b": [(0.5, 101), (1, 102)]})
     questions = [
         question(2, "a", camera="/a"),
-        question(0.5, "b", camera="/b"),  # its clock begins with the first image of /b
+        question(0.5, "b", camera="/b"),  # its clock starts at the first image of /b
         question(2, "both", camera=["/a", "/b"]),
     ]
     sink = run(bag, questions, scripted(), methods=["memory", "last-4"])
@@ -120,23 +121,23 @@ def test_cameras_have_memories_of_their_own(picture_bag, scripted):
 
 
 @pytest.mark.parametrize("cameras", [["/a", "/b"], ["/b", "/a"]])
-def test_boxes_refer_to_the_camera_that_is_shown_last(picture_bag, scripted, cameras):
-    """Where both saw at the same moment, that is the one named last."""
+def test_boxes_refer_to_the_newest_image_or_the_camera_named_last(picture_bag, scripted, cameras):
+    """Both cameras have an image with the same stamp, so the one named last is shown last."""
     bag = picture_bag({"/a": [(0, 1), (2, 2)], "/b": [(0, 101), (2, 102)]})
     (record,) = run(bag, [question(2, camera=cameras)], scripted()).answers
     shown = [int(number) for number in record.raw.split()]
     assert record.frame.camera == cameras[1] and shown[-1] == {"/a": 2, "/b": 102}[cameras[1]]
 
 
-def test_times_in_answers_are_put_on_the_clock_of_the_questions(picture_bag, scripted):
-    """The last four frames begin at 4 s of the recording: what the model calls 1 to 2 s is 5 to 6 s."""
+def test_time_ranges_are_converted_to_the_questions_clock(picture_bag, scripted):
+    """The last four frames start at 4 s, so the model's 1 to 2 s are 5 to 6 s."""
     runtime = scripted(lambda asked, numbers: format_time_range(TimeRange(1.0, 2.0)))
     sink = run(picture_bag({CAMERA: EVERY_SECOND}), [question(7)], runtime, methods=ALL)
     spans = {record.method: record.spans for record in sink.answers}
     assert spans == {"memory": [(1, 2)], "offline": [(1, 2)], "last-4": [(5, 6)]}
 
 
-def test_boxes_and_costs_are_recorded(picture_bag, scripted):
+def test_boxes_tokens_and_pictures_are_recorded(picture_bag, scripted):
     cube = GroundedObject("red cube", Box(100, 200, 300, 400))
     sink = run(picture_bag({CAMERA: EVERY_SECOND}), [question(1)], scripted(lambda asked, seen: format_object(cube)))
     (record,) = sink.answers
@@ -150,7 +151,7 @@ def test_boxes_and_costs_are_recorded(picture_bag, scripted):
 
 
 def test_two_replays_give_the_same_answers(picture_bag, model, processor):
-    """With the real model: everything but the times that were measured."""
+    """With the real model, everything is equal except measured times."""
     from penguin_engine.runtimes.torch import TorchRuntime
 
     bag = picture_bag({CAMERA: [(i / 4, 5 * i) for i in range(16)]})
@@ -168,8 +169,6 @@ def test_two_replays_give_the_same_answers(picture_bag, model, processor):
 
 
 def test_damaged_images_are_skipped_and_counted(bags, scripted):
-    import numpy as np
-
     start = 1_700_000_000_000_000_000
     grey = np.full((56, 84, 3), 40, np.uint8)
     jpegs = [(i, bags.jpeg(grey, 0.4 if i == 1 else 1.0, start + i * 10**9)) for i in range(3)]
@@ -179,7 +178,7 @@ def test_damaged_images_are_skipped_and_counted(bags, scripted):
     assert (timeline.images, timeline.bad) == (3, 1) and "cannot be decoded" in timeline.last_error
 
 
-def test_an_answer_that_does_not_fit_is_an_error_of_its_question(picture_bag, scripted):
+def test_an_error_of_one_question_does_not_affect_the_others(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(1, max_new_tokens=50_000), question(2)], scripted())
     too_long, fine = sink.answers
@@ -187,7 +186,7 @@ def test_an_answer_that_does_not_fit_is_an_error_of_its_question(picture_bag, sc
     assert fine.error is None and fine.raw == "10 11 12"
 
 
-def test_what_was_answered_before_is_not_asked_again(picture_bag, scripted):
+def test_known_answers_are_not_asked_again(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     questions = [question(2), question(5)]
     first = run(bag, questions, scripted())
@@ -201,8 +200,8 @@ def test_what_was_answered_before_is_not_asked_again(picture_bag, scripted):
     assert runtime.asked == [] and runtime.encoded == 0
 
 
-def test_methods_with_nothing_left_are_not_replayed(picture_bag, scripted):
-    """The memory is done but for a question; the offline baseline cannot answer the question about two cameras."""
+def test_methods_without_missing_answers_are_not_replayed(picture_bag, scripted):
+    """The memory is done; the offline baseline does not answer the question about two cameras."""
     bag = picture_bag({"/a": EVERY_SECOND, "/b": EVERY_SECOND})
     questions = [question(2, camera="/a"), question(5, "both", camera=["/a", "/b"])]
     done = {(r.question, r.method, r.key): r for r in run(bag, questions, scripted(), methods=["memory"]).answers}
@@ -217,7 +216,7 @@ def test_methods_with_nothing_left_are_not_replayed(picture_bag, scripted):
     assert runtime.encoded == 0
 
 
-def test_a_question_that_was_changed_is_asked_again(picture_bag, scripted):
+def test_a_changed_question_is_asked_again(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     first = run(bag, [question(2, "q")], scripted())
     done = {(r.question, r.method, r.key): r for r in first.answers}
@@ -227,8 +226,8 @@ def test_a_question_that_was_changed_is_asked_again(picture_bag, scripted):
         assert len(runtime.asked) == asked
 
 
-def test_the_memory_timeline_shows_what_happened(picture_bag, scripted):
-    """Sixteen pictures of six tokens each, and room for sixty: the oldest frames must leave."""
+def test_the_timeline_records_the_memory_over_time(picture_bag, scripted):
+    """Sixteen images of six tokens exceed the budget of sixty, so old frames are evicted."""
     bag = picture_bag({CAMERA: [(float(i), 10 + 9 * i) for i in range(16)]})
     sink = run(bag, [question(15)], scripted(), token_budget=60)
     (timeline,) = sink.timelines
@@ -239,13 +238,13 @@ def test_the_memory_timeline_shows_what_happened(picture_bag, scripted):
 
 
 @pytest.mark.parametrize("methods", [["memory"], ["offline", "memory"]])
-def test_methods_answer_in_the_order_given(picture_bag, scripted, methods):
+def test_methods_answer_in_the_order_of_the_settings(picture_bag, scripted, methods):
     sink = run(picture_bag({CAMERA: EVERY_SECOND}), [question(1)], scripted(), methods=methods)
     assert [record.method for record in sink.answers] == methods
 
 
-def test_energy_is_recorded_where_it_is_measured(picture_bag, scripted):
-    """A meter that knows the tokens: each answer has its own reading, and the frames before it do not count."""
+def test_energy_is_recorded_if_it_is_measured(picture_bag, scripted):
+    """Each answer has its own reading, which excludes the work on frames."""
 
     class Meter:
         @contextmanager

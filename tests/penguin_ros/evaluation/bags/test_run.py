@@ -1,4 +1,4 @@
-"""Whole runs: results on disk, interrupted and resumed, in processes and on Ray, with bags that fail."""
+"""Complete runs: results on disk, resumed runs, worker processes, Ray, and bags that fail."""
 
 import importlib.util
 import pickle
@@ -16,15 +16,15 @@ from PIL import Image
 
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_models.grounding import Box, GroundedObject
-from penguin_ros.evaluation.bags import jobs as jobs_module
 from penguin_ros.evaluation.bags import run as run_module
+from penguin_ros.evaluation.bags import workers as workers_module
 from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.bags.run import RunOptions, run_bags
 from penguin_ros.evaluation.question_file import ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 from penguin_ros.evaluation.results import load_results
-from penguin_ros.evaluation.tabletop.export import CAMERA as EXPORTED
-from penguin_ros.evaluation.tabletop.export import TRUTH, TrueFrame, write_bag
+from penguin_ros.evaluation.tabletop.truth_bag import CAMERA as EXPORTED
+from penguin_ros.evaluation.tabletop.truth_bag import TRUTH, TrueFrame, write_bag
 
 CAMERA = "/camera"
 PICTURES = [(float(i), 10 + 9 * i) for i in range(6)]
@@ -47,7 +47,7 @@ def asked():
 
 @pytest.fixture
 def run(two, asked, scripted, checkpoint, tmp_path):
-    """Runs the questions with a scripted model; the hash is that of the small checkpoint."""
+    """Runs the questions with a scripted model and the hash of the small checkpoint."""
 
     def start(runtime=None, questions=asked, bags=two, out="out", settings=None, **options):
         runtime = runtime or scripted()
@@ -63,20 +63,20 @@ def run(two, asked, scripted, checkpoint, tmp_path):
     return start
 
 
-class StopHere(Exception):  # noqa: N818 - no error of the program
+class Interruption(Exception):  # noqa: N818
     pass
 
 
 def run_until(last, run, scripted):
-    """Stops while the last of so many questions is answered."""
+    """Runs until answer number `last`, which is interrupted."""
 
     def answer(asked, numbers):
         if len(runtime.asked) == last:
-            raise StopHere
+            raise Interruption
         return " ".join(map(str, numbers))
 
     runtime = scripted(answer)
-    with pytest.raises(StopHere):
+    with pytest.raises(Interruption):
         run(runtime)
 
 
@@ -111,30 +111,30 @@ def test_a_run_from_bags_to_results(run, tmp_path):
     assert pictures_of(results) == pictures_in(tmp_path / "out")
 
 
-def test_results_that_are_to_go_into_a_file(run, scripted, tmp_path):
+def test_a_results_folder_that_is_a_file_is_an_error(run, scripted, tmp_path):
     (tmp_path / "out").touch()
     runtime = scripted()
-    with pytest.raises(EvaluationError, match=r"results go into a folder, and .*out is a file; choose another --out"):
+    with pytest.raises(EvaluationError, match=r"results need a folder, but .*out is a file; choose another --out"):
         run(runtime)
     assert runtime.encoded == 0
 
 
-def test_progress_is_told(two, asked, scripted, checkpoint, tmp_path):
-    runtime, told = scripted(), []
+def test_progress_is_reported(two, asked, scripted, checkpoint, tmp_path):
+    runtime, progress = scripted(), []
     run_bags(
         two,
         asked,
         ModelSpec(path=str(checkpoint)),
         RunSettings(),
         RunOptions(out=tmp_path),
-        on_start=lambda total, done: told.append((total, done)),
-        on_progress=told.append,
+        on_start=lambda total, done: progress.append((total, done)),
+        on_progress=progress.append,
         loaded=(runtime, runtime.processor),
     )
-    assert told == [(4, 0), 1, 1, 1, 1]
+    assert progress == [(4, 0), 1, 1, 1, 1]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
+def test_an_interrupted_run_resumes_where_it_stopped(run, scripted):
     whole = run(out="whole")
     run_until(6, run, scripted)
     second = scripted()
@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, scripted):
     assert verdicts(run(third)) == verdicts(whole) and third.asked == [] and third.encoded == 0
 
 
-def test_a_run_that_stops_at_another_methods_last_question_keeps_the_time_line_of_the_memory(run, scripted):
+def test_a_run_interrupted_after_the_memorys_last_answer_has_its_timeline(run, scripted):
     whole = run(out="whole")
     run_until(4, run, scripted)
     resumed = run(scripted())
@@ -154,7 +154,7 @@ def test_a_run_that_stops_at_another_methods_last_question_keeps_the_time_line_o
     ]
 
 
-def test_expectations_may_change_without_asking_again(run, scripted, asked):
+def test_changed_expectations_are_scored_without_asking_again(run, scripted, asked):
     run()
     runtime = scripted()
     changed = [q.model_copy(update={"expected": [ExpectedText(accept=["19 28 37 46"])]}) for q in asked]
@@ -163,8 +163,8 @@ def test_expectations_may_change_without_asking_again(run, scripted, asked):
     assert verdicts(results)["hall 4", "last-4"] == ("19 28 37 46", True)
 
 
-def test_a_time_in_free_words_counts_where_it_is_expected_later(run, scripted):
-    """The last four frames begin at 1 s: what the model calls 0 to 2 s is 1 to 3 s."""
+def test_a_time_in_free_text_counts_if_a_time_range_is_expected(run, scripted):
+    """The last four frames start at 1 s, so the model's 0 to 2 s are 1 to 3 s."""
     runtime = scripted(lambda asked, numbers: "From 0 to 2 seconds.")
     first = run(runtime, questions=[question("hall", 4)])
     assert {record.method: record.spans for record in first.records} == {"memory": [], "last-4": []}
@@ -174,28 +174,28 @@ def test_a_time_in_free_words_counts_where_it_is_expected_later(run, scripted):
     assert {record.method: record.correct for record in again.records} == {"memory": False, "last-4": True}
 
 
-def test_methods_may_be_added_later(run, scripted):
+def test_a_resumed_run_may_add_methods(run, scripted):
     run(settings=RunSettings(parameters={"sample_rate_hz": 0.0}))
     runtime = scripted()
     results = run(runtime, settings=RunSettings(methods=["memory", "offline"], parameters={"sample_rate_hz": 0.0}))
     assert len(runtime.asked) == 4 and len(results.records) == 8
 
 
-def test_answers_of_other_settings_are_not_mixed_in(run, scripted):
+def test_answers_of_other_settings_are_not_reused(run, scripted):
     run()
     other = RunSettings(parameters={"sample_rate_hz": 0.0, "token_budget": 60})
-    with pytest.raises(EvaluationError, match=r"another model or of other settings.*--overwrite"):
+    with pytest.raises(EvaluationError, match=r"another model or other settings.*--overwrite"):
         run(settings=other)
     runtime = scripted()
     run(runtime, settings=other, overwrite=True)
     assert len(runtime.asked) == 4
 
 
-def test_a_bag_made_anew_with_the_same_stamps_is_another_one(run, scripted, two, picture_bag, tmp_path):
+def test_a_bag_recorded_again_with_the_same_stamps_is_another_recording(run, scripted, two, picture_bag, tmp_path):
     before = run()
     shutil.rmtree(two[0])
     picture_bag({CAMERA: [(at, number + 100) for at, number in PICTURES]}, name="kitchen")
-    with pytest.raises(EvaluationError, match=r"kitchen.jsonl holds answers of .*another recording.*--overwrite"):
+    with pytest.raises(EvaluationError, match=r"kitchen.jsonl holds answers about another recording.*--overwrite"):
         run()
     after = run(scripted(), overwrite=True)
     assert verdicts(after)["kitchen 1", "memory"] == ("110 119", False)
@@ -204,8 +204,8 @@ def test_a_bag_made_anew_with_the_same_stamps_is_another_one(run, scripted, two,
     assert shown.getpixel((0, 0)) == pytest.approx((119, 119, 119), abs=2)
 
 
-def test_labels_may_be_mended_without_asking_again(run, scripted, tmp_path):
-    """The answer points at a mug; the bag first says that there is a cup, then that there is a mug."""
+def test_fixed_labels_in_a_bag_are_scored_without_asking_again(run, scripted, tmp_path):
+    """The answer is a mug; the bag first contains a cup and then a mug."""
     asked = [Question(id="q", camera=EXPORTED, time_s=2, question="Where?", expected=[ExpectedObjects(topic=TRUTH)])]
     rgb, found = np.full((56, 84, 3), 50, np.uint8), []
     for label in ("cup", "mug"):
@@ -219,7 +219,7 @@ def test_labels_may_be_mended_without_asking_again(run, scripted, tmp_path):
 
 
 class Meter:
-    """Every piece of work takes two and a half joules."""
+    """Measures 2.5 joules for everything."""
 
     sources: ClassVar = ["board"]
 
@@ -228,14 +228,14 @@ class Meter:
         yield SimpleNamespace(total=2.5)
 
 
-def test_energy_is_measured_where_one_process_runs_alone(run, monkeypatch):
+def test_energy_is_measured_in_a_single_process(run, monkeypatch):
     monkeypatch.setattr(run_module, "EnergyMeter", Meter)
     alone = run()
     assert {record.joules for record in alone.records} == {2.5} and alone.machine["energy"] == ["board"]
     assert [method["joules_per_answer"] for method in alone.summary["methods"].values()] == [2.5, 2.5]
 
 
-def test_a_bag_that_fails_loses_nothing_of_the_others(run, two, asked):
+def test_an_unreadable_bag_does_not_affect_the_others(run, two, asked):
     before = run(out="whole")
     (file,) = two[0].glob("*.mcap")
     data = file.read_bytes()
@@ -256,13 +256,13 @@ def test_a_bag_that_becomes_unreadable_keeps_its_answers(run, scripted, two, ask
     assert verdicts(after) == verdicts(before) and runtime.asked == []
     assert "cannot be read" in after.bags[0].failed and after.bags[1].failed is None
     mended = [q.model_copy(update={"expected": [ExpectedText(accept=["no"])]}) for q in asked]
-    assert not any(right for _, right in verdicts(run(questions=mended)).values())  # they are scored again
+    assert not any(right for _, right in verdicts(run(questions=mended)).values())  # scored again
     assert {question for question, _ in verdicts(run(overwrite=True))} == {"hall 1", "hall 4"}
-    assert {question for question, _ in verdicts(run())} == {"hall 1", "hall 4"}  # what was discarded stays so
+    assert {question for question, _ in verdicts(run())} == {"hall 1", "hall 4"}  # discarded answers do not come back
 
 
-def test_a_bag_that_breaks_off_in_the_middle_keeps_its_answers(run, two, asked, monkeypatch):
-    """The questions of the first seconds were answered before the bag turned out to be damaged."""
+def test_a_bag_that_ends_early_keeps_its_answers(run, two, asked, monkeypatch):
+    """Questions about the first seconds are answered before the damage is found."""
     read = Recording.read
 
     def breaking(self, refs=None):
@@ -278,14 +278,14 @@ def test_a_bag_that_breaks_off_in_the_middle_keeps_its_answers(run, two, asked, 
 
 
 @pytest.mark.parametrize("options", [{"jobs": 2}, {"ray": "local"}])
-def test_realtime_wants_the_machine_for_itself(run, options):
-    with pytest.raises(EvaluationError, match="leave out --jobs and --ray"):
+def test_realtime_excludes_processes_and_ray(run, options):
+    with pytest.raises(EvaluationError, match="remove --jobs and --ray"):
         run(settings=RunSettings(methods=["memory", "realtime"]), **options)
 
 
 @pytest.fixture
 def real(two, asked, checkpoint, tmp_path):
-    """Runs the questions with the small checkpoint: answers without their latencies."""
+    """Runs the questions with the small checkpoint."""
 
     def start(name, on_progress=lambda count: None, **options):
         model = ModelSpec(path=str(checkpoint), threads=1)
@@ -305,48 +305,48 @@ def plain(results, bags=("kitchen", "hall")):
     return [record.model_dump(exclude={"seconds", "joules"}) for record in results.records if record.bag in bags]
 
 
-def test_processes_give_the_same_answers_and_tell_failures(real, two, monkeypatch):
-    """One bag is deleted after it was checked, before its process reads it."""
+def test_processes_give_the_same_answers_and_report_failures(real, two, monkeypatch):
+    """One bag is deleted after it was planned and before its process reads it."""
     one = real("one")
     assert len(one.records) == 8
-    describe = run_module.describe_model
+    describe = run_module._describe_model
 
     def describe_and_delete(*args):
         shutil.rmtree(two[1])
         return describe(*args)
 
-    monkeypatch.setattr(run_module, "describe_model", describe_and_delete)
-    monkeypatch.setattr(run_module, "EnergyMeter", Meter)  # knows only the whole machine
-    told = []
-    several = real("several", jobs=2, on_progress=told.append)
-    assert sorted(told) == [0, 4]
+    monkeypatch.setattr(run_module, "_describe_model", describe_and_delete)
+    monkeypatch.setattr(run_module, "EnergyMeter", Meter)
+    progress = []
+    several = real("several", jobs=2, on_progress=progress.append)
+    assert sorted(progress) == [0, 4]
     assert {record.joules for record in several.records} == {None}
     assert plain(several) == plain(one, ["kitchen"])
     assert several.bags[0].failed is None and "does not exist" in several.bags[1].failed
 
 
-def test_a_process_that_is_killed_loses_nothing(run, monkeypatch):
-    class Pool(jobs_module.ProcessPoolExecutor):
+def test_a_killed_process_loses_no_answers(run, monkeypatch):
+    class Pool(workers_module.ProcessPoolExecutor):
         def submit(self, work, item):
             future = Future()
             future.set_exception(BrokenProcessPool())
             return future
 
     before = run()
-    monkeypatch.setattr(jobs_module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(workers_module, "ProcessPoolExecutor", Pool)
     after = run(jobs=2)
     assert verdicts(after) == verdicts(before)
-    assert all("answers so far are kept: run again, with fewer --jobs" in bag.failed for bag in after.bags)
+    assert all("run again with fewer --jobs, finished answers are kept" in bag.failed for bag in after.bags)
 
 
-def test_ray_that_is_not_installed(run, monkeypatch):
+def test_a_missing_ray_package_is_an_error(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EvaluationError, match=r"--ray needs the package ray: pip install ray"):
+    with pytest.raises(EvaluationError, match=r"--ray needs the Python package ray on every machine: pip install ray"):
         run(ray="local")
 
 
 class Ray(ModuleType):
-    """A stand-in for Ray that runs tasks in this process; what travels is pickled."""
+    """A fake of Ray that runs tasks in this process and pickles jobs and results."""
 
     exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
 
@@ -373,13 +373,13 @@ class Ray(ModuleType):
         return pickle.loads(pickle.dumps(work(job)))
 
 
-def test_ray_gives_the_same_answers_without_its_machines(real, monkeypatch):
+def test_a_fake_ray_gives_the_same_answers(real, monkeypatch):
     ray = Ray()
     monkeypatch.setitem(sys.modules, "ray", ray)
     assert plain(real("ray", ray="local")) == plain(real("one")) and not ray.open
 
 
-def test_a_worker_that_dies_loses_nothing_of_the_others(real, monkeypatch):
+def test_a_dead_worker_does_not_affect_other_bags(real, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", Ray(dies=["kitchen"]))
     results = real("ray", ray="local")
     assert {record.bag for record in results.records} == {"hall"}
@@ -387,9 +387,9 @@ def test_a_worker_that_dies_loses_nothing_of_the_others(real, monkeypatch):
     assert failures == {"kitchen": "its worker on the cluster failed: The worker died unexpectedly.", "hall": None}
     ray = Ray()
     monkeypatch.setitem(sys.modules, "ray", ray)
-    told = []
-    assert len(real("ray", ray="local", on_progress=told.append).records) == 8
-    assert told == [0, 4]  # what was there already is not counted again
+    progress = []
+    assert len(real("ray", ray="local", on_progress=progress.append).records) == 8
+    assert progress == [0, 4]  # known answers are not counted
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")

@@ -1,4 +1,4 @@
-"""Answers against what was expected of them, worked out by hand."""
+"""Scores of answers on hand-worked cases."""
 
 import pytest
 
@@ -18,20 +18,20 @@ from penguin_ros.evaluation.question_file import (
 SIZE = Size(480, 640)
 
 
-def said(text, spans=()):
+def prediction(text, spans=()):
     grounding = parse(text)
     return Prediction(grounding.text, grounding.objects, spans, SIZE)
 
 
-def test_text():
-    found = score(said("The red mug."), [ExpectedText(accept=["blue mug", "red mug"])])
-    assert found.correct and found.parts == {"accuracy": Ratio(1), "exact": Ratio(0), "normalised": Ratio(1)}
+def test_an_accepted_text():
+    scored = score(prediction("The red mug."), [ExpectedText(accept=["blue mug", "red mug"])])
+    assert scored.correct and scored.parts == {"accuracy": Ratio(1), "exact": Ratio(0), "normalised": Ratio(1)}
 
 
 def test_text_by_another_metric():
-    found = score(said("recieved"), [ExpectedText(accept=["received"], metric="anls")])
-    assert found.correct
-    assert found.parts["anls"].numerator == pytest.approx(0.75) and found.parts["normalised"] == Ratio(0)
+    scored = score(prediction("recieved"), [ExpectedText(accept=["received"], metric="anls")])
+    assert scored.correct
+    assert scored.parts["anls"].numerator == pytest.approx(0.75) and scored.parts["normalised"] == Ratio(0)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_text_by_another_metric():
     ],
 )
 def test_numbers(answer, tolerance, correct, error, missing):
-    found = score(said(answer), [ExpectedNumber(value=3, tolerance=tolerance)])
-    assert found.correct is correct
-    assert (found.parts["count_error"], found.parts["no_number"]) == (error, missing)
-    assert found.parts["number_accuracy"] == Ratio(float(correct))
+    scored = score(prediction(answer), [ExpectedNumber(value=3, tolerance=tolerance)])
+    assert scored.correct is correct
+    assert (scored.parts["count_error"], scored.parts["no_number"]) == (error, missing)
+    assert scored.parts["number_accuracy"] == Ratio(float(correct))
 
 
 def test_choice():
     expected = [ExpectedChoice(options=["red", "blue"], answer="B")]
-    assert score(said("B. blue"), expected).correct
-    assert not score(said("A"), expected).correct and not score(said("hm"), expected).correct
+    assert score(prediction("B. blue"), expected).correct
+    assert not score(prediction("A"), expected).correct and not score(prediction("hm"), expected).correct
 
 
 def objects(*items, unit="px"):
@@ -62,19 +62,19 @@ def objects(*items, unit="px"):
 
 def test_boxes_in_pixels_and_in_thousandths():
     """x from 64 to 320 of 640 pixels is 100 to 500; y from 48 to 240 of 480 is 100 to 500."""
-    answer = said("There is a [mug](100,100,500,500).")
+    answer = prediction("There is a [mug](100,100,500,500).")
     for expected in (objects(("mug", 64, 48, 320, 240)), objects(("mug", 100, 100, 500, 500), unit="1000")):
-        found = score(answer, [expected])
-        assert found.correct
-        assert found.parts["box_miou"] == Ratio(pytest.approx(1), 1)
-        assert found.parts["label_f1"] == Ratio(2, 2)
+        scored = score(answer, [expected])
+        assert scored.correct
+        assert scored.parts["box_miou"] == Ratio(pytest.approx(1), 1)
+        assert scored.parts["label_f1"] == Ratio(2, 2)
 
 
-def test_boxes_half_right():
-    answer = said("A [mug](0,0,100,100) and a [ghost](500,500,600,600).")
-    found = score(answer, [objects(("mug", 0, 0, 100, 80), ("tray", 800, 800, 900, 900), unit="1000")])
-    assert not found.correct
-    assert found.parts == {
+def test_one_of_two_boxes_is_correct():
+    answer = prediction("A [mug](0,0,100,100) and a [ghost](500,500,600,600).")
+    scored = score(answer, [objects(("mug", 0, 0, 100, 80), ("tray", 800, 800, 900, 900), unit="1000")])
+    assert not scored.correct
+    assert scored.parts == {
         "accuracy": Ratio(0),
         "box_miou": Ratio(pytest.approx(0.8), 2),
         "box_precision": Ratio(1, 2),
@@ -84,9 +84,9 @@ def test_boxes_half_right():
     }
 
 
-def test_nothing_to_point_at():
-    assert score(said("An empty table."), [objects()]).correct
-    assert not score(said("A [mug](0,0,9,9)."), [objects()]).correct
+def test_an_empty_list_expects_no_boxes():
+    assert score(prediction("An empty table."), [objects()]).correct
+    assert not score(prediction("A [mug](0,0,9,9)."), [objects()]).correct
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_nothing_to_point_at():
     [([(2, 6)], 1, [1, 1, 1]), ([(4, 8)], 1 / 3, [1, 0, 0]), ([(3, 6)], 0.75, [1, 1, 1]), ([], 0, [0, 0, 0])],
 )
 def test_time_ranges(spans, iou, hits):
-    found = score(said("Then.", spans), [ExpectedTime(accept=[(2, 6)])])
-    assert found.parts["time_miou"] == Ratio(pytest.approx(iou))
-    assert [found.parts[f"time_r{t}"].numerator for t in (0.3, 0.5, 0.7)] == hits
-    assert found.correct == bool(hits[1])
+    scored = score(prediction("Then.", spans), [ExpectedTime(accept=[(2, 6)])])
+    assert scored.parts["time_miou"] == Ratio(pytest.approx(iou))
+    assert [scored.parts[f"time_r{t}"].numerator for t in (0.3, 0.5, 0.7)] == hits
+    assert scored.correct == bool(hits[1])
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_time_ranges(spans, iou, hits):
     ],
 )
 def test_absence(answer, correct, hallucinated):
-    found = score(said(answer), [ExpectedAbsence()])
-    assert found.correct is correct and found.parts["hallucinated"] == hallucinated
+    scored = score(prediction(answer), [ExpectedAbsence()])
+    assert scored.correct is correct and scored.parts["hallucinated"] == hallucinated
 
 
-def test_everything_expected_must_be_met():
+def test_every_expected_result_must_be_met():
     expected = [ExpectedText(accept=["2 mugs"]), objects(("mug", 0, 0, 9, 9), unit="1000")]
-    assert not score(said("2 mugs"), expected).correct
-    both = score(said("2 [mugs](0,0,9,9)"), expected)
-    assert not both.correct  # a label that is not the one expected
+    assert not score(prediction("2 mugs"), expected).correct
+    both = score(prediction("2 [mugs](0,0,9,9)"), expected)
+    assert not both.correct  # "mugs" is not the expected label
     assert (both.parts["normalised"], both.parts["box_recall"], both.parts["label_f1"]) == (
         Ratio(1),
         Ratio(1),
@@ -126,18 +126,18 @@ def test_everything_expected_must_be_met():
     )
 
 
-def test_two_results_of_one_type_add_up():
+def test_expected_results_of_one_type_add_up():
     expected = [ExpectedText(accept=["red"]), ExpectedText(accept=["blue"])]
-    assert score(said("red"), expected).parts["normalised"] == Ratio(1, 2)
+    assert score(prediction("red"), expected).parts["normalised"] == Ratio(1, 2)
 
 
-def test_every_part_has_a_title():
+def test_every_metric_has_a_title():
     expected = [
-        ExpectedText(accept=["x"], metric="relaxed"),
+        ExpectedText(accept=["x"], metric="anls"),
         ExpectedNumber(value=1),
         ExpectedChoice(options=["a", "b"], answer="A"),
         objects(),
         ExpectedTime(accept=[(0, 1)]),
         ExpectedAbsence(),
     ]
-    assert set(score(said("x"), expected).parts) <= set(METRICS)
+    assert set(score(prediction("x"), expected).parts) <= set(METRICS)

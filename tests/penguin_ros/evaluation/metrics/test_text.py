@@ -1,4 +1,4 @@
-"""Answers in words, against cases worked out by hand."""
+"""Text metrics on hand-worked cases."""
 
 import pytest
 from hypothesis import given
@@ -7,20 +7,18 @@ from hypothesis import strategies as st
 from penguin_ros.evaluation.metrics.text import (
     anls,
     contains,
-    contains_formula,
     denies,
     exact,
     find_choice,
     find_number,
     normalise,
     normalised,
-    relaxed,
 )
 
 COLOURS = ["red", "green", "dark green", "blue"]
 
 
-def test_exact_forgives_only_white_space_around():
+def test_exact_ignores_only_surrounding_white_space():
     assert exact(" red\n", ["blue", "red"]) == 1
     assert exact("Red", ["red"]) == exact("a red", ["red"]) == 0
 
@@ -43,7 +41,7 @@ def test_normalise(text, normal):
 
 
 @given(st.text())
-def test_normalise_twice_is_once(text):
+def test_normalise_is_idempotent(text):
     assert normalise(normalise(text)) == normalise(text)
 
 
@@ -57,12 +55,12 @@ def test_normalised_accepts_any_of_several():
     ("answer", "accepted", "score"),
     [
         ("Hello World", ["hello world"], 1),
-        ("helo", ["hello"], 1 - 1 / 5),  # one letter missing, the longer has five
+        ("helo", ["hello"], 1 - 1 / 5),  # one edit, five letters
         ("kitten", ["sitting"], 1 - 3 / 7),
-        ("ab", ["ad"], 0),  # NL is exactly one half: not below it
+        ("ab", ["ad"], 0),  # a similarity of exactly one half does not count
         ("abc", ["xyz"], 0),
         ("", ["hello"], 0),
-        ("helo", ["nothing", "help"], 1 - 1 / 4),  # the nearest counts
+        ("helo", ["nothing", "help"], 1 - 1 / 4),  # the closest accepted text counts
         ("two  words", ["Two Words"], 1),
     ],
 )
@@ -70,33 +68,9 @@ def test_anls(answer, accepted, score):
     assert anls(answer, accepted) == pytest.approx(score)
 
 
-@pytest.mark.parametrize(
-    ("answer", "target", "score"),
-    [
-        ("105", "100", 1),
-        ("105.1", "100", 0),
-        ("95", "100", 1),
-        ("-97", "-100", 1),
-        ("97", "-100", 0),
-        ("52%", "50%", 1),
-        ("0.52", "50%", 1),  # a percentage is a fraction
-        ("50", "50%", 0),
-        ("0", "0", 1),
-        ("0.0", "0", 0),  # 5 % of nothing: compared as text
-        ("Blue", "blue", 1),
-        ("blue bar", "blue", 0),
-        ("about 100", "100", 0),
-    ],
-)
-def test_relaxed(answer, target, score):
-    assert relaxed(answer, [target]) == score
-
-
 def test_contains():
     assert contains("The sign says STOP\nnow", ["go", "stop now"]) == 1
     assert contains("st op", ["stop"]) == 0
-    assert contains_formula("x ^ 2 + Y", ["x^2+Y"]) == 1
-    assert contains_formula("x ^ 2 + y", ["x^2+Y"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -143,8 +117,8 @@ def test_find_number(answer, number):
         ("I think it is (A), surely (A)", "A"),
         ("green", "B"),
         ("It is blue.", "D"),
-        ("Dark green", "C"),  # the whole answer, although "green" is in it
-        ("it is dark green", None),  # holds two options
+        ("Dark green", "C"),  # equals an option, although it contains "green"
+        ("it is dark green", None),  # contains two options
         ("A cube of no colour", None),  # an article, not a letter
         ("red or blue", None),
         ("(A) or (B)", None),
@@ -161,7 +135,7 @@ def test_find_number(answer, number):
         ("The answer is A because it is round", "A"),
         ("A is right", "A"),
         ("I choose (b), surely", "B"),
-        ("D: A and B", "D"),  # what an option says
+        ("D: A and B", "D"),  # the text of option D
         ("B. A cube", "B"),
         ("B or C", None),
         ("A, B or C", None),
@@ -182,7 +156,7 @@ def test_find_choice(answer, letter):
     assert find_choice(answer, COLOURS) == letter
 
 
-def test_pronouns_are_no_letters():
+def test_the_pronoun_i_is_not_an_option_letter():
     options = list("abcdefghijk")
     assert find_choice("I think it is J here", options) == "J"
     assert find_choice("I'm not sure", options) is None
@@ -213,7 +187,7 @@ def test_pronouns_are_no_letters():
         "no such thing",
     ],
 )
-def test_denials(answer):
+def test_answers_that_deny(answer):
     assert denies(answer)
 
 
@@ -237,5 +211,5 @@ def test_denials(answer):
         "",
     ],
 )
-def test_what_does_not_deny(answer):
+def test_answers_that_do_not_deny(answer):
     assert not denies(answer)

@@ -1,4 +1,4 @@
-"""Spans of time, against cases worked out by hand."""
+"""Time-range metrics on hand-worked cases."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_temporal_iou(a, b, expected):
     assert temporal_iou(a, b) == temporal_iou(b, a) == pytest.approx(expected)
 
 
-def test_the_first_span_given_meets_the_nearest_expected():
+def test_the_first_predicted_span_is_compared_with_the_closest_accepted_one():
     assert best_iou([(4, 8), (0, 1)], [(0, 1), (4, 6)]) == pytest.approx(0.5)
     assert best_iou([], [(0, 1)]) == 0
 
@@ -41,5 +41,5 @@ def test_the_first_span_given_meets_the_nearest_expected():
         ("", None),
     ],
 )
-def test_spans_in_free_words(text, span):
+def test_spans_are_found_in_free_text(text, span):
     assert find_span(text) == span

@@ -1,25 +1,23 @@
-"""Scores on the simulated table-top: hand-worked answers, answers that are right by construction, the command."""
+"""Scores on the simulated table-top: hand-worked answers, the ground truth's own answers, and the command."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import pytest
 
 pytest.importorskip("pybullet", reason="needs the extra sim")
 
-from penguin_models.errors import PenguinError
 from penguin_models.grounding import Box, GroundedObject, TimeRange
 from penguin_ros.cli.main import main
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.tabletop.scenes import summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
+from penguin_tabletop.clips.events import Event
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_tabletop.events import Event
 from penguin_tabletop.seeds import Split
-from penguin_tabletop.turns import Expected, Turn
 
 CUBE = GroundedObject("red cube", Box(100, 100, 300, 300))
 BALL = GroundedObject("blue ball", Box(500, 500, 700, 700))
@@ -28,11 +26,11 @@ LEAVES = Event("leaves", 6.0, 8.0, 2, "blue ball", "off the table")
 
 
 def turn(task, **expected):
-    return Turn(task, "?", "", Expected(**expected))
+    return Turn(task, "?", "", ExpectedReply(**expected))
 
 
 @pytest.mark.parametrize(
-    ("given", "f1", "right"),
+    ("answer", "f1", "right"),
     [
         ("A red cube and a blue ball on a wooden table.", Ratio(4, 4), True),
         ("There are two red cubes on a wooden table.", Ratio(2, 4), False),
@@ -40,15 +38,15 @@ def turn(task, **expected):
         ("Nothing.", Ratio(0, 2), False),
     ],
 )
-def test_captions_count_objects(given, f1, right):
-    scored = score_answer(turn("caption_short", kind="caption", objects=(CUBE, BALL)), given)
+def test_captions_are_scored_by_their_objects(answer, f1, right):
+    scored = score_answer(turn("caption_short", kind="caption", objects=(CUBE, BALL)), answer)
     assert scored.parts["object_f1"] == f1 and scored.right == right
 
 
 def test_boxes_are_matched_one_to_one():
     asked = turn("find_everything", kind="boxes", objects=(CUBE, BALL))
     shifted = score_answer(asked, "[red cube](150,100,350,300), [red ball](500,500,700,700), [duck](0,0,50,50)")
-    assert shifted.parts["box_share"] == Ratio(2, 2)  # 150 of 250 wide in common: 0.6
+    assert shifted.parts["box_share"] == Ratio(2, 2)  # overlap of 150 out of a width of 250: IoU 0.6
     assert shifted.parts["box_miou"].numerator == pytest.approx(1.6)
     assert shifted.parts["labelled_box_share"] == Ratio(1, 2)
     assert shifted.parts["box_precision"] == Ratio(2, 3) and not shifted.right
@@ -69,12 +67,12 @@ def test_boxes_are_matched_one_to_one():
         ({"kind": "choice", "answer": "left of", "options": ("left of", "right of")}, "left of", ""),
     ],
 )
-def test_questions_are_right_or_wrong(expected, good, bad):
+def test_questions_have_right_and_wrong_answers(expected, good, bad):
     asked = turn("count", **expected)
     assert [score_answer(asked, text).parts["accuracy"].numerator for text in (good, bad)] == [1, 0]
 
 
-def test_printed_words_and_times():
+def test_printed_words_and_time_ranges():
     reading = turn("reading", kind="text", answer="SALT")
     assert score_answer(reading, 'It says "salt".').right and not score_answer(reading, '"MALT"').right
     when = turn("when", kind="span", span=TimeRange(2.0, 4.0))
@@ -83,21 +81,21 @@ def test_printed_words_and_times():
     assert score_answer(when, "During the period 2.00 - 4.50 seconds.").right
 
 
-def test_events_are_told_with_their_objects_and_times():
+def test_events_are_scored_with_their_objects_and_times():
     changed = turn("what_changed", kind="events", events=(APPEARS, LEAVES))
     assert score_answer(changed, "A red cube has appeared.").parts["change_f1"] == Ratio(2 / 3)
     assert score_answer(turn("what_changed", kind="events"), "Nothing has changed.").parts["change_f1"] == Ratio(1)
     dense = turn("clip_dense", kind="events", events=(APPEARS, LEAVES), timed=True)
-    told = score_answer(
+    scored = score_answer(
         dense,
         "During the period 2.00 - 3.00 seconds, a red cube appears. "
         "During the period 1.00 - 3.00 seconds, the blue ball leaves.",
     )
-    assert told.parts["dense_r0.5"] == Ratio(1, 2) and told.parts["event_f1"] == Ratio(1) and not told.right
+    assert scored.parts["dense_r0.5"] == Ratio(1, 2) and scored.parts["event_f1"] == Ratio(1) and not scored.right
 
 
-def test_the_world_s_own_answers_are_all_right():
-    """Also that every kind of task is scored, and read back as it was said."""
+def test_the_ground_truths_own_answers_are_right():
+    """Covers every kind of task: each answer is parsed as it was meant."""
     dataset = TabletopDataset(TabletopSettings(Split.VALIDATION, turns=8, mixture=Mixture(8, 2, 2, 0, 0)))
     tasks = set()
     try:
@@ -111,8 +109,8 @@ def test_the_world_s_own_answers_are_all_right():
     assert len(tasks) > 25
 
 
-def test_intervals_draw_scenes():
-    """Two answers about one scene are one draw: with a single scene there is no interval."""
+def test_intervals_are_over_scenes():
+    """Two answers about a single scene have no interval."""
     one, zero = Scored({"reading": Ratio(1)}, True), Scored({"reading": Ratio(0)}, False)
     single = summarise([[one, zero]])["reading"]
     assert (single.value, single.low, single.answers) == (0.5, None, 2)
@@ -122,7 +120,7 @@ def test_intervals_draw_scenes():
 
 @pytest.fixture
 def run(checkpoint, monkeypatch, capsys):
-    """Runs the command on two scenes: (exit code, standard output, standard error)."""
+    """Runs the command on two scenes and returns exit code, standard output and standard error."""
 
     def command(*options):
         arguments = ["penguin-vl", "evaluate", "tabletop", "--model", str(checkpoint), "--scenes", "2", *options]
@@ -134,7 +132,7 @@ def run(checkpoint, monkeypatch, capsys):
     return command
 
 
-def test_the_command(run, tmp_path):
+def test_the_command_prints_scores_and_writes_answers(run, tmp_path):
     file = tmp_path / "answers.jsonl"
     code, out, err = run("--json", "--seed", "3", "--mixture", "image=1", "--answers", str(file))
     assert code == 0, err
@@ -149,40 +147,6 @@ def test_the_command(run, tmp_path):
     assert code == 1 and err.startswith("error: answers ") and "cannot be written: No such file" in err
     for family in ("chart", "text"):
         code, out, err = run("--mixture", f"image=1,{family}=1")
-        assert code == 1 and f"has {family}, about which nothing is asked; give weights of image, pair, clip" in err
+        assert code == 1 and f"no questions are asked about the family {family}; use image, pair and clip" in err
     code, _, err = run("--max-tokens", "3")
     assert code == 1 and "3" in err and len(err.splitlines()) == 1
-
-
-def test_answers_are_kept_until_there_are_others(run, tmp_path, monkeypatch):
-    file, part = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.part"
-    file.write_text("earlier")
-    options = ("--mixture", "image=1", "--answers", str(file))
-    code, _, err = run(*options, "--model", str(tmp_path / "none"))
-    assert code == 1 and "none is not a checkpoint folder" in err
-    assert file.read_text() == "earlier" and not part.exists()
-
-    scene = TabletopDataset.__getitem__
-
-    def interrupted(dataset, number):
-        if number:
-            raise PenguinError("interrupted")
-        return scene(dataset, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TabletopDataset, "__getitem__", interrupted)
-        assert run(*options)[0] == 1
-    first = part.read_text()
-    assert file.read_text() == "earlier" and first.count("\n") > 1
-    assert run(*options)[0] == 0
-    assert file.read_text().startswith(first) and not part.exists()
-
-
-def test_answers_can_go_to_a_pipe(run, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    assert run("--mixture", "image=1", "--scenes", "1", "--answers", str(pipe))[0] == 0
-    assert json.loads(os.read(reader, 1 << 16).splitlines()[0])["scene"].startswith("test-0-")
-    os.close(reader)
-    assert pipe.is_fifo()

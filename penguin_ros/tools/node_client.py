@@ -1,0 +1,125 @@
+"""A client of one running node: the service and the action, served by an executor on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import rclpy
+from penguin_vl.action import AskStream
+from penguin_vl.msg import Answer
+from penguin_vl.srv import Ask
+from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
+from rclpy.exceptions import NameValidationException
+from rclpy.executors import SingleThreadedExecutor
+
+from penguin_models.errors import PenguinError
+from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
+
+_CHECK_PERIOD_S = 0.5
+
+
+class NoAnswerError(PenguinError):
+    """A node cannot be asked, refused a goal, or did not answer in time."""
+
+
+class NodeClient:
+    """Asks one node. Waiting for an answer leaves the calling thread free to take Ctrl-C.
+
+    Attributes:
+        node: The ROS node; add subscriptions and further clients to it before `start`.
+        ask: Client of the service.
+        stream: Client of the action.
+    """
+
+    def __init__(self, name: str, node_name: str, ros_args: Sequence[str] = ()):
+        """Initialises ROS and creates the clients.
+
+        Args:
+            name: Name of the client's own node.
+            node_name: Full name of the node to ask, for example /penguin.
+            ros_args: Arguments for rclpy: remappings and the like.
+
+        Raises:
+            RosArgumentsError: `ros_args` cannot be parsed.
+            NoAnswerError: `node_name` is not a valid name of a node.
+        """
+        start_ros(ros_args)
+        try:
+            self.node = rclpy.create_node(name)
+            self.ask = self.node.create_client(Ask, f"{node_name.rstrip('/')}/ask")
+            action = f"{node_name.rstrip('/')}/ask_stream"
+            self.stream = ActionClient(self.node, AskStream, action, feedback_sub_qos_profile=FEEDBACK_QOS)
+        except NameValidationException as err:
+            rclpy.shutdown()
+            raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, name="executor")
+
+    def start(self) -> None:
+        """Starts the executor's thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread and shuts ROS down."""
+        self._executor.shutdown()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.stream.destroy()
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+    def wait(self, future: Any, check: Callable[[], None] = lambda: None, timeout_s: float | None = None) -> Any:
+        """Returns the result of a future.
+
+        Args:
+            future: A future of rclpy.
+            check: Called twice a second while waiting; its exception ends the wait.
+            timeout_s: Maximum wait; None for no limit.
+
+        Raises:
+            NoAnswerError: The timeout passed.
+        """
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while not done.wait(_CHECK_PERIOD_S):
+            check()
+            if deadline is not None and monotonic() > deadline:
+                raise NoAnswerError(f"the node did not answer for {timeout_s:.0f} s")
+        return future.result()
+
+    def send_goal(
+        self,
+        goal: AskStream.Goal,
+        on_text: Callable[[str], None] = lambda piece: None,
+        check: Callable[[], None] = lambda: None,
+        timeout_s: float | None = None,
+    ) -> ClientGoalHandle:
+        """Sends a goal of the action and returns its handle once the node has accepted it.
+
+        Raises:
+            NoAnswerError: The node refused the goal, or the timeout passed.
+        """
+        sent = self.begin(self.stream.send_goal_async, goal, lambda message: on_text(message.feedback.text))
+        handle = self.wait(sent, check, timeout_s)
+        if not handle.accepted:
+            raise NoAnswerError("the node refused the question")
+        return handle
+
+    def begin(self, request: Callable[..., Any], *args: Any) -> Any:
+        """Makes a request of the action client and returns its future.
+
+        Runs in the executor's thread: an action client registers a request after sending it, and would lose a response
+        that another thread has read by then.
+        """
+        return self.wait(self._executor.create_task(request, *args))
+
+
+def error_of(answer: Answer) -> str | None:
+    """Returns what an answer's error code and message say; None if there is no error."""
+    return f"{answer.error_msg} (error code {answer.error_code})" if answer.error_code != Answer.ERROR_NONE else None

@@ -1,0 +1,234 @@
+"""Writes samples to files; an interrupted run continues where it stopped.
+
+    DIR/annotations.jsonl   one conversation a line: id, image or video (lists of paths), conversations, expected
+    DIR/scenes.jsonl        the ground truth of each: objects, relations, counts, events, seeds
+    DIR/settings.json       settings of the samples; a run continues only with the same ones
+    DIR/images  DIR/clips  DIR/masks
+    DIR/parts               finished pieces of the two files, one block of samples each
+
+Nothing is ever half written: a file gets its name once it is complete, a block its part once all its files are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from PIL import Image
+
+from penguin_models.errors import TabletopError
+from penguin_models.types import UInt8Array
+from penguin_tabletop.dataset import TabletopDataset, TabletopSettings
+from penguin_tabletop.samples import CLASSES, Sample
+
+BLOCK = 64
+"""Samples per part."""
+_JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
+Progress = Callable[[int, int], None]
+Block = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class WriterSettings:
+    """How samples are written.
+
+    Attributes:
+        samples: Settings of the samples.
+        images: Format of images and of frames.
+        clips: Whether clips are folders of frames or MP4 files.
+        masks: Whether to write the class of every pixel as PNG.
+    """
+
+    samples: TabletopSettings
+    images: Literal["jpg", "png"] = "jpg"
+    clips: Literal["frames", "mp4"] = "frames"
+    masks: bool = False
+
+    def __post_init__(self) -> None:
+        height, width = self.samples.size
+        if self.clips == "mp4" and (width % 2 or height % 2):
+            raise TabletopError(f"MP4 needs an even width and height, not {width}x{height}; or write frames")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        return {
+            "samples": self.samples.to_dict(),
+            "images": self.images,
+            "clips": self.clips,
+            "masks": self.masks,
+            "classes": list(CLASSES) if self.masks else [],
+        }
+
+
+def write(
+    out: Path, settings: WriterSettings, count: int, jobs: int = 1, on_progress: Progress = lambda done, total: None
+) -> None:
+    """Writes samples 0 to `count`, except those already there.
+
+    Args:
+        out: Folder; created if it does not exist.
+        settings: What to write.
+        count: Number of samples.
+        jobs: Number of processes.
+        on_progress: Called with the number of samples written and the total.
+
+    Raises:
+        TabletopError: A number is out of range, or the folder holds samples of other settings.
+    """
+    if count < 1 or jobs < 1:
+        raise TabletopError(f"scenes {count} and jobs {jobs} must be at least 1")
+    _prepare(out, settings)
+    blocks = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    missing = [block for block in blocks if not _part_file(out, block).is_file()]
+    done = count - sum(end - start for start, end in missing)
+    on_progress(done, count)
+    for start, end in _write_blocks(out, settings, missing, jobs):
+        done += end - start
+        on_progress(done, count)
+    _join_parts(out, blocks)
+
+
+def _prepare(out: Path, settings: WriterSettings) -> None:
+    """Creates the folders and removes half-written files; refuses a folder that holds something else."""
+    file, wanted = out / "settings.json", json.dumps(settings.to_dict(), indent=1)
+    if file.is_file() and file.read_text() != wanted:
+        raise TabletopError(f"{out} holds samples of other settings (see settings.json there); choose another folder")
+    if not file.is_file() and out.is_dir() and any(out.iterdir()):
+        raise TabletopError(f"{out} is not empty and holds no settings.json; choose a new folder")
+    for name in ("images", "clips", "masks", "parts"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+        for leftover in (out / name).glob(".*.part"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _write_text(file, wanted)
+
+
+def _write_blocks(out: Path, settings: WriterSettings, blocks: list[Block], jobs: int) -> Iterator[Block]:
+    """Writes blocks, in this process or in several; yields each when it is complete."""
+    if jobs == 1 or len(blocks) < 2:
+        dataset = TabletopDataset(settings.samples)
+        for block in blocks:
+            _write_block(out, settings, dataset, block)
+            yield block
+        dataset.close()
+        return
+    # Each process gets one core.
+    with ProcessPoolExecutor(min(jobs, len(blocks)), get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        pending = {pool.submit(_write_in_worker, out, settings, block): block for block in blocks}
+        try:
+            for future in as_completed(pending):
+                future.result()
+                yield pending[future]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_in_worker(out: Path, settings: WriterSettings, block: Block) -> None:
+    _write_block(out, settings, _worker_dataset(settings.samples), block)
+
+
+@lru_cache(maxsize=1)
+def _worker_dataset(settings: TabletopSettings) -> TabletopDataset:
+    """Returns the data set of a worker process, whose renderer lives as long as the process."""
+    return TabletopDataset(settings)
+
+
+def _write_block(out: Path, settings: WriterSettings, dataset: TabletopDataset, block: Block) -> None:
+    annotations, scenes = [], []
+    for number in range(*block):
+        sample = dataset[number]
+        media = _write_media(out, settings, sample)
+        annotations.append(json.dumps({"id": sample.id} | media | sample.annotation()))
+        scenes.append(json.dumps(sample.truth() | media))
+    _write_text(_part_file(out, block), json.dumps({"annotations": annotations, "scenes": scenes}))
+
+
+def _write_media(out: Path, settings: WriterSettings, sample: Sample) -> dict[str, list[str]]:
+    """Writes the pictures, clips and masks of a sample; returns their paths relative to the folder."""
+    media: dict[str, list[str]] = {}
+    if sample.family == "clip" and settings.clips == "mp4":
+        media["video"] = [f"clips/{sample.id}.mp4"]
+        _write_mp4(out / media["video"][0], sample.frames, settings.samples.fps)
+    elif sample.family == "clip":
+        media["video"] = [f"clips/{sample.id}"]
+        _write_frames(out / media["video"][0], sample.frames, sample.stamps_s, settings.images)
+    elif sample.frames:
+        media["image"] = _write_images(out, f"images/{sample.id}", sample.frames, settings.images)
+    if settings.masks and sample.classes:
+        media["masks"] = _write_images(out, f"masks/{sample.id}", sample.classes, "png")
+    return media
+
+
+def _write_images(out: Path, stem: str, images: Sequence[UInt8Array], ending: str) -> list[str]:
+    numbers = [""] if len(images) == 1 else [f"-{number:03d}" for number in range(len(images))]
+    paths = [f"{stem}{number}.{ending}" for number in numbers]
+    for path, image in zip(paths, images, strict=True):
+        _write_image(out / path, image)
+    return paths
+
+
+def _write_image(path: Path, rgb: UInt8Array) -> None:
+    with _complete(path) as part:
+        Image.fromarray(rgb).save(part, **(_JPEG if path.suffix == ".jpg" else {"format": "PNG"}))
+
+
+def _write_frames(folder: Path, frames: Sequence[UInt8Array], stamps_s: Sequence[float], ending: str) -> None:
+    """Writes a clip as a folder of images, each named for its time in milliseconds."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for frame, stamp_s in zip(frames, stamps_s, strict=True):
+        _write_image(part / f"{round(stamp_s * 1000):08d}.{ending}", frame)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _write_mp4(path: Path, frames: Sequence[UInt8Array], fps: float) -> None:
+    with _complete(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "threads": "1"}
+        for rgb in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _complete(path) as part:
+        part.write_text(text)
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """Yields a temporary path whose file gets its name once the block has succeeded."""
+    part = path.with_name(f".{path.name}.part")
+    yield part
+    part.replace(path)
+
+
+def _join_parts(out: Path, blocks: list[Block]) -> None:
+    """Joins the parts, and removes those of an earlier, shorter run."""
+    wanted = [_part_file(out, block) for block in blocks]
+    for name in ("annotations", "scenes"):
+        with _complete(out / f"{name}.jsonl") as partial, partial.open("w") as file:
+            for part in wanted:
+                file.writelines(f"{line}\n" for line in json.loads(part.read_text())[name])
+    for part in (out / "parts").glob("*.json"):
+        if int(part.stem.split("-")[1]) <= blocks[-1][1] and part not in wanted:
+            part.unlink()
+
+
+def _part_file(out: Path, block: Block) -> Path:
+    return out / "parts" / f"{block[0]:08d}-{block[1]:08d}.json"

@@ -1,0 +1,143 @@
+"""Annotation files with length indexes: a packing plan says which samples share a micro-batch, workers read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from penguin_models.errors import DataError, PenguinError
+from penguin_models.types import Int64Array
+from penguin_training.data.annotations import AnnotationFile
+from penguin_training.data.batch import Batch, collate
+from penguin_training.data.length_index import LengthIndex
+from penguin_training.data.packing import PackingPlan
+from penguin_training.data.sample_reader import EncodedSample, SampleReader
+from penguin_training.data.worker_processes import worker_options
+from penguin_training.settings.stage import StageSettings
+
+_PREFETCHED = 4  # micro-batches per worker
+_SCANNED = 2000  # micro-batches among which the largest is looked for
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedData:
+    """The annotation files of a stage with their length indexes, and the plan of their micro-batches."""
+
+    settings: StageSettings
+    files: list[tuple[AnnotationFile, LengthIndex]]
+    plan: PackingPlan
+    reader: SampleReader
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of all files, usable or not."""
+        return sum(len(file) for file, _ in self.files)
+
+    @property
+    def micro_batches_per_epoch(self) -> int:
+        """Micro-batches of the first epoch, summed over all processes."""
+        return len(self.plan.micro_batches(0))
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimiser steps of the stage; raises DataError if there is too little data for one."""
+        schedule, per_step = self.settings.schedule, self.settings.budgets.micro_batches
+        if schedule.steps is not None:
+            return schedule.steps
+        whole, part = divmod(float(schedule.epochs or 0), 1)
+        micro_batches = sum(len(self.plan.micro_batches(epoch)) for epoch in range(int(whole)))
+        if part:
+            micro_batches += int(part * len(self.plan.micro_batches(int(whole))))
+        if micro_batches < per_step:
+            raise DataError(
+                f"{schedule.epochs:g} epochs make {micro_batches} micro-batches, but one step takes {per_step}; "
+                "lower budgets.micro_batches or train for more epochs"
+            )
+        return micro_batches // per_step
+
+    def unusable(self) -> list[tuple[str, str]]:
+        """Returns (id, reason) of the samples that the indexes leave out."""
+        return [entry for _, index in self.files for entry in index.unusable.values()]
+
+    def digests(self) -> list[str]:
+        """Returns hashes of the files and the lengths of their samples."""
+        return [index.digest for _, index in self.files]
+
+    def patches(self, numbers: Sequence[int] | Int64Array) -> int:
+        """Returns the patches of a micro-batch with these samples."""
+        return sum(int(index.patches[row]) for _, index, row in map(self._locate, numbers))
+
+    def batch(self, numbers: Sequence[int] | Int64Array) -> Batch:
+        """Reads the samples of a micro-batch; those that cannot be read are left out and named."""
+        encoded: list[EncodedSample] = []
+        unusable: list[tuple[str, str]] = []
+        for file, index, row in map(self._locate, numbers):
+            try:
+                encoded.append(self.reader.encode(file[row], index[row]))
+            except PenguinError as err:
+                unusable.append((file.name(row), str(err)))
+        return collate(encoded, self.reader.processor, unusable, self.reader.data.answer_balance)
+
+    def sample_batch(self) -> Batch:
+        """Reads the micro-batch with the most patches, of the first ones of the first epoch."""
+        candidates = self.plan.micro_batches(0)[:_SCANNED]
+        return self.batch(max(candidates, key=lambda numbers: (self.patches(numbers), self.plan.size(numbers))))
+
+    def batches(self, start: int, rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
+        """Returns the micro-batches of process `rank` of `world`, without end.
+
+        Args:
+            start: Micro-batches that all processes together have consumed before.
+            rank: Index of this process.
+            world: Number of processes.
+            pin: Puts tensors into page-locked memory.
+        """
+        workers = self.settings.data.workers
+        return iter(
+            DataLoader(
+                _MicroBatches(self),
+                sampler=_FromPosition(self.plan, start + rank, world),
+                batch_size=None,
+                prefetch_factor=_PREFETCHED if workers else None,
+                pin_memory=pin,
+                generator=torch.Generator(),  # or it would draw from the run's own
+                **worker_options(workers),
+            )
+        )
+
+    def _locate(self, number: int) -> tuple[AnnotationFile, LengthIndex, int]:
+        for file, index in self.files:
+            if number < len(file):
+                return file, index, int(number)
+            number -= len(file)
+        raise IndexError(number)
+
+
+class _MicroBatches(Dataset[Batch]):
+    def __init__(self, data: IndexedData):
+        self._data = data
+
+    def __getitem__(self, numbers: Any) -> Batch:
+        return self._data.batch(numbers)
+
+
+class _FromPosition(Sampler[Any]):
+    """Sample numbers of every `world`-th micro-batch, epoch after epoch, without end."""
+
+    def __init__(self, plan: PackingPlan, start: int, world: int):
+        self._plan, self._start, self._world = plan, start, world
+
+    def __iter__(self) -> Iterator[Int64Array]:
+        epoch, position = 0, self._start
+        while True:
+            batches = self._plan.micro_batches(epoch)
+            while position < len(batches):
+                yield batches[position]
+                position += self._world
+            position -= len(batches)
+            epoch += 1

@@ -1,0 +1,219 @@
+"""One sample -> token ids, labels and patches, with the media sizes that inference would choose.
+
+Works in two steps: `measure` finds the sizes (the frames of clips are labelled), which a length index can store;
+`encode` reads the pixels, each frame once. Does not need torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from penguin_models.chat import checked_text
+from penguin_models.errors import DataError, MediaError
+from penguin_models.keyframe_policy import KeyframePolicy
+from penguin_models.media import DECODING_ERRORS, Clip, VideoFile, load_image, sample_uniformly
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.processor import IGNORE_INDEX, Processor, Visual
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.token_allocation import Allocation
+from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Array
+from penguin_training.data.annotations import Annotation, MediaReference
+from penguin_training.data.frame_folder import FrameFolder
+from penguin_training.data.independent_turns import encode_independent_turns
+from penguin_training.settings.data import DataSettings
+
+POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
+END_OF_TEXT = "<|endoftext|>"
+_REMEASURE = "rebuild the length index with `penguin-vl prepare lengths STAGE.yaml --again`"
+_EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What is known of an image or clip before its pixels are read; `times_s` of its frames is empty for an image."""
+
+    visual: Visual
+    times_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class MeasuredSample:
+    """The lengths of a sample."""
+
+    tokens: int  # Length of its sequence, visual tokens included; 0 if the decoder does not see it
+    visual_tokens: int
+    patches: int
+    media: tuple[MediaInfo, ...]  # One for each image or clip
+
+    @property
+    def size(self) -> int:
+        """What it takes of a token budget."""
+        return max(self.tokens, self.visual_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSample:
+    """A sample as the model reads it."""
+
+    ids: Int64Array  # int64 [tokens]; empty if the decoder does not see it
+    labels: Int64Array  # int64 [tokens], -100 where nothing is learnt
+    images: tuple[PatchedImage, ...]  # Patches of its frames, in the order of their placeholders in `ids`
+    # Tokens of each independent turn after the shared tokens; empty if turns see the earlier ones
+    turns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SampleReader:
+    """Measures and encodes samples for one stage; can be sent to worker processes."""
+
+    processor: Processor
+    data: DataSettings
+    max_tokens: int  # Maximum length of a sample
+    max_visual_tokens: int  # Maximum number of visual tokens of a sample
+    multimodal: bool = True  # Whether the stage has an encoder
+    reconstructs: bool = True  # Whether the stage can use media without a conversation
+
+    def measure(self, annotation: Annotation) -> MeasuredSample:
+        """Returns the lengths of a sample; reads no pixels of images, but all frames of clips.
+
+        Raises:
+            PenguinError: the sample is malformed, unreadable, beyond the budgets, or of no use to the stage.
+        """
+        if annotation.media and not self.multimodal:
+            raise DataError("it has images or videos, which a text stage cannot use")
+        if not annotation.has_text and not self.reconstructs:
+            raise DataError("it has no conversation, and the stage has no reconstruction; filter samples with `only`")
+        media = tuple(self._inspect(reference) for reference in annotation.media)
+        visuals = [info.visual for info in media]
+        frames = [
+            (allocation.tokens(kind), visual.merge_size)
+            for visual, allocation in zip(visuals, self._allocate(visuals), strict=True)
+            for kind in visual.kinds
+        ]
+        tokens = [count for count, _ in frames]
+        ids, _, _ = self._ids(annotation, media, tokens)
+        patches = sum(count * merge_size**2 for count, merge_size in frames)
+        measured = MeasuredSample(len(ids), sum(tokens), patches, media)
+        if measured.size > self.max_tokens:
+            raise DataError(
+                f"it has {measured.size} tokens, the limit is {self.max_tokens}: shorten it, or raise budgets.tokens "
+                "(at most to the decoder's context)"
+            )
+        return measured
+
+    def encode(self, annotation: Annotation, measured: MeasuredSample) -> EncodedSample:
+        """Reads a measured sample.
+
+        Raises:
+            PenguinError: its media cannot be read, or have changed since it was measured.
+        """
+        allocations = self._allocate([info.visual for info in measured.media])
+        images: list[PatchedImage] = []
+        for reference, info, allocation in zip(annotation.media, measured.media, allocations, strict=True):
+            frames = self._frames(reference, info)
+            images += self.processor.patch(frames, info.visual.kinds, allocation)
+        ids, labels, turns = self._ids(annotation, measured.media, [image.tokens for image in images])
+        if len(ids) != measured.tokens:
+            raise DataError(f"it has {len(ids)} tokens, but had {measured.tokens} when it was measured; {_REMEASURE}")
+        return EncodedSample(ids, labels, tuple(images), turns)
+
+    def _inspect(self, reference: MediaReference) -> MediaInfo:
+        if not reference.is_clip:
+            return MediaInfo(Visual(_image_size(reference)))
+        policy = POLICIES[self.data.key_frames]()
+        kinds, times, size = [], [], None
+        for time_s, rgb in self._clip(reference):
+            frame = Frame(rgb, round(time_s * 1e9))
+            if size not in (None, frame.size):
+                raise MediaError(f"{reference.path}: a frame of {frame.size} follows frames of {size}")
+            kinds.append(policy.observe(frame))
+            times.append(time_s)
+            size = frame.size
+        if size is None:
+            raise MediaError(f"{reference.path} has no frames")
+        return MediaInfo(Visual.video(size, kinds), tuple(times))
+
+    def _clip(self, reference: MediaReference) -> Clip:
+        if reference.frames:
+            return sample_uniformly(reference.frames, self.data.max_frames)
+        clip_class = FrameFolder if reference.path.is_dir() else VideoFile
+        return clip_class(reference.path, self.data.fps, self.data.max_frames)
+
+    def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
+        """Yields the frames, which must be as they were measured."""
+        is_file = not (reference.is_clip or reference.frames)
+        frames = iter([load_image(reference.path)]) if is_file else (rgb for _, rgb in self._clip(reference))
+        for _ in info.visual.kinds:
+            rgb = next(frames, None)
+            if rgb is None or rgb.shape[:2] != tuple(info.visual.source_size):
+                break
+            yield rgb
+        else:
+            if next(frames, None) is None:
+                return
+        raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
+
+    def _allocate(self, visuals: Sequence[Visual]) -> list[Allocation]:
+        return self.processor.allocate(visuals, self.max_visual_tokens, self.data.sizes)
+
+    def _ids(
+        self, annotation: Annotation, media: Sequence[MediaInfo], visual_tokens: Sequence[int]
+    ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
+        """Returns the ids, labels and turns of an `EncodedSample`."""
+        if annotation.text is not None:
+            ids = np.array([*self.processor.encode_text(checked_text(annotation.text)), self._end_of_text()], np.int64)
+            return ids, ids, ()
+        if annotation.messages is None:
+            return np.empty(0, np.int64), np.empty(0, np.int64), ()
+        messages = _with_times(annotation.messages, media)
+        turns: tuple[int, ...] = ()
+        if annotation.independent_turns:
+            ids, labels, turns = encode_independent_turns(self.processor, messages, visual_tokens)
+        else:
+            ids, labels = self.processor.training_ids(messages, visual_tokens)
+        if self.data.train_on == "all":
+            labels = np.where(ids == self.processor.image_token_id, IGNORE_INDEX, ids)
+        return ids, labels, turns
+
+    def _end_of_text(self) -> int:
+        end = self.processor.tokenizer.token_to_id(END_OF_TEXT)
+        return self.processor.end_token_ids[0] if end is None else int(end)
+
+
+def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dict[str, Any]]:
+    """Fills in the frame times of the videos in a conversation."""
+    remaining = iter(media)
+
+    def fill(part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] == "text":
+            return part
+        times = next(remaining).times_s
+        return {**part, "num_frames": len(times), "timestamps": times} if part["type"] == "video" else part
+
+    return [
+        message if isinstance(message["content"], str) else {**message, "content": [*map(fill, message["content"])]}
+        for message in messages
+    ]
+
+
+def _image_size(reference: MediaReference) -> Size:
+    """Reads the size of an image from its header, with its EXIF orientation applied."""
+    if reference.frames:
+        height, width = reference.frames[0][1].shape[:2]
+        return Size(height, width)
+    try:
+        with Image.open(reference.path) as image:
+            # For a PNG, Pillow would decode all pixels to look for EXIF data after them, where nobody writes it.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            rotated = has_exif and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            width, height = reversed(image.size) if rotated else image.size
+    except FileNotFoundError as err:
+        raise MediaError(f"image {reference.path} does not exist") from err
+    except (*DECODING_ERRORS, Image.DecompressionBombError) as err:
+        raise MediaError(f"image {reference.path} cannot be read: {err}") from err
+    return Size(height, width)

@@ -1,0 +1,63 @@
+"""The checkpoint of a trained stage: the released layout, or a Qwen3 checkpoint after a text stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from penguin_models.checkpoint import DTYPES, empty_model, save_pretrained
+from penguin_training.model.blueprint import Blueprint
+from penguin_training.model.lora import merge_lora
+from penguin_training.settings.stage import StageSettings
+
+_DECODER = "language_model."
+
+
+def gather_weights(model: nn.Module, averaged: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Collects all weights of a `StageModel` on the CPU of the first process; every process must call this.
+
+    `averaged` replaces weights of the same names. Other processes of a sharded model get an empty dict.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+    for name, tensor in (averaged or {}).items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if name in state:
+            state[name] = whole.cpu()
+    return state
+
+
+def write_checkpoint(state: dict[str, Tensor], settings: StageSettings, blueprint: Blueprint, folder: Path) -> None:
+    """Writes gathered weights as a checkpoint for `load_pretrained`, after a text stage one for transformers.
+
+    Low-rank adapters are merged. Raises CheckpointError if the folder cannot be written.
+    """
+    if settings.lora:
+        state = merge_lora(state, settings.lora)
+    dtype = DTYPES[settings.engine.save_dtype]
+    state = {name: tensor.to(dtype) for name, tensor in state.items() if not name.startswith("vision_adapter.")}
+    if blueprint.penguin is not None:
+        model = empty_model(blueprint.penguin)
+        _assign(model, model.language_model, state)
+        save_pretrained(model, blueprint.processor, folder)
+        return
+    with torch.device("meta"):
+        decoder = Qwen3ForCausalLM(Qwen3Config(**blueprint.decoder))
+    _assign(decoder, decoder, {name.removeprefix(_DECODER): tensor for name, tensor in state.items()})
+    decoder.save_pretrained(folder)
+    blueprint.processor.save_pretrained(folder)
+
+
+def _assign(model: nn.Module, decoder: Qwen3ForCausalLM, state: dict[str, Tensor]) -> None:
+    """Gives a model on the meta device its tensors, and ties tied ones again."""
+    model.load_state_dict(state, strict=False, assign=True)
+    decoder.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not missing, missing

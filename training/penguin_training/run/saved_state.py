@@ -1,0 +1,189 @@
+"""What a run resumes from: trained weights, optimiser, averages, random states and position in the data.
+
+A state is a folder `checkpoints/step-00000123` in the output: a checkpoint in the released layout for use, and
+`trainer/` for resuming. It is written under another name and renamed when complete, so a state that exists is whole.
+Processes on several machines must share the file system.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from penguin_models.errors import TrainingError
+from penguin_training.run.optimizers import MovingAverage
+from penguin_training.settings.stage import StageSettings
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended in a single process
+
+_TRAINER = "trainer"
+_FINGERPRINT = "settings.json"
+_NAME = re.compile(r"step-(\d{8})$")
+_SAVING = StateDictOptions(ignore_frozen_params=True)
+_LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
+_CHANGEABLE_ENGINE = ("compile", "gradient_checkpointing", "sharding", "keep", "log_every", "save_every", "trackers")
+"""Settings of the engine that do not change what is learnt by more than rounding."""
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0  # Optimiser steps done
+    read: int = 0  # Samples read by all processes
+    unusable: int = 0  # How many of them were left out
+    stream: dict[str, Any] = field(default_factory=dict)  # Position of this process in streamed data
+    window: int = 1  # Micro-batches per step, summed over all processes
+    world: int = 1  # Number of processes; must stay the same to resume streamed data
+
+
+def resume_fingerprint(settings: StageSettings, digests: Sequence[str]) -> dict[str, Any]:
+    """Returns what must not change when a run is resumed: settings by dotted key, and the content of the data.
+
+    `digests` are hashes of the annotation files and their lengths; streams have none.
+    """
+    changeable = ["name.", "output.", *(f"engine.{name}." for name in _CHANGEABLE_ENGINE)]
+    if not settings.data.streamed:
+        changeable.append("data.workers.")  # a stream is divided among its workers
+    flat = _flatten(asdict(settings))
+    fixed = {key: value for key, value in flat.items() if not f"{key}.".startswith(tuple(changeable))}
+    return fixed | {f"the content of data.files.{number}": digest for number, digest in enumerate(digests)}
+
+
+def check_fingerprint(state: Path, now: Mapping[str, Any]) -> None:
+    """Raises TrainingError if a state was written with other settings or other data than those of now."""
+    file = state / _TRAINER / _FINGERPRINT
+    remedy = f"begin a new run from it: another output, with model.start {state}"
+    try:
+        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise TrainingError(f"{file} cannot be read ({err}); {remedy}") from err
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise TrainingError(
+            f"{state} was written with other settings: {'; '.join(changed)}. Change them back, or {remedy}"
+        )
+
+
+def find_states(output: Path) -> list[Path]:
+    """Returns the complete states of a run, oldest first."""
+    folder = output / "checkpoints"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if _NAME.search(path.name) and (path / _TRAINER).is_dir())
+
+
+def partial_folder(output: Path, step: int) -> Path:
+    """Returns the folder in which the state of a step is written until it is complete."""
+    return output / "checkpoints" / f".step-{step:08d}.partial"
+
+
+def begin_state(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Creates a partial folder; called by the first process only."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / _TRAINER).mkdir(parents=True)
+    (folder / _TRAINER / _FINGERPRINT).write_text(json.dumps(fingerprint, indent=1) + "\n", encoding="utf-8")
+
+
+def end_state(folder: Path, keep: int) -> None:
+    """Renames a complete partial folder, and removes the oldest states beyond `keep`; first process only."""
+    final = folder.with_name(folder.name.removeprefix(".").removesuffix(".partial"))
+    shutil.rmtree(final, ignore_errors=True)
+    folder.replace(final)
+    for stale in find_states(folder.parents[1])[:-keep]:
+        shutil.rmtree(stale)
+
+
+def save_trainer(
+    folder: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: MovingAverage | None,
+    progress: Progress,
+    rank: int,
+) -> None:
+    """Writes what resuming needs into a partial folder; every process must call this."""
+    tensors = _tensors(model, optimizers, average)
+    save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    torch.save(own, folder / _TRAINER / f"process-{rank}.pt")
+
+
+def load_trainer(
+    folder: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: MovingAverage | None,
+    world: int,
+    rank: int,
+) -> Progress:
+    """Restores a state into the model, the optimisers and the average; every process must call this.
+
+    Returns:
+        Where the run was.
+
+    Raises:
+        TrainingError: the state does not fit this run.
+    """
+    # Random states and counts are per process; a process that did not exist then uses those of the first.
+    own_file = folder / _TRAINER / f"process-{rank}.pt"
+    own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
+    progress = Progress(**own["progress"])
+    if progress.stream and progress.world != world:
+        raise TrainingError(
+            f"{folder} was written by {progress.world} processes that read streams, this run has {world}; "
+            f"resume it with {progress.world}"
+        )
+    state = _tensors(model, optimizers, average)
+    try:
+        load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    except (RuntimeError, ValueError, KeyError, CheckpointException) as err:
+        reason = " ".join(str(err).split())[:300]
+        raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
+    set_state_dict(
+        model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_LOADING
+    )
+    torch.set_rng_state(own["torch"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+    progress.world = world
+    return progress
+
+
+def _tensors(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: MovingAverage | None
+) -> dict[str, Any]:
+    """Returns the tensors to save; loading writes into them."""
+    weights, optimizer_states = get_state_dict(model, optimizers, options=_SAVING)
+    averages = {} if average is None else {"average": average.weights}
+    return {"model": weights, "optimizer": optimizer_states, **averages}
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Returns the values of nested settings by dotted key; empty containers are left out."""
+    if isinstance(value, dict):
+        items = [(str(name), below) for name, below in value.items()]
+    elif isinstance(value, list):
+        items = [(str(number), below) for number, below in enumerate(value)]
+    else:
+        return {key: value}
+    return {k: v for name, below in items for k, v in _flatten(below, f"{key}.{name}" if key else name).items()}
