@@ -88,7 +88,7 @@ def write(
 
 
 def _prepare(out: Path, settings: WriterSettings) -> None:
-    """Creates the folders; refuses a folder that holds something else."""
+    """Creates the folders and removes half-written files; refuses a folder that holds something else."""
     file, wanted = out / "settings.json", json.dumps(settings.to_dict(), indent=1)
     if file.is_file() and file.read_text() != wanted:
         raise TabletopError(f"{out} holds samples of other settings (see settings.json there); choose another folder")
@@ -96,6 +96,8 @@ def _prepare(out: Path, settings: WriterSettings) -> None:
         raise TabletopError(f"{out} is not empty and holds no settings.json; choose a new folder")
     for name in ("images", "clips", "masks", "parts"):
         (out / name).mkdir(parents=True, exist_ok=True)
+        for leftover in (out / name).glob(".*.part"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     _write_text(file, wanted)
 
 
