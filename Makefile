@@ -1,5 +1,5 @@
-# Everything runs from a clone on a machine with python3 (3.10 to 3.13, with venv), a C/C++ compiler and make.
-# A robot that has ROS does not need this file: put the repository into a workspace and run `colcon build`.
+# Set-up from a clone: needs python3 (3.10 to 3.13, with venv), a C/C++ compiler and make.
+# A machine with ROS does not need this file: see docs/install.md.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,14 +10,14 @@ bin := $(VENV)/bin
 hash = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-16)
 find = $(shell find $(1) -name __pycache__ -prune -o -type f -print 2>/dev/null | LC_ALL=C sort)
 
-# A stamp's name holds a hash of what it depends on: nothing is installed or built twice, a change does it again.
+# A stamp's name contains a hash of its inputs: a step runs again only if they have changed.
 requirement_files := constraints.txt pyproject.toml setup.py requirements/base.txt requirements/ros-jazzy.txt scripts/relocate_ros_wheels.py
 deps_stamp := $(VENV)/.deps-$(call hash,$(requirement_files))
 interface_files := CMakeLists.txt package.xml $(call find,msg srv action)
 installed_names := $(shell echo "$(call find,models engine training penguin_ros launch scripts)" "$(CURDIR)" | sha256sum | cut -c1-16)
 ros_stamp := install/.built-$(call hash,$(interface_files) $(requirement_files))-$(installed_names)
 
-# colcon builds from a folder of links: CMake refuses a virtual environment inside the source folder.
+# colcon builds from a folder of links, because CMake refuses a virtual environment inside the source folder.
 ros_sources := CMakeLists.txt package.xml LICENSE msg srv action models engine training penguin_ros launch scripts
 workspace := build/workspace/src/penguin_vl
 
@@ -30,10 +30,10 @@ with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(ros_stamp) ## set up, then let the node watch a live simulated table-top, and ask it
+demo: $(ros_stamp) ## set up, then run the node on a live simulated table-top, and ask it
 	@$(with_ros) penguin-vl demo
 
-evaluate: $(deps_stamp) ## set up, then score the shipped model on two shipped bags; says where the page is
+evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and write a report
 	@$(bin)/penguin-vl evaluate example
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
@@ -44,7 +44,7 @@ lint: $(deps_stamp) ## ruff and mypy
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
 
-setup: $(ros_stamp) ## only set up: .venv with all packages, and the ROS package built into install/
+setup: $(ros_stamp) ## set up: .venv with all packages, and the ROS package built into install/
 
 $(deps_stamp): $(requirement_files)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3,10) <= sys.version_info[:2] <= (3,13) else "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
@@ -64,5 +64,5 @@ $(ros_stamp): $(deps_stamp)
 		--cmake-args -DPython3_EXECUTABLE=$(CURDIR)/$(bin)/python -DPython3_FIND_VIRTUALENV=ONLY -DBUILD_TESTING=OFF
 	@touch $@
 
-clean: ## remove what was installed and built
+clean: ## remove .venv, build, install and log
 	rm -rf $(VENV) build install log

@@ -1,7 +1,7 @@
-"""Makes the ROS wheels' CMake targets usable on this machine.
+"""Makes the CMake targets of the ROS wheels usable on this machine.
 
-The exported targets of the wheels name the Python headers of the machine they were built on. CMake refuses
-include directories that do not exist, so those entries are removed; CMake finds this machine's headers itself.
+The wheels export include directories of the machine they were built on (its Python headers). CMake refuses
+directories that do not exist, so these entries are removed; CMake finds the headers of this machine by itself.
 
 Run once after installing the wheels: python scripts/relocate_ros_wheels.py .venv
 """
@@ -14,7 +14,7 @@ BUILD_MACHINE_DIR = re.compile(r"/opt/python/[^;\"]*(?:/include/python3\.\d+|/nu
 
 
 def relocate(cmake_text: str) -> str:
-    """Drops the build machine's directories from every semicolon-separated list."""
+    """Returns the text without the build machine's directories in its semicolon-separated lists."""
 
     def keep_others(match: re.Match[str]) -> str:
         entries = match.group(1).split(";")

@@ -28,6 +28,7 @@ class RosOnly:
         return PathFinder.find_spec(name, ros_folders) if name in ros_packages.split() else None
 
 sys.meta_path.append(RosOnly)
+sys.modules["av"] = None  # importing PyAV fails: live cameras do not need it
 import rclpy
 from penguin_ros.nodes.vlm_main import open_model
 from penguin_ros.nodes.vlm_node import VlmNode

@@ -17,8 +17,7 @@ stderr = Console(stderr=True, highlight=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or owner/name on the model hub.")]
 RevisionOption = Annotated[
-    str | None,
-    typer.Option("--revision", help="Branch, tag or commit of a model on the hub; its default branch if not given."),
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub. [default: main]")
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="Device of the model: cpu, cuda, cuda:1, ...; auto is cuda if there is a GPU.")

@@ -1,4 +1,4 @@
-"""The command line: results as JSON and as text, exit codes, and one clear line for whatever goes wrong."""
+"""The command line: results as JSON and as text, exit codes, and one clear line for each error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def execute(*args, folder, **environment):
 
 @pytest.fixture
 def asking(checkpoint):
-    """Arguments of a short question to the small checkpoint; what is added later replaces what is here."""
+    """Arguments of a short question to the small checkpoint; later arguments override them."""
     return ["ask", "--model", checkpoint, "--question", "What is this?", "--max-tokens", 64, "--max-new-tokens", 4]
 
 
@@ -84,13 +84,13 @@ def test_executable_without_network(tmp_path):
     assert result.out == ""
 
 
-def test_executable_wants_a_question(tmp_path):
+def test_executable_needs_a_question(tmp_path):
     result = execute("ask", "--model", "anything", folder=tmp_path)
     assert result.code == 2 and "give one question" in result.err and "Traceback" not in result.err
 
 
 def test_a_workspace_puts_the_command_on_the_path():
-    """And has it where `ros2 run` looks, which is not on the path."""
+    """`ros2 run` looks in another folder, which is not on the path: the command is there too."""
     prefix = Path(get_package_prefix("penguin_vl"))
     script = f". '{prefix}/share/penguin_vl/local_setup.sh' && command -v penguin-vl"
     environment = {"PATH": os.pathsep.join(("/usr/bin", "/bin"))}
@@ -102,7 +102,7 @@ def test_a_workspace_puts_the_command_on_the_path():
 # Answers.
 
 
-def test_a_plain_answer_streams_and_ends_with_its_cost(cli, asking, tabletop, monkeypatch):
+def test_an_answer_streams_and_ends_with_its_cost(cli, asking, tabletop, monkeypatch):
     class Terminal(io.StringIO):
         """Remembers what was visible at each flush."""
 
@@ -128,10 +128,10 @@ def test_a_plain_answer_streams_and_ends_with_its_cost(cli, asking, tabletop, mo
 
 @pytest.mark.parametrize("budget", [200, 96])
 def test_several_images_share_the_budget(cli, asking, reference, budget):
-    """Each needs at least 24 tokens, so that 96 are enough for three, though they differ in size."""
+    """Each needs at least 24 tokens, so 96 are enough for three, although they differ in size."""
     images = [reference / "media" / f"{name}.png" for name in ("tabletop", "portrait", "manifest")]
-    given = [argument for image in images for argument in ("--image", image)]
-    answer = cli(*asking, "--max-tokens", budget, "--json", *given).json
+    options = [argument for image in images for argument in ("--image", image)]
+    answer = cli(*asking, "--max-tokens", budget, "--json", *options).json
     assert (answer["frames"], answer["key_frames"]) == (3, 3)
     assert 72 <= answer["tokens"]["visual"] <= budget
 
@@ -165,12 +165,12 @@ def test_a_bag_with_a_choice_of_topics(cli, asking, bags, picture):
 def test_save_writes_an_image_of_the_same_size(cli, asking, tabletop, tmp_path):
     out = tmp_path / "overlay.png"
     assert cli(*asking, "--image", tabletop, "--save", out).code == 0
-    with Image.open(out) as saved, Image.open(tabletop) as given:
-        assert saved.size == given.size
+    with Image.open(out) as saved, Image.open(tabletop) as original:
+        assert saved.size == original.size
 
 
-def test_save_of_a_clip_draws_into_its_last_frame(cli, asking, bags, tmp_path):
-    """The small checkpoint says nothing that looks like a box, so that the frame itself is saved."""
+def test_save_of_a_clip_writes_its_last_frame(cli, asking, bags, tmp_path):
+    """The small checkpoint writes no boxes, so the frame itself is saved."""
     frames = [np.full((60, 80, 3), 50 * number, np.uint8) for number in range(3)]
     bag = bags.write({"/camera": [(number, bags.raw(rgb)) for number, rgb in enumerate(frames)]})
     out = tmp_path / "overlay.png"

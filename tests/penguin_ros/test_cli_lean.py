@@ -1,4 +1,4 @@
-"""The command line where some packages are not installed: on a robot without torch, or without an extra."""
+"""The command line without some packages: on a robot without torch, or without an extra."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "onnx", "ml_dtypes", "safetensors")
 LEAN = """
 import sys
 for name in sys.argv[1].split(","):
-    sys.modules[name] = None  # importing it fails, as where it is not installed
+    sys.modules[name] = None  # importing it fails as if it were not installed
 sys.argv[1:] = sys.argv[2:]
 from penguin_ros.cli.main import main
 main()
@@ -27,17 +27,17 @@ def execute(missing, *args, **environment):
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def test_sessions_are_measured_without_torch(exported):
+def test_bench_session_runs_without_torch(exported):
     asked = ("bench", "session", "--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--tokens", 391)
     result = execute(HEAVY, *asked, "--json").json
     (row,) = result["sessions"]
     assert result["machine"]["torch"] is None and row["fresh_over_reused"] > 0
     assert row["offline_s"] is row["offline_over_reused"] is None
-    told = execute(HEAVY, *asked)
-    assert told.code == 0 and "no torch" in told.out and told.out.split()[-1] == "-"
+    table = execute(HEAVY, *asked)
+    assert table.code == 0 and "no torch" in table.out and table.out.split()[-1] == "-"
 
 
-def test_a_video_is_asked_about_without_torch(exported):
+def test_ask_about_a_video_without_torch(exported):
     model = ("--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--max-new-tokens", 2)
     asked = ("ask", *model, "-q", "What?", "--video", CLIP, "--max-frames", 3)
     assert "needs torch: pip install torch, or take --policy novelty" in execute(HEAVY, *asked).error
@@ -63,6 +63,18 @@ def test_only_videos_need_pyav(checkpoint, reference):
         ("jinja2", "jinja2", ("evaluate", "report", "R")),
     ],
 )
-def test_a_package_that_is_missing_is_named(package, remedy, command):
+def test_a_missing_package_is_named(package, remedy, command):
     error = execute((package,), *command).error
     assert error == f"this command needs the Python package {package}, which is not installed: pip install {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("penguin_tabletop", ("tabletop", "write", "--out", "T", "--scenes", "1")),
+        ("penguin_training", ("train", "STAGE.yaml")),
+    ],
+)
+def test_code_left_out_of_a_workspace_is_named(package, command):
+    error = execute((package,), *command).error
+    assert error.endswith(f"{package}, which is not installed: build the workspace with -DPENGUIN_VL_TRAINING=ON")

@@ -1,4 +1,4 @@
-"""The launch files, with the real launch_ros where ROS provides it."""
+"""The launch files, with the real launch_ros if ROS provides it."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,7 @@ FILES = sorted(LAUNCH.glob("*.launch.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
-def test_it_compiles_and_describes_every_argument(path):
+def test_every_argument_has_a_description(path):
     tree = ast.parse(path.read_text())
     table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "_ARGUMENTS")
     for row in table.elts:
@@ -18,7 +18,7 @@ def test_it_compiles_and_describes_every_argument(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
-def test_arguments_and_actions_with_launch_itself(path):
+def test_launch_declares_the_arguments(path):
     pytest.importorskip("launch_ros", reason="comes with ROS")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
@@ -28,7 +28,7 @@ def test_arguments_and_actions_with_launch_itself(path):
     names = [argument.name for argument in description.get_launch_arguments()]
     wanted = {
         "penguin.launch.py": {"model", "runtime", "image_topics", "namespace", "params_file", "autostart", "log_level"},
-        "replay.launch.py": {"bag", "rate", "loop", "start", "wait", "image_topics"},
+        "replay.launch.py": {"bag", "rate", "loop", "start", "wait", "image_topics", "model", "params_file"},
     }
     assert set(names) >= wanted[path.name]
     context = LaunchContext()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP: commands that write for long clean up and end as after Ctrl-C."""
+"""SIGTERM and SIGHUP: commands that write for a long time clean up and end as after Ctrl-C."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture(autouse=True)
 def outside():
-    """What signals do outside of such commands: fail, in place of ending the tests."""
+    """Signals that no command handles fail the test instead of ending the test process."""
 
     def fail(number, frame):
         raise AssertionError(f"signal {number} was not handled")
@@ -34,7 +34,7 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_one_interrupts_and_others_leave_the_clean_up_alone(number, outside):
+def test_the_first_signal_interrupts_and_later_ones_spare_the_clean_up(number, outside):
     cleaned = []
     with pytest.raises(KeyboardInterrupt), stopping_like_ctrl_c():
         try:
@@ -46,7 +46,7 @@ def test_the_first_one_interrupts_and_others_leave_the_clean_up_alone(number, ou
     assert cleaned and [signal.getsignal(again) for again in SIGNALS] == [outside] * 2
 
 
-def test_what_nohup_ignores_stays_ignored():
+def test_a_signal_that_nohup_ignores_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with stopping_like_ctrl_c():
         send(signal.SIGHUP)
@@ -54,7 +54,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 @pytest.mark.parametrize("command", ["export", "quantize", "bench engine"])
-def test_a_stopped_command_leaves_nothing(cli, checkpoint, tmp_path, monkeypatch, command):
+def test_a_stopped_command_leaves_no_files(cli, checkpoint, tmp_path, monkeypatch, command):
     monkeypatch.setattr("penguin_engine.export.checkpoint_to_onnx.build_decoder", lambda *args: send(signal.SIGTERM))
     place = "--work" if command == "bench engine" else "--out"
     more = ["--variant", "onnx:float32"] if command == "bench engine" else []

@@ -1,4 +1,4 @@
-"""`ros2 launch` as a user types it, where ROS's launch and command line are installed: the node comes up by itself."""
+"""`ros2 launch` as a user types it, if ROS's launch and command line are installed."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from penguin_vl.msg import GroundedCaption
 
 @pytest.fixture
 def launch(domain, tmp_path):
-    """Starts `ros2 launch penguin_vl ...`; what it writes is in `log`."""
+    """Starts `ros2 launch penguin_vl ...`; `log` returns its output."""
     running = []
 
     def run(file, *args):
@@ -47,7 +47,7 @@ def test_arguments_are_described(launch):
         assert words and words != "no description given"
 
 
-def test_the_lifecycle_comes_up_by_itself(robot, launch, image, checkpoint):
+def test_the_node_configures_and_activates_itself(robot, launch, image, checkpoint):
     process = launch("penguin.launch.py", f"model:={checkpoint}", "image_topics:=['/eye']", "namespace:=robot")
     captions = robot.hear(GroundedCaption, "/robot/penguin/captions")
     state = "unconfigured"
@@ -56,11 +56,11 @@ def test_the_lifecycle_comes_up_by_itself(robot, launch, image, checkpoint):
         state = robot.call(GetState, "/robot/penguin/get_state").current_state.label
     seconds = itertools.count(1)
 
-    def shown():  # cameras are heard at best effort: a single image may be lost
+    def publish_until_captioned():  # the subscription is best effort: a single image may be lost
         robot.publish("/eye", image(float(next(seconds))))
         return captions
 
-    assert robot.wait(shown)[0].camera == "/eye"
+    assert robot.wait(publish_until_captioned)[0].camera == "/eye"
     process.send_signal(signal.SIGINT)
     assert process.wait(180) == 0 and "process has finished cleanly" in process.log(), process.log()
 
@@ -70,9 +70,10 @@ def test_without_autostart_it_waits_for_a_lifecycle_manager(robot, launch):
     assert robot.call(GetState, "/waiting/penguin/get_state").current_state.label == "unconfigured", process.log()
 
 
-def test_a_bag_is_played_into_the_node_and_everything_ends(robot, launch, checkpoint):
+@pytest.mark.parametrize("model", ["small checkpoint", "penguin-tiny"])
+def test_the_shipped_bag_is_played_into_the_node_and_everything_ends(robot, launch, checkpoint, model):
     captions = robot.hear(GroundedCaption, "/penguin/captions")
-    process = launch("replay.launch.py", f"model:={checkpoint}")
+    process = launch("replay.launch.py", *([f"model:={checkpoint}"] if model == "small checkpoint" else []))
     assert process.wait(240) == 0, process.log()
     assert captions and captions[0].camera == "/camera/image_raw/compressed", process.log()
     assert "Traceback" not in process.log()
