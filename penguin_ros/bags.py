@@ -14,7 +14,6 @@ import numpy as np
 
 from penguin_models.errors import MediaError, PenguinError
 from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, sample_uniformly
-from penguin_models.types import UInt8Array
 from penguin_ros.images import message_to_rgb
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class BagClip:
         self._path = Path(path)
         with open_bag(self._path) as reader:
             self.topic = choose_topic(self._path, reader, topic)
-            stamps_ns = [stamp_ns for _, stamp_ns, _ in reader.messages(self._connections(reader))]
+            stamps_ns = [stamp_ns for _, stamp_ns, _ in self._messages(reader)]
         if not stamps_ns:
             raise MediaError(f"bag {self._path} has no images on {self.topic}")
         self._times_s = dict(sample_stamps(stamps_ns, fps, max_frames))
@@ -55,19 +54,18 @@ class BagClip:
             MediaError: An image cannot be decoded.
         """
         with open_bag(self._path) as reader:
-            for index, (connection, _, data) in enumerate(reader.messages(self._connections(reader))):
-                if index in self._times_s:
-                    yield ClipFrame(self._times_s[index], self._decode(reader, connection, data, index))
+            for index, (connection, _, data) in enumerate(self._messages(reader)):
+                if index not in self._times_s:
+                    continue
+                try:
+                    rgb = message_to_rgb(reader.deserialize(data, connection.msgtype))
+                except Exception as err:  # the parser raises many types of error on damaged bytes
+                    reason = str(err) if isinstance(err, MediaError) else f"the message cannot be read: {_reason(err)}"
+                    raise MediaError(f"bag {self._path}, image {index} of {self.topic}: {reason}") from err
+                yield ClipFrame(self._times_s[index], rgb)
 
-    def _connections(self, reader: AnyReader) -> list[Any]:
-        return [c for c in reader.connections if c.topic == self.topic]
-
-    def _decode(self, reader: AnyReader, connection: Any, data: bytes, index: int) -> UInt8Array:
-        try:
-            return message_to_rgb(reader.deserialize(data, connection.msgtype))
-        except Exception as err:  # the parser's errors on damaged bytes are of many types
-            reason = str(err) if isinstance(err, MediaError) else f"the message cannot be read: {_reason(err)}"
-            raise MediaError(f"bag {self._path}, image {index} of {self.topic}: {reason}") from err
+    def _messages(self, reader: AnyReader) -> Iterator[tuple[Any, int, bytes]]:
+        yield from reader.messages([c for c in reader.connections if c.topic == self.topic])
 
 
 def sample_stamps(stamps_ns: Sequence[int], fps: float, max_frames: int) -> list[tuple[int, float]]:

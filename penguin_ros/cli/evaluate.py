@@ -191,8 +191,8 @@ def export(
     from penguin_ros.evaluation.tabletop.clip_bags import QUESTIONS_FILE, write_clips
 
     with ProgressBar(show=not as_json) as bar:
-        bar.start(clips)
-        bags = write_clips(out, clips, Size(size, size), seed, seconds, fps, bar.advance)
+        bar.set_total(clips)
+        bags = write_clips(out, clips, Size(size, size), seed, seconds, fps, bar.add)
     if as_json:
         print_json({"bags": [str(path) for path in bags], "questions": str(out / QUESTIONS_FILE)})
         return
@@ -213,7 +213,7 @@ def _run_and_report(
     from penguin_ros.evaluation.report.page import write_report
 
     with ProgressBar(show=not as_json) as bar:
-        results = run_bags(bags, questions, model, settings, options, bar.start, bar.advance)
+        results = run_bags(bags, questions, model, settings, options, bar.set_total, bar.add)
     page = write_report(options.out / "report.html", [results], [options.out])
     print_results(results, options.out / "results.json", page, as_json)
     if any(item.failed for item in results.bags):

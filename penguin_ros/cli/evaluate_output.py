@@ -15,28 +15,21 @@ if TYPE_CHECKING:
     from penguin_ros.evaluation.results import Results
 
 
-class ProgressBar:
-    """A progress bar on standard error, if that is a terminal."""
+class ProgressBar(Progress):
+    """A progress bar with one task on standard error, if that is a terminal."""
 
     def __init__(self, show: bool):
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=stderr, disable=not show or not stderr.is_terminal)
-        self._task = self._progress.add_task("", total=None)
+        super().__init__(*columns, console=stderr, disable=not show or not stderr.is_terminal)
+        self._task = self.add_task("", total=None)
 
-    def __enter__(self) -> ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def start(self, total: int, done: int = 0) -> None:
+    def set_total(self, total: int, done: int = 0) -> None:
         """Sets the total, and how much of it is done already."""
-        self._progress.update(self._task, total=total, completed=done)
+        self.update(self._task, total=total, completed=done)
 
-    def advance(self, count: int = 1) -> None:
+    def add(self, count: int = 1) -> None:
         """Adds to what is done."""
-        self._progress.advance(self._task, count)
+        self.advance(self._task, count)
 
 
 def print_results(results: Results, file: Path, page: Path, as_json: bool) -> None:

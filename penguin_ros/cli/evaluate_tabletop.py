@@ -57,13 +57,13 @@ def tabletop(
     )
     opened, processor = open_runtime(runtime, model, device, dtype)
     with _open_answers(answers) as file, ProgressBar(show=not as_json) as bar:
-        bar.start(scenes)
+        bar.set_total(scenes)
 
         def write(asked: Sequence[AskedTurn]) -> None:
             if file is not None:
                 file.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
                 file.flush()
-            bar.advance()
+            bar.add()
 
         scores, _ = evaluate_tabletop(opened, processor, run, on_answers=write)
     if as_json:

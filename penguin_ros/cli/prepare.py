@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stderr, stdout
-from penguin_ros.cli.train import SetOption, StageArgument
+from penguin_ros.cli.output import DeviceOption, JsonOption, stderr
+from penguin_ros.cli.train import SetOption, StageArgument, print_result
 
 app = typer.Typer(help="Make what training needs: tokenizer, length indexes, tiny teacher.", no_args_is_help=True)
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="ANNOTATIONS...", help="JSON or JSONL files.")]
@@ -31,10 +31,7 @@ def tokenizer(
     check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
     save_tokenizer(trained, output)
-    if as_json:
-        print_json({"output": str(output), "vocabulary": vocabulary})
-    else:
-        stdout.out(f"{output}: {vocabulary} tokens")
+    print_result({"output": str(output), "vocabulary": vocabulary}, f"{output}: {vocabulary} tokens", as_json)
 
 
 @app.command()
@@ -58,31 +55,21 @@ def lengths(
     settings = load_settings(stage, overrides or ())
     reader = make_reader(settings, make_blueprint(settings))
     made: list[dict[str, Any]] = []
+    lines: list[str] = []
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
             known = None if again else find_index(file, reader)
             task = progress.add_task(file.path.name, total=len(known.unusable if known else file))
             if known is None or known.unusable:
                 build_index(file, reader, settings.data.workers, partial(progress.advance, task), known)
-            index = load_index(file, reader)
-            usable = index.packed_sizes()[index.tokens >= 0]
+            index, path = load_index(file, reader), str(index_path(file, reader))
+            mean = float(index.packed_sizes().sum()) / max(1, len(file) - len(index.unusable))
             left_out = [{"id": name, "reason": reason} for name, reason in index.unusable.values()]
-            counts = {
-                "samples": len(file),
-                "unusable": len(left_out),
-                "tokens": float(usable.sum() / max(1, len(usable))),
-            }
-            made.append({"index": str(index_path(file, reader)), **counts, "left_out": left_out})
-    if as_json:
-        print_json({"indexes": made})
-        return
-    for entry in made:
-        stdout.out(
-            f"{entry['index']}: {entry['samples']} samples, {entry['tokens']:.0f} tokens on average, "
-            f"{entry['unusable']} unusable"
-        )
-        for sample in entry["left_out"]:
-            stdout.out(f"  left out {sample['id']}: {sample['reason']}")
+            counts = {"samples": len(file), "unusable": len(left_out), "tokens": mean}
+            made.append({"index": path, **counts, "left_out": left_out})
+            lines.append(f"{path}: {len(file)} samples, {mean:.0f} tokens on average, {len(left_out)} unusable")
+            lines += [f"  left out {sample['id']}: {sample['reason']}" for sample in left_out]
+    print_result({"indexes": made}, "\n".join(lines), as_json)
 
 
 @app.command()
@@ -121,9 +108,5 @@ def teacher(
                 stderr.out(f"step {step}/{steps} loss {mean['loss']:.4f} accuracy {mean['accuracy']:.3f}")
 
         train_tiny_teacher(files, settings, device, report).save_pretrained(output)
-    if as_json:
-        print_json({"output": str(output), **mean})
-    else:
-        stdout.out(
-            f"{output}: words right in {mean['accuracy']:.1%} of patches with an object, loss {mean['loss']:.4f}"
-        )
+    text = f"{output}: {mean['accuracy']:.1%} of patches with an object right, loss {mean['loss']:.4f}"
+    print_result({"output": str(output), **mean}, text, as_json)

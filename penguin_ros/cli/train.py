@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,14 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: key=value, the key with dots, the value in YAML.")
 ]
 StageArgument = Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="Settings of the stage.")]
+
+
+def print_result(values: dict[str, Any], text: str, as_json: bool) -> None:
+    """Prints a result as JSON or as text."""
+    if as_json:
+        print_json(values)
+    else:
+        stdout.out(text)
 
 
 def train(
@@ -35,10 +43,7 @@ def train(
         from penguin_training.run.dry_run import dry_run as check
 
         report = check(settings)
-        if as_json:
-            print_json(report.to_dict())
-        else:
-            stdout.out("\n".join(report.lines()))
+        print_result(report.to_dict(), "\n".join(report.lines()), as_json)
         return
     from penguin_training.run.build_run import build_run
     from penguin_training.run.loop import train as train_to_end
@@ -51,9 +56,8 @@ def train(
     finally:
         end_processes()
     step = run.progress.step
-    if run.accelerator.is_main_process and as_json:
-        print_json({"output": settings.output, "steps": step - first_step, "step": step})
-    elif run.accelerator.is_main_process:
-        stdout.out(f"{settings.output}: step {step} of {run.steps}")
+    if run.accelerator.is_main_process:
+        values = {"output": settings.output, "steps": step - first_step, "step": step}
+        print_result(values, f"{settings.output}: step {step} of {run.steps}", as_json)
     del run  # ends the processes that read data
     exit_if_distributed()

@@ -1,13 +1,12 @@
 """The lifecycle node `penguin`: cameras in; captions, answers, memory and diagnostics out.
 
-The model is loaded on configure, on a thread of its own, and freed on clean-up; cameras are observed while the node is
-active. Nothing here blocks: images and questions are left to the worker (penguin_engine/scene/worker.py), whose results
+The model is loaded on configure (loading_node.py) and freed on clean-up; cameras are observed while the node is active.
+Nothing here blocks: images and questions are left to the worker (penguin_engine/scene/worker.py), whose results
 outputs.py publishes.
 """
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,15 +14,11 @@ from dataclasses import replace
 from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.task import Future
 from rclpy.validate_topic_name import validate_topic_name
 from std_srvs.srv import Trigger
 
@@ -39,6 +34,7 @@ from penguin_models.processor import Processor
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import BY_NAME, NodeSettings
 
@@ -53,8 +49,8 @@ _REFUSALS = {
 """Why questions are refused, for every state but "active"."""
 
 
-class VlmNode(LifecycleNode):
-    """Observes image topics and answers questions; docs/interface.md describes its topics and services."""
+class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
+    """Observes image topics and answers questions; README.md describes its topics and services."""
 
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
         """Declares parameters and creates the services; nothing is loaded yet.
@@ -66,14 +62,11 @@ class VlmNode(LifecycleNode):
         Raises:
             PenguinError: The parameters contradict each other.
         """
-        super().__init__(name)
-        self._open_model = open_model
+        super().__init__(name, lambda: open_model(parameters.read(self)), lambda loaded: loaded[0].close())
         parameters.declare(self)
         self._settings = parameters.read(self)
-        self._state = "unconfigured"
         self._last_error = ""
         self._queue = RequestQueue(self._settings["queue_size"], _REFUSALS["unconfigured"])
-        self._loaded: tuple[Runtime, Processor] | Exception | None = None
         self._runtime: Runtime | None = None
         self._processor: Processor | None = None
         self._worker: SceneWorker | None = None
@@ -85,19 +78,8 @@ class VlmNode(LifecycleNode):
         # On the steady clock: diagnostics matter most while simulated time stands still.
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         parameters.watch(self, self._check_parameters, self._apply_parameters)
-        # rclpy configures inside the service's callback; ours loads the model first and lets the executor continue.
-        self._change_state = self._service_change_state.callback
-        self._service_change_state.callback = self._on_change_state
-        self._service_change_state.callback_group = ReentrantCallbackGroup()
-        self._service_change_state.callback_group.add_entity(self._service_change_state)
 
     # Lifecycle
-
-    async def start_automatically(self) -> bool:
-        """Configures and activates the node; returns whether it is active."""
-        await self._load_model()
-        success = TransitionCallbackReturn.SUCCESS
-        return bool(self.trigger_configure() == success and self.trigger_activate() == success)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Takes the loaded model and opens a session for each camera."""
@@ -144,43 +126,9 @@ class VlmNode(LifecycleNode):
         """Whether a client waits for an answer."""
         return self._server.waiting > 0
 
-    async def _on_change_state(
-        self, request: ChangeState.Request, response: ChangeState.Response
-    ) -> ChangeState.Response:
-        wanted = request.transition
-        configure = (wanted.label or wanted.id) in ("configure", Transition.TRANSITION_CONFIGURE)
-        try:
-            if configure and self._state == "loading":
-                raise RuntimeError("the model is being loaded")
-            if configure and self._state == "unconfigured":
-                await self._load_model()
-            return self._change_state(request, response)
-        except RuntimeError as err:  # rclpy's, if the transition is not possible in this state
-            self.get_logger().warning(f"transition {wanted.label or wanted.id} refused in state {self._state}: {err}")
-            response.success = False
-            return response
-
-    async def _load_model(self) -> None:
-        """Loads the model on a thread, for the `on_configure` that follows; an exception is kept for it as well."""
-        self._enter("loading")
-        executor, done = self.executor, Future(executor=self.executor)
-
-        def load() -> None:
-            try:
-                loaded: tuple[Runtime, Processor] | Exception = self._open_model(parameters.read(self))
-            except Exception as err:  # noqa: BLE001 - raised by on_configure, where the transition fails
-                loaded = err
-            executor.create_task(done.set_result, loaded)
-
-        threading.Thread(target=load, name="model-loader", daemon=True).start()
-        loaded = await done
-        if self._state == "loading":
-            self._loaded = loaded
-        elif not isinstance(loaded, Exception):  # the node was shut down meanwhile
-            loaded[0].close()
-
-    def _enter(self, state: str) -> None:
-        self._state = state
+    def enter(self, state: str) -> None:
+        """Accepts questions in state "active", refuses them with a reason in all others."""
+        self.state = state
         if state == "active":
             self._queue.open()
         else:
@@ -197,17 +145,14 @@ class VlmNode(LifecycleNode):
             self.get_logger().error(f"{self._last_error}{trace}")
             self._clean_up()
             return TransitionCallbackReturn.FAILURE if what == "configure" else TransitionCallbackReturn.ERROR
-        self._enter(state)
+        self.enter(state)
         if state == "active":
             self._last_error = ""
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
-        loaded, self._loaded = self._loaded or self._open_model(settings), None
-        if isinstance(loaded, Exception):
-            raise loaded
-        self._runtime, self._processor = loaded
+        self._runtime, self._processor = self.take_loaded()
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings)
         self._outputs = Outputs(self, [state.camera for state in camera_states])
@@ -245,13 +190,13 @@ class VlmNode(LifecycleNode):
 
     def _clean_up(self) -> None:
         self._deactivate()
-        self._enter("unconfigured")
+        self.enter("unconfigured")
         if self._worker is not None:
             self._worker.stop()
         if self._outputs is not None:
             self._outputs.destroy()
         runtime = self._runtime
-        self._worker = self._outputs = self._runtime = self._processor = self._loaded = None
+        self._worker = self._outputs = self._runtime = self._processor = None
         if runtime is not None:
             runtime.close()
 
@@ -276,7 +221,7 @@ class VlmNode(LifecycleNode):
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
         if self._worker is None:
-            response.message = f"the node is {self._state}: it has no memory"
+            response.message = f"the node is {self.state}: it has no memory"
             return response
         frames = sum(len(state.session.memory.frames) for state in self._worker.camera_states.values())
         self._worker.clear()
@@ -289,7 +234,7 @@ class VlmNode(LifecycleNode):
         """Validates changes, without side effects."""
         try:
             settings = parameters.read(self, changed)
-            if self._state not in ("unconfigured", "finalized"):
+            if self.state not in ("unconfigured", "finalized"):
                 fixed = sorted(name for name in self._settings.changes_to(settings) if not BY_NAME[name].live)
                 if fixed:
                     reason = f"{', '.join(fixed)} can change only while the node is unconfigured; clean it up first"
@@ -320,8 +265,8 @@ class VlmNode(LifecycleNode):
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
         worker, settings = self._worker, self._settings
-        if self._state != "active" or worker is None or self._runtime is None or self._outputs is None:
-            message.status = [diagnostics.inactive_status(name, self._state, self._last_error)]
+        if self.state != "active" or worker is None or self._runtime is None or self._outputs is None:
+            message.status = [diagnostics.inactive_status(name, self.state, self._last_error)]
         else:
             message.status = [
                 diagnostics.node_status(name, worker, settings, self._runtime.info, self._outputs),

@@ -1,9 +1,9 @@
-"""The optional dependency PyBullet: its module and its folder of assets."""
+"""The optional dependency PyBullet: its module, independent simulations, and its folder of assets."""
 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,21 @@ from penguin_models.errors import TabletopError
 _MISSING = "the simulated table-top needs PyBullet: pip install pybullet"
 
 
+class BulletClient:
+    """PyBullet's constants, and its functions bound to one simulation without a window."""
+
+    def __init__(self) -> None:
+        self._bullet = load_pybullet()
+        self._id = self._bullet.connect(self._bullet.DIRECT)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._bullet, name)
+        return partial(value, physicsClientId=self._id) if callable(value) else value
+
+
 @lru_cache(maxsize=1)
 def load_pybullet() -> Any:
-    """Returns the module, imported without the line that its C code writes to standard error.
+    """Imports PyBullet without the line that its C code writes to standard error.
 
     Raises:
         TabletopError: PyBullet is not installed.
@@ -33,11 +45,7 @@ def load_pybullet() -> Any:
 
 
 def assets_folder() -> Path:
-    """Returns the folder of PyBullet's assets.
-
-    Raises:
-        TabletopError: PyBullet is not installed.
-    """
+    """Returns the folder of PyBullet's assets; raises TabletopError if PyBullet is not installed."""
     try:
         import pybullet_data
     except ImportError as err:

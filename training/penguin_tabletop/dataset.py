@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -11,15 +11,7 @@ from penguin_models.errors import TabletopError
 from penguin_models.types import Size
 from penguin_tabletop.clips.timeline import check_timing
 from penguin_tabletop.render.picture import SceneRenderer, check_size
-from penguin_tabletop.samples import (
-    Family,
-    Sample,
-    chart_sample,
-    clip_sample,
-    image_sample,
-    pair_sample,
-    text_sample,
-)
+from penguin_tabletop.samples import Family, Sample, chart_sample, clip_sample, image_sample, pair_sample, text_sample
 from penguin_tabletop.seeds import Split, seeded_random
 
 
@@ -47,27 +39,16 @@ class Mixture:
 
 @dataclass(frozen=True)
 class TabletopSettings:
-    """Settings of a data set.
+    """Settings of a data set."""
 
-    Attributes:
-        split: Split that the seeds come from.
-        base: Number of a separate family of scenes; see `Split.seed`.
-        size: Size of the pictures in pixels.
-        turns: Largest number of questions about the same pictures.
-        fps: Frames per second of clips.
-        seconds: Length of clips; random if None.
-        mixture: Weights of the families.
-        drills: Share of texts that are only to be repeated.
-    """
-
-    split: Split = Split.TRAIN
-    base: int = 0
-    size: Size = field(default_factory=lambda: Size(168, 168))
-    turns: int = 4
-    fps: float = 2.0
-    seconds: float | None = None
+    split: Split = Split.TRAIN  # where the seeds come from
+    base: int = 0  # number of a separate family of scenes; see `Split.seed`
+    size: Size = field(default_factory=lambda: Size(168, 168))  # of the pictures in pixels
+    turns: int = 4  # largest number of questions about the same pictures
+    fps: float = 2.0  # of clips
+    seconds: float | None = None  # length of clips; random if None
     mixture: Mixture = field(default_factory=Mixture)
-    drills: float = 0.0
+    drills: float = 0.0  # share of texts that are only to be repeated
 
     def __post_init__(self) -> None:
         self.split.seed(0, self.base)
@@ -80,12 +61,7 @@ class TabletopSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return values | {
-            "split": self.split.name.lower(),
-            "size": list(self.size),
-            "mixture": asdict(self.mixture),
-        }
+        return asdict(self) | {"split": self.split.name.lower()}
 
 
 class TabletopDataset:

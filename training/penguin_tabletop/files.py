@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from multiprocessing import get_context
@@ -42,19 +42,12 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True)
 class WriterSettings:
-    """How samples are written.
-
-    Attributes:
-        samples: Settings of the samples.
-        images: Format of images and of frames.
-        clips: Whether clips are folders of frames or MP4 files.
-        masks: Whether to write the class of every pixel as PNG.
-    """
+    """How samples are written."""
 
     samples: TabletopSettings
-    images: Literal["jpg", "png"] = "jpg"
-    clips: Literal["frames", "mp4"] = "frames"
-    masks: bool = False
+    images: Literal["jpg", "png"] = "jpg"  # format of images and frames
+    clips: Literal["frames", "mp4"] = "frames"  # folders of frames, or MP4 files
+    masks: bool = False  # also write the class of every pixel as PNG
 
     def __post_init__(self) -> None:
         height, width = self.samples.size
@@ -63,13 +56,7 @@ class WriterSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
-        return {
-            "samples": self.samples.to_dict(),
-            "images": self.images,
-            "clips": self.clips,
-            "masks": self.masks,
-            "classes": list(CLASSES) if self.masks else [],
-        }
+        return asdict(self) | {"samples": self.samples.to_dict(), "classes": CLASSES if self.masks else []}
 
 
 def write(

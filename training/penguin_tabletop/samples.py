@@ -35,29 +35,17 @@ _PLACEHOLDERS: dict[Family, str] = {"image": "<image>\n", "pair": "<image>\n<ima
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A training or evaluation example.
+    """A training or evaluation example."""
 
-    Attributes:
-        id: Name, unique over splits and bases.
-        seed: Seed of everything in it.
-        family: image; pair (before and after); clip; chart (a picture without conversation); text (no picture).
-        turns: Questions and answers about the same pictures.
-        frames: uint8 [H, W, 3] each.
-        stamps_s: Times of the frames of a clip.
-        truths: What each frame shows; none for charts and texts.
-        events: Events of a clip or pair.
-        classes: uint8 [H, W] for each frame: indices into CLASSES; none for charts and texts.
-    """
-
-    id: str
+    id: str  # unique over splits and bases
     seed: int
-    family: Family
+    family: Family  # image; pair (before and after); clip; chart (a picture without conversation); text (no picture)
     turns: tuple[Turn, ...]
-    frames: tuple[UInt8Array, ...] = ()
-    stamps_s: tuple[float, ...] = ()
-    truths: tuple[SceneTruth, ...] = ()
-    events: tuple[Event, ...] = ()
-    classes: tuple[UInt8Array, ...] = field(default=(), repr=False)
+    frames: tuple[UInt8Array, ...] = ()  # [H, W, 3] each
+    stamps_s: tuple[float, ...] = ()  # of the frames of a clip
+    truths: tuple[SceneTruth, ...] = ()  # what each frame shows; none for charts and texts
+    events: tuple[Event, ...] = ()  # of a clip or pair
+    classes: tuple[UInt8Array, ...] = field(default=(), repr=False)  # [H, W] each, indices into CLASSES
 
     @property
     def conversations(self) -> list[dict[str, str]]:

@@ -39,32 +39,20 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "in front of": "behind
 
 @dataclass(frozen=True)
 class VisibleObject:
-    """An object that the picture shows.
+    """An object that the picture shows."""
 
-    Attributes:
-        id: Id of the object, the same in all frames of a clip.
-        label: Its label; twins share one.
-        kind, colour, size: As in the scene; colour is None if the kind has only one look.
-        word: Printed word, "" if there is none or it is not legible.
-        box: Box around its visible pixels.
-        share: Visible share of the object.
-        right_m, ahead_m: Its place on the ground as seen from the camera.
-        position: Position of its foot in the world, in metres.
-        on: Id of the object that carries it, None for the table.
-    """
-
-    id: int
-    label: str
+    id: int  # the same in all frames of a clip
+    label: str  # twins share one
     kind: str
-    colour: str | None
+    colour: str | None  # None if the kind has only one look
     size: str
-    word: str
-    box: Box
-    share: float
-    right_m: float
+    word: str  # printed word, "" if there is none or it is not legible
+    box: Box  # around its visible pixels
+    share: float  # visible share
+    right_m: float  # place on the ground as seen from the camera
     ahead_m: float
-    position: Vector
-    on: int | None
+    position: Vector  # of its foot in the world, in metres
+    on: int | None  # id of the object that carries it, None for the table
 
     @property
     def grounded(self) -> GroundedObject:
@@ -93,20 +81,12 @@ class Relation:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """What a picture shows.
+    """What a picture shows."""
 
-    Attributes:
-        objects: Visible objects, from left to right.
-        relations: Relations that hold clearly.
-        unclear: Labels of objects that are neither clearly visible nor clearly absent.
-        table: Name of the table ("wooden", "white", ...).
-        camera: Camera that took the picture.
-    """
-
-    objects: tuple[VisibleObject, ...]
-    relations: tuple[Relation, ...]
-    unclear: tuple[str, ...]
-    table: str
+    objects: tuple[VisibleObject, ...]  # from left to right
+    relations: tuple[Relation, ...]  # those that hold clearly
+    unclear: tuple[str, ...]  # labels of objects that are neither clearly visible nor clearly absent
+    table: str  # name of the table ("wooden", "white", ...)
     camera: Camera
 
     @property

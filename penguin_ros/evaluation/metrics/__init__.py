@@ -1,1 +1,1 @@
-""""""
+"""Scores of answers, independent of models and bags."""

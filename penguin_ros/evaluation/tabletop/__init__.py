@@ -1,1 +1,1 @@
-""""""
+"""Evaluation on the simulated table-top."""

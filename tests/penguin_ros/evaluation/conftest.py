@@ -1,4 +1,4 @@
-"""What these tests share: bags whose images say who they are, and a model that says what it was told to say."""
+"""Shared fixtures: bags with numbered images, and a scripted model that sees the numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SECOND = 10**9
 
 
 def numbered(number, height=56, width=84):
-    """A picture of one grey, by which `ScriptedRuntime` knows its number."""
+    """Returns a uniform image whose grey value is its number, which `ScriptedRuntime` recognises."""
     return np.full((height, width, 3), number, np.uint8)
 
 
 @pytest.fixture
 def picture_bag(bags):
-    """Writes a bag of numbered pictures: {topic: [(stamp in seconds, number), ...]}, recorded a little later."""
+    """Writes a bag of numbered images: {topic: [(stamp in seconds, number), ...]}, recorded with a delay."""
 
     def write(topics, name="bag", delay=0.02, **options):
         messages = {
@@ -47,7 +47,7 @@ def header(stamp_ns):
 
 
 def append_topic(folder, source, topic, messages, storage="mcap"):
-    """Copies a bag and adds a topic: [(stamp in seconds, message), ...]."""
+    """Copies a bag and adds a topic with messages [(stamp in seconds, message), ...]."""
     from rosbags.rosbag2 import Reader
 
     with Reader(source) as reader, Writer(folder, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
@@ -65,14 +65,14 @@ def append_topic(folder, source, topic, messages, storage="mcap"):
 
 @dataclass
 class ScriptedRuntime:
-    """A runtime that "sees" the greys of the pictures and answers by a function of question and what it sees.
+    """A runtime that recognises numbered images and answers with a function of the question and the numbers.
 
     Attributes:
-        processor: tokenizes what it says.
-        answer: (question, numbers of the pictures in the prompt) -> text.
-        asked: what it was called with, in turn.
-        encoded: pictures so far.
-        work: called with "encode" for each picture and "append" for each append.
+        processor: Tokenizes answers.
+        answer: (question, numbers of the images in the prompt) -> text.
+        asked: Questions and numbers so far.
+        encoded: Number of images encoded so far.
+        work: Called with "encode" for each image and "append" for each append.
     """
 
     processor: object
@@ -105,7 +105,7 @@ class _Seen:
 class _ScriptedCache:
     def __init__(self, runtime):
         self._runtime = runtime
-        self._items = []  # token ids and pictures, with the tokens that each costs
+        self._items = []  # token ids and images, each with its number of tokens
         self._to_say = None
 
     @property
@@ -131,7 +131,7 @@ class _ScriptedCache:
     def _script(self, ids):
         text = self._runtime.processor.tokenizer.decode(ids, skip_special_tokens=False)
         if "<|im_end|>" not in text:
-            return None  # frames alone: nobody has asked
+            return None  # frames without a question
         question = text.rsplit("<|im_end|>", 1)[0].rsplit("\n", 1)[-1]
         numbers = [item.number for item, _ in self._items if isinstance(item, _Seen)]
         self._runtime.asked.append((question, numbers))
@@ -149,7 +149,7 @@ class _ScriptedCache:
 
 @pytest.fixture
 def scripted(processor):
-    """Makes a `ScriptedRuntime`; by default it says which pictures it sees."""
+    """Makes a `ScriptedRuntime`; by default its answer is the numbers that it sees."""
 
     def make(answer=lambda question, numbers: " ".join(map(str, numbers))):
         return ScriptedRuntime(processor, answer)
@@ -159,7 +159,7 @@ def scripted(processor):
 
 @pytest.fixture
 def result_folder(tmp_path):
-    """A folder of results with the pictures of both cameras."""
+    """A results folder with images of both cameras."""
     (tmp_path / "frames").mkdir()
     for name, colour in (("front", "tan"), ("rear", "gray")):
         Image.new("RGB", (320, 240), colour).save(tmp_path / "frames" / f"{name}.jpg")

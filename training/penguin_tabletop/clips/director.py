@@ -38,13 +38,7 @@ class Director:
     """Plans events one after another."""
 
     def __init__(self, random: np.random.Generator, size: Size, with_falls: bool = True):
-        """Starts without a scene.
-
-        Args:
-            random: Source of all choices.
-            size: Size of the image; only its aspect ratio matters.
-            with_falls: Whether objects may fall, which needs the physics simulation.
-        """
+        """Takes the source of all choices, the image size, and whether objects may fall, which needs physics."""
         self._random, self._size, self._with_falls = random, size, with_falls
         self._planners: dict[EventKind, Callable[[Scene, float, float], Step | None]] = {
             "appears": self._appears,
@@ -57,15 +51,7 @@ class Director:
         self._next_id = 0
 
     def next_step(self, scene: Scene, start_s: float) -> Step | None:
-        """Plans the next event.
-
-        Args:
-            scene: The scene before it.
-            start_s: Time of its start, in tenths of a second.
-
-        Returns:
-            None if no event fits this scene.
-        """
+        """Plans an event that starts at a time in tenths of a second; returns None if none fits the scene."""
         self._remember(scene)
         kinds = [kind for kind in _WEIGHTS if self._is_possible(kind, scene)]
         weights = np.array([_WEIGHTS[kind] for kind in kinds])

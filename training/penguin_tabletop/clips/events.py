@@ -18,22 +18,14 @@ EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 @dataclass(frozen=True)
 class Event:
-    """An object appears, is moved, falls or leaves, or the camera moves.
-
-    Attributes:
-        kind: Which of these.
-        start_s, end_s: First and last moment of the motion, in tenths of a second.
-        thing: Id of the object, None for the camera.
-        label: Label of the object, "camera" for the camera.
-        where: How it moves as the camera sees it ("to the left", "onto the blue cube", "off the table"), or "".
-    """
+    """An object appears, is moved, falls or leaves, or the camera moves."""
 
     kind: EventKind
-    start_s: float
-    end_s: float
-    thing: int | None
-    label: str
-    where: str = ""
+    start_s: float  # first moment of the motion, in tenths of a second
+    end_s: float  # last moment
+    thing: int | None  # id of the object, None for the camera
+    label: str  # "camera" for the camera
+    where: str = ""  # how it moves as the camera sees it ("to the left", "onto the blue cube", "off the table"), or ""
 
     @property
     def span(self) -> TimeRange:
@@ -47,19 +39,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Step:
-    """An event with the scenes before and after it.
-
-    Attributes:
-        event: The event.
-        before: The scene until it starts.
-        after: The scene once it has ended.
-        thing, path: The object that moves and its path, None for the camera.
-    """
+    """An event with the scenes before and after it."""
 
     event: Event
     before: Scene
     after: Scene
-    thing: Thing | None = None
+    thing: Thing | None = None  # the object that moves, None for the camera
     path: Path | None = None
 
     def at(self, time_s: float) -> Scene:

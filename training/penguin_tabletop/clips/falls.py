@@ -63,10 +63,10 @@ def _tip_over(random: Random, scene: Scene, size: Size, thing: Thing, start_s: f
     points = thing.hull - thing.position
     foot = points[points[:, 2] < 0.004]
     pivot = way * float((foot @ way).max())
-    tilts = np.linspace(0, np.radians(_TIP_DEGREES), _STEPS + 1)
     times = start_s + np.linspace(0, random.uniform(*_TIP_S), _STEPS + 1)
-    rotations = np.array([_product(_axis_rotation(axis, tilt), np.array(thing.rotation)) for tilt in tilts])
-    positions = np.array([thing.position + pivot - _matrix(_axis_rotation(axis, tilt)) @ pivot for tilt in tilts])
+    turns = [_axis_rotation(axis, angle) for angle in np.linspace(0, np.radians(_TIP_DEGREES), _STEPS + 1)]
+    rotations = np.array([_product(turn, np.array(thing.rotation)) for turn in turns])
+    positions = np.array([thing.position + pivot - rotation_matrix(turn) @ pivot for turn in turns])
     height = thing.shape.height * thing.scale
     step = _let_go(scene, size, thing, Path(times, positions, rotations), way * height, axis * 2, "over")
     if step is None or rotation_matrix(step.after.thing(thing.id).rotation)[2, 2] >= _LYING_COSINE:
@@ -113,9 +113,8 @@ def _let_go(
     """
     position, rotation = start.end()
     released = replace(thing, position=position, rotation=rotation, on=None)
-    (vx, vy, vz), (sx, sy, sz) = velocity.tolist(), spin.tolist()
     others, released_s = scene.others(thing), float(start.times_s[-1])
-    fall = physics().fall(released, (vx, vy, vz), (sx, sy, sz), others, scene.surroundings, released_s)
+    fall = physics().fall(released, velocity, spin, others, scene.surroundings, released_s)
     if fall is None or fall.gone != (size is None):
         return None
     after = _after_fall(scene, thing, fall)
@@ -155,11 +154,6 @@ def _random_way(random: Random) -> FloatArray:
 def _axis_rotation(axis: FloatArray, angle: float) -> FloatArray:
     """Returns the quaternion of a rotation around a unit vector."""
     return np.array([*(axis * np.sin(angle / 2)), np.cos(angle / 2)])
-
-
-def _matrix(rotation: FloatArray) -> FloatArray:
-    x, y, z, w = rotation.tolist()
-    return rotation_matrix((x, y, z, w))
 
 
 def _product(second: FloatArray, first: FloatArray) -> FloatArray:

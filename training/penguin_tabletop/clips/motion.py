@@ -16,17 +16,11 @@ _STEPS = 24
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Poses over time.
+    """Poses over time."""
 
-    Attributes:
-        times_s: Rising times, [K].
-        positions: Positions in metres, [K, 3].
-        rotations: Quaternions, [K, 4].
-    """
-
-    times_s: FloatArray
-    positions: FloatArray
-    rotations: FloatArray
+    times_s: FloatArray  # [K], rising
+    positions: FloatArray  # [K, 3] in metres
+    rotations: FloatArray  # [K, 4] quaternions
 
     def at(self, time_s: float) -> tuple[Vector, Quaternion]:
         """Returns the pose at a time; outside the path, that of its nearer end."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 
-from penguin_tabletop.bullet import load_pybullet
+from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.clips.motion import Path
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.scene import Quaternion, Surroundings, Thing, Vector
@@ -39,39 +38,35 @@ class Physics:
     """A simulated table."""
 
     def __init__(self) -> None:
-        self._bullet: Any = load_pybullet()
-        self._client = self._bullet.connect(self._bullet.DIRECT)
+        self._bullet = BulletClient()
 
     def fall(
         self,
         thing: Thing,
-        velocity: Vector,
-        spin: Vector,
+        velocity: FloatArray,
+        spin: FloatArray,
         others: Sequence[Thing],
         around: Surroundings,
         start_s: float,
     ) -> Fall | None:
-        """Simulates a fall.
+        """Simulates a fall; returns None if the object does not come to rest in time.
 
         Args:
             thing: The object in the pose in which it is let go.
-            velocity: Velocity of its middle in metres per second.
-            spin: Angular velocity in radians per second.
+            velocity: Velocity of its middle in metres per second, [3].
+            spin: Angular velocity in radians per second, [3].
             others: Objects that do not move.
             around: The table.
             start_s: Time at which the object is let go.
-
-        Returns:
-            None if it does not come to rest in time.
         """
         self._reset(around)
         for other in others:
             self._add(other, mass=0.0)
         body = self._add(thing, mass=0.1)
-        self._bullet.resetBaseVelocity(body, velocity, spin, physicsClientId=self._client)
+        self._bullet.resetBaseVelocity(body, velocity.tolist(), spin.tolist())
         poses, times, still = [self._pose(body, thing)], [start_s], 0
         for step in range(1, round(_TIME_LIMIT_S / _STEP_S) + 1):
-            self._bullet.stepSimulation(physicsClientId=self._client)
+            self._bullet.stepSimulation()
             if step % _STEPS_PER_POSE:
                 continue
             poses.append(self._pose(body, thing))
@@ -84,50 +79,39 @@ class Physics:
         return None
 
     def _reset(self, around: Surroundings) -> None:
-        bullet, client = self._bullet, self._client
-        bullet.resetSimulation(physicsClientId=client)
-        bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
-        bullet.setTimeStep(_STEP_S, physicsClientId=client)
-        bullet.setGravity(0, 0, -9.81, physicsClientId=client)
+        bullet = self._bullet
+        bullet.resetSimulation()
+        bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1)
+        bullet.setTimeStep(_STEP_S)
+        bullet.setGravity(0, 0, -9.81)
         half = (around.half_width, around.half_depth, 0.02)
-        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=client)
-        body = bullet.createMultiBody(0, shape, -1, (0, 0, -0.02), physicsClientId=client)
-        bullet.changeDynamics(body, -1, lateralFriction=0.6, restitution=0.2, physicsClientId=client)
+        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half)
+        body = bullet.createMultiBody(0, shape, -1, (0, 0, -0.02))
+        bullet.changeDynamics(body, -1, lateralFriction=0.6, restitution=0.2)
 
     def _add(self, thing: Thing, mass: float) -> int:
         """Adds a body whose origin is the middle of its hull, because Bullet rotates bodies around their origin."""
         middle = _hull_middle(thing)
         if thing.kind == "ball":
-            form: dict[str, Any] = {"shapeType": self._bullet.GEOM_SPHERE, "radius": middle[2]}
+            shape = self._bullet.createCollisionShape(self._bullet.GEOM_SPHERE, radius=middle[2])
         else:
             vertices = _collision_hull(thing.kind, thing.variant, thing.scale)
-            form = {"shapeType": self._bullet.GEOM_MESH, "vertices": vertices}
-        shape = self._bullet.createCollisionShape(**form, physicsClientId=self._client)
+            shape = self._bullet.createCollisionShape(self._bullet.GEOM_MESH, vertices=vertices)
         position = thing.to_world((middle / thing.scale)[None])[0].tolist()
-        body: int = self._bullet.createMultiBody(
-            mass, shape, -1, position, thing.rotation, physicsClientId=self._client
-        )
-        self._bullet.changeDynamics(
-            body,
-            -1,
-            lateralFriction=0.6,
-            rollingFriction=0.002,
-            spinningFriction=0.002,
-            restitution=0.2,
-            angularDamping=0.3,
-            physicsClientId=self._client,
-        )
+        body: int = self._bullet.createMultiBody(mass, shape, -1, position, thing.rotation)
+        friction = {"lateralFriction": 0.6, "rollingFriction": 0.002, "spinningFriction": 0.002}
+        self._bullet.changeDynamics(body, -1, restitution=0.2, angularDamping=0.3, **friction)
         return body
 
     def _pose(self, body: int, thing: Thing) -> tuple[Vector, Quaternion]:
         """Returns the position of the object's foot, and its rotation."""
-        place, rotation = self._bullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
+        place, rotation = self._bullet.getBasePositionAndOrientation(body)
         matrix = np.array(self._bullet.getMatrixFromQuaternion(rotation)).reshape(3, 3)
         x, y, z = np.array(place) - matrix @ _hull_middle(thing)
         return (float(x), float(y), float(z)), rotation
 
     def _is_still(self, body: int) -> bool:
-        speed, spin = self._bullet.getBaseVelocity(body, physicsClientId=self._client)
+        speed, spin = self._bullet.getBaseVelocity(body)
         return bool(np.linalg.norm(speed) < _STILL_M_S and np.linalg.norm(spin) < _STILL_RAD_S)
 
 

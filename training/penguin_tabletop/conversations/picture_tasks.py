@@ -61,14 +61,7 @@ _TRIES_PER_TURN = 10
 def picture_turns(
     truth: SceneTruth, random: Random, most: int, tasks: Mapping[PictureTask, float] = PICTURE_TASKS
 ) -> list[Turn]:
-    """Returns at least one question about a picture, none twice; a task may come again about something else.
-
-    Args:
-        truth: The truth of a clear picture.
-        random: Source of all choices.
-        most: Largest number of questions.
-        tasks: Tasks to choose from, with weights.
-    """
+    """Returns 1 to `most` different questions about a clear picture; a task may come again about something else."""
     weights = np.array(list(tasks.values()))
     makers = list(tasks)
     wanted = int(random.integers(1, most + 1))

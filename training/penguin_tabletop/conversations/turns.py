@@ -14,26 +14,17 @@ ExpectedKind = Literal["caption", "boxes", "label", "choice", "number", "text", 
 
 @dataclass(frozen=True)
 class ExpectedReply:
-    """What a correct answer contains.
+    """What a correct answer contains. The kind decides which fields count:
 
-    Attributes:
-        kind: Decides which fields count:
-            caption: names the `objects`, each as often as it occurs; without boxes.
-            boxes: gives exactly the `objects` with their boxes, possibly none.
-            label: names the object `answer` before any other.
-            choice: gives `answer`, one of the `options`.
-            number: gives `number`.
-            text: gives `answer` as printed.
-            words: gives `answer` word by word.
-            span: gives one time range, `span`.
-            events: describes the `events`, possibly none; with their time ranges if `timed`.
-        objects: Labels and boxes.
-        answer: A label, one of the options, or a printed word.
-        options: Options of a choice.
-        number: A count.
-        span: A time range.
-        events: Events in order of time.
-        timed: Whether the answer must give the times of the events.
+    caption: names the `objects`, each as often as it occurs; without boxes.
+    boxes: gives exactly the `objects` with their boxes, possibly none.
+    label: names the object `answer` before any other.
+    choice: gives `answer`, one of the `options`.
+    number: gives `number`.
+    text: gives `answer` as printed.
+    words: gives `answer` word by word.
+    span: gives one time range, `span`.
+    events: describes the `events` in order of time, possibly none; with their time ranges if `timed`.
     """
 
     kind: ExpectedKind

@@ -33,30 +33,20 @@ Int32Array = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Visibility:
-    """What a picture shows of an object.
+    """What a picture shows of an object."""
 
-    Attributes:
-        box: Box around its visible pixels, None if there are none.
-        share: Share of the object that is visible: neither hidden by others nor cut off by the image's edge.
-    """
-
-    box: Box | None
-    share: float
+    box: Box | None  # box around its visible pixels, None if there are none
+    share: float  # share of the object that is visible: neither hidden by others nor cut off by the image's edge
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedPicture:
-    """A rendered scene.
+    """A rendered scene."""
 
-    Attributes:
-        rgb: uint8 [H, W, 3].
-        ids: int32 [SUPERSAMPLE*H, SUPERSAMPLE*W], id of the object that each part of a pixel shows, or NOTHING.
-        visibility: Visibility of each object in the image, by id.
-    """
-
-    rgb: UInt8Array
+    rgb: UInt8Array  # uint8 [H, W, 3]
+    # int32 [SUPERSAMPLE*H, SUPERSAMPLE*W], id of the object that each part of a pixel shows, or NOTHING
     ids: Int32Array
-    visibility: dict[int, Visibility]
+    visibility: dict[int, Visibility]  # of each object in the image, by id
 
     @property
     def size(self) -> Size:
@@ -76,14 +66,7 @@ class SceneRenderer:
     """Renders scenes at one size; objects that have not changed since the last pictures are not rendered again."""
 
     def __init__(self, size: Size):
-        """Starts PyBullet's renderer.
-
-        Args:
-            size: Size of the images in pixels.
-
-        Raises:
-            TabletopError: The size is out of range, or PyBullet is not installed.
-        """
+        """Starts PyBullet's renderer; raises TabletopError if the size is out of range or PyBullet is not installed."""
         check_size(size)
         self.size = size
         self._fine_size = Size(size.height * SUPERSAMPLE, size.width * SUPERSAMPLE)

@@ -23,14 +23,7 @@ _INKS = ((0.05, 0.05, 0.08), (0.10, 0.10, 0.45), (0.45, 0.05, 0.08))
 
 
 def print_word(sprite: Sprite, thing: Thing, camera: Camera, size: Size) -> None:
-    """Prints the word of an object into its sprite, in place.
-
-    Args:
-        sprite: The rendered object.
-        thing: The object, which carries a word.
-        camera: The camera that the sprite was rendered for.
-        size: Size of the whole image.
-    """
+    """Prints the word of an object into its sprite, in place; `size` is that of the whole image."""
     corners = _face_corners(thing, camera, size)
     face = thing.shape.printed_face
     if corners is None or face is None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from penguin_models.types import BoolArray, Float32Array, Size, UInt8Array
-from penguin_tabletop.bullet import load_pybullet
+from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import RGB
 from penguin_tabletop.scene.meshes import FloatArray, with_hard_edges
@@ -54,47 +54,28 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Sprite:
-    """A rendered object in a window of the image.
+    """A rendered object in a window of the image."""
 
-    Attributes:
-        rgb: uint8 [h, w, 3].
-        inside: bool [h, w], True on the object.
-        depth: float32 [h, w], metres along the viewing axis; valid on the object.
-        window: The window.
-        in_image: Share of the rectangle around the object that is in the image.
-    """
-
-    rgb: UInt8Array
-    inside: BoolArray
-    depth: Float32Array
+    rgb: UInt8Array  # [h, w, 3]
+    inside: BoolArray  # [h, w], True on the object
+    depth: Float32Array  # [h, w], metres along the viewing axis; valid on the object
     window: Window
-    in_image: float
+    in_image: float  # share of the rectangle around the object that is in the image
 
 
 class SpriteRenderer:
     """Renders objects; one per process. The result does not depend on what was rendered before."""
 
     def __init__(self) -> None:
-        self._bullet: Any = load_pybullet()
-        self._client = self._bullet.connect(self._bullet.DIRECT)
+        self._bullet = BulletClient()
         self._visuals: dict[tuple[str, int], list[int]] = {}
 
     def close(self) -> None:
         """Frees the renderer."""
-        self._bullet.disconnect(self._client)
+        self._bullet.disconnect()
 
     def render(self, thing: Thing, camera: Camera, light: Light, size: Size) -> Sprite | None:
-        """Renders an object.
-
-        Args:
-            thing: The object.
-            camera: The camera.
-            light: The light.
-            size: Size of the whole image in pixels.
-
-        Returns:
-            None if it is not in the image.
-        """
+        """Renders an object; returns None if it is not in the image, whose size is `size`."""
         rect = rect_of(thing, camera, size)
         window = _window_of(rect, size)
         if window is None:
@@ -119,7 +100,7 @@ class SpriteRenderer:
             lightSpecularCoeff=light.specular,
         )
         for body in bodies:
-            self._bullet.removeBody(body, physicsClientId=self._client)
+            self._bullet.removeBody(body)
         depth = thing.scale * near * far / (far - (far - near) * buffer)
         in_image = min(1.0, window.size.area / rect.area)
         return _enlarged(Sprite(rgba[..., :3], buffer < _EMPTY, depth, window, in_image))
@@ -134,15 +115,14 @@ class SpriteRenderer:
             shadow=0,
             renderer=self._bullet.ER_TINY_RENDERER,
             flags=self._bullet.ER_NO_SEGMENTATION_MASK,
-            physicsClientId=self._client,
             **settings,
         )
         pixels: UInt8Array = np.asarray(rgba, np.uint8).reshape(height, width, 4)
         return pixels, np.asarray(buffer, np.float32).reshape(height, width)
 
     def _body(self, visual: int, rgb: RGB) -> int:
-        body: int = self._bullet.createMultiBody(0, -1, visual, physicsClientId=self._client)
-        self._bullet.changeVisualShape(body, -1, rgbaColor=(*rgb, 1), physicsClientId=self._client)
+        body: int = self._bullet.createMultiBody(0, -1, visual)
+        self._bullet.changeVisualShape(body, -1, rgbaColor=(*rgb, 1))
         return body
 
     def _visuals_of(self, thing: Thing) -> list[int]:
@@ -159,7 +139,6 @@ class SpriteRenderer:
             indices=mesh.triangles.ravel().tolist(),
             normals=normals.tolist(),
             uvs=np.zeros((len(normals), 2)).tolist(),
-            physicsClientId=self._client,
         )
         return visual
 

@@ -19,23 +19,14 @@ NEAR_M = 0.05
 
 @dataclass(frozen=True)
 class Camera:
-    """Position and viewing direction of a camera.
+    """Position and viewing direction of a camera."""
 
-    Attributes:
-        target: The point in the middle of the image, in metres.
-        distance: Distance to the target in metres.
-        yaw: Viewing direction on the table in radians; 0 looks along +y.
-        pitch: Radians downwards from the horizontal.
-        roll: Radians, clockwise.
-        fov: Vertical field of view in radians.
-    """
-
-    target: tuple[float, float, float]
-    distance: float
-    yaw: float
-    pitch: float
-    roll: float
-    fov: float
+    target: tuple[float, float, float]  # point in the middle of the image, in metres
+    distance: float  # distance to the target in metres
+    yaw: float  # viewing direction on the table in radians; 0 looks along +y
+    pitch: float  # radians downwards from the horizontal
+    roll: float  # radians, clockwise
+    fov: float  # vertical field of view in radians
 
     @cached_property
     def axes(self) -> FloatArray:

@@ -9,29 +9,17 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object.
+    """A kind of object."""
 
-    Attributes:
-        name: Name in captions and answers.
-        plural: Plural of the name.
-        weight: Relative probability of being chosen.
-        coloured: Whether it comes in the colours below; otherwise its label is the name alone.
-        variants: Number of shapes that share the name.
-        supports: Whether something can be put on or into it.
-        rides: Whether it can be put on something else.
-        topples: Whether it stands upright and can be knocked over.
-        printed: Whether it carries a printed word.
-    """
-
-    name: str
+    name: str  # as in captions and answers
     plural: str
-    weight: float = 1.0
-    coloured: bool = True
-    variants: int = 1
-    supports: bool = False
-    rides: bool = True
-    topples: bool = False
-    printed: bool = False
+    weight: float = 1.0  # relative probability of being chosen
+    coloured: bool = True  # whether it comes in the colours below; otherwise its label is the name alone
+    variants: int = 1  # number of shapes that share the name
+    supports: bool = False  # whether something can be put on or into it
+    rides: bool = True  # whether it can be put on something else
+    topples: bool = False  # whether it stands upright and can be knocked over
+    printed: bool = False  # whether it carries a printed word
 
 
 KINDS = {

@@ -60,12 +60,7 @@ def box(width: float, depth: float, height: float) -> Mesh:
 
 
 def lathe(profile: Sequence[tuple[float, float]], segments: int = 24) -> Mesh:
-    """Returns a solid of revolution around z.
-
-    Args:
-        profile: (radius, z) from the bottom of the outside to the end; the outside is on the right along the way.
-        segments: Number of segments around the axis.
-    """
+    """Returns a solid of revolution around z; `profile` is (radius, z) with the outside on its right."""
     angles = 2 * np.pi * np.arange(segments) / segments
     rings = np.array([[(r * np.cos(a), r * np.sin(a), z) for a in angles] for r, z in profile]).reshape(-1, 3)
     triangles = []
@@ -115,14 +110,9 @@ def simplified(mesh: Mesh, triangles: int) -> Mesh:
 
 
 def with_hard_edges(mesh: Mesh, degrees: float = 40.0) -> tuple[Mesh, FloatArray]:
-    """Splits vertices at hard edges; a vertex gets the mean normal of the faces that meet softly there.
+    """Returns the mesh with vertices split where faces meet at a larger angle than `degrees`, and unit normals [V, 3].
 
-    Args:
-        mesh: Mesh of T triangles.
-        degrees: Faces that meet at more than this angle do not share a normal.
-
-    Returns:
-        The mesh with at most 3T vertices, and their unit normals.
+    The normal of a vertex is the mean of the normals of the faces that share it.
     """
     a, b, c = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
     faces = np.cross(b - a, c - a).astype(np.float64)  # [T, 3], twice as long as the triangle's area

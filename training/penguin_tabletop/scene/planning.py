@@ -42,12 +42,7 @@ _FACING: dict[str, Sequence[tuple[float, float]]] = {
 
 
 def plan_scene(random: Random, size: Size) -> Scene:
-    """Plans the table-top of a picture, with at least one object.
-
-    Args:
-        random: Source of all choices.
-        size: Size of the image; only its aspect ratio matters.
-    """
+    """Plans the table-top of a picture, with at least one object; only the aspect ratio of `size` matters."""
     return _plan(random, size, random_things)
 
 
@@ -57,17 +52,7 @@ def plan_clip_scene(random: Random, size: Size) -> Scene:
 
 
 def place(random: Random, scene: Scene, size: Size, thing: Thing) -> Thing | None:
-    """Finds a place for an object, on the table or on another object; its present place does not matter.
-
-    Args:
-        random: Chooses among places.
-        scene: The scene to place it in.
-        size: Size of the image.
-        thing: The object to place.
-
-    Returns:
-        The object in its place, None if there is no room.
-    """
+    """Returns an object in a new place on the table or on another object, None if there is no room."""
     others = scene.others(thing)
     supports = [other for other in others if _can_carry(other, thing, others)]
     spots = iter(_free_spots(random, scene, size, thing.radius, others))

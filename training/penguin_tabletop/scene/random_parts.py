@@ -8,18 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.catalogue import (
-    CODE_LETTERS,
-    COLOURS,
-    KINDS,
-    PAPER,
-    RGB,
-    SIZES,
-    TABLES,
-    WORDS,
-    Kind,
-    Table,
-)
+from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, PAPER, RGB, SIZES, TABLES, WORDS, Kind, Table
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.scene import Light, Sensor, Surroundings, Thing
 
@@ -82,15 +71,7 @@ def random_sensor(random: Random) -> Sensor:
 
 
 def random_thing(random: Random, table: Table, number: int, taken: Collection[str] = (), kind: str = "") -> Thing:
-    """Returns an object that stands out on the table.
-
-    Args:
-        random: Source of all choices.
-        table: The table it will lie on.
-        number: Id of the object.
-        taken: Labels that it must not have.
-        kind: Kind of the object; any kind if empty.
-    """
+    """Returns an object that stands out on the table, has no label in `taken`, and is of this kind if one is given."""
     while True:
         chosen = KINDS[kind] if kind else _random_kind(random)
         colour = _random_colour(random, table, chosen)

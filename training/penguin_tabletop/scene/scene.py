@@ -25,7 +25,7 @@ def yaw_rotation(yaw: float) -> Quaternion:
     return 0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2))
 
 
-def rotation_matrix(rotation: Quaternion) -> FloatArray:
+def rotation_matrix(rotation: Quaternion | FloatArray) -> FloatArray:
     """Returns the quaternion as a matrix [3, 3]."""
     x, y, z, w = rotation
     return np.array(
@@ -39,33 +39,20 @@ def rotation_matrix(rotation: Quaternion) -> FloatArray:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object on the table.
+    """An object on the table."""
 
-    Attributes:
-        id: Number of the object, the same in all frames of a clip.
-        label: Its name: colour and kind, with the size if that is needed to tell it from another.
-        kind, colour, size: Names from the catalogue; colour is None if the kind has only one look.
-        scale: Scale of the kind's shape.
-        variant: Variant of the kind's shape.
-        rgb: The colour it is rendered in.
-        position: Middle of its foot.
-        rotation: Its orientation.
-        word: Printed word, or "".
-        on: Id of the object that carries it, None for the table.
-    """
-
-    id: int
-    label: str
-    kind: str
-    colour: str | None
+    id: int  # the same in all frames of a clip
+    label: str  # colour and kind, with the size if that is needed to tell it from another
+    kind: str  # name from the catalogue, as colour and size
+    colour: str | None  # None if the kind has only one look
     size: str
     scale: float
     variant: int
-    rgb: RGB
-    position: Vector
+    rgb: RGB  # rendered colour, a shade of `colour`
+    position: Vector  # of the middle of its foot
     rotation: Quaternion
-    word: str = ""
-    on: int | None = None
+    word: str = ""  # printed word
+    on: int | None = None  # id of the object that carries it, None for the table
 
     @property
     def shape(self) -> Shape:
@@ -95,60 +82,37 @@ class Thing:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The table and the room around it.
-
-    Attributes:
-        table: Name and look of the table.
-        half_width, half_depth: Half extents of its top in metres along x and y.
-        texture: Number of the texture, and where on it the origin lies as shares of its width and height.
-        tint: Factors on the table's colour.
-        floor: Colour of the room.
-    """
+    """The table and the room around it."""
 
     table: Table
-    half_width: float
-    half_depth: float
-    texture: tuple[int, float, float]
-    tint: RGB
-    floor: RGB
+    half_width: float  # of its top in metres, along x
+    half_depth: float  # along y
+    texture: tuple[int, float, float]  # its number, and where on it the origin lies, as shares
+    tint: RGB  # factors on the table's colour
+    floor: RGB  # colour of the floor
 
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp and ambient light.
+    """A lamp and ambient light."""
 
-    Attributes:
-        direction: Unit vector towards the lamp.
-        ambient, diffuse, specular: Strengths of ambient light, of the lamp, and of highlights.
-    """
-
-    direction: Vector
-    ambient: float
-    diffuse: float
-    specular: float
+    direction: Vector  # unit vector towards the lamp
+    ambient: float  # strength of light from everywhere
+    diffuse: float  # strength of the lamp
+    specular: float  # strength of highlights
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the camera adds to the picture, and changes of light that are slow enough to be modelled here.
+    """What the camera adds to the picture, and changes of light that are slow enough to be modelled here."""
 
-    Attributes:
-        noise: Standard deviation in grey levels.
-        gain: Exposure.
-        tint: White balance, factors on red, green and blue.
-        blur: Standard deviation in pixels of an image 224 pixels high.
-        vignette: Darkening in the corners.
-        side: How much brighter the right edge is than the left one.
-        number: Selects the noise of this frame.
-    """
-
-    noise: float
-    gain: float
-    tint: RGB
-    blur: float
-    vignette: float
-    side: float
-    number: int
+    noise: float  # standard deviation in grey levels
+    gain: float  # exposure
+    tint: RGB  # white balance, factors on red, green and blue
+    blur: float  # standard deviation in pixels of an image 224 pixels high
+    vignette: float  # darkening in the corners
+    side: float  # how much brighter the right edge is than the left one
+    number: int  # selects the noise of this frame
 
 
 @dataclass(frozen=True)

@@ -41,26 +41,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """The shape of a kind.
-
-    Attributes:
-        parts: Pieces to draw.
-        hull: Points that span the convex hull, [K, 3].
-        radius: Radius of the circle around the origin that it covers on the table.
-        height: Height of its highest point.
-        support_half_width: Half width of the surface that carries other objects.
-        support_height: Height of that surface (for a tray, of its inside).
-        printed_face: Corners of the printed face seen from the front: top left, top right, bottom right, bottom left,
-            [4, 3].
-    """
+    """The shape of a kind."""
 
     parts: tuple[Part, ...]
-    hull: FloatArray
-    radius: float
+    hull: FloatArray  # [K, 3] points that span the convex hull
+    radius: float  # of the circle around the origin that it covers on the table
     height: float
-    support_half_width: float = 0.0
-    support_height: float = 0.0
-    printed_face: FloatArray | None = None
+    support_half_width: float = 0.0  # of the surface that carries other objects
+    support_height: float = 0.0  # of that surface (for a tray, its inside)
+    printed_face: FloatArray | None = None  # [4, 3] corners, clockwise from the top left as seen from the front
 
 
 @cache

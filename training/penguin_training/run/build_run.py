@@ -60,7 +60,7 @@ class Run:
         """Passes over the data so far; for a stream, the fraction of the steps."""
         if self.data.micro_batches_per_epoch is None:
             return self.progress.step / self.steps
-        return self.progress.step * self.progress.window / self.data.micro_batches_per_epoch
+        return self.progress.step * self.settings.budgets.micro_batches / self.data.micro_batches_per_epoch
 
 
 def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
@@ -83,7 +83,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     blueprint = make_blueprint(settings)
     data = open_data(settings, blueprint)
     steps = data.steps
-    fingerprint = resume_fingerprint(settings, data.digests())
+    fingerprint = resume_fingerprint(settings, data.digests(), world)
     if state:
         check_fingerprint(state, fingerprint)
     teacher, width, reading = None, None, None
@@ -96,15 +96,14 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     optimizers = Optimizers(model, settings)
     average = MovingAverage(model, settings.engine.ema_decay) if settings.engine.ema_decay else None
     torch.manual_seed(settings.engine.seed + rank)
+    progress = Progress()
     if state:
-        progress = load_trainer(state, model, optimizers.all, average, world, rank)
-    else:
-        progress = Progress(window=settings.budgets.micro_batches, world=world)
+        progress = load_trainer(state, model, optimizers.all, average, rank)
     pin = torch.cuda.is_available()
     if isinstance(data, StreamedData):
         batches = data.batches(progress.stream, rank, world, pin)
     else:
-        batches = data.batches(progress.step * progress.window, rank, world, pin)
+        batches = data.batches(progress.step * settings.budgets.micro_batches, rank, world, pin)
     tracking = Tracking(accelerator, output, steps, console)
     return Run(
         settings,

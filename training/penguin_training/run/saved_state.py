@@ -47,20 +47,21 @@ class Progress:
     read: int = 0  # Samples read by all processes
     unusable: int = 0  # How many of them were left out
     stream: dict[str, Any] = field(default_factory=dict)  # Position of this process in streamed data
-    window: int = 1  # Micro-batches per step, summed over all processes
-    world: int = 1  # Number of processes; must stay the same to resume streamed data
 
 
-def resume_fingerprint(settings: StageSettings, digests: Sequence[str]) -> dict[str, Any]:
+def resume_fingerprint(settings: StageSettings, digests: Sequence[str], world: int) -> dict[str, Any]:
     """Returns what must not change when a run is resumed: settings by dotted key, and the content of the data.
 
-    `digests` are hashes of the annotation files and their lengths; streams have none.
+    `digests` are hashes of the annotation files and their lengths. A stream has none, but the number of processes and
+    workers that divide it must not change.
     """
     changeable = ["name.", "output.", *(f"engine.{name}." for name in _CHANGEABLE_ENGINE)]
     if not settings.data.streamed:
-        changeable.append("data.workers.")  # a stream is divided among its workers
+        changeable.append("data.workers.")
     flat = _flatten(asdict(settings))
     fixed = {key: value for key, value in flat.items() if not f"{key}.".startswith(tuple(changeable))}
+    if settings.data.streamed:
+        fixed["number of processes"] = world
     return fixed | {f"the content of data.files.{number}": digest for number, digest in enumerate(digests)}
 
 
@@ -133,7 +134,6 @@ def load_trainer(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     average: MovingAverage | None,
-    world: int,
     rank: int,
 ) -> Progress:
     """Restores a state into the model, the optimisers and the average; every process must call this.
@@ -148,11 +148,6 @@ def load_trainer(
     own_file = folder / _TRAINER / f"process-{rank}.pt"
     own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
     progress = Progress(**own["progress"])
-    if progress.stream and progress.world != world:
-        raise TrainingError(
-            f"{folder} was written by {progress.world} processes that read streams, this run has {world}; "
-            f"resume it with {progress.world}"
-        )
     state = _tensors(model, optimizers, average)
     try:
         load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
@@ -165,7 +160,6 @@ def load_trainer(
     torch.set_rng_state(own["torch"])
     if "cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["cuda"])
-    progress.world = world
     return progress
 
 

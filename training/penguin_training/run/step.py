@@ -22,7 +22,7 @@ _Value = TypeVar("_Value", Tensor, float)
 def training_step(run: Run) -> dict[str, float]:
     """Takes one optimiser step; returns its metrics over all processes."""
     settings, accelerator = run.settings, run.accelerator
-    batches = [next(run.batches) for _ in range(run.progress.window // accelerator.num_processes)]
+    batches = [next(run.batches) for _ in range(settings.budgets.micro_batches // accelerator.num_processes)]
     counts = _count(run, batches)
     share = rate_share(run.progress.step, run.steps, settings.schedule)
     weight = reconstruction_weight(settings, run.epoch)
@@ -86,7 +86,7 @@ def _objective(run: Run, losses: Mapping[str, _Value], counts: Mapping[str, floa
     settings = run.settings.reconstruction
     if settings is not None:
         by_label = settings.divided_by == "label_tokens"
-        divisor = max(1.0, counts["label_tokens"]) if by_label else float(run.progress.window)
+        divisor = max(1.0, counts["label_tokens"]) if by_label else float(run.settings.budgets.micro_batches)
         factors = (getattr(settings, name) * losses[name] for name in RECONSTRUCTION if name in losses)
         total = total + weight / divisor * sum(factors)
     return total
@@ -102,5 +102,5 @@ def _metrics(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, float], 
         found = [name for name in RECONSTRUCTION if name in totals]
         metrics |= {name: totals[name] / max(1.0, counts["with_frames"]) for name in found}
         metrics["reconstruction_weight"] = weight
-    filled = counts["tokens"] / (run.settings.budgets.tokens * run.progress.window)
+    filled = counts["tokens"] / (run.settings.budgets.tokens * run.settings.budgets.micro_batches)
     return {**metrics, "epoch": run.epoch, "filled": filled, **counts}

@@ -9,7 +9,7 @@ from penguin_tabletop.clips.falls import plan_fall
 from penguin_tabletop.clips.physics import physics
 from penguin_tabletop.scene.scene import rotation_matrix
 
-STILL = (0.0, 0.0, 0.0)
+STILL = np.zeros(3)
 
 
 def drop(make, thing, others=(), velocity=STILL, spin=STILL):
@@ -40,9 +40,9 @@ def test_an_object_dropped_beyond_the_edge_is_gone(make):
 
 def test_a_fall_depends_on_its_arguments_alone(make):
     bottle = make.thing(0, "bottle", position=(0, 0, 0.05))
-    first = drop(make, bottle, spin=(0.0, 6.0, 0.0))
+    first = drop(make, bottle, spin=np.array([0.0, 6.0, 0.0]))
     drop(make, make.thing(1, "teddy", position=(0, 0, 0.2)), [make.thing(2)])
-    again = drop(make, bottle, spin=(0.0, 6.0, 0.0))
+    again = drop(make, bottle, spin=np.array([0.0, 6.0, 0.0]))
     assert first is not None and again is not None
     assert np.array_equal(first.path.positions, again.path.positions)
 
