@@ -1,9 +1,9 @@
-"""The ablation of docs/ablation.md: trains every arm with several seeds, scores it on test scenes, prints the tables.
+"""The ablation of docs/ablation.md: trains every variant with several seeds, scores it, and prints the tables.
 
     OMP_NUM_THREADS=1 python scripts/ablation.py runs/tiny-cpu/ablation --jobs 2
 
-Needs the data, tokenizer, text stage and teacher of docs/training.md. Runs that are done are not made again; one that
-was stopped goes on where it was.
+Needs the data, tokenizer, text stage and teacher of docs/training.md. Finished runs are not repeated; interrupted ones
+continue.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 STAGE = "training/configs/tiny-cpu/ablation.yaml"
 PICTURES = "data/tabletop/train/annotations.jsonl"
 FULL = "all of it"
-ARMS = {
+VARIANTS = {
     FULL: [],
     "encoder from random weights": ["model.new_model.encoder_init=random"],
     "no reconstruction": ["reconstruction=null", "learning_rates.adapter=null"],
@@ -29,41 +29,35 @@ ARMS = {
 EVALUATION = ["--scenes", "200", "--seed", "11", "--mixture", "image=1"]
 LAST_STEPS = 100
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Quantile 0.975 of Student's t by the number of seeds."""
+"""The 0.975 quantile of Student's t by the number of seeds."""
 
 
-def run(folder: Path, arm: str, seed: int) -> None:
-    """Trains and scores one arm with one seed, where that is not done yet."""
-    out = folder / f"{arm.replace(' ', '-')}-{seed}"
+def run(out: Path, variant: str, seed: int) -> None:
+    """Trains and scores one variant with one seed, unless that is done already."""
     if not (out / "config.json").exists():
-        settings = [f"output={out}", f"engine.seed={seed}", "engine.trackers=[]", *ARMS[arm]]
+        settings = [f"output={out}", f"engine.seed={seed}", "engine.trackers=[]", *VARIANTS[variant]]
         command = ["penguin-vl", "train", STAGE, *(word for item in settings for word in ("--set", item))]
-        stopped = any((out / "checkpoints").glob("step-*"))
-        if out.exists() and not stopped:  # before its first state: nothing to go on from
+        resumable = any((out / "checkpoints").glob("step-*"))
+        if out.exists() and not resumable:
             shutil.rmtree(out)
-        call([*command, "--resume"] if stopped else command, folder / f"{out.name}.log")
+        with out.with_name(f"{out.name}.log").open("w") as log:
+            subprocess.run([*command, "--resume"] if resumable else command, stdout=log, stderr=log, check=True)
     evaluate = ["penguin-vl", "evaluate", "tabletop", "--model", str(out), "--json", *EVALUATION]
     probe = [sys.executable, str(Path(__file__).with_name("probe.py")), PICTURES, str(out)]
     for name, command in (("scores.json", evaluate), ("probe.json", probe)):
-        part = out / f"{name}.part"
         if not (out / name).exists():
-            call(command, part)
-            part.rename(out / name)
+            result = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            (out / f"{name}.part").write_bytes(result.stdout)
+            (out / f"{name}.part").rename(out / name)
     print(f"done: {out}", file=sys.stderr)
 
 
-def call(command: Sequence[str], output: Path) -> None:
-    with output.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=None if output.suffix == ".part" else file, check=True)
-
-
 def cross_entropy(out: Path) -> float:
-    """Of the last steps: on samples that the run has not seen before, as it ends within its first epoch."""
+    """Returns the mean over the last steps, on samples the run has not seen before: it ends within its first epoch."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    end = lines[-1]["step"]
     if lines[-1]["epoch"] > 1:
-        raise SystemExit(f"{out} ran for {lines[-1]['epoch']:.2f} epochs: its loss says nothing of unseen samples")
-    return statistics.fmean(line["cross_entropy"] for line in lines if line["step"] > end - LAST_STEPS)
+        raise SystemExit(f"{out} ran for {lines[-1]['epoch']:.2f} epochs: its loss is not about unseen samples")
+    return statistics.fmean(line["cross_entropy"] for line in lines if line["step"] > lines[-1]["step"] - LAST_STEPS)
 
 
 def score(name: str) -> Callable[[Path], float]:
@@ -84,35 +78,36 @@ def interval(values: Sequence[float], sign: str = "") -> str:
     return f"{mean:{sign}.3f} ({mean - half:{sign}.3f} to {mean + half:{sign}.3f})"
 
 
-def table(folder: Path, seeds: Sequence[int]) -> str:
+def table(runs: dict[str, list[Path]]) -> str:
     values = {
-        arm: {name: [of(folder / f"{arm.replace(' ', '-')}-{seed}") for seed in seeds] for name, of in SCORES.items()}
-        for arm in ARMS
+        name: {variant: [of(out) for out in outs] for variant, outs in runs.items()} for name, of in SCORES.items()
     }
-    lines = [f"| arm | {' | '.join(SCORES)} |", "| --- " * (len(SCORES) + 1) + "|"]
-    for arm, found in values.items():
-        lines.append(f"| {arm} | {' | '.join(interval(found[name]) for name in SCORES)} |")
+    lines = [f"| variant | {' | '.join(SCORES)} |", "| --- " * (len(SCORES) + 1) + "|"]
+    for variant in VARIANTS:
+        lines.append(f"| {variant} | {' | '.join(interval(values[name][variant]) for name in SCORES)} |")
     lines += ["", f"| minus {FULL}, same seed | {' | '.join(SCORES)} |", lines[1]]
-    for arm, found in values.items():
-        if arm != FULL:
-            pairs = [[a - b for a, b in zip(found[name], values[FULL][name], strict=True)] for name in SCORES]
-            lines.append(f"| {arm} | {' | '.join(interval(pair, '+') for pair in pairs)} |")
+    for variant in list(VARIANTS)[1:]:
+        pairs = [[a - b for a, b in zip(values[name][variant], values[name][FULL], strict=True)] for name in SCORES]
+        lines.append(f"| {variant} | {' | '.join(interval(pair, '+') for pair in pairs)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the runs are")
-    parser.add_argument("--seeds", type=int, default=3, choices=sorted(T_95), help="how many")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("folder", type=Path, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3, choices=sorted(T_95), help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="number of simultaneous runs")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seeds)
+    runs = {
+        variant: [arguments.folder / f"{variant.replace(' ', '-')}-{seed}" for seed in seeds] for variant in VARIANTS
+    }
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        waiting = [pool.submit(run, arguments.folder, arm, seed) for seed in seeds for arm in ARMS]
-        for done in waiting:
-            done.result()
-    print(table(arguments.folder, seeds))
+        pending = [pool.submit(run, runs[variant][seed], variant, seed) for seed in seeds for variant in VARIANTS]
+        for future in pending:
+            future.result()
+    print(table(runs))
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ def tabletop_scorer(scenes: int, seed: int) -> Scorer:
     from penguin_ros.evaluation.metrics.statistics import paired_differences
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_ros.evaluation.tabletop.scores import TITLES
-    from penguin_tabletop.bullet import bullet
+    from penguin_tabletop.bullet import load_pybullet
 
-    bullet()  # reports a missing PyBullet before the work, not after it
+    load_pybullet()  # reports a missing PyBullet before the work, not after it
     run = TabletopRun(seed, scenes)
 
     def show(done: int) -> None:

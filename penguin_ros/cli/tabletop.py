@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,57 +17,54 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Write or show scenes of the simulated table-top.", no_args_is_help=True)
 
 SizeOption = Annotated[str, typer.Option(help="Width and height of the pictures in pixels, as 224x224, or one number.")]
-FpsOption = Annotated[float, typer.Option(help="Frames per second of clips.", min=1.0)]
-TurnsOption = Annotated[int, typer.Option(help="Most questions about the same pictures.", min=1)]
+TurnsOption = Annotated[int, typer.Option(help="Largest number of questions about the same pictures.", min=1)]
+_FAMILIES = ("image", "pair", "clip", "chart", "text")
 _COLUMNS = 4
 
 
 @app.command()
 def write(
-    out: Annotated[Path, typer.Option(help="Folder to write to; a run that was stopped goes on there.")],
-    scenes: Annotated[int, typer.Option(help="How many samples.", min=1)],
+    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")],
+    scenes: Annotated[int, typer.Option(help="Number of samples.", min=1)],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Splits never share a seed.")] = "train",
-    seed: Annotated[int, typer.Option(help="A family of scenes of its own within the split.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Number of a separate family of scenes within the split.", min=0)] = 0,
     size: SizeOption = "168x168",
     turns: TurnsOption = 4,
-    fps: FpsOption = 2.0,
+    fps: Annotated[float, typer.Option(help="Frames per second of clips.", min=1.0)] = 2.0,
     mixture: Annotated[
         str | None, typer.Option(help="Weights of the families, such as image=3,clip=1; the others get none.")
     ] = None,
-    drills: Annotated[
-        float,
-        typer.Option(help="Share of texts that are only to be repeated.", min=0, max=1),
-    ] = 0.0,
+    drills: Annotated[float, typer.Option(help="Share of texts that are only to be repeated.", min=0, max=1)] = 0.0,
     images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
     clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",
     masks: Annotated[bool, typer.Option(help="Also write the class of every pixel.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Write conversations in the annotation format, with images, clips, masks and everything that is true of them."""
+    """Write conversations in the annotation format, with images, clips, masks and their ground truth."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from penguin_models.errors import TabletopError
-    from penguin_tabletop import writer
+    from penguin_tabletop import files
     from penguin_tabletop.dataset import Mixture, TabletopSettings
     from penguin_tabletop.seeds import Split
 
     weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
     samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights, drills=drills)
-    settings = writer.WriterSettings(samples, images, clips, masks)
+    settings = files.WriterSettings(samples, images, clips, masks)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise TabletopError(f"--out {out} cannot be made a folder ({err.strerror}); choose another") from err
+        raise TabletopError(f"--out {out} cannot be created ({err.strerror}); choose another folder") from err
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("", total=scenes)
-        writer.write(out, settings, scenes, jobs, lambda done, total: progress.update(task, completed=done))
+        files.write(out, settings, scenes, jobs, lambda done, total: progress.update(task, completed=done))
     result = {"annotations": str(out / "annotations.jsonl"), "scenes": str(out / "scenes.jsonl"), "samples": scenes}
     if as_json:
         print_json(result)
     else:
-        stdout.out(f"{scenes} samples in {result['annotations']}; what is true of them in {result['scenes']}")
+        stdout.out(f"{scenes} samples in {result['annotations']}; their ground truth in {result['scenes']}")
 
 
 @app.command()
@@ -75,7 +72,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Number of the scene in the test split.", min=0)],
     out: Annotated[Path, typer.Option(help="Picture to write, with the boxes drawn into it.")],
     family: Annotated[
-        Literal["image", "pair", "clip", "chart", "text"], typer.Option(help="What to show; of text only the words.")
+        Literal["image", "pair", "clip", "chart", "text"], typer.Option(help="Kind of sample; text has no picture.")
     ] = "image",
     size: SizeOption = "448x448",
     turns: TurnsOption = 6,
@@ -87,14 +84,14 @@ def show(
     from penguin_tabletop.seeds import Split
 
     check_writable(out)
-    only = Mixture(**{**dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0), family: 1.0})
+    only = Mixture(**parse_weights(f"{family}=1"))
     dataset = TabletopDataset(TabletopSettings(Split.TEST, size=parse_size(size), turns=turns, fps=1.0, mixture=only))
     sample = dataset[seed]
     dataset.close()
     if sample.frames:
-        save_overlay(out, _sheet(sample), [])
+        save_overlay(out, _draw_frames(sample), [])
     if as_json:
-        print_json(_described(sample))
+        print_json(sample.truth() | sample.annotation())
         return
     for event in sample.events:
         stdout.out(f"{event.start_s:6.1f} s to {event.end_s:4.1f} s  {event.label} {event.kind} {event.where}".rstrip())
@@ -102,12 +99,8 @@ def show(
         stdout.out(f"\n[{turn.task}]\n  {turn.question}\n  {turn.answer}")
 
 
-def _described(sample: Sample) -> dict[str, Any]:
-    return sample.truth() | sample.annotation()
-
-
-def _sheet(sample: Sample) -> UInt8Array:
-    """All frames with their boxes, a few in a row."""
+def _draw_frames(sample: Sample) -> UInt8Array:
+    """Returns all frames with their boxes as one picture, a few per row."""
     import numpy as np
 
     from penguin_ros.overlay import draw_objects
@@ -116,29 +109,26 @@ def _sheet(sample: Sample) -> UInt8Array:
     drawn = [draw_objects(frame, objects) for frame, objects in zip(sample.frames, boxes, strict=True)]
     columns = min(len(drawn), _COLUMNS)
     drawn += [np.zeros_like(drawn[0])] * (-len(drawn) % columns)
-    rows = [np.hstack(drawn[start : start + columns]) for start in range(0, len(drawn), columns)]
-    sheet: UInt8Array = np.vstack(rows)
-    return sheet
+    return np.vstack([np.hstack(drawn[start : start + columns]) for start in range(0, len(drawn), columns)])
 
 
 def parse_size(text: str) -> Size:
-    """Width and height in pixels, from "224x160" or one number for both."""
+    """Returns the size in pixels given by "224x160" (width, height), or by one number for both."""
     from penguin_models.types import Size
 
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size such as 224x224", param_hint="--size")
-    width, height = match[1], match[2] or match[1]
-    return Size(int(height), int(width))
+    return Size(int(match[2] or match[1]), int(match[1]))
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Weights of all families, from "image=3,clip=1"."""
-    weights = dict.fromkeys(("image", "pair", "clip", "chart", "text"), 0.0)
+    """Returns the weights of all families given by "image=3,clip=1"."""
+    weights = dict.fromkeys(_FAMILIES, 0.0)
     for item in text.split(","):
         name, _, value = item.partition("=")
         if name not in weights or not re.fullmatch(r"\d+(\.\d+)?", value):
-            known = ", ".join(weights)
+            known = ", ".join(_FAMILIES)
             raise typer.BadParameter(f"{item!r} is not a weight such as image=3 ({known})", param_hint="--mixture")
         weights[name] = float(value)
     return weights

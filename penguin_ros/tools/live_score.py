@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from penguin_models.grounding import GroundedObject, format_grounding
 from penguin_ros.evaluation.tabletop.scenes import Score, summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
-from penguin_tabletop.turns import Expected, Turn
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
 _KEPT = 2000
 """Truths in memory; the oldest go."""
@@ -40,7 +40,7 @@ class LiveScore:
         truth = self.truths.get(stamp_ns)
         if truth is None:
             return None
-        return self._score(Turn("caption_grounded", "", "", Expected("boxes", truth)), format_grounding(said))
+        return self._score(Turn("caption_grounded", "", "", ExpectedReply("boxes", truth)), format_grounding(said))
 
     def questions(self) -> list[str]:
         """Questions that the newest truth answers: how many, whether something is there, where it is."""
@@ -60,13 +60,14 @@ class LiveScore:
         if truth is None:
             return None
         if question.startswith("How many"):
-            return self._score(Turn("count", question, "", Expected("number", number=len(truth))), text)
+            return self._score(Turn("count", question, "", ExpectedReply("number", number=len(truth))), text)
         label = question.split(maxsplit=3)[3].split("?")[0]
         matching = tuple(item for item in truth if item.label == label)
         if question.startswith("Where"):
-            return self._score(Turn("find_by_name", question, "", Expected("boxes", matching)), format_grounding(said))
+            expected = ExpectedReply("boxes", matching)
+            return self._score(Turn("find_by_name", question, "", expected), format_grounding(said))
         options = ("yes", "no")
-        expected = Expected("choice", answer=options[not matching], options=options)
+        expected = ExpectedReply("choice", answer=options[not matching], options=options)
         return self._score(Turn("existence", question, "", expected), text)
 
     def summary(self) -> dict[str, Score]:

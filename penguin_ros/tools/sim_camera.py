@@ -1,7 +1,6 @@
-"""A camera that looks at the simulated table-top, live: images, and the truth about each of them on its own topic.
+"""A live camera over the simulated table-top: images, and the ground truth of each on a topic of its own.
 
-Things appear, move, fall and leave now and then, as training/penguin_tabletop tells it. Needs PyBullet:
-`pip install pybullet`.
+Objects appear, move, fall and leave now and then. Needs PyBullet: `pip install pybullet`.
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
-from penguin_tabletop.timeline import LiveTabletop
+from penguin_tabletop.clips.timeline import LiveTabletop
 
-_LOOK_S = 0.1
-"""Between two looks whether the process has been told to stop, while there is nothing to do."""
+_STOP_CHECK_S = 0.1
+"""Longest time between checks whether the process has been asked to stop."""
 
 
-class SimCamera(Node):
+class SimCamera(Node):  # type: ignore[misc, unused-ignore]
     """Publishes `~/image_raw` and `~/truth`.
 
-    `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text what
-    is happening ("" while nothing is).
+    `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text the
+    events in progress ("" if there are none).
     """
 
     def __init__(self) -> None:
-        """Declares the parameters and sets up the table.
+        """Declares the parameters and plans the first scene.
 
         Raises:
-            TabletopError: a setting that makes no sense, or PyBullet is not installed.
+            TabletopError: A parameter is out of range, or PyBullet is not installed.
         """
         super().__init__("sim_camera")
-        seed = self._number("seed", 0, 0, 2**31 - 1, "the same seed shows the same")
-        width = self._number("width", 320, 56, 4096, "width of the image in pixels")
-        height = self._number("height", 240, 56, 4096, "height of the image in pixels")
-        rate_range = [FloatingPointRange(from_value=0.1, to_value=120.0)]
-        described = ParameterDescriptor(description="images a second", floating_point_range=rate_range, read_only=True)
-        rate_hz = float(self.declare_parameter("rate_hz", 10.0, described).value)
-        described = ParameterDescriptor(description="frame of the header", read_only=True)
-        self._frame_id = str(self.declare_parameter("frame_id", "sim_camera_optical_frame", described).value)
+        seed = self._declare_integer("seed", 0, 0, 2**31 - 1, "the same seed gives the same images")
+        width = self._declare_integer("width", 320, 56, 4096, "width of the image in pixels")
+        height = self._declare_integer("height", 240, 56, 4096, "height of the image in pixels")
+        limits = [FloatingPointRange(from_value=0.1, to_value=120.0)]
+        descriptor = ParameterDescriptor(description="images per second", floating_point_range=limits, read_only=True)
+        rate_hz = float(self.declare_parameter("rate_hz", 10.0, descriptor).value)
+        descriptor = ParameterDescriptor(description="frame_id of the header", read_only=True)
+        self._frame_id = str(self.declare_parameter("frame_id", "sim_camera_optical_frame", descriptor).value)
         self._table = LiveTabletop(seed, Size(height, width), rate_hz)
         self._images = self.create_publisher(Image, "~/image_raw", 2)
         self._truth = self.create_publisher(GroundedCaption, "~/truth", 10)
@@ -62,7 +61,7 @@ class SimCamera(Node):
         self._table.close()
         super().destroy_node()
 
-    def _number(self, name: str, default: int, low: int, high: int, description: str) -> int:
+    def _declare_integer(self, name: str, default: int, low: int, high: int, description: str) -> int:
         limits = [IntegerRange(from_value=low, to_value=high, step=1)]
         descriptor = ParameterDescriptor(description=description, integer_range=limits, read_only=True)
         return int(self.declare_parameter(name, default, descriptor).value)
@@ -74,15 +73,14 @@ class SimCamera(Node):
         image.header.stamp = self.get_clock().now().to_msg()
         image.header.frame_id = self._frame_id
         image.data = array.array("B", frame.rgb.tobytes())
-        happening = ", ".join(f"{event.label} {event.kind} {event.where}".strip() for event in frame.events)
+        text = ", ".join(f"{event.label} {event.kind} {event.where}".strip() for event in frame.events)
         objects = [item.grounded for item in frame.truth.objects]
-        camera = self._images.topic_name
-        self._truth.publish(truth_message(image.header, camera, Size(height, width), happening, objects))
+        self._truth.publish(truth_message(image.header, self._images.topic_name, Size(height, width), text, objects))
         self._images.publish(image)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Spins the node until SIGINT or SIGTERM; the exit code."""
+    """Runs the node until SIGINT or SIGTERM; returns the exit code."""
     try:
         start_ros(sys.argv if args is None else args)
         node = SimCamera()
@@ -91,12 +89,12 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 1
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS in the middle of a picture
+    for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS during a render
         signal.signal(number, lambda *_: stop.set())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop.is_set():
-        executor.spin_once(timeout_sec=_LOOK_S)
+        executor.spin_once(timeout_sec=_STOP_CHECK_S)
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()

@@ -1,4 +1,4 @@
-"""`penguin-vl tabletop`: files and pictures from the command line, and one clear line for what cannot be done."""
+"""`penguin-vl tabletop`: files and pictures from the command line, and one clear line per error."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ pytest.importorskip("pybullet_data", reason="PyBullet is not installed: pip inst
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """Runs the command in this process: (exit code, standard output, standard error)."""
+    """Runs the command in this process; returns (exit code, standard output, standard error)."""
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["penguin-vl", "tabletop", *map(str, args)])
@@ -24,22 +24,10 @@ def run(monkeypatch, capfd):
     return call
 
 
-def test_write(run, tmp_path):
+def test_write_creates_annotations_images_and_masks(run, tmp_path):
     out = tmp_path / "new" / "folder"
-    options = (
-        "--out",
-        out,
-        "--scenes",
-        4,
-        "--split",
-        "test",
-        "--size",
-        "112x84",
-        "--mixture",
-        "image=1,text=1",
-        "--masks",
-    )
-    code, said, noise = run("write", *options, "--json")
+    options = ("--out", out, "--scenes", 4, "--split", "test", "--size", "112x84", "--mixture", "image=1,text=1")
+    code, said, noise = run("write", *options, "--masks", "--json")
     assert code == 0 and noise == ""
     result = json.loads(said)
     lines = [json.loads(line) for line in (out / "annotations.jsonl").read_text().splitlines()]
@@ -52,7 +40,7 @@ def test_write(run, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "columns"), [("image", 1), ("pair", 2), ("clip", 4)])
-def test_show(run, tmp_path, family, columns):
+def test_show_draws_the_frames_and_prints_the_conversation(run, tmp_path, family, columns):
     picture = tmp_path / "picture.png"
     code, said, noise = run("show", "--seed", 1, "--out", picture, "--family", family, "--size", "120")
     assert code == 0 and noise == ""
@@ -71,17 +59,17 @@ def test_show(run, tmp_path, family, columns):
         (("--mixture", "music=1"), "'music=1' is not a weight such as image=3"),
     ],
 )
-def test_options_that_make_no_sense(run, tmp_path, options, message):
+def test_invalid_options_are_refused(run, tmp_path, options, message):
     code, _, noise = run("write", "--out", tmp_path / "x", "--scenes", 1, *options)
     assert code == 2 and message in " ".join(noise.replace("│", " ").split())
 
 
-def test_what_cannot_be_done_is_one_line(run, tmp_path):
+def test_failures_are_reported_in_one_line(run, tmp_path):
     code, _, noise = run("write", "--out", tmp_path / "x", "--scenes", 1, "--size", "20")
     assert code == 1 and noise == "error: image size 20x20 must be between 56 and 1080 pixels a side\n"
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         code, _, noise = run("write", "--out", out, "--scenes", 1)
-        assert code == 1 and noise.startswith(f"error: --out {out} cannot be made a folder") and noise.count("\n") == 1
+        assert code == 1 and noise.startswith(f"error: --out {out} cannot be created") and noise.count("\n") == 1
     code, _, noise = run("show", "--seed", 1, "--out", tmp_path / "no" / "picture.png")
     assert code == 1 and noise.startswith("error: overlay") and noise.count("\n") == 1

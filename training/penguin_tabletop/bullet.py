@@ -1,11 +1,9 @@
-"""PyBullet, where it is installed."""
+"""The optional dependency PyBullet: its module, independent simulations, and its folder of assets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +12,40 @@ from penguin_models.errors import TabletopError
 _MISSING = "the simulated table-top needs PyBullet: pip install pybullet"
 
 
+class BulletClient:
+    """PyBullet's constants, and its functions bound to one simulation without a window."""
+
+    def __init__(self) -> None:
+        self._bullet = load_pybullet()
+        self._id = self._bullet.connect(self._bullet.DIRECT)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._bullet, name)
+        return partial(value, physicsClientId=self._id) if callable(value) else value
+
+
 @lru_cache(maxsize=1)
-def bullet() -> Any:
-    """The module, imported without the line that it would write to standard error.
-
-    Raises:
-        TabletopError: it is not installed.
-    """
-    try:
-        with _silent():
-            import pybullet
-    except ImportError as err:
-        raise TabletopError(_MISSING) from err
-    return pybullet
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Standard error goes nowhere: the line comes from C, past Python's own streams."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def assets() -> Path:
-    """The folder of PyBullet's assets.
+def load_pybullet() -> Any:
+    """Imports PyBullet without the line that its C code writes to standard error.
 
     Raises:
         TabletopError: PyBullet is not installed.
     """
+    stderr_copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        import pybullet
+    except ImportError as err:
+        raise TabletopError(_MISSING) from err
+    finally:
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
+        os.close(null)
+    return pybullet
+
+
+def assets_folder() -> Path:
+    """Returns the folder of PyBullet's assets; raises TabletopError if PyBullet is not installed."""
     try:
         import pybullet_data
     except ImportError as err:

@@ -1,32 +1,23 @@
-"""Samples by number, made when they are asked for: endless, the same every time, without files."""
+"""Samples by number, made on demand: endless, reproducible, without files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import numpy as np
 
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size
-from penguin_tabletop.picture import Photographer, check_size
-from penguin_tabletop.samples import (
-    Family,
-    Sample,
-    chart_sample,
-    clip_sample,
-    image_sample,
-    pair_sample,
-    text_sample,
-)
-from penguin_tabletop.seeds import Split, random_of
-from penguin_tabletop.timeline import check_timing
+from penguin_tabletop.clips.timeline import check_timing
+from penguin_tabletop.render.picture import SceneRenderer, check_size
+from penguin_tabletop.samples import Family, Sample, chart_sample, clip_sample, image_sample, pair_sample, text_sample
+from penguin_tabletop.seeds import Split, seeded_random
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How often each family of samples comes, as weights."""
+    """Weights of the families of samples."""
 
     image: float = 0.62
     pair: float = 0.08
@@ -40,7 +31,7 @@ class Mixture:
             raise TabletopError(f"weights {weights} of a mixture must not be negative, and one must be above 0")
 
     def choose(self, random: np.random.Generator) -> Family:
-        """One of the families."""
+        """Returns a random family."""
         weights = np.array([getattr(self, name) for name in get_args(Family)])
         family: Family = get_args(Family)[random.choice(len(weights), p=weights / weights.sum())]
         return family
@@ -48,27 +39,16 @@ class Mixture:
 
 @dataclass(frozen=True)
 class TabletopSettings:
-    """What the samples are like.
+    """Settings of a data set."""
 
-    Attributes:
-        split: whose seeds are used.
-        base: a family of scenes of its own; see `Split.seed`.
-        size: of the pictures in pixels.
-        turns: most questions about the same pictures.
-        fps: frames per second of clips.
-        seconds: length of clips; various if None.
-        mixture: how often each family comes.
-        drills: share of texts that are drills.
-    """
-
-    split: Split = Split.TRAIN
-    base: int = 0
-    size: Size = field(default_factory=lambda: Size(168, 168))
-    turns: int = 4
-    fps: float = 2.0
-    seconds: float | None = None
+    split: Split = Split.TRAIN  # where the seeds come from
+    base: int = 0  # number of a separate family of scenes; see `Split.seed`
+    size: Size = field(default_factory=lambda: Size(168, 168))  # of the pictures in pixels
+    turns: int = 4  # largest number of questions about the same pictures
+    fps: float = 2.0  # of clips
+    seconds: float | None = None  # length of clips; random if None
     mixture: Mixture = field(default_factory=Mixture)
-    drills: float = 0.0
+    drills: float = 0.0  # share of texts that are only to be repeated
 
     def __post_init__(self) -> None:
         self.split.seed(0, self.base)
@@ -80,62 +60,42 @@ class TabletopSettings:
             raise TabletopError(f"drills {self.drills} must be a share, from 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return values | {
-            "split": self.split.name.lower(),
-            "size": list(self.size),
-            "mixture": asdict(self.mixture),
-        }
+        """Returns plain values for JSON."""
+        return asdict(self) | {"split": self.split.name.lower()}
 
 
 class TabletopDataset:
-    """Sample number n is a function of the settings and n alone; processes may share the work as they like."""
+    """An endless data set: sample n depends only on the settings and n, so that any process can make it."""
 
     def __init__(self, settings: TabletopSettings):
-        """Takes the settings; the renderer starts with the first picture, in the process that wants it."""
+        """Stores the settings; the renderer starts with the first picture, in the process that needs it."""
         self.settings = settings
-        self._photographer: Photographer | None = None
+        self._renderer: SceneRenderer | None = None
 
     def __getitem__(self, number: int) -> Sample:
         """Makes a sample."""
         settings = self.settings
         seed = settings.split.seed(number, settings.base)
         name = f"{settings.split.name.lower()}-{settings.base}-{number:08d}"
-        family = settings.mixture.choose(random_of(seed, "family"))
+        family = settings.mixture.choose(seeded_random(seed, "family"))
         if family == "text":
             return text_sample(name, seed, settings.turns, settings.drills)
         if family == "chart":
             return chart_sample(name, seed, settings.size)
-        photographer = self._started()
+        if self._renderer is None:
+            self._renderer = SceneRenderer(settings.size)
         if family == "image":
-            return image_sample(name, seed, photographer, settings.turns)
+            return image_sample(name, seed, self._renderer, settings.turns)
         if family == "pair":
-            return pair_sample(name, seed, photographer)
-        return clip_sample(name, seed, photographer, settings.turns, settings.fps, settings.seconds)
-
-    def __iter__(self) -> Iterator[Sample]:
-        """All samples, without end."""
-        return self.samples()
-
-    def samples(self, start: int = 0, step: int = 1) -> Iterator[Sample]:
-        """Samples start, start + step, ... without end: worker k of n takes `samples(k, n)`."""
-        number = start
-        while True:
-            yield self[number]
-            number += step
+            return pair_sample(name, seed, self._renderer)
+        return clip_sample(name, seed, self._renderer, settings.turns, settings.fps, settings.seconds)
 
     def close(self) -> None:
         """Frees the renderer."""
-        if self._photographer is not None:
-            self._photographer.close()
-            self._photographer = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the renderer: another process starts its own."""
-        return self.__dict__ | {"_photographer": None}
-
-    def _started(self) -> Photographer:
-        if self._photographer is None:
-            self._photographer = Photographer(self.settings.size)
-        return self._photographer
+        """Leaves out the renderer: another process starts its own."""
+        return self.__dict__ | {"_renderer": None}

@@ -1,7 +1,4 @@
-"""Which seeds belong to which split, and the random numbers of a seed.
-
-Splits never share a seed: the lowest two bits of a seed name its split. Nothing here knows what a seed is used for.
-"""
+"""Seeds of the splits, and random generators that depend on a seed."""
 
 from __future__ import annotations
 
@@ -11,44 +8,33 @@ import numpy as np
 
 from penguin_models.errors import TabletopError
 
-_RUN_BITS = 40
+_NUMBER_BITS = 40
 
 
 class Split(IntEnum):
-    """What a scene may be used for; the value is in the lowest two bits of its seed."""
+    """The purpose of a scene. Splits never share a seed: the value is stored in the lowest two bits of the seed."""
 
     TRAIN = 0
     VALIDATION = 1
     TEST = 2
 
-    def seed(self, n: int, base: int = 0) -> int:
-        """The seed of scene `n`.
+    def seed(self, number: int, base: int = 0) -> int:
+        """Returns the seed of a scene.
 
         Args:
-            n: number of the scene, below 2**40.
-            base: a family of scenes of its own; two bases of one split share no seed either.
+            number: Number of the scene, below 2**40.
+            base: Number of a separate family of scenes; families of one split share no seed either.
 
         Raises:
-            TabletopError: a number that is out of range.
+            TabletopError: The number or the base is out of range.
         """
-        if not 0 <= n < 1 << _RUN_BITS:
-            raise TabletopError(f"scene number {n} must be at least 0 and below 2**{_RUN_BITS}")
+        if not 0 <= number < 1 << _NUMBER_BITS:
+            raise TabletopError(f"scene number {number} must be at least 0 and below 2**{_NUMBER_BITS}")
         if base < 0:
             raise TabletopError(f"base {base} must not be negative")
-        return ((base << _RUN_BITS) + n) << 2 | self.value
-
-    @classmethod
-    def of(cls, seed: int) -> Split:
-        """The split that a seed belongs to.
-
-        Raises:
-            TabletopError: a seed that no split gives.
-        """
-        if seed < 0 or seed & 3 not in set(cls):
-            raise TabletopError(f"seed {seed} belongs to no split; take one from Split.TEST.seed(n)")
-        return cls(seed & 3)
+        return ((base << _NUMBER_BITS) + number) << 2 | self.value
 
 
-def random_of(seed: int, purpose: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and on what they are for, and on nothing else."""
+def seeded_random(seed: int, purpose: str) -> np.random.Generator:
+    """Returns a random generator that depends only on the seed and on what the numbers are used for."""
     return np.random.default_rng([*purpose.encode(), seed & 0xFFFFFFFF, seed >> 32])

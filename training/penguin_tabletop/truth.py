@@ -1,13 +1,14 @@
-"""What can be said of a picture for certain: visible objects with their boxes, how they lie to each other, how many.
+"""What a picture certainly shows: visible objects with their boxes, their relations, their number.
 
-The limits are stated here and hold everywhere: an object counts as visible where the image shows at least MIN_SHARE of
-it and its box is at least MIN_SIDE of the image's shorter side. What shows less than NO_TRACE of itself is not there at
-all. What lies between the two makes a picture unclear: nothing is asked of it that such an object could decide.
+The limits below hold everywhere: an object counts as visible if the image shows at least MIN_SHARE of it and its box
+is at least MIN_SIDE of the image's shorter side. If less than NO_TRACE of it shows, it counts as absent. Anything in
+between makes the picture unclear, and then no question is asked that depends on the object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,22 +16,22 @@ import numpy as np
 
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
-from penguin_tabletop.camera import Camera
-from penguin_tabletop.picture import Picture, Seen
-from penguin_tabletop.printing import legible
-from penguin_tabletop.scene import Scene, Vector
-from penguin_tabletop.view import Rect, overlap, rect_of
+from penguin_tabletop.render.picture import RenderedPicture, Visibility
+from penguin_tabletop.render.printing import is_legible
+from penguin_tabletop.scene.camera import Camera
+from penguin_tabletop.scene.scene import Scene, Vector
+from penguin_tabletop.scene.view import area_in_image, rect_of
 
 MIN_SHARE = 0.45
 MIN_SIDE = 0.035
 NO_TRACE = 0.02
-_READABLE = 0.9
-"""A printed word counts where this much of its object is visible, and printing.legible says so."""
+_READABLE_SHARE = 0.9
+"""A printed word counts if this share of its object is visible and the word is legible."""
 _APART_M = 0.05
-_ACROSS = 60
-"""Left and right need this distance between the middles of the boxes, in thousandths of the width."""
-_CLEARLY = 1.6
-"""One direction must outweigh the other this much to be called left, right, in front or behind."""
+_APART_X = 60
+"""Left and right require this distance between the middles of the boxes, in thousandths of the width."""
+_DIRECTION_RATIO = 1.6
+"""How many times one direction must outweigh the other to be called left, right, in front or behind."""
 
 RELATIONS = ("left of", "right of", "in front of", "behind", "on")
 OPPOSITE = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
@@ -38,32 +39,20 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "in front of": "behind
 
 @dataclass(frozen=True)
 class VisibleObject:
-    """An object that the picture shows.
+    """An object that the picture shows."""
 
-    Attributes:
-        id: of the thing, the same in all frames of a clip.
-        label: what it is called; twins share one.
-        kind, colour, size: as the scene has them; colour None where the kind has only one look.
-        word: printed on it, "" if there is none or it cannot be read.
-        box: around its visible pixels.
-        share: of it that is visible.
-        right_m, ahead_m: where it stands as seen from the camera, on the ground.
-        position: of its foot in the world, in metres.
-        on: id of what carries it, None for the table.
-    """
-
-    id: int
-    label: str
+    id: int  # the same in all frames of a clip
+    label: str  # twins share one
     kind: str
-    colour: str | None
+    colour: str | None  # None if the kind has only one look
     size: str
-    word: str
-    box: Box
-    share: float
-    right_m: float
+    word: str  # printed word, "" if there is none or it is not legible
+    box: Box  # around its visible pixels
+    share: float  # visible share
+    right_m: float  # place on the ground as seen from the camera
     ahead_m: float
-    position: Vector
-    on: int | None
+    position: Vector  # of its foot in the world, in metres
+    on: int | None  # id of the object that carries it, None for the table
 
     @property
     def grounded(self) -> GroundedObject:
@@ -71,9 +60,14 @@ class VisibleObject:
         return GroundedObject(self.label, self.box)
 
     @property
-    def told(self) -> GroundedObject:
-        """The same with the box in tens, as texts give it: last digits that no eye can tell would only be noise."""
-        return GroundedObject(self.label, in_tens(self.box))
+    def rounded(self) -> GroundedObject:
+        """Label and box rounded to tens, as texts state it: nobody could see the last digits."""
+        return GroundedObject(self.label, rounded_box(self.box))
+
+    @property
+    def middle_x(self) -> float:
+        """Middle of the box in thousandths of the width."""
+        return (self.box.x1 + self.box.x2) / 2
 
 
 @dataclass(frozen=True)
@@ -87,114 +81,98 @@ class Relation:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """What a picture shows.
+    """What a picture shows."""
 
-    Attributes:
-        objects: visible ones, from left to right.
-        relations: that hold clearly.
-        unclear: labels of objects that show too little of themselves to count, and too much to be absent.
-        table: what the table is called ("wooden", "white", ...).
-        camera: that took the picture.
-    """
-
-    objects: tuple[VisibleObject, ...]
-    relations: tuple[Relation, ...]
-    unclear: tuple[str, ...]
-    table: str
+    objects: tuple[VisibleObject, ...]  # from left to right
+    relations: tuple[Relation, ...]  # those that hold clearly
+    unclear: tuple[str, ...]  # labels of objects that are neither clearly visible nor clearly absent
+    table: str  # name of the table ("wooden", "white", ...)
     camera: Camera
 
-    def counts(self) -> dict[str, int]:
-        """How many objects have each label."""
-        return count(item.label for item in self.objects)
+    @property
+    def is_clear(self) -> bool:
+        """Whether the picture shows objects, and all of them clearly: only then are questions asked about it."""
+        return bool(self.objects) and not self.unclear
 
-    def relation(self, subject: int, other: int) -> str | None:
-        """How one object lies to another, if that is clear."""
-        return next((r.name for r in self.relations if (r.subject, r.object) == (subject, other)), None)
+    @property
+    def unique(self) -> list[VisibleObject]:
+        """Objects whose label no other object has."""
+        counts = self.counts()
+        return [item for item in self.objects if counts[item.label] == 1]
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of objects with each label, in the order of first occurrence."""
+        return dict(Counter(item.label for item in self.objects))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns plain values for JSON."""
         return {
-            "objects": [_rounded(asdict(item)) | {"box": box_list(item.box)} for item in self.objects],
+            "objects": [_round_values(asdict(item)) | {"box": box_list(item.box)} for item in self.objects],
             "relations": [asdict(relation) for relation in self.relations],
             "counts": self.counts(),
             "unclear": list(self.unclear),
             "table": self.table,
-            "camera": _rounded(asdict(self.camera)),
+            "camera": _round_values(asdict(self.camera)),
         }
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Lengths and angles to a tenth of a millimetre or milliradian."""
-    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
-    return rounded | {name: [round(v, 4) for v in value] for name, value in values.items() if isinstance(value, tuple)}
-
-
-def in_tens(box: Box) -> Box:
-    """The box with each side at the nearest ten."""
-    return Box(*(10 * round(side / 10) for side in (box.x1, box.y1, box.x2, box.y2)))
+def rounded_box(box: Box) -> Box:
+    """Returns the box with each side rounded to tens."""
+    return Box(*(10 * round(side / 10) for side in box_list(box)))
 
 
 def box_list(box: Box) -> list[int]:
-    """A box as [x1, y1, x2, y2] in thousandths."""
+    """Returns a box as [x1, y1, x2, y2] in thousandths."""
     return [box.x1, box.y1, box.x2, box.y2]
 
 
-def count(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, in the order of first occurrence."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def truth_of(scene: Scene, picture: Picture) -> SceneTruth:
-    """The truth of a picture of a scene, from its masks."""
-    return _truth(scene, picture.seen, picture.size)
+def truth_of(scene: Scene, picture: RenderedPicture) -> SceneTruth:
+    """Returns the truth of a rendered scene, from its masks."""
+    return _truth(scene, picture.visibility, picture.size)
 
 
 def planned_truth(scene: Scene, size: Size) -> SceneTruth:
-    """The truth of a scene that was never rendered, from outlines: for texts without a picture."""
-    seen = {}
+    """Returns the truth of a scene that is not rendered, from the hulls of its objects: for texts without a picture."""
+    visibility = {}
     for thing in scene.things:
         rect = rect_of(thing, scene.camera, size)
-        box = Box.from_pixels(*rect, size)
-        in_image = overlap(rect, Rect(0, 0, size.width, size.height)) / rect.area if rect.area else 0.0
-        seen[thing.id] = Seen(box, in_image)
-    return _truth(scene, seen, size)
+        in_image = area_in_image(thing, scene.camera, size) / rect.area if rect.area else 0.0
+        visibility[thing.id] = Visibility(Box.from_pixels(*rect, size), in_image)
+    return _truth(scene, visibility, size)
 
 
-def _truth(scene: Scene, seen: Mapping[int, Seen], size: Size) -> SceneTruth:
+def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> SceneTruth:
     objects, unclear = [], []
     for thing in scene.things:
-        found = seen.get(thing.id)
+        found = visibility.get(thing.id)
         if found is None or found.box is None or found.share < NO_TRACE:
             continue
-        if found.share >= MIN_SHARE and _large(found.box, size):
-            place = (*scene.camera.on_ground(np.array(thing.position)), thing.position, thing.on)
-            readable = thing.word and found.share >= _READABLE and legible(thing, scene.camera, size)
-            word = thing.word if readable else ""
-            names = (thing.label, thing.kind, thing.colour, thing.size, word)
-            objects.append(VisibleObject(thing.id, *names, found.box, found.share, *place))
-        else:
+        if found.share < MIN_SHARE or not _is_large_enough(found.box, size):
             unclear.append(thing.label)
+            continue
+        readable = thing.word and found.share >= _READABLE_SHARE and is_legible(thing, scene.camera, size)
+        word = thing.word if readable else ""
+        right_m, ahead_m = scene.camera.on_ground(np.array(thing.position))
+        names = (thing.label, thing.kind, thing.colour, thing.size, word)
+        place = (right_m, ahead_m, thing.position, thing.on)
+        objects.append(VisibleObject(thing.id, *names, found.box, found.share, *place))
     objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
     table = scene.surroundings.table.name
     return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), table, scene.camera)
 
 
-def _large(box: Box, size: Size) -> bool:
+def _is_large_enough(box: Box, size: Size) -> bool:
     left, top, right, bottom = box.to_pixels(size)
     return min(right - left, bottom - top) >= MIN_SIDE * min(size)
 
 
 def _relations(objects: Sequence[VisibleObject]) -> tuple[Relation, ...]:
-    found = []
-    for subject in objects:
-        for other in objects:
-            name = None if subject.id == other.id else _relation(subject, other)
-            if name is not None:
-                found.append(Relation(subject.id, name, other.id))
-    return tuple(found)
+    return tuple(
+        Relation(subject.id, name, other.id)
+        for subject in objects
+        for other in objects
+        if subject.id != other.id and (name := _relation(subject, other)) is not None
+    )
 
 
 def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
@@ -204,8 +182,15 @@ def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
         return None
     right, ahead = subject.right_m - other.right_m, subject.ahead_m - other.ahead_m
     across = (subject.box.x1 + subject.box.x2 - other.box.x1 - other.box.x2) / 2
-    if abs(right) >= max(_APART_M, _CLEARLY * abs(ahead)) and abs(across) >= _ACROSS and (right > 0) == (across > 0):
+    is_beside = abs(right) >= max(_APART_M, _DIRECTION_RATIO * abs(ahead)) and abs(across) >= _APART_X
+    if is_beside and (right > 0) == (across > 0):
         return "right of" if right > 0 else "left of"
-    if abs(ahead) >= max(_APART_M, _CLEARLY * abs(right)):
+    if abs(ahead) >= max(_APART_M, _DIRECTION_RATIO * abs(right)):
         return "behind" if ahead > 0 else "in front of"
     return None
+
+
+def _round_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Rounds lengths and angles to a tenth of a millimetre or milliradian."""
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+    return rounded | {name: [round(v, 4) for v in value] for name, value in values.items() if isinstance(value, tuple)}

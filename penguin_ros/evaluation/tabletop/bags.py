@@ -24,14 +24,14 @@ from penguin_ros.evaluation.question_file import (
     write_questions,
 )
 from penguin_ros.evaluation.tabletop.export import CAMERA, TrueFrame, write_bag
-from penguin_tabletop import clip_tasks
-from penguin_tabletop.clip_tasks import ClipTruth
-from penguin_tabletop.events import EventKind
-from penguin_tabletop.image_tasks import turns_about
-from penguin_tabletop.picture import Photographer
-from penguin_tabletop.seeds import Split, random_of
-from penguin_tabletop.timeline import ClipView, TabletopClip
-from penguin_tabletop.turns import Turn
+from penguin_tabletop.clips.events import EventKind
+from penguin_tabletop.clips.timeline import ClipView, TabletopClip
+from penguin_tabletop.conversations import clip_tasks
+from penguin_tabletop.conversations.clip_tasks import ClipTruth
+from penguin_tabletop.conversations.picture_tasks import picture_turns
+from penguin_tabletop.conversations.turns import Turn
+from penguin_tabletop.render.picture import SceneRenderer
+from penguin_tabletop.seeds import Split, seeded_random
 
 QUESTIONS_FILE = "questions.jsonl"
 _NOW_TASKS = (clip_tasks.count_at_end, clip_tasks.where_at_end)
@@ -75,17 +75,17 @@ def write_clips(
         TabletopError: a setting that makes no sense, or PyBullet is not installed.
         EvaluationError: a bag exists already, or cannot be written.
     """
-    photographer = Photographer(size)
+    renderer = SceneRenderer(size)
     bags, questions = [], []
     try:
         for number in range(clips):
             clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
-            views = list(clip.frames(photographer))
+            views = list(clip.frames(renderer))
             bags.append(write_bag(folder / f"tabletop-{number}", map(_true_frame, views), quality=quality))
             questions += clip_questions(f"tabletop-{number}", clip, views)
             on_clip()
     finally:
-        photographer.close()
+        renderer.close()
     write_questions(folder / QUESTIONS_FILE, questions)
     return bags
 
@@ -96,7 +96,7 @@ def _true_frame(view: ClipView) -> TrueFrame:
 
 def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:
     """Questions about a clip, asked after its middle and at its end, while nothing is going on."""
-    random = random_of(clip.seed, "bag questions")
+    random = seeded_random(clip.seed, "bag questions")
     found: list[Question] = []
     for view in calm_views(clip, views):
         truth = ClipTruth(
@@ -151,12 +151,12 @@ def _turns(truth: ClipTruth, random: np.random.Generator) -> Iterator[tuple[Turn
         turn = task(truth, random)
         if turn is not None:
             yield turn, False
-    if clip_tasks.clear([truth.last]):
+    if truth.last.is_clear:
         for task in _NOW_TASKS:
             turn = task(truth, random)
             if turn is not None:
                 yield turn, True
-        for turn in turns_about(truth.last, random, most=3):
+        for turn in picture_turns(truth.last, random, most=3):
             yield turn, True
 
 

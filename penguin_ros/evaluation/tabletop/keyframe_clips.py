@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from penguin_engine.bench.keyframe_policies import LabelledClip
 from penguin_models.types import Frame, Size
-from penguin_tabletop.picture import Photographer
+from penguin_tabletop.clips.timeline import TabletopClip
+from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split
-from penguin_tabletop.timeline import TabletopClip
 
 _SIZE = Size(240, 320)
 _FPS = 5.0
@@ -27,9 +27,9 @@ def rendered_clips(count: int) -> Iterator[LabelledClip]:
 
 
 def _render(clip: TabletopClip) -> Iterator[Frame]:
-    photographer = Photographer(_SIZE)
+    renderer = SceneRenderer(_SIZE)
     try:
-        for view in clip.frames(photographer):
+        for view in clip.frames(renderer):
             yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
     finally:
-        photographer.close()
+        renderer.close()

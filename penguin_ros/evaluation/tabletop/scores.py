@@ -1,7 +1,7 @@
 """Answers about the simulated table-top against its truth: parts of scores.
 
-The table-top's own words are read back (penguin_tabletop.reading), so no judge is needed. Every score is a
-ratio of sums over answers; one answer counts in one group only.
+The table-top's own words are read back (penguin_tabletop.conversations.answer_parsing), so no judge is needed. Every
+score is a ratio of sums over answers; one answer counts in one group only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from penguin_ros.evaluation.metrics.boxes import LabelledBox, compare_boxes
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.metrics.text import normalise
 from penguin_ros.evaluation.metrics.time import temporal_iou
-from penguin_tabletop.reading import choice_in, events_in, labels_in, number_in, print_in
-from penguin_tabletop.turns import Expected, Turn
+from penguin_tabletop.conversations.answer_parsing import choice_in, events_in, labels_in, number_in, quoted_word_in
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
 QUESTION = "question: "
 """Begins the name of the accuracy of one kind of question."""
@@ -84,7 +84,7 @@ def _boxes(turn: Turn, raw: str) -> Scored:
     return Scored(parts, counts.labelled_hits == counts.expected == counts.predicted)
 
 
-def _question(is_right: Callable[[Expected, str], bool]) -> Callable[[Turn, str], Scored]:
+def _question(is_right: Callable[[ExpectedReply, str], bool]) -> Callable[[Turn, str], Scored]:
     def score(turn: Turn, raw: str) -> Scored:
         right = is_right(turn.expected, raw)
         return Scored({"accuracy": Ratio(float(right)), f"{QUESTION}{turn.task}": Ratio(float(right))}, right)
@@ -92,13 +92,13 @@ def _question(is_right: Callable[[Expected, str], bool]) -> Callable[[Turn, str]
     return score
 
 
-def _names_label(expected: Expected, raw: str) -> bool:
+def _names_label(expected: ExpectedReply, raw: str) -> bool:
     """Whether the first object that the answer names is the one expected."""
     return next(iter(labels_in(raw)), None) == expected.answer
 
 
 def _reading(turn: Turn, raw: str) -> Scored:
-    right = normalise(print_in(raw) or "") == normalise(turn.expected.answer)
+    right = normalise(quoted_word_in(raw) or "") == normalise(turn.expected.answer)
     return Scored({"reading": Ratio(float(right))}, right)
 
 

@@ -1,4 +1,4 @@
-"""The simulated camera over DDS: images with their truth, the same for the same seed."""
+"""The simulated camera over DDS: images with their ground truth, reproducible from the seed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from penguin_models.types import Size
-from penguin_tabletop.timeline import LiveTabletop
+from penguin_tabletop.clips.timeline import LiveTabletop
 
 SEED = 7
 
@@ -37,7 +37,7 @@ def test_every_image_has_its_truth(robot):
         process.send_signal(signal.SIGINT)
     assert process.wait(180) == 0, process.stderr.read()
 
-    # The two topics find their listener at different times: what came before both did has no partner.
+    # The topics are discovered at different times: earlier messages have no counterpart.
     def stamp(message):
         return message.header.stamp.sec, message.header.stamp.nanosec
 
@@ -52,7 +52,7 @@ def test_every_image_has_its_truth(robot):
     for item in truth.objects:
         assert 0 <= item.x_min_px < item.x_max_px <= 168 and 0 <= item.y_min_px < item.y_max_px <= 112
 
-    # What came first may have been missed, but it is what the table shows for this seed.
+    # The first images may have been missed, but those received are what the table shows for this seed.
     table = LiveTabletop(SEED, Size(112, 168), 20.0)
     shown = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
     frames = (table.step() for _ in range(600))
@@ -61,7 +61,7 @@ def test_every_image_has_its_truth(robot):
     assert [o.label for o in truth.objects] == [o.label for o in match.truth.objects]
 
 
-def test_a_setting_out_of_range_is_one_line(domain):
+def test_a_parameter_out_of_range_is_reported_in_one_line(domain):
     script = Path(__file__).parents[3] / "scripts" / "sim_camera"
     command = [sys.executable, str(script), "--ros-args", "-p", "width:=7"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=180, env=dict(os.environ))

@@ -6,7 +6,7 @@ import pytest
 
 from penguin_models.errors import TabletopError
 from penguin_tabletop.dataset import Mixture, TabletopSettings
-from penguin_tabletop.writer import WriterSettings, write
+from penguin_tabletop.files import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.streamed import Position, StreamedData
 from penguin_training.data.tabletop_source import open_scenes, read_scene

@@ -1,4 +1,4 @@
-"""What these tests share: one renderer, and scenes that are put together by hand."""
+"""Shared fixtures: one renderer, and scenes composed by hand."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from penguin_models.types import Size
-from penguin_tabletop.camera import Camera
-from penguin_tabletop.catalogue import COLOURS, TABLES
-from penguin_tabletop.picture import Photographer
-from penguin_tabletop.scene import Light, Scene, Sensor, Surroundings, Thing, turned
+from penguin_tabletop.render.picture import SceneRenderer
+from penguin_tabletop.scene.camera import Camera
+from penguin_tabletop.scene.catalogue import COLOURS, TABLES
+from penguin_tabletop.scene.scene import Light, Scene, Sensor, Surroundings, Thing, yaw_rotation
 
 SMALL = Size(112, 112)
 
 
 def pytest_collection_modifyitems(items):
-    """Without PyBullet there is nothing to test here."""
+    """Skips the tests of this folder if PyBullet is not installed."""
     if find_spec("pybullet") is None:
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 class Maker:
-    """Cameras, things and scenes with only what matters in them."""
+    """Makes minimal cameras, objects and scenes."""
 
     size = SMALL
 
@@ -36,12 +36,14 @@ class Maker:
     @staticmethod
     def thing(number, kind="cube", colour="red", position=(0.0, 0.0, 0.0), **changes):
         place = tuple(map(float, position))
-        made = Thing(number, f"{colour} {kind}", kind, colour, "large", 1.0, 0, COLOURS[colour], place, turned(0.0))
+        made = Thing(
+            number, f"{colour} {kind}", kind, colour, "large", 1.0, 0, COLOURS[colour], place, yaw_rotation(0.0)
+        )
         return replace(made, **changes)
 
     @classmethod
     def scene(cls, *things, camera=None):
-        """A grey table without noise, lit from above."""
+        """Returns a grey table without noise, lit from above."""
         grey = next(table for table in TABLES if table.texture == "stone")
         around = Surroundings(grey, 0.6, 0.5, (0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.3, 0.3, 0.3))
         light = Light((0.0, 0.0, 1.0), 0.6, 0.4, 0.0)
@@ -55,8 +57,8 @@ def make():
 
 
 @pytest.fixture(scope="session")
-def photographer():
-    """Takes pictures of 112 x 112 pixels."""
-    made = Photographer(SMALL)
+def renderer():
+    """Renders pictures of 112 x 112 pixels."""
+    made = SceneRenderer(SMALL)
     yield made
     made.close()

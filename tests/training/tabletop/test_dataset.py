@@ -1,8 +1,7 @@
-"""Samples by number: the same for everybody, in the annotation format, with masks that agree with the boxes."""
+"""Samples by number: reproducible, in the annotation format, with masks that agree with the boxes."""
 
 import pickle
 from collections import Counter
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -36,24 +35,21 @@ def content(sample):
     return sample.id, sample.conversations, sample.truth(), [frame.tobytes() for frame in sample.frames]
 
 
-def test_a_number_gives_the_same_sample_to_every_process(dataset):
+def test_a_number_gives_the_same_sample_in_any_order_and_process(dataset):
     copy = pickle.loads(pickle.dumps(dataset))
     numbers = [0, 9, 4, 0]
     assert [content(dataset[n]) for n in numbers] == [content(copy[n]) for n in numbers]
-    shared = [content(sample) for k in range(2) for sample in islice(copy.samples(k, 2), 3)]
-    alone = [content(sample) for sample in islice(dataset, 6)]
-    assert sorted(shared, key=lambda item: item[0]) == alone
     copy.close()
 
 
-def test_splits_and_bases_differ():
+def test_splits_and_bases_have_different_samples():
     samples = [
         TabletopDataset(settings(split=split, base=base, mixture=ONLY["chart"]))[0]
         for split in Split
         for base in (0, 1)
     ]
     assert len({sample.id for sample in samples}) == len({sample.frames[0].tobytes() for sample in samples}) == 6
-    assert [Split.of(sample.seed) for sample in samples] == [split for split in Split for _ in range(2)]
+    assert [sample.seed & 3 for sample in samples] == [split for split in Split for _ in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +58,7 @@ def test_splits_and_bases_differ():
 )
 def test_conversations_are_in_the_annotation_format(family, opening, frames):
     dataset = TabletopDataset(settings(mixture=ONLY[family], turns=3))
-    for sample in islice(dataset, 3):
+    for sample in map(dataset.__getitem__, range(3)):
         said = sample.conversations
         assert len(sample.frames) == frames and len(sample.truths) == (0 if family == "text" else frames)
         assert [message["from"] for message in said] == ["human", "gpt"] * len(sample.turns)
@@ -81,7 +77,7 @@ def test_charts_have_no_conversation():
 
 def test_masks_show_the_classes_of_the_objects():
     dataset = TabletopDataset(settings(mixture=ONLY["image"]))
-    for sample in islice(dataset, 4):
+    for sample in map(dataset.__getitem__, range(4)):
         (truth,), (classes,) = sample.truths, sample.classes
         shown = {CLASSES[index] for index in np.unique(classes)} - {"nothing"}
         assert shown == {f"{item.colour or 'any'} {item.kind}" for item in truth.objects}
@@ -95,9 +91,10 @@ def test_masks_show_the_classes_of_the_objects():
     dataset.close()
 
 
-def test_the_mixture_is_kept():
+def test_families_occur_as_often_as_the_mixture_says():
     mixture = Mixture(image=0, pair=0, clip=0, chart=1, text=3)
-    families = Counter(sample.family for sample in islice(TabletopDataset(settings(mixture=mixture)), 120))
+    dataset = TabletopDataset(settings(mixture=mixture))
+    families = Counter(dataset[number].family for number in range(120))
     assert set(families) == {"chart", "text"} and 65 < families["text"] < 110
 
 
@@ -110,12 +107,12 @@ def test_the_mixture_is_kept():
         ({"fps": 0.1}, "fps 0.1 must be from 1"),
     ],
 )
-def test_settings_that_make_no_sense(changes, message):
+def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(TabletopError, match=message):
         settings(**changes)
 
 
 @pytest.mark.parametrize("weights", [{"image": -1.0}, dict.fromkeys(ONLY, 0.0)])
-def test_mixtures_that_make_no_sense(weights):
+def test_mixtures_without_positive_weights_are_refused(weights):
     with pytest.raises(TabletopError, match="must not be negative"):
         Mixture(**weights)

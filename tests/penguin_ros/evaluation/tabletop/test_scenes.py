@@ -16,10 +16,10 @@ from penguin_ros.cli.main import main
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.tabletop.scenes import summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
+from penguin_tabletop.clips.events import Event
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_tabletop.events import Event
 from penguin_tabletop.seeds import Split
-from penguin_tabletop.turns import Expected, Turn
 
 CUBE = GroundedObject("red cube", Box(100, 100, 300, 300))
 BALL = GroundedObject("blue ball", Box(500, 500, 700, 700))
@@ -28,7 +28,7 @@ LEAVES = Event("leaves", 6.0, 8.0, 2, "blue ball", "off the table")
 
 
 def turn(task, **expected):
-    return Turn(task, "?", "", Expected(**expected))
+    return Turn(task, "?", "", ExpectedReply(**expected))
 
 
 @pytest.mark.parametrize(

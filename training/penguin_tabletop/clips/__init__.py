@@ -1,0 +1,1 @@
+"""Events: what moves, when, and how the scene looks at any moment of a clip."""

@@ -1,0 +1,209 @@
+"""A table-top over time: clips of known length, and an endless live one.
+
+Between events only noise, exposure flicker and slow light changes vary, none of which should count as an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from penguin_models.errors import TabletopError
+from penguin_models.types import Size, UInt8Array
+from penguin_tabletop.clips.director import Director
+from penguin_tabletop.clips.events import Event, Step
+from penguin_tabletop.render.picture import RenderedPicture, SceneRenderer, check_size
+from penguin_tabletop.scene.planning import plan_clip_scene
+from penguin_tabletop.scene.scene import Scene, Sensor
+from penguin_tabletop.seeds import seeded_random
+from penguin_tabletop.truth import SceneTruth, truth_of
+
+_LENGTH_S = (6.0, 16.0)
+_BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
+_AFTER_S = 1.0
+"""Time without events at the end: the last frame, at one frame a second or more, shows how everything ended."""
+_CALM_PROBABILITY = 0.15
+
+
+def check_timing(fps: float, seconds: float | None) -> None:
+    """Raises TabletopError if the frame rate or the length of a clip is out of range."""
+    if not 1 <= fps <= 120:
+        raise TabletopError(f"fps {fps} must be from 1 to 120")
+    if seconds is not None and not 1 <= seconds <= 3600:
+        raise TabletopError(f"a length of {seconds} seconds must be from 1 to 3600")
+
+
+class ClipView(NamedTuple):
+    """One frame of a clip: its time, the picture with its masks, and what it shows."""
+
+    stamp_s: float
+    picture: RenderedPicture
+    truth: SceneTruth
+
+
+@dataclass(frozen=True)
+class _LightDrift:
+    """Light that changes slowly and exposure that flickers."""
+
+    flicker: float
+    slow: float
+    period_s: float
+    side: float
+    phase: float
+
+    def sensor_at(self, sensor: Sensor, time_s: float) -> Sensor:
+        number = sensor.number + round(time_s * 1000)
+        angle = 2 * np.pi * time_s / self.period_s + self.phase
+        flicker = self.flicker * np.random.default_rng(number).uniform(-1, 1)
+        gain = sensor.gain * (1 + self.slow * float(np.sin(angle)) + flicker)
+        return replace(sensor, gain=gain, side=self.side * float(np.sin(0.7 * angle)), number=number)
+
+
+class TabletopClip:
+    """A clip with known events.
+
+    Attributes:
+        seed: Seed of the whole clip.
+        size: Size of the frames.
+        seconds: Length.
+        events: Events in order of time; none in a calm clip.
+        stamps_s: Times of the frames.
+    """
+
+    def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
+        """Plans a clip without rendering anything.
+
+        Args:
+            seed: Seed of the whole clip, from `Split.seed`.
+            size: Size of the frames in pixels.
+            fps: Frames per second, at least 1.
+            seconds: Length; 6 to 16 seconds at random if None.
+            calm: Whether the clip has no events; at random if None.
+
+        Raises:
+            TabletopError: A setting is out of range.
+        """
+        check_size(size)
+        check_timing(fps, seconds)
+        random = seeded_random(seed, "clip")
+        length = round(random.uniform(*_LENGTH_S), 1)
+        calm_by_chance = bool(random.random() < _CALM_PROBABILITY)
+        self.seed, self.size = seed, size
+        self.seconds = length if seconds is None else seconds
+        self._drift = _random_drift(random)
+        self._start = plan_clip_scene(random, size)
+        self._steps: list[Step] = []
+        if not (calm_by_chance if calm is None else calm):
+            self._steps = _plan_steps(random, self._start, size, self.seconds)
+        self.events: tuple[Event, ...] = tuple(step.event for step in self._steps)
+        self.stamps_s = [number / fps for number in range(int(np.ceil(self.seconds * fps - 1e-9)))]
+
+    def scene(self, time_s: float) -> Scene:
+        """Returns the scene at a time."""
+        return _scene_at(self._start, self._steps, self._drift, time_s)
+
+    def frames(self, renderer: SceneRenderer) -> Iterator[ClipView]:
+        """Yields the rendered frames."""
+        for stamp_s in self.stamps_s:
+            yield _view(renderer, self.scene(stamp_s), stamp_s)
+
+
+class LiveFrame(NamedTuple):
+    """A frame of the live table-top: its time, uint8 [H, W, 3], what it shows, and the events in progress."""
+
+    stamp_s: float
+    rgb: UInt8Array
+    truth: SceneTruth
+    events: tuple[Event, ...]
+
+
+class LiveTabletop:
+    """An endless table-top on which something happens now and then."""
+
+    def __init__(self, seed: int, size: Size, rate_hz: float = 10.0):
+        """Plans the first scene.
+
+        Args:
+            seed: Seed of everything that will happen.
+            size: Size of the frames in pixels.
+            rate_hz: Frames per second of its own clock; `step` does not wait.
+
+        Raises:
+            TabletopError: A setting is out of range, or PyBullet is not installed.
+        """
+        if not 0 < rate_hz <= 120:
+            raise TabletopError(f"rate {rate_hz} Hz must be above 0 and at most 120")
+        self._random = seeded_random(seed, "live")
+        self._renderer = SceneRenderer(size)
+        self._drift = _random_drift(self._random)
+        self._scene = plan_clip_scene(self._random, size)
+        self._director = Director(self._random, size)
+        self._rate_hz = rate_hz
+        self._frame = 0
+        self._step: Step | None = None
+        self._next_s = _tenths(self._random.uniform(*_BEFORE_S))
+
+    def step(self) -> LiveFrame:
+        """Renders the next frame."""
+        stamp_s = self._frame / self._rate_hz
+        self._frame += 1
+        if self._step is not None and stamp_s >= self._step.event.end_s:
+            self._scene = self._step.after
+            self._next_s = _tenths(self._step.event.end_s + self._random.uniform(*_LIVE_PAUSE_S))
+            self._step = None
+        if self._step is None and stamp_s >= self._next_s:
+            self._step = self._director.next_step(self._scene, self._next_s)
+            self._next_s = _tenths(self._next_s + self._random.uniform(*_LIVE_PAUSE_S))
+        steps = [] if self._step is None else [self._step]
+        view = _view(self._renderer, _scene_at(self._scene, steps, self._drift, stamp_s), stamp_s)
+        events = tuple(step.event for step in steps if step.event.start_s <= stamp_s)
+        return LiveFrame(stamp_s, view.picture.rgb, view.truth, events)
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        self._renderer.close()
+
+
+def _plan_steps(random: np.random.Generator, scene: Scene, size: Size, seconds: float) -> list[Step]:
+    director = Director(random, size)
+    steps: list[Step] = []
+    time_s = _tenths(random.uniform(*_BEFORE_S))
+    while time_s < seconds - _AFTER_S:
+        step = director.next_step(scene, time_s)
+        if step is not None and step.event.end_s <= seconds - _AFTER_S:
+            steps.append(step)
+            scene, time_s = step.after, step.event.end_s
+        time_s = _tenths(time_s + random.uniform(*_PAUSE_S))
+    return steps
+
+
+def _scene_at(start: Scene, steps: Sequence[Step], drift: _LightDrift, time_s: float) -> Scene:
+    scene = start
+    for step in steps:
+        if time_s < step.event.start_s:
+            break
+        scene = step.at(time_s)
+    return replace(scene, sensor=drift.sensor_at(scene.sensor, time_s))
+
+
+def _view(renderer: SceneRenderer, scene: Scene, stamp_s: float) -> ClipView:
+    picture = renderer.render(scene)
+    return ClipView(stamp_s, picture, truth_of(scene, picture))
+
+
+def _random_drift(random: np.random.Generator) -> _LightDrift:
+    return _LightDrift(
+        flicker=random.uniform(0, 0.06),
+        slow=random.uniform(0.02, 0.15),
+        period_s=random.uniform(15, 60),
+        side=random.uniform(0, 0.2),
+        phase=random.uniform(0, 2 * np.pi),
+    )
+
+
+def _tenths(time_s: float) -> float:
+    """Rounds to tenths of a second, so that the times of events can be written without loss."""
+    return round(time_s, 1)

@@ -1,0 +1,1 @@
+"""Questions and answers about pictures, clips and texts, and the reading of answers."""

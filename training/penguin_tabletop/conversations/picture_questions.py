@@ -1,0 +1,211 @@
+"""Tasks on a picture with short answers: counts, colours, kinds, relations, existence, places, printed words.
+
+A plain question gets a sentence; a question that asks for one word gets one word.
+"""
+
+from __future__ import annotations
+
+from penguin_tabletop.conversations.captions import place_in_picture
+from penguin_tabletop.conversations.language import Random, an, are, ask, capital, pick, say
+from penguin_tabletop.conversations.phrases import BRIEFLY
+from penguin_tabletop.conversations.pointing import single_loads
+from penguin_tabletop.conversations.turns import ExpectedReply, Turn
+from penguin_tabletop.scene.catalogue import COLOURS, KINDS, TABLES
+from penguin_tabletop.truth import OPPOSITE, RELATIONS, SceneTruth, VisibleObject
+
+_TABLES = tuple(sorted({table.name for table in TABLES}))
+
+
+def count_objects(truth: SceneTruth, random: Random) -> Turn:
+    """The number of objects, of a kind, of a colour, or in all."""
+    singular, plural, number = _countable(truth, random)
+    question = ask(random, "count", what=plural)
+    sentence = f"There {are(number)} {number or 'no'} {singular if number == 1 else plural}."
+    return _answer("count", random, question, str(number), sentence, ExpectedReply("number", number=number))
+
+
+def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
+    """The colour of the only object of a kind."""
+    kinds = [item.kind for item in truth.objects]
+    items = [(item.kind, item.colour) for item in truth.objects if item.colour and kinds.count(item.kind) == 1]
+    if not items:
+        return None
+    kind, colour = pick(random, items)
+    question = ask(random, "colour", kind=kind)
+    return _choice("colour", random, question, colour, f"The {kind} is {colour}.", tuple(COLOURS))
+
+
+def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
+    """Kinds first, then their colours: teaches a model to look up by kind."""
+    answer = ", ".join(f"{item.kind}: {item.colour}" for item in truth.objects if item.colour)
+    if not answer:
+        return None
+    return Turn("list_colours", ask(random, "list_colours"), answer, ExpectedReply("words", answer=answer))
+
+
+def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
+    """The kind of the only object of a colour."""
+    colours = [item.colour for item in truth.objects]
+    unnamed = _unnamed_colours(truth)
+    items = [item for item in truth.objects if item.colour not in unnamed and colours.count(item.colour) == 1]
+    if not items:
+        return None
+    item = pick(random, items)
+    question = ask(random, "kind", colour=item.colour)
+    return _choice("kind", random, question, item.kind, f"The {item.colour} object is {an(item.kind)}.", tuple(KINDS))
+
+
+def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
+    """The place of one object relative to another."""
+    pair = _related_pair(truth, random)
+    if pair is None:
+        return None
+    subject, name, other = pair
+    question = ask(random, "relation", a=subject.label, b=other.label)
+    return _choice("relation", random, question, name, f"The {subject.label} is {name} the {other.label}.", RELATIONS)
+
+
+def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
+    """Whether a stated relation holds; yes and no are equally likely."""
+    pair = _related_pair(truth, random)
+    if pair is None:
+        return None
+    subject, name, other = pair
+    holds = bool(random.random() < 0.5)
+    stated = name if holds else OPPOSITE.get(name) or pick(random, sorted(OPPOSITE))
+    question = ask(random, "relation_yes_no", a=subject.label, b=other.label, r=stated)
+    fact = f"the {subject.label} is {name} the {other.label}."
+    return _yes_no("relation_yes_no", random, question, holds, fact)
+
+
+def exists(truth: SceneTruth, random: Random) -> Turn:
+    """Whether there is an object of a colour and kind; yes and no are equally likely, and no is often a near miss."""
+    present = bool(random.random() < 0.5)
+    if present:
+        item = pick(random, truth.objects)
+        name = f"{item.colour} {item.kind}" if item.colour else item.kind
+    else:
+        name = _absent_object(truth, random)
+    question = ask(random, "existence", an=an(name))
+    fact = f"there is {an(name)}." if present else f"there is no {name}."
+    return _yes_no("existence", random, question, present, fact)
+
+
+def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
+    """The only object on a support."""
+    pairs = [(item, support) for support, item in single_loads(truth)]
+    if not pairs:
+        return None
+    item, support = pick(random, pairs)
+    question = ask(random, "what_is_on", b=support.label)
+    answer = say(random, "what_is_on", an=an(item.label), b=support.label)
+    return Turn("what_is_on", question, answer, ExpectedReply("label", answer=item.label))
+
+
+def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
+    """The larger one of two objects of a kind."""
+    comparable = [item for item in truth.unique if KINDS[item.kind].weight > 0 and KINDS[item.kind].variants == 1]
+    large, small = ([item for item in comparable if item.size == size] for size in ("large", "small"))
+    pairs = [(a, b) for a in large for b in small if a.kind == b.kind and a.colour != b.colour]
+    if not pairs:
+        return None
+    larger, smaller = pick(random, pairs)
+    first, second = (larger, smaller) if random.random() < 0.5 else (smaller, larger)
+    question = ask(random, "size", kind=larger.kind, a=first.colour, b=second.colour)
+    sentence = f"The {larger.colour} {larger.kind} is larger."
+    return _choice("size", random, question, str(larger.colour), sentence, (str(first.colour), str(second.colour)))
+
+
+def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
+    """The side of the picture on which an object is."""
+    items = [item for item in truth.unique if place_in_picture(item)]
+    if not items:
+        return None
+    item = pick(random, items)
+    question = ask(random, "side", label=item.label)
+    where = place_in_picture(item)
+    sentence = f"The {item.label} is {where}."
+    return _choice("side", random, question, where.split()[-1], sentence, ("left", "middle", "right"))
+
+
+def table_of(truth: SceneTruth, random: Random) -> Turn:
+    """The kind of table."""
+    return _choice("table", random, ask(random, "table"), truth.table, f"It is a {truth.table} table.", _TABLES)
+
+
+def read_print(truth: SceneTruth, random: Random) -> Turn | None:
+    """The word printed on an object."""
+    items = [item for item in truth.unique if item.word]
+    if not items:
+        return None
+    item = pick(random, items)
+    kinds = [other.kind for other in truth.objects]
+    name = item.kind if kinds.count(item.kind) == 1 and random.random() < 0.5 else item.label
+    question = ask(random, "reading", name=name)
+    answer = say(random, "reading", name=name, word=item.word)
+    return Turn("reading", question, answer, ExpectedReply("text", answer=item.word))
+
+
+def _answer(task: str, random: Random, question: str, brief: str, sentence: str, expected: ExpectedReply) -> Turn:
+    if random.random() < 0.5:
+        return Turn(task, f"{question} {pick(random, BRIEFLY)}", brief, expected)
+    return Turn(task, question, sentence, expected)
+
+
+def _choice(task: str, random: Random, question: str, brief: str, sentence: str, options: tuple[str, ...]) -> Turn:
+    return _answer(task, random, question, brief, sentence, ExpectedReply("choice", answer=brief, options=options))
+
+
+def _yes_no(task: str, random: Random, question: str, yes: bool, fact: str) -> Turn:
+    word = "yes" if yes else "no"
+    return _choice(task, random, question, word, f"{capital(word)}, {fact}", ("yes", "no"))
+
+
+def _unnamed_colours(truth: SceneTruth) -> tuple[str | None, ...]:
+    """Returns colours that identify no object: none, and orange next to a robot arm, which is partly orange."""
+    return (None, "orange") if any(item.kind == "robot arm" for item in truth.objects) else (None,)
+
+
+def _countable(truth: SceneTruth, random: Random) -> tuple[str, str, int]:
+    """Returns the singular and plural of what to count, and its number, which is zero now and then."""
+    draw = random.random()
+    if draw < 0.3:
+        return "object", "objects", len(truth.objects)
+    if draw < 0.65:
+        present = [item.kind for item in truth.objects if item.colour]
+        kind = pick(random, present) if present and random.random() < 0.8 else pick(random, list(KINDS))
+        return kind, KINDS[kind].plural, sum(item.kind == kind for item in truth.objects)
+    unnamed = _unnamed_colours(truth)
+    shades = [item.colour for item in truth.objects if item.colour not in unnamed]
+    colours = [colour for colour in COLOURS if colour not in unnamed]
+    colour = pick(random, shades) if shades and random.random() < 0.8 else pick(random, colours)
+    return f"{colour} object", f"{colour} objects", sum(item.colour == colour for item in truth.objects)
+
+
+def _related_pair(truth: SceneTruth, random: Random) -> tuple[VisibleObject, str, VisibleObject] | None:
+    """Returns two objects with their relation; each relation that occurs is equally likely."""
+    items = {item.id: item for item in truth.unique}
+    clear = [r for r in truth.relations if r.subject in items and r.object in items]
+    if not clear:
+        return None
+    name = pick(random, sorted({relation.name for relation in clear}))
+    relation = pick(random, [relation for relation in clear if relation.name == name])
+    return items[relation.subject], relation.name, items[relation.object]
+
+
+def _absent_object(truth: SceneTruth, random: Random) -> str:
+    """Returns colour and kind of an object that is not there; half the time both occur, but not together."""
+    present = {(item.colour, item.kind) for item in truth.objects}
+    colours = sorted({item.colour for item in truth.objects if item.colour})
+    kinds = sorted({item.kind for item in truth.objects if item.colour})
+    near_misses = [(colour, kind) for colour in colours for kind in kinds if (colour, kind) not in present]
+    if near_misses and random.random() < 0.5:
+        colour, kind = pick(random, near_misses)
+        return f"{colour} {kind}"
+    coloured_kinds = [kind.name for kind in KINDS.values() if kind.coloured]
+    while True:
+        colour, kind = pick(random, tuple(COLOURS)), pick(random, coloured_kinds)
+        if random.random() < 0.6 and colours:  # one of the two is there
+            colour, kind = (pick(random, colours), kind) if random.random() < 0.5 else (colour, pick(random, kinds))
+        if (colour, kind) not in present:
+            return f"{colour} {kind}"

@@ -1,0 +1,1 @@
+"""Pixels: table, objects, printed words and camera sensor, rendered on the CPU."""
