@@ -168,7 +168,6 @@ class _InputStage:
         self._referenced = None
 
     def write(self, name: str, values: Array) -> None:
-        """Writes an input to page-locked memory."""
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         self._host[name][: flat.size] = flat
         self._used[name] = flat.size
@@ -179,12 +178,10 @@ class _InputStage:
         self._gpu.to_device(int(self._device[name]), self._host[name][: self._used[name]])
 
     def send_written(self) -> None:
-        """Starts the transfer of all inputs that were written."""
         for name, size in self._used.items():
             self._gpu.to_device(int(self._device[name]), self._host[name][:size])
 
     def addresses(self) -> Addresses:
-        """Returns the addresses of the inputs on the GPU."""
         return {name: int(memory) for name, memory in self._device.items()}
 
     def mark(self, referenced: Any) -> None:
