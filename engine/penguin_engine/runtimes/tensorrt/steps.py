@@ -97,18 +97,18 @@ class DecoderSteps:
         stage.wait()
         count = chunk[-1].offset + chunk[-1].length
         rows = np.zeros((count, self._hidden), self._dtype)
-        for part in chunk:
-            if isinstance(part.segment, Sequence):
-                ids = part.segment[part.start : part.start + part.length]
-                rows[part.offset : part.offset + part.length] = self._table.rows(ids)
+        for span in chunk:
+            if isinstance(span.segment, Sequence):
+                ids = span.segment[span.start : span.start + span.length]
+                rows[span.offset : span.offset + span.length] = self._table.rows(ids)
         stage.send("embeddings", rows)
         stage.send("positions", np.arange(length, length + count))
         embeddings = stage.addresses()["embeddings"]
-        for part in chunk:
-            if isinstance(part.segment, DeviceVisualTokens):
-                source = int(part.segment.memory) + part.start * self._row_bytes
-                target = embeddings + part.offset * self._row_bytes
-                self._gpu.copy(target, source, part.length * self._row_bytes)
+        for span in chunk:
+            if isinstance(span.segment, DeviceVisualTokens):
+                source = int(span.segment.memory) + span.start * self._row_bytes
+                target = embeddings + span.offset * self._row_bytes
+                self._gpu.copy(target, source, span.length * self._row_bytes)
         memory.prepare(length)
         self._execute(self._prefill, count, length, stage.addresses(), memory)
         memory.extend(length, count)
