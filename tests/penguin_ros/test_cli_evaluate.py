@@ -140,7 +140,7 @@ def test_two_runs_are_compared(bags_of, cli, tmp_path):
         ),
         ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
         ({"bag": "attic"}, "is about bag attic, given are tabletop-0"),
-        ({"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]}, "line 1: .*unknown metric 'bleu'; choose"),
+        ({"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]}, "line 1: .*unknown metric 'bleu'; "),
         ({"expected": [{"type": "objects", "topic": "/boxes"}]}, "no topic /boxes; topics with boxes: /ground_truth"),
         ({"extra": 1}, "line 1: extra: Extra inputs are not permitted"),
     ],

@@ -30,8 +30,8 @@ from penguin_ros.evaluation.records import (
     answer_fields,
     frame_record,
     question_key,
+    thumbnail,
 )
-from penguin_ros.evaluation.thumbnails import thumbnail
 
 T = TypeVar("T")
 ONE_CAMERA = ("last-4", "offline")
