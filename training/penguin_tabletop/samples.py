@@ -105,16 +105,9 @@ def pair_sample(name: str, seed: int, renderer: SceneRenderer) -> Sample:
     asking, turns = seeded_random(seed, "questions"), []
     if first.is_clear and last.is_clear:
         turns = [what_changed(ClipTruth(clip.events, first, last), asking)]
-    return Sample(
-        name,
-        seed,
-        "pair",
-        _as_typed(asking, turns),
-        tuple(picture.rgb for picture in pictures),
-        truths=(first, last),
-        events=clip.events,
-        classes=tuple(_class_ids(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)),
-    )
+    frames = tuple(picture.rgb for picture in pictures)
+    classes = tuple(_class_ids(scene, picture) for scene, picture in zip(scenes, pictures, strict=True))
+    return Sample(name, seed, "pair", _as_typed(asking, turns), frames, (), (first, last), clip.events, classes)
 
 
 def clip_sample(name: str, seed: int, renderer: SceneRenderer, most: int, fps: float, seconds: float | None) -> Sample:

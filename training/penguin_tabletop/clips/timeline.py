@@ -63,15 +63,7 @@ class _LightDrift:
 
 
 class TabletopClip:
-    """A clip with known events.
-
-    Attributes:
-        seed: Seed of the whole clip.
-        size: Size of the frames.
-        seconds: Length.
-        events: Events in order of time; none in a calm clip.
-        stamps_s: Times of the frames.
-    """
+    """A clip with known events: `seconds` long, with `events` in order of time and frames at `stamps_s`."""
 
     def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
         """Plans a clip without rendering anything.
@@ -91,7 +83,7 @@ class TabletopClip:
         random = seeded_random(seed, "clip")
         length = round(random.uniform(*_LENGTH_S), 1)
         calm_by_chance = bool(random.random() < _CALM_PROBABILITY)
-        self.seed, self.size = seed, size
+        self.seed = seed
         self.seconds = length if seconds is None else seconds
         self._drift = _random_drift(random)
         self._start = plan_clip_scene(random, size)
