@@ -119,17 +119,11 @@ def clip_sample(name: str, seed: int, renderer: SceneRenderer, most: int, fps: f
     turns = clip_turns(truth, asking, most)
     if truth.last.is_clear:
         turns += picture_turns(truth.last, asking, max(1, most // 2))
-    return Sample(
-        name,
-        seed,
-        "clip",
-        _as_typed(asking, [turns[index] for index in asking.permutation(len(turns))]),
-        tuple(view.picture.rgb for view in views),
-        tuple(view.stamp_s for view in views),
-        tuple(view.truth for view in views),
-        clip.events,
-        tuple(_class_ids(clip.scene(view.stamp_s), view.picture) for view in views),
-    )
+    shuffled = _as_typed(asking, [turns[index] for index in asking.permutation(len(turns))])
+    stamps_s, pictures, truths = zip(*views, strict=True)
+    frames = tuple(picture.rgb for picture in pictures)
+    classes = tuple(_class_ids(clip.scene(view.stamp_s), view.picture) for view in views)
+    return Sample(name, seed, "clip", shuffled, frames, stamps_s, truths, clip.events, classes)
 
 
 def chart_sample(name: str, seed: int, size: Size) -> Sample:

@@ -113,8 +113,7 @@ def _let_go(
     """
     position, rotation = start.end()
     released = replace(thing, position=position, rotation=rotation, on=None)
-    others, released_s = scene.others(thing), float(start.times_s[-1])
-    fall = physics().fall(released, velocity, spin, others, scene.surroundings, released_s)
+    fall = physics().fall(released, velocity, spin, scene, float(start.times_s[-1]))
     if fall is None or fall.gone != (size is None):
         return None
     position, rotation = fall.path.end()
