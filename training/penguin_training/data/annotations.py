@@ -88,6 +88,14 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     return Annotation(name, _in_order(placeholders, paths), messages, None, bool(independent_turns))
 
 
+def parse_line(line: str | bytes) -> Any:
+    """Decodes a line of a JSONL file; raises DataError if it is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"not JSON: {err}") from err
+
+
 def sample_id(raw: Any, default: str) -> str:
     """Returns the id of a raw sample, well-formed or not; `default` if it has none."""
     found = raw.get("id") if isinstance(raw, Mapping) else None
@@ -159,11 +167,7 @@ class AnnotationFile:
             return self._samples[number]
         with self.path.open("rb") as file:
             file.seek(int(self._offsets[number]))
-            line = file.readline()
-        try:
-            return json.loads(line)
-        except (ValueError, RecursionError) as err:
-            raise DataError(f"not JSON: {err}") from err
+            return parse_line(file.readline())
 
     def name(self, row: int) -> str:
         """Returns the id of a sample; its place in the file if it has none, or is not JSON."""
