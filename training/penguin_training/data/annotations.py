@@ -145,8 +145,7 @@ class AnnotationFile:
             self._offsets = _line_offsets(path) if self._samples is None else np.arange(len(self._samples))
         except OSError as err:
             raise DataError(f"annotation file {path} cannot be read: {err.strerror}") from err
-        self._numbers = np.arange(len(self._offsets))
-        """Position in the file of each selected sample."""
+        self._numbers = np.arange(len(self._offsets))  # position in the file of each selected sample
         if self.only:
             self._numbers = np.array([row for row in range(len(self)) if self._is_selected(row)], np.int64)
         if not len(self):
