@@ -21,7 +21,8 @@ def atomic_write(path: Path, mode: Literal["wb"]) -> AbstractContextManager[IO[b
 def atomic_write(path: Path, mode: Literal["w", "wb"] = "w") -> AbstractContextManager[IO[Any]]:
     """Opens a temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
-    Missing parent folders are created. After an error the old file is unchanged and the temporary file is removed.
+    Missing parent folders are created. After an error the old file is unchanged and the temporary file is removed. A
+    pipe or a device is written to directly.
 
     Args:
         path: File to write.
@@ -35,15 +36,21 @@ def atomic_write(path: Path, mode: Literal["w", "wb"] = "w") -> AbstractContextM
 
 @contextmanager
 def _atomic_write(path: Path, mode: str) -> Iterator[IO[Any]]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    encoding = None if "b" in mode else "utf-8"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+            with path.open(mode, encoding=encoding) as file:
+                yield file
+            return
+        target = path.resolve()  # the target of a symbolic link, which stays a link
+        partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            with partial.open(mode, encoding=encoding) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

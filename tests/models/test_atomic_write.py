@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_old_file(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_symbolic_link_stays_a_link(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    with atomic_write(tmp_path / "link") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+def test_a_pipe_is_written_to_directly():
+    read_end, write_end = os.pipe()
+    with atomic_write(Path(f"/dev/fd/{write_end}")) as file:
+        file.write("text")
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        assert pipe.read() == "text"
 
 
 def test_paths_that_cannot_be_written_are_clear_errors(tmp_path):

@@ -1,9 +1,8 @@
-"""lmms-eval with the model class of this package: a task of two pictures, in lmms-eval's own environment.
+"""lmms-eval with the model class of this package: a task with two images.
 
-Its requirements (PyAV below 16, some two hundred packages) do not go with ours, so it is run as a program:
-`python -m venv lmms && lmms/bin/pip install lmms-eval . && LMMS_EVAL=lmms/bin/lmms-eval pytest tests/.../test_lmms.py`
-Wheels of lmms-eval 0.7.1 and 0.7.2 lack some of its task files and stop there; install it from a checkout of its
-repository, `pip install git+https://github.com/EvolvingLMMs-Lab/lmms-eval`.
+The requirements of lmms-eval (PyAV below 16 and some two hundred packages) conflict with constraints.txt, so it runs as
+a program from an environment of its own. docs/evaluation.md shows how to install it, and LMMS_EVAL names the program:
+`LMMS_EVAL=lmms/bin/lmms-eval pytest tests/penguin_ros/evaluation/test_lmms.py`
 """
 
 import json
@@ -49,10 +48,9 @@ metric_list: [{{metric: exact, aggregation: mean, higher_is_better: true}}]
 """
 
 
-@pytest.mark.timeout(900)  # it looks through all of its own tasks before it begins
-@pytest.mark.skipif(LMMS_EVAL is None, reason="lmms-eval is not installed; LMMS_EVAL may name its program")
-def test_two_pictures(tmp_path, model, processor, checkpoint):
-    """The answers that lmms-eval gets are those of `ask`, one of which is expected."""
+@pytest.mark.timeout(900)  # lmms-eval reads all of its own tasks before it starts
+@pytest.mark.skipif(LMMS_EVAL is None, reason="lmms-eval is not installed; set LMMS_EVAL to the program")
+def test_lmms_eval_gets_the_answers_of_ask(tmp_path, model, processor, checkpoint):
     question, task = "What colour is it?", tmp_path / "task"
     task.mkdir()
     answers = []

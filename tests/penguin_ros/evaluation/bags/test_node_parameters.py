@@ -23,8 +23,10 @@ def test_parameters_change_the_nodes_settings():
     node = node_settings(values, ["/a"])
     assert (node.memory.token_budget, node.memory.min_tokens, node.sampling.seed) == (300, 20, 5)
     assert type(node.policy()).__name__ == "ReferencePolicy"
-    words = RunSettings(parameters=values).words()
-    assert words == "300 visual tokens, 2 frames a second, reference key frames, memory.min_tokens 20, answer.seed 5"
+    described = RunSettings(parameters=values).description()
+    assert described == (
+        "300 visual tokens, 2 frames per second, reference keyframes, memory.min_tokens 20, answer.seed 5"
+    )
 
 
 def test_values_are_converted_to_the_parameters_type():
