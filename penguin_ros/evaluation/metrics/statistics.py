@@ -17,6 +17,8 @@ from scipy.stats import binomtest
 RESAMPLES = 2000
 LEVEL = 0.95
 
+FloatArray = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -117,7 +119,7 @@ def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -
     return {f"p{p}": float(v) for p, v in zip(wanted, np.percentile(values, wanted), strict=True)}
 
 
-def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> npt.NDArray[np.float64]:
+def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     """Returns the scores of each resample [RESAMPLES, columns]; NaN if no question that counts was drawn."""
     sums = np.array([[(part.numerator, part.denominator) for part in column] for column in columns])
     if sums.size == 0:
@@ -126,10 +128,10 @@ def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> npt.NDArray[np.
     drawn = np.random.default_rng(seed).integers(0, questions, (RESAMPLES, questions))
     counts = np.stack([np.bincount(row, minlength=questions) for row in drawn]).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        scores: npt.NDArray[np.float64] = (counts @ sums[..., 0].T) / (counts @ sums[..., 1].T)
+        scores: FloatArray = (counts @ sums[..., 0].T) / (counts @ sums[..., 1].T)
     return scores
 
 
-def _percentile_interval(scores: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _percentile_interval(scores: FloatArray) -> tuple[float, float]:
     low, high = np.nanpercentile(scores, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
