@@ -136,7 +136,8 @@ def _draw_rows(axes: Axes, timeline: BagTimeline, asked: Sequence[tuple[Question
     names = ["keyframes", "other frames", *(_shortened(question.id) for question, _ in asked)]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.margins(x=0.01)
+    end_s = max(1.0, *timeline.time_s, *(record.time_s for _, record in asked))
+    axes.set_xlim(-0.01 * end_s, 1.01 * end_s)
     axes.set_xlabel("seconds")
 
 
