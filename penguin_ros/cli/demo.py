@@ -41,7 +41,6 @@ def demo(
     model: Annotated[Path, typer.Option(help="Checkpoint folder. [default: penguin-tiny]", show_default=False)] = MODEL,
     bag: Annotated[bool, typer.Option("--bag", help="Replay the bag that ships; it has no ground truth.")] = False,
     seconds: Annotated[float, typer.Option(help="Duration of the live table-top.", min=5.0, max=3600.0)] = 20.0,
-    seed: Annotated[int, typer.Option(help="Seed of the live table-top.", min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Run the node on a live simulated table-top, ask it over the service and the action, and score its answers."""
@@ -52,7 +51,7 @@ def demo(
     if not bag and importlib.util.find_spec("pybullet") is None:
         bag = True
         stderr.out("PyBullet is not installed (it has wheels for Python 3.10 and 3.11): the bag is replayed instead")
-    source = ["sim-camera", "--seed", str(seed), "--width", "168", "--height", "168", "--rate", "5"]
+    source = ["sim-camera", "--width", "168", "--height", "168", "--rate", "5"]
     if bag:
         source = ["replay", str(BAG), "--rate", "0.5", "--wait", "60"]
     result = _Demo(model, _BAG_TOPIC if bag else _LIVE_TOPIC, 0.0 if bag else seconds, as_json).run(source, out)
@@ -143,7 +142,8 @@ class _Demo:
         return {name: code for name, process in self._processes.items() if (code := process.poll())}
 
     def _check_processes(self) -> None:
-        for name, code in self._failed().items():
+        if failed := self._failed():
+            name, code = next(iter(failed.items()))
             raise DemoError(f"the demo's {name} failed with exit code {code}; see above")
 
     def _result(self, answers: list[dict[str, Any]], out: Path) -> dict[str, Any]:

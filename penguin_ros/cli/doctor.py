@@ -41,65 +41,54 @@ def doctor(as_json: JsonOption = False) -> None:
 def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding]]:
     """Returns the findings about the machine and about each runtime; /proc and /etc are read below `root`."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch, torch_runtime = _torch()
+    onnxruntime, onnx_runtime = _onnxruntime()
+    tensorrt, pycuda = _package("tensorrt"), _package("pycuda")
     findings = [
         Finding("machine", f"{platform.machine()}, {cpus} cores, {_memory(root)}, {platform.system()}"),
         Finding("python", f"{sys.version.split()[0]} ({sys.executable})"),
-        _torch(),
+        torch,
         _package("transformers"),
-        _onnxruntime(),
-        _package("tensorrt"),
-        _package("pycuda"),
+        onnxruntime,
+        tensorrt,
+        pycuda,
         _ros(),
         _package("cv_bridge", ": the package's own image conversion is used"),
         _package("vision_msgs", ": ~/detections is not published"),
         _jetson(root),
     ]
-    by_name = {finding.name: finding for finding in findings}
-    missing = [name for name in ("tensorrt", "pycuda") if not by_name[name].present]
-    tensorrt = f"not installed: {', '.join(missing)}" if missing else "needs an exported folder and `penguin-vl build`"
-    runtimes = [
-        _torch_runtime(by_name["torch"]),
-        _onnx_runtime(by_name["onnxruntime"]),
-        Finding("runtime tensorrt", tensorrt, not missing),
-    ]
-    return findings, runtimes
+    missing = ", ".join(package.name for package in (tensorrt, pycuda) if not package.present)
+    verdict = f"not installed: {missing}" if missing else "needs an exported folder and `penguin-vl build`"
+    return findings, [torch_runtime, onnx_runtime, Finding("runtime tensorrt", verdict, not missing)]
 
 
-def _torch_runtime(torch: Finding) -> Finding:
-    if not torch.present:
-        return Finding("runtime torch", "torch is not installed: pip install torch", False)
-    cpu_only = "CPU only" in torch.value
-    return Finding(
-        "runtime torch", "on the CPU only; torch sees no CUDA GPU" if cpu_only else "on the GPU (--device cuda) and CPU"
-    )
-
-
-def _onnx_runtime(onnxruntime: Finding) -> Finding:
-    if not onnxruntime.present:
-        return Finding("runtime onnx", "onnxruntime is not installed: pip install onnxruntime", False)
-    devices = {"CUDAExecutionProvider": "--device cuda", "TensorrtExecutionProvider": "--device tensorrt"}
-    found = [option for provider, option in devices.items() if provider in onnxruntime.value]
-    return Finding("runtime onnx", f"{', '.join(['on the CPU', *found])}; needs an exported folder")
-
-
-def _torch() -> Finding:
+def _torch() -> tuple[Finding, Finding]:
+    """Returns the findings about the package and the runtime."""
     if importlib.util.find_spec("torch") is None:
-        return Finding("torch", "not installed", False)
+        missing = Finding("runtime torch", "torch is not installed: pip install torch", False)
+        return Finding("torch", "not installed", False), missing
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("torch", f"{torch.__version__}, CPU only, {torch.get_num_threads()} threads")
+        package = Finding("torch", f"{torch.__version__}, CPU only, {torch.get_num_threads()} threads")
+        return package, Finding("runtime torch", "on the CPU only; torch sees no CUDA GPU")
     gpu = torch.cuda.get_device_properties(0)
-    return Finding("torch", f"{torch.__version__}, {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    package = Finding("torch", f"{torch.__version__}, {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    return package, Finding("runtime torch", "on the CPU, --device cuda")
 
 
-def _onnxruntime() -> Finding:
-    found = _package("onnxruntime")
-    if not found.present:
-        return found
+def _onnxruntime() -> tuple[Finding, Finding]:
+    """Returns the findings about the package and the runtime."""
+    package = _package("onnxruntime")
+    if not package.present:
+        return package, Finding("runtime onnx", "onnxruntime is not installed: pip install onnxruntime", False)
     import onnxruntime
 
-    return Finding("onnxruntime", ", ".join([found.value, *onnxruntime.get_available_providers()]))
+    providers = onnxruntime.get_available_providers()
+    options = {"CUDAExecutionProvider": "--device cuda", "TensorrtExecutionProvider": "--device tensorrt"}
+    devices = ["on the CPU", *(option for provider, option in options.items() if provider in providers)]
+    package = Finding("onnxruntime", ", ".join([package.value, *providers]))
+    return package, Finding("runtime onnx", f"{', '.join(devices)}; needs an exported folder")
 
 
 def _package(name: str, consequence: str = "") -> Finding:
