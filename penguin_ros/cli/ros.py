@@ -48,7 +48,7 @@ def node(
 ) -> None:
     """Run the lifecycle node until Ctrl-C, without `ros2`."""
     require_ros()
-    from penguin_ros.nodes.vlm_main import main
+    from penguin_ros.nodes.vlm_main import run
 
     values = [f"model:={json.dumps(model)}", f"autostart:={str(autostart).lower()}"]
     if image_topic:
@@ -59,7 +59,7 @@ def node(
         args += ["--params-file", str(params_file)]
     for value in values:
         args += ["-p", value]
-    raise typer.Exit(main(args))
+    run(args)
 
 
 def _parameter_rule(item: str) -> str:

@@ -38,21 +38,16 @@ class _Line(JsonRecord):
 
 @dataclass
 class Progress:
-    """What is on disk about a bag.
+    """What is on disk about a bag."""
 
-    Attributes:
-        answers: Answers by question, method and key.
-        timelines: Timelines by camera and method.
-    """
-
-    answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)
-    timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)  # by question, method and key
+    timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)  # by camera and method
 
 
 def run_key(info: ModelInfo, settings: RunSettings) -> str:
     """Returns a hash of everything that all answers of a run depend on; methods may be added later."""
-    parameters = settings.model_dump(mode="json", exclude={"methods"})
-    return digest([info.hash, info.spec.runtime, info.spec.dtype, info.device, parameters])
+    spec, values = info.spec, settings.model_dump(mode="json", exclude={"methods"})
+    return digest([info.hash, spec.runtime, spec.dtype, info.device, values])
 
 
 def recording_key(recording: Recording) -> str:
@@ -78,8 +73,8 @@ class Journal:
         Args:
             folder: Folder of the results.
             bag: Name of the bag.
-            run: Key of the run.
-            recording: Key of the recording; None if it has become unreadable and the journal is only read.
+            run: Key from `run_key`.
+            recording: Key from `recording_key`; None if the bag has become unreadable and the journal is only read.
             on_answer: Called after each answer.
         """
         self._path = folder / "progress" / f"{bag}.jsonl"
@@ -89,11 +84,7 @@ class Journal:
         self._file: IO[str] | None = None
 
     def read(self) -> Progress:
-        """Returns what earlier runs wrote; an incomplete last line is ignored.
-
-        Raises:
-            EvaluationError: The journal is damaged, or belongs to another run or recording.
-        """
+        """Returns what earlier runs wrote; raises EvaluationError if it is damaged, or of another run or recording."""
         progress = Progress()
         for number, text in enumerate(self._lines(), start=1):
             if number == 1:
@@ -146,9 +137,9 @@ class Journal:
     def _open(self) -> IO[str]:
         """Opens the file for appending, without an incomplete last line."""
         assert self._header.recording is not None, "an unreadable bag gets no answers"
-        lines = self._lines() or [self._header.model_dump_json()]
-        with atomic_write(self._path) as file:
-            file.writelines(line + "\n" for line in lines)
+        lines = self._lines() or [self._header.model_dump_json().encode()]
+        with atomic_write(self._path, "wb") as file:
+            file.writelines(line + b"\n" for line in lines)
         return self._path.open("a", encoding="utf-8")
 
     @contextmanager
@@ -160,16 +151,11 @@ class Journal:
         except OSError as err:
             raise WriteError(f"results {self._path} cannot be written: {err.strerror}; choose another --out") from err
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[bytes]:
         """Returns the complete lines."""
-        if not self._path.exists():
-            return []
-        try:
-            return self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        except UnicodeDecodeError as err:
-            raise EvaluationError(f"{self._path} is damaged ({err}); discard it with --overwrite") from err
+        return self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
 
-    def _parse(self, kind: type[L], number: int, text: str) -> L:
+    def _parse(self, kind: type[L], number: int, text: bytes) -> L:
         try:
             return kind.model_validate_json(text)
         except ValidationError as err:
@@ -177,14 +163,11 @@ class Journal:
 
     def _check(self, header: _Header) -> None:
         expected = self._header
-        if header.format != expected.format:
-            other = "of another version of this program"
-        elif header.run != expected.run:
-            other = "of another model or other settings"
-        elif expected.recording not in (None, header.recording):
-            other = "about another recording"
-        else:
-            return
-        raise EvaluationError(
-            f"{self._path} holds answers {other}; choose another --out, or discard them with --overwrite"
-        )
+        for same, other in (
+            (header.format == expected.format, "of another version of this program"),
+            (header.run == expected.run, "of another model or other settings"),
+            (expected.recording in (None, header.recording), "about another recording"),
+        ):
+            if not same:
+                remedy = "choose another --out, or discard them with --overwrite"
+                raise EvaluationError(f"{self._path} holds answers {other}; {remedy}")

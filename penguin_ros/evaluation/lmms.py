@@ -13,7 +13,6 @@ import numpy as np
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
-from PIL import Image
 from tqdm import tqdm
 
 from penguin_engine.runtimes.loading import open_runtime
@@ -22,7 +21,6 @@ from penguin_engine.scene.offline import ask
 from penguin_models.errors import EvaluationError
 from penguin_models.media import FPS, MAX_FRAMES, VideoFile, to_rgb
 from penguin_models.reference_policy import ReferencePolicy
-from penguin_models.types import UInt8Array
 
 _PLACEHOLDER = re.compile(r"<image(?: \d+)?>|<video>")
 
@@ -34,8 +32,6 @@ def manifest() -> ModelManifest:
 
 class PenguinVL(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """Answers lmms-eval's requests with any runtime of this package."""
-
-    is_simple = True
 
     def __init__(
         self,
@@ -105,17 +101,13 @@ class PenguinVL(lmms):  # type: ignore[misc]  # lmms-eval has no types
             self._runtime,
             self._processor,
             _PLACEHOLDER.sub("", context).strip(),
-            images=[_image(visual) for visual in visuals if not isinstance(visual, str)],
+            images=[v if isinstance(v, np.ndarray) else to_rgb(v) for v in visuals if not isinstance(v, str)],
             clip=VideoFile(videos[0], self._fps, self._max_frames) if videos else None,
             policy=ReferencePolicy(),
             max_tokens=self._max_tokens,
             size_rule=self._allocation,
             sampling=_sampling(options),
         ).raw
-
-
-def _image(visual: Any) -> UInt8Array:
-    return to_rgb(visual) if isinstance(visual, Image.Image) else np.ascontiguousarray(visual, dtype=np.uint8)
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

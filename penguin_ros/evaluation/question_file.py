@@ -13,23 +13,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.text import TEXT_METRICS
-
-_MOST_ERRORS = 10
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if span[1] < span[0]:
+        raise ValueError(f"{list(span)} ends before it starts")
+    return span
+
+
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Span = Annotated[tuple[Seconds, Seconds], AfterValidator(_ordered)]
 
 
 class ExpectedText(_Strict):
@@ -113,15 +118,7 @@ class ExpectedTime(_Strict):
     """One of several time ranges in seconds."""
 
     type: Literal["time_range"] = "time_range"
-    accept: list[tuple[Seconds, Seconds]] = Field(min_length=1)
-
-    @field_validator("accept")
-    @classmethod
-    def _ordered(cls, spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        for start, end in spans:
-            if end < start:
-                raise ValueError(f"time range [{start}, {end}] ends before it starts")
-        return spans
+    accept: list[Span] = Field(min_length=1)
 
 
 class ExpectedAbsence(_Strict):
@@ -147,7 +144,7 @@ class Question(_Strict):
     question: NonEmpty  # text, as the model receives it
     expected: list[Expected] = Field(min_length=1)  # all of them must be met
     kind: str = ""  # group in the report; by default the type of the first expected result
-    evidence_s: tuple[Seconds, Seconds] | None = None  # when the evidence was last visible; by default see results.py
+    evidence_s: Span | None = None  # when the evidence was last visible; by default see results.py
     horizon_s: Seconds = 0.0  # how far back to look; 0 for everything in memory
     max_new_tokens: Annotated[int, Field(ge=1)] | None = (
         None  # maximum length of the answer; None for the run's setting
@@ -159,8 +156,6 @@ class Question(_Strict):
             raise ValueError("set either time_s or stamp_ns")
         if not self.question.strip():
             raise ValueError("the question is empty")
-        if self.evidence_s is not None and self.evidence_s[1] < self.evidence_s[0]:
-            raise ValueError(f"evidence_s {list(self.evidence_s)} ends before it starts")
         return self
 
     @property
@@ -184,10 +179,9 @@ def read_questions(path: Path) -> list[Question]:
     """
     try:
         lines = read_lines(path)
-    except UnicodeDecodeError as err:
-        raise EvaluationError(f"questions {path} are not UTF-8 text: {err.reason} at byte {err.start}") from err
-    except OSError as err:
-        raise EvaluationError(f"questions {path} cannot be read: {err.strerror}") from err
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else err
+        raise EvaluationError(f"questions {path} cannot be read: {reason}") from err
     questions: list[Question] = []
     errors: list[str] = []
     line_by_id: dict[str, int] = {}
@@ -204,8 +198,8 @@ def read_questions(path: Path) -> list[Question]:
         line_by_id[question.id] = number
         questions.append(question)
     if errors:
-        more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
-        raise EvaluationError(f"{path}: {'; '.join(errors[:_MOST_ERRORS])}{more}")
+        more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
+        raise EvaluationError(f"{path}: {'; '.join(errors[:10])}{more}")
     if not questions:
         raise EvaluationError(f"{path} has no questions")
     return questions
@@ -217,11 +211,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def parse_question(line: str) -> Question:
-    """Parses one line.
-
-    Raises:
-        EvaluationError: It is not JSON, or fields are missing, unknown or out of range.
-    """
+    """Parses one line, or raises EvaluationError with its first three problems."""
     try:
         return Question.model_validate(json.loads(line))
     except json.JSONDecodeError as err:
@@ -232,13 +222,11 @@ def parse_question(line: str) -> Question:
 
 def describe(error: ValidationError) -> str:
     """Returns the first three problems of a validation error in one line."""
-    return ", ".join(_describe(item) for item in error.errors(include_url=False, include_context=False)[:3])
-
-
-def _describe(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    problems = []
+    for item in error.errors(include_url=False, include_context=False)[:3]:
+        place = "".join(f"{part}." for part in item["loc"])[:-1]
+        problems.append((f"{place}: " if place else "") + item["msg"].removeprefix("Value error, "))
+    return ", ".join(problems)
 
 
 def format_question(question: Question) -> str:
@@ -251,10 +239,6 @@ def format_question(question: Question) -> str:
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
-    """Writes a file of questions.
-
-    Raises:
-        WriteError: The file cannot be written.
-    """
+    """Writes a file of questions, or raises WriteError."""
     with atomic_write(path) as file:
         file.writelines(format_question(question) + "\n" for question in questions)

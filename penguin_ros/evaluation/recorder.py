@@ -21,7 +21,7 @@ from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.plan import check_time
 from penguin_ros.evaluation.bags.recording import ImageRef, Recording, StampedImage
 from penguin_ros.evaluation.question_file import Question, format_question, parse_question, read_lines, read_questions
-from penguin_ros.evaluation.thumbnails import thumbnail
+from penguin_ros.evaluation.records import thumbnail
 
 _MAX_BYTES = 1_000_000
 
@@ -30,12 +30,7 @@ class Recorder:
     """A recording and the file of questions about it."""
 
     def __init__(self, recording: Recording, file: Path):
-        """Reads the questions that are already in the file, and creates it if it does not exist.
-
-        Raises:
-            EvaluationError: The file has malformed lines.
-            WriteError: The file cannot be written.
-        """
+        """Reads the questions that are already in the file, and creates it if necessary."""
         self.recording, self._file = recording, file
         self.questions = read_questions(file) if file.exists() and file.stat().st_size else []
         self._refs = {c: [ref for ref in recording.images if ref.camera == c] for c in recording.cameras}
@@ -54,12 +49,7 @@ class Recorder:
         return {"bag": self.recording.name, "file": str(self._file), "times": times, "questions": questions}
 
     def frame(self, camera: str, index: int) -> bytes:
-        """Returns an image as JPEG. Consecutive images are read in one pass over the bag.
-
-        Raises:
-            EvaluationError: There is no such image.
-            MediaError: The image is damaged.
-        """
+        """Returns an image as JPEG; raises MediaError if it is damaged. Consecutive images are read in one pass."""
         refs = self._refs.get(camera, [])
         if not 0 <= index < len(refs):
             raise EvaluationError(f"there is no image {index} of {camera}")
@@ -71,12 +61,7 @@ class Recorder:
         return thumbnail(image.load().rgb)
 
     def add(self, values: dict[str, Any]) -> Question:
-        """Checks a question and adds it to the file; it gets an id if it has none.
-
-        Raises:
-            EvaluationError: The question is malformed, outside the bag's time, or its id is already used.
-            WriteError: The file cannot be written.
-        """
+        """Adds a question to the file, with a new id if it has none; raises EvaluationError if it is not valid."""
         with self._lock:
             ids = {question.id for question in self.questions}
             fresh = next(name for n in range(len(ids) + 1) if (name := f"{self.recording.name}-{n + 1}") not in ids)
@@ -89,12 +74,7 @@ class Recorder:
         return question
 
     def remove(self, name: str) -> None:
-        """Removes a question from the file; other lines are unchanged.
-
-        Raises:
-            EvaluationError: There is no such question about this bag.
-            WriteError: The file cannot be written.
-        """
+        """Removes a question about this bag from the file; other lines are unchanged."""
         with self._lock:
             if name not in [question.id for question in self._about_this_bag()]:
                 raise EvaluationError(f"there is no question {name} about {self.recording.name}")
@@ -118,11 +98,7 @@ class RecorderServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, recorder: Recorder, port: int = 0):
-        """Opens a port; 0 chooses a free one.
-
-        Raises:
-            EvaluationError: The port cannot be opened.
-        """
+        """Opens a port; 0 chooses a free one."""
         self.recorder = recorder
         try:
             super().__init__(("127.0.0.1", port), _Handler)
@@ -149,34 +125,30 @@ class _Handler(BaseHTTPRequestHandler):
             query = dict(parse_qsl(url.query))
             try:
                 jpeg = self.server.recorder.frame(query.get("camera", ""), int(query.get("index", "")))
+                self._send(HTTPStatus.OK, "image/jpeg", jpeg)
             except ValueError as err:  # every PenguinError is one
                 self._send_json(HTTPStatus.NOT_FOUND, {"error": str(err)})
-            else:
-                self._send(HTTPStatus.OK, "image/jpeg", jpeg)
         else:
             self._send_json(HTTPStatus.NOT_FOUND, {"error": f"there is no {url.path}"})
 
     def do_POST(self) -> None:
         # Browsers let other sites send JSON only after a preflight request, which is never answered here.
-        action = {"/question": self._add, "/remove": self._remove}.get(self.path)
         length = int(self.headers.get("Content-Length") or 0)
-        if action is None or self.headers.get_content_type() != "application/json":
+        if self.path not in ("/question", "/remove") or self.headers.get_content_type() != "application/json":
             self._send_json(HTTPStatus.NOT_FOUND, {"error": "send JSON to /question or /remove"})
         elif length > _MAX_BYTES:
             self._send_json(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"the limit is {_MAX_BYTES} bytes"})
         else:
             try:
-                values = json.loads(self.rfile.read(length))
-                if not isinstance(values, dict):
-                    raise EvaluationError("a question is a JSON object")
-                self._send_json(HTTPStatus.OK, action(values))
+                self._send_json(HTTPStatus.OK, self._change(json.loads(self.rfile.read(length))))
             except ValueError as err:  # every PenguinError is one
                 self._send_json(HTTPStatus.BAD_REQUEST, {"error": str(err)})
 
-    def _add(self, values: dict[str, Any]) -> Any:
-        return json.loads(format_question(self.server.recorder.add(values)))
-
-    def _remove(self, values: dict[str, Any]) -> Any:
+    def _change(self, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise EvaluationError("a question is a JSON object")
+        if self.path == "/question":
+            return json.loads(format_question(self.server.recorder.add(values)))
         self.server.recorder.remove(str(values.get("id")))
         return {}
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from penguin_engine.scene.answer import Answer
 from penguin_models.grounding import Box, GroundedObject
-from penguin_models.types import Frame, Size
+from penguin_models.types import Frame, Size, UInt8Array
 from penguin_ros.evaluation.bags.node_parameters import node_settings
 from penguin_ros.evaluation.metrics.scoring import Prediction
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings
-
-METHODS = {
-    "memory": "the node's memory, every frame processed",
-    "realtime": "the node's memory, frames dropped as on this machine",
-    "last-4": "the last four frames only",
-    "offline": "the released offline procedure",
-}
-"""Methods of answering that can be compared in one run, with the description that the report shows."""
 
 
 class JsonRecord(BaseModel):
@@ -44,14 +38,10 @@ class ModelSpec(JsonRecord):
 
 
 class RunSettings(JsonRecord):
-    """The settings, besides the model, that answers depend on.
-
-    `parameters` are the node's parameters that differ from its defaults. The token budget is the total over a bag's
-    cameras, split evenly; the baselines use it too.
-    """
+    """The settings, besides the model, that answers depend on. The token budget is the total over a bag's cameras."""
 
     methods: list[Literal["memory", "realtime", "last-4", "offline"]] = Field(default=["memory"], min_length=1)
-    parameters: dict[str, bool | int | float | str] = {}
+    parameters: dict[str, bool | int | float | str] = {}  # of the node, where they differ from its defaults
     offline_fps: float = Field(default=1.0, gt=0)  # sampled frames per second of the offline baseline
     offline_max_frames: int = Field(default=180, ge=1)
     realtime_factor: float = Field(default=1.0, gt=0)  # method "realtime" multiplies durations of work by this
@@ -63,15 +53,6 @@ class RunSettings(JsonRecord):
             PenguinError: A value is out of range, or the token budget is too small for this many cameras.
         """
         return node_settings(self.parameters, cameras)
-
-    def description(self) -> str:
-        """Returns the settings in one line for people."""
-        node = self.node()
-        rate = f"{node['sample_rate_hz']:g}" if node["sample_rate_hz"] else "all"
-        main = ("token_budget", "sample_rate_hz", "keyframe.policy")
-        others = [f"{name} {value}" for name, value in self.parameters.items() if name not in main]
-        budget, policy = node["token_budget"], node["keyframe.policy"]
-        return ", ".join([f"{budget} visual tokens", f"{rate} frames per second", f"{policy} keyframes", *others])
 
 
 class ObjectRecord(JsonRecord):
@@ -168,21 +149,17 @@ def digest(value: Any) -> str:
 
 
 def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
-    """Returns the fields of an `AnswerRecord` that come from an answer.
-
-    Args:
-        answer: The answer; its times count from its first frame.
-        start_ns: Stamp at which the questions' clock starts.
-    """
-    start_s = (answer.start_ns - start_ns) * 1e-9
-    objects = [(o.label, (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in answer.grounding.objects]
+    """Returns the fields of an `AnswerRecord` that come from an answer; the questions' clock starts at `start_ns`."""
+    grounding, start_s = answer.grounding, (answer.start_ns - start_ns) * 1e-9
     return {
         "raw": answer.raw,
-        "text": answer.grounding.text,
-        "objects": [ObjectRecord(label=label, box=box) for label, box in objects],
-        "spans": [(span.start_s + start_s, span.end_s + start_s) for span in answer.grounding.time_ranges],
+        "text": grounding.text,
+        "objects": [
+            ObjectRecord(label=o.label, box=(o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in grounding.objects
+        ],
+        "spans": [(span.start_s + start_s, span.end_s + start_s) for span in grounding.time_ranges],
         "start_s": start_s,
-        "malformed": answer.grounding.malformed,
+        "malformed": grounding.malformed,
         "ended_by": answer.ended_by,
         "frames": answer.frames,
         "keyframes": answer.key_frames,
@@ -204,3 +181,12 @@ def frame_record(bag: str, frame: Frame, start_ns: int) -> FrameRecord:
         height=frame.size.height,
         file=f"{bag}/{slug}-{frame.stamp_ns}.jpg",
     )
+
+
+def thumbnail(rgb: UInt8Array) -> bytes:
+    """Returns an RGB image, uint8 [H, W, 3], as JPEG at most 640 pixels wide."""
+    image = Image.fromarray(rgb)
+    image.thumbnail((640, 2560))
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=80)
+    return file.getvalue()

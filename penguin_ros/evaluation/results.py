@@ -97,10 +97,9 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     """Scores an answer; a record with an error is scored like an empty answer and is never correct."""
     record = record.model_copy(update={"spans": _spans(question, record)})
     expected = expected_of(question, record)
-    prediction = record.prediction()
-    size = prediction.image_size or Size(1, 1)
-    prediction = replace(prediction, image_size=size) if record.error is None else Prediction("", image_size=size)
-    found = score(prediction, expected)
+    answer = record.prediction()
+    prediction = answer if record.error is None else Prediction("")
+    found = score(replace(prediction, image_size=answer.image_size or Size(1, 1)), expected)
     correct = found.correct and len(expected) == len(question.expected) and record.error is None
     parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
     parts["accuracy"] = (float(correct), 1.0)
@@ -156,11 +155,7 @@ def checkpoint_hash(folder: Path) -> str:
 
 
 def save_results(folder: Path, results: Results) -> Path:
-    """Writes the results file and returns its path.
-
-    Raises:
-        WriteError: The file cannot be written.
-    """
+    """Writes the results file and returns its path, or raises WriteError."""
     target = folder / RESULTS_FILE
     with atomic_write(target) as file:
         file.write(results.model_dump_json(indent=1) + "\n")
@@ -168,14 +163,7 @@ def save_results(folder: Path, results: Results) -> Path:
 
 
 def load_results(path: Path) -> Results:
-    """Reads a results file.
-
-    Args:
-        path: The file, or its folder.
-
-    Raises:
-        EvaluationError: The file is missing, damaged or of another version.
-    """
+    """Reads a results file or the one in a folder; raises EvaluationError if it is damaged or of another version."""
     file = path / RESULTS_FILE if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -188,7 +176,6 @@ def load_results(path: Path) -> Results:
         return Results.model_validate(values)
     except OSError as err:
         raise EvaluationError(f"results {file} cannot be read: {err.strerror}") from err
-    except ValidationError as err:
-        raise EvaluationError(f"{file} is not a results file: {describe(err)}") from err
-    except (UnicodeDecodeError, json.JSONDecodeError) as err:
-        raise EvaluationError(f"{file} is not a results file: {err}") from err
+    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as err:
+        reason = describe(err) if isinstance(err, ValidationError) else str(err)
+        raise EvaluationError(f"{file} is not a results file: {reason}") from err

@@ -77,8 +77,8 @@ def metrics(records: Sequence[ScoredRecord], seed: int) -> dict[str, Any]:
         value = ratio(parts)
         if value is not None:
             low, high = bounds or (None, None)
-            count = sum(part.denominator > 0 for part in parts)
-            found[name] = {"value": value, "low": low, "high": high, "questions": count}
+            questions = sum(part.denominator > 0 for part in parts)
+            found[name] = {"value": value, "low": low, "high": high, "questions": questions}
     return found
 
 
@@ -102,21 +102,17 @@ def compare_records(a: Results, method_a: str, b: Results, method_b: str, seed: 
         probability of changes at least this uneven if both were equally good.
 
     Raises:
-        EvaluationError: They have no question in common, or a question of one id differs or was asked about another
-            bag.
+        EvaluationError: They share no question, or a question differs or was asked about another bag.
     """
     records_a, records_b = a.by_question(method_a), b.by_question(method_b)
     shared = [question for question in records_a if question in records_b]
     if not shared:
         raise EvaluationError(f"{method_a} of {a.title} and {method_b} of {b.title} have no question in common")
     _check_same_questions(a, b, shared)
-    for question in shared:
-        bag_a, bag_b = records_a[question].bag, records_b[question].bag
-        if bag_a != bag_b:
-            raise EvaluationError(
-                f"question {question} was asked about bag {bag_a} in {a.title} and about bag {bag_b} in {b.title}; "
-                "compare runs on the same bags"
-            )
+    moved = next((q for q in shared if records_a[q].bag != records_b[q].bag), None)
+    if moved is not None:
+        where = f"bag {records_a[moved].bag} in {a.title} and about bag {records_b[moved].bag} in {b.title}"
+        raise EvaluationError(f"question {moved} was asked about {where}; compare runs on the same bags")
     better = [q for q in shared if records_b[q].correct and not records_a[q].correct]
     worse = [q for q in shared if records_a[q].correct and not records_b[q].correct]
     return {

@@ -264,7 +264,9 @@ def test_bad_questions_models_and_devices(cli, asking, options, message):
 @pytest.mark.parametrize("options", [["--question", "word " * 41_000], ["--max-new-tokens", 41_000]])
 def test_a_prompt_over_the_context_says_by_how_much(cli, asking, options):
     message = cli(*asking, *options).error
-    needed, over, limit = map(int, re.search(r"needs (\d+) tokens, (\d+) more than the (\d+) there", message).groups())
+    needed, over, limit = map(
+        int, re.search(r"needs (\d+) tokens, (\d+) more than the (\d+) that fit", message).groups()
+    )
     assert limit == 40_960 and over == needed - limit > 0
 
 

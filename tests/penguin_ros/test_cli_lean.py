@@ -53,13 +53,17 @@ def test_only_videos_need_pyav(checkpoint, reference):
     assert error == "reading videos needs PyAV, which is not installed: pip install av"
 
 
+def test_only_bags_need_rosbags(checkpoint):
+    error = execute(["rosbags"], "ask", "--model", checkpoint, "-q", "What?", "--bag", "B").error
+    assert error == "reading bags needs the Python package rosbags: pip install rosbags"
+
+
 @pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
         ("typer", "typer", ("doctor",)),
         ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--model", "M", "--param", "a=1")),
         ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),
-        ("rosbags", "rosbags", ("ask", "--model", "M", "-q", "What?", "--bag", "B")),
         ("jinja2", "jinja2", ("evaluate", "report", "R")),
     ],
 )

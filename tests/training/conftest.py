@@ -18,7 +18,7 @@ SHAPES = ("square", "circle", "triangle")
 
 
 def draw(random, size=(112, 140)):
-    """A picture with one to three shapes: rgb, class mask, and (colour, shape, box in thousandths) of each."""
+    """Draws one to three shapes: rgb, class mask, and (colour, shape, box in thousandths) of each."""
     height, width = size
     rgb, mask = np.full((height, width, 3), 235, np.uint8), np.zeros((height, width), np.uint8)
     objects = []
@@ -59,7 +59,7 @@ def conversation():
 
 
 def _write_clip(folder, random, frames=5):
-    """Frames in which a second shape appears half way."""
+    """Writes frames in which a second shape appears half way."""
     folder.mkdir(parents=True)
     rgb, _, _ = draw(random)
     for i in range(frames):
@@ -71,7 +71,7 @@ def _write_clip(folder, random, frames=5):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """Folder with annotation files: captions, clips, text, mixed of them; charts without conversation; masks."""
+    """A folder with annotation files: captions, clips, text, mixtures of them; charts without conversation; masks."""
     root = tmp_path_factory.mktemp("drawn")
     (root / "images").mkdir()
     random = np.random.default_rng(7)
@@ -111,7 +111,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory):
-    """A teacher that was never trained."""
+    """An untrained tiny teacher."""
     from penguin_training.model.tiny_teacher import TinyTeacher
 
     torch.manual_seed(5)
@@ -159,7 +159,7 @@ def values(drawn, checkpoint, tmp_path):
 
 @pytest.fixture
 def reconstruction(teacher_folder):
-    """The sections that a stage with the small teacher has."""
+    """Adds the sections of a stage with the tiny teacher."""
 
     def add(values, **settings):
         values["learning_rates"]["adapter"] = 1e-3
@@ -172,7 +172,7 @@ def reconstruction(teacher_folder):
 
 @pytest.fixture
 def parse():
-    """Settings of plain values."""
+    """Makes settings of plain values."""
     from penguin_training.settings.stage_file import parse_settings
 
     return lambda values: parse_settings(copy.deepcopy(values), "test.yaml")
@@ -215,7 +215,7 @@ def start(parse, indexed):
 
 @pytest.fixture
 def losses():
-    """The logged figures of a run."""
+    """Reads the logged metrics of a run."""
 
     def read(run, name="loss"):
         lines = (run.output / "metrics.jsonl").read_text().splitlines()

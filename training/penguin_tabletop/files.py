@@ -4,9 +4,8 @@
     DIR/scenes.jsonl        the ground truth of each: objects, relations, counts, events, seeds
     DIR/settings.json       settings of the samples; a run continues only with the same ones
     DIR/images  DIR/clips  DIR/masks
-    DIR/parts               finished pieces of the two files, one block of samples each
 
-Nothing is ever half written: a file gets its name once it is complete, a block its part once all its files are.
+A file gets its name once it is complete; a sample gets its lines once all its files are.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +33,10 @@ from penguin_models.types import UInt8Array
 from penguin_tabletop.dataset import TabletopDataset, TabletopSettings
 from penguin_tabletop.samples import CLASSES, Sample
 
-BLOCK = 64
-"""Samples per part."""
+_LINE_FILES = ("annotations.jsonl", "scenes.jsonl")
+_SAMPLES_PER_TASK = 4
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 Progress = Callable[[int, int], None]
-Block = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,18 @@ def write(
     if count < 1 or jobs < 1:
         raise TabletopError(f"scenes {count} and jobs {jobs} must be at least 1")
     _prepare(out, settings)
-    blocks = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-    missing = [block for block in blocks if not _part_file(out, block).is_file()]
-    done = count - sum(end - start for start, end in missing)
+    annotations, scenes = (_partial(out / name) for name in _LINE_FILES)
+    done = _resume(out, count)
     on_progress(done, count)
-    for start, end in _write_blocks(out, settings, missing, jobs):
-        done += end - start
-        on_progress(done, count)
-    _join_parts(out, blocks)
+    # Line buffering: a sample counts as done once both of its lines are complete.
+    with annotations.open("a", buffering=1) as annotation_file, scenes.open("a", buffering=1) as scene_file:
+        for annotation, scene in _write_samples(out, settings, range(done, count), jobs):
+            annotation_file.write(f"{annotation}\n")
+            scene_file.write(f"{scene}\n")
+            done += 1
+            on_progress(done, count)
+    for name in _LINE_FILES:
+        _partial(out / name).replace(out / name)
 
 
 def _prepare(out: Path, settings: WriterSettings) -> None:
@@ -94,35 +97,47 @@ def _prepare(out: Path, settings: WriterSettings) -> None:
         raise TabletopError(f"{out} holds samples of other settings (see settings.json there); choose another folder")
     if not file.is_file() and out.is_dir() and any(out.iterdir()):
         raise TabletopError(f"{out} is not empty and holds no settings.json; choose a new folder")
-    for name in ("images", "clips", "masks", "parts"):
+    for name in ("images", "clips", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
         for leftover in (out / name).glob(".*.part"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    _write_text(file, wanted)
+    with _complete(file) as part:
+        part.write_text(wanted)
 
 
-def _write_blocks(out: Path, settings: WriterSettings, blocks: list[Block], jobs: int) -> Iterator[Block]:
-    """Writes blocks, in this process or in several; yields each when it is complete."""
-    if jobs == 1 or len(blocks) < 2:
+def _resume(out: Path, count: int) -> int:
+    """Turns the lines of an earlier run, finished or not, into partial files; returns the number of samples done."""
+    done = count
+    for name in _LINE_FILES:
+        if (out / name).is_file():
+            (out / name).replace(_partial(out / name))
+        with _partial(out / name).open("ab+") as file:
+            file.seek(0)
+            done = min(done, sum(line.endswith(b"\n") for line in file))
+    for name in _LINE_FILES:
+        with _partial(out / name).open("rb+") as file:
+            file.truncate(sum(len(line) for line in islice(file, done)))
+    return done
+
+
+def _write_samples(out: Path, settings: WriterSettings, numbers: range, jobs: int) -> Iterator[tuple[str, str]]:
+    """Writes the media of samples, in this process or in several; yields their lines in order."""
+    if jobs == 1:
         dataset = TabletopDataset(settings.samples)
-        for block in blocks:
-            _write_block(out, settings, dataset, block)
-            yield block
+        for number in numbers:
+            yield _write_sample(out, settings, dataset, number)
         dataset.close()
         return
     # Each process gets one core.
-    with ProcessPoolExecutor(min(jobs, len(blocks)), get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-        pending = {pool.submit(_write_in_worker, out, settings, block): block for block in blocks}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
         try:
-            for future in as_completed(pending):
-                future.result()
-                yield pending[future]
+            yield from pool.map(partial(_write_in_worker, out, settings), numbers, chunksize=_SAMPLES_PER_TASK)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _write_in_worker(out: Path, settings: WriterSettings, block: Block) -> None:
-    _write_block(out, settings, _worker_dataset(settings.samples), block)
+def _write_in_worker(out: Path, settings: WriterSettings, number: int) -> tuple[str, str]:
+    return _write_sample(out, settings, _worker_dataset(settings.samples), number)
 
 
 @lru_cache(maxsize=1)
@@ -131,14 +146,11 @@ def _worker_dataset(settings: TabletopSettings) -> TabletopDataset:
     return TabletopDataset(settings)
 
 
-def _write_block(out: Path, settings: WriterSettings, dataset: TabletopDataset, block: Block) -> None:
-    annotations, scenes = [], []
-    for number in range(*block):
-        sample = dataset[number]
-        media = _write_media(out, settings, sample)
-        annotations.append(json.dumps({"id": sample.id} | media | sample.annotation()))
-        scenes.append(json.dumps(sample.truth() | media))
-    _write_text(_part_file(out, block), json.dumps({"annotations": annotations, "scenes": scenes}))
+def _write_sample(out: Path, settings: WriterSettings, dataset: TabletopDataset, number: int) -> tuple[str, str]:
+    """Writes the media of a sample; returns its lines of the annotation file and of the scene file."""
+    sample = dataset[number]
+    media = _write_media(out, settings, sample)
+    return json.dumps({"id": sample.id} | media | sample.annotation()), json.dumps(sample.truth() | media)
 
 
 def _write_media(out: Path, settings: WriterSettings, sample: Sample) -> dict[str, list[str]]:
@@ -172,7 +184,7 @@ def _write_image(path: Path, rgb: UInt8Array) -> None:
 
 def _write_frames(folder: Path, frames: Sequence[UInt8Array], stamps_s: Sequence[float], ending: str) -> None:
     """Writes a clip as a folder of images, each named for its time in milliseconds."""
-    part = folder.with_name(f".{folder.name}.part")
+    part = _partial(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     for frame, stamp_s in zip(frames, stamps_s, strict=True):
@@ -192,30 +204,12 @@ def _write_mp4(path: Path, frames: Sequence[UInt8Array], fps: float) -> None:
         container.mux(stream.encode())
 
 
-def _write_text(path: Path, text: str) -> None:
-    with _complete(path) as part:
-        part.write_text(text)
-
-
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """Yields a temporary path whose file gets its name once the block has succeeded."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
+    yield _partial(path)
+    _partial(path).replace(path)
 
 
-def _join_parts(out: Path, blocks: list[Block]) -> None:
-    """Joins the parts, and removes those of an earlier, shorter run."""
-    wanted = [_part_file(out, block) for block in blocks]
-    for name in ("annotations", "scenes"):
-        with _complete(out / f"{name}.jsonl") as partial, partial.open("w") as file:
-            for part in wanted:
-                file.writelines(f"{line}\n" for line in json.loads(part.read_text())[name])
-    for part in (out / "parts").glob("*.json"):
-        if int(part.stem.split("-")[1]) <= blocks[-1][1] and part not in wanted:
-            part.unlink()
-
-
-def _part_file(out: Path, block: Block) -> Path:
-    return out / "parts" / f"{block[0]:08d}-{block[1]:08d}.json"
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

@@ -105,16 +105,9 @@ def pair_sample(name: str, seed: int, renderer: SceneRenderer) -> Sample:
     asking, turns = seeded_random(seed, "questions"), []
     if first.is_clear and last.is_clear:
         turns = [what_changed(ClipTruth(clip.events, first, last), asking)]
-    return Sample(
-        name,
-        seed,
-        "pair",
-        _as_typed(asking, turns),
-        tuple(picture.rgb for picture in pictures),
-        truths=(first, last),
-        events=clip.events,
-        classes=tuple(_class_ids(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)),
-    )
+    frames = tuple(picture.rgb for picture in pictures)
+    classes = tuple(_class_ids(scene, picture) for scene, picture in zip(scenes, pictures, strict=True))
+    return Sample(name, seed, "pair", _as_typed(asking, turns), frames, (), (first, last), clip.events, classes)
 
 
 def clip_sample(name: str, seed: int, renderer: SceneRenderer, most: int, fps: float, seconds: float | None) -> Sample:
@@ -126,17 +119,11 @@ def clip_sample(name: str, seed: int, renderer: SceneRenderer, most: int, fps: f
     turns = clip_turns(truth, asking, most)
     if truth.last.is_clear:
         turns += picture_turns(truth.last, asking, max(1, most // 2))
-    return Sample(
-        name,
-        seed,
-        "clip",
-        _as_typed(asking, [turns[index] for index in asking.permutation(len(turns))]),
-        tuple(view.picture.rgb for view in views),
-        tuple(view.stamp_s for view in views),
-        tuple(view.truth for view in views),
-        clip.events,
-        tuple(_class_ids(clip.scene(view.stamp_s), view.picture) for view in views),
-    )
+    shuffled = _as_typed(asking, [turns[index] for index in asking.permutation(len(turns))])
+    stamps_s, pictures, truths = zip(*views, strict=True)
+    frames = tuple(picture.rgb for picture in pictures)
+    classes = tuple(_class_ids(clip.scene(view.stamp_s), view.picture) for view in views)
+    return Sample(name, seed, "clip", shuffled, frames, stamps_s, truths, clip.events, classes)
 
 
 def chart_sample(name: str, seed: int, size: Size) -> Sample:

@@ -41,17 +41,11 @@ _NORMS = ("q_norm", "k_norm")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Value ranges of a model's linear layers, by layer name.
+    """Value ranges of a model's linear layers by name; names that end in `SCORES` have upper bounds instead."""
 
-    Attributes:
-        inputs: Largest absolute input; an upper bound for names that end in `SCORES`.
-        outputs: Largest absolute output; an upper bound for names that end in `SCORES`.
-        mean_squares: Mean square of each input, float32 [in].
-    """
-
-    inputs: dict[str, float]
-    outputs: dict[str, float]
-    mean_squares: dict[str, Float32Array] = field(default_factory=dict)
+    inputs: dict[str, float]  # largest absolute input
+    outputs: dict[str, float]  # largest absolute output
+    mean_squares: dict[str, Float32Array] = field(default_factory=dict)  # mean square of each input, float32 [in]
 
     def largest(self, names: Iterable[str]) -> dict[str, float]:
         """Returns the largest absolute value that each of these layers reads or writes."""
@@ -60,8 +54,7 @@ class Calibration:
     def shrink_factors(self, prefix: str) -> dict[str, float]:
         """Returns the powers of two by which inputs of down projections are divided so that they fit float16.
 
-        Args:
-            prefix: Start of the names of all layers that will be float16: "vision_" or "language_model.".
+        The prefix, "vision_" or "language_model.", selects the layers that will be float16.
 
         Raises:
             EngineError: A value of another layer does not fit float16.
@@ -103,12 +96,9 @@ def check_fits_float16(largest: Mapping[str, float]) -> None:
 
 @torch.inference_mode()
 def calibrate(model: PenguinVL, processor: Processor, images: Sequence[UInt8Array]) -> Calibration:
-    """Runs the model on a question about each image, shown both as a still image and as a video frame.
+    """Runs the model on a question about each image, uint8 [H, W, 3], shown both as a still image and as a video frame.
 
-    Args:
-        model: A model in float32 or bfloat16, which do not overflow.
-        processor: The processor of the same checkpoint.
-        images: Sample images, uint8 [H, W, 3] each.
+    The model must be float32 or bfloat16, which do not overflow.
 
     Raises:
         EngineError: A layer reads or writes an infinite value or NaN; the message names the first such layer.

@@ -20,13 +20,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from penguin_engine.export.calibration import (
-    SCORES,
-    VISUAL_TOKENS,
-    Calibration,
-    calibrate,
-    check_fits_float16,
-)
+from penguin_engine.export.calibration import SCORES, VISUAL_TOKENS, Calibration, calibrate, check_fits_float16
 from penguin_engine.export.graphs.decoder import EMBEDDING_TABLE, build_decoder
 from penguin_engine.export.graphs.graph import Graph
 from penguin_engine.export.graphs.layers import Layers
@@ -59,23 +53,14 @@ from penguin_models.vlm import PenguinVL
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of an export.
+    """Options of an export."""
 
-    Attributes:
-        profile: "portable", "fused" or "onnxruntime"; see manifest.py.
-        dtype: Type of the decoder; if None, the checkpoint's type or the default for the quantisation.
-        vision_dtype: Type of encoder and projector; if None, the decoder's type, or 16-bit with quantised weights.
-        quantization: Quantisation of the decoder's weights.
-        samples: Images, uint8 [H, W, 3] each, that calibrate a float16 or quantised export.
-        calibration: Result of an earlier calibration, used instead of the samples.
-    """
-
-    profile: str = "portable"
-    dtype: str | None = None
-    vision_dtype: str | None = None
-    quantization: Quantization | None = None
-    samples: Sequence[UInt8Array] = field(default=(), repr=False)
-    calibration: Calibration | None = field(default=None, repr=False)
+    profile: str = "portable"  # "portable", "fused" or "onnxruntime"; see manifest.py
+    dtype: str | None = None  # type of the decoder; None for the checkpoint's, or the default of the quantisation
+    vision_dtype: str | None = None  # type of encoder and projector; None for the decoder's, 16-bit if quantised
+    quantization: Quantization | None = None  # of the decoder's weights
+    samples: Sequence[UInt8Array] = field(default=(), repr=False)  # [H, W, 3], calibrate float16 and quantised exports
+    calibration: Calibration | None = field(default=None, repr=False)  # earlier result, used instead of the samples
 
 
 def export(model: str | Path, folder: str | Path, options: ExportOptions | None = None) -> Manifest:

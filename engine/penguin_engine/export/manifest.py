@@ -38,23 +38,17 @@ _SMALL_BYTES = 2**24
 class Profile:
     """A choice of operators and cache layout for the graphs.
 
-    Attributes:
-        name: "portable", "fused" or "onnxruntime".
-        opset: Version of the standard operators; quantised weights may need a newer one.
-        contrib: Whether the graphs use ONNX Runtime's own operators (`com.microsoft`).
-        fused_operators: Whether norms, rotary embedding and attention are single operators.
-        cache: "rows": the graph reads a prefix of the cache [past, kv_heads, head_dim] and outputs the new rows, which
-            the runtime places right after the prefix. "buffer": the graph updates a buffer
-            [1, kv_heads, capacity, head_dim] in place.
-        equal_frames: Whether all frames of one vision pass must have the same number of patches.
+    With the cache layout "rows", the graph reads a prefix of the cache [past, kv_heads, head_dim] and outputs the new
+    rows, which the runtime places right after the prefix. With "buffer", the graph updates a buffer
+    [1, kv_heads, capacity, head_dim] in place.
     """
 
-    name: str
-    opset: int
-    contrib: bool
-    fused_operators: bool
-    cache: str
-    equal_frames: bool
+    name: str  # "portable", "fused" or "onnxruntime"
+    opset: int  # version of the standard operators; quantised weights may need a newer one
+    contrib: bool  # whether the graphs use ONNX Runtime's own operators (`com.microsoft`)
+    fused_operators: bool  # whether norms, rotary embedding and attention are single operators
+    cache: str  # "rows" or "buffer"
+    equal_frames: bool  # whether all frames of one vision pass must have the same number of patches
 
 
 PROFILES = {

@@ -36,9 +36,7 @@ class Quantization:
     def default(cls, kind: str, contrib: bool) -> Quantization:
         """Returns the recommended settings: with 4 bits, the first and last block and the head are sensitive.
 
-        Args:
-            kind: "int8", "int4" or "fp8".
-            contrib: Whether the graphs use ONNX Runtime's own operators, which let sensitive layers use 8 bits.
+        With ONNX Runtime's own operators (`contrib`), sensitive layers have 8 bits; otherwise they stay unquantised.
         """
         sensitive = kind == "int4"
         return cls(kind, int(sensitive), sensitive, "int8" if sensitive and contrib else None)

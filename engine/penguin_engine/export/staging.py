@@ -20,11 +20,7 @@ _LOCK = "lock"
 
 @contextmanager
 def staging(folder: Path, result: Path) -> Iterator[Path]:
-    """Provides an empty folder to write in and removes it at the end.
-
-    Args:
-        folder: The staging folder, always the same for one result.
-        result: Path of the result, for messages.
+    """Provides an empty folder, always the same for one result, and removes it at the end.
 
     Raises:
         EngineError: Another process is writing the result, or the folder cannot be created.
@@ -35,9 +31,7 @@ def staging(folder: Path, result: Path) -> Iterator[Path]:
         try:
             lock.acquire()
         except Timeout as err:
-            raise EngineError(
-                f"another process is writing {result}; wait until it ends, or choose another folder"
-            ) from err
+            raise EngineError(f"another process is writing {result}; wait until it ends, or choose another") from err
     try:
         with writing(result):
             for left in folder.iterdir():

@@ -103,10 +103,7 @@ class Runtime(Protocol):
         ...
 
     def open_cache(self, max_length: int) -> KVCache:
-        """Opens an empty cache and reserves its memory; any number may be open, the weights are shared.
-
-        Args:
-            max_length: Capacity in tokens.
+        """Opens an empty cache for at most `max_length` tokens; any number may be open, the weights are shared.
 
         Raises:
             ContextLengthError: max_length exceeds `info.context_length`.

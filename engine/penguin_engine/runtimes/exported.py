@@ -105,12 +105,9 @@ def vision_passes(
     equal_frames: bool,
     fits: Callable[[Sequence[PatchedImage]], bool] = lambda images: True,
 ) -> Iterator[VisionPass]:
-    """Groups images into passes.
+    """Groups images of any sizes into passes of images of a similar (`equal_frames`: the same) number of patches.
 
-    Args:
-        images: Images of any sizes.
-        equal_frames: Whether all images of a pass must have the same number of patches; otherwise a similar number.
-        fits: Additional condition for images, longest last, to share a pass.
+    `fits` is an additional condition for images, longest last, to share a pass.
     """
     order = sorted(range(len(images)), key=lambda i: (images[i].merge_size, images[i].grid.area))
     group: list[int] = []

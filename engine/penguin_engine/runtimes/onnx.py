@@ -32,16 +32,7 @@ _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 
 
 class OnnxRuntime:
-    """A `Runtime` for an exported folder.
-
-    Args:
-        folder: Folder created by `penguin-vl export`.
-        device: "cpu", "cuda", "cuda:1", "tensorrt", ...
-        precision: Precision that the folder must have; None for any.
-        threads: Threads per operator; None for all cores.
-
-    Attributes:
-        manifest: Manifest of the folder.
+    """A `Runtime` for an exported folder, whose `manifest` it has; arguments as for `open_runtime`.
 
     Raises:
         EngineError: The folder is damaged or has another precision, or ONNX Runtime cannot run it on this device.

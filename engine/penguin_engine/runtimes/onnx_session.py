@@ -137,8 +137,8 @@ def run(session: Any, binding: Any, action: str, remedy: str) -> None:
 
 def _check_assignment(assigned: Iterable[Any], path: Path, device: Device) -> None:
     """Raises EngineError if compute operators run on the CPU."""
-    on_cpu = [part for part in assigned if part.ep_name == _PROVIDERS["cpu"]]
-    counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes() if node.op_type in _COMPUTE)
+    on_cpu = [subgraph for subgraph in assigned if subgraph.ep_name == _PROVIDERS["cpu"]]
+    counts = Counter(node.op_type for subgraph in on_cpu for node in subgraph.get_nodes() if node.op_type in _COMPUTE)
     if counts:
         found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         raise EngineError(

@@ -39,9 +39,7 @@ class TorchVisualTokens:
 class TorchRuntime:
     """A `Runtime` for a loaded `PenguinVL`.
 
-    Args:
-        model: Model on its device.
-        record: Records decoding steps; if None, CUDA graphs on CUDA and no recording elsewhere.
+    `record` records decoding steps; if it is None, CUDA graphs do on CUDA and nothing does elsewhere.
     """
 
     def __init__(self, model: PenguinVL, record: Recorder | None = None):

@@ -20,8 +20,7 @@ from penguin_ros.evaluation.bags.baselines import LastFramesMethod, OfflineMetho
 from penguin_ros.evaluation.bags.jobs import SINGLE_CAMERA_METHODS, BagJob, truth_at
 from penguin_ros.evaluation.bags.methods import Asked, Engine, MemoryMethod, Meter, Method
 from penguin_ros.evaluation.bags.recording import Recording, StampedImage
-from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key
-from penguin_ros.evaluation.thumbnails import thumbnail
+from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key, thumbnail
 
 T = TypeVar("T")
 _METHODS: dict[str, Callable[[Engine, Recording], Method]] = {

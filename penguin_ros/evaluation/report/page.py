@@ -13,7 +13,6 @@ from markupsafe import Markup
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
-from penguin_ros.evaluation.records import METHODS
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Card, CardMaker, Column, anchor
 from penguin_ros.evaluation.results import BagTimeline, Results
@@ -55,7 +54,6 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
         anchor=anchor,
         runs=runs,
         columns=columns,
-        methods=METHODS,
         metrics=METRICS,
         shown_metrics=[name for name in METRICS if any(name in column.summary["metrics"] for column in columns)],
         groups={name: _groups(columns, name) for name in ("perception", "kind", "bag", "camera")},

@@ -80,12 +80,12 @@ def test_embeddings_of_text_and_images_are_in_order(table, model):
 def test_chunks_contain_every_token_once_in_order(lengths, size):
     segments = [[100 * number + i for i in range(length)] for number, length in enumerate(lengths)]
     chunks = list(split_into_chunks(segments, size))
-    assert all(sum(part.length for part in chunk) == size for chunk in chunks[:-1])
+    assert all(sum(span.length for span in chunk) == size for chunk in chunks[:-1])
     tokens = []
     for chunk in chunks:
-        for part in chunk:
-            assert part.offset == len(tokens) % size
-            tokens += part.segment[part.start : part.start + part.length]
+        for span in chunk:
+            assert span.offset == len(tokens) % size
+            tokens += span.segment[span.start : span.start + span.length]
     assert tokens == [token for segment in segments for token in segment]
 
 

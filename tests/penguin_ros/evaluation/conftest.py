@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from report_example import make
-from rosbags.rosbag2 import StoragePlugin, Writer
 
 from penguin_engine.runtimes.base import RuntimeInfo, check_fits, segment_length
 from penguin_ros.evaluation.report.page import render
-from penguin_ros.message_types import typestore
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 10**9
@@ -35,32 +33,6 @@ def picture_bag(bags):
         return bags.write(messages, name=name, **options)
 
     return write
-
-
-def message(kind, **fields):
-    return typestore().types[kind](**fields)
-
-
-def header(stamp_ns):
-    stamp = message("builtin_interfaces/msg/Time", sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND)
-    return message("std_msgs/msg/Header", stamp=stamp, frame_id="camera")
-
-
-def append_topic(folder, source, topic, messages, storage="mcap"):
-    """Copies a bag and adds a topic with messages [(stamp in seconds, message), ...]."""
-    from rosbags.rosbag2 import Reader
-
-    with Reader(source) as reader, Writer(folder, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-        connections = {
-            c.id: writer.add_connection(c.topic, c.msgtype, typestore=typestore()) for c in reader.connections
-        }
-        for connection, stamp, data in reader.messages():
-            writer.write(connections[connection.id], stamp, data)
-        kind = messages[0][1].__msgtype__ if messages else "vision_msgs/msg/Detection2DArray"
-        added = writer.add_connection(topic, kind, typestore=typestore())
-        for at, value in messages:
-            writer.write(added, START_NS + round(at * SECOND), typestore().serialize_cdr(value, kind))
-    return folder
 
 
 @dataclass

@@ -12,7 +12,6 @@ import torch
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.offline import ask
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.errors import SettingError
 from penguin_models.media import load_image
 from penguin_training.run.loop import train
 from penguin_training.settings.stage_file import load_settings
@@ -101,10 +100,3 @@ def test_eight_samples_can_be_memorised(values, drawn, start, losses):
         row = json.loads(line)
         answer = ask(TorchRuntime(model), processor, "What is it?", [load_image(drawn / row["image"])], max_tokens=32)
         assert answer.raw == row["conversations"][1]["value"]
-
-
-def test_an_output_that_cannot_be_created_is_reported(values, start):
-    run = start(values)
-    run.output.write_text("in the way since the run was prepared")
-    with pytest.raises(SettingError, match=r"run cannot be created \(File exists\); write to another folder"):
-        train(run)

@@ -71,5 +71,5 @@ def test_the_average_follows_the_weights():
     average = MovingAverage(model, 0.9)
     for _ in range(2):
         model["vision_projector"].data += 1
-        average.update(model)
+        average.update()
     torch.testing.assert_close(average.weights["vision_projector"], torch.full((2,), 0.1 * 0.9 + 0.1 * 2))

@@ -1,4 +1,4 @@
-"""What is said of a picture is what the picture shows."""
+"""The truth of a picture agrees with its pixels."""
 
 import json
 from dataclasses import replace

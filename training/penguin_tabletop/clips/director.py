@@ -22,7 +22,6 @@ from penguin_tabletop.scene.random_parts import HIGHEST_PITCH, LOWEST_PITCH, MOS
 from penguin_tabletop.scene.scene import Scene, Thing, Vector
 from penguin_tabletop.scene.view import in_view, out_of_view, rect_of
 
-_FEWEST_THINGS = 1
 _WEIGHTS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.18, "camera": 0.1}
 _DURATION_S = (1.5, 3.5)
 _MIN_SHIFT = 0.15
@@ -53,7 +52,12 @@ class Director:
     def next_step(self, scene: Scene, start_s: float) -> Step | None:
         """Plans an event that starts at a time in tenths of a second; returns None if none fits the scene."""
         self._remember(scene)
-        kinds = [kind for kind in _WEIGHTS if self._is_possible(kind, scene)]
+        possible = {
+            "appears": len(scene.things) < MOST_THINGS,
+            "leaves": len(scene.things) > 1,
+            "falls": self._with_falls,
+        }
+        kinds = [kind for kind in _WEIGHTS if possible.get(kind, True)]
         weights = np.array([_WEIGHTS[kind] for kind in kinds])
         for index in self._random.choice(len(kinds), len(kinds), replace=False, p=weights / weights.sum()):
             duration_s = round(self._random.uniform(*_DURATION_S), 1)
@@ -68,13 +72,6 @@ class Director:
         old = [label for label in self._labels if label not in present]
         self._labels = old[-_REMEMBERED_LABELS:] + present
         self._next_id = max([self._next_id, *(thing.id + 1 for thing in scene.things)])
-
-    def _is_possible(self, kind: EventKind, scene: Scene) -> bool:
-        if kind == "appears":
-            return len(scene.things) < MOST_THINGS
-        if kind == "leaves":
-            return len(scene.things) > _FEWEST_THINGS
-        return kind != "falls" or self._with_falls
 
     def _appears(self, scene: Scene, start_s: float, end_s: float) -> Step | None:
         unplaced = random_thing(self._random, scene.surroundings.table, self._next_id, self._labels)

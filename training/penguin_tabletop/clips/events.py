@@ -70,11 +70,6 @@ def camera_between(first: Camera, second: Camera, share: float) -> Camera:
 
     turn = (second.yaw - first.yaw + np.pi) % (2 * np.pi) - np.pi
     x, y, z = (mix(a, b) for a, b in zip(first.target, second.target, strict=True))
-    return Camera(
-        (x, y, z),
-        mix(first.distance, second.distance),
-        float(first.yaw + eased * turn),
-        mix(first.pitch, second.pitch),
-        mix(first.roll, second.roll),
-        mix(first.fov, second.fov),
-    )
+    distance, pitch = mix(first.distance, second.distance), mix(first.pitch, second.pitch)
+    roll, fov = mix(first.roll, second.roll), mix(first.fov, second.fov)
+    return Camera((x, y, z), distance, float(first.yaw + eased * turn), pitch, roll, fov)

@@ -12,7 +12,7 @@ import numpy as np
 from penguin_models.types import Size
 from penguin_tabletop.clips.events import Event, Step
 from penguin_tabletop.clips.motion import Path, is_in_the_way
-from penguin_tabletop.clips.physics import Fall, physics
+from penguin_tabletop.clips.physics import physics
 from penguin_tabletop.scene.catalogue import KINDS
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible
@@ -113,23 +113,17 @@ def _let_go(
     """
     position, rotation = start.end()
     released = replace(thing, position=position, rotation=rotation, on=None)
-    others, released_s = scene.others(thing), float(start.times_s[-1])
-    fall = physics().fall(released, velocity, spin, others, scene.surroundings, released_s)
+    fall = physics().fall(released, velocity, spin, scene, float(start.times_s[-1]))
     if fall is None or fall.gone != (size is None):
         return None
-    after = _after_fall(scene, thing, fall)
+    position, rotation = fall.path.end()
+    landed = scene.updated(replace(thing, position=position, rotation=rotation, on=None))
+    after = scene.without(thing) if fall.gone else landed
     if size is not None and not (in_view(after.thing(thing.id), scene.camera, size) and all_visible(after, size)):
         return None
     end_s = float(np.ceil(fall.path.times_s[-1] * 10) / 10)
     event = Event("falls", float(start.times_s[0]), round(end_s, 1), thing.id, thing.label, where)
     return Step(event, scene, after, thing, start.then(fall.path))
-
-
-def _after_fall(scene: Scene, thing: Thing, fall: Fall) -> Scene:
-    if fall.gone:
-        return scene.without(thing)
-    position, rotation = fall.path.end()
-    return scene.updated(replace(thing, position=position, rotation=rotation, on=None))
 
 
 def _distance_to_edge(scene: Scene, thing: Thing) -> tuple[float, FloatArray]:

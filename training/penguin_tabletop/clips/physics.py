@@ -5,7 +5,6 @@ There is one simulation per process, emptied before each fall, so that a fall de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -14,7 +13,7 @@ import numpy as np
 from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.clips.motion import Path
 from penguin_tabletop.scene.meshes import FloatArray
-from penguin_tabletop.scene.scene import Quaternion, Surroundings, Thing, Vector
+from penguin_tabletop.scene.scene import Quaternion, Scene, Surroundings, Thing, Vector
 from penguin_tabletop.scene.shapes import shape_of
 
 _STEP_S = 1 / 240
@@ -40,27 +39,18 @@ class Physics:
     def __init__(self) -> None:
         self._bullet = BulletClient()
 
-    def fall(
-        self,
-        thing: Thing,
-        velocity: FloatArray,
-        spin: FloatArray,
-        others: Sequence[Thing],
-        around: Surroundings,
-        start_s: float,
-    ) -> Fall | None:
+    def fall(self, thing: Thing, velocity: FloatArray, spin: FloatArray, scene: Scene, start_s: float) -> Fall | None:
         """Simulates a fall; returns None if the object does not come to rest in time.
 
         Args:
             thing: The object in the pose in which it is let go.
             velocity: Velocity of its middle in metres per second, [3].
             spin: Angular velocity in radians per second, [3].
-            others: Objects that do not move.
-            around: The table.
+            scene: The table and the other objects, which do not move.
             start_s: Time at which the object is let go.
         """
-        self._reset(around)
-        for other in others:
+        self._reset(scene.surroundings)
+        for other in scene.others(thing):
             self._add(other, mass=0.0)
         body = self._add(thing, mass=0.1)
         self._bullet.resetBaseVelocity(body, velocity.tolist(), spin.tolist())

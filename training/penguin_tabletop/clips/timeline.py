@@ -6,7 +6,7 @@ Between events only noise, exposure flicker and slow light changes vary, none of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,34 +44,26 @@ class ClipView(NamedTuple):
     truth: SceneTruth
 
 
-@dataclass(frozen=True)
 class _LightDrift:
     """Light that changes slowly and exposure that flickers."""
 
-    flicker: float
-    slow: float
-    period_s: float
-    side: float
-    phase: float
+    def __init__(self, random: np.random.Generator):
+        self._flicker = random.uniform(0, 0.06)
+        self._slow = random.uniform(0.02, 0.15)
+        self._period_s = random.uniform(15, 60)
+        self._side = random.uniform(0, 0.2)
+        self._phase = random.uniform(0, 2 * np.pi)
 
     def sensor_at(self, sensor: Sensor, time_s: float) -> Sensor:
         number = sensor.number + round(time_s * 1000)
-        angle = 2 * np.pi * time_s / self.period_s + self.phase
-        flicker = self.flicker * np.random.default_rng(number).uniform(-1, 1)
-        gain = sensor.gain * (1 + self.slow * float(np.sin(angle)) + flicker)
-        return replace(sensor, gain=gain, side=self.side * float(np.sin(0.7 * angle)), number=number)
+        angle = 2 * np.pi * time_s / self._period_s + self._phase
+        flicker = self._flicker * np.random.default_rng(number).uniform(-1, 1)
+        gain = sensor.gain * (1 + self._slow * float(np.sin(angle)) + flicker)
+        return replace(sensor, gain=gain, side=self._side * float(np.sin(0.7 * angle)), number=number)
 
 
 class TabletopClip:
-    """A clip with known events.
-
-    Attributes:
-        seed: Seed of the whole clip.
-        size: Size of the frames.
-        seconds: Length.
-        events: Events in order of time; none in a calm clip.
-        stamps_s: Times of the frames.
-    """
+    """A clip with known events: `seconds` long, with `events` in order of time and frames at `stamps_s`."""
 
     def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
         """Plans a clip without rendering anything.
@@ -91,9 +83,9 @@ class TabletopClip:
         random = seeded_random(seed, "clip")
         length = round(random.uniform(*_LENGTH_S), 1)
         calm_by_chance = bool(random.random() < _CALM_PROBABILITY)
-        self.seed, self.size = seed, size
+        self.seed = seed
         self.seconds = length if seconds is None else seconds
-        self._drift = _random_drift(random)
+        self._drift = _LightDrift(random)
         self._start = plan_clip_scene(random, size)
         self._steps: list[Step] = []
         if not (calm_by_chance if calm is None else calm):
@@ -138,7 +130,7 @@ class LiveTabletop:
             raise TabletopError(f"rate {rate_hz} Hz must be above 0 and at most 120")
         self._random = seeded_random(seed, "live")
         self._renderer = SceneRenderer(size)
-        self._drift = _random_drift(self._random)
+        self._drift = _LightDrift(self._random)
         self._scene = plan_clip_scene(self._random, size)
         self._director = Director(self._random, size)
         self._rate_hz = rate_hz
@@ -192,16 +184,6 @@ def _scene_at(start: Scene, steps: Sequence[Step], drift: _LightDrift, time_s: f
 def _view(renderer: SceneRenderer, scene: Scene, stamp_s: float) -> ClipView:
     picture = renderer.render(scene)
     return ClipView(stamp_s, picture, truth_of(scene, picture))
-
-
-def _random_drift(random: np.random.Generator) -> _LightDrift:
-    return _LightDrift(
-        flicker=random.uniform(0, 0.06),
-        slow=random.uniform(0.02, 0.15),
-        period_s=random.uniform(15, 60),
-        side=random.uniform(0, 0.2),
-        phase=random.uniform(0, 2 * np.pi),
-    )
 
 
 def _tenths(time_s: float) -> float:

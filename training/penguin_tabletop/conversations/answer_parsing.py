@@ -8,13 +8,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from penguin_models.grounding import TimeRange, parse
 from penguin_tabletop.clips.events import EventKind
 from penguin_tabletop.conversations.language import NUMBERS, every_label, plural
 from penguin_tabletop.conversations.phrases import VERBS, VERBS_DONE
+
+_SINGULARS = {plural(label): label for label in every_label()}
+_LABELS = "|".join(sorted([*every_label(), *_SINGULARS], key=len, reverse=True))
+_LABEL_PATTERN = re.compile(rf"\b(?:(an?|the|{'|'.join(NUMBERS)}) )?({_LABELS})\b")
+_EVENT_KINDS: dict[str, EventKind] = {
+    verb: kind for table in (VERBS, VERBS_DONE) for kind, verbs in table.items() for verb in verbs
+}
+_EVENT_PATTERN = re.compile(
+    r"(?:During the period (?P<start>\d+\.\d+) - (?P<end>\d+\.\d+) seconds, )?"
+    rf"\b(?:an?|the) (?P<label>{'|'.join(['camera', *every_label()])}) "
+    rf"(?P<verb>{'|'.join(sorted(_EVENT_KINDS, key=len, reverse=True))})\b",
+    re.IGNORECASE,
+)
 
 
 class ParsedEvent(NamedTuple):
@@ -33,8 +45,8 @@ def labels_in(text: str) -> dict[str, int]:
     """
     grounding = parse(text)
     found: dict[str, int] = {}
-    for amount, name in _label_pattern().findall(grounding.text.lower()):
-        label = _singulars().get(name, name)
+    for amount, name in _LABEL_PATTERN.findall(grounding.text.lower()):
+        label = _SINGULARS.get(name, name)
         number = NUMBERS.index(amount) if amount in NUMBERS else 1
         found[label] = max(found.get(label, 0), number)
     for label, boxes in Counter(item.label for item in grounding.objects).items():
@@ -46,11 +58,11 @@ def events_in(text: str) -> list[ParsedEvent]:
     """Returns the events that a text describes, in its order."""
     return [
         ParsedEvent(
-            _event_kinds()[match["verb"].lower()],
+            _EVENT_KINDS[match["verb"].lower()],
             match["label"].lower(),
             TimeRange(float(match["start"]), float(match["end"])) if match["start"] else None,
         )
-        for match in _event_pattern().finditer(text)
+        for match in _EVENT_PATTERN.finditer(text)
         if not match["start"] or float(match["start"]) <= float(match["end"])
     ]
 
@@ -76,27 +88,3 @@ def quoted_word_in(text: str) -> str | None:
     """Returns the word that a text quotes, or the whole text if it quotes none; None if there is no text."""
     match = re.search(r'"([^"]*)"', text)
     return match[1] if match else text.strip(" .") or None
-
-
-@lru_cache(maxsize=1)
-def _singulars() -> dict[str, str]:
-    return {plural(label): label for label in every_label()}
-
-
-@lru_cache(maxsize=1)
-def _label_pattern() -> re.Pattern[str]:
-    names = sorted([*every_label(), *_singulars()], key=len, reverse=True)
-    return re.compile(rf"\b(?:(an?|the|{'|'.join(NUMBERS)}) )?({'|'.join(names)})\b")
-
-
-@lru_cache(maxsize=1)
-def _event_kinds() -> dict[str, EventKind]:
-    return {verb: kind for table in (VERBS, VERBS_DONE) for kind, verbs in table.items() for verb in verbs}
-
-
-@lru_cache(maxsize=1)
-def _event_pattern() -> re.Pattern[str]:
-    verbs = "|".join(sorted(_event_kinds(), key=len, reverse=True))
-    labels = "|".join(["camera", *every_label()])
-    time = r"(?:During the period (?P<start>\d+\.\d+) - (?P<end>\d+\.\d+) seconds, )?"
-    return re.compile(rf"{time}\b(?:an?|the) (?P<label>{labels}) (?P<verb>{verbs})\b", re.IGNORECASE)

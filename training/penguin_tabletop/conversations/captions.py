@@ -9,26 +9,26 @@ from penguin_tabletop.truth import Relation, SceneTruth, VisibleObject
 
 
 def caption_short(truth: SceneTruth, random: Random) -> Turn:
-    """One sentence that names every object."""
+    """Asks for one sentence that names every object."""
     question = ask(random, "caption_short")
     return _caption("caption_short", question, short_caption(truth, random), truth)
 
 
 def caption_medium(truth: SceneTruth, random: Random) -> Turn:
-    """All objects and some of their relations."""
+    """Asks for all objects and some of their relations."""
     question = ask(random, "caption_medium")
     sentences = [short_caption(truth, random), *relation_sentences(truth, random, 2)]
     return _caption("caption_medium", question, " ".join(sentences), truth)
 
 
 def caption_detailed(truth: SceneTruth, random: Random) -> Turn:
-    """All objects, their places in the picture, their relations, and printed words."""
+    """Asks for all objects, their places in the picture, their relations, and printed words."""
     question = ask(random, "caption_detailed")
     return _caption("caption_detailed", question, detailed_caption(truth, random), truth)
 
 
 def caption_grounded(truth: SceneTruth, random: Random) -> Turn:
-    """One sentence in which every object has its box."""
+    """Asks for one sentence in which every object has its box."""
     question = ask(random, "caption_grounded")
     things = listed([f"{an(item.label).split()[0]} {format_object(item.rounded)}" for item in truth.objects])
     answer = say(random, "caption_grounded", things=things, table=truth.table, are=are(len(truth.objects)))
@@ -36,7 +36,7 @@ def caption_grounded(truth: SceneTruth, random: Random) -> Turn:
 
 
 def find_everything(truth: SceneTruth, random: Random) -> Turn:
-    """A plain list of all objects with their boxes."""
+    """Asks for a plain list of all objects with their boxes."""
     answer = format_grounding([item.rounded for item in truth.objects])
     return _caption("find_everything", ask(random, "find_everything"), answer, truth, "boxes")
 

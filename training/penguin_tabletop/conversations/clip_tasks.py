@@ -47,14 +47,14 @@ ClipTask = Callable[[ClipTruth, Random], Turn | None]
 
 
 def caption_dense(clip: ClipTruth, random: Random) -> Turn:
-    """Every event with its time."""
+    """Asks for all events with their times."""
     question = ask(random, "clip_dense")
     answer = " ".join(timed_event_sentence(random, event) for event in clip.events) or say(random, "nothing_happens")
     return Turn("clip_dense", question, answer, ExpectedReply("events", events=clip.events, timed=True))
 
 
 def caption_paragraph(clip: ClipTruth, random: Random) -> Turn:
-    """The objects at the beginning, the events, and the number of objects at the end."""
+    """Asks for the objects at the beginning, the events, and the number of objects at the end."""
     question = ask(random, "clip_paragraph")
     counts = clip.first.counts()
     is_or_are = are(len(clip.first.objects) if len(counts) == 1 else 2)
@@ -65,14 +65,14 @@ def caption_paragraph(clip: ClipTruth, random: Random) -> Turn:
 
 
 def caption_whole(clip: ClipTruth, random: Random) -> Turn:
-    """All events in one sentence."""
+    """Asks for all events in one sentence."""
     question = ask(random, "clip_whole")
     answer = event_summary(random, clip.events) if clip.events else say(random, "nothing_happens")
     return Turn("clip_whole", question, answer, ExpectedReply("events", events=clip.events))
 
 
 def when(clip: ClipTruth, random: Random) -> Turn | None:
-    """The time range of an event that happens once."""
+    """Asks for the time range of an event that happens once."""
     names = [(event.kind, event.label) for event in clip.events]
     once = [event for event in clip.events if names.count((event.kind, event.label)) == 1]
     if not once:
@@ -83,7 +83,7 @@ def when(clip: ClipTruth, random: Random) -> Turn | None:
 
 
 def what_during(clip: ClipTruth, random: Random) -> Turn | None:
-    """The event in a time range."""
+    """Asks for the event in a time range."""
     if not clip.events:
         return None
     event = pick(random, clip.events)
@@ -92,7 +92,7 @@ def what_during(clip: ClipTruth, random: Random) -> Turn | None:
 
 
 def what_first(clip: ClipTruth, random: Random) -> Turn | None:
-    """The first event or the last one."""
+    """Asks for the first event or the last one."""
     if len(clip.events) < 2:
         return None
     word, event = ("first", clip.events[0]) if random.random() < 0.5 else ("last", clip.events[-1])
@@ -100,7 +100,7 @@ def what_first(clip: ClipTruth, random: Random) -> Turn | None:
 
 
 def happens(clip: ClipTruth, random: Random) -> Turn:
-    """Whether an event of a kind happens; yes and no are about equally likely if the clip allows it."""
+    """Asks whether an event of a kind happens; yes and no are about equally likely if the clip allows it."""
     present = sorted({event.kind for event in clip.events})
     absent = [kind for kind in EVENT_QUESTIONS if kind not in present]
     yes = bool(present) and (not absent or bool(random.random() < 0.6))
@@ -117,7 +117,7 @@ def happens(clip: ClipTruth, random: Random) -> Turn:
 
 
 def how_many_times(clip: ClipTruth, random: Random) -> Turn:
-    """The number of objects that appear, fall, ..."""
+    """Asks for the number of objects that appear, fall, ..."""
     kind = pick(random, [kind for kind in EVENT_QUESTIONS if kind != "camera"])
     number = len({event.thing for event in clip.events if event.kind == kind})
     question = f"How many objects {EVENT_QUESTIONS[kind][2]}?"
@@ -127,7 +127,7 @@ def how_many_times(clip: ClipTruth, random: Random) -> Turn:
 
 
 def count_at_end(clip: ClipTruth, random: Random) -> Turn:
-    """The number of objects at the end."""
+    """Asks for the number of objects at the end."""
     question, fields = ask(random, "count_at_end"), _object_count(clip.last)
     answer = "There {are} {n} {objects}.".format(**fields)
     if random.random() < 0.5:
@@ -136,7 +136,7 @@ def count_at_end(clip: ClipTruth, random: Random) -> Turn:
 
 
 def where_at_end(clip: ClipTruth, random: Random) -> Turn | None:
-    """The box of an object in the last picture; mostly of one that was moved."""
+    """Asks for the box of an object in the last picture; mostly of one that was moved."""
     items = clip.last.unique
     touched = [item for item in items if any(event.thing == item.id for event in clip.events)]
     items = touched if touched and random.random() < 0.7 else items
@@ -148,7 +148,7 @@ def where_at_end(clip: ClipTruth, random: Random) -> Turn | None:
 
 
 def what_changed(clip: ClipTruth, random: Random) -> Turn:
-    """The difference between the first and the last picture."""
+    """Asks for the difference between the first and the last picture."""
     question = ask(random, "what_changed")
     changes = net_changes(clip)
     answer = event_summary(random, changes, done=True) if changes else say(random, "nothing_changed")

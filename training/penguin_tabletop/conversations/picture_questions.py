@@ -17,7 +17,7 @@ _TABLES = tuple(sorted({table.name for table in TABLES}))
 
 
 def count_objects(truth: SceneTruth, random: Random) -> Turn:
-    """The number of objects, of a kind, of a colour, or in all."""
+    """Asks for the number of objects, of a kind, of a colour, or in all."""
     singular, plural, number = _countable(truth, random)
     question = ask(random, "count", what=plural)
     sentence = f"There {are(number)} {number or 'no'} {singular if number == 1 else plural}."
@@ -25,7 +25,7 @@ def count_objects(truth: SceneTruth, random: Random) -> Turn:
 
 
 def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
-    """The colour of the only object of a kind."""
+    """Asks for the colour of the only object of a kind."""
     kinds = [item.kind for item in truth.objects]
     items = [(item.kind, item.colour) for item in truth.objects if item.colour and kinds.count(item.kind) == 1]
     if not items:
@@ -36,7 +36,7 @@ def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
-    """Kinds first, then their colours: teaches a model to look up by kind."""
+    """Asks for a list of kinds with their colours, which teaches a model to look up by kind."""
     answer = ", ".join(f"{item.kind}: {item.colour}" for item in truth.objects if item.colour)
     if not answer:
         return None
@@ -44,7 +44,7 @@ def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
-    """The kind of the only object of a colour."""
+    """Asks for the kind of the only object of a colour."""
     colours = [item.colour for item in truth.objects]
     unnamed = _unnamed_colours(truth)
     items = [item for item in truth.objects if item.colour not in unnamed and colours.count(item.colour) == 1]
@@ -56,7 +56,7 @@ def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
-    """The place of one object relative to another."""
+    """Asks for the place of one object relative to another."""
     pair = _related_pair(truth, random)
     if pair is None:
         return None
@@ -66,7 +66,7 @@ def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
-    """Whether a stated relation holds; yes and no are equally likely."""
+    """Asks whether a stated relation holds; yes and no are equally likely."""
     pair = _related_pair(truth, random)
     if pair is None:
         return None
@@ -79,7 +79,7 @@ def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def exists(truth: SceneTruth, random: Random) -> Turn:
-    """Whether there is an object of a colour and kind; yes and no are equally likely, and no is often a near miss."""
+    """Asks whether an object of a colour and kind exists; yes and no are equally likely, no is often a near miss."""
     present = bool(random.random() < 0.5)
     if present:
         item = pick(random, truth.objects)
@@ -92,7 +92,7 @@ def exists(truth: SceneTruth, random: Random) -> Turn:
 
 
 def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
-    """The only object on a support."""
+    """Asks for the only object that a support carries."""
     pairs = [(item, support) for support, item in single_loads(truth)]
     if not pairs:
         return None
@@ -103,7 +103,7 @@ def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
-    """The larger one of two objects of a kind."""
+    """Asks for the larger one of two objects of a kind."""
     comparable = [item for item in truth.unique if KINDS[item.kind].weight > 0 and KINDS[item.kind].variants == 1]
     large, small = ([item for item in comparable if item.size == size] for size in ("large", "small"))
     pairs = [(a, b) for a in large for b in small if a.kind == b.kind and a.colour != b.colour]
@@ -117,7 +117,7 @@ def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
-    """The side of the picture on which an object is."""
+    """Asks for the side of the picture on which an object is."""
     items = [item for item in truth.unique if place_in_picture(item)]
     if not items:
         return None
@@ -129,12 +129,12 @@ def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def table_of(truth: SceneTruth, random: Random) -> Turn:
-    """The kind of table."""
+    """Asks for the kind of table."""
     return _choice("table", random, ask(random, "table"), truth.table, f"It is a {truth.table} table.", _TABLES)
 
 
 def read_print(truth: SceneTruth, random: Random) -> Turn | None:
-    """The word printed on an object."""
+    """Asks for the word printed on an object."""
     items = [item for item in truth.unique if item.word]
     if not items:
         return None

@@ -22,7 +22,7 @@ _COLOURED_KINDS = [kind.name for kind in KINDS.values() if kind.coloured]
 
 
 def find_by_name(truth: SceneTruth, random: Random) -> Turn | None:
-    """The box of an object given by its label, or by its kind if that is enough."""
+    """Asks for the box of an object given by its label, or by its kind if that is enough."""
     if not truth.unique:
         return None
     item = pick(random, truth.unique)
@@ -32,13 +32,13 @@ def find_by_name(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def find_by_place(truth: SceneTruth, random: Random) -> Turn | None:
-    """The box of an object given by its place: the leftmost one, the one on the tray, ..."""
+    """Asks for the box of an object given by its place: the leftmost one, the one on the tray, ..."""
     places = _places(truth)
     return _find("find_by_place", random, *pick(random, places)) if places else None
 
 
 def find_by_print(truth: SceneTruth, random: Random) -> Turn | None:
-    """The box of an object given by the word on it."""
+    """Asks for the box of an object given by the word on it."""
     words = [item.word for item in truth.objects]
     items = [item for item in truth.objects if item.word and words.count(item.word) == 1]
     if not items:
@@ -50,7 +50,7 @@ def find_by_print(truth: SceneTruth, random: Random) -> Turn | None:
 
 
 def find_all(truth: SceneTruth, random: Random) -> Turn:
-    """The boxes of all objects of a kind or of a colour; sometimes there are none."""
+    """Asks for the boxes of all objects of a kind or of a colour; sometimes there are none."""
     by_kind = bool(random.random() < 0.5)
     present = [item.kind if by_kind else item.colour for item in truth.objects]
     if random.random() < 0.8 and any(present):
@@ -67,7 +67,7 @@ def find_all(truth: SceneTruth, random: Random) -> Turn:
 
 
 def name_in_box(truth: SceneTruth, random: Random) -> Turn:
-    """The label of the object in a box."""
+    """Asks for the label of the object in a box."""
     item = pick(random, truth.objects)
     question = ask(random, "name_in_box", box=box_words(item.rounded.box))
     answer = say(random, "name_in_box", an=an(item.label))
@@ -75,13 +75,13 @@ def name_in_box(truth: SceneTruth, random: Random) -> Turn:
 
 
 def list_boxes(truth: SceneTruth, random: Random) -> Turn:
-    """Boxes first, then the objects in them: teaches a model to look up by place."""
+    """Asks for a list of boxes with their objects, which teaches a model to look up by place."""
     answer = ", ".join(f"{box_words(item.rounded.box)}: {item.label}" for item in truth.objects)
     return Turn("list_boxes", ask(random, "list_boxes"), answer, ExpectedReply("words", answer=answer))
 
 
 def describe_box(truth: SceneTruth, random: Random) -> Turn | None:
-    """The object in a box and its relations to others."""
+    """Asks for the object in a box and its relations to others."""
     if not truth.unique:
         return None
     item = pick(random, truth.unique)

@@ -159,7 +159,7 @@ def _fact(random: Random) -> Turn:
 
 
 def _spelling(random: Random) -> Turn:
-    """A printed word letter by letter, or letters joined to a word."""
+    """Asks for a printed word letter by letter, or letters joined to a word."""
     word = pick(random, WORDS)
     if random.random() < 0.3:
         word = f"{pick(random, CODE_LETTERS)}{random.integers(1, 100)}"
@@ -196,7 +196,7 @@ def _counting_a_list(random: Random) -> Turn:
 
 
 def _which_box(random: Random) -> Turn:
-    """Which of two objects with boxes is further left, right, up or down, or wider."""
+    """Asks which of two objects with boxes is further left, right, up or down, or wider."""
     first, second = _random_label(random), _random_label(random)
     a, b = _random_box(random), _random_box(random)
     while second == first:
@@ -209,7 +209,7 @@ def _which_box(random: Random) -> Turn:
 
 
 def _side_of_box(random: Random) -> Turn:
-    """The side of the picture on which a box is."""
+    """Asks for the side of the picture on which a box is."""
     while True:
         box = _random_box(random)
         middle = (box.x1 + box.x2) / 2
@@ -221,7 +221,7 @@ def _side_of_box(random: Random) -> Turn:
 
 
 def _box_of(random: Random) -> Turn:
-    """The box of one of several objects, or the object in a box."""
+    """Asks for the box of one of several objects, or the object in a box."""
     labels = list(dict.fromkeys(_random_label(random) for _ in range(int(random.integers(2, 5)))))
     items = [GroundedObject(label, _random_box(random)) for label in labels]
     item = pick(random, items)
@@ -240,7 +240,7 @@ def _duration(random: Random) -> Turn:
 
 
 def _earlier(random: Random) -> Turn:
-    """Which of two objects is moved first or last."""
+    """Asks which of two objects is moved first or last."""
     first, second = _random_label(random), _random_label(random)
     while second == first:
         second = _random_label(random)

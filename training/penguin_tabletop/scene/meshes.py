@@ -25,10 +25,6 @@ class Mesh:
     vertices: FloatArray
     triangles: IntArray
 
-    def scaled(self, factor: float) -> Mesh:
-        """Returns the mesh scaled about the origin."""
-        return Mesh(self.vertices * factor, self.triangles)
-
     def rotated(self, rotation: FloatArray) -> Mesh:
         """Returns the mesh rotated by a matrix [3, 3]."""
         return Mesh(self.vertices @ rotation.T, self.triangles)

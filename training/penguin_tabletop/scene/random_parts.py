@@ -140,19 +140,10 @@ def _thing(random: Random, kind: Kind, colour: str | None, size: str, number: in
     scale = float(random.choice(SIZES[size])) if kind.coloured and not kind.printed else 1.0
     paint = np.array(COLOURS[colour]) if colour else np.ones(3)
     paint = np.clip(paint * random.uniform(0.9, 1.08) + random.uniform(-0.025, 0.025, 3), 0.02, 1)
-    return Thing(
-        number,
-        _name(kind.name, colour),
-        kind.name,
-        colour,
-        size,
-        scale,
-        int(random.integers(kind.variants)),
-        _rgb(paint),
-        _NOWHERE,
-        _UPRIGHT,
-        _random_word(random) if kind.printed else "",
-    )
+    variant = int(random.integers(kind.variants))
+    word = _random_word(random) if kind.printed else ""
+    label = _name(kind.name, colour)
+    return Thing(number, label, kind.name, colour, size, scale, variant, _rgb(paint), _NOWHERE, _UPRIGHT, word)
 
 
 def _random_kind(random: Random) -> Kind:

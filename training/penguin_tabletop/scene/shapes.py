@@ -90,11 +90,8 @@ def _duck() -> _Parts:
     middles = mesh.vertices[mesh.triangles].mean(axis=1)
     beak = (middles[:, 0] < -0.035) & (middles[:, 2] > 0.055)
     eyes = _dots(0.006, [(-0.027, -0.0175, 0.076), (-0.027, 0.0175, 0.076)])
-    return [
-        (Mesh(mesh.vertices, mesh.triangles[~beak]), None),
-        (Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK),
-        eyes,
-    ]
+    body = Mesh(mesh.vertices, mesh.triangles[~beak])
+    return [(body, None), (Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK), eyes]
 
 
 def _teddy() -> _Parts:
@@ -139,7 +136,7 @@ def _robot_arm(variant: int) -> _Parts:
         for mesh, frame in zip(_arm_link_meshes(folder), _arm_link_frames(folder / "model.urdf", angles), strict=True)
     ]
     reach = float(max(link.vertices[:, 2].max() for link in links))
-    links = [link.scaled(_ARM_HEIGHT_M / max(reach, 1.0)) for link in links]
+    links = [Mesh(link.vertices * (_ARM_HEIGHT_M / max(reach, 1.0)), link.triangles) for link in links]
     orange = [link for number, link in enumerate(links) if number not in _GREY_ARM_LINKS]
     return [(meshes.joined(orange), _ORANGE), (meshes.joined([links[number] for number in _GREY_ARM_LINKS]), _GREY)]
 

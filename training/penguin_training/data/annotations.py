@@ -88,6 +88,14 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     return Annotation(name, _in_order(placeholders, paths), messages, None, bool(independent_turns))
 
 
+def parse_line(line: str | bytes) -> Any:
+    """Decodes a line of a JSONL file; raises DataError if it is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"not JSON: {err}") from err
+
+
 def sample_id(raw: Any, default: str) -> str:
     """Returns the id of a raw sample, well-formed or not; `default` if it has none."""
     found = raw.get("id") if isinstance(raw, Mapping) else None
@@ -137,8 +145,7 @@ class AnnotationFile:
             self._offsets = _line_offsets(path) if self._samples is None else np.arange(len(self._samples))
         except OSError as err:
             raise DataError(f"annotation file {path} cannot be read: {err.strerror}") from err
-        self._numbers = np.arange(len(self._offsets))
-        """Position in the file of each selected sample."""
+        self._numbers = np.arange(len(self._offsets))  # position in the file of each selected sample
         if self.only:
             self._numbers = np.array([row for row in range(len(self)) if self._is_selected(row)], np.int64)
         if not len(self):
@@ -159,11 +166,7 @@ class AnnotationFile:
             return self._samples[number]
         with self.path.open("rb") as file:
             file.seek(int(self._offsets[number]))
-            line = file.readline()
-        try:
-            return json.loads(line)
-        except (ValueError, RecursionError) as err:
-            raise DataError(f"not JSON: {err}") from err
+            return parse_line(file.readline())
 
     def name(self, row: int) -> str:
         """Returns the id of a sample; its place in the file if it has none, or is not JSON."""

@@ -92,7 +92,7 @@ def build_index(
         reader: Measures with the stage's settings.
         workers: Number of processes that measure.
         progress: Called after each measured sample.
-        known: An index of the same file and settings: only samples that it could not use are measured again.
+        known: A current index: only samples that it could not use are measured again.
 
     Raises:
         DataError: the index cannot be written; raised before anything is measured.

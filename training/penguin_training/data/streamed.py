@@ -7,7 +7,6 @@ reader, so that it resumes with the very next micro-batch. What lies before that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError
-from penguin_training.data.annotations import Annotation, is_selected, parse_annotation, sample_id, without_conversation
+from penguin_training.data.annotations import (
+    Annotation,
+    is_selected,
+    parse_annotation,
+    parse_line,
+    sample_id,
+    without_conversation,
+)
 from penguin_training.data.batch import Batch, collate
 from penguin_training.data.packing import PackingPlan
 from penguin_training.data.sample_reader import EncodedSample, MeasuredSample, SampleReader
@@ -204,18 +210,14 @@ def _raw_samples(stream: Any, is_jsonl: bool) -> Iterator[Any]:
     Iterates over batches, because `datasets` would share single samples among the worker processes.
     """
     for columns in stream.iter(batch_size=_READ_ROWS):
-        if is_jsonl:
-            yield from (_parse_line(line) for line in columns["text"] if line.strip())
+        if not is_jsonl:
+            yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
             continue
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
-
-
-def _parse_line(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as err:
-        return DataError(f"not JSON: {err}")
+        for line in filter(str.strip, columns["text"]):
+            try:
+                yield parse_line(line)
+            except DataError as err:
+                yield err
 
 
 def _raise(error: DataError) -> Annotation:

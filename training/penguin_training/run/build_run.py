@@ -20,7 +20,7 @@ from penguin_training.data.streamed import StreamedData
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import build_model
 from penguin_training.model.teachers import Teacher, check_patch_size, load_teacher
-from penguin_training.run.optimizers import MovingAverage, Optimizers
+from penguin_training.run.optimizers import Optimizers
 from penguin_training.run.output_folder import check_output
 from penguin_training.run.parallel import make_accelerator, place
 from penguin_training.run.saved_state import Progress, check_fingerprint, find_states, load_trainer, resume_fingerprint
@@ -39,7 +39,6 @@ class Run:
     model: nn.Module  # `StageModel`, placed
     optimizers: Optimizers
     teacher: Teacher | None  # On its device, or None
-    average: MovingAverage | None  # Of the weights, or None
     data: IndexedData | StreamedData
     batches: Iterator[Batch]  # Micro-batches of this process from `progress` on
     progress: Progress
@@ -94,11 +93,10 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         width, reading = teacher.width, teacher.reading if settings.reconstruction.reading else None
     model = place(build_model(settings, blueprint, width, reading), settings, accelerator)
     optimizers = Optimizers(model, settings)
-    average = MovingAverage(model, settings.engine.ema_decay) if settings.engine.ema_decay else None
     torch.manual_seed(settings.engine.seed + rank)
     progress = Progress()
     if state:
-        progress = load_trainer(state, model, optimizers.all, average, rank)
+        progress = load_trainer(state, model, optimizers, rank)
     pin = torch.cuda.is_available()
     if isinstance(data, StreamedData):
         batches = data.batches(progress.stream, rank, world, pin)
@@ -106,18 +104,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         batches = data.batches(progress.step * settings.budgets.micro_batches, rank, world, pin)
     tracking = Tracking(accelerator, output, steps, console)
     return Run(
-        settings,
-        fingerprint,
-        blueprint,
-        accelerator,
-        model,
-        optimizers,
-        teacher,
-        average,
-        data,
-        batches,
-        progress,
-        tracking,
+        settings, fingerprint, blueprint, accelerator, model, optimizers, teacher, data, batches, progress, tracking
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penguin_models.encoder import patch_positions
@@ -128,13 +128,13 @@ def _measure(
         "optimiser": _ADAM_BYTES * (trained - muon) + _MUON_BYTES * muon,
         "average": 4 * trained if settings.engine.ema_decay else 0,
         "teacher": _COMPUTE_BYTES[settings.engine.precision] * taught,
-        "activations": _activation_bytes(settings, blueprint, width, batch),
+        "activations": _activation_bytes(model, settings, width, batch),
     }
     return dict(counts[True]), dict(counts[False]), {name: size for name, size in memory.items() if size}
 
 
-def _activation_bytes(settings: StageSettings, blueprint: Blueprint, width: int | None, batch: Batch) -> int:
-    """Adds up what autograd stores in a forward pass of fake tensors, besides the weights."""
+def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | None, batch: Batch) -> int:
+    """Adds up what autograd stores in a forward pass of fake tensors, besides the weights of a model on meta."""
     stored: dict[int, Tensor] = {}  # alive, or storage addresses would be reused
 
     def store(tensor: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _activation_bytes(settings: StageSettings, blueprint: Blueprint, width: int 
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
-        model = empty_model(settings, blueprint, width)
+        _make_fake(model)
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         fake_batch = replace(batch, **{name: fake.from_tensor(value) for name, value in batch.tensors.items()})  # type: ignore[arg-type]
         features = None if width is None else torch.zeros(sum(batch.frame_tokens), width)
@@ -153,6 +153,19 @@ def _activation_bytes(settings: StageSettings, blueprint: Blueprint, width: int 
             model(fake_batch, features)
     patch_positions.cache_clear()  # it holds fake positions now
     return sum(t.untyped_storage().nbytes() for address, t in stored.items() if address not in weights)
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Replaces tensors on the meta device by fake tensors on the CPU; call under FakeTensorMode."""
+    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                fake = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+                module._parameters[name] = made.setdefault(id(p), fake)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _format_count(number: int) -> str:

@@ -32,7 +32,7 @@ def train(run: Run, stop_at: int | None = None) -> None:
     try:
         _run_steps(run, run.steps if stop_at is None else min(stop_at, run.steps))
         if progress.step == run.steps:
-            state = gather_weights(run.model, run.average.weights if run.average else None)
+            state = gather_weights(run.model, run.optimizers.average)
             if run.accelerator.is_main_process:
                 write_checkpoint(state, settings, run.blueprint, run.output)
             run.accelerator.wait_for_everyone()
@@ -63,8 +63,8 @@ def save_state(run: Run) -> None:
     if main:
         begin_state(folder, run.fingerprint)
     run.accelerator.wait_for_everyone()
-    save_trainer(folder, run.model, run.optimizers.all, run.average, run.progress, run.accelerator.process_index)
-    state = gather_weights(run.model, run.average.weights if run.average else None)
+    save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
+    state = gather_weights(run.model, run.optimizers.average)
     if main:
         write_checkpoint(state, run.settings, run.blueprint, folder)
     run.accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ class Optimizers:
 
     Attributes:
         all: AdamW first; its vectors (norms, biases) are in groups of their own, without weight decay.
+        average: Of the weights, or None.
     """
 
     def __init__(self, model: nn.Module, settings: StageSettings):
@@ -48,18 +49,23 @@ class Optimizers:
                 torch.optim.Muon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw")
             )
 
+        decay = settings.engine.ema_decay
+        self.average = MovingAverage(model, decay) if decay else None
+
     @property
     def groups(self) -> list[dict[str, Any]]:
         """All parameter groups; "rate" is their peak learning rate."""
         return [group for optimizer in self.all for group in optimizer.param_groups]
 
     def step(self, share: float) -> None:
-        """Takes a step with this fraction of the peak rates, and clears the gradients."""
+        """Takes a step with this fraction of the peak rates, clears the gradients, and updates the average."""
         for group in self.groups:
             group["lr"] = group["rate"] * share
         for optimizer in self.all:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update()
 
 
 def uses_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
@@ -89,12 +95,11 @@ class MovingAverage:
     """Exponential moving average of the trained weights, by parameter name."""
 
     def __init__(self, model: nn.Module, decay: float):
-        self._decay = decay
-        self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in trained_parameters(model).items()}
+        self._decay, self._parameters = decay, trained_parameters(model)
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Averages in the weights after a step."""
-        current = trained_parameters(model)
+    def update(self) -> None:
+        """Averages in the current weights."""
         for name, average in self.weights.items():
-            average.lerp_(current[name].detach(), 1 - self._decay)
+            average.lerp_(self._parameters[name].detach(), 1 - self._decay)

@@ -8,7 +8,6 @@ Processes on several machines must share the file system.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,14 +24,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from penguin_models.errors import TrainingError
-from penguin_training.run.optimizers import MovingAverage
+from penguin_training.run.optimizers import Optimizers
 from penguin_training.settings.stage import StageSettings
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended in a single process
 
 _TRAINER = "trainer"
 _FINGERPRINT = "settings.json"
-_NAME = re.compile(r"step-(\d{8})$")
 _SAVING = StateDictOptions(ignore_frozen_params=True)
 _LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
 _CHANGEABLE_ENGINE = ("compile", "gradient_checkpointing", "sharding", "keep", "log_every", "save_every", "trackers")
@@ -86,9 +84,7 @@ def check_fingerprint(state: Path, now: Mapping[str, Any]) -> None:
 
 def find_states(output: Path) -> list[Path]:
     """Returns the complete states of a run, oldest first."""
-    folder = output / "checkpoints"
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if _NAME.search(path.name) and (path / _TRAINER).is_dir())
+    return sorted(path for path in (output / "checkpoints").glob("step-*") if (path / _TRAINER).is_dir())
 
 
 def partial_folder(output: Path, step: int) -> Path:
@@ -112,16 +108,9 @@ def end_state(folder: Path, keep: int) -> None:
         shutil.rmtree(stale)
 
 
-def save_trainer(
-    folder: Path,
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    average: MovingAverage | None,
-    progress: Progress,
-    rank: int,
-) -> None:
+def save_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, progress: Progress, rank: int) -> None:
     """Writes what resuming needs into a partial folder; every process must call this."""
-    tensors = _tensors(model, optimizers, average)
+    tensors = _tensors(model, optimizers)
     save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
@@ -129,17 +118,8 @@ def save_trainer(
     torch.save(own, folder / _TRAINER / f"process-{rank}.pt")
 
 
-def load_trainer(
-    folder: Path,
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    average: MovingAverage | None,
-    rank: int,
-) -> Progress:
-    """Restores a state into the model, the optimisers and the average; every process must call this.
-
-    Returns:
-        Where the run was.
+def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: int) -> Progress:
+    """Restores a state into the model and the optimisers, and returns where the run was; every process must call this.
 
     Raises:
         TrainingError: the state does not fit this run.
@@ -148,27 +128,24 @@ def load_trainer(
     own_file = folder / _TRAINER / f"process-{rank}.pt"
     own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
     progress = Progress(**own["progress"])
-    state = _tensors(model, optimizers, average)
+    state = _tensors(model, optimizers)
     try:
         load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
     except (RuntimeError, ValueError, KeyError, CheckpointException) as err:
         reason = " ".join(str(err).split())[:300]
         raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
-    set_state_dict(
-        model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_LOADING
-    )
+    weights, optimizer_states = state["model"], state["optimizer"]
+    set_state_dict(model, optimizers.all, model_state_dict=weights, optim_state_dict=optimizer_states, options=_LOADING)
     torch.set_rng_state(own["torch"])
     if "cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["cuda"])
     return progress
 
 
-def _tensors(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: MovingAverage | None
-) -> dict[str, Any]:
+def _tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Returns the tensors to save; loading writes into them."""
-    weights, optimizer_states = get_state_dict(model, optimizers, options=_SAVING)
-    averages = {} if average is None else {"average": average.weights}
+    weights, optimizer_states = get_state_dict(model, optimizers.all, options=_SAVING)
+    averages = {"average": optimizers.average.weights} if optimizers.average else {}
     return {"model": weights, "optimizer": optimizer_states, **averages}
 
 

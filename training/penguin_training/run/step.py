@@ -36,8 +36,6 @@ def training_step(run: Run) -> dict[str, float]:
             sums[name] = sums.get(name, 0) + value.detach() * (name == "cross_entropy" or batch.real_frames)
     norm = clip_gradients(run.model, settings.optimizer.clip)
     run.optimizers.step(share)
-    if run.average:
-        run.average.update(run.model)
     return _metrics(run, sums, counts, weight) | {"gradient_norm": norm, "rate_share": share}
 
 

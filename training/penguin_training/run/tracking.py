@@ -49,12 +49,7 @@ class Tracking:
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
         """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
-        try:
-            self._output.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise SettingError(
-                f"output {self._output} cannot be created ({err.strerror}); write to another folder"
-            ) from err
+        self._output.mkdir(parents=True, exist_ok=True)
         if self._main:
             self._drop_after(step)
         self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})

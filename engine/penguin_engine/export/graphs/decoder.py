@@ -33,9 +33,9 @@ def build_decoder(
     cache. Outputs: `logits` float32 [1, vocab] and the cache.
 
     Args:
-        layers: Writes the layers; its narrow type is that of the decoder.
+        layers: Writes the layers in the decoder's narrow type.
         shape: Sizes of the decoder.
-        frequencies: float32 [E / 2], rotary angle per position.
+        frequencies: Rotary angle per position, float32 [E / 2].
         cache_dtype: Type of the cache; only `OnnxRuntimeAttention` allows one that is not the narrow type.
         tied_head: File of the embedding table [vocab, hidden] in the narrow type, if the head is tied to it.
     """

@@ -10,13 +10,13 @@ Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from penguin_engine.export.graphs.graph import ONNX_TYPES, Array, Graph
+from penguin_engine.export.graphs.graph import ONNX_TYPES, Graph
 from penguin_engine.export.graphs.quantized import QuantizedLinears
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import Profile
@@ -50,11 +50,11 @@ class Layers:
 
     def narrow(self, x: str) -> str:
         """Casts float32 to the type of the weights."""
-        return x if self.dtype == "float32" else self._cast(x, self.dtype)
+        return x if self.dtype == "float32" else self.graph.op("Cast", x, to=ONNX_TYPES[self.dtype])
 
     def wide(self, x: str) -> str:
         """Casts the type of the weights to float32."""
-        return x if self.dtype == "float32" else self._cast(x, "float32")
+        return x if self.dtype == "float32" else self.graph.op("Cast", x, to=ONNX_TYPES["float32"])
 
     def parameter(self, name: str, dtype: str) -> str:
         """Adds a weight in its stored shape."""
@@ -75,7 +75,7 @@ class Layers:
             return done
         rows, *rest = self.weights.shape(f"{name}.weight")
         columns = math.prod(rest)
-        blocks = _flat(self.weights.blocks(f"{name}.weight", self.dtype))
+        blocks = (block.reshape(len(block), -1) for block in self.weights.blocks(f"{name}.weight", self.dtype))
         weight = self.graph.weight(released_name(f"{name}.weight"), self.dtype, (rows, columns), blocks)
         inputs = [x, weight]
         if bias:
@@ -139,10 +139,3 @@ class Layers:
             return g.op("Gelu", x)
         erf = g.op("Erf", g.op("Div", x, g.constant(2**0.5, "float32")))
         return g.op("Mul", g.op("Mul", x, g.op("Add", erf, g.constant(1.0, "float32"))), g.constant(0.5, "float32"))
-
-    def _cast(self, x: str, dtype: str) -> str:
-        return self.graph.op("Cast", x, to=ONNX_TYPES[dtype])
-
-
-def _flat(blocks: Iterable[Array]) -> Iterable[Array]:
-    return (block.reshape(block.shape[0], -1) for block in blocks)

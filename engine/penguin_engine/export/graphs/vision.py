@@ -31,13 +31,7 @@ def build_vision(layers: Layers, config: EncoderConfig, hidden: int, dtype: str)
         blocks: int64 [tokens, merged], the patches whose mean is a token.
 
     Output:
-        tokens: [tokens, hidden].
-
-    Args:
-        layers: Writes the layers; its narrow type is that of encoder and projector.
-        config: Sizes of the encoder.
-        hidden: Width of the decoder's embeddings.
-        dtype: Type of the output, the same as the decoder's.
+        tokens: [tokens, hidden], in the width and type (`dtype`) of the decoder's embeddings.
     """
     g = layers.graph
     g.input("patches", "float32", ["patches", config.patch_dim])

@@ -44,17 +44,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of a build.
+    """Options of a build."""
 
-    Attributes:
-        precision: "fp32", "fp16", "bf16", "fp8" or "int4", which must be that of the folder; None for any.
-        limits: Largest inputs.
-        workspace_mib: Memory that TensorRT may use while it tries kernels, in MiB; None for all free memory.
-    """
-
-    precision: str | None = None
+    precision: str | None = None  # a key of `PRECISIONS`, which must be that of the folder; None for any
     limits: PlanLimits = field(default_factory=PlanLimits)
-    workspace_mib: int | None = None
+    workspace_mib: int | None = None  # memory for trying kernels in MiB; None for all free memory
 
 
 def build(

@@ -114,13 +114,7 @@ def export_hash(exported: Path) -> str:
 
 
 def check_buildable(manifest: Manifest, precision: str | None, machine: Machine, exported: Path) -> str:
-    """Checks that TensorRT can build a folder on a machine.
-
-    Args:
-        manifest: Manifest of the exported folder.
-        precision: A key of `PRECISIONS`; None for that of the folder.
-        machine: Machine on which the plans are built.
-        exported: The exported folder, for messages.
+    """Checks that TensorRT can build an exported folder on a machine in a precision; None for that of the folder.
 
     Returns:
         The folder's precision as a key of `PRECISIONS`.

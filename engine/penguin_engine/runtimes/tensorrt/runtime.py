@@ -30,15 +30,7 @@ from penguin_models.types import Float32Array, PatchedImage
 
 
 class TensorRTRuntime:
-    """A `Runtime` for the plans of an exported folder.
-
-    Args:
-        folder: Folder created by `penguin-vl export` and `penguin-vl build`.
-        device: "cuda" or "cuda:N".
-        precision: Precision that the folder must have; None for any.
-
-    Attributes:
-        manifest: Manifest of the folder.
+    """A `Runtime` for the plans of an exported folder, whose `manifest` it has; arguments as for `open_runtime`.
 
     Raises:
         EngineError: There are no plans, they do not fit this machine, or they cannot be loaded.

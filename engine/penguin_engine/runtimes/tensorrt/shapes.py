@@ -35,15 +35,10 @@ ShapeProfile = dict[str, ShapeRange]
 
 @dataclass(frozen=True)
 class PlanLimits:
-    """Largest inputs of a plan.
+    """Largest inputs of a plan."""
 
-    Attributes:
-        max_tokens: Longest cache in tokens, a multiple of 256; with the "fused" profile every cache has this size.
-        max_patches: Patches of the largest frame; the memory holds a frame of 1920x1080 at 10,764.
-    """
-
-    max_tokens: int = 8192
-    max_patches: int = 10_764
+    max_tokens: int = 8192  # longest cache, a multiple of 256; with the "fused" profile every cache has this size
+    max_patches: int = 10_764  # patches of the largest frame; the default is a frame of 1920x1080 in the memory
 
     def __post_init__(self) -> None:
         if self.max_tokens < BUCKET_TOKENS or self.max_tokens % BUCKET_TOKENS:
@@ -83,13 +78,7 @@ def fits_vision_plan(images: Sequence[PatchedImage]) -> bool:
 
 
 def check_patches(images: Sequence[PatchedImage], limits: PlanLimits, command: Callable[[int], str]) -> None:
-    """Raises EngineError if an image is larger than the plan accepts.
-
-    Args:
-        images: Images to encode.
-        limits: Limits of the plan.
-        command: Returns the command that builds the plan for images of a number of patches.
-    """
+    """Raises EngineError if an image is too large; `command` returns how to build the plan for a number of patches."""
     largest = max(images, key=lambda image: image.grid.area, default=None)
     if largest is not None and largest.grid.area > limits.max_patches:
         tokens = limits.max_patches // largest.merge_size**2

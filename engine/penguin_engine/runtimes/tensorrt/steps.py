@@ -97,18 +97,18 @@ class DecoderSteps:
         stage.wait()
         count = chunk[-1].offset + chunk[-1].length
         rows = np.zeros((count, self._hidden), self._dtype)
-        for part in chunk:
-            if isinstance(part.segment, Sequence):
-                ids = part.segment[part.start : part.start + part.length]
-                rows[part.offset : part.offset + part.length] = self._table.rows(ids)
+        for span in chunk:
+            if isinstance(span.segment, Sequence):
+                ids = span.segment[span.start : span.start + span.length]
+                rows[span.offset : span.offset + span.length] = self._table.rows(ids)
         stage.send("embeddings", rows)
         stage.send("positions", np.arange(length, length + count))
         embeddings = stage.addresses()["embeddings"]
-        for part in chunk:
-            if isinstance(part.segment, DeviceVisualTokens):
-                source = int(part.segment.memory) + part.start * self._row_bytes
-                target = embeddings + part.offset * self._row_bytes
-                self._gpu.copy(target, source, part.length * self._row_bytes)
+        for span in chunk:
+            if isinstance(span.segment, DeviceVisualTokens):
+                source = int(span.segment.memory) + span.start * self._row_bytes
+                target = embeddings + span.offset * self._row_bytes
+                self._gpu.copy(target, source, span.length * self._row_bytes)
         memory.prepare(length)
         self._execute(self._prefill, count, length, stage.addresses(), memory)
         memory.extend(length, count)
@@ -168,7 +168,6 @@ class _InputStage:
         self._referenced = None
 
     def write(self, name: str, values: Array) -> None:
-        """Writes an input to page-locked memory."""
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         self._host[name][: flat.size] = flat
         self._used[name] = flat.size
@@ -179,12 +178,10 @@ class _InputStage:
         self._gpu.to_device(int(self._device[name]), self._host[name][: self._used[name]])
 
     def send_written(self) -> None:
-        """Starts the transfer of all inputs that were written."""
         for name, size in self._used.items():
             self._gpu.to_device(int(self._device[name]), self._host[name][:size])
 
     def addresses(self) -> Addresses:
-        """Returns the addresses of the inputs on the GPU."""
         return {name: int(memory) for name, memory in self._device.items()}
 
     def mark(self, referenced: Any) -> None:

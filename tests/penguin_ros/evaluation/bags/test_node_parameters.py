@@ -6,7 +6,6 @@ import pytest
 
 from penguin_models.errors import EvaluationError, PenguinError
 from penguin_ros.evaluation.bags.node_parameters import RELEVANT, node_settings, parse_parameter, read_parameters
-from penguin_ros.evaluation.records import RunSettings
 
 CONFIG = Path(__file__).resolve().parents[4] / "launch" / "config"
 
@@ -23,10 +22,6 @@ def test_parameters_change_the_nodes_settings():
     node = node_settings(values, ["/a"])
     assert (node.memory.token_budget, node.memory.min_tokens, node.sampling.seed) == (300, 20, 5)
     assert type(node.policy()).__name__ == "ReferencePolicy"
-    described = RunSettings(parameters=values).description()
-    assert described == (
-        "300 visual tokens, 2 frames per second, reference keyframes, memory.min_tokens 20, answer.seed 5"
-    )
 
 
 def test_values_are_converted_to_the_parameters_type():

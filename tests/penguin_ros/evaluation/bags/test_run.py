@@ -287,14 +287,14 @@ def test_realtime_excludes_processes_and_ray(run, options):
 def real(two, asked, checkpoint, tmp_path):
     """Runs the questions with the small checkpoint."""
 
-    def start(name, on_progress=lambda count: None, **options):
+    def start(name, on_start=lambda total, done: None, on_progress=lambda count: None, **options):
         model = ModelSpec(path=str(checkpoint), threads=1)
         settings = RunSettings(
             methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
         )
         questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
         options = RunOptions(out=tmp_path / name, **options)
-        results = run_bags(two, questions, model, settings, options, on_progress=on_progress)
+        results = run_bags(two, questions, model, settings, options, on_start, on_progress)
         assert pictures_of(results) == pictures_in(tmp_path / name)
         return results
 
@@ -309,16 +309,9 @@ def test_processes_give_the_same_answers_and_report_failures(real, two, monkeypa
     """One bag is deleted after it was planned and before its process reads it."""
     one = real("one")
     assert len(one.records) == 8
-    describe = run_module._describe_model
-
-    def describe_and_delete(*args):
-        shutil.rmtree(two[1])
-        return describe(*args)
-
-    monkeypatch.setattr(run_module, "_describe_model", describe_and_delete)
     monkeypatch.setattr(run_module, "EnergyMeter", Meter)
     progress = []
-    several = real("several", jobs=2, on_progress=progress.append)
+    several = real("several", lambda total, done: shutil.rmtree(two[1]), progress.append, jobs=2)
     assert sorted(progress) == [0, 4]
     assert {record.joules for record in several.records} == {None}
     assert plain(several) == plain(one, ["kitchen"])

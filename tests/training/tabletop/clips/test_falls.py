@@ -13,7 +13,7 @@ STILL = np.zeros(3)
 
 
 def drop(make, thing, others=(), velocity=STILL, spin=STILL):
-    return physics().fall(thing, velocity, spin, others, make.scene().surroundings, 2.0)
+    return physics().fall(thing, velocity, spin, make.scene(*others), 2.0)
 
 
 @pytest.mark.parametrize("kind", ["cube", "ball", "duck", "bottle", "card"])
