@@ -103,19 +103,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class PenguinConfig:
-    """Shape of a whole model.
-
-    Attributes:
-        encoder: Shape of the vision encoder.
-        decoder: The decoder's fields, as in a Qwen3 `config.json`.
-        image_token_id: Id of `<image>`, whose embeddings are replaced by visual tokens.
-        raw: The whole file, so that saving loses nothing.
-    """
+    """Shape of a whole model."""
 
     encoder: EncoderConfig
-    decoder: dict[str, Any]
-    image_token_id: int
-    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+    decoder: dict[str, Any]  # as in a Qwen3 `config.json`
+    image_token_id: int  # id of `<image>`, whose embeddings are replaced by visual tokens
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)  # the whole file, so that saving loses nothing
 
     @property
     def hidden_size(self) -> int:
@@ -194,20 +187,12 @@ class PenguinConfig:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How pixels become patches, from `preprocessor_config.json`.
+    """How pixels become patches, from `preprocessor_config.json`."""
 
-    Attributes:
-        patch_size: Side of a square patch in pixels.
-        min_tokens: Token allocation gives a frame at least 1.5 times this many visual tokens.
-        max_tokens: Default budget of one prompt in visual tokens.
-        mean: Mean of each colour, for values in [0, 1].
-        std: Standard deviation of each colour.
-    """
-
-    patch_size: int = 14
-    min_tokens: int = 16
-    max_tokens: int = 16384
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    patch_size: int = 14  # side of a square patch in pixels
+    min_tokens: int = 16  # token allocation gives a frame at least 1.5 times this many visual tokens
+    max_tokens: int = 16384  # default budget of one prompt in visual tokens
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of each colour, for values in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @classmethod

@@ -42,19 +42,12 @@ class FrameShape:
 
 @dataclass(eq=False)  # not frozen: torch.compile would specialise on its values and recompile for other lengths
 class PackedFrames:
-    """Layout of a packed sequence of frames; frames of equal length are neighbours.
+    """Layout of a packed sequence of frames; frames of equal length are neighbours."""
 
-    Attributes:
-        runs: (number of frames, patches per frame) for each run of frames of equal length.
-        cos: [N, 1, E], see `rotary_table`.
-        sin: [N, 1, E].
-        cu_seqlens: int32 [frames + 1], index of each frame's first patch; None if packed attention is not available.
-    """
-
-    runs: tuple[tuple[int, int], ...]
-    cos: Tensor
-    sin: Tensor
-    cu_seqlens: Tensor | None
+    runs: tuple[tuple[int, int], ...]  # (number of frames, patches per frame) for each run of equal length
+    cos: Tensor  # [N, 1, E], see `rotary_table`
+    sin: Tensor  # [N, 1, E]
+    cu_seqlens: Tensor | None  # int32 [frames + 1], index of first patches; None without packed attention
 
 
 @lru_cache(maxsize=256)
@@ -77,12 +70,7 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor
 
     Both axes use the same frequencies f. In both factors, the first half of a head uses the angle row * f and the
     second half column * f, so the two halves of a pair turn by different angles. That is not a rotation, but it is what
-    the released code computes and checkpoints were trained with.
-
-    Args:
-        positions: Row and column of each patch, [N, 2].
-        head_dim: E.
-        theta: Base of the frequencies.
+    the released code computes and checkpoints were trained with. `positions` are rows and columns of patches, [N, 2].
     """
     frequencies = rotary_frequencies(head_dim, theta).to(positions.device)  # [E/2]
     angles = (positions.float()[:, :, None] * frequencies).flatten(1)[:, None]  # [N, 1, E]: rows, then columns

@@ -21,14 +21,7 @@ def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
 
 
 def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfig) -> PatchedImage:
-    """Resizes an image and cuts it into normalised patches.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        size: Target size in pixels; multiples of patch_size * merge_size.
-        merge_size: m.
-        config: Patch size, mean and standard deviation.
-    """
+    """Resizes uint8 [H, W, 3] to multiples of patch_size * merge_size and cuts it into normalised patches."""
     assert all(side % (config.patch_size * merge_size) == 0 for side in size), (size, merge_size)
     grid = Size(size.height // config.patch_size, size.width // config.patch_size)
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)

@@ -44,14 +44,10 @@ def comparison_size(source_size: Size) -> Size:
 
 
 class ReferencePolicy:
-    """The released rule as a `KeyframePolicy`.
-
-    Attributes:
-        similarity: Similarity of the last frame to the keyframe before it, 0 to 1; 1.0 for a first frame.
-    """
+    """The released rule as a `KeyframePolicy`."""
 
     def __init__(self) -> None:
-        self.similarity = 1.0
+        self.similarity = 1.0  # of the last frame to the keyframe before it, 0 to 1; 1.0 for a first frame
         self._source_size: Size | None = None
         self._lanes: list[_Lane] = []
 

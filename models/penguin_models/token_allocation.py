@@ -22,14 +22,7 @@ BUDGET_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Allocation:
-    """Sizes of the frames of one image or video.
-
-    Attributes:
-        key: Size of keyframes in pixels.
-        intermediate: Size of intermediate frames in pixels.
-        merge_size: m; sides are multiples of patch_size * m.
-        patch_size: Side of a patch in pixels.
-    """
+    """Sizes of the frames of one image or video, in pixels; sides are multiples of patch_size * merge_size."""
 
     key: Size
     intermediate: Size
