@@ -12,15 +12,17 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from penguin_models.config import EncoderConfig
+from penguin_models.images import patch_positions
 from penguin_models.types import Size
 
 MAX_PATCHES_PER_PASS = 4096
@@ -48,16 +50,6 @@ class PackedFrames:
     cos: Tensor  # [N, 1, E], see `rotary_table`
     sin: Tensor  # [N, 1, E]
     cu_seqlens: Tensor | None  # int32 [frames + 1], index of first patches; None without packed attention
-
-
-@lru_cache(maxsize=256)
-def patch_positions(grid: Size, merge_size: int) -> Tensor:
-    """Returns row and column of each patch of a frame in block order: int64 [N, 2]."""
-    m = merge_size
-    with torch.inference_mode(False):  # cached tensors must also serve training
-        rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
-        positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
-        return positions.transpose(1, 2).reshape(-1, 2)
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
@@ -219,7 +211,7 @@ class PenguinEncoder(nn.Module):
         return torch.cat([features[i] for i in range(len(frames))])
 
     def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> PackedFrames:
-        positions = torch.cat([patch_positions(frame.grid, frame.merge_size) for frame in frames])
+        positions = torch.tensor(np.concatenate([patch_positions(frame.grid, frame.merge_size) for frame in frames]))
         cos, sin = rotary_table(positions.to(like.device), self.config.head_dim, self.config.rope_theta)
         lengths = [frame.patches for frame in frames]
         runs = tuple((len(list(group)), length) for length, group in groupby(lengths))
