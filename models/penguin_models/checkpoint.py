@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
@@ -191,16 +192,21 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
-    """Returns a model on torch's meta device: its parameters have shapes but no memory.
-
-    Raises:
-        CheckpointError: transformers cannot build a Qwen3 decoder from the configuration.
-    """
+    """Returns a model on the meta device; raises CheckpointError if transformers cannot build its decoder."""
     try:
         with torch.device("meta"):
             return PenguinVL(config)
     except (ValueError, TypeError, KeyError) as err:
         raise CheckpointError(f"config.json describes no Qwen3 decoder: {' '.join(str(err).split())[:200]}") from err
+
+
+def encoder_folder(folder: Path, config: dict[str, Any], *, weights: bool = True) -> Path:
+    """Returns the folder of the second checkpoint from which config.json takes the encoder."""
+    second = config.get("vision_encoder")
+    if not isinstance(second, str) or not second:
+        raise CheckpointError(f"{folder} has no complete encoder, and its config.json names no vision_encoder instead")
+    inside = folder / second
+    return resolve_checkpoint(inside if inside.is_dir() else second, weights=weights)
 
 
 def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
@@ -210,17 +216,10 @@ def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
     has_encoder = any(name.startswith(ENCODER_PREFIX) for name in stored)
     encoder_raw = raw.get(ENCODER_KEY)
     if not has_encoder or encoder_raw is None:
-        second = raw.get("vision_encoder")
-        if not isinstance(second, str) or not second:
-            lacks = ENCODER_KEY if encoder_raw is None else "encoder tensors"
-            raise CheckpointError(
-                f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from"
-            )
-        inside = folder / second
-        encoder_folder = resolve_checkpoint(inside if inside.is_dir() else second)
-        encoder_raw = encoder_raw or read_json(encoder_folder / "config.json")
+        second = encoder_folder(folder, raw)
+        encoder_raw = encoder_raw or read_json(second / "config.json")
         if not has_encoder:
-            stored |= {n: t for n, t in index_tensors(encoder_folder).items() if n.startswith(ENCODER_PREFIX)}
+            stored |= {n: t for n, t in index_tensors(second).items() if n.startswith(ENCODER_PREFIX)}
     return PenguinConfig.from_dict(raw, encoder_raw), stored
 
 

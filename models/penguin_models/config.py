@@ -138,11 +138,7 @@ class PenguinConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], encoder: dict[str, Any] | None = None) -> PenguinConfig:
-        """Reads a released configuration.
-
-        Args:
-            raw: Content of `config.json`.
-            encoder: The encoder's configuration, if the file does not hold it.
+        """Reads a released `config.json`, and the encoder's configuration if the file does not hold it.
 
         Raises:
             CheckpointError: The file belongs to another model, or a field is missing or out of range.
@@ -152,9 +148,7 @@ class PenguinConfig:
             raise CheckpointError(
                 f"{where} is of a {raw.get('model_type')!r} model; a Penguin-VL checkpoint says {MODEL_TYPE!r}"
             )
-        encoder = raw.get(ENCODER_KEY) or encoder
-        if encoder is None:
-            raise CheckpointError(f"{where} has no {ENCODER_KEY!r}, and no encoder checkpoint supplies it")
+        encoder = raw.get(ENCODER_KEY) or encoder or {}
         _check_present(where, raw, (*_DECODER_SIZES[:5], "image_token_index"))
         _check_numbers(where, raw, sizes=_DECODER_SIZES)
         if not _is_whole(raw["image_token_index"], 0):
@@ -197,11 +191,7 @@ class ImageConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ImageConfig:
-        """Reads a released `preprocessor_config.json`.
-
-        Raises:
-            CheckpointError: A field is out of range or not supported.
-        """
+        """Reads a released `preprocessor_config.json`; raises CheckpointError if a field is not supported."""
         where = "preprocessor_config.json"
         if raw.get("resample", BICUBIC) != BICUBIC:
             raise CheckpointError(f"{where}: resample {raw['resample']} is not bicubic ({BICUBIC})")
@@ -237,11 +227,7 @@ class ImageConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: The file is missing or is not a JSON object.
-    """
+    """Reads a JSON object; raises CheckpointError if the file is missing or holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:

@@ -65,12 +65,9 @@ class Processor:
     def from_pretrained(
         cls, folder: str | Path, image_token_id: int | None = None, end_token_ids: Sequence[int] = ()
     ) -> Processor:
-        """Reads tokenizer and image settings of a checkpoint folder.
+        """Reads tokenizer and image settings of a checkpoint folder; the id of `<image>` is config.json's if None.
 
-        Args:
-            folder: Folder with tokenizer.json and preprocessor_config.json.
-            image_token_id: Id of `<image>` that the model expects; read from config.json if None.
-            end_token_ids: Ids that end an answer, in addition to `<|im_end|>`.
+        `end_token_ids` are ids that end an answer, in addition to `<|im_end|>`.
 
         Raises:
             CheckpointError: A file is missing or broken, or the tokenizer gives `<image>` another id.

@@ -132,13 +132,7 @@ def _split_rows(source_size: Size) -> list[_Lane]:
 def _pool() -> ThreadPoolExecutor:
     """Returns two threads in which torch runs single-threaded; it would otherwise start threads for every band."""
     threads, started = torch.get_num_threads(), Barrier(_THREADS)
-
-    def limit() -> None:
-        started.wait()  # so that each task gets its own thread
-        torch.set_num_threads(1)
-
-    pool = ThreadPoolExecutor(_THREADS, "keyframes")
-    for task in [pool.submit(limit) for _ in range(_THREADS)]:
-        task.result()
+    pool = ThreadPoolExecutor(_THREADS, "keyframes", torch.set_num_threads, (1,))
+    list(pool.map(lambda _: started.wait(), range(_THREADS)))  # starts both threads
     torch.set_num_threads(threads)  # threads that start later use the last number that was set
     return pool

@@ -33,13 +33,7 @@ _BLOCK_NAMES = {
 
 
 def write_gguf(model: Path, path: Path, precision: str) -> Path:
-    """Writes the decoder of a checkpoint as GGUF unless the file exists, and returns its path.
-
-    The file has no vocabulary: the decoder is run on token ids.
-
-    Raises:
-        EngineError: the precision is unknown.
-    """
+    """Writes the decoder of a checkpoint as GGUF without vocabulary unless the file exists, and returns its path."""
     if precision not in PRECISIONS:
         raise EngineError(f"llama.cpp precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     import gguf
@@ -89,16 +83,7 @@ def weight_bytes(path: Path) -> int:
 
 
 class LlamaSequence:
-    """A sequence of tokens in a llama.cpp context, with the operations of a `KVCache` that are measured.
-
-    Args:
-        path: GGUF file.
-        max_length: Tokens that the sequence must hold.
-        threads: CPU threads; llama.cpp's default if None.
-
-    Raises:
-        EngineError: llama.cpp cannot load the file, or has no memory for the context.
-    """
+    """A sequence of tokens in a llama.cpp context, with the operations of a `KVCache` that are measured."""
 
     def __init__(self, path: str, max_length: int, threads: int | None = None):
         import llama_cpp

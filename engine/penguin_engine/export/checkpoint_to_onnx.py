@@ -31,6 +31,7 @@ from penguin_engine.export.manifest import (
     DECODER,
     DTYPES,
     EMBEDDINGS,
+    MANIFEST,
     PLAN_FILES,
     PLAN_FOLDER,
     PLAN_STAGING,
@@ -42,6 +43,7 @@ from penguin_engine.export.manifest import (
     Profile,
     exported_names,
     hash_files,
+    write_json,
 )
 from penguin_engine.export.quantize import REPORT, Quantization
 from penguin_engine.export.staging import check_movable, put_into_place, staging, writing
@@ -118,7 +120,7 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
                 activation_ranges=calibration.summary() if calibration else {},
                 files=hash_files(staged, [file.name for file in staged.iterdir()]),
             )
-            manifest.write(staged)
+            write_json(manifest, staged / MANIFEST)
             _check_replaceable(folder)  # again, because the export may have taken hours
             if (timings := folder / PLAN_FOLDER / TIMING_CACHE).is_file():
                 (staged / PLAN_FOLDER).mkdir()

@@ -50,11 +50,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PatchedImage]) -> list[TorchVisualTokens]:
-        """See `Runtime.encode`.
-
-        Raises:
-            DeviceMemoryError: The images do not fit into the device's memory together.
-        """
+        """See `Runtime.encode`; all images together must fit into the device's memory."""
         assert self._model is not None, "the runtime is closed"
         patches = sum(image.grid.area for image in images)
         with oom_as_error(f"encoding {patches} patches on {self.info.device}", _REMEDY):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_models.checkpoint import resolve_checkpoint
-from penguin_models.config import DECODER_FIELDS, EncoderConfig, ImageConfig, PenguinConfig, read_json
+from penguin_models.checkpoint import encoder_folder, resolve_checkpoint
+from penguin_models.config import DECODER_FIELDS, ENCODER_KEY, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.processor import Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
@@ -71,12 +71,9 @@ def read_penguin_config(path: str) -> tuple[Path, PenguinConfig]:
     """Returns the folder and the configuration of a Penguin-VL checkpoint, without downloading weights."""
     folder = resolve_checkpoint(path, weights=False)
     raw = read_json(folder / "config.json")
-    second = raw.get("vision_encoder")
-    encoder_raw = None
-    if not raw.get("vision_encoder_config") and isinstance(second, str) and second:
-        subfolder = folder / second
-        encoder_folder = resolve_checkpoint(subfolder if subfolder.is_dir() else second, weights=False)
-        encoder_raw = read_json(encoder_folder / "config.json")
+    encoder_raw = raw.get(ENCODER_KEY)
+    if not encoder_raw:
+        encoder_raw = read_json(encoder_folder(folder, raw, weights=False) / "config.json")
     return folder, PenguinConfig.from_dict(raw, encoder_raw)
 
 

@@ -19,12 +19,14 @@ from penguin_engine.export.manifest import (
     DECODER,
     DECODER_PLAN,
     PLAN_FOLDER,
+    PLAN_MANIFEST,
     PLAN_STAGING,
     TIMING_CACHE,
     VISION,
     VISION_PLAN,
     Manifest,
     hash_files,
+    write_json,
 )
 from penguin_engine.export.staging import put_into_place, staging, writing
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
@@ -59,14 +61,10 @@ def build(
     progress: Progress = lambda phase, done, steps: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> PlanManifest:
-    """Builds the plans of an exported folder.
+    """Builds the plans of an exported folder for the GPU "cuda" or "cuda:N".
 
-    Args:
-        folder: Folder created by `penguin-vl export`.
-        device: "cuda" or "cuda:N", the GPU on which the plans will run.
-        options: Options of the build.
-        progress: Called during the build, from TensorRT's threads.
-        cancelled: Returns whether to stop; called between steps. A cancelled build leaves earlier plans unchanged.
+    `progress` and `cancelled`, which returns whether to stop, are called between steps from TensorRT's threads. A
+    cancelled build leaves earlier plans unchanged.
 
     Raises:
         EngineError: The GPU does not exist, the folder is damaged, TensorRT cannot build it, or the build failed or was
@@ -89,7 +87,7 @@ def build(
             del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
         plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
-        plan.write(staged)
+        write_json(plan, staged / PLAN_MANIFEST)
         shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
         put_into_place(staged, target, temporary / "replaced")
     return plan
