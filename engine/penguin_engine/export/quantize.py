@@ -29,8 +29,6 @@ class Quantization:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(KINDS)}")
-        if self.keep_blocks < 0:
-            raise EngineError(f"keep_blocks is {self.keep_blocks}, it must be at least 0")
 
     @classmethod
     def default(cls, kind: str, contrib: bool) -> Quantization:
