@@ -181,16 +181,10 @@ class PenguinEncoder(nn.Module):
         self.encoder = EncoderLayers(config)
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """Encodes frames of any sizes.
+        """Encodes frames of any sizes: patches [N, C*P*P], frame after frame in block order -> [tokens, D].
 
-        Args:
-            patches: [N, C*P*P], the patches of all frames one after the other, each frame in block order; on any
-                device.
-            frames: Shape of each frame; their patches add up to N.
-
-        Returns:
-            [tokens, D] in the order of the frames: after the final norm, the mean of each merge_size x merge_size
-            block. For merge_size 2 this equals the released code's bilinear downsampling.
+        A token is the mean, after the final norm, of a merge_size x merge_size block. For merge_size 2 this equals the
+        released code's bilinear downsampling.
         """
         if not frames:
             return patches.new_empty(0, self.config.hidden_size)

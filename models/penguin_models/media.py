@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -39,12 +39,8 @@ class ClipFrame(NamedTuple):
     rgb: UInt8Array
 
 
-class Clip(Protocol):
-    """A sequence of sampled frames that can be read more than once."""
-
-    def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the frames from the start, one at a time."""
-        ...
+Clip: TypeAlias = Iterable[ClipFrame]
+"""Sampled frames, one at a time; they can be read more than once."""
 
 
 def check_sampling(fps: float, max_frames: int) -> None:

@@ -38,13 +38,7 @@ class _Thing:
 class EventClip:
     """A clip of 320x240 pixels at 5 frames per second, planned when it is made and drawn when it is iterated.
 
-    Args:
-        seed: Seed of everything random.
-        seconds: Length of the clip.
-        calm: Whether the clip has disturbances only.
-
-    Attributes:
-        events: (start, end) of each event in seconds.
+    `events` are the start and end of each event in seconds; a calm clip has disturbances only.
     """
 
     def __init__(self, seed: int, seconds: float = 60.0, calm: bool = False):

@@ -77,15 +77,13 @@ def quantize_and_compare(
             "embeddings": manifest.files[EMBEDDINGS].bytes,
             "float32_decoder": 4 * (manifest.decoder.linear_weights + manifest.decoder.head_weights),
         },
-        "runtimes": {"full": _describe(full), "variant": _describe(variant)},
+        "runtimes": {
+            side: {"runtime": info.name, "device": info.device, "dtype": info.dtype}
+            for side, info in (("full", full.info), ("variant", variant.info))
+        },
         "compared_on": "samples" if samples else "drawn images that were not calibrated on",
         "comparison": comparison.judge(limits or Limits()),
     }
-
-
-def _describe(runtime: Runtime) -> dict[str, str]:
-    info = runtime.info
-    return {"runtime": info.name, "device": info.device, "dtype": info.dtype}
 
 
 def _prompt(

@@ -116,8 +116,6 @@ class Manifest:
     decoder: DecoderShape
     image_token_id: int  # id of `<image>`
     end_token_ids: tuple[int, ...]  # ids that end an answer
-    preprocessor: dict[str, Any]  # how pixels become patches, as in `preprocessor_config.json`
-    tokenizer: tuple[str, ...]  # names of the tokenizer's files
     quantization: dict[str, Any] | None = None  # how the decoder's weights were quantised; None if they were not
     activation_ranges: dict[str, float] = field(default_factory=dict)  # result of the float16 check; empty without it
     files: dict[str, ExportedFile] = field(default_factory=dict)  # every file by name
@@ -129,7 +127,7 @@ class Manifest:
     @property
     def precision(self) -> str:
         """Name that `--precision` accepts for this folder: the quantisation, or the type of the weights."""
-        return str(self.quantization["name"]) if self.quantization else self.dtype
+        return str(self.quantization["kind"]) if self.quantization else self.dtype
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

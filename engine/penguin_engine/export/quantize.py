@@ -5,8 +5,7 @@ Encoder and projector stay 16-bit and the KV cache is float16. The arithmetic is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from penguin_engine.export.graphs.decoder import HEAD
 from penguin_models.errors import EngineError
@@ -46,7 +45,3 @@ class Quantization:
         sensitive = {name: block in ends for name, block in block_of.items()} | {HEAD: self.keep_head}
         kinds = {name: self.sensitive if is_sensitive else self.kind for name, is_sensitive in sensitive.items()}
         return {name: kind for name, kind in kinds.items() if kind is not None}
-
-    def describe(self) -> dict[str, Any]:
-        """Returns the settings as they are written to the manifest."""
-        return {"name": self.kind, **asdict(self)}
