@@ -60,11 +60,8 @@ def quantize_and_compare(
     manifest = export(model, folder, options)
     variant, processor = open_runtime("onnx", folder)
     full, _ = open_runtime("torch", model, precision="float32")
-    prompts = [
-        _prompt(processor, image, question, as_video=number % 2 == 1)
-        for number, image in enumerate(compared)
-        for question in _QUESTIONS
-    ]
+    shown = [(image, number % 2 == 1) for number, image in enumerate(compared)]
+    prompts = [_prompt(processor, *image, question) for image in shown for question in _QUESTIONS]
     comparison = compare_logits(full, variant, prompts)
     if score is not None:
         comparison.scores = score(full, variant, processor)
@@ -87,7 +84,7 @@ def quantize_and_compare(
 
 
 def _prompt(
-    processor: Processor, image: UInt8Array, question: str, as_video: bool
+    processor: Processor, image: UInt8Array, as_video: bool, question: str
 ) -> tuple[list[list[int]], list[PatchedImage]]:
     """Returns text and patches of a question about an image or a video of one frame."""
     size = Size(*image.shape[:2])

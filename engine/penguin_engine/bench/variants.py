@@ -147,9 +147,9 @@ def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> P
         samples = drawn_samples(_CALIBRATION_SAMPLES)
         export(model, folder, ExportOptions(variant.profile, dtype, quantization=quantization, samples=samples))
     if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
-        from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
+        from penguin_engine.runtimes.tensorrt.build import build
 
-        build(folder, device, BuildOptions(limits=_PLAN_LIMITS))
+        build(folder, device, _PLAN_LIMITS)
     return folder
 
 
