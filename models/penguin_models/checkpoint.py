@@ -204,7 +204,10 @@ def encoder_folder(folder: Path, config: dict[str, Any], *, weights: bool = True
     """Returns the folder of the second checkpoint from which config.json takes the encoder."""
     second = config.get("vision_encoder")
     if not isinstance(second, str) or not second:
-        raise CheckpointError(f"{folder} has no complete encoder, and its config.json names no vision_encoder instead")
+        raise CheckpointError(
+            f"{folder} has no {ENCODER_KEY} or no encoder tensors, and its config.json names no vision_encoder to take "
+            "them from"
+        )
     inside = folder / second
     return resolve_checkpoint(inside if inside.is_dir() else second, weights=weights)
 
