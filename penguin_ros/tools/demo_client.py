@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from penguin_vl.action import AskStream
@@ -16,8 +16,10 @@ from sensor_msgs.msg import CompressedImage
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import answer_dict, grounded_objects, stamp_to_ns
-from penguin_ros.tools.live_score import LiveScore
 from penguin_ros.tools.node_client import NodeClient, error_of
+
+if TYPE_CHECKING:
+    from penguin_ros.tools.live_score import LiveScore
 
 
 class DemoFailedError(PenguinError):
@@ -70,7 +72,7 @@ class DemoClient:
         self.pictures: list[bytes] = []
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
-        self.score = LiveScore() if truth_topic else None
+        self.score = _live_score() if truth_topic else None
         self._truths: dict[int, GroundedCaption] = {}
         self._on_caption_shown = on_caption
         self._changed = threading.Condition()
@@ -171,6 +173,12 @@ class DemoClient:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.statuses = self.statuses | {status.name: status for status in message.status}
         self._notify()
+
+
+def _live_score() -> LiveScore:
+    from penguin_ros.tools.live_score import LiveScore  # needs the simulated table-top, which a robot may lack
+
+    return LiveScore()
 
 
 def _size(message: GroundedCaption) -> Size:
