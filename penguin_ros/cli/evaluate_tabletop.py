@@ -49,7 +49,7 @@ def tabletop(
 ) -> None:
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
     from penguin_engine.runtimes.loading import open_runtime
-    from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop, to_dict
+    from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
     run = TabletopRun(
@@ -65,9 +65,11 @@ def tabletop(
                 file.flush()
             bar.add()
 
-        scores, _ = evaluate_tabletop(opened, processor, run, on_answers=write)
+        scores = evaluate_tabletop(opened, processor, run, write)
     if as_json:
-        print_json(to_dict(scores, run))
+        fields = ("value", "low", "high", "answers")
+        values = {name: {field: getattr(score, field) for field in fields} for name, score in scores.items()}
+        print_json({"seed": seed, "scenes": scenes, "scores": values})
         return
     table = Table("score", "value", "95 % interval", "answers", box=None)
     for score in scores.values():

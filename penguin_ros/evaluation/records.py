@@ -7,18 +7,19 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from penguin_engine.scene.answer import Answer
-from penguin_models.grounding import Box, GroundedObject
-from penguin_models.types import Frame, Size, UInt8Array
+from penguin_models.types import Frame, UInt8Array
 from penguin_ros.evaluation.bags.node_parameters import node_settings
-from penguin_ros.evaluation.metrics.scoring import Prediction
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings
+
+AnswerKey: TypeAlias = tuple[str, str, str]
+"""Question, method and question key (see `question_key`)."""
 
 
 class JsonRecord(BaseModel):
@@ -27,7 +28,7 @@ class JsonRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelSpec(JsonRecord):
+class ModelSpec(BaseModel, extra="forbid", frozen=True):
     """The model to load, and how."""
 
     path: str  # checkpoint folder, or owner/name on the model hub
@@ -71,6 +72,7 @@ class FrameRecord(JsonRecord):
     width: int  # pixels
     height: int  # pixels
     file: str  # JPEG of the frame, relative to the folder `frames` next to the results
+    jpeg: bytes = Field(default=b"", exclude=True, repr=False)  # what the file will contain; empty once it is written
 
 
 class AnswerRecord(JsonRecord):
@@ -108,12 +110,6 @@ class AnswerRecord(JsonRecord):
     def total_s(self) -> float:
         """Time from the question to the last token."""
         return self.waited_s + sum(self.seconds.values())
-
-    def prediction(self) -> Prediction:
-        """Returns the parts of the answer that are scored."""
-        size = None if self.frame is None else Size(self.frame.height, self.frame.width)
-        objects = tuple(GroundedObject(item.label, Box(*item.box)) for item in self.objects)
-        return Prediction(self.text, objects, tuple(self.spans), size)
 
 
 class Timeline(JsonRecord):
@@ -180,6 +176,7 @@ def frame_record(bag: str, frame: Frame, start_ns: int) -> FrameRecord:
         width=frame.size.width,
         height=frame.size.height,
         file=f"{bag}/{slug}-{frame.stamp_ns}.jpg",
+        jpeg=thumbnail(frame.rgb),
     )
 
 

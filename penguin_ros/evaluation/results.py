@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_models.types import Size
+from penguin_ros.evaluation.metrics.boxes import LabelledBox
 from penguin_ros.evaluation.metrics.scoring import Prediction, score
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.metrics.time import Span, find_span
@@ -97,14 +97,20 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     """Scores an answer; a record with an error is scored like an empty answer and is never correct."""
     record = record.model_copy(update={"spans": _spans(question, record)})
     expected = expected_of(question, record)
-    answer = record.prediction()
-    prediction = answer if record.error is None else Prediction("")
-    found = score(replace(prediction, image_size=answer.image_size or Size(1, 1)), expected)
+    found = score(_prediction(record), expected)
     correct = found.correct and len(expected) == len(question.expected) and record.error is None
     parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
     parts["accuracy"] = (float(correct), 1.0)
     age_s = evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
+
+
+def _prediction(record: AnswerRecord) -> Prediction:
+    size = Size(record.frame.height, record.frame.width) if record.frame else Size(1, 1)
+    if record.error is not None:
+        return Prediction("", (), (), size)
+    boxes = [LabelledBox((item.label,), item.box) for item in record.objects]
+    return Prediction(record.text, boxes, record.spans, size)
 
 
 def _spans(question: Question, record: AnswerRecord) -> list[Span]:

@@ -13,16 +13,15 @@ from penguin_models.media import Clip, ClipFrame
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
 from penguin_ros.bags import sample_stamps
-from penguin_ros.evaluation.bags.methods import Asked, Engine
+from penguin_ros.evaluation.bags.jobs import Asked
+from penguin_ros.evaluation.bags.methods import Engine, Method
 from penguin_ros.evaluation.bags.recording import ImageRef, Recording
 
 LAST_FRAMES = 4
 
 
-class LastFramesMethod:
+class LastFramesMethod(Method):
     """Answers from a clip of the last four frames, without a memory."""
-
-    name = "last-4"
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine = engine
@@ -42,15 +41,9 @@ class LastFramesMethod:
         clip = [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames]
         return _ask_offline(self._engine, asked, clip, start_ns, "strict")
 
-    def close(self) -> None:
-        """Frees the frames."""
-        self._frames.clear()
 
-
-class OfflineMethod:
+class OfflineMethod(Method):
     """Answers as the released code does: samples, labels and encodes the recording so far for each question."""
-
-    name = "offline"
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine, self._recording = engine, recording
@@ -69,9 +62,6 @@ class OfflineMethod:
         clip = _RecordedClip(self._recording, [(past[index], time_s) for index, time_s in samples])
         return _ask_offline(self._engine, asked, clip, past[0].stamp_ns, "reference")
 
-    def close(self) -> None:
-        """Does nothing: no frames are held."""
-
 
 class _RecordedClip:
     """Sampled images of a recording with their times; damaged images are skipped."""
@@ -83,10 +73,9 @@ class _RecordedClip:
         images = self._recording.read([ref for ref, _ in self._samples])
         for image, (_, time_s) in zip(images, self._samples, strict=True):
             try:
-                frame = image.load()
+                yield ClipFrame(time_s, image.load().rgb)
             except MediaError:
                 continue  # replay.py counts it
-            yield ClipFrame(time_s, frame.rgb)
 
 
 def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:

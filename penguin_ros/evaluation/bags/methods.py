@@ -5,71 +5,34 @@ Each method sees the frames that the node would take, in the order of their stam
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Protocol
 
+from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
-from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import ask_cameras
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.processor import Processor
 from penguin_models.types import Frame
+from penguin_ros.evaluation.bags.jobs import Asked
 from penguin_ros.evaluation.bags.recording import Recording
-from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.records import RunSettings, Timeline
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question of a bag.
-
-    Attributes:
-        question: The question as in the file.
-        cameras: Cameras it is about; at least one.
-        stamp_ns: When it is asked.
-        start_ns: Where its clock starts: the first image of its first camera.
-        sampling: How the answer is generated.
-    """
-
-    question: Question
-    cameras: tuple[str, ...]
-    stamp_ns: int
-    start_ns: int
-    sampling: Sampling
-
-
-class Reading(Protocol):
-    """A measurement of a meter."""
-
-    @property
-    def total(self) -> float | None:
-        """Joules; None if the machine has no sensor."""
-        ...
-
-
-class Meter(Protocol):
-    """Measures the energy of work."""
-
-    def measure(self) -> AbstractContextManager[Reading]:
-        """Measures the work done in the context; the reading is valid after its end."""
-        ...
-
-
-@dataclass(frozen=True)
 class Engine:
-    """A loaded model, the settings of the run, and what measures the energy of answers, if anything does."""
+    """A loaded model, and the settings of the run."""
 
     runtime: Runtime
     processor: Processor
     settings: RunSettings
-    meter: Meter | None = None
+    meter: EnergyMeter | None = None  # measures the energy of answers
 
     def camera_states(self, cameras: Sequence[str], clock: Callable[[], float] = monotonic) -> dict[str, CameraState]:
         """Returns memory, session and mailbox of each camera, as the node creates them."""
@@ -91,36 +54,31 @@ class Engine:
         return Request.prepare(self.processor, question.question, asked.sampling, asked.cameras, question.horizon_s)
 
 
-class Method(Protocol):
-    """A method of answering."""
+class Method(ABC):
+    """A method of answering about a recording."""
 
-    @property
-    def name(self) -> str:
-        """Name in results and options."""
-        ...
+    @abstractmethod
+    def __init__(self, engine: Engine, recording: Recording): ...
 
+    @abstractmethod
     def see(self, frame: Frame) -> None:
         """Takes a frame."""
-        ...
 
+    @abstractmethod
     def ask(self, asked: Asked) -> Answer:
         """Answers about the frames seen so far; any PenguinError means that there is no answer."""
-        ...
 
-    def close(self) -> None:
-        """Frees what the method holds."""
-        ...
+    def close(self) -> None:  # noqa: B027  # most methods hold nothing that must be freed
+        """Frees the model's caches."""
 
 
-class MemoryMethod:
+class MemoryMethod(Method):
     """The node's memory and session; every frame is encoded and prefilled before the next one arrives."""
-
-    name = "memory"
 
     def __init__(self, engine: Engine, recording: Recording):
         self._engine = engine
         self._camera_states = engine.camera_states(recording.cameras)
-        self.log = MemoryLog(self.name, recording, self._camera_states)
+        self.log = MemoryLog("memory", recording, self._camera_states)
 
     def see(self, frame: Frame) -> None:
         """Adds a frame to its camera's memory and prefills it."""
@@ -150,8 +108,7 @@ class MemoryLog:
 
     def __init__(self, method: str, recording: Recording, camera_states: Mapping[str, CameraState]):
         self._camera_states = camera_states
-        self._before = dict.fromkeys(camera_states, (0, 0))
-        self._late = dict.fromkeys(camera_states, 0)
+        self._before = dict.fromkeys(camera_states, (0, 0, 0))
         self._start_ns = {camera: recording.span_ns(camera)[0] for camera in camera_states}
         self.timelines = {
             camera: Timeline(
@@ -167,14 +124,12 @@ class MemoryLog:
         """Records the state of a memory after it took a frame, which cost some seconds of work."""
         memory, line = self._camera_states[frame.camera].session.memory, self.timelines[frame.camera]
         counters = memory.counters
-        late = counters.late > self._late[frame.camera]
-        resized, evicted = self._before[frame.camera]
+        late, resized, evicted = self._before[frame.camera]
         line.time_s.append((frame.stamp_ns - self._start_ns[frame.camera]) * 1e-9)
-        line.kind.append(-1 if late else int(memory.frames[-1].kind))
+        line.kind.append(-1 if counters.late > late else int(memory.frames[-1].kind))
         line.tokens.append(memory.tokens)
         line.frames.append(len(memory.frames))
         line.shrunk.append(counters.resized - resized)
         line.left.append(counters.evicted - evicted)
         line.seconds.append(seconds)
-        self._before[frame.camera] = (counters.resized, counters.evicted)
-        self._late[frame.camera] = counters.late
+        self._before[frame.camera] = (counters.late, counters.resized, counters.evicted)

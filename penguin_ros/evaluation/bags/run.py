@@ -12,11 +12,11 @@ from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import machine_facts
 from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.bags.jobs import BagJob, truth_at
+from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.plan import Plan, make_plan
 from penguin_ros.evaluation.bags.recording import bag_name
-from penguin_ros.evaluation.bags.workers import JournalledJob, LoadedModel, load_model, run_in_processes, run_in_turn
-from penguin_ros.evaluation.journal import Journal, Progress, check_folder, run_key
+from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
+from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, question_key
 from penguin_ros.evaluation.results import (
@@ -51,8 +51,7 @@ def run_bags(
     settings: RunSettings,
     options: RunOptions,
     on_start: Callable[[int, int], None] = lambda total, done: None,
-    on_progress: Callable[[int], None] = lambda count: None,
-    loaded: LoadedModel | None = None,
+    on_answers: Callable[[int], None] = lambda count: None,
 ) -> Results:
     """Evaluates a model on bags, and resumes an earlier run in the same folder.
 
@@ -63,8 +62,7 @@ def run_bags(
         settings: Settings that change answers.
         options: Options that do not.
         on_start: Called with the number of answers in total and of those already known.
-        on_progress: Called with the number of new answers since the last call.
-        loaded: The loaded model, if it is already loaded; only without worker processes and Ray.
+        on_answers: Called with the number of new answers since the last call.
 
     Returns:
         The results, which are also written to the folder. They name bags that failed, and keep the answers made before.
@@ -76,19 +74,17 @@ def run_bags(
     settings = settings.model_copy(update={"methods": list(dict.fromkeys(settings.methods))})
     if "realtime" in settings.methods and (options.jobs > 1 or options.ray is not None):
         raise EvaluationError("method realtime measures this machine and needs all of it: remove --jobs and --ray")
-    check_folder(options.out)
-    plan = make_plan(bags, questions)
-    info = _describe_model(model, loaded)
-    jobs, unreadable = _resume(plan, info, model, settings, options)
-    on_start(sum(len(item.job.wanted()) for item in jobs), sum(len(item.job.done) for item in jobs))
-    failed = plan.failed | _run(jobs, options, on_progress, loaded)
-    answers = [
-        _score(item.job.recording.name, item.job.questions, settings, item.journal().read(), item.job) for item in jobs
-    ]
-    for name, progress in unreadable.items():
-        asked = [question for question in questions if question.bag in (None, name)]
-        answers.append(_score(name, asked, settings, progress, None))
-    if not any(records for records, _ in answers):
+    if options.out.exists() and not options.out.is_dir():
+        raise EvaluationError(f"results need a folder, but {options.out} is a file; choose another --out")
+    plan = make_plan(bags, questions, model, settings)
+    info = _describe_model(model)
+    work, earlier = _resume(plan, run_key(info, settings), options)
+    on_start(sum(len(job.wanted()) for job, _ in work), sum(len(job.done) for job, _ in work))
+    failed = plan.failed | _run(work, options, on_answers)
+    bag_records = [_score(job.recording.name, job.questions, settings, journal.read(), job) for job, journal in work]
+    for name, progress in earlier.items():
+        bag_records.append(_score(name, [q for q in questions if q.bag in (None, name)], settings, progress, None))
+    if not any(records for records, _ in bag_records):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise EvaluationError(f"no question was answered; {reasons}")
     results = Results(
@@ -100,55 +96,44 @@ def run_bags(
         machine={**machine_facts(), "energy": EnergyMeter().sources},
         bags=_describe_bags(plan, failed, bags),
         questions=list(questions),
-        records=[record for records, _ in answers for record in records],
-        timelines=[timeline for _, timelines in answers for timeline in timelines],
+        records=[record for records, _ in bag_records for record in records],
+        timelines=[timeline for _, timelines in bag_records for timeline in timelines],
     )
     results = results.model_copy(update={"summary": summarise(results)})
     save_results(options.out, results)
     return results
 
 
-def _describe_model(model: ModelSpec, loaded: LoadedModel | None) -> ModelInfo:
+def _describe_model(model: ModelSpec) -> ModelInfo:
     file_hash = checkpoint_hash(resolve_checkpoint(model.path))
-    runtime = (loaded or load_model(model))[0].info
+    runtime = load_model(model)[0].info
     return ModelInfo(spec=model, hash=file_hash, runtime=runtime.name, dtype=runtime.dtype, device=runtime.device)
 
 
-def _resume(
-    plan: Plan, info: ModelInfo, model: ModelSpec, settings: RunSettings, options: RunOptions
-) -> tuple[list[JournalledJob], dict[str, Progress]]:
+def _resume(plan: Plan, run: str, options: RunOptions) -> tuple[Work, dict[str, Progress]]:
     """Returns the jobs with the answers already known, and the known answers about each bag that cannot be read."""
-    run = run_key(info, settings)
-    jobs = [
-        JournalledJob(BagJob(bag.recording, bag.questions, bag.truth, model, settings), options.out, run)
-        for bag in plan.bags
-    ]
+    jobs = [(job, Journal(options.out, job.recording.name, run, recording_key(job.recording))) for job in plan.jobs]
     unreadable = {name: Journal(options.out, name, run, None) for name in plan.failed}
-    if options.overwrite and jobs:
-        for journal in (*(item.journal() for item in jobs), *unreadable.values()):
+    if options.overwrite:
+        # If no bag can be read, nothing replaces the earlier answers.
+        for journal in (*(journal for _, journal in jobs), *unreadable.values()) if jobs else ():
             journal.discard()
-    resumed = []
-    for item in jobs:
-        wanted = item.job.wanted()
-        done = {key: record for key, record in item.journal().read().answers.items() if key in wanted}
-        resumed.append(replace(item, job=replace(item.job, done=done)))
-    return resumed, {} if options.overwrite else {name: journal.read() for name, journal in unreadable.items()}
+        return jobs, {}
+    work = []
+    for job, journal in jobs:
+        wanted = job.wanted()
+        done = {key: record for key, record in journal.read().answers.items() if key in wanted}
+        work.append((replace(job, done=done), journal))
+    return work, {name: journal.read() for name, journal in unreadable.items()}
 
 
-def _run(
-    jobs: Sequence[JournalledJob],
-    options: RunOptions,
-    on_progress: Callable[[int], None],
-    loaded: LoadedModel | None,
-) -> dict[str, str]:
+def _run(work: Work, options: RunOptions, on_answers: Callable[[int], None]) -> dict[str, str]:
     if options.ray is not None:
-        from penguin_ros.evaluation.bags.cluster import run_on_ray
-
-        return run_on_ray(jobs, options.ray, options.ray_gpus, on_progress)
-    if options.jobs > 1 and len(jobs) > 1:
-        return run_in_processes(jobs, options.jobs, on_progress)
+        return run_on_ray(work, on_answers, options.ray, options.ray_gpus)
+    if options.jobs > 1 and len(work) > 1:
+        return run_in_processes(work, on_answers, options.jobs)
     # Sensors measure the whole machine, so energy can be attributed to answers only if one process runs.
-    return run_in_turn(jobs, lambda: on_progress(1), loaded, EnergyMeter())
+    return run_in_turn(work, on_answers, EnergyMeter())
 
 
 def _score(
@@ -171,15 +156,15 @@ def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> Answer
     if record.frame is None or record.error is not None:
         return record
     try:
-        return record.model_copy(update={"truth": truth_at(job, question, record.frame.stamp_ns)})
+        return record.model_copy(update={"truth": job.truth_at(question, record.frame.stamp_ns)})
     except EvaluationError as err:
         return record.model_copy(update={"error": f"{type(err).__name__}: {err}"})
 
 
 def _describe_bags(plan: Plan, failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:
-    cameras = {bag.recording.name: list(bag.recording.cameras) for bag in plan.bags}
+    cameras = {job.recording.name: list(job.recording.cameras) for job in plan.jobs}
     return [
         BagInfo(name=name, path=str(path), cameras=cameras.get(name, []), failed=failed.get(name))
         for path in paths
-        if (name := bag_name(path)) not in plan.unasked
+        if (name := bag_name(path)) in {**cameras, **failed}  # bags without questions are left out
     ]

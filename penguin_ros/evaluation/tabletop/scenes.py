@@ -6,8 +6,8 @@ Scenes are rendered when they are asked about. Needs the extra `sim`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.generation import Sampling
@@ -77,44 +77,34 @@ def evaluate_tabletop(
     runtime: Runtime,
     processor: Processor,
     run: TabletopRun,
-    on_scene: Callable[[int], None] = lambda done: None,
     on_answers: Callable[[Sequence[AskedTurn]], None] = lambda asked: None,
-) -> tuple[dict[str, Score], list[AskedTurn]]:
-    """Asks about every scene and scores the answers.
+) -> dict[str, Score]:
+    """Asks about every scene and returns the scores by name, in the order of tables.
 
     Args:
         runtime: Runtime with the model.
         processor: Processor of the same checkpoint.
         run: The scenes and how they are asked about.
-        on_scene: Called after each scene with the number of scenes done.
-        on_answers: Called before on_scene with the answers about the scene.
-
-    Returns:
-        Scores by name, in the order of tables, and all answers.
+        on_answers: Called after each scene with the answers about it.
 
     Raises:
         PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
     """
     settings = TabletopSettings(Split.TEST, run.seed, run.size, run.turns, run.fps, mixture=run.mixture)
-    dataset = TabletopDataset(settings)
     scored: list[list[Scored]] = []
-    all_asked: list[AskedTurn] = []
-    try:
+    with closing(TabletopDataset(settings)) as dataset:
         for number in range(run.scenes):
             sample = dataset[number]
             answers = _answer_turns(runtime, processor, run, sample)
             scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-            asked = [
-                AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
-                for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
-            ]
-            all_asked += asked
             scored.append(scores)
-            on_answers(asked)
-            on_scene(number + 1)
-    finally:
-        dataset.close()
-    return summarise(scored), all_asked
+            on_answers(
+                [
+                    AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
+                    for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
+                ]
+            )
+    return summarise(scored)
 
 
 def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
@@ -135,15 +125,6 @@ def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
         count = sum(name in answer.parts for answers in scored for answer in answers)
         scores[name] = Score(TITLES.get(name, name), value, low, high, count, tuple(column))
     return scores
-
-
-def to_dict(scores: dict[str, Score], run: TabletopRun) -> dict[str, Any]:
-    """Returns the scores as plain values for JSON."""
-    values = {
-        name: {"value": score.value, "low": score.low, "high": score.high, "answers": score.answers}
-        for name, score in scores.items()
-    }
-    return {"seed": run.seed, "scenes": run.scenes, "scores": values}
 
 
 def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, sample: Sample) -> list[str]:
