@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stderr, stdout, working
+from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
+from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:

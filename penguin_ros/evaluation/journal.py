@@ -70,11 +70,8 @@ class Journal:
     def __init__(self, folder: Path, bag: str, run: str, recording: str | None):
         """Creates the journal; nothing is written before the first answer.
 
-        Args:
-            folder: Folder of the results.
-            bag: Name of the bag.
-            run: Key from `run_key`.
-            recording: Key from `recording_key`; None if the bag has become unreadable and the journal is only read.
+        The keys are those of `run_key` and `recording_key`. If the bag has become unreadable, `recording` is None and
+        the journal can only be read.
         """
         self._path = folder / "progress" / f"{bag}.jsonl"
         self._pictures = folder / "frames"

@@ -146,9 +146,7 @@ class Question(_Strict):
     kind: str = ""  # group in the report; by default the type of the first expected result
     evidence_s: Span | None = None  # when the evidence was last visible; by default see results.py
     horizon_s: Seconds = 0.0  # how far back to look; 0 for everything in memory
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = (
-        None  # maximum length of the answer; None for the run's setting
-    )
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # maximum length of the answer; default: the run's
 
     @model_validator(mode="after")
     def _consistent(self) -> Question:
@@ -164,6 +162,11 @@ class Question(_Strict):
         if self.camera is None:
             return ()
         return (self.camera,) if isinstance(self.camera, str) else tuple(self.camera)
+
+    @property
+    def truth_topics(self) -> list[str]:
+        """Topics from which the question takes its expected boxes."""
+        return [item.topic for item in self.expected if item.type == "objects" and item.topic]
 
     @property
     def group(self) -> str:
@@ -213,9 +216,7 @@ def read_lines(path: Path) -> list[str]:
 def parse_question(line: str) -> Question:
     """Parses one line, or raises EvaluationError with its first three problems."""
     try:
-        return Question.model_validate(json.loads(line))
-    except json.JSONDecodeError as err:
-        raise EvaluationError(f"not JSON: {err.msg} at column {err.colno}") from err
+        return Question.model_validate_json(line)
     except ValidationError as err:
         raise EvaluationError(describe(err)) from err
 

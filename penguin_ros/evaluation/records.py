@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from penguin_engine.scene.answer import Answer
+from penguin_models.errors import PenguinError
 from penguin_models.types import Frame, UInt8Array
 from penguin_ros.evaluation.bags.node_parameters import node_settings
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
@@ -135,8 +136,7 @@ class Timeline(JsonRecord):
 def question_key(question: Question) -> str:
     """Returns a hash of everything an answer depends on; the expected results are not part of it."""
     asked = question.model_dump(mode="json", exclude={"expected", "kind", "evidence_s"})
-    topics = [item.topic for item in question.expected if item.type == "objects" and item.topic]
-    return digest([asked, topics])
+    return digest([asked, question.truth_topics])
 
 
 def digest(value: Any) -> str:
@@ -144,8 +144,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
+def describe_error(error: PenguinError) -> str:
+    """Returns the text of an error in a record."""
+    return f"{type(error).__name__}: {error}"
+
+
+def answer_fields(answer: Answer | PenguinError, start_ns: int) -> dict[str, Any]:
     """Returns the fields of an `AnswerRecord` that come from an answer; the questions' clock starts at `start_ns`."""
+    if isinstance(answer, PenguinError):
+        return {"error": describe_error(answer)}
     grounding, start_s = answer.grounding, (answer.start_ns - start_ns) * 1e-9
     return {
         "raw": answer.raw,

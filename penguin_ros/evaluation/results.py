@@ -6,7 +6,6 @@ Scores are computed from the recorded answers, so results can be scored again wh
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -172,16 +171,10 @@ def load_results(path: Path) -> Results:
     """Reads a results file or the one in a folder; raises EvaluationError if it is damaged or of another version."""
     file = path / RESULTS_FILE if path.is_dir() else path
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        version = values.get("version") if isinstance(values, dict) else None
-        if isinstance(version, int) and version != VERSION:
-            raise EvaluationError(
-                f"{file} has version {version} of the results format, this program reads version {VERSION}; "
-                "run the evaluation again into another --out"
-            )
-        return Results.model_validate(values)
+        return Results.model_validate_json(file.read_bytes())
     except OSError as err:
         raise EvaluationError(f"results {file} cannot be read: {err.strerror}") from err
-    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as err:
-        reason = describe(err) if isinstance(err, ValidationError) else str(err)
-        raise EvaluationError(f"{file} is not a results file: {reason}") from err
+    except ValidationError as err:
+        raise EvaluationError(
+            f"{file} is not a results file of version {VERSION}: {describe(err)}; run the evaluation again"
+        ) from err

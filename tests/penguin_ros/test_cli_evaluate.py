@@ -156,7 +156,7 @@ def test_a_question_that_does_not_fit_its_bag_is_an_error(bags_of, tmp_path, fie
 def test_malformed_lines_are_numbered(bags_of, tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text((EXAMPLE / "questions.jsonl").read_text().splitlines()[0] + "\n\n{\n")
-    assert re.search(r"q.jsonl: line 3: not JSON", bags_of(BAGS[:1], file).error)
+    assert re.search(r"q.jsonl: line 3: Invalid JSON", bags_of(BAGS[:1], file).error)
     assert "cannot be read: No such file" in bags_of(BAGS[:1], tmp_path / "none.jsonl").error
 
 

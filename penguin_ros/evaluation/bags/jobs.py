@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from penguin_engine.scene.generation import Sampling
@@ -59,23 +59,19 @@ class BagJob:
         Raises:
             EvaluationError: A topic has no message close to the stamp.
         """
-        return {topic: list(self.truth[topic].at(stamp_ns)) for topic in truth_topics([question])}
+        return {topic: list(self.truth[topic].at(stamp_ns)) for topic in question.truth_topics}
 
     def _asked(self, question: Question) -> Asked:
-        cameras = question.cameras or self.recording.cameras[:1]
-        start_ns = self.recording.span_ns(cameras[0])[0]
+        cameras, start_ns, stamp_ns = question_clock(self.recording, question)
         sampling = self.settings.node().sampling
         if question.max_new_tokens is not None:
             sampling = replace(sampling, max_new_tokens=question.max_new_tokens)
-        return Asked(question, cameras, ask_stamp_ns(question, start_ns), start_ns, sampling)
+        return Asked(question, cameras, stamp_ns, start_ns, sampling)
 
 
-def ask_stamp_ns(question: Question, start_ns: int) -> int:
-    """Returns the stamp at which a question is asked, if its clock starts at start_ns."""
-    return start_ns + round(question.time_s * 1e9) if question.time_s is not None else question.stamp_ns or 0
-
-
-def truth_topics(questions: Sequence[Question]) -> list[str]:
-    """Returns the topics from which questions take their expected boxes."""
-    expected = [item for question in questions for item in question.expected]
-    return list(dict.fromkeys(item.topic for item in expected if item.type == "objects" and item.topic))
+def question_clock(recording: Recording, question: Question) -> tuple[tuple[str, ...], int, int]:
+    """Returns the cameras of a question, the stamp at which its clock starts, and the stamp at which it is asked."""
+    cameras = question.cameras or recording.cameras[:1]
+    start_ns = recording.span_ns(cameras[0])[0]
+    asked_ns = question.stamp_ns if question.time_s is None else start_ns + round(question.time_s * 1e9)
+    return cameras, start_ns, asked_ns or 0

@@ -21,8 +21,7 @@ RELEVANT = tuple(name for name in _DEFAULTS if name in ("token_budget", "sample_
 def node_settings(parameters: Mapping[str, Any], cameras: Sequence[str]) -> NodeSettings:
     """Returns the node's settings for these cameras, with defaults for parameters that are not listed.
 
-    Raises:
-        PenguinError: A value is out of range, or the token budget is too small for the number of cameras.
+    Raises PenguinError if a value is out of range, or the token budget is too small for the number of cameras.
     """
     return NodeSettings.from_values({**_DEFAULTS, **parameters, "image_topics": list(cameras)})
 

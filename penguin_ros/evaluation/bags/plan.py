@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bags import choose_topic, open_bag
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic, read_truth
-from penguin_ros.evaluation.bags.jobs import BagJob, ask_stamp_ns, truth_topics
+from penguin_ros.evaluation.bags.jobs import BagJob, question_clock
 from penguin_ros.evaluation.bags.recording import Recording, bag_name, open_recording
 from penguin_ros.evaluation.question_file import Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
@@ -19,32 +18,30 @@ _SLACK_NS = 1_000_000
 _MAX_PROBLEMS = 10
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The bags to evaluate."""
-
-    jobs: list[BagJob] = field(default_factory=list)  # the readable bags that have questions
-    failed: dict[str, str] = field(default_factory=dict)  # name of each unreadable bag -> reason
-
-
-def make_plan(paths: Sequence[Path], questions: Sequence[Question], model: ModelSpec, settings: RunSettings) -> Plan:
+def make_plan(
+    paths: Sequence[Path], questions: Sequence[Question], model: ModelSpec, settings: RunSettings
+) -> tuple[list[BagJob], dict[str, str]]:
     """Opens the bags and checks that every question can be asked.
+
+    Returns:
+        The jobs of readable bags that have questions, and the name of each unreadable bag -> reason.
 
     Raises:
         EvaluationError: Questions name bags, topics or times that do not exist; the first ten are listed.
     """
-    plan = Plan()
+    jobs: list[BagJob] = []
+    failed: dict[str, str] = {}
     problems: list[str] = []
     by_bag = _group_by_bag([bag_name(path) for path in paths], questions)
     for path, (name, asked) in zip(paths, by_bag.items(), strict=True):
         try:
-            plan.jobs.extend(_plan_bag(path, asked, model, settings, problems))
+            jobs += _plan_bag(path, asked, model, settings, problems)
         except MediaError as err:
-            plan.failed[name] = str(err)
+            failed[name] = str(err)
     if problems:
         more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
         raise EvaluationError("; ".join(problems[:_MAX_PROBLEMS] + more))
-    return plan
+    return jobs, failed
 
 
 def check_time(recording: Recording, question: Question) -> None:
@@ -52,8 +49,8 @@ def check_time(recording: Recording, question: Question) -> None:
     camera = (question.cameras or recording.cameras)[0]
     if camera not in recording.cameras:
         raise EvaluationError(f"bag {recording.name} has no images of {camera}, only of {', '.join(recording.cameras)}")
-    start_ns, end_ns = recording.span_ns(camera)
-    asked_ns = ask_stamp_ns(question, start_ns)
+    _, start_ns, asked_ns = question_clock(recording, question)
+    end_ns = recording.span_ns(camera)[1]
     if not start_ns - _SLACK_NS <= asked_ns <= end_ns + _SLACK_NS:
         raise EvaluationError(
             f"question {question.id} is asked at {(asked_ns - start_ns) * 1e-9:.2f} s, but bag {recording.name} has "
@@ -127,18 +124,16 @@ def _find_cameras(path: Path, questions: Sequence[Question], unavailable: dict[s
 
 def _read_truths(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> dict[str, TruthTopic]:
     truth: dict[str, TruthTopic] = {}
-    for topic in truth_topics(questions):
+    for topic in dict.fromkeys(topic for question in questions for topic in question.truth_topics):
         try:
             truth[topic] = read_truth(path, topic)
         except EvaluationError as err:
-            unavailable.setdefault(str(err), []).extend(q.id for q in questions if topic in truth_topics([q]))
+            unavailable.setdefault(str(err), []).extend(q.id for q in questions if topic in q.truth_topics)
     return truth
 
 
 def _check_truth(job: BagJob, question: Question) -> None:
-    cameras = question.cameras or job.recording.cameras[:1]
-    start_ns = job.recording.span_ns(cameras[0])[0]
-    asked_ns = ask_stamp_ns(question, start_ns)
+    cameras, start_ns, asked_ns = question_clock(job.recording, question)
     seen_ns = [ref.stamp_ns for ref in job.recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
     try:
         job.truth_at(question, max(seen_ns, default=start_ns))

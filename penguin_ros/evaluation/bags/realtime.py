@@ -30,13 +30,7 @@ class SimulatedClock:
     """The time of a recording: it passes with work that is measured and skips idle time."""
 
     def __init__(self, start_ns: int, factor: float = 1.0, timer: Callable[[], float] = perf_counter):
-        """Starts at a stamp.
-
-        Args:
-            start_ns: Stamp in nanoseconds.
-            factor: Multiplies measured durations.
-            timer: Returns seconds from an arbitrary start.
-        """
+        """Starts at a stamp; the factor multiplies the seconds that the timer counts."""
         self._timer, self._factor = timer, factor
         self._base_ns = start_ns
         self._mark = timer()
@@ -68,8 +62,7 @@ def replay_realtime(
 ) -> Iterator[AnswerRecord | Timeline]:
     """Replays a bag with the method "realtime", and yields answers as they come, then the history of each memory.
 
-    Raises:
-        MediaError: The bag cannot be read to its end.
+    Raises MediaError if the bag cannot be read to its end.
     """
     if all(job.finished(asked, METHOD) is not None for asked in job.asked()):
         return

@@ -30,11 +30,7 @@ _METHODS: dict[str, type[Method]] = {"memory": MemoryMethod, "last-4": LastFrame
 def replay(job: BagJob, engine: Engine) -> Iterator[AnswerRecord | Timeline]:
     """Replays a bag up to the last question, for all methods but "realtime" that have answers missing.
 
-    Yields:
-        Answers as they come, and the history of each memory.
-
-    Raises:
-        MediaError: The bag cannot be read to its end.
+    Yields answers as they come, and the history of each memory. Raises MediaError if the bag cannot be read to its end.
     """
     unfinished = {method for _, method, _ in job.wanted() - set(job.done)} & set(_METHODS)
     methods: dict[str, Method] = {
@@ -138,26 +134,27 @@ def answer_record(
         asked: The question.
         method: Name of the method that answered.
         outcome: The answer or the error.
-        newest: Newest frame of each camera that the method has seen.
+        newest: Newest frame of each camera that the method has seen; boxes refer to the newest of these.
         waited_s: Seconds from the question to the start of the work.
         joules: Energy of the answer.
     """
-    record = AnswerRecord(
+    frame, truth = None, {}
+    stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}
+    if stamps_ns:
+        newest_frame = newest[newest_last(stamps_ns)[-1]]
+        frame = frame_record(job.recording.name, newest_frame, asked.start_ns)
+        try:
+            truth = job.truth_at(asked.question, newest_frame.stamp_ns)
+        except EvaluationError as err:
+            outcome = err
+    return AnswerRecord(
         question=asked.question.id,
         method=method,
         key=question_key(asked.question),
         time_s=(asked.stamp_ns - asked.start_ns) * 1e-9,
         waited_s=waited_s,
         joules=joules,
+        frame=frame,
+        truth=truth,
+        **answer_fields(outcome, asked.start_ns),
     )
-    stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}
-    if stamps_ns:
-        frame = newest[newest_last(stamps_ns)[-1]]  # boxes refer to it
-        record.frame = frame_record(job.recording.name, frame, asked.start_ns)
-        try:
-            record.truth = job.truth_at(asked.question, frame.stamp_ns)
-        except EvaluationError as err:
-            outcome = err
-    if isinstance(outcome, PenguinError):
-        return record.model_copy(update={"error": f"{type(outcome).__name__}: {outcome}"})
-    return record.model_copy(update=answer_fields(outcome, asked.start_ns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -13,12 +13,12 @@ from penguin_engine.bench.machine import machine_facts
 from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.jobs import BagJob
-from penguin_ros.evaluation.bags.plan import Plan, make_plan
+from penguin_ros.evaluation.bags.plan import make_plan
 from penguin_ros.evaluation.bags.recording import bag_name
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
 from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, question_key
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, describe_error, question_key
 from penguin_ros.evaluation.results import (
     BagInfo,
     BagTimeline,
@@ -76,11 +76,11 @@ def run_bags(
         raise EvaluationError("method realtime measures this machine and needs all of it: remove --jobs and --ray")
     if options.out.exists() and not options.out.is_dir():
         raise EvaluationError(f"results need a folder, but {options.out} is a file; choose another --out")
-    plan = make_plan(bags, questions, model, settings)
+    jobs, unreadable = make_plan(bags, questions, model, settings)
     info = _describe_model(model)
-    work, earlier = _resume(plan, run_key(info, settings), options)
+    work, earlier = _resume(jobs, unreadable, run_key(info, settings), options)
     on_start(sum(len(job.wanted()) for job, _ in work), sum(len(job.done) for job, _ in work))
-    failed = plan.failed | _run(work, options, on_answers)
+    failed = unreadable | _run(work, options, on_answers)
     bag_records = [_score(job.recording.name, job.questions, settings, journal.read(), job) for job, journal in work]
     for name, progress in earlier.items():
         bag_records.append(_score(name, [q for q in questions if q.bag in (None, name)], settings, progress, None))
@@ -94,7 +94,7 @@ def run_bags(
         model=info,
         settings=settings,
         machine={**machine_facts(), "energy": EnergyMeter().sources},
-        bags=_describe_bags(plan, failed, bags),
+        bags=_describe_bags(jobs, failed, bags),
         questions=list(questions),
         records=[record for records, _ in bag_records for record in records],
         timelines=[timeline for _, timelines in bag_records for timeline in timelines],
@@ -110,21 +110,23 @@ def _describe_model(model: ModelSpec) -> ModelInfo:
     return ModelInfo(spec=model, hash=file_hash, runtime=runtime.name, dtype=runtime.dtype, device=runtime.device)
 
 
-def _resume(plan: Plan, run: str, options: RunOptions) -> tuple[Work, dict[str, Progress]]:
+def _resume(
+    jobs: Sequence[BagJob], unreadable: Iterable[str], run: str, options: RunOptions
+) -> tuple[Work, dict[str, Progress]]:
     """Returns the jobs with the answers already known, and the known answers about each bag that cannot be read."""
-    jobs = [(job, Journal(options.out, job.recording.name, run, recording_key(job.recording))) for job in plan.jobs]
-    unreadable = {name: Journal(options.out, name, run, None) for name in plan.failed}
+    work = [(job, Journal(options.out, job.recording.name, run, recording_key(job.recording))) for job in jobs]
+    earlier = {name: Journal(options.out, name, run, None) for name in unreadable}
     if options.overwrite:
         # If no bag can be read, nothing replaces the earlier answers.
-        for journal in (*(journal for _, journal in jobs), *unreadable.values()) if jobs else ():
+        for journal in (*(journal for _, journal in work), *earlier.values()) if jobs else ():
             journal.discard()
-        return jobs, {}
-    work = []
-    for job, journal in jobs:
+        return work, {}
+    resumed = []
+    for job, journal in work:
         wanted = job.wanted()
         done = {key: record for key, record in journal.read().answers.items() if key in wanted}
-        work.append((replace(job, done=done), journal))
-    return work, {name: journal.read() for name, journal in unreadable.items()}
+        resumed.append((replace(job, done=done), journal))
+    return resumed, {name: journal.read() for name, journal in earlier.items()}
 
 
 def _run(work: Work, options: RunOptions, on_answers: Callable[[int], None]) -> dict[str, str]:
@@ -158,11 +160,11 @@ def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> Answer
     try:
         return record.model_copy(update={"truth": job.truth_at(question, record.frame.stamp_ns)})
     except EvaluationError as err:
-        return record.model_copy(update={"error": f"{type(err).__name__}: {err}"})
+        return record.model_copy(update={"error": describe_error(err)})
 
 
-def _describe_bags(plan: Plan, failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:
-    cameras = {job.recording.name: list(job.recording.cameras) for job in plan.jobs}
+def _describe_bags(jobs: Sequence[BagJob], failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:
+    cameras = {job.recording.name: list(job.recording.cameras) for job in jobs}
     return [
         BagInfo(name=name, path=str(path), cameras=cameras.get(name, []), failed=failed.get(name))
         for path in paths

@@ -32,20 +32,14 @@ _KILLED = "a worker process was killed, possibly out of memory; run again with f
 
 @lru_cache(maxsize=1)
 def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
-    """Loads a model, once per process.
-
-    Raises:
-        CheckpointError: It cannot be loaded.
-    """
+    """Loads a model, once per process; raises CheckpointError if that fails."""
     return open_runtime(model.runtime, model.path, model.device, model.dtype, model.threads or None)
 
 
 def evaluate(job: BagJob, meter: EnergyMeter | None = None) -> Iterator[AnswerRecord | Timeline]:
     """Answers the questions about a bag with all methods, and yields the results as they come.
 
-    Args:
-        job: The bag's job.
-        meter: Measures the energy of answers, if nothing else runs on this machine.
+    If nothing else runs on this machine, a meter measures the energy of answers.
 
     Raises:
         PenguinError: The model or the bag cannot be read.
@@ -57,15 +51,12 @@ def evaluate(job: BagJob, meter: EnergyMeter | None = None) -> Iterator[AnswerRe
 
 
 def run_in_turn(work: Work, on_answers: Callable[[int], None], meter: EnergyMeter | None = None) -> dict[str, str]:
-    """Evaluates bags one after the other in this process.
+    """Evaluates bags one after the other in this process, and returns the name of each bag that failed -> reason.
 
     Args:
         work: The job of each bag, with its journal.
-        on_answers: Called with the number of new answers.
+        on_answers: Called with the number of new answers since the last call.
         meter: See `evaluate`.
-
-    Returns:
-        Name of each bag that failed -> reason.
     """
     failed = {}
     for job, journal in work:
@@ -106,16 +97,9 @@ def _run_and_count(job: BagJob, journal: Journal) -> tuple[int, str]:
 
 
 def run_on_ray(work: Work, on_answers: Callable[[int], None], address: str, gpus: float) -> dict[str, str]:
-    """Evaluates bags on a Ray cluster; bags and model must have the same paths on all machines.
+    """Evaluates bags on a Ray cluster, or on one started on this machine if the address is "local"; see `run_in_turn`.
 
-    Args:
-        work: The job of each bag, with its journal.
-        on_answers: Called after each bag with the number of new answers.
-        address: Address of the cluster; "local" starts one on this machine.
-        gpus: GPUs reserved for each bag.
-
-    Returns:
-        Name of each bag that failed -> reason.
+    Bags and model must have the same paths on all machines. Each bag reserves this number of GPUs.
 
     Raises:
         EvaluationError: Ray is not installed, or the cluster cannot be reached.

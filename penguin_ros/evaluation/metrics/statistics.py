@@ -80,13 +80,7 @@ def paired_differences(
 ) -> list[Difference | None]:
     """Compares scores of two runs by a paired bootstrap, which draws the same questions in both (Efron 1979).
 
-    Args:
-        columns_a: For each score, the contribution of each question in the first run.
-        columns_b: The same scores and questions in the second run.
-        seed: Seed of the resampling.
-
-    Returns:
-        The difference of each score; None if the score is undefined in one of the runs.
+    Both have the same scores and questions. Returns the difference of each score; None if it is undefined in a run.
     """
     scores = _resampled([*columns_a, *columns_b], seed)
     differences: list[Difference | None] = []
@@ -105,9 +99,7 @@ def paired_differences(
 def sign_test(better: int, worse: int) -> float:
     """Returns the two-sided p-value of the exact McNemar test (McNemar 1947).
 
-    Args:
-        better: Number of questions that only the second run answered correctly.
-        worse: Number of questions that only the first run answered correctly.
+    `better` questions were answered correctly only by the second run, `worse` questions only by the first.
     """
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 

@@ -55,7 +55,7 @@ def write_clips(
     fps: float = 2.0,
     on_clip: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Writes clips of the test split as bags, and one file of questions about all of them.
+    """Writes clips of the test split as bags, and one file of questions about all of them; returns the bags' paths.
 
     Args:
         folder: Folder for the bags and `questions.jsonl`.
@@ -65,9 +65,6 @@ def write_clips(
         seconds: Length of each clip.
         fps: Images per second.
         on_clip: Called after each clip.
-
-    Returns:
-        Paths of the bags.
 
     Raises:
         TabletopError: A setting is out of range, or PyBullet is not installed.

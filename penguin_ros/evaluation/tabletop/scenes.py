@@ -36,12 +36,9 @@ class TabletopRun:
     scenes: int = 200
     # weights of single images, pairs and clips; nothing is asked about charts and texts
     mixture: Mixture = field(default_factory=lambda: Mixture(image=0.6, pair=0.1, clip=0.3, chart=0, text=0))
-    turns: int = 8  # maximum number of questions about a scene
     size: Size = field(default_factory=lambda: Size(168, 168))  # of the images in pixels
-    fps: float = 2.0  # frames per second of clips
     policy: str = "novelty"  # keyframe policy for clips: "novelty" or "reference"
     max_tokens: int | None = None  # visual token budget of a prompt; None for the checkpoint's
-    max_new_tokens: int = 160  # maximum length of an answer in tokens
 
     def __post_init__(self) -> None:
         for family in ("chart", "text"):
@@ -90,7 +87,7 @@ def evaluate_tabletop(
     Raises:
         PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
     """
-    settings = TabletopSettings(Split.TEST, run.seed, run.size, run.turns, run.fps, mixture=run.mixture)
+    settings = TabletopSettings(Split.TEST, run.seed, run.size, turns=8, fps=2.0, mixture=run.mixture)
     scored: list[list[Scored]] = []
     with closing(TabletopDataset(settings)) as dataset:
         for number in range(run.scenes):
@@ -140,7 +137,7 @@ def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, samp
         clip=[ClipFrame(*item) for item in zip(sample.stamps_s, sample.frames, strict=True)] if is_clip else None,
         policy=_POLICIES[run.policy](),
         max_tokens=run.max_tokens,
-        sampling=Sampling(max_new_tokens=run.max_new_tokens),
+        sampling=Sampling(max_new_tokens=160),
     )
     return [answer.raw for answer in answers]
 

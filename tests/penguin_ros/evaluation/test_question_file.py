@@ -53,8 +53,8 @@ def test_optional_fields_have_defaults():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON: .* at column 2"),
-        ("[]", "valid dictionary"),
+        ("{", "Invalid JSON: .* at line 1 column 1"),
+        ("[]", "should be an object"),
         (line(id=...), "id: Field required"),
         (line(id=""), "id: String should have at least 1 character"),
         (line(answer="red"), "answer: Extra inputs are not permitted"),

@@ -39,7 +39,7 @@ def live(bag, questions, runtime, timer, done=None, captions=False, max_new_toke
         "answer.max_new_tokens": max_new_tokens,
     }
     settings = RunSettings(methods=["realtime"], parameters=parameters, realtime_factor=factor)
-    (job,) = make_plan([bag], questions, ModelSpec(path="scripted"), settings).jobs
+    ((job,), _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
     runtime.work = timer.work
     engine = Engine(runtime, runtime.processor, settings)
     return Collected(replay_realtime(replace(job, done=done or {}), engine, timer))
