@@ -26,7 +26,6 @@ from penguin_ros.shipped import EXAMPLE, MODEL, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import Question
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
 app = typer.Typer(help="Score a model on recorded bags and on the simulated table-top.", no_args_is_help=True)
@@ -83,7 +82,6 @@ def bags(
 ) -> None:
     """Ask questions about recorded bags, each at its time, and score the answers."""
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
     methods: list[Any] = ["memory", *(["realtime"] if realtime else []), *(item.value for item in baseline or [])]
@@ -92,7 +90,7 @@ def bags(
     threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
     options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite)
-    _run_and_report(bag, read_questions(questions), spec, settings, options, as_json)
+    _run_and_report(bag, questions, spec, settings, options, as_json)
 
 
 @app.command()
@@ -104,7 +102,6 @@ def example(
 ) -> None:
     """Score the shipped model on the shipped bags, together with both baselines."""
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
     require_shipped(model, EXAMPLE)
@@ -113,8 +110,8 @@ def example(
     name = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model
     settings = RunSettings(methods=["memory", "last-4", "offline"], parameters=EXAMPLE_PARAMETERS)
     options = RunOptions(out, title=f"{model.name} on two clips of the table-top", overwrite=True)
-    questions = read_questions(EXAMPLE / "questions.jsonl")
-    _run_and_report(bags, questions, ModelSpec(path=str(name), device=device), settings, options, as_json)
+    spec = ModelSpec(path=str(name), device=device)
+    _run_and_report(bags, EXAMPLE / "questions.jsonl", spec, settings, options, as_json)
 
 
 @app.command()
@@ -202,7 +199,7 @@ def export(
 
 def _run_and_report(
     bags: list[Path],
-    questions: list[Question],
+    questions: Path,
     model: ModelSpec,
     settings: RunSettings,
     options: RunOptions,
@@ -210,10 +207,11 @@ def _run_and_report(
 ) -> None:
     """Runs an evaluation, writes and prints its results, and exits with 1 if a bag failed."""
     from penguin_ros.evaluation.bags.run import run_bags
+    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.report.page import write_report
 
     with ProgressBar(show=not as_json) as bar:
-        results = run_bags(bags, questions, model, settings, options, bar.set_total, bar.add)
+        results = run_bags(bags, read_questions(questions), model, settings, options, bar.set_total, bar.add)
     page = write_report(options.out / "report.html", [results], [options.out])
     print_results(results, options.out / "results.json", page, as_json)
     if any(item.failed for item in results.bags):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from penguin_models.errors import EvaluationError
 from penguin_ros.cli.evaluate_output import ProgressBar
 from penguin_ros.cli.output import (
     DeviceOption,
@@ -41,7 +38,10 @@ def tabletop(
     max_tokens: Annotated[
         int | None, typer.Option(help="Visual token budget; default: the checkpoint's.", min=1)
     ] = None,
-    answers: Annotated[Path | None, typer.Option(help="File for all questions and answers, as JSON lines.")] = None,
+    answers: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(help="File for all questions and answers, as JSON lines.", encoding="utf-8", lazy=False),
+    ] = None,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
@@ -56,13 +56,13 @@ def tabletop(
         seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
     )
     opened, processor = open_runtime(runtime, model, device, dtype)
-    with _open_answers(answers) as file, ProgressBar(show=not as_json) as bar:
+    with ProgressBar(show=not as_json) as bar:
         bar.set_total(scenes)
 
         def write(asked: Sequence[AskedTurn]) -> None:
-            if file is not None:
-                file.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
-                file.flush()
+            if answers is not None:
+                answers.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
+                answers.flush()
             bar.add()
 
         scores = evaluate_tabletop(opened, processor, run, write)
@@ -77,12 +77,3 @@ def tabletop(
         table.add_row(score.title, f"{score.value:.3f}", interval, str(score.answers))
     stdout.print(table)
     stdout.out(f"{scenes} scenes of the test split, seed {seed}; bootstrap intervals over scenes")
-
-
-def _open_answers(path: Path | None) -> IO[str] | nullcontext[None]:
-    if path is None:
-        return nullcontext()
-    try:
-        return path.open("w", encoding="utf-8")
-    except OSError as err:
-        raise EvaluationError(f"answers {path} cannot be written: {err.strerror}") from err

@@ -49,11 +49,7 @@ class RunSettings(JsonRecord):
     realtime_factor: float = Field(default=1.0, gt=0)  # method "realtime" multiplies durations of work by this
 
     def node(self, cameras: Sequence[str] = ("camera",)) -> NodeSettings:
-        """Returns the node's settings for these cameras.
-
-        Raises:
-            PenguinError: A value is out of range, or the token budget is too small for this many cameras.
-        """
+        """Returns the node's settings for these cameras; raises PenguinError for a value that is out of range."""
         return node_settings(self.parameters, cameras)
 
 
@@ -137,6 +133,11 @@ def question_key(question: Question) -> str:
     """Returns a hash of everything an answer depends on; the expected results are not part of it."""
     asked = question.model_dump(mode="json", exclude={"expected", "kind", "evidence_s"})
     return digest([asked, question.truth_topics])
+
+
+def answer_key(question: Question, method: str) -> AnswerKey:
+    """Returns the key of a method's answer to a question."""
+    return question.id, method, question_key(question)
 
 
 def digest(value: Any) -> str:

@@ -142,7 +142,7 @@ def test_report_compares_two_runs(bags_of, cli, tmp_path):
         ({"bag": "attic"}, "is about bag attic; the bags are tabletop-0"),
         (
             {"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]},
-            "line 1: .*unknown metric 'bleu'",
+            "line 1: .*metric: Input should be 'exact'",
         ),
         ({"expected": [{"type": "objects", "topic": "/boxes"}]}, "no topic /boxes; topics with boxes: /ground_truth"),
         ({"extra": 1}, "line 1: extra: Extra inputs are not permitted"),

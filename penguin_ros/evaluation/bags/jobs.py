@@ -9,7 +9,7 @@ from penguin_engine.scene.generation import Sampling
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic
 from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
-from penguin_ros.evaluation.records import AnswerKey, AnswerRecord, ModelSpec, RunSettings, question_key
+from penguin_ros.evaluation.records import AnswerKey, AnswerRecord, ModelSpec, RunSettings, answer_key
 
 SINGLE_CAMERA_METHODS = ("last-4", "offline")
 
@@ -43,7 +43,7 @@ class BagJob:
     def wanted(self) -> set[AnswerKey]:
         """Returns the keys of all answers of this bag, known or not."""
         return {
-            (question.id, method, question_key(question))
+            answer_key(question, method)
             for question in self.questions
             for method in self.settings.methods
             if len(question.cameras) < 2 or method not in SINGLE_CAMERA_METHODS
@@ -51,14 +51,10 @@ class BagJob:
 
     def finished(self, asked: Asked, method: str) -> AnswerRecord | None:
         """Returns the answer of an earlier run, if any."""
-        return self.done.get((asked.question.id, method, question_key(asked.question)))
+        return self.done.get(answer_key(asked.question, method))
 
     def truth_at(self, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
-        """Returns the expected boxes of a question at a stamp, by topic.
-
-        Raises:
-            EvaluationError: A topic has no message close to the stamp.
-        """
+        """Returns the expected boxes of a question by topic; raises EvaluationError if no message is near the stamp."""
         return {topic: list(self.truth[topic].at(stamp_ns)) for topic in question.truth_topics}
 
     def _asked(self, question: Question) -> Asked:

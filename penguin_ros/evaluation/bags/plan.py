@@ -76,11 +76,7 @@ def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[s
 def _plan_bag(
     path: Path, questions: Sequence[Question], model: ModelSpec, settings: RunSettings, problems: list[str]
 ) -> Iterator[BagJob]:
-    """Yields the job of a bag, if it has questions, and adds problems: those of topics first, then those of times.
-
-    Raises:
-        MediaError: The bag cannot be read.
-    """
+    """Yields the job of a bag, if it has questions, and adds problems: those of topics first, then those of times."""
     if not questions:
         return
     unavailable: dict[str, list[str]] = {}  # reason -> question ids

@@ -29,7 +29,7 @@ METHOD = "realtime"
 class SimulatedClock:
     """The time of a recording: it passes with work that is measured and skips idle time."""
 
-    def __init__(self, start_ns: int, factor: float = 1.0, timer: Callable[[], float] = perf_counter):
+    def __init__(self, start_ns: int, factor: float, timer: Callable[[], float]):
         """Starts at a stamp; the factor multiplies the seconds that the timer counts."""
         self._timer, self._factor = timer, factor
         self._base_ns = start_ns
@@ -66,11 +66,7 @@ def replay_realtime(
     """
     if all(job.finished(asked, METHOD) is not None for asked in job.asked()):
         return
-    images = job.recording.read()
-    first = next(images, None)
-    assert first is not None, "a recording has images"
-    clock = SimulatedClock(first.ref.stamp_ns, job.settings.realtime_factor, timer)
-    worker = _SimulatedWorker(job, engine, clock, first, images)
+    worker = _SimulatedWorker(job, engine, timer)
     try:
         yield from worker.run()
     finally:
@@ -81,14 +77,8 @@ def replay_realtime(
 class _SimulatedWorker(SceneWorker):
     """The node's worker, driven step by step on a simulated clock, and the listener that records what it does."""
 
-    def __init__(
-        self,
-        job: BagJob,
-        engine: Engine,
-        clock: SimulatedClock,
-        first: StampedImage,
-        images: Iterator[StampedImage],
-    ):
+    def __init__(self, job: BagJob, engine: Engine, timer: Callable[[], float]):
+        clock = SimulatedClock(job.recording.images[0].stamp_ns, job.settings.realtime_factor, timer)
         states = engine.camera_states(job.recording.cameras, clock.now_s)
         node = job.settings.node(job.recording.cameras)
         queue = RequestQueue(node["queue_size"])
@@ -100,8 +90,9 @@ class _SimulatedWorker(SceneWorker):
         self._submitted: dict[PendingRequest, Asked] = {}
         self._newest_frames: dict[str, Frame] = {}
         self._loaded_ns = clock.now_ns()
-        self._next: StampedImage | None = first
-        self._images = images
+        self._images = job.recording.read()
+        self._next: StampedImage | None
+        self._read_next()
 
     def run(self) -> Iterator[AnswerRecord | Timeline]:
         """Replays until every question has been answered, and yields the results."""
@@ -130,8 +121,7 @@ class _SimulatedWorker(SceneWorker):
         while self._next is not None and self._next.ref.stamp_ns <= self._time.now_ns():
             image = self._next
             self.offer(image.ref.camera, image.ref.stamp_ns, partial(self._load, image))
-            with self._time.excluded():
-                self._next = next(self._images, None)
+            self._read_next()
         self._submit_due()
         super().take_frames()
 
@@ -172,6 +162,10 @@ class _SimulatedWorker(SceneWorker):
         frame = image.load()
         self._newest_frames[frame.camera] = frame
         return frame
+
+    def _read_next(self) -> None:
+        with self._time.excluded():
+            self._next = next(self._images, None)
 
     def _submit_due(self) -> None:
         """Queues the next question if it is due; an answer of an earlier run takes the time that it took."""

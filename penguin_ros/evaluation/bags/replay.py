@@ -17,9 +17,8 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import newest_last
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_models.types import Frame
-from penguin_ros.evaluation.bags.baselines import LastFramesMethod, OfflineMethod
 from penguin_ros.evaluation.bags.jobs import SINGLE_CAMERA_METHODS, Asked, BagJob
-from penguin_ros.evaluation.bags.methods import Engine, MemoryMethod, Method
+from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
 from penguin_ros.evaluation.bags.recording import StampedImage
 from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key
 
@@ -127,16 +126,10 @@ def answer_record(
     waited_s: float = 0.0,
     joules: float | None = None,
 ) -> AnswerRecord:
-    """Returns the record of an answer, or of the error in its place.
+    """Returns the record of a method's answer, or of the error in its place.
 
-    Args:
-        job: The bag's job.
-        asked: The question.
-        method: Name of the method that answered.
-        outcome: The answer or the error.
-        newest: Newest frame of each camera that the method has seen; boxes refer to the newest of these.
-        waited_s: Seconds from the question to the start of the work.
-        joules: Energy of the answer.
+    `newest` has the newest frame of each camera that the method has seen; boxes refer to the newest of these. `waited_s`
+    is the time from the question to the start of the work.
     """
     frame, truth = None, {}
     stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}

@@ -18,7 +18,7 @@ from penguin_ros.evaluation.bags.recording import bag_name
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
 from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, describe_error, question_key
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, answer_key, describe_error
 from penguin_ros.evaluation.results import (
     BagInfo,
     BagTimeline,
@@ -55,14 +55,8 @@ def run_bags(
 ) -> Results:
     """Evaluates a model on bags, and resumes an earlier run in the same folder.
 
-    Args:
-        bags: Bag folders or files.
-        questions: Questions about them.
-        model: The model.
-        settings: Settings that change answers.
-        options: Options that do not.
-        on_start: Called with the number of answers in total and of those already known.
-        on_answers: Called with the number of new answers since the last call.
+    At the start, `on_start` gets the number of answers in total and of those already known; `on_answers` gets the
+    number of new answers since its last call.
 
     Returns:
         The results, which are also written to the folder. They name bags that failed, and keep the answers made before.
@@ -145,7 +139,7 @@ def _score(
     records = []
     for question in questions:
         for method in settings.methods:
-            record = progress.answers.get((question.id, method, question_key(question)))
+            record = progress.answers.get(answer_key(question, method))
             if record is not None:
                 record = record if job is None else _with_truth(job, question, record)
                 records.append(score_record(bag, question, record))

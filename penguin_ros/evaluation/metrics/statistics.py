@@ -42,10 +42,7 @@ def intervals(
     If a share is 0 in every question, or 1 in every question, all resamples are alike and the bootstrap interval has no
     width; Wilson's score interval (Wilson 1927) is returned instead.
 
-    Args:
-        columns: For each score, the contribution of each question; denominator 0 if a question does not count.
-        seed: Seed of the resampling.
-        shares: For each score, whether it lies between 0 and 1; None if all do.
+    A question with denominator 0 does not count. `shares` tells which scores lie between 0 and 1; None means all.
 
     Returns:
         (low, high) of each score; None if fewer than two questions count.
@@ -104,11 +101,12 @@ def sign_test(better: int, worse: int) -> float:
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -> dict[str, float] | None:
-    """Returns percentiles by linear interpolation as {"p50": ...}; None for no values."""
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Returns the percentiles "p50", "p90" and "p99" by linear interpolation; None for no values."""
     if not values:
         return None
-    return {f"p{p}": float(v) for p, v in zip(wanted, np.percentile(values, wanted), strict=True)}
+    p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99}
 
 
 def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:

@@ -19,10 +19,9 @@ _EVENT_COLOUR, _KEYFRAME_COLOUR = "#ffcd78", "#1e5ac8"
 
 
 def rendered_clips(count: int) -> Iterator[LabelledClip]:
-    """Yields `count` clips of the test split with events, each followed by a calm one: only noise, flicker, slow light.
+    """Yields clips of the test split with events, each followed by a calm one: only noise, flicker and slow light.
 
-    Raises:
-        TabletopError: PyBullet is not installed.
+    Raises TabletopError if PyBullet is not installed.
     """
     for number in range(count):
         for calm in (False, True):
@@ -53,9 +52,7 @@ def check_plot(path: Path) -> None:
 def draw_timelines(path: Path, policies: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """Writes a plot with one row per clip of each policy; every second clip is a calm one, without events.
 
-    Args:
-        path: Image file, in the format that its ending names.
-        policies: By name, clips with "events" (start and end in seconds) and "keyframes" (seconds).
+    Clips have "events" (start and end in seconds) and "keyframes" (seconds). The path's ending names the format.
     """
     from matplotlib.figure import Figure
 

@@ -78,11 +78,7 @@ def evaluate_tabletop(
 ) -> dict[str, Score]:
     """Asks about every scene and returns the scores by name, in the order of tables.
 
-    Args:
-        runtime: Runtime with the model.
-        processor: Processor of the same checkpoint.
-        run: The scenes and how they are asked about.
-        on_answers: Called after each scene with the answers about it.
+    After each scene, `on_answers` gets the answers about it.
 
     Raises:
         PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
@@ -91,24 +87,20 @@ def evaluate_tabletop(
     scored: list[list[Scored]] = []
     with closing(TabletopDataset(settings)) as dataset:
         for number in range(run.scenes):
-            sample = dataset[number]
-            answers = _answer_turns(runtime, processor, run, sample)
-            scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-            scored.append(scores)
-            on_answers(
-                [
-                    AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
-                    for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
-                ]
-            )
+            sample, asked = dataset[number], []
+            scored.append([])
+            for turn, raw in zip(sample.turns, _answer_turns(runtime, processor, run, sample), strict=True):
+                score = score_answer(turn, raw)
+                scored[-1].append(score)
+                asked.append(AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right))
+            on_answers(asked)
     return summarise(scored)
 
 
 def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
-    """Returns the scores of all answers, with intervals over scenes because answers about one scene are correlated.
+    """Returns the scores of the answers of each scene.
 
-    Args:
-        scored: The answers of each scene.
+    Intervals are over scenes, because answers about one scene are correlated.
     """
     present = {name for answers in scored for answer in answers for name in answer.parts}
     names = [name for name in TITLES if name in present] + sorted(n for n in present if n.startswith(QUESTION))

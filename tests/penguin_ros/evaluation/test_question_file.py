@@ -68,7 +68,7 @@ def test_optional_fields_have_defaults():
         (line(expected=[{"accept": ["red"]}]), "expected.0: .*discriminator"),
         (
             line(expected=[TEXT, TEXT | {"metric": "bleu"}]),
-            "expected.1.text.metric: unknown metric 'bleu'; choose one of",
+            "expected.1.text.metric: Input should be 'exact', 'normalised'",
         ),
         (line(expected=[TEXT | {"accept": []}]), "expected.0.text.accept"),
         (line(expected=[{"type": "number", "value": 1, "tolerance": -1}]), "tolerance"),
