@@ -26,16 +26,10 @@ class BagClip:
     """The images of one topic of a bag as a `Clip`, sampled by recording time. Only sampled images are decoded."""
 
     def __init__(self, path: str | Path, topic: str | None = None, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Reads the recording times of the topic and selects the images.
+        """Reads the recording times of the topic and selects `fps` images per second, at most `max_frames` in total.
 
-        Args:
-            path: Bag folder, or a single .mcap, .db3 or .bag file.
-            topic: Image topic; None if the bag has only one.
-            fps: Sampled frames per second of recording.
-            max_frames: Maximum number of frames.
-
-        Raises:
-            MediaError: The bag cannot be read, the topic is missing, ambiguous or empty, or a number is not positive.
+        The path is a bag folder, or a single .mcap, .db3 or .bag file; the topic is None if the bag has only one.
+        Raises MediaError if the bag cannot be read, the topic is missing, ambiguous or empty, or a number is invalid.
         """
         check_sampling(fps, max_frames)
         self._path = Path(path)

@@ -81,12 +81,14 @@ def bags(
     as_json: JsonOption = False,
 ) -> None:
     """Ask questions about recorded bags, each at its time, and score the answers."""
+    from penguin_ros.evaluation.bags.node_parameters import parse_parameter, read_parameters
     from penguin_ros.evaluation.bags.run import RunOptions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
     methods: list[Any] = ["memory", *(["realtime"] if realtime else []), *(item.value for item in baseline or [])]
-    parameters = _parameters(params_file, param or [])
+    parameters = (read_parameters(params_file) if params_file else {}) | dict(map(parse_parameter, param or []))
     settings = RunSettings(methods=methods, parameters=parameters, realtime_factor=realtime_factor)
+    settings.node()  # reports values out of range before a bag is read
     threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
     options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite)
@@ -216,12 +218,3 @@ def _run_and_report(
     print_results(results, options.out / "results.json", page, as_json)
     if any(item.failed for item in results.bags):
         sys.exit(1)
-
-
-def _parameters(file: Path | None, assignments: list[str]) -> dict[str, Any]:
-    from penguin_ros.evaluation.bags.node_parameters import node_settings, parse_parameter, read_parameters
-
-    parameters = read_parameters(file) if file else {}
-    parameters |= dict(map(parse_parameter, assignments))
-    node_settings(parameters, ["camera"])  # reports values out of range before a bag is read
-    return parameters

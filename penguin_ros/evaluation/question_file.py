@@ -11,7 +11,7 @@ was captured up to its time. If several results are expected, all of them must b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -189,11 +189,15 @@ def read_questions(path: Path) -> list[Question]:
         line_by_id[question.id] = number
         questions.append(question)
     if errors:
-        more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
-        raise EvaluationError(f"{path}: {'; '.join(errors[:10])}{more}")
+        raise EvaluationError(f"{path}: {first_ten(errors)}")
     if not questions:
         raise EvaluationError(f"{path} has no questions")
     return questions
+
+
+def first_ten(problems: Sequence[str]) -> str:
+    """Returns up to ten problems in one line, and the number of the others."""
+    return "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
 
 
 def read_lines(path: Path) -> list[str]:

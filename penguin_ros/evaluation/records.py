@@ -112,6 +112,7 @@ class AnswerRecord(JsonRecord):
 class Timeline(JsonRecord):
     """One camera's memory over time. Lists have one value per frame offered to the memory."""
 
+    bag: str = ""  # name of the bag; empty until the results are complete
     camera: str  # image topic
     method: str  # "memory" or "realtime"
     token_budget: int  # of this camera

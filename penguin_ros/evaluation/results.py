@@ -49,18 +49,12 @@ class ScoredRecord(AnswerRecord):
 
     bag: str
     correct: bool  # whether every expected result was met
-    scores: dict[str, tuple[float, float]]  # (numerator, denominator) by metric, see metrics/scoring.py
+    scores: dict[str, Ratio]  # by metric, see metrics/scoring.py
     age_s: float | None = None  # age of the newest evidence that the answer needs; None if the question does not say
 
     def part(self, metric: str) -> Ratio:
         """Returns this answer's part of a metric; 0/0 if the metric does not apply."""
-        return Ratio(*self.scores.get(metric, (0.0, 0.0)))
-
-
-class BagTimeline(Timeline):
-    """A camera's memory over time, with the name of the bag."""
-
-    bag: str
+        return self.scores.get(metric, Ratio(0, 0))
 
 
 class Results(JsonRecord):
@@ -79,7 +73,7 @@ class Results(JsonRecord):
     bags: list[BagInfo]
     questions: list[Question]
     records: list[ScoredRecord]  # one per question and method
-    timelines: list[BagTimeline] = Field(default=[])
+    timelines: list[Timeline] = Field(default=[])
     summary: dict[str, Any] = Field(default={})  # scores with intervals, see summary.py
 
     @property
@@ -98,8 +92,7 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     expected = expected_of(question, record)
     found = score(_prediction(record), expected)
     correct = found.correct and len(expected) == len(question.expected) and record.error is None
-    parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
-    parts["accuracy"] = (float(correct), 1.0)
+    parts = {**found.parts, "accuracy": Ratio(float(correct))}
     age_s = evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
 

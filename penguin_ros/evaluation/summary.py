@@ -13,7 +13,8 @@ import numpy as np
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
 from penguin_ros.evaluation.metrics.statistics import intervals, paired_differences, percentiles, ratio, sign_test
-from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord
+from penguin_ros.evaluation.records import Timeline
+from penguin_ros.evaluation.results import Results, ScoredRecord
 
 _AGE_BOUNDS_S = (2.0, 10.0, 30.0, 60.0)
 """Upper bounds of the groups by age of the needed evidence."""
@@ -157,7 +158,7 @@ def _grouped(records: Sequence[ScoredRecord], key: Callable[[ScoredRecord], str]
     return {name: {"questions": len(group), "metrics": metrics(group, seed)} for name, group in by_key.items()}
 
 
-def _keyframes_per_min(timelines: Sequence[BagTimeline]) -> float | None:
+def _keyframes_per_min(timelines: Sequence[Timeline]) -> float | None:
     minutes = sum(timeline.time_s[-1] - timeline.time_s[0] for timeline in timelines if timeline.time_s) / 60
     return sum(timeline.kind.count(0) for timeline in timelines) / minutes if minutes else None
 

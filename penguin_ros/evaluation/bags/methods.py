@@ -62,11 +62,10 @@ class Engine:
 class Method(ABC):
     """A method of answering about a recording."""
 
-    @abstractmethod
-    def __init__(self, engine: Engine, recording: Recording): ...
+    def __init__(self, engine: Engine, recording: Recording):
+        self._engine, self._recording = engine, recording
 
-    @abstractmethod
-    def see(self, frame: Frame) -> None:
+    def see(self, frame: Frame) -> None:  # noqa: B027  # the offline procedure reads the recording instead
         """Takes a frame."""
 
     @abstractmethod
@@ -81,7 +80,7 @@ class MemoryMethod(Method):
     """The node's memory and session; every frame is encoded and prefilled before the next one arrives."""
 
     def __init__(self, engine: Engine, recording: Recording):
-        self._engine = engine
+        super().__init__(engine, recording)
         self._camera_states = engine.camera_states(recording.cameras)
         self.log = MemoryLog("memory", recording, self._camera_states)
 
@@ -144,7 +143,7 @@ class LastFramesMethod(Method):
     """Answers from a clip of the last four frames, without a memory."""
 
     def __init__(self, engine: Engine, recording: Recording):
-        self._engine = engine
+        super().__init__(engine, recording)
         self._frames: dict[str, deque[Frame]] = {camera: deque(maxlen=_LAST_FRAMES) for camera in recording.cameras}
 
     def see(self, frame: Frame) -> None:
@@ -164,12 +163,6 @@ class LastFramesMethod(Method):
 
 class OfflineMethod(Method):
     """Answers as the released code does: samples, labels and encodes the recording so far for each question."""
-
-    def __init__(self, engine: Engine, recording: Recording):
-        self._engine, self._recording = engine, recording
-
-    def see(self, frame: Frame) -> None:
-        """Does nothing: frames are read from the recording for each question."""
 
     def ask(self, asked: Asked) -> Answer:
         """Answers from the recording up to now, within the horizon."""

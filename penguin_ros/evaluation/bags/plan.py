@@ -10,12 +10,11 @@ from penguin_ros.bags import choose_topic, open_bag
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic, read_truth
 from penguin_ros.evaluation.bags.jobs import BagJob, question_clock
 from penguin_ros.evaluation.bags.recording import Recording, bag_name, open_recording
-from penguin_ros.evaluation.question_file import Question
+from penguin_ros.evaluation.question_file import Question, first_ten
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
 _SLACK_NS = 1_000_000
 """A question may be this much before the first or after the last image, because times in files are rounded."""
-_MAX_PROBLEMS = 10
 
 
 def make_plan(
@@ -39,8 +38,7 @@ def make_plan(
         except MediaError as err:
             failed[name] = str(err)
     if problems:
-        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
-        raise EvaluationError("; ".join(problems[:_MAX_PROBLEMS] + more))
+        raise EvaluationError(first_ten(problems))
     return jobs, failed
 
 

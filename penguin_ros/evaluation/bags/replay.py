@@ -128,8 +128,8 @@ def answer_record(
 ) -> AnswerRecord:
     """Returns the record of a method's answer, or of the error in its place.
 
-    `newest` has the newest frame of each camera that the method has seen; boxes refer to the newest of these. `waited_s`
-    is the time from the question to the start of the work.
+    `newest` has the newest frame of each camera that the method has seen; boxes refer to the newest of these.
+    `waited_s` is the time from the question to the start of the work.
     """
     frame, truth = None, {}
     stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}

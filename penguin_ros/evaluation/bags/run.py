@@ -18,10 +18,9 @@ from penguin_ros.evaluation.bags.recording import bag_name
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
 from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, answer_key, describe_error
+from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline, answer_key, describe_error
 from penguin_ros.evaluation.results import (
     BagInfo,
-    BagTimeline,
     ModelInfo,
     Results,
     ScoredRecord,
@@ -53,13 +52,12 @@ def run_bags(
     on_start: Callable[[int, int], None] = lambda total, done: None,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> Results:
-    """Evaluates a model on bags, and resumes an earlier run in the same folder.
+    """Evaluates a model on bags, resumes an earlier run in the same folder, and returns the results.
 
     At the start, `on_start` gets the number of answers in total and of those already known; `on_answers` gets the
     number of new answers since its last call.
 
-    Returns:
-        The results, which are also written to the folder. They name bags that failed, and keep the answers made before.
+    The results are also written to the folder. They name bags that failed, and keep the answers made before.
 
     Raises:
         PenguinError: The questions do not fit the bags, the model cannot be loaded, the folder has results of other
@@ -134,7 +132,7 @@ def _run(work: Work, options: RunOptions, on_answers: Callable[[int], None]) -> 
 
 def _score(
     bag: str, questions: Sequence[Question], settings: RunSettings, progress: Progress, job: BagJob | None
-) -> tuple[list[ScoredRecord], list[BagTimeline]]:
+) -> tuple[list[ScoredRecord], list[Timeline]]:
     """Scores the answers about a bag; without a job, the bag is unreadable and its boxes are those recorded earlier."""
     records = []
     for question in questions:
@@ -144,7 +142,7 @@ def _score(
                 record = record if job is None else _with_truth(job, question, record)
                 records.append(score_record(bag, question, record))
     timelines = [timeline for timeline in progress.timelines.values() if timeline.method in settings.methods]
-    return records, [BagTimeline(**timeline.model_dump(), bag=bag) for timeline in timelines]
+    return records, [timeline.model_copy(update={"bag": bag}) for timeline in timelines]
 
 
 def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> AnswerRecord:

@@ -39,10 +39,8 @@ def load_model(model: ModelSpec) -> tuple[Runtime, Processor]:
 def evaluate(job: BagJob, meter: EnergyMeter | None = None) -> Iterator[AnswerRecord | Timeline]:
     """Answers the questions about a bag with all methods, and yields the results as they come.
 
-    If nothing else runs on this machine, a meter measures the energy of answers.
-
-    Raises:
-        PenguinError: The model or the bag cannot be read.
+    If nothing else runs on this machine, a meter measures the energy of answers. Raises PenguinError if the model or
+    the bag cannot be read.
     """
     engine = Engine(*load_model(job.model), job.settings, meter)
     yield from replay(job, engine)
@@ -53,10 +51,7 @@ def evaluate(job: BagJob, meter: EnergyMeter | None = None) -> Iterator[AnswerRe
 def run_in_turn(work: Work, on_answers: Callable[[int], None], meter: EnergyMeter | None = None) -> dict[str, str]:
     """Evaluates bags one after the other in this process, and returns the name of each bag that failed -> reason.
 
-    Args:
-        work: The job of each bag, with its journal.
-        on_answers: Called with the number of new answers since the last call.
-        meter: See `evaluate`.
+    `on_answers` gets the number of new answers since its last call; for the meter, see `evaluate`.
     """
     failed = {}
     for job, journal in work:

@@ -13,7 +13,7 @@ from typing import Any
 from penguin_models.grounding import SCALE
 from penguin_models.types import Size
 from penguin_ros.evaluation.metrics.boxes import BoxTuple, LabelledBox, compare_boxes
-from penguin_ros.evaluation.metrics.statistics import Ratio
+from penguin_ros.evaluation.metrics.statistics import Ratio, sum_ratios
 from penguin_ros.evaluation.metrics.text import TEXT_METRICS, denies, find_choice, find_number
 from penguin_ros.evaluation.metrics.time import RECALL_THRESHOLDS, Span, best_iou
 from penguin_ros.evaluation.question_file import (
@@ -84,8 +84,7 @@ def score(prediction: Prediction, expected: Sequence[Expected]) -> Score:
     for item in expected:
         item_parts, item_correct = _SCORERS[type(item)](prediction, item)
         for name, part in item_parts.items():
-            total = parts.get(name, Ratio(0, 0))
-            parts[name] = Ratio(total.numerator + part.numerator, total.denominator + part.denominator)
+            parts[name] = sum_ratios([parts.get(name, Ratio(0, 0)), part])
         correct &= item_correct
     return Score({"accuracy": Ratio(float(correct)), **parts}, correct)
 

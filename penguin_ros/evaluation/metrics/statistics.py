@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,22 @@ LEVEL = 0.95
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     """The contribution of one question to a score."""
 
     numerator: float
     denominator: float = 1.0
 
 
+def sum_ratios(parts: Sequence[Ratio]) -> Ratio:
+    """Returns the sum of numerators over the sum of denominators."""
+    return Ratio(math.fsum(part.numerator for part in parts), math.fsum(part.denominator for part in parts))
+
+
 def ratio(parts: Sequence[Ratio]) -> float | None:
     """Returns the score, or None if all denominators are 0."""
-    total = math.fsum(part.denominator for part in parts)
-    return math.fsum(part.numerator for part in parts) / total if total else None
+    total = sum_ratios(parts)
+    return total.numerator / total.denominator if total.denominator else None
 
 
 def intervals(
@@ -111,7 +116,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     """Returns the scores of each resample [RESAMPLES, columns]; NaN if no question that counts was drawn."""
-    sums = np.array([[(part.numerator, part.denominator) for part in column] for column in columns])
+    sums = np.array(columns)  # [columns, questions, numerator and denominator]
     if sums.size == 0:
         return np.empty((RESAMPLES, len(columns)))
     questions = sums.shape[1]

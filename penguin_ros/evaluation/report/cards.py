@@ -92,15 +92,11 @@ class Card:
 
 
 class CardMaker:
-    """Makes the cards of a page, and collects the images they show.
-
-    Attributes:
-        images: (id, frame, JPEG in base64) by file; cards of the same frame share one.
-    """
+    """Makes the cards of a page, and collects the images they show."""
 
     def __init__(self, columns: Sequence[Column]):
         self._columns = columns
-        self.images: dict[Path, tuple[str, FrameRecord, str]] = {}
+        self.images: dict[Path, tuple[str, FrameRecord, str]] = {}  # file -> (id, frame, JPEG in base64)
 
     def cards(self) -> list[Card]:
         """Returns a card for every question, in the order of the file."""

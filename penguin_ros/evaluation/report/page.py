@@ -13,9 +13,10 @@ from markupsafe import Markup
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.records import Timeline
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Card, CardMaker, Column, anchor
-from penguin_ros.evaluation.results import BagTimeline, Results
+from penguin_ros.evaluation.results import Results
 from penguin_ros.evaluation.summary import NOT_STATED, compare_records
 
 _PERCEPTION = ("recent", "recall", NOT_STATED)
@@ -151,7 +152,7 @@ def _memories(columns: Sequence[Column]) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(timeline: BagTimeline) -> str:
+def _facts(timeline: Timeline) -> str:
     parts = [
         f"{timeline.images} images, {len(timeline.time_s)} frames processed, {timeline.kind.count(0)} keyframes",
         f"{sum(timeline.shrunk)} shrunk, {sum(timeline.left)} removed, {timeline.frames[-1]} in memory at the end",

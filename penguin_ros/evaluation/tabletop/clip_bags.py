@@ -55,12 +55,9 @@ def write_clips(
     fps: float = 2.0,
     on_clip: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Writes clips of the test split as bags in a folder, and one file of questions about all of them.
+    """Writes clips of the test split as bags in a folder, with one file of questions, and returns the bags' paths.
 
     The seed selects clips within the split; `fps` is in images per second; `on_clip` is called after each clip.
-
-    Returns:
-        Paths of the bags.
 
     Raises:
         TabletopError: A setting is out of range, or PyBullet is not installed.

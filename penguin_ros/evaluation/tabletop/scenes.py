@@ -19,7 +19,7 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Size
-from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio
+from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio, sum_ratios
 from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Scored, score_answer
 from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
 from penguin_tabletop.samples import Sample
@@ -104,7 +104,10 @@ def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
     """
     present = {name for answers in scored for answer in answers for name in answer.parts}
     names = [name for name in TITLES if name in present] + sorted(n for n in present if n.startswith(QUESTION))
-    columns = [[_scene_part(answers, name) for answers in scored] for name in names]
+    columns = [
+        [sum_ratios([answer.parts[name] for answer in answers if name in answer.parts]) for answers in scored]
+        for name in names
+    ]
     scores = {}
     for name, column, interval in zip(names, columns, intervals(columns), strict=True):
         value = ratio(column)
@@ -132,8 +135,3 @@ def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, samp
         sampling=Sampling(max_new_tokens=160),
     )
     return [answer.raw for answer in answers]
-
-
-def _scene_part(answers: Sequence[Scored], name: str) -> Ratio:
-    parts = [answer.parts[name] for answer in answers if name in answer.parts]
-    return Ratio(sum(part.numerator for part in parts), sum(part.denominator for part in parts))

@@ -6,9 +6,8 @@ import pytest
 
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.question_file import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
-from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
+from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings, Timeline
 from penguin_ros.evaluation.results import (
-    BagTimeline,
     ModelInfo,
     Results,
     checkpoint_hash,
@@ -176,7 +175,7 @@ def test_the_summary_has_costs():
         score_record("bag", q, answer(q.id, seconds=s, visual_tokens=100, joules=2.0))
         for q, s in zip(questions, seconds, strict=True)
     ]
-    line = BagTimeline(
+    line = Timeline(
         bag="bag",
         camera="/camera",
         method="memory",
