@@ -33,7 +33,7 @@ class SimCamera(Node):  # type: ignore[misc, unused-ignore]
     """Publishes `~/image_raw` and `~/truth`.
 
     `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text the
-    events in progress ("" if there are none).
+    event in progress ("" if there is none).
     """
 
     def __init__(self) -> None:
@@ -56,25 +56,20 @@ class SimCamera(Node):  # type: ignore[misc, unused-ignore]
         self._truth = self.create_publisher(GroundedCaption, "~/truth", 10)
         self.create_timer(1 / rate_hz, self._publish)
 
-    def destroy_node(self) -> None:
-        """Frees the renderer."""
-        self._table.close()
-        super().destroy_node()
-
     def _declare_integer(self, name: str, default: int, low: int, high: int, description: str) -> int:
         limits = [IntegerRange(from_value=low, to_value=high, step=1)]
         descriptor = ParameterDescriptor(description=description, integer_range=limits, read_only=True)
         return int(self.declare_parameter(name, default, descriptor).value)
 
     def _publish(self) -> None:
-        frame = self._table.step()
-        height, width, _ = frame.rgb.shape
+        view, event = self._table.step()
+        height, width = view.picture.size
         image = Image(height=height, width=width, encoding="rgb8", step=width * 3)
         image.header.stamp = self.get_clock().now().to_msg()
         image.header.frame_id = self._frame_id
-        image.data = array.array("B", frame.rgb.tobytes())
-        text = ", ".join(f"{event.label} {event.kind} {event.where}".strip() for event in frame.events)
-        objects = [item.grounded for item in frame.truth.objects]
+        image.data = array.array("B", view.picture.rgb.tobytes())
+        text = "" if event is None else f"{event.label} {event.kind} {event.where}".strip()
+        objects = [item.grounded for item in view.truth.objects]
         self._truth.publish(truth_message(image.header, self._images.topic_name, Size(height, width), text, objects))
         self._images.publish(image)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ _MISSING = "the simulated table-top needs PyBullet: pip install pybullet"
 
 
 class BulletClient:
-    """PyBullet's constants, and its functions bound to one simulation without a window."""
+    """PyBullet's constants, and its functions bound to one simulation without a window, which ends with this object."""
 
     def __init__(self) -> None:
         self._bullet = load_pybullet()
         self._id = self._bullet.connect(self._bullet.DIRECT)
+        weakref.finalize(self, self._bullet.disconnect, self._id)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._bullet, name)
@@ -26,11 +28,7 @@ class BulletClient:
 
 @lru_cache(maxsize=1)
 def load_pybullet() -> Any:
-    """Imports PyBullet without the line that its C code writes to standard error.
-
-    Raises:
-        TabletopError: PyBullet is not installed.
-    """
+    """Imports PyBullet without the line that its C code writes; raises TabletopError if it is not installed."""
     stderr_copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

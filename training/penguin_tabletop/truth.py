@@ -19,8 +19,7 @@ from penguin_models.types import Size
 from penguin_tabletop.render.picture import RenderedPicture, Visibility
 from penguin_tabletop.render.printing import is_legible
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.scene import Scene, Vector
-from penguin_tabletop.scene.view import area_in_image, rect_of
+from penguin_tabletop.scene.scene import Scene, Vector, area_in_image, rect_of
 
 MIN_SHARE = 0.45
 MIN_SIDE = 0.035
@@ -145,7 +144,7 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
     objects, unclear = [], []
     for thing in scene.things:
         found = visibility.get(thing.id)
-        if found is None or found.box is None or found.share < NO_TRACE:
+        if found is None or found.share < NO_TRACE:
             continue
         if found.share < MIN_SHARE or not _is_large_enough(found.box, size):
             unclear.append(thing.label)

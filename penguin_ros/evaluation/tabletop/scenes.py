@@ -21,8 +21,7 @@ from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Size
 from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio
 from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Scored, score_answer
-from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_tabletop.samples import Sample
+from penguin_tabletop.dataset import Mixture, Sample, TabletopDataset, TabletopSettings
 from penguin_tabletop.seeds import Split
 
 _POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
@@ -99,21 +98,18 @@ def evaluate_tabletop(
     dataset = TabletopDataset(settings)
     scored: list[list[Scored]] = []
     all_asked: list[AskedTurn] = []
-    try:
-        for number in range(run.scenes):
-            sample = dataset[number]
-            answers = _answer_turns(runtime, processor, run, sample)
-            scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-            asked = [
-                AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
-                for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
-            ]
-            all_asked += asked
-            scored.append(scores)
-            on_answers(asked)
-            on_scene(number + 1)
-    finally:
-        dataset.close()
+    for number in range(run.scenes):
+        sample = dataset[number]
+        answers = _answer_turns(runtime, processor, run, sample)
+        scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
+        asked = [
+            AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
+            for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
+        ]
+        all_asked += asked
+        scored.append(scores)
+        on_answers(asked)
+        on_scene(number + 1)
     return summarise(scored), all_asked
 
 

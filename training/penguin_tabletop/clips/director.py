@@ -12,15 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from penguin_models.types import Size
-from penguin_tabletop.clips.events import Event, EventKind, Step
+from penguin_tabletop.clips.events import Event, EventKind, Path, Step, carry
 from penguin_tabletop.clips.falls import FIXED_KINDS, plan_fall
-from penguin_tabletop.clips.motion import Path, carry
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible, place
 from penguin_tabletop.scene.random_parts import HIGHEST_PITCH, LOWEST_PITCH, MOST_THINGS, random_thing
-from penguin_tabletop.scene.scene import Scene, Thing, Vector
-from penguin_tabletop.scene.view import in_view, out_of_view, rect_of
+from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, out_of_view, rect_of
 
 _WEIGHTS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.18, "camera": 0.1}
 _DURATION_S = (1.5, 3.5)

@@ -10,14 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from penguin_models.types import Size
-from penguin_tabletop.clips.events import Event, Step
-from penguin_tabletop.clips.motion import Path, is_in_the_way
-from penguin_tabletop.clips.physics import physics
+from penguin_tabletop.clips.events import Event, Path, Step, is_in_the_way
+from penguin_tabletop.clips.physics import LOST_M, fall_of
 from penguin_tabletop.scene.catalogue import KINDS
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible
-from penguin_tabletop.scene.scene import Scene, Thing, rotation_matrix
-from penguin_tabletop.scene.view import in_view
+from penguin_tabletop.scene.scene import Scene, Thing, in_view, rotation_matrix
 
 Random = np.random.Generator
 FIXED_KINDS = ("robot arm", "tray")
@@ -106,24 +104,23 @@ def _push(thing: Thing, way: FloatArray, distance: float, start_s: float, speed:
 def _let_go(
     scene: Scene, size: Size | None, thing: Thing, start: Path, velocity: FloatArray, spin: FloatArray, where: str
 ) -> Step | None:
-    """Lets go of an object at the end of a path.
+    """Lets go of an object at the end of a path; it must come to rest in view, or leave the table if the size is None.
 
-    Returns:
-        None if the fall does not end as it should: visible in an image of this size, or gone if the size is None.
+    Returns None if it does not.
     """
     position, rotation = start.end()
     released = replace(thing, position=position, rotation=rotation, on=None)
-    fall = physics().fall(released, velocity, spin, scene, float(start.times_s[-1]))
-    if fall is None or fall.gone != (size is None):
+    fall = fall_of(released, velocity, spin, scene, float(start.times_s[-1]))
+    if fall is None or (fall.positions[-1, 2] < LOST_M) != (size is None):
         return None
-    position, rotation = fall.path.end()
-    landed = scene.updated(replace(thing, position=position, rotation=rotation, on=None))
-    after = scene.without(thing) if fall.gone else landed
-    if size is not None and not (in_view(after.thing(thing.id), scene.camera, size) and all_visible(after, size)):
+    position, rotation = fall.end()
+    landed = replace(thing, position=position, rotation=rotation, on=None)
+    after = scene.without(thing) if size is None else scene.updated(landed)
+    if size is not None and not (in_view(landed, scene.camera, size) and all_visible(after, size)):
         return None
-    end_s = float(np.ceil(fall.path.times_s[-1] * 10) / 10)
+    end_s = float(np.ceil(fall.times_s[-1] * 10) / 10)
     event = Event("falls", float(start.times_s[0]), round(end_s, 1), thing.id, thing.label, where)
-    return Step(event, scene, after, thing, start.then(fall.path))
+    return Step(event, scene, after, thing, start.then(fall))
 
 
 def _distance_to_edge(scene: Scene, thing: Thing) -> tuple[float, FloatArray]:

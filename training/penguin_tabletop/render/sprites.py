@@ -20,9 +20,8 @@ from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import RGB
 from penguin_tabletop.scene.meshes import FloatArray, with_hard_edges
-from penguin_tabletop.scene.scene import Light, Thing, rotation_matrix
+from penguin_tabletop.scene.scene import Light, Rect, Thing, rect_of, rotation_matrix
 from penguin_tabletop.scene.shapes import Part
-from penguin_tabletop.scene.view import Rect, rect_of
 
 _MARGIN_M = 0.01
 """Distance between the object and the near and far planes, at scale 1."""
@@ -69,10 +68,6 @@ class SpriteRenderer:
     def __init__(self) -> None:
         self._bullet = BulletClient()
         self._visuals: dict[tuple[str, int], list[int]] = {}
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._bullet.disconnect()
 
     def render(self, thing: Thing, camera: Camera, light: Light, size: Size) -> Sprite | None:
         """Renders an object; returns None if it is not in the image, whose size is `size`."""

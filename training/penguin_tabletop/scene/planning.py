@@ -19,8 +19,7 @@ from penguin_tabletop.scene.random_parts import (
     random_things,
     with_size_labels,
 )
-from penguin_tabletop.scene.scene import Scene, Thing, Vector, yaw_rotation
-from penguin_tabletop.scene.view import in_view, overlap, rect_of
+from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, overlap, rect_of, yaw_rotation
 
 Random = np.random.Generator
 _TRIES = 60
