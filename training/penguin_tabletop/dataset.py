@@ -25,7 +25,7 @@ from penguin_tabletop.render.picture import NOTHING, SUPERSAMPLE, RenderedPictur
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS
 from penguin_tabletop.scene.planning import plan_scene
 from penguin_tabletop.scene.scene import Scene
-from penguin_tabletop.seeds import Split, seeded_random
+from penguin_tabletop.seeds import Random, Split, choose_weighted, seeded_random
 from penguin_tabletop.truth import SceneTruth
 
 Family = Literal["image", "pair", "clip", "chart", "text"]
@@ -100,11 +100,10 @@ class Mixture:
         if min(weights) < 0 or sum(weights) <= 0:
             raise TabletopError(f"weights {weights} of a mixture must not be negative, and one must be above 0")
 
-    def choose(self, random: np.random.Generator) -> Family:
+    def choose(self, random: Random) -> Family:
         """Returns a random family."""
-        weights = np.array([getattr(self, name) for name in get_args(Family)])
-        family: Family = get_args(Family)[random.choice(len(weights), p=weights / weights.sum())]
-        return family
+        weights: dict[Family, float] = {family: getattr(self, family) for family in get_args(Family)}
+        return choose_weighted(random, weights)[0]
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _sample_of(
     seed: int,
     family: Family,
     views: Sequence[View],
-    asking: np.random.Generator,
+    asking: Random,
     turns: Sequence[Turn],
     events: tuple[Event, ...] = (),
 ) -> Sample:

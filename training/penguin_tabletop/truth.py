@@ -24,13 +24,10 @@ from penguin_tabletop.scene.scene import Scene, Vector, area_in_image, rect_of
 MIN_SHARE = 0.45
 MIN_SIDE = 0.035
 NO_TRACE = 0.02
-_READABLE_SHARE = 0.9
-"""A printed word counts if this share of its object is visible and the word is legible."""
+_READABLE_SHARE = 0.9  # a printed word counts if this share of its object is visible and the word is legible
 _APART_M = 0.05
-_APART_X = 60
-"""Left and right require this distance between the middles of the boxes, in thousandths of the width."""
-_DIRECTION_RATIO = 1.6
-"""How many times one direction must outweigh the other to be called left, right, in front or behind."""
+_APART_X = 60  # left and right require this distance between the middles of the boxes, in thousandths of the width
+_DIRECTION_RATIO = 1.6  # how many times one direction must outweigh the other to be called left, right, front or back
 
 RELATIONS = ("left of", "right of", "in front of", "behind", "on")
 OPPOSITE = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}

@@ -19,13 +19,12 @@ from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible, place
 from penguin_tabletop.scene.random_parts import HIGHEST_PITCH, LOWEST_PITCH, MOST_THINGS, random_thing
 from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, out_of_view, rect_of
+from penguin_tabletop.seeds import Random, choose_weighted
 
 _WEIGHTS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.18, "camera": 0.1}
 _DURATION_S = (1.5, 3.5)
-_MIN_SHIFT = 0.15
-"""Smallest shift of a moved object, as a share of the image's width or height."""
-_DIRECTION_RATIO = 1.6
-"""How many times one direction must outweigh the other to be named."""
+_MIN_SHIFT = 0.15  # smallest shift of a moved object, as a share of the image's width or height
+_DIRECTION_RATIO = 1.6  # how many times one direction must outweigh the other to be named
 _TRIES = 30
 _REMEMBERED_LABELS = 40
 _FURTHEST_M = 1.5
@@ -34,8 +33,7 @@ _FURTHEST_M = 1.5
 class Director:
     """Plans events one after another."""
 
-    def __init__(self, random: np.random.Generator, size: Size, with_falls: bool = True):
-        """Takes the source of all choices, the image size, and whether objects may fall, which needs physics."""
+    def __init__(self, random: Random, size: Size, with_falls: bool = True):
         self._random, self._size, self._with_falls = random, size, with_falls
         self._planners: dict[EventKind, Callable[[Scene, float, float], Step | None]] = {
             "appears": self._appears,
@@ -55,11 +53,10 @@ class Director:
             "leaves": len(scene.things) > 1,
             "falls": self._with_falls,
         }
-        kinds = [kind for kind in _WEIGHTS if possible.get(kind, True)]
-        weights = np.array([_WEIGHTS[kind] for kind in kinds])
-        for index in self._random.choice(len(kinds), len(kinds), replace=False, p=weights / weights.sum()):
+        weights = {kind: weight for kind, weight in _WEIGHTS.items() if possible.get(kind, True)}
+        for kind in choose_weighted(self._random, weights, len(weights), repeat=False):
             duration_s = round(self._random.uniform(*_DURATION_S), 1)
-            step = self._planners[kinds[index]](scene, start_s, round(start_s + duration_s, 1))
+            step = self._planners[kind](scene, start_s, round(start_s + duration_s, 1))
             if step is not None:
                 return step
         return None

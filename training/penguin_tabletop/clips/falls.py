@@ -16,16 +16,14 @@ from penguin_tabletop.scene.catalogue import KINDS
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible
 from penguin_tabletop.scene.scene import Scene, Thing, in_view, rotation_matrix
+from penguin_tabletop.seeds import Random
 
-Random = np.random.Generator
 FIXED_KINDS = ("robot arm", "tray")
 _TIP_S = (1.0, 1.8)
 _PUSH_M_S = (0.05, 0.09)
 _TIP_DEGREES = 24.0
-_LYING_COSINE = 0.5
-"""An object lies once the cosine of its axis with the vertical is below this."""
-_EDGE_M = 0.22
-"""An object this close to the table's edge can be pushed off it."""
+_LYING_COSINE = 0.5  # an object lies once the cosine of its axis with the vertical is below this
+_EDGE_M = 0.22  # an object this close to the table's edge can be pushed off it
 _STEPS = 20
 _TRIES = 3
 _STILL = np.zeros(3)

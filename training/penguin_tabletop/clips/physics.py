@@ -19,8 +19,7 @@ _STEP_S = 1 / 240
 _STEPS_PER_POSE = 4
 _TIME_LIMIT_S = 4.0
 _REST_S = 0.15
-LOST_M = -0.9
-"""An object this far below the table is gone."""
+LOST_M = -0.9  # an object this far below the table is gone
 _STILL_M_S, _STILL_RAD_S = 0.01, 0.15
 
 _bullet = cache(BulletClient)

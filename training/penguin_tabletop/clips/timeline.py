@@ -23,8 +23,7 @@ from penguin_tabletop.truth import SceneTruth, truth_of
 
 _LENGTH_S = (6.0, 16.0)
 _BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
-_AFTER_S = 1.0
-"""Time without events at the end: the last frame, at one frame a second or more, shows how everything ended."""
+_AFTER_S = 1.0  # time without events at the end, so that the last frame shows how everything ended
 _CALM_PROBABILITY = 0.15
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from penguin_models.grounding import format_grounding, format_object
-from penguin_tabletop.conversations.language import Random, amounts, an, are, ask, capital, listed, say
+from penguin_tabletop.conversations.language import amounts, an, are, ask, capital, listed, say
 from penguin_tabletop.conversations.turns import ExpectedKind, ExpectedReply, Turn
+from penguin_tabletop.seeds import Random
 from penguin_tabletop.truth import Relation, SceneTruth, VisibleObject
 
 

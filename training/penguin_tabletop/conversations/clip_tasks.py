@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import islice
 
 from penguin_models.grounding import format_object, format_time_range
 from penguin_tabletop.clips.events import Event, EventKind
 from penguin_tabletop.conversations.language import (
-    Random,
     amounts,
     are,
     ask,
@@ -28,10 +26,10 @@ from penguin_tabletop.conversations.language import (
 )
 from penguin_tabletop.conversations.phrases import BRIEFLY, EVENT_QUESTIONS
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
+from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, VisibleObject
 
-_SAME_PLACE_IOU = 0.5
-"""If the first and last box overlap this much, the object was moved and moved back."""
+_SAME_PLACE_IOU = 0.5  # if the first and last box overlap this much, the object was moved and moved back
 
 
 @dataclass(frozen=True)
@@ -176,13 +174,11 @@ CLIP_TASKS: dict[ClipTask, float] = _CLIP_TASKS | {
 def clip_turns(clip: ClipTruth, random: Random, most: int) -> list[Turn]:
     """Returns up to `most` questions about a clip, each of another task; possibly none."""
     tasks = CLIP_TASKS if clip.first.is_clear and clip.last.is_clear else _CLIP_TASKS
-    weights, makers = np.array(list(tasks.values())), list(tasks)
     wanted = int(random.integers(1, most + 1))
-    turns: list[Turn] = []
-    for index in random.choice(len(tasks), len(tasks), replace=False, p=weights / weights.sum()):
-        turn = makers[index](clip, random) if len(turns) < wanted else None
-        turns += [turn] if turn is not None else []
-    return turns
+    order = choose_weighted(random, tasks, len(tasks), repeat=False)
+    # Tasks are asked one after another only until there are enough turns.
+    turns = (turn for task in order if (turn := task(clip, random)) is not None)
+    return list(islice(turns, wanted))
 
 
 def net_changes(clip: ClipTruth) -> tuple[Event, ...]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
-
-import numpy as np
 
 from penguin_models.grounding import format_time_range
 from penguin_tabletop.clips.events import Event
 from penguin_tabletop.conversations.phrases import ANSWERS, QUESTIONS, VERBS, VERBS_DONE, VERBS_WITHOUT_PLACE
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS, SIZES
+from penguin_tabletop.seeds import Random, T
 
-Random = np.random.Generator
-T = TypeVar("T")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

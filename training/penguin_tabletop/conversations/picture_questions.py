@@ -6,11 +6,12 @@ A plain question gets a sentence; a question that asks for one word gets one wor
 from __future__ import annotations
 
 from penguin_tabletop.conversations.captions import place_in_picture
-from penguin_tabletop.conversations.language import Random, an, are, ask, capital, pick, say
+from penguin_tabletop.conversations.language import an, are, ask, capital, pick, say
 from penguin_tabletop.conversations.phrases import BRIEFLY
 from penguin_tabletop.conversations.pointing import single_loads
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS, TABLES
+from penguin_tabletop.seeds import Random
 from penguin_tabletop.truth import OPPOSITE, RELATIONS, SceneTruth, VisibleObject
 
 _TABLES = tuple(sorted({table.name for table in TABLES}))

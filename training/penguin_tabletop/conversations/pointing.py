@@ -9,13 +9,13 @@ import numpy as np
 
 from penguin_models.grounding import Box, format_grounding, format_object
 from penguin_tabletop.conversations.captions import relation_sentences
-from penguin_tabletop.conversations.language import Random, an, ask, pick, say
+from penguin_tabletop.conversations.language import an, ask, pick, say
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS
+from penguin_tabletop.seeds import Random
 from penguin_tabletop.truth import SceneTruth, VisibleObject
 
-_OUTERMOST_GAP = 70
-"""The outermost object must be this much further out than the next, in thousandths."""
+_OUTERMOST_GAP = 70  # the outermost object must be this much further out than the next, in thousandths
 _NEAREST_GAP_M = 0.06
 _BY_KIND_PROBABILITY = 0.4
 _COLOURED_KINDS = [kind.name for kind in KINDS.values() if kind.coloured]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_grounding, format_object, format_time_range
 from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
@@ -16,7 +14,6 @@ from penguin_tabletop.clips.events import Event
 from penguin_tabletop.conversations.captions import detailed_caption, short_caption
 from penguin_tabletop.conversations.language import (
     NUMBERS,
-    Random,
     amounts,
     an,
     ask,
@@ -35,11 +32,11 @@ from penguin_tabletop.conversations.pointing import box_words
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, WORDS
 from penguin_tabletop.scene.planning import plan_clip_scene, plan_scene
+from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, planned_truth
 
 _SIZE = Size(224, 224)
-_MIN_DIFFERENCE = 120
-"""Smallest difference of boxes that are compared, in thousandths."""
+_MIN_DIFFERENCE = 120  # smallest difference of boxes that are compared, in thousandths
 _SHUFFLED_PROBABILITY = 0.6
 _COMPARISONS: tuple[tuple[str, Callable[[Box], int]], ...] = (
     ("further left", lambda box: -(box.x1 + box.x2)),
@@ -57,9 +54,7 @@ def text_turns(random: Random, most: int) -> list[Turn]:
         return _about_scene(random, most)
     if draw < 0.75:
         return _about_events(random, most)
-    makers, weights = list(_SINGLE_TASKS), np.array(list(_SINGLE_TASKS.values()))
-    chosen = random.choice(len(makers), int(random.integers(1, most + 1)), p=weights / weights.sum())
-    return [makers[index](random) for index in chosen]
+    return [task(random) for task in choose_weighted(random, _SINGLE_TASKS, int(random.integers(1, most + 1)))]
 
 
 def repeat(text: str, random: Random) -> Turn:

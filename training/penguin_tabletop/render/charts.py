@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from penguin_models.types import Size, UInt8Array
 from penguin_tabletop.scene.catalogue import COLOURS, WORDS
+from penguin_tabletop.seeds import Random
 
-Random = np.random.Generator
 _FINER = 2
 
 

@@ -19,10 +19,8 @@ from penguin_tabletop.render.sprites import Sprite, SpriteRenderer
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.scene import Light, Scene, Sensor, Thing
 
-SUPERSAMPLE = 2
-"""Objects are rendered this many times finer than the image, along both sides."""
-NOTHING = -1
-"""Id in masks where no object is, but the table or the room."""
+SUPERSAMPLE = 2  # objects are rendered this many times finer than the image, along both sides
+NOTHING = -1  # id in masks where no object is, but the table or the room
 SMALLEST_PX, LARGEST_PX = 56, 1080
 _NOISE_VALUES = 1 << 20
 _MAX_SPRITES = 32

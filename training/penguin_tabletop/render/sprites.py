@@ -23,12 +23,9 @@ from penguin_tabletop.scene.meshes import FloatArray, with_hard_edges
 from penguin_tabletop.scene.scene import Light, Rect, Thing, rect_of, rotation_matrix
 from penguin_tabletop.scene.shapes import Part
 
-_MARGIN_M = 0.01
-"""Distance between the object and the near and far planes, at scale 1."""
-_MAX_AREA = 0.022
-"""An object that covers a larger share of the image is rendered coarser and enlarged, which bounds the time."""
-_EMPTY = 0.9999
-"""Value in the depth buffer without an object, up to rounding; the margin keeps objects well below it."""
+_MARGIN_M = 0.01  # distance between the object and the near and far planes, at scale 1
+_MAX_AREA = 0.022  # objects that cover a larger share of the image are rendered coarser, which bounds the time
+_EMPTY = 0.9999  # value in the depth buffer without an object, up to rounding; the margin keeps objects well below it
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from penguin_tabletop.scene.random_parts import (
     with_size_labels,
 )
 from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, overlap, rect_of, yaw_rotation
+from penguin_tabletop.seeds import Random
 
-Random = np.random.Generator
 _TRIES = 60
 _GAP_M = 0.012
 _MAX_HIDDEN, _MAX_HIDDEN_BY_SAME_COLOUR = 0.3, 0.05

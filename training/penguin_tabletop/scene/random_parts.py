@@ -11,8 +11,8 @@ from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, PAPER, RGB, SIZES, TABLES, WORDS, Kind, Table
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.scene import Light, Sensor, Surroundings, Thing
+from penguin_tabletop.seeds import Random, choose_weighted
 
-Random = np.random.Generator
 LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(62)
 MOST_THINGS = 6
 _NOWHERE = (0.0, 0.0, 0.0)
@@ -147,9 +147,7 @@ def _thing(random: Random, kind: Kind, colour: str | None, size: str, number: in
 
 
 def _random_kind(random: Random) -> Kind:
-    kinds = [kind for kind in KINDS.values() if kind.weight > 0]
-    weights = np.array([kind.weight for kind in kinds])
-    return kinds[random.choice(len(kinds), p=weights / weights.sum())]
+    return choose_weighted(random, {kind: kind.weight for kind in KINDS.values() if kind.weight > 0})[0]
 
 
 def _random_colour(random: Random, table: Table, kind: Kind) -> str | None:

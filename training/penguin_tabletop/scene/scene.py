@@ -18,8 +18,7 @@ from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.shapes import Shape, shape_of
 
 Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
-"""x, y, z, w."""
+Quaternion = tuple[float, float, float, float]  # x, y, z, w
 
 
 def yaw_rotation(yaw: float) -> Quaternion:
