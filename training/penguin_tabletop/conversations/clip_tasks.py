@@ -25,6 +25,7 @@ from penguin_tabletop.conversations.language import (
     timed_event_sentence,
 )
 from penguin_tabletop.conversations.phrases import BRIEFLY, EVENT_QUESTIONS
+from penguin_tabletop.conversations.picture_questions import brief_or_sentence
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, VisibleObject
@@ -72,8 +73,7 @@ def caption_whole(clip: ClipTruth, random: Random) -> Turn:
 def when(clip: ClipTruth, random: Random) -> Turn | None:
     """Asks for the time range of an event that happens once."""
     names = [(event.kind, event.label) for event in clip.events]
-    once = [event for event in clip.events if names.count((event.kind, event.label)) == 1]
-    if not once:
+    if not (once := [event for event in clip.events if names.count((event.kind, event.label)) == 1]):
         return None
     event = pick(random, once)
     question = ask(random, "when", clause=EVENT_QUESTIONS[event.kind][0].format(label=event.label))
@@ -118,19 +118,15 @@ def how_many_times(clip: ClipTruth, random: Random) -> Turn:
     """Asks for the number of objects that appear, fall, ..."""
     kind = pick(random, [kind for kind in EVENT_QUESTIONS if kind != "camera"])
     number = len({event.thing for event in clip.events if event.kind == kind})
-    question = f"How many objects {EVENT_QUESTIONS[kind][2]}?"
-    if random.random() < 0.5:
-        question = f"{question} {pick(random, BRIEFLY)}"
-    return Turn("clip_count", question, str(number), ExpectedReply("number", number=number))
+    question, expected = f"How many objects {EVENT_QUESTIONS[kind][2]}?", ExpectedReply("number", number=number)
+    return brief_or_sentence("clip_count", random, question, str(number), expected)
 
 
 def count_at_end(clip: ClipTruth, random: Random) -> Turn:
     """Asks for the number of objects at the end."""
-    question, fields = ask(random, "count_at_end"), _object_count(clip.last)
-    answer = "There {are} {n} {objects}.".format(**fields)
-    if random.random() < 0.5:
-        question, answer = f"{question} {pick(random, BRIEFLY)}", str(fields["n"])
-    return Turn("count_at_end", question, answer, ExpectedReply("number", number=len(clip.last.objects)))
+    question, sentence = ask(random, "count_at_end"), "There {are} {n} {objects}.".format(**_object_count(clip.last))
+    expected = ExpectedReply("number", number=len(clip.last.objects))
+    return brief_or_sentence("count_at_end", random, question, sentence, expected)
 
 
 def where_at_end(clip: ClipTruth, random: Random) -> Turn | None:

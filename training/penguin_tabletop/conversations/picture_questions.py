@@ -22,7 +22,8 @@ def count_objects(truth: SceneTruth, random: Random) -> Turn:
     singular, plural, number = _countable(truth, random)
     question = ask(random, "count", what=plural)
     sentence = f"There {are(number)} {number or 'no'} {singular if number == 1 else plural}."
-    return _answer("count", random, question, str(number), sentence, ExpectedReply("number", number=number))
+    expected = ExpectedReply("number", number=number)
+    return brief_or_sentence("count", random, question, sentence, expected)
 
 
 def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
@@ -38,8 +39,7 @@ def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
 
 def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for a list of kinds with their colours, which teaches a model to look up by kind."""
-    answer = ", ".join(f"{item.kind}: {item.colour}" for item in truth.objects if item.colour)
-    if not answer:
+    if not (answer := ", ".join(f"{item.kind}: {item.colour}" for item in truth.objects if item.colour)):
         return None
     return Turn("list_colours", ask(random, "list_colours"), answer, ExpectedReply("words", answer=answer))
 
@@ -58,8 +58,7 @@ def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
 
 def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the place of one object relative to another."""
-    pair = _related_pair(truth, random)
-    if pair is None:
+    if not (pair := _related_pair(truth, random)):
         return None
     subject, name, other = pair
     question = ask(random, "relation", a=subject.label, b=other.label)
@@ -68,8 +67,7 @@ def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
 
 def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks whether a stated relation holds; yes and no are equally likely."""
-    pair = _related_pair(truth, random)
-    if pair is None:
+    if not (pair := _related_pair(truth, random)):
         return None
     subject, name, other = pair
     holds = bool(random.random() < 0.5)
@@ -94,8 +92,7 @@ def exists(truth: SceneTruth, random: Random) -> Turn:
 
 def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the only object that a support carries."""
-    pairs = [(item, support) for support, item in single_loads(truth)]
-    if not pairs:
+    if not (pairs := [(item, support) for support, item in single_loads(truth)]):
         return None
     item, support = pick(random, pairs)
     question = ask(random, "what_is_on", b=support.label)
@@ -107,8 +104,7 @@ def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the larger one of two objects of a kind."""
     comparable = [item for item in truth.unique if KINDS[item.kind].weight > 0 and KINDS[item.kind].variants == 1]
     large, small = ([item for item in comparable if item.size == size] for size in ("large", "small"))
-    pairs = [(a, b) for a in large for b in small if a.kind == b.kind and a.colour != b.colour]
-    if not pairs:
+    if not (pairs := [(a, b) for a in large for b in small if a.kind == b.kind and a.colour != b.colour]):
         return None
     larger, smaller = pick(random, pairs)
     first, second = (larger, smaller) if random.random() < 0.5 else (smaller, larger)
@@ -119,8 +115,7 @@ def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
 
 def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the side of the picture on which an object is."""
-    items = [item for item in truth.unique if place_in_picture(item)]
-    if not items:
+    if not (items := [item for item in truth.unique if place_in_picture(item)]):
         return None
     item = pick(random, items)
     question = ask(random, "side", label=item.label)
@@ -136,8 +131,7 @@ def table_of(truth: SceneTruth, random: Random) -> Turn:
 
 def read_print(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the word printed on an object."""
-    items = [item for item in truth.unique if item.word]
-    if not items:
+    if not (items := [item for item in truth.unique if item.word]):
         return None
     item = pick(random, items)
     kinds = [other.kind for other in truth.objects]
@@ -147,14 +141,17 @@ def read_print(truth: SceneTruth, random: Random) -> Turn | None:
     return Turn("reading", question, answer, ExpectedReply("text", answer=item.word))
 
 
-def _answer(task: str, random: Random, question: str, brief: str, sentence: str, expected: ExpectedReply) -> Turn:
+def brief_or_sentence(task: str, random: Random, question: str, sentence: str, expected: ExpectedReply) -> Turn:
+    """Returns the question with a sentence as its answer, or with a request for a single word and that word."""
     if random.random() < 0.5:
-        return Turn(task, f"{question} {pick(random, BRIEFLY)}", brief, expected)
+        word = str(expected.number) if expected.kind == "number" else expected.answer
+        return Turn(task, f"{question} {pick(random, BRIEFLY)}", word, expected)
     return Turn(task, question, sentence, expected)
 
 
-def _choice(task: str, random: Random, question: str, brief: str, sentence: str, options: tuple[str, ...]) -> Turn:
-    return _answer(task, random, question, brief, sentence, ExpectedReply("choice", answer=brief, options=options))
+def _choice(task: str, random: Random, question: str, answer: str, sentence: str, options: tuple[str, ...]) -> Turn:
+    expected = ExpectedReply("choice", answer=answer, options=options)
+    return brief_or_sentence(task, random, question, sentence, expected)
 
 
 def _yes_no(task: str, random: Random, question: str, yes: bool, fact: str) -> Turn:
@@ -186,8 +183,7 @@ def _countable(truth: SceneTruth, random: Random) -> tuple[str, str, int]:
 def _related_pair(truth: SceneTruth, random: Random) -> tuple[VisibleObject, str, VisibleObject] | None:
     """Returns two objects with their relation; each relation that occurs is equally likely."""
     items = {item.id: item for item in truth.unique}
-    clear = [r for r in truth.relations if r.subject in items and r.object in items]
-    if not clear:
+    if not (clear := [r for r in truth.relations if r.subject in items and r.object in items]):
         return None
     name = pick(random, sorted({relation.name for relation in clear}))
     relation = pick(random, [relation for relation in clear if relation.name == name])

@@ -40,8 +40,7 @@ def find_by_place(truth: SceneTruth, random: Random) -> Turn | None:
 def find_by_print(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the box of an object given by the word on it."""
     words = [item.word for item in truth.objects]
-    items = [item for item in truth.objects if item.word and words.count(item.word) == 1]
-    if not items:
+    if not (items := [item for item in truth.objects if item.word and words.count(item.word) == 1]):
         return None
     item = pick(random, items)
     templates = ('the {kind} that says "{word}"', 'the word "{word}"', 'the object with the word "{word}"')

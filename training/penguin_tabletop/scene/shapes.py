@@ -56,7 +56,9 @@ class Shape:
 def shape_of(kind: str, variant: int = 0) -> Shape:
     """Returns the shape of a kind at scale 1."""
     crease = 65.0 if kind in _ANIMALS else 40.0
-    parts = tuple(Part(mesh, rgb, crease) for mesh, rgb in _MAKERS[kind](variant))
+    made = _VARIANT_MAKERS[kind](variant) if kind in _VARIANT_MAKERS else _MAKERS[kind]()
+    pieces: _Parts = [(made, None)] if isinstance(made, Mesh) else made
+    parts = tuple(Part(mesh, rgb, crease) for mesh, rgb in pieces)
     hull = meshes.hull_points(meshes.joined([part.mesh for part in parts]))
     if kind == "ball":
         hull = meshes.ball(float(hull[:, 2].max()) / 2, 8, 12).vertices
@@ -113,7 +115,7 @@ def _brick() -> Mesh:
     return meshes.joined([meshes.box(0.105, 0.068, 0.05), *studs])
 
 
-def _odd_shape(variant: int) -> _Parts:
+def _odd_shape(variant: int) -> Mesh:
     """Returns one of the thousand random shapes among the assets, lying on its broadest side."""
     mesh = meshes.read_obj(assets_folder() / "random_urdfs" / f"{variant:03d}" / f"{variant:03d}.obj")
     mesh = meshes.simplified(mesh, _ODD_SHAPE_TRIANGLES)
@@ -123,7 +125,7 @@ def _odd_shape(variant: int) -> _Parts:
     if np.linalg.det(np.eye(3)[:, order]) < 0:
         vertices = vertices * (1, -1, 1)
     size = 0.1 / float(extents.max())
-    return [(Mesh(vertices, mesh.triangles).standing(float(extents.min()) * size), None)]
+    return Mesh(vertices, mesh.triangles).standing(float(extents.min()) * size)
 
 
 def _robot_arm(variant: int) -> _Parts:
@@ -148,7 +150,7 @@ def _arm_link_meshes(folder: Path) -> list[Mesh]:
 
 
 def _arm_link_frames(urdf: Path, angles: FloatArray) -> list[FloatArray]:
-    """Returns the frame [4, 4] of every link of the chain, all of whose joints rotate around their z axes."""
+    """Returns the frame [4, 4] of every link of the chain, whose joints all rotate around their z axes."""
     frames = [np.eye(4)]
     for joint, angle in zip(ElementTree.parse(urdf).getroot().iter("joint"), angles, strict=True):
         origin = joint.find("origin")
@@ -174,8 +176,7 @@ def _axis_rotation(axis: int, angle: float) -> FloatArray:
 
 def _leaning(mesh: Mesh) -> Mesh:
     """Returns the mesh tilted back, as a card on a small foot leans."""
-    tilt = np.radians(18)
-    return mesh.rotated(np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]]))
+    return mesh.rotated(_axis_rotation(0, -np.radians(18)))
 
 
 def _printed_face(kind: str) -> FloatArray | None:
@@ -186,27 +187,21 @@ def _printed_face(kind: str) -> FloatArray | None:
     return _leaning(Mesh(face, np.zeros((0, 3), int))).vertices if kind == "card" else face
 
 
-def _single(maker: Callable[[], Mesh]) -> Callable[[int], _Parts]:
-    """Returns the maker of a kind with one variant and one part in the object's colour."""
-    return lambda variant: [(maker(), None)]
-
-
-_MAKERS: dict[str, Callable[[int], _Parts]] = {
-    "cube": _single(lambda: meshes.box(0.07, 0.07, 0.07)),
-    "ball": _single(lambda: meshes.ball(0.04)),
-    "cylinder": _single(lambda: meshes.lathe([(0, 0), (0.034, 0), (0.034, 0.085), (0, 0.085)])),
-    "cone": _single(lambda: meshes.lathe([(0, 0), (0.046, 0), (0, 0.105)])),
-    "ring": _single(lambda: meshes.ring(0.045, 0.016)),
-    "bottle": lambda variant: _bottle(),
-    "bowl": _single(_bowl),
-    "mug": _single(lambda: meshes.read_obj(assets_folder() / "objects" / "mug.obj").standing(0.085)),
-    "duck": lambda variant: _duck(),
-    "teddy": lambda variant: _teddy(),
-    "rabbit": _single(lambda: meshes.read_obj(assets_folder() / "bunny.obj", up="y").standing(0.11)),
-    "brick": _single(_brick),
-    "tray": _single(_tray),
-    "odd shape": _odd_shape,
-    "card": _single(lambda: _leaning(meshes.box(0.14, 0.006, 0.085))),
-    "box": _single(lambda: meshes.box(0.12, 0.05, 0.14)),
-    "robot arm": _robot_arm,
+_MAKERS: dict[str, Callable[[], Mesh | _Parts]] = {
+    "cube": lambda: meshes.box(0.07, 0.07, 0.07),
+    "ball": lambda: meshes.ball(0.04),
+    "cylinder": lambda: meshes.lathe([(0, 0), (0.034, 0), (0.034, 0.085), (0, 0.085)]),
+    "cone": lambda: meshes.lathe([(0, 0), (0.046, 0), (0, 0.105)]),
+    "ring": lambda: meshes.ring(0.045, 0.016),
+    "bottle": _bottle,
+    "bowl": _bowl,
+    "mug": lambda: meshes.read_obj(assets_folder() / "objects" / "mug.obj").standing(0.085),
+    "duck": _duck,
+    "teddy": _teddy,
+    "rabbit": lambda: meshes.read_obj(assets_folder() / "bunny.obj", up="y").standing(0.11),
+    "brick": _brick,
+    "tray": _tray,
+    "card": lambda: _leaning(meshes.box(0.14, 0.006, 0.085)),
+    "box": lambda: meshes.box(0.12, 0.05, 0.14),
 }
+_VARIANT_MAKERS: dict[str, Callable[[int], Mesh | _Parts]] = {"odd shape": _odd_shape, "robot arm": _robot_arm}
