@@ -12,18 +12,13 @@ from itertools import islice
 
 from penguin_models.grounding import format_object, format_time_range
 from penguin_tabletop.clips.events import Event, EventKind
-from penguin_tabletop.conversations.language import (
-    amounts,
-    are,
-    ask,
-    capital,
+from penguin_tabletop.conversations.event_sentences import (
     event_clause,
     event_sequence,
     event_summary,
-    pick,
-    say,
     timed_event_sentence,
 )
+from penguin_tabletop.conversations.language import amounts, are, ask, capital, pick, say
 from penguin_tabletop.conversations.phrases import BRIEFLY, EVENT_QUESTIONS
 from penguin_tabletop.conversations.picture_questions import brief_or_sentence
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn

@@ -12,20 +12,13 @@ from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event
 from penguin_tabletop.conversations.captions import detailed_caption, short_caption
-from penguin_tabletop.conversations.language import (
-    NUMBERS,
-    amounts,
-    an,
-    ask,
-    capital,
+from penguin_tabletop.conversations.event_sentences import (
     event_clause,
     event_sequence,
     event_summary,
-    pick,
-    plural,
-    sentences_of,
     timed_event_sentence,
 )
+from penguin_tabletop.conversations.language import NUMBERS, amounts, an, ask, capital, pick, plural, sentences_of
 from penguin_tabletop.conversations.phrases import FACTS
 from penguin_tabletop.conversations.picture_tasks import TEXT_TASKS, picture_turns
 from penguin_tabletop.conversations.pointing import box_words
@@ -106,23 +99,13 @@ def _about_events(random: Random, most: int) -> list[Turn]:
     turns = []
     for _ in range(int(random.integers(1, most + 1))):
         event = pick(random, events)
-        span = format_time_range(event.span)
-        period = f"{event.start_s:.2f} - {event.end_s:.2f} seconds"
-        number = ExpectedReply("number", number=len(events))
+        when = f"When is this: {event_clause(random, event)}?"
+        what = f"What happens during the period {event.start_s:.2f} - {event.end_s:.2f} seconds?"
+        clause = capital(event_clause(random, event))
         choices = (
-            Turn(
-                "text_when",
-                f"When is this: {event_clause(random, event)}?",
-                span,
-                ExpectedReply("span", span=event.span),
-            ),
-            Turn(
-                "text_what",
-                f"What happens during the period {period}?",
-                f"{capital(event_clause(random, event))}.",
-                ExpectedReply("events", events=(event,)),
-            ),
-            Turn("text_count", "How many events are there?", str(len(events)), number),
+            Turn("text_when", when, format_time_range(event.span), ExpectedReply("span", span=event.span)),
+            Turn("text_what", what, f"{clause}.", ExpectedReply("events", events=(event,))),
+            _number_turn("text_count", "How many events are there?", len(events)),
             Turn("text_whole", "Say it in one sentence.", event_summary(random, events), all_events),
             Turn("text_order", "Tell it without times.", event_sequence(random, events), all_events),
         )

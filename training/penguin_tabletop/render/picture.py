@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from penguin_models.errors import TabletopError
 from penguin_models.grounding import Box
 from penguin_models.types import Float32Array, Size, UInt8Array
-from penguin_tabletop.render.backdrop import draw_backdrop, under_the_table
+from penguin_tabletop.render.backdrop import Int32Array, draw_backdrop, under_the_table
 from penguin_tabletop.render.printing import print_word
 from penguin_tabletop.render.sprites import Sprite, SpriteRenderer
 from penguin_tabletop.scene.camera import Camera
@@ -25,8 +24,6 @@ SMALLEST_PX, LARGEST_PX = 56, 1080
 _NOISE_VALUES = 1 << 20
 _MAX_SPRITES = 32
 _UNDER_M = -0.005
-
-Int32Array = npt.NDArray[np.int32]
 
 
 class Visibility(NamedTuple):

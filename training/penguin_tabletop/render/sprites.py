@@ -84,8 +84,9 @@ class SpriteRenderer:
         rgba, buffer = self._camera_image(
             window,
             _MAX_AREA * size.area,
-            viewMatrix=_view_matrix(axes, eye),
-            projectionMatrix=_projection_matrix(camera.focal_px(size), size, window, near, far),
+            # OpenGL takes matrices column by column.
+            viewMatrix=_view_matrix(axes, eye).T.ravel().tolist(),
+            projectionMatrix=_projection_matrix(camera.focal_px(size), size, window, near, far).T.ravel().tolist(),
             lightDirection=(rotation.T @ light.direction).tolist(),
             lightAmbientCoeff=light.ambient,
             lightDiffuseCoeff=light.diffuse,
@@ -160,17 +161,16 @@ def _window_of(rect: Rect, size: Size) -> Window | None:
     return window if window.left < window.right and window.top < window.bottom else None
 
 
-def _view_matrix(axes: FloatArray, eye: FloatArray) -> list[float]:
-    """Returns OpenGL's view matrix, column by column; `axes` are right, down and forward as rows."""
+def _view_matrix(axes: FloatArray, eye: FloatArray) -> FloatArray:
+    """Returns OpenGL's view matrix [4, 4]; `axes` are right, down and forward as rows."""
     matrix = np.eye(4)
     matrix[:3, :3] = axes * np.array([[1.0], [-1.0], [-1.0]])
     matrix[:3, 3] = -matrix[:3, :3] @ eye
-    values: list[float] = matrix.T.ravel().tolist()
-    return values
+    return matrix
 
 
-def _projection_matrix(focal_px: float, size: Size, window: Window, near: float, far: float) -> list[float]:
-    """Returns OpenGL's projection matrix of a window of an image of this size, column by column."""
+def _projection_matrix(focal_px: float, size: Size, window: Window, near: float, far: float) -> FloatArray:
+    """Returns OpenGL's projection matrix [4, 4] of a window of an image of this size."""
     x1, x2 = (window.left - size.width / 2) / focal_px, (window.right - size.width / 2) / focal_px
     y1, y2 = (size.height / 2 - window.bottom) / focal_px, (size.height / 2 - window.top) / focal_px
     matrix = np.zeros((4, 4))
@@ -178,5 +178,4 @@ def _projection_matrix(focal_px: float, size: Size, window: Window, near: float,
     matrix[1, 1], matrix[1, 2] = 2 / (y2 - y1), (y2 + y1) / (y2 - y1)
     matrix[2, 2], matrix[2, 3] = -(far + near) / (far - near), -2 * far * near / (far - near)
     matrix[3, 2] = -1
-    values: list[float] = matrix.T.ravel().tolist()
-    return values
+    return matrix

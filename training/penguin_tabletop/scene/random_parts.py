@@ -1,4 +1,4 @@
-"""Random cameras, tables, lights, sensors and objects; the objects have no place yet."""
+"""Random scenes without objects, and random objects that have no place yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, PAPER, RGB, SIZES, TABLES, WORDS, Kind, Table
 from penguin_tabletop.scene.meshes import FloatArray
-from penguin_tabletop.scene.scene import Light, Sensor, Surroundings, Thing
+from penguin_tabletop.scene.scene import Light, Scene, Sensor, Surroundings, Thing
 from penguin_tabletop.seeds import Random, choose_weighted
 
 LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(62)
@@ -19,8 +19,13 @@ _NOWHERE = (0.0, 0.0, 0.0)
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
 
-def random_camera(random: Random) -> Camera:
-    """Returns a camera above the table that looks at its middle."""
+def empty_scene(random: Random) -> Scene:
+    """Returns a table without objects, in some light, seen by some camera."""
+    camera, surroundings = _random_camera(random), _random_surroundings(random)
+    return Scene((), camera, surroundings, _random_light(random), _random_sensor(random))
+
+
+def _random_camera(random: Random) -> Camera:
     x, y = random.uniform(-0.12, 0.12, 2)
     return Camera(
         target=(float(x), float(y), 0.02),
@@ -32,8 +37,7 @@ def random_camera(random: Random) -> Camera:
     )
 
 
-def random_surroundings(random: Random) -> Surroundings:
-    """Returns a table and a room."""
+def _random_surroundings(random: Random) -> Surroundings:
     grey, shade = random.uniform(0.2, 0.75), random.uniform(-0.04, 0.04, 3)
     return Surroundings(
         TABLES[random.integers(len(TABLES))],
@@ -45,8 +49,7 @@ def random_surroundings(random: Random) -> Surroundings:
     )
 
 
-def random_light(random: Random) -> Light:
-    """Returns a lamp somewhere above, with ambient light."""
+def _random_light(random: Random) -> Light:
     around, up = random.uniform(-np.pi, np.pi), np.radians(random.uniform(38, 80))
     ambient = random.uniform(0.5, 0.68)
     return Light(
@@ -57,8 +60,7 @@ def random_light(random: Random) -> Light:
     )
 
 
-def random_sensor(random: Random) -> Sensor:
-    """Returns a camera sensor of good or bad quality."""
+def _random_sensor(random: Random) -> Sensor:
     return Sensor(
         noise=random.uniform(0.5, 6),
         gain=random.uniform(0.85, 1.15),

@@ -128,7 +128,7 @@ class Scene:
 
     def thing(self, number: int) -> Thing:
         """Returns the object with this id; raises KeyError if there is none."""
-        return self._by_id[number]
+        return {thing.id: thing for thing in self.things}[number]
 
     def others(self, thing: Thing) -> tuple[Thing, ...]:
         """Returns all objects but one."""
@@ -141,10 +141,6 @@ class Scene:
     def updated(self, thing: Thing) -> Scene:
         """Returns the scene with a new state of one of its objects."""
         return replace(self, things=tuple(thing if other.id == thing.id else other for other in self.things))
-
-    @cached_property
-    def _by_id(self) -> dict[int, Thing]:
-        return {thing.id: thing for thing in self.things}
 
 
 class Rect(NamedTuple):
