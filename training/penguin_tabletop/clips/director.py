@@ -15,7 +15,6 @@ from penguin_models.types import Size
 from penguin_tabletop.clips.events import Event, EventKind, Path, Step, carry
 from penguin_tabletop.clips.falls import FIXED_KINDS, plan_fall
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible, place
 from penguin_tabletop.scene.random_parts import HIGHEST_PITCH, LOWEST_PITCH, MOST_THINGS, random_thing
 from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, out_of_view, rect_of
@@ -134,11 +133,14 @@ class Director:
 
     def _place_outside(self, thing: Thing, camera: Camera) -> Vector | None:
         """Returns the nearest place to the left or right, roughly, at which the camera does not see the object."""
-        found = []
-        for angle in np.array([0.0, np.pi]) + self._random.uniform(-0.6, 0.6, 2):
-            way = np.array([np.cos(camera.yaw + angle), np.sin(camera.yaw + angle)])
-            found += _first_outside(thing, camera, self._size, way)
-        return min(found, key=lambda item: item[0])[1] if found else None
+        x, y, z = thing.position
+        angles = camera.yaw + (np.array([0.0, np.pi]) + self._random.uniform(-0.6, 0.6, 2))
+        for distance in np.arange(0.04, _FURTHEST_M, 0.02):
+            for angle in angles:
+                position = float(x + distance * np.cos(angle)), float(y + distance * np.sin(angle)), z
+                if out_of_view(replace(thing, position=position), camera, self._size):
+                    return position
+        return None
 
     def _visible_span(self, thing: Thing, path: Path, camera: Camera) -> tuple[float, float]:
         """Returns the tenths of a second between which the camera sees an object on its path."""
@@ -151,16 +153,6 @@ class Director:
         a, b = rect_of(thing, camera, self._size), rect_of(moved, camera, self._size)
         shift = np.abs([a.left + a.right - b.left - b.right, a.top + a.bottom - b.top - b.bottom]) / 2
         return bool((shift / (self._size.width, self._size.height)).max() > _MIN_SHIFT)
-
-
-def _first_outside(thing: Thing, camera: Camera, size: Size, way: FloatArray) -> list[tuple[float, Vector]]:
-    """Returns the distance and position of the first place out of view in a direction, or nothing."""
-    x, y, z = thing.position
-    for distance in np.arange(0.04, _FURTHEST_M, 0.02):
-        position = (float(x + distance * way[0]), float(y + distance * way[1]), z)
-        if out_of_view(replace(thing, position=position), camera, size):
-            return [(float(distance), position)]
-    return []
 
 
 def _on_words(scene: Scene, thing: Thing, preposition: str) -> str:

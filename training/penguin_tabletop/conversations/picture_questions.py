@@ -33,8 +33,7 @@ def colour_of(truth: SceneTruth, random: Random) -> Turn | None:
     if not items:
         return None
     kind, colour = pick(random, items)
-    question = ask(random, "colour", kind=kind)
-    return _choice("colour", random, question, colour, f"The {kind} is {colour}.", tuple(COLOURS))
+    return _choice("colour", random, colour, f"The {kind} is {colour}.", tuple(COLOURS), kind=kind)
 
 
 def list_colours(truth: SceneTruth, random: Random) -> Turn | None:
@@ -52,8 +51,8 @@ def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
     if not items:
         return None
     item = pick(random, items)
-    question = ask(random, "kind", colour=item.colour)
-    return _choice("kind", random, question, item.kind, f"The {item.colour} object is {an(item.kind)}.", tuple(KINDS))
+    sentence = f"The {item.colour} object is {an(item.kind)}."
+    return _choice("kind", random, item.kind, sentence, tuple(KINDS), colour=item.colour)
 
 
 def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
@@ -61,8 +60,8 @@ def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
     if not (pair := _related_pair(truth, random)):
         return None
     subject, name, other = pair
-    question = ask(random, "relation", a=subject.label, b=other.label)
-    return _choice("relation", random, question, name, f"The {subject.label} is {name} the {other.label}.", RELATIONS)
+    sentence = f"The {subject.label} is {name} the {other.label}."
+    return _choice("relation", random, name, sentence, RELATIONS, a=subject.label, b=other.label)
 
 
 def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
@@ -72,9 +71,8 @@ def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
     subject, name, other = pair
     holds = bool(random.random() < 0.5)
     stated = name if holds else OPPOSITE.get(name) or pick(random, sorted(OPPOSITE))
-    question = ask(random, "relation_yes_no", a=subject.label, b=other.label, r=stated)
     fact = f"the {subject.label} is {name} the {other.label}."
-    return _yes_no("relation_yes_no", random, question, holds, fact)
+    return _yes_no("relation_yes_no", random, holds, fact, a=subject.label, b=other.label, r=stated)
 
 
 def exists(truth: SceneTruth, random: Random) -> Turn:
@@ -85,9 +83,8 @@ def exists(truth: SceneTruth, random: Random) -> Turn:
         name = f"{item.colour} {item.kind}" if item.colour else item.kind
     else:
         name = _absent_object(truth, random)
-    question = ask(random, "existence", an=an(name))
     fact = f"there is {an(name)}." if present else f"there is no {name}."
-    return _yes_no("existence", random, question, present, fact)
+    return _yes_no("existence", random, present, fact, an=an(name))
 
 
 def what_is_on(truth: SceneTruth, random: Random) -> Turn | None:
@@ -108,9 +105,8 @@ def larger_of(truth: SceneTruth, random: Random) -> Turn | None:
         return None
     larger, smaller = pick(random, pairs)
     first, second = (larger, smaller) if random.random() < 0.5 else (smaller, larger)
-    question = ask(random, "size", kind=larger.kind, a=first.colour, b=second.colour)
-    sentence = f"The {larger.colour} {larger.kind} is larger."
-    return _choice("size", random, question, str(larger.colour), sentence, (str(first.colour), str(second.colour)))
+    a, b, sentence = str(first.colour), str(second.colour), f"The {larger.colour} {larger.kind} is larger."
+    return _choice("size", random, str(larger.colour), sentence, (a, b), kind=larger.kind, a=a, b=b)
 
 
 def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
@@ -118,15 +114,14 @@ def side_of_picture(truth: SceneTruth, random: Random) -> Turn | None:
     if not (items := [item for item in truth.unique if place_in_picture(item)]):
         return None
     item = pick(random, items)
-    question = ask(random, "side", label=item.label)
     where = place_in_picture(item)
-    sentence = f"The {item.label} is {where}."
-    return _choice("side", random, question, where.split()[-1], sentence, ("left", "middle", "right"))
+    side, sentence = where.split()[-1], f"The {item.label} is {where}."
+    return _choice("side", random, side, sentence, ("left", "middle", "right"), label=item.label)
 
 
 def table_of(truth: SceneTruth, random: Random) -> Turn:
     """Asks for the kind of table."""
-    return _choice("table", random, ask(random, "table"), truth.table, f"It is a {truth.table} table.", _TABLES)
+    return _choice("table", random, truth.table, f"It is a {truth.table} table.", _TABLES)
 
 
 def read_print(truth: SceneTruth, random: Random) -> Turn | None:
@@ -149,14 +144,16 @@ def brief_or_sentence(task: str, random: Random, question: str, sentence: str, e
     return Turn(task, question, sentence, expected)
 
 
-def _choice(task: str, random: Random, question: str, answer: str, sentence: str, options: tuple[str, ...]) -> Turn:
+def _choice(
+    task: str, random: Random, answer: str, sentence: str, options: tuple[str, ...], **fields: str | None
+) -> Turn:
     expected = ExpectedReply("choice", answer=answer, options=options)
-    return brief_or_sentence(task, random, question, sentence, expected)
+    return brief_or_sentence(task, random, ask(random, task, **fields), sentence, expected)
 
 
-def _yes_no(task: str, random: Random, question: str, yes: bool, fact: str) -> Turn:
+def _yes_no(task: str, random: Random, yes: bool, fact: str, **fields: str) -> Turn:
     word = "yes" if yes else "no"
-    return _choice(task, random, question, word, f"{capital(word)}, {fact}", ("yes", "no"))
+    return _choice(task, random, word, f"{capital(word)}, {fact}", ("yes", "no"), **fields)
 
 
 def _unnamed_colours(truth: SceneTruth) -> tuple[str | None, ...]:
