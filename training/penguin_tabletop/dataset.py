@@ -123,10 +123,6 @@ class TabletopSettings:
         self.split.seed(0, self.base)
         check_size(self.size)
         check_timing(self.fps, self.seconds)
-        if self.turns < 1:
-            raise TabletopError(f"turns {self.turns} must be at least 1")
-        if not 0 <= self.drills <= 1:
-            raise TabletopError(f"drills {self.drills} must be a share, from 0 to 1")
 
 
 class TabletopDataset:

@@ -53,11 +53,9 @@ def write(
 ) -> None:
     """Writes samples 0 to `count`, except those already there, in `jobs` processes.
 
-    `on_progress` is called with the number of samples written and the total. Raises TabletopError if a number is out of
-    range, or if the folder holds samples of other settings.
+    `on_progress` is called with the number of samples written and the total. Raises TabletopError if the folder holds
+    something else, such as samples of other settings.
     """
-    if count < 1 or jobs < 1:
-        raise TabletopError(f"scenes {count} and jobs {jobs} must be at least 1")
     _prepare(out, settings)
     annotations, scenes = (_partial(out / name) for name in _LINE_FILES)
     done = _resume(out, count)

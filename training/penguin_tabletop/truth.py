@@ -143,7 +143,8 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
         found = visibility.get(thing.id)
         if found is None or found.share < NO_TRACE:
             continue
-        if found.share < MIN_SHARE or not _is_large_enough(found.box, size):
+        left, top, right, bottom = found.box.to_pixels(size)
+        if found.share < MIN_SHARE or min(right - left, bottom - top) < MIN_SIDE * min(size):
             unclear.append(thing.label)
             continue
         readable = thing.word and found.share >= _READABLE_SHARE and is_legible(thing, scene.camera, size)
@@ -155,11 +156,6 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
     objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
     table = scene.surroundings.table.name
     return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), table, scene.camera)
-
-
-def _is_large_enough(box: Box, size: Size) -> bool:
-    left, top, right, bottom = box.to_pixels(size)
-    return min(right - left, bottom - top) >= MIN_SIDE * min(size)
 
 
 def _relations(objects: Sequence[VisibleObject]) -> tuple[Relation, ...]:

@@ -95,7 +95,6 @@ def test_families_occur_as_often_as_the_mixture_says():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"turns": 0}, "turns 0 must be at least 1"),
         ({"base": -1}, "base -1 must not be negative"),
         ({"size": Size(10, 10)}, "10x10 must be between"),
         ({"fps": 0.1}, "fps 0.1 must be from 1"),

@@ -99,5 +99,3 @@ def test_folders_with_other_content_are_refused(tmp_path):
     (tmp_path / "b" / "thesis.txt").write_text("important")
     with pytest.raises(TabletopError, match=r"is not empty and holds no settings\.json"):
         write(tmp_path / "b", WriterSettings(text), 1)
-    with pytest.raises(TabletopError, match="scenes 0 and jobs 1 must be at least 1"):
-        write(tmp_path / "c", WriterSettings(text), 0)

@@ -20,7 +20,7 @@ from penguin_tabletop.conversations.event_sentences import (
 )
 from penguin_tabletop.conversations.language import amounts, are, ask, capital, pick, say
 from penguin_tabletop.conversations.phrases import BRIEFLY, EVENT_QUESTIONS
-from penguin_tabletop.conversations.picture_questions import brief_or_sentence
+from penguin_tabletop.conversations.picture_tasks import brief_or_sentence
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, VisibleObject

@@ -11,7 +11,7 @@ from penguin_models.grounding import Box, GroundedObject, TimeRange, format_grou
 from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.conversations.captions import detailed_caption, short_caption
+from penguin_tabletop.conversations.captions_and_boxes import box_words, detailed_caption, short_caption
 from penguin_tabletop.conversations.event_sentences import (
     event_clause,
     event_sequence,
@@ -21,7 +21,6 @@ from penguin_tabletop.conversations.event_sentences import (
 from penguin_tabletop.conversations.language import NUMBERS, amounts, an, ask, capital, pick, plural, sentences_of
 from penguin_tabletop.conversations.phrases import FACTS
 from penguin_tabletop.conversations.picture_tasks import TEXT_TASKS, picture_turns
-from penguin_tabletop.conversations.pointing import box_words
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, WORDS
 from penguin_tabletop.scene.planning import plan_clip_scene, plan_scene
