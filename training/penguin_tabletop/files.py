@@ -32,6 +32,7 @@ from penguin_tabletop.dataset import CLASSES, Sample, TabletopDataset, TabletopS
 _LINE_FILES = ("annotations.jsonl", "scenes.jsonl")
 _SAMPLES_PER_TASK = 4
 Progress = Callable[[int, int], None]
+_dataset = lru_cache(maxsize=1)(TabletopDataset)  # one renderer in each process
 
 
 @dataclass(frozen=True)
@@ -106,31 +107,21 @@ def _partial(path: Path) -> Path:
 
 def _write_samples(out: Path, settings: WriterSettings, numbers: range, jobs: int) -> Iterator[tuple[str, str]]:
     """Writes the media of samples, in this process or in several; yields their lines in order."""
+    write_sample = partial(_write_sample, out, settings)
     if jobs == 1:
-        dataset = TabletopDataset(settings.samples)
-        yield from (_write_sample(out, settings, dataset, number) for number in numbers)
+        yield from map(write_sample, numbers)
         return
     # Each process gets one core.
     with ProcessPoolExecutor(jobs, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
         try:
-            yield from pool.map(partial(_write_in_worker, out, settings), numbers, chunksize=_SAMPLES_PER_TASK)
+            yield from pool.map(write_sample, numbers, chunksize=_SAMPLES_PER_TASK)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _write_in_worker(out: Path, settings: WriterSettings, number: int) -> tuple[str, str]:
-    return _write_sample(out, settings, _worker_dataset(settings.samples), number)
-
-
-@lru_cache(maxsize=1)
-def _worker_dataset(settings: TabletopSettings) -> TabletopDataset:
-    """Returns the data set of a worker process, whose renderer lives as long as the process."""
-    return TabletopDataset(settings)
-
-
-def _write_sample(out: Path, settings: WriterSettings, dataset: TabletopDataset, number: int) -> tuple[str, str]:
+def _write_sample(out: Path, settings: WriterSettings, number: int) -> tuple[str, str]:
     """Writes the pictures and masks of a sample; returns its lines of the annotation file and of the scene file."""
-    sample = dataset[number]
+    sample = _dataset(settings.samples)[number]
     media: dict[str, list[str]] = {}
     if sample.family == "clip":
         media["video"] = [f"clips/{sample.id}"]

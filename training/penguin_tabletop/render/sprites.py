@@ -19,9 +19,9 @@ from penguin_models.types import BoolArray, Float32Array, Size, UInt8Array
 from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import RGB
-from penguin_tabletop.scene.meshes import FloatArray, with_hard_edges
+from penguin_tabletop.scene.meshes import FloatArray, Mesh, with_hard_edges
 from penguin_tabletop.scene.scene import Light, Rect, Thing, rect_of, rotation_matrix
-from penguin_tabletop.scene.shapes import Part
+from penguin_tabletop.scene.shapes import Shape
 
 _MARGIN_M = 0.01  # distance between the object and the near and far planes, at scale 1
 _MAX_AREA = 0.022  # objects that cover a larger share of the image are rendered coarser, which bounds the time
@@ -64,7 +64,7 @@ class SpriteRenderer:
 
     def __init__(self) -> None:
         self._bullet = BulletClient()
-        self._visuals: dict[tuple[str, int], list[int]] = {}
+        self._visuals: dict[Shape, list[int]] = {}
 
     def render(self, thing: Thing, camera: Camera, light: Light, size: Size) -> Sprite | None:
         """Renders an object; returns None if it is not in the image, whose size is `size`."""
@@ -119,13 +119,13 @@ class SpriteRenderer:
         return body
 
     def _visuals_of(self, thing: Thing) -> list[int]:
-        key = (thing.kind, thing.variant)
-        if key not in self._visuals:
-            self._visuals[key] = [self._create_visual(part) for part in thing.shape.parts]
-        return self._visuals[key]
+        shape = thing.shape
+        if shape not in self._visuals:
+            self._visuals[shape] = [self._create_visual(part.mesh, shape.crease_degrees) for part in shape.parts]
+        return self._visuals[shape]
 
-    def _create_visual(self, part: Part) -> int:
-        mesh, normals = with_hard_edges(part.mesh, part.crease_degrees)
+    def _create_visual(self, mesh: Mesh, crease_degrees: float) -> int:
+        mesh, normals = with_hard_edges(mesh, crease_degrees)
         visual: int = self._bullet.createVisualShape(
             self._bullet.GEOM_MESH,
             vertices=mesh.vertices.tolist(),

@@ -15,6 +15,7 @@ from penguin_tabletop.seeds import Random, choose_weighted
 
 LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(62)
 MOST_THINGS = 6
+_WEIGHTS = {kind: kind.weight for kind in KINDS.values() if kind.weight > 0}
 _NOWHERE = (0.0, 0.0, 0.0)
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
@@ -75,7 +76,7 @@ def _random_sensor(random: Random) -> Sensor:
 def random_thing(random: Random, table: Table, number: int, taken: Collection[str] = (), kind: str = "") -> Thing:
     """Returns an object that stands out on the table, has no label in `taken`, and is of this kind if one is given."""
     while True:
-        chosen = KINDS[kind] if kind else _random_kind(random)
+        chosen = KINDS[kind] if kind else choose_weighted(random, _WEIGHTS)[0]
         colour = _random_colour(random, table, chosen)
         thing = _thing(random, chosen, colour, str(random.choice(list(SIZES))), number)
         if thing.label not in taken:
@@ -146,10 +147,6 @@ def _thing(random: Random, kind: Kind, colour: str | None, size: str, number: in
     word = _random_word(random) if kind.printed else ""
     label = _name(kind.name, colour)
     return Thing(number, label, kind.name, colour, size, scale, variant, _rgb(paint), _NOWHERE, _UPRIGHT, word)
-
-
-def _random_kind(random: Random) -> Kind:
-    return choose_weighted(random, {kind: kind.weight for kind in KINDS.values() if kind.weight > 0})[0]
 
 
 def _random_colour(random: Random, table: Table, kind: Kind) -> str | None:

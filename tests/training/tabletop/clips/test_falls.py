@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penguin_tabletop.clips.falls import plan_fall
-from penguin_tabletop.clips.physics import LOST_M, fall_of
+from penguin_tabletop.clips.falls import LOST_M, fall_of, plan_fall
 from penguin_tabletop.scene.scene import rotation_matrix
 
 STILL = np.zeros(3)
