@@ -8,8 +8,9 @@ between makes the picture unclear, and then no question is asked that depends on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class SceneTruth:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return {
-            "objects": [_round_values(asdict(item)) | {"box": box_list(item.box)} for item in self.objects],
+            "objects": [_round_values(asdict(item)) | {"box": astuple(item.box)} for item in self.objects],
             "relations": [asdict(relation) for relation in self.relations],
             "counts": self.counts(),
             "unclear": list(self.unclear),
@@ -114,12 +115,7 @@ class SceneTruth:
 
 def rounded_box(box: Box) -> Box:
     """Returns the box with each side rounded to tens."""
-    return Box(*(10 * round(side / 10) for side in box_list(box)))
-
-
-def box_list(box: Box) -> list[int]:
-    """Returns a box as [x1, y1, x2, y2] in thousandths."""
-    return [box.x1, box.y1, box.x2, box.y2]
+    return Box(*(10 * round(side / 10) for side in astuple(box)))
 
 
 def truth_of(scene: Scene, picture: RenderedPicture) -> SceneTruth:
@@ -153,18 +149,10 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
         names = (thing.label, thing.kind, thing.colour, thing.size, word)
         place = (right_m, ahead_m, thing.position, thing.on)
         objects.append(VisibleObject(thing.id, *names, found.box, found.share, *place))
-    objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
-    table = scene.surroundings.table.name
-    return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), table, scene.camera)
-
-
-def _relations(objects: Sequence[VisibleObject]) -> tuple[Relation, ...]:
-    return tuple(
-        Relation(subject.id, name, other.id)
-        for subject in objects
-        for other in objects
-        if subject.id != other.id and (name := _relation(subject, other)) is not None
-    )
+    objects.sort(key=lambda item: (item.middle_x, item.id))
+    named = ((subject.id, _relation(subject, other), other.id) for subject, other in permutations(objects, 2))
+    relations = tuple(Relation(subject, name, other) for subject, name, other in named if name is not None)
+    return SceneTruth(tuple(objects), relations, tuple(unclear), scene.surroundings.table.name, scene.camera)
 
 
 def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
@@ -173,7 +161,7 @@ def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
     if other.on == subject.id:
         return None
     right, ahead = subject.right_m - other.right_m, subject.ahead_m - other.ahead_m
-    across = (subject.box.x1 + subject.box.x2 - other.box.x1 - other.box.x2) / 2
+    across = subject.middle_x - other.middle_x
     is_beside = abs(right) >= max(_APART_M, _DIRECTION_RATIO * abs(ahead)) and abs(across) >= _APART_X
     if is_beside and (right > 0) == (across > 0):
         return "right of" if right > 0 else "left of"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, Literal
 
 from penguin_models.grounding import GroundedObject, TimeRange
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.truth import box_list
 
 ExpectedKind = Literal["caption", "boxes", "label", "choice", "number", "text", "words", "span", "events"]
 _FIELDS_OF: dict[ExpectedKind, tuple[str, ...]] = {
@@ -50,7 +49,7 @@ class ExpectedReply:
     def to_dict(self) -> dict[str, Any]:
         """Returns the kind and the fields that count for it, for JSON."""
         fields = {
-            "objects": [{"label": item.label, "box": box_list(item.box)} for item in self.objects],
+            "objects": [{"label": item.label, "box": astuple(item.box)} for item in self.objects],
             "answer": self.answer,
             "options": list(self.options),
             "number": self.number,

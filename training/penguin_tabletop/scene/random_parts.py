@@ -96,11 +96,10 @@ def random_things(random: Random, table: Table) -> list[Thing]:
         elif plain and sizes and labels.count(plain[-1].label) == 1:
             other_size = next(size for size in SIZES if size != plain[-1].size)
             things.append(_thing(random, KINDS[plain[-1].kind], plain[-1].colour, other_size, number))
-        elif plain and colours and random.random() < 0.6 and len(plain) < 4:
-            things.append(random_thing(random, table, number, labels, plain[-1].kind))
         else:
-            things.append(random_thing(random, table, number, labels))
-    return with_size_labels(things)
+            same_kind = plain and colours and random.random() < 0.6 and len(plain) < 4
+            things.append(random_thing(random, table, number, labels, plain[-1].kind if same_kind else ""))
+    return things
 
 
 def distinct_things(random: Random, table: Table, fewest: int, most: int) -> list[Thing]:
