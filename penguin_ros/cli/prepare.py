@@ -26,7 +26,7 @@ def tokenizer(
     """Train a byte-level BPE tokenizer on the texts of annotation files."""
     from penguin_training.data.annotations import AnnotationFile
     from penguin_training.data.train_tokenizer import save_tokenizer, train_tokenizer
-    from penguin_training.run.output_folder import check_folder
+    from penguin_training.run.checks import check_folder
 
     check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
@@ -90,7 +90,7 @@ def teacher(
     from rich.progress import Progress
 
     from penguin_training.model.train_tiny_teacher import train_tiny_teacher
-    from penguin_training.run.output_folder import check_folder
+    from penguin_training.run.checks import check_folder
     from penguin_training.settings.teacher import TinyTeacherSettings
 
     check_folder(output)

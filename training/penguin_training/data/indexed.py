@@ -88,23 +88,17 @@ class IndexedData:
         candidates = self.plan.micro_batches(0)[:_SCANNED]
         return self.batch(max(candidates, key=lambda numbers: (self.patches(numbers), self.plan.size(numbers))))
 
-    def batches(self, start: int, rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
-        """Returns the micro-batches of process `rank` of `world`, without end.
-
-        Args:
-            start: Micro-batches that all processes together have consumed before.
-            rank: Index of this process.
-            world: Number of processes.
-            pin: Puts tensors into page-locked memory.
-        """
+    def batches(self, step: int, state: dict[str, Any], rank: int, world: int) -> Iterator[Batch]:
+        """Returns the micro-batches of process `rank` of `world` from an optimiser step on, without end."""
         workers = self.settings.data.workers
+        start = step * self.settings.budgets.micro_batches + rank
         return iter(
             DataLoader(
                 _MicroBatches(self),
-                sampler=_FromPosition(self.plan, start + rank, world),
+                sampler=_FromPosition(self.plan, start, world),
                 batch_size=None,
                 prefetch_factor=_PREFETCHED if workers else None,
-                pin_memory=pin,
+                pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # or it would draw from the run's own
                 **worker_options(workers),
             )

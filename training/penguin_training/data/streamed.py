@@ -88,7 +88,7 @@ class StreamedData:
         """Reads the first micro-batch of the stream."""
         return next(self.micro_batches(Position(0), readers=1))
 
-    def batches(self, state: dict[str, Any], rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
+    def batches(self, step: int, state: dict[str, Any], rank: int, world: int) -> Iterator[Batch]:
         """Returns the micro-batches of process `rank` of `world`, without end.
 
         `state` holds the positions of its readers, empty at the beginning, and is updated as micro-batches are taken.
@@ -102,6 +102,7 @@ class StreamedData:
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]
         stream = _ReaderStream(self, positions, world * own)
         generator = torch.Generator()  # or it would draw from the run's own
+        pin = torch.cuda.is_available()
         loader = DataLoader(stream, batch_size=None, pin_memory=pin, generator=generator, **worker_options(workers))
         return _track_positions(loader, state)
 

@@ -1,4 +1,4 @@
-"""What a run resumes from: trained weights, optimiser, averages, random states and position in the data.
+"""What a run resumes from: trained weights, optimiser, random states and position in the data.
 
 A state is a folder `checkpoints/step-00000123` in the output: a checkpoint in the released layout for use, and
 `trainer/` for resuming. It is written under another name and renamed when complete, so a state that exists is whole.
@@ -145,8 +145,7 @@ def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: i
 def _tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Returns the tensors to save; loading writes into them."""
     weights, optimizer_states = get_state_dict(model, optimizers.all, options=_SAVING)
-    averages = {"average": optimizers.average.weights} if optimizers.average else {}
-    return {"model": weights, "optimizer": optimizer_states, **averages}
+    return {"model": weights, "optimizer": optimizer_states}
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:

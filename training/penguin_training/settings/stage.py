@@ -112,8 +112,6 @@ class Engine:
     gradient_checkpointing: bool = True  # Recomputes activations in the backward pass instead of storing them
     compile: bool = False  # Compiles the transformer layers (torch.compile)
     seed: NonNegativeInt = 0  # Of everything that is random
-    # Keeps an exponential moving average of the weights and writes that; null for none
-    ema_decay: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     log_every: PositiveInt = 10  # Optimiser steps between two lines of metrics
     save_every: PositiveInt | None = 500  # Optimiser steps between two saved states; null for only the last
     keep: PositiveInt = 2  # Number of saved states that are kept
