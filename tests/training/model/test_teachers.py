@@ -16,8 +16,8 @@ from penguin_models.types import Size
 from penguin_training.data.masks import NO_EDGE, class_shares, edge_classes, read_classes, words_of
 from penguin_training.model.teachers import load_teacher
 from penguin_training.model.tiny_teacher import EDGE_STEPS, TinyTeacher
-from penguin_training.model.train_tiny_teacher import train_tiny_teacher
-from penguin_training.settings.teacher import TeacherSettings, TinyTeacherSettings
+from penguin_training.model.train_tiny_teacher import Recipe, train_tiny_teacher
+from penguin_training.settings.model import TeacherSettings
 
 FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
 
@@ -109,7 +109,7 @@ def test_incomplete_teachers_are_refused(siglip, checkpoint, tmp_path_factory, w
 
 def test_the_tiny_teacher_learns_words_and_edges(drawn, tmp_path):
     seen = []
-    recipe = TinyTeacherSettings(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
+    recipe = Recipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
     teacher = train_tiny_teacher(
         [drawn / "masks.jsonl"], recipe, report=lambda step, mean: seen.append((step, mean["loss"]))
     )
@@ -178,7 +178,7 @@ def test_edges_are_those_of_the_connected_component_in_a_patch():
 
 
 def test_unusable_masks_are_reported(drawn, tmp_path, jsonl):
-    settings = TinyTeacherSettings(hidden_size=64, steps=4, images=4, workers=0)
+    settings = Recipe(hidden_size=64, steps=4, images=4, workers=0)
 
     def annotations(name, classes):
         folder = tmp_path / name

@@ -113,7 +113,7 @@ def test_overrides_replace_settings_of_a_file(tmp_path):
         ("- a", (), "holds a list; a stage file is a mapping"),
         ("name: a\nname: b", (), "line 2 is not valid YAML: found duplicate key"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),
-        (STAGE, ["name.x=1"], "name is 'x' and has no settings below it"),
+        (STAGE, ["name.x=1"], "there are no settings below 'x'"),
         (STAGE, ["data.files.1.repeat=2.0"], r"1 is not an index of a list of 1 \(from 0\)"),
         (STAGE, ["data.files.path=x"], r"path is not an index of a list of 1"),
         (STAGE, ["engine.sed=1"], r"engine.sed is not a setting; did you mean seed\?"),

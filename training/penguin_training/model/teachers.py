@@ -19,7 +19,7 @@ from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.tensor_files import index_tensors
 from penguin_training.model.blueprint import is_local
 from penguin_training.model.tiny_teacher import TinyTeacher
-from penguin_training.settings.teacher import TeacherSettings
+from penguin_training.settings.model import TeacherSettings
 
 _SIGLIP_TYPES = ("videollama3_vision_encoder", "video_llama_3_vision")
 _SIGLIP_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -21,8 +21,7 @@ from penguin_training.settings.field_types import (
     PositiveFloat,
     PositiveInt,
 )
-from penguin_training.settings.model import ModelSettings
-from penguin_training.settings.teacher import Reconstruction
+from penguin_training.settings.model import ModelSettings, Reconstruction
 
 
 @dataclass(frozen=True, config=CONFIG)
