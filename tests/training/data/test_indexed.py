@@ -39,7 +39,7 @@ def test_workers_do_not_change_the_order_and_epochs_follow_each_other(data):
     for _ in range(4):
         assert ids(next(alone)) == ids(next(by_workers))
     fresh = data.batches(per_epoch, {}, rank=0, world=1)
-    assert ids(next(fresh)) == ids(data.batch(data.plan.micro_batches(1)[0]))
+    assert ids(next(fresh)) == ids(data[data.plan.micro_batches(1)[0]])
 
 
 @pytest.fixture

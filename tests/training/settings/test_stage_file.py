@@ -23,7 +23,7 @@ def change(values, key, value):
         ("budgets.tokens", True, "budgets.tokens is True: input should be a valid integer"),
         ("engine.precision", "fp8", "engine.precision is 'fp8': input should be 'float32' or 'bf16'"),
         ("learning_rates.llm", "fast", "learning_rates.llm is 'fast': input should be a valid number"),
-        ("optimizer.beta1", 1.0, "optimizer.beta1 is 1.0: input should be less than 1"),
+        ("optimizer.beta2", 1.0, "optimizer.beta2 is 1.0: input should be less than 1"),
         ("data.files", [], "data.files is \\[\\]: list should have at least 1 item"),
         ("budgets.visual_tokens", 600, "visual_tokens 600 must not exceed tokens 256"),
         ("schedule.epochs", 1.0, "give exactly one of epochs and steps"),
@@ -74,7 +74,7 @@ def test_sharding_and_teachers_limit_other_settings(values, parse, reconstructio
     with pytest.raises(SettingError, match=r"muon needs whole matrices, which engine\.sharding fsdp2 splits"):
         parse(values)
     values["reconstruction"]["teacher"]["kind"] = "siglip"
-    with pytest.raises(SettingError, match=r"reading is 1\.0, but a siglip teacher has no classifiers; set it to 0"):
+    with pytest.raises(SettingError, match=r"reading must be 0, not 1\.0: a siglip teacher has no classifiers"):
         parse(values)
 
 

@@ -33,9 +33,8 @@ class Blueprint:
 def make_blueprint(settings: StageSettings) -> Blueprint:
     """Reads the configuration files that a stage starts from.
 
-    Raises:
-        CheckpointError: a file is missing or belongs to another kind of model.
-        SettingError: the model is too small for the stage's budgets or its tokenizer.
+    Raises PenguinError if one is missing or belongs to another kind of model, or the model is too small for the stage's
+    budgets or its tokenizer.
     """
     model = settings.model
     if model.new_language_model:

@@ -32,11 +32,8 @@ def build_model(
 ) -> StageModel:
     """Returns the stage's model with its weights; parts that are not trained are frozen.
 
-    Random parts depend on `engine.seed` alone, so every process makes the same ones.
-
-    Raises:
-        CheckpointError: weights are missing or do not fit.
-        SettingError: LoRA names layers that the decoder does not have.
+    Random parts depend on `engine.seed` alone, so every process makes the same ones. Raises CheckpointError if weights
+    are missing or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)

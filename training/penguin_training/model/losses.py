@@ -19,7 +19,7 @@ _ROWS_PER_PASS = 4096
 
 
 def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns the weighted sum of the cross-entropy over the learnt positions.
+    """Returns the weighted sum of the cross-entropy over the learnt positions; 0 if there are none.
 
     Logits are computed in passes, and recomputed for the gradient: with a large vocabulary they would otherwise be the
     largest tensor in memory.
@@ -29,9 +29,6 @@ def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Ca
         targets: int64 [K].
         weights: float32 [K].
         head: [rows, D] -> logits [rows, vocabulary].
-
-    Returns:
-        A scalar; 0 if K is 0, still connected to `hidden`.
     """
 
     def rows_sum(states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A teacher reads the same patches as the student, and returns one feature vector 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,10 @@ Teacher = TinyTeacher | EncoderTeacher
 
 
 def load_teacher(settings: TeacherSettings, patch_size: int, weights: bool = True) -> Teacher:
-    """Loads a teacher on the CPU; without weights, it only checks their files if the checkpoint is local.
-
-    Raises:
-        CheckpointError: its checkpoint is missing or of another kind.
-        SettingError: it reads patches of another size than the student.
-    """
-    load = {"tiny": _load_tiny, "penguin": _load_penguin, "siglip": _load_siglip}[settings.kind]
-    teacher = load(settings.path, weights)
+    """Loads a teacher on the CPU; without weights, it only checks their files if the checkpoint is local."""
+    loaders: dict[str, Callable[[str, bool], Teacher]]
+    loaders = {"tiny": _load_tiny, "penguin": _load_penguin, "siglip": _load_siglip}
+    teacher = loaders[settings.kind](settings.path, weights)
     if teacher.patch_size != patch_size:
         raise SettingError(
             f"the teacher reads patches of {teacher.patch_size} pixels, the student of {patch_size}; "

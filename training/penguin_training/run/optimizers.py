@@ -36,8 +36,7 @@ class Optimizers:
                 for (part, is_matrix), parameters in adam.items()
             ],
             lr=0.0,
-            betas=(chosen.beta1, chosen.beta2),
-            eps=chosen.epsilon,
+            betas=(0.9, chosen.beta2),
             fused=True,
         )
         self.all: list[torch.optim.Optimizer] = [adamw]

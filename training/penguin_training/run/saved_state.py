@@ -119,11 +119,7 @@ def save_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, progres
 
 
 def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: int) -> Progress:
-    """Restores a state into the model and the optimisers, and returns where the run was; every process must call this.
-
-    Raises:
-        TrainingError: the state does not fit this run.
-    """
+    """Restores a state into model and optimisers, and returns where the run was; every process must call this."""
     # Random states and counts are per process; a process that did not exist then uses those of the first.
     own_file = folder / _TRAINER / f"process-{rank}.pt"
     own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)

@@ -96,6 +96,4 @@ class Reconstruction:
         if self.direction == self.amplitude == self.relation == self.reading == 0:
             raise ValueError("direction, amplitude, relation and reading are all 0; remove the section reconstruction")
         if self.reading and self.teacher.kind != "tiny":
-            raise ValueError(
-                f"reading is {self.reading}, but a {self.teacher.kind} teacher has no classifiers; set it to 0"
-            )
+            raise ValueError(f"reading must be 0, not {self.reading}: a {self.teacher.kind} teacher has no classifiers")
