@@ -6,7 +6,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +119,3 @@ def part_of(name: str) -> str:
         "language_model.": "llm",
     }
     return next(part for prefix, part in prefixes.items() if name.startswith(prefix))
-
-
-def freeze(model: StageModel, trained: Collection[str]) -> None:
-    """Disables the gradients of all parts but those in `trained`, named as by `part_of`."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in trained)
