@@ -86,11 +86,7 @@ def load_pretrained(
 def open_checkpoint(
     path_or_repo: str | Path, revision: str | None = None
 ) -> tuple[PenguinVL, dict[str, StoredTensor], Processor]:
-    """Checks a checkpoint and reads everything but its weights.
-
-    Args:
-        path_or_repo: A folder, or `owner/name` on the model hub.
-        revision: Branch, tag or commit on the model hub; its default branch if None.
+    """Checks a checkpoint and reads everything but its weights; arguments as for `load_pretrained`.
 
     Returns:
         The model on torch's meta device, the place of each of its parameters on disk, and the processor.
@@ -157,12 +153,8 @@ def save_pretrained(
 def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Returns the folder of a checkpoint; downloads a repository of the model hub unless it is in the local cache.
 
-    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place.
-
-    Args:
-        path_or_repo: A folder, or `owner/name` on the model hub.
-        revision: Branch, tag or commit on the model hub; its default branch if None.
-        weights: False downloads no weights.
+    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place. Without
+    `weights`, only the small files are downloaded.
 
     Raises:
         CheckpointError: There is no such folder, repository or revision; a folder was combined with a revision; or the
@@ -200,11 +192,7 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
-    """Returns a model on torch's meta device: its parameters have shapes but no memory.
-
-    Raises:
-        CheckpointError: transformers cannot build a Qwen3 decoder from the configuration.
-    """
+    """Returns a model on the meta device; raises CheckpointError if transformers cannot build its decoder."""
     try:
         with torch.device("meta"):
             return PenguinVL(config)

@@ -52,9 +52,9 @@ def opener(stand_in, tmp_path_factory):
 
     def built(folder):
         folder = shutil.copytree(folder, tmp_path_factory.mktemp("built") / "model")
-        from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
+        from penguin_engine.runtimes.tensorrt.build import build
 
-        build(folder, options=BuildOptions(limits=PlanLimits(MAX_TOKENS)))
+        build(folder, limits=PlanLimits(MAX_TOKENS))
         return open_runtime("tensorrt", folder, "cuda")
 
     def make(checkpoint, export, name, dtype="float32"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_models.checkpoint import read_config, resolve_checkpoint
-from penguin_models.config import DECODER_FIELDS, EncoderConfig, ImageConfig, PenguinConfig, read_json
+from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.processor import Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
@@ -74,12 +74,12 @@ def is_local(path: str) -> bool:
 
 def decoder_fields(raw: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a Qwen3 `config.json` that describe the decoder."""
-    return {name: raw[name] for name in (*DECODER_FIELDS, *_TOKEN_FIELDS) if raw.get(name) is not None}
+    return {name: raw[name] for name in (*DecoderFields.__annotations__, *_TOKEN_FIELDS) if raw.get(name) is not None}
 
 
 def _new_decoder(new: NewLanguageModel) -> Blueprint:
     processor = Processor.from_llm(resolve_checkpoint(new.tokenizer, weights=False), ImageConfig())
-    decoder = {name: value for name, value in vars(new).items() if name in DECODER_FIELDS}
+    decoder = {name: value for name, value in vars(new).items() if name in DecoderFields.__annotations__}
     size = processor.tokenizer.get_vocab_size(with_added_tokens=True)
     special = {"eos_token_id": processor.end_token_ids[0], "pad_token_id": None, "bos_token_id": None}
     return Blueprint(decoder | {"vocab_size": size} | special, None, processor)

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from penguin_models.config import read_json
-from penguin_models.encoder import FrameShape, patch_positions
+from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError
+from penguin_models.images import patch_positions
 
 MODEL_TYPE = "penguin_tiny_teacher"
 EDGE_STEPS = 48
@@ -69,7 +70,7 @@ class TinyTeacher(nn.Module):
         encoded, start = [], 0
         for shape, group in groupby(frames):  # consecutive frames of one shape are computed together
             count, (rows, columns) = len(list(group)), shape.grid
-            row, column = patch_positions(shape.grid, shape.merge_size).to(patches.device).unbind(1)
+            row, column = torch.tensor(patch_positions(shape.grid, shape.merge_size), device=patches.device).unbind(1)
             own = patches[start : start + count * shape.patches].view(count, shape.patches, -1)
             start += count * shape.patches
             tiles = own.new_empty(count, rows, columns, own.shape[-1])

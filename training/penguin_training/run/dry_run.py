@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from penguin_models.encoder import patch_positions
 from penguin_models.errors import DataError
 from penguin_training.data.batch import Batch
 from penguin_training.data.indexed import IndexedData
@@ -147,7 +146,6 @@ def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | No
             torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"),
         ):
             model(fake_batch, features)
-    patch_positions.cache_clear()  # it holds fake positions now
     return sum(t.untyped_storage().nbytes() for address, t in stored.items() if address not in weights)
 
 
