@@ -3,8 +3,8 @@
 from html.parser import HTMLParser
 
 from penguin_ros.evaluation.question_file import ExpectedNumber, ExpectedObjects, ExpectedText, ExpectedTime, Question
-from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings
-from penguin_ros.evaluation.results import BagInfo, BagTimeline, ModelInfo, Results, score_record
+from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, ObjectRecord, RunSettings, Timeline
+from penguin_ros.evaluation.results import BagInfo, ModelInfo, Results, score_record
 from penguin_ros.evaluation.summary import summarise
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'too'"
@@ -75,7 +75,7 @@ def make(verdicts, title="run", questions=QUESTIONS, **fields):
         for method, row in verdicts.items()
         for asked, verdict in zip(questions, row, strict=True)
     ]
-    timeline = BagTimeline(
+    timeline = Timeline(
         bag="table",
         camera="/front",
         method="memory",

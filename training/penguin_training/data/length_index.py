@@ -87,15 +87,8 @@ def build_index(
 ) -> Path:
     """Measures the samples of a file, writes the index next to it and returns its path.
 
-    Args:
-        file: The annotation file.
-        reader: Measures with the stage's settings.
-        workers: Number of processes that measure.
-        progress: Called after each measured sample.
-        known: A current index: only samples that it could not use are measured again.
-
-    Raises:
-        WriteError: The index cannot be written; raised before anything is measured.
+    With a current index as `known`, only samples that it could not use are measured again. `progress` is called after
+    each sample. Raises WriteError, before anything is measured, if the index cannot be written.
     """
     path = index_path(file, reader)
     with atomic_write(path, "wb") as out:  # opened first: whether it can be written is known before the measuring
