@@ -1,4 +1,4 @@
-"""The node's process opens any runtime by its name."""
+"""The node's process opens the runtime that its parameters name."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def settings(**values):
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_any_runtime_by_its_name(checkpoint, exported, runtime):
+def test_every_runtime_is_opened_by_its_name(checkpoint, exported, runtime):
     model = checkpoint if runtime == "torch" else exported(profile="onnxruntime")
     opened, processor = vlm_main.open_model(settings(model=str(model), runtime=runtime, device="cpu"))
     assert (opened.info.name, opened.info.device) == (runtime, "cpu")
@@ -23,13 +23,13 @@ def test_any_runtime_by_its_name(checkpoint, exported, runtime):
 
 @pytest.mark.parametrize(("threads", "expected"), [(0, None), (3, 3)])
 @pytest.mark.parametrize(("precision", "wanted"), [("auto", None), ("int8", "int8")])
-def test_what_the_parameters_ask_for(monkeypatch, threads, expected, precision, wanted):
-    asked = []
-    monkeypatch.setattr(vlm_main, "open_runtime", lambda *args: asked.append(args))
+def test_precision_and_threads_reach_the_runtime(monkeypatch, threads, expected, precision, wanted):
+    calls = []
+    monkeypatch.setattr(vlm_main, "open_runtime", lambda *args: calls.append(args))
     vlm_main.open_model(settings(model="m", runtime="onnx", device="cuda:1", precision=precision, threads=threads))
-    assert asked == [("onnx", "m", "cuda:1", wanted, expected)]
+    assert calls == [("onnx", "m", "cuda:1", wanted, expected)]
 
 
-def test_a_node_without_a_model():
+def test_an_empty_model_parameter_is_refused():
     with pytest.raises(CheckpointError, match="the parameter model is empty"):
         vlm_main.open_model(settings())
