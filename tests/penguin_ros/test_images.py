@@ -290,20 +290,20 @@ def test_cv_bridge_is_used_only_for_images_it_converts_correctly(bridge):
 
 
 @pytest.mark.parametrize(
-    ("result", "words"),
+    ("result", "message"),
     [
         (RuntimeError("no memory"), "cv_bridge cannot convert this rgb8 image: no memory"),
         (np.zeros((8, 9, 3), np.uint8), r"cv_bridge returned \(8, 9, 3\) for a 10x8 rgb8 image"),
     ],
 )
-def test_failures_of_cv_bridge_are_reported(bridge, result, words):
+def test_failures_of_cv_bridge_are_reported(bridge, result, message):
     bridge.result = result
-    with pytest.raises(MediaError, match=words):
+    with pytest.raises(MediaError, match=message):
         message_to_rgb(raw_message())
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"encoding": "32FC1"}, "is depth"),
         ({"encoding": "nonsense"}, "is not supported"),
@@ -311,9 +311,9 @@ def test_failures_of_cv_bridge_are_reported(bridge, result, words):
         ({"height": 80}, "ends after 240 of 2400"),
     ],
 )
-def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, words):
+def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, message):
     bridge.result = AssertionError("cv_bridge was called")
-    with pytest.raises(MediaError, match=words):
+    with pytest.raises(MediaError, match=message):
         message_to_rgb(raw_message(**changes))
 
 

@@ -77,7 +77,7 @@ def test_a_label_without_room_to_the_right_is_moved_left():
     free = draw_objects(black(), [grounded("a long label", 100, 500, 110, 600)])
     painted = [np.nonzero(image[100:119].any(axis=(0, 2)))[0] for image in (corner, free)]
     assert painted[0].max() == 319 and painted[1].min() == 32
-    assert painted[0].min() < 317 - 20  # the box itself begins at 317
+    assert painted[0].min() < 317 - 20  # the box starts at 317
     assert abs(np.ptp(painted[0]) - np.ptp(painted[1])) <= 1
 
 

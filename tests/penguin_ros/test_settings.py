@@ -30,7 +30,7 @@ def test_cameras_share_the_budget_evenly():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "message"),
     [
         ("runtime", "magic", "one of torch"),
         ("token_budget", 1, "from 24 to"),
@@ -43,8 +43,8 @@ def test_cameras_share_the_budget_evenly():
         ("answer.temperature", -1.0, "from 0.0"),
     ],
 )
-def test_an_invalid_value_is_refused_with_its_limit(name, value, words):
-    with pytest.raises(PenguinError, match=re.escape(words)):
+def test_an_invalid_value_is_refused_with_its_limit(name, value, message):
+    with pytest.raises(PenguinError, match=re.escape(message)):
         NodeSettings.from_values({**DEFAULTS, name: value})
 
 

@@ -1,4 +1,4 @@
-"""Answers from a reused prefix equal those of a fresh prefill, whatever happened to the memory before."""
+"""Answers from a reused prefix equal those of a fresh prefill, for every history of the memory."""
 
 import numpy as np
 import pytest

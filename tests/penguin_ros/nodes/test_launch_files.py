@@ -50,10 +50,12 @@ def test_every_argument_has_a_description(launch):
 def test_the_node_configures_and_activates_itself(robot, launch, image, checkpoint):
     process = launch("penguin.launch.py", f"model:={checkpoint}", "image_topics:=['/eye']", "namespace:=robot")
     captions = robot.subscribe(GroundedCaption, "/robot/penguin/captions")
-    state = "unconfigured"
-    while state != "active":
+
+    def is_active():
         assert process.poll() is None, process.log()
-        state = robot.call(GetState, "/robot/penguin/get_state").current_state.label
+        return robot.call(GetState, "/robot/penguin/get_state").current_state.label == "active"
+
+    robot.wait(is_active)
     seconds = itertools.count(1)
 
     def publish_until_captioned():  # the subscription is best effort, so a single image may be lost

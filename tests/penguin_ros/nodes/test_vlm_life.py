@@ -92,10 +92,8 @@ def test_the_node_answers_while_the_model_loads(robot, start_node):
     configuring = client.call_async(configure)
     robot.wait(lambda: "is being loaded" in node.log)
     answer = ask(robot, node)
-    assert (answer.error_code, answer.error_msg) == (
-        Answer.ERROR_NOT_LOADED,
-        "the node is loading its model; ask again when it is active",
-    )
+    assert answer.error_code == Answer.ERROR_NOT_LOADED
+    assert answer.error_msg == "the node is loading its model; ask again when it is active"
     assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
     robot.wait(lambda: [s for s in statuses(robot, node.name) if s.message == "the node is loading"])
     assert not change_state(robot, node, Transition.TRANSITION_CONFIGURE)  # one load at a time
@@ -103,10 +101,8 @@ def test_the_node_answers_while_the_model_loads(robot, start_node):
     assert not refused.successful and "only while the node is unconfigured" in refused.reason
     assert change_state(robot, node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     answer = ask(robot, node)
-    assert (answer.error_code, answer.error_msg) == (
-        Answer.ERROR_NOT_LOADED,
-        "the node is finalized; start it again",
-    )
+    assert answer.error_code == Answer.ERROR_NOT_LOADED
+    assert answer.error_msg == "the node is finalized; start it again"
     assert not configuring.done()
 
 
@@ -126,7 +122,7 @@ def test_a_failed_automatic_start_ends_the_process(robot, start_node):
 
 
 def test_invalid_parameters_end_the_process_with_one_line(robot, start_node):
-    for parameters, words in (
+    for parameters, message in (
         ({"token_budget": 3}, "token_budget"),
         ({"image_topics": ["a", "a"]}, "each once"),
         ({"sample_rate_hz": "fast"}, "sample_rate_hz"),
@@ -134,4 +130,4 @@ def test_invalid_parameters_end_the_process_with_one_line(robot, start_node):
     ):
         node = start_node(**parameters)
         assert node.wait() == 1
-        assert words in node.log and "Traceback" not in node.log
+        assert message in node.log and "Traceback" not in node.log

@@ -21,13 +21,15 @@ def test_every_runtime_is_opened_by_its_name(checkpoint, exported, runtime):
     assert opened.open_cache(8).append([processor.encode_text("a")[:1]]).shape == (1536,)
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(0, None), (3, 3)])
-@pytest.mark.parametrize(("precision", "wanted"), [("auto", None), ("int8", "int8")])
-def test_precision_and_threads_reach_the_runtime(monkeypatch, threads, expected, precision, wanted):
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [({"precision": "auto", "threads": 0}, (None, None)), ({"precision": "int8", "threads": 3}, ("int8", 3))],
+)
+def test_precision_and_threads_reach_the_runtime(monkeypatch, values, arguments):
     calls = []
     monkeypatch.setattr(vlm_main, "open_runtime", lambda *args: calls.append(args))
-    vlm_main.open_model(settings(model="m", runtime="onnx", device="cuda:1", precision=precision, threads=threads))
-    assert calls == [("onnx", "m", "cuda:1", wanted, expected)]
+    vlm_main.open_model(settings(model="m", runtime="onnx", device="cuda:1", **values))
+    assert calls == [("onnx", "m", "cuda:1", *arguments)]
 
 
 def test_an_empty_model_parameter_is_refused():

@@ -18,18 +18,13 @@ from std_srvs.srv import Trigger
 
 def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, start_node, image):
     node = start_node()
-    captions, memory = (
-        robot.subscribe(GroundedCaption, f"{node.name}/captions"),
-        robot.subscribe(MemoryState, f"{node.name}/memory{node.topic}"),
-    )
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
+    memory = robot.subscribe(MemoryState, f"{node.name}/memory{node.topic}")
     overlays = robot.subscribe(CompressedImage, f"{node.name}/annotated/compressed")
     robot.publish(node.topic, image(12.5, frame_id="left_eye"))
     caption = robot.wait(lambda: captions)[0]
-    assert (caption.header.frame_id, caption.header.stamp.sec, caption.header.stamp.nanosec) == (
-        "left_eye",
-        12,
-        5 * 10**8,
-    )
+    stamp = caption.header.stamp
+    assert (caption.header.frame_id, stamp.sec, stamp.nanosec) == ("left_eye", 12, 5 * 10**8)
     assert (caption.camera, caption.image_width_px, caption.image_height_px) == (node.topic, 84, 56)
     assert caption.text == "A red cube. During the period 0.50 - 1.00 seconds." and caption.key_frame
     assert caption.visual_tokens == 6 and caption.generated_tokens > 5 and caption.total_s >= caption.first_token_s > 0
@@ -74,7 +69,7 @@ def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "words"),
+    ("fields", "code", "message"),
     [
         ({"question": " "}, Answer.ERROR_BAD_REQUEST, "question is empty"),
         ({"question": "a <image> b"}, Answer.ERROR_BAD_REQUEST, "image"),
@@ -86,9 +81,9 @@ def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
         ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
-def test_a_bad_question_is_refused_with_its_error_code_and_reason(robot, shared_node, fields, code, words):
+def test_a_bad_question_is_refused_with_its_error_code_and_reason(robot, shared_node, fields, code, message):
     answer = ask(robot, shared_node, **{"question": "What?", **fields})
-    assert (answer.error_code, answer.text) == (code, "") and words in answer.error_msg
+    assert (answer.error_code, answer.text) == (code, "") and message in answer.error_msg
 
 
 def test_an_exception_reaches_caller_and_log_and_the_node_survives(robot, start_node, image):
@@ -270,8 +265,8 @@ def test_four_cameras_at_thirty_hertz_share_the_budget(robot, start_node, image)
 def test_a_camera_without_images_is_stale_until_they_resume(robot, start_node, image):
     node = start_node(camera_timeout_s=0.5, **NO_CAPTIONS)
 
-    def newest(words):
-        return [s for s in statuses(robot, f"{node.name}: {node.topic}")[:1] if words in s.message]
+    def newest(text):
+        return [s for s in statuses(robot, f"{node.name}: {node.topic}")[:1] if text in s.message]
 
     assert robot.wait(lambda: newest("no image yet"))[0].level == b"\x01"
     robot.publish(node.topic, image(1.0))

@@ -35,7 +35,7 @@ def test_changes_take_effect_and_bad_ones_are_refused_with_the_reason(robot, sta
     assert set_parameter(robot, node, "caption.on_keyframe", True).successful
     robot.wait(lambda: captions)
 
-    for name, value, words in (
+    for name, value, message in (
         ("token_budget", 3, "out of range"),
         ("token_budget", 900_000, "more than the"),
         ("caption.prompt", " ", "it must be non-empty"),
@@ -48,7 +48,7 @@ def test_changes_take_effect_and_bad_ones_are_refused_with_the_reason(robot, sta
         ("autostart", False, "read-only"),
     ):
         result = set_parameter(robot, node, name, value)
-        assert not result.successful and words in result.reason, (name, result.reason)
+        assert not result.successful and message in result.reason, (name, result.reason)
     assert 0 < ask(robot, node).visual_tokens <= 100
 
 

@@ -77,13 +77,13 @@ def test_an_answer_is_printed_again_if_pieces_were_lost(monkeypatch, capsys):
 
 
 def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
-    for args, words in (
+    for args, message in (
         (["What?"], "has been seen yet"),
         (["What?", "--camera", "/x"], "camera '/x' is not configured"),
         ([" "], "the question is empty"),
     ):
         code, _, err = finished(penguin_vl("ask", "--node", "/shared/penguin", *args))
-        assert code == 1 and err.startswith("error: ") and words in err and err.count("\n") == 1, err
+        assert code == 1 and err.startswith("error: ") and message in err and err.count("\n") == 1, err
 
 
 def test_an_invalid_node_name_is_refused(domain):
@@ -102,11 +102,11 @@ def test_ctrl_c_cancels_the_answer(robot, start_node, image):
 
 
 def test_bad_usage_exits_with_code_2():
-    for args, words in (
+    for args, message in (
         ([], "give one question"),
         (["What?", "-q", "What?"], "give one question"),
         (["What?"], "--model"),
         (["What?", "--node", "/penguin", "--image", "x.png"], "Invalid value for --node"),
     ):
         code, _, err = finished(penguin_vl("ask", *args))
-        assert code == 2 and words in err, err
+        assert code == 2 and message in err, err

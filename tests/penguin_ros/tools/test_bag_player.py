@@ -45,10 +45,8 @@ def bag(bags, picture):
 
 def test_images_are_published_as_recorded(robot, bag, replay):
     raw = robot.subscribe(Image, "/a/image", QoSProfile(depth=50))
-    jpeg, clock = (
-        robot.subscribe(CompressedImage, "/b/compressed"),
-        robot.subscribe(Clock, "/clock", QoSProfile(depth=50)),
-    )
+    jpeg = robot.subscribe(CompressedImage, "/b/compressed")
+    clock = robot.subscribe(Clock, "/clock", QoSProfile(depth=50))
     process = replay(bag, "--rate", 2, "--wait", 30, "--clock", "--json")
     assert process.returncode == 0, process.err
     result = json.loads(process.out)
@@ -60,10 +58,8 @@ def test_images_are_published_as_recorded(robot, bag, replay):
 
 
 def test_start_topic_and_remap_select_what_is_published_where(robot, bag, replay):
-    late, other = (
-        robot.subscribe(Image, "/moved", QoSProfile(depth=50)),
-        robot.subscribe(CompressedImage, "/b/compressed"),
-    )
+    late = robot.subscribe(Image, "/moved", QoSProfile(depth=50))
+    other = robot.subscribe(CompressedImage, "/b/compressed")
     process = replay(bag, "--topic", "/a/image", "--start", 0.55, "--remap", "/a/image:=/moved", "--wait", 30)
     assert process.returncode == 0 and process.out.startswith("4 images in")
     robot.wait(lambda: len(late) == 4)
@@ -81,7 +77,7 @@ def test_a_loop_runs_until_a_signal(robot, bag, replay):
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "message"),
     [
         (["--topic", "/words"], "is std_msgs/msg/String, not an image"),
         (["--topic", "/none"], "has no topic /none"),
@@ -89,10 +85,10 @@ def test_a_loop_runs_until_a_signal(robot, bag, replay):
         (["--wait", "0.1"], "/a/image, /b/compressed got no subscriber within 0.1 s"),
     ],
 )
-def test_a_bag_that_cannot_be_played_is_reported_in_one_line(domain, bag, replay, args, words):
+def test_a_bag_that_cannot_be_played_is_reported_in_one_line(domain, bag, replay, args, message):
     process = replay(bag, *args)
     assert process.returncode == 1
-    assert process.err.startswith("error: ") and words in process.err and process.err.count("\n") == 1
+    assert process.err.startswith("error: ") and message in process.err and process.err.count("\n") == 1
 
 
 def test_a_missing_bag_is_reported(domain, tmp_path, replay):

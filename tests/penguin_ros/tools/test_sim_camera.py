@@ -54,9 +54,9 @@ def test_every_image_is_published_with_its_ground_truth(robot):
 
     # The first images may be lost; the first one received must be among those that this seed renders.
     table = LiveTabletop(SEED, Size(112, 168), 20.0)
-    shown = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
+    received = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
     frames = (table.step() for _ in range(600))
-    match = next(frame for frame in frames if np.array_equal(frame.rgb, shown))
+    match = next(frame for frame in frames if np.array_equal(frame.rgb, received))
     table.close()
     assert [o.label for o in truth.objects] == [o.label for o in match.truth.objects]
 
