@@ -91,7 +91,7 @@ class Robot:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
-        self._publishers, self._clients = {}, {}
+        self._publishers, self._clients, self._action_clients = {}, {}, []
         self.diagnostics = self.subscribe(DiagnosticArray, "/diagnostics")
         self._spinning = True
         self._thread = threading.Thread(target=self._spin)
@@ -104,6 +104,8 @@ class Robot:
         self._executor.create_task(setattr, self, "_spinning", False)
         self._thread.join()
         self._executor.shutdown()
+        for client in self._action_clients:  # destroy_node() leaves them
+            client.destroy()
         self.node.destroy_node()
         rclpy.shutdown()
 
@@ -141,6 +143,17 @@ class Robot:
         future.add_done_callback(self.notify)
         self.wait(future.done, patience_s)
         return future.result()
+
+    def action_client(self, kind, name):
+        """Returns a client of an action as soon as its server is discovered."""
+        from rclpy.action import ActionClient
+
+        from penguin_ros.nodes.context import FEEDBACK_QOS
+
+        client = ActionClient(self.node, kind, name, feedback_sub_qos_profile=FEEDBACK_QOS)
+        self._action_clients.append(client)
+        assert client.wait_for_server(PATIENCE_S), f"there is no action {name}"
+        return client
 
     def request(self, request, *args):
         """Calls a request method of an action client and returns its future.

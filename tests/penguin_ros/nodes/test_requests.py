@@ -20,7 +20,6 @@ from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
 from rcl_interfaces.srv import GetParameters
-from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
@@ -49,8 +48,7 @@ def ready(robot, start_node, image, script, **parameters):
     node = start_node(script, queue_size=2, **NO_CAPTIONS, **parameters)
     robot.publish_and_wait(node, image(1.0))
     goal = AskStream.Goal(question="What?")
-    node.client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS)
-    assert node.client.wait_for_server(robot.patience_s)
+    node.client = robot.action_client(AskStream, f"{node.name}/ask_stream")
 
     def start_goal():
         """Sends a goal and returns its handle as soon as text streams."""
@@ -148,8 +146,7 @@ def test_a_question_includes_the_frames_that_arrived_during_the_previous_answer(
 def test_the_feedback_adds_up_to_the_answer(robot, start_node, image):
     node = start_node(**NO_CAPTIONS)
     robot.publish_and_wait(node, image(1.0))
-    client = ActionClient(robot.node, AskStream, f"{node.name}/ask_stream", feedback_sub_qos_profile=FEEDBACK_QOS)
-    assert client.wait_for_server(robot.patience_s)
+    client = robot.action_client(AskStream, f"{node.name}/ask_stream")
     # Read from the topic: rclpy's action client drops the feedback that it has not read when a goal's result arrives.
     received = robot.subscribe(AskStream.Impl.FeedbackMessage, f"{node.name}/ask_stream/_action/feedback", FEEDBACK_QOS)
     goal = AskStream.Goal(question="What?")
