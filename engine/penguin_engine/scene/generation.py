@@ -51,7 +51,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class AnswerHooks:
-    """What the caller of an answer is told, and how it ends one early.
+    """Callbacks for streamed text and cancellation.
 
     Attributes:
         on_text: Called with each piece of text and the number of tokens generated so far.
@@ -221,7 +221,7 @@ def prefill_and_generate(
         segments: The rest of the prompt.
         processor: Decodes tokens.
         sampling: How tokens are chosen and when to stop.
-        hooks: What the caller is told, and how it cancels.
+        hooks: Callbacks for streamed text and cancellation.
     """
     logits = cache.append(segments)
     answer.prompt_tokens = cache.length

@@ -40,7 +40,7 @@ def ask_cameras(
         processor: Processor of the same checkpoint.
         sessions: Session by camera name. Cameras without a frame are left out of the prompt.
         request: The question; its horizon counts from the newest frame of any camera.
-        hooks: What the caller is told, and how it cancels.
+        hooks: Callbacks for streamed text and cancellation.
 
     Raises:
         NoFramesError: None of the cameras has a frame.
