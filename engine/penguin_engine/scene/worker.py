@@ -216,10 +216,7 @@ class SceneWorker:
         camera, frame = self._newest(cameras)
         pixels = frame.pixels  # the frame may shrink meanwhile
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
-        if len(sessions) == 1:
-            answer = sessions[camera].ask(request, hooks)
-        else:
-            answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks)
+        answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks)
         return Outcome(answer, camera, frame, pixels, queue_s)
 
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
