@@ -177,7 +177,7 @@ def long_stream(frames, seed, key_share, stream_sizes):
 def test_fill_and_cost_of_a_long_stream(budget, key_share, stream_sizes):
     config = MemoryConfig(token_budget=budget, patch_size=1)
     fills = []
-    for memory, _, _ in run(config, long_stream(3000, 1, key_share, stream_sizes)):
+    for memory, _, _ in run(config, long_stream(1000, 1, key_share, stream_sizes)):
         if memory.counters.compactions:
             fills.append(memory.tokens / budget)
     counters = memory.counters
