@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from penguin_models.atomic_write import atomic_write
+
 STAGE = "training/configs/tiny-cpu/ablation.yaml"
 PICTURES = "data/tabletop/train/annotations.jsonl"
 FULL = "all of it"
@@ -46,9 +48,8 @@ def run(out: Path, variant: str, seed: int) -> None:
     probe = [sys.executable, str(Path(__file__).with_name("probe.py")), PICTURES, str(out)]
     for name, command in (("scores.json", evaluate), ("probe.json", probe)):
         if not (out / name).exists():
-            result = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-            (out / f"{name}.part").write_bytes(result.stdout)
-            (out / f"{name}.part").rename(out / name)
+            with atomic_write(out / name, "wb") as file:
+                subprocess.run(command, stdout=file, check=True)
     print(f"done: {out}", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from penguin_models.types import Size, UInt8Array
-    from penguin_tabletop.samples import Sample
+    from penguin_tabletop.dataset import Sample
 
 app = typer.Typer(help="Write or show scenes of the simulated table-top.", no_args_is_help=True)
 
@@ -36,7 +36,6 @@ def write(
     ] = None,
     drills: Annotated[float, typer.Option(help="Share of texts that are only to be repeated.", min=0, max=1)] = 0.0,
     images: Annotated[Literal["jpg", "png"], typer.Option(help="Format of images and frames.")] = "jpg",
-    clips: Annotated[Literal["frames", "mp4"], typer.Option(help="Clips as folders of frames, or as MP4.")] = "frames",
     masks: Annotated[bool, typer.Option(help="Also write the class of every pixel.")] = False,
     jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     as_json: JsonOption = False,
@@ -51,7 +50,7 @@ def write(
 
     weights = Mixture() if mixture is None else Mixture(**parse_weights(mixture))
     samples = TabletopSettings(Split[split.upper()], seed, parse_size(size), turns, fps, mixture=weights, drills=drills)
-    settings = files.WriterSettings(samples, images, clips, masks)
+    settings = files.WriterSettings(samples, images, masks)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -87,7 +86,6 @@ def show(
     only = Mixture(**parse_weights(f"{family}=1"))
     dataset = TabletopDataset(TabletopSettings(Split.TEST, size=parse_size(size), turns=turns, fps=1.0, mixture=only))
     sample = dataset[seed]
-    dataset.close()
     if sample.frames:
         save_overlay(out, _draw_frames(sample), [])
     if as_json:

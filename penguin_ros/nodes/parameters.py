@@ -14,7 +14,7 @@ from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting
 def declare(node: Node) -> None:
     """Declares every setting with its description and range."""
     for setting in SETTINGS:
-        node.declare_parameter(setting.name, setting.default, _descriptor(setting))
+        node.declare_parameter(setting.name, setting.default, descriptor_of(setting))
 
 
 def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:
@@ -38,7 +38,8 @@ def watch(
     node.add_post_set_parameters_callback(apply)
 
 
-def _descriptor(setting: Setting) -> ParameterDescriptor:
+def descriptor_of(setting: Setting) -> ParameterDescriptor:
+    """Returns the description and limits of a setting as ROS declares them."""
     descriptor = ParameterDescriptor(description=setting.description, read_only=setting.read_only)
     constraints = [f"one of {', '.join(setting.choices)}"] if setting.choices else []
     if not setting.live and not setting.read_only:

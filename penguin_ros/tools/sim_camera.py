@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import rclpy
 from penguin_vl.msg import GroundedCaption
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -23,58 +22,47 @@ from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.parameters import descriptor_of
+from penguin_ros.settings import Setting
 from penguin_tabletop.clips.timeline import LiveTabletop
 
-_STOP_CHECK_S = 0.1
-"""Longest time between checks whether the process has been asked to stop."""
+_SETTINGS = (
+    Setting("seed", 0, "The same seed gives the same images.", 0, 2**31 - 1, read_only=True),
+    Setting("width", 320, "Width of the image in pixels.", 56, 1080, read_only=True),
+    Setting("height", 240, "Height of the image in pixels.", 56, 1080, read_only=True),
+    Setting("rate_hz", 10.0, "Images per second.", 0.1, 120.0, read_only=True),
+    Setting("frame_id", "sim_camera_optical_frame", "frame_id of the header.", read_only=True),
+)
+_STOP_CHECK_S = 0.1  # longest time between checks whether the process has been asked to stop
 
 
 class SimCamera(Node):  # type: ignore[misc, unused-ignore]
     """Publishes `~/image_raw` and `~/truth`.
 
     `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text the
-    events in progress ("" if there are none).
+    event in progress ("" if there is none).
     """
 
     def __init__(self) -> None:
-        """Declares the parameters and plans the first scene.
-
-        Raises:
-            TabletopError: A parameter is out of range, or PyBullet is not installed.
-        """
+        """Declares the parameters and plans the first scene; raises TabletopError if PyBullet is not installed."""
         super().__init__("sim_camera")
-        seed = self._declare_integer("seed", 0, 0, 2**31 - 1, "the same seed gives the same images")
-        width = self._declare_integer("width", 320, 56, 4096, "width of the image in pixels")
-        height = self._declare_integer("height", 240, 56, 4096, "height of the image in pixels")
-        limits = [FloatingPointRange(from_value=0.1, to_value=120.0)]
-        descriptor = ParameterDescriptor(description="images per second", floating_point_range=limits, read_only=True)
-        rate_hz = float(self.declare_parameter("rate_hz", 10.0, descriptor).value)
-        descriptor = ParameterDescriptor(description="frame_id of the header", read_only=True)
-        self._frame_id = str(self.declare_parameter("frame_id", "sim_camera_optical_frame", descriptor).value)
+        seed, width, height, rate_hz, self._frame_id = (
+            self.declare_parameter(setting.name, setting.default, descriptor_of(setting)).value for setting in _SETTINGS
+        )
         self._table = LiveTabletop(seed, Size(height, width), rate_hz)
         self._images = self.create_publisher(Image, "~/image_raw", 2)
         self._truth = self.create_publisher(GroundedCaption, "~/truth", 10)
         self.create_timer(1 / rate_hz, self._publish)
 
-    def destroy_node(self) -> None:
-        """Frees the renderer."""
-        self._table.close()
-        super().destroy_node()
-
-    def _declare_integer(self, name: str, default: int, low: int, high: int, description: str) -> int:
-        limits = [IntegerRange(from_value=low, to_value=high, step=1)]
-        descriptor = ParameterDescriptor(description=description, integer_range=limits, read_only=True)
-        return int(self.declare_parameter(name, default, descriptor).value)
-
     def _publish(self) -> None:
-        frame = self._table.step()
-        height, width, _ = frame.rgb.shape
+        view, event = self._table.step()
+        height, width = view.picture.size
         image = Image(height=height, width=width, encoding="rgb8", step=width * 3)
         image.header.stamp = self.get_clock().now().to_msg()
         image.header.frame_id = self._frame_id
-        image.data = array.array("B", frame.rgb.tobytes())
-        text = ", ".join(f"{event.label} {event.kind} {event.where}".strip() for event in frame.events)
-        objects = [item.grounded for item in frame.truth.objects]
+        image.data = array.array("B", view.picture.rgb.tobytes())
+        text = "" if event is None else f"{event.label} {event.kind} {event.where}".strip()
+        objects = [item.grounded for item in view.truth.objects]
         self._truth.publish(truth_message(image.header, self._images.topic_name, Size(height, width), text, objects))
         self._images.publish(image)
 

@@ -1,6 +1,7 @@
 """The table of the node's parameters, and what follows from their values."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_the_budget_is_shared_evenly():
 def test_values_out_of_range_are_named(name, value, words):
     with pytest.raises(PenguinError, match=re.escape(words)):
         NodeSettings.from_values({**DEFAULTS, name: value})
+
+
+def test_the_reference_policy_needs_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(PenguinError, match="needs torch; pip install torch, or set novelty"):
+        NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"})
 
 
 def test_changes_are_found():

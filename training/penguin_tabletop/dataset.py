@@ -1,18 +1,88 @@
-"""Samples by number, made on demand: endless, reproducible, without files."""
+"""Samples by number, made on demand: pictures, a conversation about them, and their ground truth.
+
+The data set is endless: sample n depends only on the settings and n, so that any process can make it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from penguin_models.errors import TabletopError
-from penguin_models.types import Size
-from penguin_tabletop.clips.timeline import check_timing
-from penguin_tabletop.render.picture import SceneRenderer, check_size
-from penguin_tabletop.samples import Family, Sample, chart_sample, clip_sample, image_sample, pair_sample, text_sample
-from penguin_tabletop.seeds import Split, seeded_random
+from penguin_models.types import Size, UInt8Array
+from penguin_tabletop.clips.events import Event
+from penguin_tabletop.clips.timeline import TabletopClip, View, check_timing, view_of
+from penguin_tabletop.conversations.clip_tasks import ClipTruth, clip_turns, what_changed
+from penguin_tabletop.conversations.language import as_typed
+from penguin_tabletop.conversations.picture_tasks import picture_turns
+from penguin_tabletop.conversations.text_tasks import repeat, text_turns
+from penguin_tabletop.conversations.turns import Turn
+from penguin_tabletop.render.charts import draw_chart
+from penguin_tabletop.render.picture import NOTHING, SUPERSAMPLE, RenderedPicture, SceneRenderer, check_size
+from penguin_tabletop.scene.catalogue import COLOURS, KINDS
+from penguin_tabletop.scene.planning import plan_scene
+from penguin_tabletop.scene.scene import Scene
+from penguin_tabletop.seeds import Random, Split, choose_weighted, seeded_random
+from penguin_tabletop.truth import SceneTruth
+
+Family = Literal["image", "pair", "clip", "chart", "text"]
+
+CLASSES = ("nothing", *(f"{colour} {kind}" for kind in KINDS for colour in (*COLOURS, "any")))
+"""Names of the class ids in masks: every kind in every colour; "any" for kinds that have no colour."""
+_TRIES = 20
+_PAIR_S = 7.0
+_PLACEHOLDERS: dict[Family, str] = {"image": "<image>\n", "pair": "<image>\n<image>\n", "clip": "<video>\n"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A training or evaluation example."""
+
+    id: str  # unique over splits and bases
+    seed: int
+    family: Family  # image; pair (before and after); clip; chart (a picture without conversation); text (no picture)
+    turns: tuple[Turn, ...]
+    frames: tuple[UInt8Array, ...] = ()  # [H, W, 3] each
+    stamps_s: tuple[float, ...] = ()  # of the frames of a clip
+    truths: tuple[SceneTruth, ...] = ()  # what each frame shows; none for charts and texts
+    events: tuple[Event, ...] = ()  # of a clip or pair
+    classes: tuple[UInt8Array, ...] = field(default=(), repr=False)  # [H, W] each, indices into CLASSES
+
+    @property
+    def conversations(self) -> list[dict[str, str]]:
+        """Messages in the annotation format: "from" human or gpt, and "value"."""
+        messages = []
+        for number, turn in enumerate(self.turns):
+            opening = _PLACEHOLDERS.get(self.family, "") if number == 0 else ""
+            messages.append({"from": "human", "value": opening + turn.question})
+            messages.append({"from": "gpt", "value": turn.answer})
+        return messages
+
+    def annotation(self) -> dict[str, Any]:
+        """Returns the line of the annotation file without media paths; questions about pictures are independent."""
+        independent = {"independent_turns": True} if self.turns and self.frames else {}
+        return {
+            "id": self.id,
+            "family": self.family,
+            **independent,
+            "conversations": self.conversations,
+            "tasks": [turn.task for turn in self.turns],
+            "expected": [turn.expected.to_dict() for turn in self.turns],
+        }
+
+    def truth(self) -> dict[str, Any]:
+        """Returns the ground truth for JSON."""
+        return {
+            "id": self.id,
+            "seed": self.seed,
+            "family": self.family,
+            "stamps_s": list(self.stamps_s),
+            "frames": [truth.to_dict() for truth in self.truths],
+            "events": [asdict(event) for event in self.events],
+        }
 
 
 @dataclass(frozen=True)
@@ -30,11 +100,10 @@ class Mixture:
         if min(weights) < 0 or sum(weights) <= 0:
             raise TabletopError(f"weights {weights} of a mixture must not be negative, and one must be above 0")
 
-    def choose(self, random: np.random.Generator) -> Family:
+    def choose(self, random: Random) -> Family:
         """Returns a random family."""
-        weights = np.array([getattr(self, name) for name in get_args(Family)])
-        family: Family = get_args(Family)[random.choice(len(weights), p=weights / weights.sum())]
-        return family
+        weights: dict[Family, float] = {family: getattr(self, family) for family in get_args(Family)}
+        return choose_weighted(random, weights)[0]
 
 
 @dataclass(frozen=True)
@@ -54,21 +123,12 @@ class TabletopSettings:
         self.split.seed(0, self.base)
         check_size(self.size)
         check_timing(self.fps, self.seconds)
-        if self.turns < 1:
-            raise TabletopError(f"turns {self.turns} must be at least 1")
-        if not 0 <= self.drills <= 1:
-            raise TabletopError(f"drills {self.drills} must be a share, from 0 to 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
-        return asdict(self) | {"split": self.split.name.lower()}
 
 
 class TabletopDataset:
-    """An endless data set: sample n depends only on the settings and n, so that any process can make it."""
+    """An endless data set; its renderer starts with the first picture, in the process that needs it."""
 
     def __init__(self, settings: TabletopSettings):
-        """Stores the settings; the renderer starts with the first picture, in the process that needs it."""
         self.settings = settings
         self._renderer: SceneRenderer | None = None
 
@@ -79,23 +139,90 @@ class TabletopDataset:
         name = f"{settings.split.name.lower()}-{settings.base}-{number:08d}"
         family = settings.mixture.choose(seeded_random(seed, "family"))
         if family == "text":
-            return text_sample(name, seed, settings.turns, settings.drills)
+            return _text_sample(name, seed, settings)
         if family == "chart":
-            return chart_sample(name, seed, settings.size)
+            return Sample(name, seed, family, (), (draw_chart(seeded_random(seed, "chart"), settings.size),))
         if self._renderer is None:
             self._renderer = SceneRenderer(settings.size)
         if family == "image":
-            return image_sample(name, seed, self._renderer, settings.turns)
+            return _image_sample(name, seed, self._renderer, settings)
         if family == "pair":
-            return pair_sample(name, seed, self._renderer)
-        return clip_sample(name, seed, self._renderer, settings.turns, settings.fps, settings.seconds)
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+            return _pair_sample(name, seed, self._renderer)
+        return _clip_sample(name, seed, self._renderer, settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the renderer: another process starts its own."""
         return self.__dict__ | {"_renderer": None}
+
+
+def _text_sample(name: str, seed: int, settings: TabletopSettings) -> Sample:
+    """Makes a conversation without pictures, or now and then a text to repeat."""
+    turns, drilling = text_turns(seeded_random(seed, "text"), settings.turns), seeded_random(seed, "drill")
+    if drilling.random() < settings.drills:
+        turns = [repeat(turns[0].question, drilling)]
+    return Sample(name, seed, "text", tuple(turns))
+
+
+def _image_sample(name: str, seed: int, renderer: SceneRenderer, settings: TabletopSettings) -> Sample:
+    """Makes a picture and questions about it."""
+    random = seeded_random(seed, "image")
+    for _ in range(_TRIES):
+        view = view_of(plan_scene(random, settings.size), renderer)
+        if view.truth.is_clear:
+            break
+    asking = seeded_random(seed, "questions")
+    turns = picture_turns(view.truth, asking, settings.turns) if view.truth.is_clear else []
+    return _sample_of(name, seed, "image", [view], asking, turns)
+
+
+def _pair_sample(name: str, seed: int, renderer: SceneRenderer) -> Sample:
+    """Makes two pictures, before and after some events (or none), and a question about what has changed."""
+    clip = TabletopClip(seed, renderer.size, seconds=_PAIR_S)
+    views = [view_of(clip.scene(time_s), renderer) for time_s in (0.0, clip.seconds)]
+    truth, asking = ClipTruth(clip.events, views[0].truth, views[1].truth), seeded_random(seed, "questions")
+    turns = [what_changed(truth, asking)] if truth.first.is_clear and truth.last.is_clear else []
+    return _sample_of(name, seed, "pair", views, asking, turns, clip.events)
+
+
+def _clip_sample(name: str, seed: int, renderer: SceneRenderer, settings: TabletopSettings) -> Sample:
+    """Makes a clip, questions about its events, and picture questions, which refer to its last frame."""
+    clip = TabletopClip(seed, settings.size, settings.fps, settings.seconds)
+    views = list(clip.frames(renderer))
+    truth, asking = ClipTruth(clip.events, views[0].truth, views[-1].truth), seeded_random(seed, "questions")
+    turns = clip_turns(truth, asking, settings.turns)
+    if truth.last.is_clear:
+        turns += picture_turns(truth.last, asking, max(1, settings.turns // 2))
+    shuffled = [turns[index] for index in asking.permutation(len(turns))]
+    sample = _sample_of(name, seed, "clip", views, asking, shuffled, clip.events)
+    return replace(sample, stamps_s=tuple(clip.stamps_s))
+
+
+def _sample_of(
+    name: str,
+    seed: int,
+    family: Family,
+    views: Sequence[View],
+    asking: Random,
+    turns: Sequence[Turn],
+    events: tuple[Event, ...] = (),
+) -> Sample:
+    """Returns a sample with pictures, whose questions are written as people type them."""
+    return Sample(
+        name,
+        seed,
+        family,
+        turns=tuple(replace(turn, question=as_typed(asking, turn.question)) for turn in turns),
+        frames=tuple(view.picture.rgb for view in views),
+        truths=tuple(view.truth for view in views),
+        events=events,
+        classes=tuple(_class_ids(view.scene, view.picture) for view in views),
+    )
+
+
+def _class_ids(scene: Scene, picture: RenderedPicture) -> UInt8Array:
+    """Returns the class of every pixel, uint8 [H, W]: indices into CLASSES."""
+    ids = picture.ids[::SUPERSAMPLE, ::SUPERSAMPLE]
+    table = np.zeros(max((thing.id for thing in scene.things), default=0) + 2, np.uint8)
+    for thing in scene.things:
+        table[thing.id - NOTHING] = CLASSES.index(f"{thing.colour or 'any'} {thing.kind}")
+    classes: UInt8Array = table[ids - NOTHING]
+    return classes

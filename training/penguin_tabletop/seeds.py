@@ -1,13 +1,17 @@
-"""Seeds of the splits, and random generators that depend on a seed."""
+"""Seeds of the splits, random generators that depend on a seed, and choices by weight."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 
 from penguin_models.errors import TabletopError
 
+T = TypeVar("T")
+Random = np.random.Generator
 _NUMBER_BITS = 40
 
 
@@ -19,14 +23,9 @@ class Split(IntEnum):
     TEST = 2
 
     def seed(self, number: int, base: int = 0) -> int:
-        """Returns the seed of a scene.
+        """Returns the seed of a scene; raises TabletopError if the number or the base is out of range.
 
-        Args:
-            number: Number of the scene, below 2**40.
-            base: Number of a separate family of scenes; families of one split share no seed either.
-
-        Raises:
-            TabletopError: The number or the base is out of range.
+        The base is the number of a separate family of scenes; families of one split share no seed either.
         """
         if not 0 <= number < 1 << _NUMBER_BITS:
             raise TabletopError(f"scene number {number} must be at least 0 and below 2**{_NUMBER_BITS}")
@@ -35,6 +34,12 @@ class Split(IntEnum):
         return ((base << _NUMBER_BITS) + number) << 2 | self.value
 
 
-def seeded_random(seed: int, purpose: str) -> np.random.Generator:
+def seeded_random(seed: int, purpose: str) -> Random:
     """Returns a random generator that depends only on the seed and on what the numbers are used for."""
     return np.random.default_rng([*purpose.encode(), seed & 0xFFFFFFFF, seed >> 32])
+
+
+def choose_weighted(random: Random, weights: Mapping[T, float], count: int = 1, repeat: bool = True) -> list[T]:
+    """Returns random items with probabilities in proportion to their weights."""
+    items, values = list(weights), np.array(list(weights.values()))
+    return [items[index] for index in random.choice(len(items), count, replace=repeat, p=values / values.sum())]

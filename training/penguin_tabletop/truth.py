@@ -8,8 +8,9 @@ between makes the picture unclear, and then no question is asked that depends on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,15 @@ from penguin_models.types import Size
 from penguin_tabletop.render.picture import RenderedPicture, Visibility
 from penguin_tabletop.render.printing import is_legible
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.scene import Scene, Vector
-from penguin_tabletop.scene.view import area_in_image, rect_of
+from penguin_tabletop.scene.scene import Scene, Vector, area_in_image, rect_of
 
 MIN_SHARE = 0.45
 MIN_SIDE = 0.035
 NO_TRACE = 0.02
-_READABLE_SHARE = 0.9
-"""A printed word counts if this share of its object is visible and the word is legible."""
+_READABLE_SHARE = 0.9  # a printed word counts if this share of its object is visible and the word is legible
 _APART_M = 0.05
-_APART_X = 60
-"""Left and right require this distance between the middles of the boxes, in thousandths of the width."""
-_DIRECTION_RATIO = 1.6
-"""How many times one direction must outweigh the other to be called left, right, in front or behind."""
+_APART_X = 60  # left and right require this distance between the middles of the boxes, in thousandths of the width
+_DIRECTION_RATIO = 1.6  # how many times one direction must outweigh the other to be called left, right, front or back
 
 RELATIONS = ("left of", "right of", "in front of", "behind", "on")
 OPPOSITE = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
@@ -107,7 +104,7 @@ class SceneTruth:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return {
-            "objects": [_round_values(asdict(item)) | {"box": box_list(item.box)} for item in self.objects],
+            "objects": [_round_values(asdict(item)) | {"box": astuple(item.box)} for item in self.objects],
             "relations": [asdict(relation) for relation in self.relations],
             "counts": self.counts(),
             "unclear": list(self.unclear),
@@ -118,12 +115,7 @@ class SceneTruth:
 
 def rounded_box(box: Box) -> Box:
     """Returns the box with each side rounded to tens."""
-    return Box(*(10 * round(side / 10) for side in box_list(box)))
-
-
-def box_list(box: Box) -> list[int]:
-    """Returns a box as [x1, y1, x2, y2] in thousandths."""
-    return [box.x1, box.y1, box.x2, box.y2]
+    return Box(*(10 * round(side / 10) for side in astuple(box)))
 
 
 def truth_of(scene: Scene, picture: RenderedPicture) -> SceneTruth:
@@ -145,9 +137,10 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
     objects, unclear = [], []
     for thing in scene.things:
         found = visibility.get(thing.id)
-        if found is None or found.box is None or found.share < NO_TRACE:
+        if found is None or found.share < NO_TRACE:
             continue
-        if found.share < MIN_SHARE or not _is_large_enough(found.box, size):
+        left, top, right, bottom = found.box.to_pixels(size)
+        if found.share < MIN_SHARE or min(right - left, bottom - top) < MIN_SIDE * min(size):
             unclear.append(thing.label)
             continue
         readable = thing.word and found.share >= _READABLE_SHARE and is_legible(thing, scene.camera, size)
@@ -156,23 +149,10 @@ def _truth(scene: Scene, visibility: Mapping[int, Visibility], size: Size) -> Sc
         names = (thing.label, thing.kind, thing.colour, thing.size, word)
         place = (right_m, ahead_m, thing.position, thing.on)
         objects.append(VisibleObject(thing.id, *names, found.box, found.share, *place))
-    objects.sort(key=lambda item: (item.box.x1 + item.box.x2, item.id))
-    table = scene.surroundings.table.name
-    return SceneTruth(tuple(objects), _relations(objects), tuple(unclear), table, scene.camera)
-
-
-def _is_large_enough(box: Box, size: Size) -> bool:
-    left, top, right, bottom = box.to_pixels(size)
-    return min(right - left, bottom - top) >= MIN_SIDE * min(size)
-
-
-def _relations(objects: Sequence[VisibleObject]) -> tuple[Relation, ...]:
-    return tuple(
-        Relation(subject.id, name, other.id)
-        for subject in objects
-        for other in objects
-        if subject.id != other.id and (name := _relation(subject, other)) is not None
-    )
+    objects.sort(key=lambda item: (item.middle_x, item.id))
+    named = ((subject.id, _relation(subject, other), other.id) for subject, other in permutations(objects, 2))
+    relations = tuple(Relation(subject, name, other) for subject, name, other in named if name is not None)
+    return SceneTruth(tuple(objects), relations, tuple(unclear), scene.surroundings.table.name, scene.camera)
 
 
 def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
@@ -181,7 +161,7 @@ def _relation(subject: VisibleObject, other: VisibleObject) -> str | None:
     if other.on == subject.id:
         return None
     right, ahead = subject.right_m - other.right_m, subject.ahead_m - other.ahead_m
-    across = (subject.box.x1 + subject.box.x2 - other.box.x1 - other.box.x2) / 2
+    across = subject.middle_x - other.middle_x
     is_beside = abs(right) >= max(_APART_M, _DIRECTION_RATIO * abs(ahead)) and abs(across) >= _APART_X
     if is_beside and (right > 0) == (across > 0):
         return "right of" if right > 0 else "left of"

@@ -45,6 +45,7 @@ from penguin_engine.export.manifest import (
 )
 from penguin_engine.export.quantize import REPORT, Quantization
 from penguin_engine.export.staging import check_movable, put_into_place, staging, writing
+from penguin_models.atomic_write import PARTIAL_SUFFIX
 from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, UInt8Array
@@ -264,7 +265,7 @@ def _foreign_file(folder: Path, exported: set[str]) -> Path | None:
     plans = folder / PLAN_FOLDER
     found = [path for path in folder.iterdir() if path.name not in exported | {REPORT, PLAN_FOLDER, PLAN_STAGING}]
     found += [path for path in plans.iterdir() if path.name not in PLAN_FILES] if plans.is_dir() else []
-    return min(found, default=None)
+    return min((path for path in found if path.suffix != PARTIAL_SUFFIX), default=None)
 
 
 def _check_operators(profile: Profile, quantization: Quantization | None) -> None:

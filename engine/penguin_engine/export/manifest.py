@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 PLAN_FOLDER, PLAN_MANIFEST = "tensorrt", "plan.json"
 VISION_PLAN, DECODER_PLAN, TIMING_CACHE = "vision.plan", "decoder.plan", "timing.cache"
-PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, "timing.partial"}
+PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE}
 PLAN_STAGING = ".building"
 """Folder inside an export in which TensorRT plans are staged while they are built."""
 MASKED = -1e9

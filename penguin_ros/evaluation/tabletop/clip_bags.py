@@ -25,7 +25,7 @@ from penguin_ros.evaluation.question_file import (
 )
 from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TrueFrame, write_bag
 from penguin_tabletop.clips.events import EventKind
-from penguin_tabletop.clips.timeline import ClipView, TabletopClip
+from penguin_tabletop.clips.timeline import TabletopClip, View
 from penguin_tabletop.conversations import clip_tasks
 from penguin_tabletop.conversations.clip_tasks import ClipTruth
 from penguin_tabletop.conversations.picture_tasks import picture_turns
@@ -66,21 +66,18 @@ def write_clips(
     renderer = SceneRenderer(size)
     bags: list[Path] = []
     questions: list[Question] = []
-    try:
-        for number in range(clips):
-            clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
-            views = list(clip.frames(renderer))
-            frames = (TrueFrame(v.stamp_s, v.picture.rgb, [item.grounded for item in v.truth.objects]) for v in views)
-            bags.append(write_bag(folder / f"tabletop-{number}", frames))
-            questions += clip_questions(f"tabletop-{number}", clip, views)
-            on_clip()
-    finally:
-        renderer.close()
+    for number in range(clips):
+        clip = TabletopClip(Split.TEST.seed(number, seed), size, fps, seconds, calm=False)
+        views = list(clip.frames(renderer))
+        frames = (TrueFrame(v.stamp_s, v.picture.rgb, [item.grounded for item in v.truth.objects]) for v in views)
+        bags.append(write_bag(folder / f"tabletop-{number}", frames))
+        questions += clip_questions(f"tabletop-{number}", clip, views)
+        on_clip()
     write_questions(folder / QUESTIONS_FILE, questions)
     return bags
 
 
-def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> list[Question]:
+def clip_questions(bag: str, clip: TabletopClip, views: Sequence[View]) -> list[Question]:
     """Returns questions about a clip, asked after its middle and at its end while nothing happens."""
     random = seeded_random(clip.seed, "bag questions")
     questions: list[Question] = []
@@ -106,7 +103,7 @@ def clip_questions(bag: str, clip: TabletopClip, views: Sequence[ClipView]) -> l
     return questions
 
 
-def calm_views(clip: TabletopClip, views: Sequence[ClipView]) -> list[ClipView]:
+def calm_views(clip: TabletopClip, views: Sequence[View]) -> list[View]:
     """Returns the first view after the middle and the last view, of those during which no event is going on.
 
     During an event it is ambiguous whether it has happened.

@@ -30,12 +30,8 @@ def rendered_clips(count: int) -> Iterator[LabelledClip]:
 
 
 def _render(clip: TabletopClip) -> Iterator[Frame]:
-    renderer = SceneRenderer(_SIZE)
-    try:
-        for view in clip.frames(renderer):
-            yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
-    finally:
-        renderer.close()
+    for view in clip.frames(SceneRenderer(_SIZE)):
+        yield Frame(view.picture.rgb, round(view.stamp_s * 1e9))
 
 
 def check_plot(path: Path) -> None:

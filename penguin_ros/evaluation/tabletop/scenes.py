@@ -6,7 +6,6 @@ Scenes are rendered when they are asked about. Needs the extra `sim`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from penguin_engine.runtimes.base import Runtime
@@ -21,8 +20,7 @@ from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Size
 from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio, sum_ratios
 from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Scored, score_answer
-from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_tabletop.samples import Sample
+from penguin_tabletop.dataset import Mixture, Sample, TabletopDataset, TabletopSettings
 from penguin_tabletop.seeds import Split
 
 _POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
@@ -85,15 +83,15 @@ def evaluate_tabletop(
     """
     settings = TabletopSettings(Split.TEST, run.seed, run.size, turns=8, fps=2.0, mixture=run.mixture)
     scored: list[list[Scored]] = []
-    with closing(TabletopDataset(settings)) as dataset:
-        for number in range(run.scenes):
-            sample, asked = dataset[number], []
-            scored.append([])
-            for turn, raw in zip(sample.turns, _answer_turns(runtime, processor, run, sample), strict=True):
-                score = score_answer(turn, raw)
-                scored[-1].append(score)
-                asked.append(AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right))
-            on_answers(asked)
+    dataset = TabletopDataset(settings)
+    for number in range(run.scenes):
+        sample, asked = dataset[number], []
+        scored.append([])
+        for turn, raw in zip(sample.turns, _answer_turns(runtime, processor, run, sample), strict=True):
+            score = score_answer(turn, raw)
+            scored[-1].append(score)
+            asked.append(AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right))
+        on_answers(asked)
     return summarise(scored)
 
 

@@ -227,7 +227,7 @@ def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
             assert 0 < float(values[f"{what} {kind} p50 [s]"]) <= float(values[f"{what} {kind} p95 [s]"])
     _, camera = seen(robot, node)
     assert float(camera["rate [Hz]"]) >= 0 and float(camera["age of the newest image [s]"]) > 0
-    wanted = {"memory [tokens]": "6", "memory budget [tokens]": "600", "frames held": "1", "key frames": "1"}
+    wanted = {"memory [tokens]": "6", "memory budget [tokens]": "600", "frames held": "1", "keyframes": "1"}
     wanted |= {"compactions": "0", "dropped": "0", "late": "0", "failed to convert": "0", "captions": "1"}
     assert wanted.items() <= camera.items()
     assert set_parameter(robot, node, "latency_target_s", 0.0).successful

@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Time
 from penguin_vl.msg import Answer, GroundedObject, TimeRange
 
 from penguin_ros.cli.ask_running import ask_running
-from penguin_ros.convert import answer_dict
+from penguin_ros.tools.node_client import answer_dict
 
 
 def penguin_vl(*args, **options):

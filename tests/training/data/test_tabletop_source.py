@@ -52,7 +52,6 @@ def test_rendered_samples_equal_written_ones(rendered, parse, tmp_path):
         assert read.ids.tolist() == expected.ids.tolist() and len(read.images) == len(expected.images)
         for image, other in zip(read.images, expected.images, strict=True):
             assert (image.patches == other.patches).all()
-    dataset.close()
 
 
 def test_an_epoch_shows_each_scene_once(rendered, parse):

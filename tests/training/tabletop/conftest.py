@@ -59,6 +59,4 @@ def make():
 @pytest.fixture(scope="session")
 def renderer():
     """Renders pictures of 112 x 112 pixels."""
-    made = SceneRenderer(SMALL)
-    yield made
-    made.close()
+    return SceneRenderer(SMALL)

@@ -12,22 +12,18 @@ from dataclasses import replace
 import numpy as np
 
 from penguin_models.types import Size
-from penguin_tabletop.clips.events import Event, EventKind, Step
+from penguin_tabletop.clips.events import Event, EventKind, Path, Step, carry
 from penguin_tabletop.clips.falls import FIXED_KINDS, plan_fall
-from penguin_tabletop.clips.motion import Path, carry
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.planning import all_visible, place
 from penguin_tabletop.scene.random_parts import HIGHEST_PITCH, LOWEST_PITCH, MOST_THINGS, random_thing
-from penguin_tabletop.scene.scene import Scene, Thing, Vector
-from penguin_tabletop.scene.view import in_view, out_of_view, rect_of
+from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, out_of_view, rect_of
+from penguin_tabletop.seeds import Random, choose_weighted
 
 _WEIGHTS: dict[EventKind, float] = {"appears": 0.2, "moved": 0.24, "falls": 0.32, "leaves": 0.18, "camera": 0.1}
 _DURATION_S = (1.5, 3.5)
-_MIN_SHIFT = 0.15
-"""Smallest shift of a moved object, as a share of the image's width or height."""
-_DIRECTION_RATIO = 1.6
-"""How many times one direction must outweigh the other to be named."""
+_MIN_SHIFT = 0.15  # smallest shift of a moved object, as a share of the image's width or height
+_DIRECTION_RATIO = 1.6  # how many times one direction must outweigh the other to be named
 _TRIES = 30
 _REMEMBERED_LABELS = 40
 _FURTHEST_M = 1.5
@@ -36,8 +32,7 @@ _FURTHEST_M = 1.5
 class Director:
     """Plans events one after another."""
 
-    def __init__(self, random: np.random.Generator, size: Size, with_falls: bool = True):
-        """Takes the source of all choices, the image size, and whether objects may fall, which needs physics."""
+    def __init__(self, random: Random, size: Size, with_falls: bool = True):
         self._random, self._size, self._with_falls = random, size, with_falls
         self._planners: dict[EventKind, Callable[[Scene, float, float], Step | None]] = {
             "appears": self._appears,
@@ -57,11 +52,10 @@ class Director:
             "leaves": len(scene.things) > 1,
             "falls": self._with_falls,
         }
-        kinds = [kind for kind in _WEIGHTS if possible.get(kind, True)]
-        weights = np.array([_WEIGHTS[kind] for kind in kinds])
-        for index in self._random.choice(len(kinds), len(kinds), replace=False, p=weights / weights.sum()):
+        weights = {kind: weight for kind, weight in _WEIGHTS.items() if possible.get(kind, True)}
+        for kind in choose_weighted(self._random, weights, len(weights), repeat=False):
             duration_s = round(self._random.uniform(*_DURATION_S), 1)
-            step = self._planners[kinds[index]](scene, start_s, round(start_s + duration_s, 1))
+            step = self._planners[kind](scene, start_s, round(start_s + duration_s, 1))
             if step is not None:
                 return step
         return None
@@ -139,11 +133,14 @@ class Director:
 
     def _place_outside(self, thing: Thing, camera: Camera) -> Vector | None:
         """Returns the nearest place to the left or right, roughly, at which the camera does not see the object."""
-        found = []
-        for angle in np.array([0.0, np.pi]) + self._random.uniform(-0.6, 0.6, 2):
-            way = np.array([np.cos(camera.yaw + angle), np.sin(camera.yaw + angle)])
-            found += _first_outside(thing, camera, self._size, way)
-        return min(found, key=lambda item: item[0])[1] if found else None
+        x, y, z = thing.position
+        angles = camera.yaw + (np.array([0.0, np.pi]) + self._random.uniform(-0.6, 0.6, 2))
+        for distance in np.arange(0.04, _FURTHEST_M, 0.02):
+            for angle in angles:
+                position = float(x + distance * np.cos(angle)), float(y + distance * np.sin(angle)), z
+                if out_of_view(replace(thing, position=position), camera, self._size):
+                    return position
+        return None
 
     def _visible_span(self, thing: Thing, path: Path, camera: Camera) -> tuple[float, float]:
         """Returns the tenths of a second between which the camera sees an object on its path."""
@@ -156,16 +153,6 @@ class Director:
         a, b = rect_of(thing, camera, self._size), rect_of(moved, camera, self._size)
         shift = np.abs([a.left + a.right - b.left - b.right, a.top + a.bottom - b.top - b.bottom]) / 2
         return bool((shift / (self._size.width, self._size.height)).max() > _MIN_SHIFT)
-
-
-def _first_outside(thing: Thing, camera: Camera, size: Size, way: FloatArray) -> list[tuple[float, Vector]]:
-    """Returns the distance and position of the first place out of view in a direction, or nothing."""
-    x, y, z = thing.position
-    for distance in np.arange(0.04, _FURTHEST_M, 0.02):
-        position = (float(x + distance * way[0]), float(y + distance * way[1]), z)
-        if out_of_view(replace(thing, position=position), camera, size):
-            return [(float(distance), position)]
-    return []
 
 
 def _on_words(scene: Scene, thing: Thing, preposition: str) -> str:

@@ -1,19 +1,21 @@
-"""Events of a clip with their exact times, and the motion that belongs to each."""
+"""Events of a clip with their exact times, and the motion that belongs to each: paths of objects and of the camera."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from penguin_models.grounding import TimeRange
-from penguin_tabletop.clips.motion import Path
 from penguin_tabletop.scene.camera import Camera
-from penguin_tabletop.scene.scene import Scene, Thing
+from penguin_tabletop.scene.meshes import FloatArray
+from penguin_tabletop.scene.scene import Quaternion, Scene, Thing, Vector
 
 EventKind = Literal["appears", "moved", "falls", "leaves", "camera"]
-EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+_CLEARANCE_M = 0.02
+_STEPS = 24
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,38 @@ class Event:
         """Start and end as a time range."""
         return TimeRange(self.start_s, self.end_s)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Poses over time."""
+
+    times_s: FloatArray  # [K], rising
+    positions: FloatArray  # [K, 3] in metres
+    rotations: FloatArray  # [K, 4] quaternions
+
+    def at(self, time_s: float) -> tuple[Vector, Quaternion]:
+        """Returns the pose at a time; outside the path, that of its nearer end."""
+        after = int(np.clip(np.searchsorted(self.times_s, time_s), 1, len(self.times_s) - 1))
+        start, end = self.times_s[after - 1], self.times_s[after]
+        share = float(np.clip((time_s - start) / (end - start), 0, 1))
+        x, y, z = self.positions[after - 1] + share * (self.positions[after] - self.positions[after - 1])
+        first, second = self.rotations[after - 1], self.rotations[after]
+        # The shorter way round; the steps are small enough to interpolate quaternions linearly.
+        mixed = first + share * ((second if first @ second >= 0 else -second) - first)
+        a, b, c, d = mixed / np.linalg.norm(mixed)
+        return (float(x), float(y), float(z)), (float(a), float(b), float(c), float(d))
+
+    def end(self) -> tuple[Vector, Quaternion]:
+        """Returns the last pose."""
+        return self.at(float(self.times_s[-1]))
+
+    def then(self, other: Path) -> Path:
+        """Returns this path continued by another one that starts where it ends."""
+        return Path(
+            np.concatenate([self.times_s, other.times_s[1:]]),
+            np.vstack([self.positions, other.positions[1:]]),
+            np.vstack([self.rotations, other.rotations[1:]]),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,27 @@ def camera_between(first: Camera, second: Camera, share: float) -> Camera:
 
     turn = (second.yaw - first.yaw + np.pi) % (2 * np.pi) - np.pi
     x, y, z = (mix(a, b) for a, b in zip(first.target, second.target, strict=True))
-    distance, pitch = mix(first.distance, second.distance), mix(first.pitch, second.pitch)
-    roll, fov = mix(first.roll, second.roll), mix(first.fov, second.fov)
-    return Camera((x, y, z), distance, float(first.yaw + eased * turn), pitch, roll, fov)
+    others = {name: mix(getattr(first, name), getattr(second, name)) for name in ("distance", "pitch", "roll", "fov")}
+    return Camera((x, y, z), yaw=float(first.yaw + eased * turn), **others)
+
+
+def carry(thing: Thing, start: Vector, end: Vector, others: Sequence[Thing], start_s: float, end_s: float) -> Path:
+    """Returns the path of an object that slides, or is lifted over what is in its way; slow at both ends."""
+    a, b = np.array(start), np.array(end)
+    top = max((float(other.hull[:, 2].max()) for other in others if is_in_the_way(thing, a, b, other)), default=0.0)
+    lift = max(0.0, top + _CLEARANCE_M - min(a[2], b[2])) if top > 0 else 0.0
+    share = np.linspace(0, 1, _STEPS + 1)
+    eased = share * share * (3 - 2 * share)
+    positions = a + eased[:, None] * (b - a)
+    # Up in the first fifth of the way, down in the last: over everything in between.
+    positions[:, 2] += lift * np.clip(np.minimum(eased, 1 - eased) * 5, 0, 1)
+    return Path(start_s + share * (end_s - start_s), positions, np.tile(np.array(thing.rotation), (_STEPS + 1, 1)))
+
+
+def is_in_the_way(thing: Thing, start: FloatArray, end: FloatArray, other: Thing) -> bool:
+    """Returns whether the straight way of an object passes over another one's circle on the table."""
+    way, place = (end - start)[:2], np.array(other.position[:2])
+    length = float(way @ way)
+    share = float(np.clip((place - start[:2]) @ way / length, 0, 1)) if length else 0.0
+    apart = np.linalg.norm(start[:2] + share * way - place)
+    return bool(apart < thing.radius + other.radius)

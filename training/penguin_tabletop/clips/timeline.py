@@ -5,26 +5,25 @@ Between events only noise, exposure flicker and slow light changes vary, none of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from penguin_models.errors import TabletopError
-from penguin_models.types import Size, UInt8Array
+from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event, Step
-from penguin_tabletop.render.picture import RenderedPicture, SceneRenderer, check_size
+from penguin_tabletop.render.picture import RenderedPicture, SceneRenderer
 from penguin_tabletop.scene.planning import plan_clip_scene
-from penguin_tabletop.scene.scene import Scene, Sensor
+from penguin_tabletop.scene.scene import Scene
 from penguin_tabletop.seeds import seeded_random
 from penguin_tabletop.truth import SceneTruth, truth_of
 
 _LENGTH_S = (6.0, 16.0)
 _BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
-_AFTER_S = 1.0
-"""Time without events at the end: the last frame, at one frame a second or more, shows how everything ended."""
+_AFTER_S = 1.0  # time without events at the end, so that the last frame shows how everything ended
 _CALM_PROBABILITY = 0.15
 
 
@@ -36,12 +35,19 @@ def check_timing(fps: float, seconds: float | None) -> None:
         raise TabletopError(f"a length of {seconds} seconds must be from 1 to 3600")
 
 
-class ClipView(NamedTuple):
-    """One frame of a clip: its time, the picture with its masks, and what it shows."""
+class View(NamedTuple):
+    """A rendered moment: its time, the scene, the picture with its masks, and what it shows."""
 
     stamp_s: float
+    scene: Scene
     picture: RenderedPicture
     truth: SceneTruth
+
+
+def view_of(scene: Scene, renderer: SceneRenderer, stamp_s: float = 0.0) -> View:
+    """Renders a scene."""
+    picture = renderer.render(scene)
+    return View(stamp_s, scene, picture, truth_of(scene, picture))
 
 
 class _LightDrift:
@@ -54,31 +60,24 @@ class _LightDrift:
         self._side = random.uniform(0, 0.2)
         self._phase = random.uniform(0, 2 * np.pi)
 
-    def sensor_at(self, sensor: Sensor, time_s: float) -> Sensor:
+    def applied_to(self, scene: Scene, time_s: float) -> Scene:
+        sensor = scene.sensor
         number = sensor.number + round(time_s * 1000)
         angle = 2 * np.pi * time_s / self._period_s + self._phase
         flicker = self._flicker * np.random.default_rng(number).uniform(-1, 1)
         gain = sensor.gain * (1 + self._slow * float(np.sin(angle)) + flicker)
-        return replace(sensor, gain=gain, side=self._side * float(np.sin(0.7 * angle)), number=number)
+        side = self._side * float(np.sin(0.7 * angle))
+        return replace(scene, sensor=replace(sensor, gain=gain, side=side, number=number))
 
 
 class TabletopClip:
     """A clip with known events: `seconds` long, with `events` in order of time and frames at `stamps_s`."""
 
     def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
-        """Plans a clip without rendering anything.
+        """Plans a clip without rendering anything; raises TabletopError if `fps` or `seconds` is out of range.
 
-        Args:
-            seed: Seed of the whole clip, from `Split.seed`.
-            size: Size of the frames in pixels.
-            fps: Frames per second, at least 1.
-            seconds: Length; 6 to 16 seconds at random if None.
-            calm: Whether the clip has no events; at random if None.
-
-        Raises:
-            TabletopError: A setting is out of range.
+        The length is 6 to 16 seconds at random if `seconds` is None; a calm clip has no events, at random if None.
         """
-        check_size(size)
         check_timing(fps, seconds)
         random = seeded_random(seed, "clip")
         length = round(random.uniform(*_LENGTH_S), 1)
@@ -95,39 +94,22 @@ class TabletopClip:
 
     def scene(self, time_s: float) -> Scene:
         """Returns the scene at a time."""
-        return _scene_at(self._start, self._steps, self._drift, time_s)
+        started = [step for step in self._steps if step.event.start_s <= time_s]
+        return self._drift.applied_to(started[-1].at(time_s) if started else self._start, time_s)
 
-    def frames(self, renderer: SceneRenderer) -> Iterator[ClipView]:
+    def frames(self, renderer: SceneRenderer) -> Iterator[View]:
         """Yields the rendered frames."""
-        for stamp_s in self.stamps_s:
-            yield _view(renderer, self.scene(stamp_s), stamp_s)
-
-
-class LiveFrame(NamedTuple):
-    """A frame of the live table-top: its time, uint8 [H, W, 3], what it shows, and the events in progress."""
-
-    stamp_s: float
-    rgb: UInt8Array
-    truth: SceneTruth
-    events: tuple[Event, ...]
+        return (view_of(self.scene(stamp_s), renderer, stamp_s) for stamp_s in self.stamps_s)
 
 
 class LiveTabletop:
     """An endless table-top on which something happens now and then."""
 
     def __init__(self, seed: int, size: Size, rate_hz: float = 10.0):
-        """Plans the first scene.
+        """Plans the first scene; `rate_hz` is the rate of its own clock, as `step` does not wait.
 
-        Args:
-            seed: Seed of everything that will happen.
-            size: Size of the frames in pixels.
-            rate_hz: Frames per second of its own clock; `step` does not wait.
-
-        Raises:
-            TabletopError: A setting is out of range, or PyBullet is not installed.
+        Raises TabletopError if the size is out of range or PyBullet is not installed.
         """
-        if not 0 < rate_hz <= 120:
-            raise TabletopError(f"rate {rate_hz} Hz must be above 0 and at most 120")
         self._random = seeded_random(seed, "live")
         self._renderer = SceneRenderer(size)
         self._drift = _LightDrift(self._random)
@@ -138,8 +120,8 @@ class LiveTabletop:
         self._step: Step | None = None
         self._next_s = _tenths(self._random.uniform(*_BEFORE_S))
 
-    def step(self) -> LiveFrame:
-        """Renders the next frame."""
+    def step(self) -> tuple[View, Event | None]:
+        """Renders the next frame; returns it with the event in progress."""
         stamp_s = self._frame / self._rate_hz
         self._frame += 1
         if self._step is not None and stamp_s >= self._step.event.end_s:
@@ -149,14 +131,9 @@ class LiveTabletop:
         if self._step is None and stamp_s >= self._next_s:
             self._step = self._director.next_step(self._scene, self._next_s)
             self._next_s = _tenths(self._next_s + self._random.uniform(*_LIVE_PAUSE_S))
-        steps = [] if self._step is None else [self._step]
-        view = _view(self._renderer, _scene_at(self._scene, steps, self._drift, stamp_s), stamp_s)
-        events = tuple(step.event for step in steps if step.event.start_s <= stamp_s)
-        return LiveFrame(stamp_s, view.picture.rgb, view.truth, events)
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._renderer.close()
+        scene, event = (self._step.at(stamp_s), self._step.event) if self._step else (self._scene, None)
+        view = view_of(self._drift.applied_to(scene, stamp_s), self._renderer, stamp_s)
+        return view, event if event and event.start_s <= stamp_s else None
 
 
 def _plan_steps(random: np.random.Generator, scene: Scene, size: Size, seconds: float) -> list[Step]:
@@ -170,20 +147,6 @@ def _plan_steps(random: np.random.Generator, scene: Scene, size: Size, seconds: 
             scene, time_s = step.after, step.event.end_s
         time_s = _tenths(time_s + random.uniform(*_PAUSE_S))
     return steps
-
-
-def _scene_at(start: Scene, steps: Sequence[Step], drift: _LightDrift, time_s: float) -> Scene:
-    scene = start
-    for step in steps:
-        if time_s < step.event.start_s:
-            break
-        scene = step.at(time_s)
-    return replace(scene, sensor=drift.sensor_at(scene.sensor, time_s))
-
-
-def _view(renderer: SceneRenderer, scene: Scene, stamp_s: float) -> ClipView:
-    picture = renderer.render(scene)
-    return ClipView(stamp_s, picture, truth_of(scene, picture))
 
 
 def _tenths(time_s: float) -> float:

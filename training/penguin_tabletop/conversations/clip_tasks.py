@@ -8,30 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import islice
 
 from penguin_models.grounding import format_object, format_time_range
 from penguin_tabletop.clips.events import Event, EventKind
-from penguin_tabletop.conversations.language import (
-    Random,
-    amounts,
-    are,
-    ask,
-    capital,
+from penguin_tabletop.conversations.event_sentences import (
     event_clause,
     event_sequence,
     event_summary,
-    pick,
-    say,
     timed_event_sentence,
 )
+from penguin_tabletop.conversations.language import amounts, are, ask, capital, pick, say
 from penguin_tabletop.conversations.phrases import BRIEFLY, EVENT_QUESTIONS
+from penguin_tabletop.conversations.picture_tasks import brief_or_sentence
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
+from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, VisibleObject
 
-_SAME_PLACE_IOU = 0.5
-"""If the first and last box overlap this much, the object was moved and moved back."""
+_SAME_PLACE_IOU = 0.5  # if the first and last box overlap this much, the object was moved and moved back
 
 
 @dataclass(frozen=True)
@@ -74,8 +68,7 @@ def caption_whole(clip: ClipTruth, random: Random) -> Turn:
 def when(clip: ClipTruth, random: Random) -> Turn | None:
     """Asks for the time range of an event that happens once."""
     names = [(event.kind, event.label) for event in clip.events]
-    once = [event for event in clip.events if names.count((event.kind, event.label)) == 1]
-    if not once:
+    if not (once := [event for event in clip.events if names.count((event.kind, event.label)) == 1]):
         return None
     event = pick(random, once)
     question = ask(random, "when", clause=EVENT_QUESTIONS[event.kind][0].format(label=event.label))
@@ -120,19 +113,15 @@ def how_many_times(clip: ClipTruth, random: Random) -> Turn:
     """Asks for the number of objects that appear, fall, ..."""
     kind = pick(random, [kind for kind in EVENT_QUESTIONS if kind != "camera"])
     number = len({event.thing for event in clip.events if event.kind == kind})
-    question = f"How many objects {EVENT_QUESTIONS[kind][2]}?"
-    if random.random() < 0.5:
-        question = f"{question} {pick(random, BRIEFLY)}"
-    return Turn("clip_count", question, str(number), ExpectedReply("number", number=number))
+    question, expected = f"How many objects {EVENT_QUESTIONS[kind][2]}?", ExpectedReply("number", number=number)
+    return brief_or_sentence("clip_count", random, question, str(number), expected)
 
 
 def count_at_end(clip: ClipTruth, random: Random) -> Turn:
     """Asks for the number of objects at the end."""
-    question, fields = ask(random, "count_at_end"), _object_count(clip.last)
-    answer = "There {are} {n} {objects}.".format(**fields)
-    if random.random() < 0.5:
-        question, answer = f"{question} {pick(random, BRIEFLY)}", str(fields["n"])
-    return Turn("count_at_end", question, answer, ExpectedReply("number", number=len(clip.last.objects)))
+    question, sentence = ask(random, "count_at_end"), "There {are} {n} {objects}.".format(**_object_count(clip.last))
+    expected = ExpectedReply("number", number=len(clip.last.objects))
+    return brief_or_sentence("count_at_end", random, question, sentence, expected)
 
 
 def where_at_end(clip: ClipTruth, random: Random) -> Turn | None:
@@ -176,13 +165,11 @@ CLIP_TASKS: dict[ClipTask, float] = _CLIP_TASKS | {
 def clip_turns(clip: ClipTruth, random: Random, most: int) -> list[Turn]:
     """Returns up to `most` questions about a clip, each of another task; possibly none."""
     tasks = CLIP_TASKS if clip.first.is_clear and clip.last.is_clear else _CLIP_TASKS
-    weights, makers = np.array(list(tasks.values())), list(tasks)
     wanted = int(random.integers(1, most + 1))
-    turns: list[Turn] = []
-    for index in random.choice(len(tasks), len(tasks), replace=False, p=weights / weights.sum()):
-        turn = makers[index](clip, random) if len(turns) < wanted else None
-        turns += [turn] if turn is not None else []
-    return turns
+    order = choose_weighted(random, tasks, len(tasks), repeat=False)
+    # Tasks are asked one after another only until there are enough turns.
+    turns = (turn for task in order if (turn := task(clip, random)) is not None)
+    return list(islice(turns, wanted))
 
 
 def net_changes(clip: ClipTruth) -> tuple[Event, ...]:

@@ -1,19 +1,13 @@
-"""Builds words and sentences: articles, plurals, lists, event descriptions, and phrasings chosen at random."""
+"""Builds words and lists: articles, plurals, amounts; and phrasings chosen at random."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
-import numpy as np
-
-from penguin_models.grounding import format_time_range
-from penguin_tabletop.clips.events import Event
-from penguin_tabletop.conversations.phrases import ANSWERS, QUESTIONS, VERBS, VERBS_DONE, VERBS_WITHOUT_PLACE
+from penguin_tabletop.conversations.phrases import ANSWERS, QUESTIONS
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS, SIZES
+from penguin_tabletop.seeds import Random, T
 
-Random = np.random.Generator
-T = TypeVar("T")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -90,29 +84,3 @@ def every_label() -> list[str]:
     sizes = ("", *(f"{size} " for size in SIZES))
     names = [f"{size}{colour} {kind}" for kind in coloured for colour in COLOURS for size in sizes]
     return sorted(names + [kind for kind in KINDS if kind not in coloured], key=len, reverse=True)
-
-
-def event_clause(random: Random, event: Event, done: bool = False) -> str:
-    """Describes an event, without capital letter or full stop."""
-    verb = pick(random, (VERBS_DONE if done else VERBS)[event.kind])
-    subject = an(event.label) if event.kind == "appears" else f"the {event.label}"
-    return f"{subject} {verb} {event.where}" if event.where and verb not in VERBS_WITHOUT_PLACE else f"{subject} {verb}"
-
-
-def timed_event_sentence(random: Random, event: Event) -> str:
-    """Describes an event with its time range."""
-    return f"{format_time_range(event.span)[:-1]}, {event_clause(random, event)}."
-
-
-def event_sequence(random: Random, events: Sequence[Event]) -> str:
-    """Describes events in order, one sentence each."""
-    openings = ("Then", "After that,", "Next,", "Later,")
-    first = event_clause(random, events[0])
-    sentences = [f"First, {first}." if len(events) > 1 else f"{capital(first)}."]
-    sentences += [f"{pick(random, openings)} {event_clause(random, event)}." for event in events[1:]]
-    return " ".join(sentences)
-
-
-def event_summary(random: Random, events: Sequence[Event], done: bool = False) -> str:
-    """Describes all events in one sentence."""
-    return capital(listed([event_clause(random, event, done) for event in events])) + "."

@@ -7,39 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_grounding, format_object, format_time_range
 from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.conversations.captions import detailed_caption, short_caption
-from penguin_tabletop.conversations.language import (
-    NUMBERS,
-    Random,
-    amounts,
-    an,
-    ask,
-    capital,
+from penguin_tabletop.conversations.captions_and_boxes import box_words, detailed_caption, short_caption
+from penguin_tabletop.conversations.event_sentences import (
     event_clause,
     event_sequence,
     event_summary,
-    pick,
-    plural,
-    sentences_of,
     timed_event_sentence,
 )
+from penguin_tabletop.conversations.language import NUMBERS, amounts, an, ask, capital, pick, plural, sentences_of
 from penguin_tabletop.conversations.phrases import FACTS
 from penguin_tabletop.conversations.picture_tasks import TEXT_TASKS, picture_turns
-from penguin_tabletop.conversations.pointing import box_words
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, WORDS
 from penguin_tabletop.scene.planning import plan_clip_scene, plan_scene
+from penguin_tabletop.seeds import Random, choose_weighted
 from penguin_tabletop.truth import SceneTruth, planned_truth
 
 _SIZE = Size(224, 224)
-_MIN_DIFFERENCE = 120
-"""Smallest difference of boxes that are compared, in thousandths."""
+_MIN_DIFFERENCE = 120  # smallest difference of boxes that are compared, in thousandths
 _SHUFFLED_PROBABILITY = 0.6
 _COMPARISONS: tuple[tuple[str, Callable[[Box], int]], ...] = (
     ("further left", lambda box: -(box.x1 + box.x2)),
@@ -57,9 +46,7 @@ def text_turns(random: Random, most: int) -> list[Turn]:
         return _about_scene(random, most)
     if draw < 0.75:
         return _about_events(random, most)
-    makers, weights = list(_SINGLE_TASKS), np.array(list(_SINGLE_TASKS.values()))
-    chosen = random.choice(len(makers), int(random.integers(1, most + 1)), p=weights / weights.sum())
-    return [makers[index](random) for index in chosen]
+    return [task(random) for task in choose_weighted(random, _SINGLE_TASKS, int(random.integers(1, most + 1)))]
 
 
 def repeat(text: str, random: Random) -> Turn:
@@ -111,23 +98,13 @@ def _about_events(random: Random, most: int) -> list[Turn]:
     turns = []
     for _ in range(int(random.integers(1, most + 1))):
         event = pick(random, events)
-        span = format_time_range(event.span)
-        period = f"{event.start_s:.2f} - {event.end_s:.2f} seconds"
-        number = ExpectedReply("number", number=len(events))
+        when = f"When is this: {event_clause(random, event)}?"
+        what = f"What happens during the period {event.start_s:.2f} - {event.end_s:.2f} seconds?"
+        clause = capital(event_clause(random, event))
         choices = (
-            Turn(
-                "text_when",
-                f"When is this: {event_clause(random, event)}?",
-                span,
-                ExpectedReply("span", span=event.span),
-            ),
-            Turn(
-                "text_what",
-                f"What happens during the period {period}?",
-                f"{capital(event_clause(random, event))}.",
-                ExpectedReply("events", events=(event,)),
-            ),
-            Turn("text_count", "How many events are there?", str(len(events)), number),
+            Turn("text_when", when, format_time_range(event.span), ExpectedReply("span", span=event.span)),
+            Turn("text_what", what, f"{clause}.", ExpectedReply("events", events=(event,))),
+            _number_turn("text_count", "How many events are there?", len(events)),
             Turn("text_whole", "Say it in one sentence.", event_summary(random, events), all_events),
             Turn("text_order", "Tell it without times.", event_sequence(random, events), all_events),
         )

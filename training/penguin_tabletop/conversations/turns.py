@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, Literal
 
 from penguin_models.grounding import GroundedObject, TimeRange
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.truth import box_list
 
 ExpectedKind = Literal["caption", "boxes", "label", "choice", "number", "text", "words", "span", "events"]
+_FIELDS_OF: dict[ExpectedKind, tuple[str, ...]] = {
+    "caption": ("objects",),
+    "boxes": ("objects",),
+    "label": ("answer",),
+    "choice": ("answer", "options"),
+    "number": ("number",),
+    "text": ("answer",),
+    "words": ("answer",),
+    "span": ("span",),
+    "events": ("events", "timed"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,20 +48,16 @@ class ExpectedReply:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the kind and the fields that count for it, for JSON."""
-        fields: dict[str, Any] = {"kind": self.kind}
-        if self.kind in ("caption", "boxes"):
-            fields["objects"] = [{"label": item.label, "box": box_list(item.box)} for item in self.objects]
-        elif self.kind in ("label", "choice", "text", "words"):
-            fields["answer"] = self.answer
-            if self.kind == "choice":
-                fields["options"] = list(self.options)
-        elif self.kind == "number":
-            fields["number"] = self.number
-        elif self.kind == "span" and self.span is not None:
-            fields["span"] = [self.span.start_s, self.span.end_s]
-        elif self.kind == "events":
-            fields |= {"events": [event.to_dict() for event in self.events], "timed": self.timed}
-        return fields
+        fields = {
+            "objects": [{"label": item.label, "box": astuple(item.box)} for item in self.objects],
+            "answer": self.answer,
+            "options": list(self.options),
+            "number": self.number,
+            "span": self.span and [self.span.start_s, self.span.end_s],
+            "events": [asdict(event) for event in self.events],
+            "timed": self.timed,
+        }
+        return {"kind": self.kind} | {name: fields[name] for name in _FIELDS_OF[self.kind]}
 
 
 @dataclass(frozen=True)

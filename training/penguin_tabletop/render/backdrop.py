@@ -40,8 +40,9 @@ def draw_backdrop(scene: Scene, size: Size) -> Float32Array:
     if mask.min() == 255:
         return surface
     picture = _draw_floor(scene, size)
-    for face in _table_sides(scene):
-        side = _project_polygon(face, scene.camera, size)
+    upper, lower = _table_corners(scene, 0.0), _table_corners(scene, -_SLAB_M)
+    for i in range(4):
+        side = _project_polygon(np.stack([upper[i], upper[i - 1], lower[i - 1], lower[i]]), scene.camera, size)
         if side is not None:
             cv2.fillConvexPoly(picture, side, (colour * 0.55 * lit).tolist(), cv2.LINE_AA, _SUBPIXEL_BITS)
     share = mask.astype(np.float32) * np.float32(1 / 255)
@@ -151,11 +152,6 @@ def _table_corners(scene: Scene, z: float) -> FloatArray:
     around = scene.surroundings
     flat = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (around.half_width, around.half_depth)
     return np.column_stack([flat, np.full(4, z)])
-
-
-def _table_sides(scene: Scene) -> list[FloatArray]:
-    upper, lower = _table_corners(scene, 0.0), _table_corners(scene, -_SLAB_M)
-    return [np.stack([upper[i], upper[i - 1], lower[i - 1], lower[i]]) for i in range(4)]
 
 
 def _project_polygon(corners: FloatArray, camera: Camera, size: Size) -> Int32Array | None:

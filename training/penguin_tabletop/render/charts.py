@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from penguin_models.types import Size, UInt8Array
 from penguin_tabletop.scene.catalogue import COLOURS, WORDS
+from penguin_tabletop.seeds import Random
 
-Random = np.random.Generator
 _FINER = 2
 
 
@@ -19,7 +19,7 @@ def draw_chart(random: Random, size: Size) -> UInt8Array:
     """Returns a picture of a random chart or page, uint8 [H, W, 3]."""
     sheet = _Sheet(random, Size(size.height * _FINER, size.width * _FINER))
     kinds = (_bars, _lines, _pie, _points, _flow, _table, _page)
-    kinds[int(random.integers(len(kinds)))](sheet)
+    kinds[int(random.integers(len(kinds)))](sheet, *sheet.frame)
     return np.asarray(sheet.image.resize((size.width, size.height), Image.Resampling.BOX))
 
 
@@ -65,9 +65,8 @@ class _Sheet:
         self.draw.line((left, top, left, bottom, right, bottom), self.ink, self.unit)
 
 
-def _bars(sheet: _Sheet) -> None:
+def _bars(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     sheet.axes()
-    left, top, right, bottom = sheet.frame
     count = int(sheet.random.integers(3, 9))
     step, colour, same = (right - left) / count, sheet.colour(), sheet.random.random() < 0.5
     for number, value in enumerate(sheet.random.uniform(0.05, 1, count)):
@@ -78,9 +77,8 @@ def _bars(sheet: _Sheet) -> None:
             sheet.text(x + 0.35 * step, bottom + sheet.unit, sheet.words(1)[:4], 4.5, "mt")
 
 
-def _lines(sheet: _Sheet) -> None:
+def _lines(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     sheet.axes()
-    left, top, right, bottom = sheet.frame
     for _ in range(int(sheet.random.integers(1, 4))):
         count = int(sheet.random.integers(4, 12))
         values = np.clip(0.5 + np.cumsum(sheet.random.normal(0, 0.18, count)), 0, 1)
@@ -93,8 +91,7 @@ def _lines(sheet: _Sheet) -> None:
                 sheet.draw.circle(point, 2 * sheet.unit, colour)
 
 
-def _pie(sheet: _Sheet) -> None:
-    left, top, right, bottom = sheet.frame
+def _pie(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     radius, middle = min(right - left, bottom - top) / 2, ((left + right) / 2, (top + bottom) / 2)
     box = (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius)
     edges = np.sort(sheet.random.uniform(0, 360, int(sheet.random.integers(2, 7))))
@@ -104,18 +101,16 @@ def _pie(sheet: _Sheet) -> None:
         sheet.draw.circle(middle, 0.5 * radius, sheet.paper)
 
 
-def _points(sheet: _Sheet) -> None:
+def _points(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     sheet.axes()
-    left, top, right, bottom = sheet.frame
     for _ in range(int(sheet.random.integers(1, 4))):
         colour, centre = sheet.colour(), sheet.random.uniform(0.2, 0.8, 2)
         for x, y in np.clip(sheet.random.normal(centre, 0.12, (int(sheet.random.integers(5, 25)), 2)), 0, 1):
             sheet.draw.circle((left + x * (right - left), bottom - y * (bottom - top)), 2 * sheet.unit, colour)
 
 
-def _flow(sheet: _Sheet) -> None:
+def _flow(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     """Draws boxes with words, and arrows from each to the next."""
-    left, top, right, bottom = sheet.frame
     count = int(sheet.random.integers(2, 5))
     down = bool(sheet.random.random() < 0.5)
     step = ((bottom - top) if down else (right - left)) / count
@@ -135,8 +130,7 @@ def _flow(sheet: _Sheet) -> None:
         sheet.text(x, y, sheet.words(1), 6, "mm")
 
 
-def _table(sheet: _Sheet) -> None:
-    left, top, right, bottom = sheet.frame
+def _table(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     rows, columns = int(sheet.random.integers(3, 8)), int(sheet.random.integers(2, 5))
     height, width = (bottom - top) / rows, (right - left) / columns
     sheet.draw.rectangle((left, top, right, top + height), sheet.colour())
@@ -148,8 +142,7 @@ def _table(sheet: _Sheet) -> None:
             sheet.text(left + (column + 0.5) * width, top + (row + 0.5) * height, text, 5, "mm")
 
 
-def _page(sheet: _Sheet) -> None:
-    left, top, right, bottom = sheet.frame
+def _page(sheet: _Sheet, left: float, top: float, right: float, bottom: float) -> None:
     height = float(sheet.random.uniform(5, 9))
     y = top
     while y < bottom - height * sheet.unit:

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from penguin_models.errors import TabletopError
 from penguin_models.grounding import Box
 from penguin_models.types import Float32Array, Size, UInt8Array
-from penguin_tabletop.render.backdrop import draw_backdrop, under_the_table
+from penguin_tabletop.render.backdrop import Int32Array, draw_backdrop, under_the_table
 from penguin_tabletop.render.printing import print_word
 from penguin_tabletop.render.sprites import Sprite, SpriteRenderer
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.scene import Light, Scene, Sensor, Thing
 
-SUPERSAMPLE = 2
-"""Objects are rendered this many times finer than the image, along both sides."""
-NOTHING = -1
-"""Id in masks where no object is, but the table or the room."""
+SUPERSAMPLE = 2  # objects are rendered this many times finer than the image, along both sides
+NOTHING = -1  # id in masks where no object is, but the table or the room
 SMALLEST_PX, LARGEST_PX = 56, 1080
 _NOISE_VALUES = 1 << 20
 _MAX_SPRITES = 32
 _UNDER_M = -0.005
 
-Int32Array = npt.NDArray[np.int32]
 
-
-@dataclass(frozen=True)
-class Visibility:
+class Visibility(NamedTuple):
     """What a picture shows of an object."""
 
-    box: Box | None  # box around its visible pixels, None if there are none
+    box: Box  # box around its visible pixels
     share: float  # share of the object that is visible: neither hidden by others nor cut off by the image's edge
 
 
@@ -46,7 +40,7 @@ class RenderedPicture:
     rgb: UInt8Array  # uint8 [H, W, 3]
     # int32 [SUPERSAMPLE*H, SUPERSAMPLE*W], id of the object that each part of a pixel shows, or NOTHING
     ids: Int32Array
-    visibility: dict[int, Visibility]  # of each object in the image, by id
+    visibility: dict[int, Visibility]  # of each object that can be seen, by id
 
     @property
     def size(self) -> Size:
@@ -70,12 +64,8 @@ class SceneRenderer:
         check_size(size)
         self.size = size
         self._fine_size = Size(size.height * SUPERSAMPLE, size.width * SUPERSAMPLE)
-        self._sprite_renderer = SpriteRenderer()
-        self._sprites: OrderedDict[tuple[Thing, Camera, Light], Sprite | None] = OrderedDict()
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._sprite_renderer.close()
+        # A function without a reference to self, so that the renderer is freed together with this object.
+        self._sprite = lru_cache(_MAX_SPRITES)(partial(_printed_sprite, SpriteRenderer(), self._fine_size))
 
     def render(self, scene: Scene) -> RenderedPicture:
         """Renders a scene."""
@@ -83,7 +73,8 @@ class SceneRenderer:
         colours = np.zeros((*self._fine_size, 3), np.uint8)
         ids = np.full(self._fine_size, NOTHING, np.int32)
         depth = np.full(self._fine_size, np.inf, np.float32)
-        sprites = [(thing, sprite) for thing in scene.things if (sprite := self._sprite(thing, scene)) is not None]
+        rendered = ((thing, self._sprite(thing, scene.camera, scene.light)) for thing in scene.things)
+        sprites = [(thing, sprite) for thing, sprite in rendered if sprite is not None]
         for thing, sprite in sprites:
             area = sprite.window.slices
             nearer = sprite.inside & (sprite.depth < depth[area])
@@ -93,28 +84,22 @@ class SceneRenderer:
             np.copyto(ids[area], thing.id, where=nearer)
             np.copyto(colours[area], sprite.rgb, where=nearer[..., None])
         _overlay(picture, colours, ids)
-        visibility = {thing.id: _visibility(thing, sprite, ids) for thing, sprite in sprites}
+        visibility = {thing.id: seen for thing, sprite in sprites if (seen := _visibility(thing, sprite, ids))}
         return RenderedPicture(_expose(picture, scene.sensor), ids, visibility)
 
-    def _sprite(self, thing: Thing, scene: Scene) -> Sprite | None:
-        key = (thing, scene.camera, scene.light)
-        if key in self._sprites:
-            self._sprites.move_to_end(key)
-            return self._sprites[key]
-        sprite = self._sprite_renderer.render(thing, scene.camera, scene.light, self._fine_size)
-        if sprite is not None and thing.word:
-            print_word(sprite, thing, scene.camera, self._fine_size)
-        self._sprites[key] = sprite
-        if len(self._sprites) > _MAX_SPRITES:
-            self._sprites.popitem(last=False)
-        return sprite
+
+def _printed_sprite(renderer: SpriteRenderer, size: Size, thing: Thing, camera: Camera, light: Light) -> Sprite | None:
+    sprite = renderer.render(thing, camera, light, size)
+    if sprite is not None and thing.word:
+        print_word(sprite, thing, camera, size)
+    return sprite
 
 
-def _visibility(thing: Thing, sprite: Sprite, ids: Int32Array) -> Visibility:
+def _visibility(thing: Thing, sprite: Sprite, ids: Int32Array) -> Visibility | None:
     visible = (ids[sprite.window.slices] == thing.id).astype(np.uint8)
     pixels = cv2.countNonZero(visible)
     if not pixels:
-        return Visibility(None, 0.0)
+        return None
     x, y, width, height = cv2.boundingRect(visible)
     x, y = x + sprite.window.left, y + sprite.window.top
     box = Box.from_pixels(x, y, x + width, y + height, Size(*ids.shape))

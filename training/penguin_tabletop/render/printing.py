@@ -15,10 +15,8 @@ from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.scene import Thing
 
 _HEIGHT_PX = 96
-_UPRIGHT = 0.75
-"""Cosine of the largest angle between a line of print and the horizontal."""
-_LETTER_PX = Size(11, 7)
-"""Smallest legible letter, in pixels of the image."""
+_UPRIGHT = 0.75  # cosine of the largest angle between a line of print and the horizontal
+_LETTER_PX = Size(11, 7)  # smallest legible letter, in pixels of the image
 _INKS = ((0.05, 0.05, 0.08), (0.10, 0.10, 0.45), (0.45, 0.05, 0.08))
 
 

@@ -19,17 +19,13 @@ from penguin_models.types import BoolArray, Float32Array, Size, UInt8Array
 from penguin_tabletop.bullet import BulletClient
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import RGB
-from penguin_tabletop.scene.meshes import FloatArray, with_hard_edges
-from penguin_tabletop.scene.scene import Light, Thing, rotation_matrix
-from penguin_tabletop.scene.shapes import Part
-from penguin_tabletop.scene.view import Rect, rect_of
+from penguin_tabletop.scene.meshes import FloatArray, Mesh, with_hard_edges
+from penguin_tabletop.scene.scene import Light, Rect, Thing, rect_of, rotation_matrix
+from penguin_tabletop.scene.shapes import Shape
 
-_MARGIN_M = 0.01
-"""Distance between the object and the near and far planes, at scale 1."""
-_MAX_AREA = 0.022
-"""An object that covers a larger share of the image is rendered coarser and enlarged, which bounds the time."""
-_EMPTY = 0.9999
-"""Value in the depth buffer without an object, up to rounding; the margin keeps objects well below it."""
+_MARGIN_M = 0.01  # distance between the object and the near and far planes, at scale 1
+_MAX_AREA = 0.022  # objects that cover a larger share of the image are rendered coarser, which bounds the time
+_EMPTY = 0.9999  # value in the depth buffer without an object, up to rounding; the margin keeps objects well below it
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,7 @@ class SpriteRenderer:
 
     def __init__(self) -> None:
         self._bullet = BulletClient()
-        self._visuals: dict[tuple[str, int], list[int]] = {}
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._bullet.disconnect()
+        self._visuals: dict[Shape, list[int]] = {}
 
     def render(self, thing: Thing, camera: Camera, light: Light, size: Size) -> Sprite | None:
         """Renders an object; returns None if it is not in the image, whose size is `size`."""
@@ -92,8 +84,9 @@ class SpriteRenderer:
         rgba, buffer = self._camera_image(
             window,
             _MAX_AREA * size.area,
-            viewMatrix=_view_matrix(axes, eye),
-            projectionMatrix=_projection_matrix(camera.focal_px(size), size, window, near, far),
+            # OpenGL takes matrices column by column.
+            viewMatrix=_view_matrix(axes, eye).T.ravel().tolist(),
+            projectionMatrix=_projection_matrix(camera.focal_px(size), size, window, near, far).T.ravel().tolist(),
             lightDirection=(rotation.T @ light.direction).tolist(),
             lightAmbientCoeff=light.ambient,
             lightDiffuseCoeff=light.diffuse,
@@ -126,13 +119,13 @@ class SpriteRenderer:
         return body
 
     def _visuals_of(self, thing: Thing) -> list[int]:
-        key = (thing.kind, thing.variant)
-        if key not in self._visuals:
-            self._visuals[key] = [self._create_visual(part) for part in thing.shape.parts]
-        return self._visuals[key]
+        shape = thing.shape
+        if shape not in self._visuals:
+            self._visuals[shape] = [self._create_visual(part.mesh, shape.crease_degrees) for part in shape.parts]
+        return self._visuals[shape]
 
-    def _create_visual(self, part: Part) -> int:
-        mesh, normals = with_hard_edges(part.mesh, part.crease_degrees)
+    def _create_visual(self, mesh: Mesh, crease_degrees: float) -> int:
+        mesh, normals = with_hard_edges(mesh, crease_degrees)
         visual: int = self._bullet.createVisualShape(
             self._bullet.GEOM_MESH,
             vertices=mesh.vertices.tolist(),
@@ -168,17 +161,16 @@ def _window_of(rect: Rect, size: Size) -> Window | None:
     return window if window.left < window.right and window.top < window.bottom else None
 
 
-def _view_matrix(axes: FloatArray, eye: FloatArray) -> list[float]:
-    """Returns OpenGL's view matrix, column by column; `axes` are right, down and forward as rows."""
+def _view_matrix(axes: FloatArray, eye: FloatArray) -> FloatArray:
+    """Returns OpenGL's view matrix [4, 4]; `axes` are right, down and forward as rows."""
     matrix = np.eye(4)
     matrix[:3, :3] = axes * np.array([[1.0], [-1.0], [-1.0]])
     matrix[:3, 3] = -matrix[:3, :3] @ eye
-    values: list[float] = matrix.T.ravel().tolist()
-    return values
+    return matrix
 
 
-def _projection_matrix(focal_px: float, size: Size, window: Window, near: float, far: float) -> list[float]:
-    """Returns OpenGL's projection matrix of a window of an image of this size, column by column."""
+def _projection_matrix(focal_px: float, size: Size, window: Window, near: float, far: float) -> FloatArray:
+    """Returns OpenGL's projection matrix [4, 4] of a window of an image of this size."""
     x1, x2 = (window.left - size.width / 2) / focal_px, (window.right - size.width / 2) / focal_px
     y1, y2 = (size.height / 2 - window.bottom) / focal_px, (size.height / 2 - window.top) / focal_px
     matrix = np.zeros((4, 4))
@@ -186,5 +178,4 @@ def _projection_matrix(focal_px: float, size: Size, window: Window, near: float,
     matrix[1, 1], matrix[1, 2] = 2 / (y2 - y1), (y2 + y1) / (y2 - y1)
     matrix[2, 2], matrix[2, 3] = -(far + near) / (far - near), -2 * far * near / (far - near)
     matrix[3, 2] = -1
-    values: list[float] = matrix.T.ravel().tolist()
-    return values
+    return matrix

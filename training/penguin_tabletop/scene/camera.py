@@ -13,8 +13,7 @@ import numpy as np
 from penguin_models.types import Size
 from penguin_tabletop.scene.meshes import FloatArray
 
-NEAR_M = 0.05
-"""Nothing closer to the camera is drawn."""
+NEAR_M = 0.05  # nothing closer to the camera is drawn
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,7 @@ COLOURS: dict[str, RGB] = {
     "white": (0.93, 0.93, 0.93),
     "black": (0.09, 0.09, 0.10),
 }
-PAPER = ("white", "yellow", "pink", "green", "orange")
-"""Colours on which dark print is legible."""
+PAPER = ("white", "yellow", "pink", "green", "orange")  # colours on which dark print is legible
 
 SIZES: dict[str, tuple[float, ...]] = {"small": (0.78, 0.86), "large": (1.25, 1.38)}
 """Scales of each size. Few and fixed, because PyBullet never frees the collision hull of a scale."""

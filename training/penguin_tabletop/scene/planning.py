@@ -10,19 +10,10 @@ import numpy as np
 from penguin_models.types import Size
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import KINDS, Table
-from penguin_tabletop.scene.random_parts import (
-    distinct_things,
-    random_camera,
-    random_light,
-    random_sensor,
-    random_surroundings,
-    random_things,
-    with_size_labels,
-)
-from penguin_tabletop.scene.scene import Scene, Thing, Vector, yaw_rotation
-from penguin_tabletop.scene.view import in_view, overlap, rect_of
+from penguin_tabletop.scene.random_parts import distinct_things, empty_scene, random_things, with_size_labels
+from penguin_tabletop.scene.scene import Scene, Thing, Vector, in_view, overlap, rect_of, yaw_rotation
+from penguin_tabletop.seeds import Random
 
-Random = np.random.Generator
 _TRIES = 60
 _GAP_M = 0.012
 _MAX_HIDDEN, _MAX_HIDDEN_BY_SAME_COLOUR = 0.3, 0.05
@@ -78,9 +69,8 @@ def all_visible(scene: Scene, size: Size) -> bool:
 
 def _plan(random: Random, size: Size, choose: Callable[[Random, Table], list[Thing]]) -> Scene:
     while True:
-        camera, surroundings = random_camera(random), random_surroundings(random)
-        scene = Scene((), camera, surroundings, random_light(random), random_sensor(random))
-        for thing in choose(random, surroundings.table):
+        scene = empty_scene(random)
+        for thing in choose(random, scene.surroundings.table):
             placed = place(random, scene, size, thing)
             if placed is not None:
                 scene = replace(scene, things=(*scene.things, placed))

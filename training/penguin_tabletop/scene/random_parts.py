@@ -1,4 +1,4 @@
-"""Random cameras, tables, lights, sensors and objects; the objects have no place yet."""
+"""Random scenes without objects, and random objects that have no place yet."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import numpy as np
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.catalogue import CODE_LETTERS, COLOURS, KINDS, PAPER, RGB, SIZES, TABLES, WORDS, Kind, Table
 from penguin_tabletop.scene.meshes import FloatArray
-from penguin_tabletop.scene.scene import Light, Sensor, Surroundings, Thing
+from penguin_tabletop.scene.scene import Light, Scene, Sensor, Surroundings, Thing
+from penguin_tabletop.seeds import Random, choose_weighted
 
-Random = np.random.Generator
 LOWEST_PITCH, HIGHEST_PITCH = np.radians(28), np.radians(62)
 MOST_THINGS = 6
+_WEIGHTS = {kind: kind.weight for kind in KINDS.values() if kind.weight > 0}
 _NOWHERE = (0.0, 0.0, 0.0)
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
 
-def random_camera(random: Random) -> Camera:
-    """Returns a camera above the table that looks at its middle."""
+def empty_scene(random: Random) -> Scene:
+    """Returns a table without objects, in some light, seen by some camera."""
+    camera, surroundings = _random_camera(random), _random_surroundings(random)
+    return Scene((), camera, surroundings, _random_light(random), _random_sensor(random))
+
+
+def _random_camera(random: Random) -> Camera:
     x, y = random.uniform(-0.12, 0.12, 2)
     return Camera(
         target=(float(x), float(y), 0.02),
@@ -32,8 +38,7 @@ def random_camera(random: Random) -> Camera:
     )
 
 
-def random_surroundings(random: Random) -> Surroundings:
-    """Returns a table and a room."""
+def _random_surroundings(random: Random) -> Surroundings:
     grey, shade = random.uniform(0.2, 0.75), random.uniform(-0.04, 0.04, 3)
     return Surroundings(
         TABLES[random.integers(len(TABLES))],
@@ -45,8 +50,7 @@ def random_surroundings(random: Random) -> Surroundings:
     )
 
 
-def random_light(random: Random) -> Light:
-    """Returns a lamp somewhere above, with ambient light."""
+def _random_light(random: Random) -> Light:
     around, up = random.uniform(-np.pi, np.pi), np.radians(random.uniform(38, 80))
     ambient = random.uniform(0.5, 0.68)
     return Light(
@@ -57,8 +61,7 @@ def random_light(random: Random) -> Light:
     )
 
 
-def random_sensor(random: Random) -> Sensor:
-    """Returns a camera sensor of good or bad quality."""
+def _random_sensor(random: Random) -> Sensor:
     return Sensor(
         noise=random.uniform(0.5, 6),
         gain=random.uniform(0.85, 1.15),
@@ -73,7 +76,7 @@ def random_sensor(random: Random) -> Sensor:
 def random_thing(random: Random, table: Table, number: int, taken: Collection[str] = (), kind: str = "") -> Thing:
     """Returns an object that stands out on the table, has no label in `taken`, and is of this kind if one is given."""
     while True:
-        chosen = KINDS[kind] if kind else _random_kind(random)
+        chosen = KINDS[kind] if kind else choose_weighted(random, _WEIGHTS)[0]
         colour = _random_colour(random, table, chosen)
         thing = _thing(random, chosen, colour, str(random.choice(list(SIZES))), number)
         if thing.label not in taken:
@@ -93,11 +96,10 @@ def random_things(random: Random, table: Table) -> list[Thing]:
         elif plain and sizes and labels.count(plain[-1].label) == 1:
             other_size = next(size for size in SIZES if size != plain[-1].size)
             things.append(_thing(random, KINDS[plain[-1].kind], plain[-1].colour, other_size, number))
-        elif plain and colours and random.random() < 0.6 and len(plain) < 4:
-            things.append(random_thing(random, table, number, labels, plain[-1].kind))
         else:
-            things.append(random_thing(random, table, number, labels))
-    return with_size_labels(things)
+            same_kind = plain and colours and random.random() < 0.6 and len(plain) < 4
+            things.append(random_thing(random, table, number, labels, plain[-1].kind if same_kind else ""))
+    return things
 
 
 def distinct_things(random: Random, table: Table, fewest: int, most: int) -> list[Thing]:
@@ -144,12 +146,6 @@ def _thing(random: Random, kind: Kind, colour: str | None, size: str, number: in
     word = _random_word(random) if kind.printed else ""
     label = _name(kind.name, colour)
     return Thing(number, label, kind.name, colour, size, scale, variant, _rgb(paint), _NOWHERE, _UPRIGHT, word)
-
-
-def _random_kind(random: Random) -> Kind:
-    kinds = [kind for kind in KINDS.values() if kind.weight > 0]
-    weights = np.array([kind.weight for kind in kinds])
-    return kinds[random.choice(len(kinds), p=weights / weights.sum())]
 
 
 def _random_colour(random: Random, table: Table, kind: Kind) -> str | None:

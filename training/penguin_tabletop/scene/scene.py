@@ -1,4 +1,4 @@
-"""A table-top at one moment: objects, camera, light and sensor, as plain values.
+"""A table-top at one moment: objects, camera, light and sensor, as plain values; and where objects are in the image.
 
 World axes: x and y on the table, z up, metres; the table's top is z = 0 around the origin.
 """
@@ -6,18 +6,19 @@ World axes: x and y on the table, z up, metres; the table's top is z = 0 around 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from penguin_tabletop.scene.camera import Camera
+from penguin_models.types import Size
+from penguin_tabletop.scene.camera import NEAR_M, Camera
 from penguin_tabletop.scene.catalogue import RGB, Table
 from penguin_tabletop.scene.meshes import FloatArray
 from penguin_tabletop.scene.shapes import Shape, shape_of
 
 Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
-"""x, y, z, w."""
+Quaternion = tuple[float, float, float, float]  # x, y, z, w
 
 
 def yaw_rotation(yaw: float) -> Quaternion:
@@ -127,7 +128,7 @@ class Scene:
 
     def thing(self, number: int) -> Thing:
         """Returns the object with this id; raises KeyError if there is none."""
-        return self._by_id[number]
+        return {thing.id: thing for thing in self.things}[number]
 
     def others(self, thing: Thing) -> tuple[Thing, ...]:
         """Returns all objects but one."""
@@ -141,6 +142,55 @@ class Scene:
         """Returns the scene with a new state of one of its objects."""
         return replace(self, things=tuple(thing if other.id == thing.id else other for other in self.things))
 
-    @cached_property
-    def _by_id(self) -> dict[int, Thing]:
-        return {thing.id: thing for thing in self.things}
+
+class Rect(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@lru_cache(maxsize=512)
+def rect_of(thing: Thing, camera: Camera, size: Size) -> Rect:
+    """Returns the rectangle around an object, even outside the image; empty if it is behind the camera."""
+    pixels, depth = camera.project(thing.hull, size)
+    if depth.min() < NEAR_M:
+        return Rect(0, 0, 0, 0)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    return Rect(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def overlap(a: Rect, b: Rect) -> float:
+    """Returns the common area in square pixels."""
+    width = min(a.right, b.right) - max(a.left, b.left)
+    height = min(a.bottom, b.bottom) - max(a.top, b.top)
+    return max(0.0, width) * max(0.0, height)
+
+
+def area_in_image(thing: Thing, camera: Camera, size: Size) -> float:
+    """Returns the area of the rectangle around an object that lies in the image."""
+    return overlap(rect_of(thing, camera, size), Rect(0, 0, size.width, size.height))
+
+
+def in_view(thing: Thing, camera: Camera, size: Size) -> bool:
+    """Returns whether the whole object is in the image with a small margin; of a robot arm, most of it."""
+    rect = rect_of(thing, camera, size)
+    if rect.area == 0:
+        return False
+    if thing.kind == "robot arm":
+        return area_in_image(thing, camera, size) > 0.75 * rect.area
+    margin = 0.01 * min(size)
+    across = margin < rect.left and rect.right < size.width - margin
+    return across and margin < rect.top and rect.bottom < size.height - margin
+
+
+def out_of_view(thing: Thing, camera: Camera, size: Size) -> bool:
+    """Returns whether nothing of the object is in the image."""
+    return area_in_image(thing, camera, size) == 0

@@ -6,10 +6,11 @@ An object stands on z = 0 with its middle over the origin; its front (a printed 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,23 +28,21 @@ _BLACK, _BEAK = (0.05, 0.05, 0.05), (0.95, 0.45, 0.05)
 _ORANGE, _GREY = (0.95, 0.42, 0.06), (0.25, 0.25, 0.27)
 _ARM_HEIGHT_M = 0.30
 _GREY_ARM_LINKS = (0, 2, 7)
-_Parts = list[tuple[Mesh, RGB | None]]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
+class Part(NamedTuple):
     """A piece of an object in one colour: its own, or the object's if `rgb` is None."""
 
     mesh: Mesh
-    rgb: RGB | None
-    crease_degrees: float
+    rgb: RGB | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
     """The shape of a kind."""
 
-    parts: tuple[Part, ...]
+    parts: Sequence[Part]
+    crease_degrees: float  # smallest angle between faces that meet at a hard edge
     hull: FloatArray  # [K, 3] points that span the convex hull
     radius: float  # of the circle around the origin that it covers on the table
     height: float
@@ -56,19 +55,20 @@ class Shape:
 def shape_of(kind: str, variant: int = 0) -> Shape:
     """Returns the shape of a kind at scale 1."""
     crease = 65.0 if kind in _ANIMALS else 40.0
-    parts = tuple(Part(mesh, rgb, crease) for mesh, rgb in _MAKERS[kind](variant))
+    made = _VARIANT_MAKERS[kind](variant) if kind in _VARIANT_MAKERS else _MAKERS[kind]()
+    parts = [Part(made)] if isinstance(made, Mesh) else made
     hull = meshes.hull_points(meshes.joined([part.mesh for part in parts]))
     if kind == "ball":
         hull = meshes.ball(float(hull[:, 2].max()) / 2, 8, 12).vertices
     height, radius = float(hull[:, 2].max()), float(np.hypot(hull[:, 0], hull[:, 1]).max())
     half_width, support_height = _SURFACES.get(kind, (0.0, height))
-    return Shape(parts, hull, radius, height, half_width, support_height, _printed_face(kind))
+    return Shape(parts, crease, hull, radius, height, half_width, support_height, _printed_face(kind))
 
 
-def _bottle() -> _Parts:
+def _bottle() -> list[Part]:
     glass = [(0, 0), (0.031, 0), (0.031, 0.08), (0.027, 0.095), (0.012, 0.115), (0.011, 0.135), (0, 0.135)]
     cap = [(0, 0.134), (0.013, 0.134), (0.013, 0.15), (0, 0.15)]
-    return [(meshes.lathe(glass), None), (meshes.lathe(cap, 16), (0.85, 0.85, 0.85))]
+    return [Part(meshes.lathe(glass)), Part(meshes.lathe(cap, 16), (0.85, 0.85, 0.85))]
 
 
 def _bowl() -> Mesh:
@@ -84,24 +84,24 @@ def _tray() -> Mesh:
     return meshes.joined([meshes.box(width, depth, wall), *sides])
 
 
-def _duck() -> _Parts:
+def _duck() -> list[Part]:
     """In the asset, beak and eyes are colours of a texture; here they are parts, found by their position."""
     mesh = meshes.simplified(meshes.read_obj(assets_folder() / "duck.obj", up="y"), _ANIMAL_TRIANGLES).standing(0.1)
     middles = mesh.vertices[mesh.triangles].mean(axis=1)
     beak = (middles[:, 0] < -0.035) & (middles[:, 2] > 0.055)
     eyes = _dots(0.006, [(-0.027, -0.0175, 0.076), (-0.027, 0.0175, 0.076)])
     body = Mesh(mesh.vertices, mesh.triangles[~beak])
-    return [(body, None), (Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK), eyes]
+    return [Part(body), Part(Mesh(mesh.vertices, mesh.triangles[beak]), _BEAK), eyes]
 
 
-def _teddy() -> _Parts:
+def _teddy() -> list[Part]:
     mesh = meshes.read_obj(assets_folder() / "teddy2_VHACD_CHs.obj", up="y")
     eyes_and_nose = _dots(0.0055, [(-0.01, -0.014, 0.092), (0.01, -0.014, 0.092), (0.0, -0.018, 0.080)])
-    return [(meshes.simplified(mesh, _ANIMAL_TRIANGLES).standing(0.12), None), eyes_and_nose]
+    return [Part(meshes.simplified(mesh, _ANIMAL_TRIANGLES).standing(0.12)), eyes_and_nose]
 
 
-def _dots(radius: float, places: list[tuple[float, float, float]]) -> tuple[Mesh, RGB]:
-    return meshes.joined([meshes.ball(radius, 5, 8).moved(*place) for place in places]), _BLACK
+def _dots(radius: float, places: list[tuple[float, float, float]]) -> Part:
+    return Part(meshes.joined([meshes.ball(radius, 5, 8).moved(*place) for place in places]), _BLACK)
 
 
 def _brick() -> Mesh:
@@ -113,7 +113,7 @@ def _brick() -> Mesh:
     return meshes.joined([meshes.box(0.105, 0.068, 0.05), *studs])
 
 
-def _odd_shape(variant: int) -> _Parts:
+def _odd_shape(variant: int) -> Mesh:
     """Returns one of the thousand random shapes among the assets, lying on its broadest side."""
     mesh = meshes.read_obj(assets_folder() / "random_urdfs" / f"{variant:03d}" / f"{variant:03d}.obj")
     mesh = meshes.simplified(mesh, _ODD_SHAPE_TRIANGLES)
@@ -123,10 +123,10 @@ def _odd_shape(variant: int) -> _Parts:
     if np.linalg.det(np.eye(3)[:, order]) < 0:
         vertices = vertices * (1, -1, 1)
     size = 0.1 / float(extents.max())
-    return [(Mesh(vertices, mesh.triangles).standing(float(extents.min()) * size), None)]
+    return Mesh(vertices, mesh.triangles).standing(float(extents.min()) * size)
 
 
-def _robot_arm(variant: int) -> _Parts:
+def _robot_arm(variant: int) -> list[Part]:
     """Returns the KUKA arm among the assets, posed by its own joints and joined into a single object."""
     folder = assets_folder() / "kuka_iiwa"
     random = np.random.default_rng(variant)
@@ -138,7 +138,8 @@ def _robot_arm(variant: int) -> _Parts:
     reach = float(max(link.vertices[:, 2].max() for link in links))
     links = [Mesh(link.vertices * (_ARM_HEIGHT_M / max(reach, 1.0)), link.triangles) for link in links]
     orange = [link for number, link in enumerate(links) if number not in _GREY_ARM_LINKS]
-    return [(meshes.joined(orange), _ORANGE), (meshes.joined([links[number] for number in _GREY_ARM_LINKS]), _GREY)]
+    grey = [links[number] for number in _GREY_ARM_LINKS]
+    return [Part(meshes.joined(orange), _ORANGE), Part(meshes.joined(grey), _GREY)]
 
 
 @cache
@@ -148,7 +149,7 @@ def _arm_link_meshes(folder: Path) -> list[Mesh]:
 
 
 def _arm_link_frames(urdf: Path, angles: FloatArray) -> list[FloatArray]:
-    """Returns the frame [4, 4] of every link of the chain, all of whose joints rotate around their z axes."""
+    """Returns the frame [4, 4] of every link of the chain, whose joints all rotate around their z axes."""
     frames = [np.eye(4)]
     for joint, angle in zip(ElementTree.parse(urdf).getroot().iter("joint"), angles, strict=True):
         origin = joint.find("origin")
@@ -174,8 +175,7 @@ def _axis_rotation(axis: int, angle: float) -> FloatArray:
 
 def _leaning(mesh: Mesh) -> Mesh:
     """Returns the mesh tilted back, as a card on a small foot leans."""
-    tilt = np.radians(18)
-    return mesh.rotated(np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]]))
+    return mesh.rotated(_axis_rotation(0, -np.radians(18)))
 
 
 def _printed_face(kind: str) -> FloatArray | None:
@@ -186,27 +186,21 @@ def _printed_face(kind: str) -> FloatArray | None:
     return _leaning(Mesh(face, np.zeros((0, 3), int))).vertices if kind == "card" else face
 
 
-def _single(maker: Callable[[], Mesh]) -> Callable[[int], _Parts]:
-    """Returns the maker of a kind with one variant and one part in the object's colour."""
-    return lambda variant: [(maker(), None)]
-
-
-_MAKERS: dict[str, Callable[[int], _Parts]] = {
-    "cube": _single(lambda: meshes.box(0.07, 0.07, 0.07)),
-    "ball": _single(lambda: meshes.ball(0.04)),
-    "cylinder": _single(lambda: meshes.lathe([(0, 0), (0.034, 0), (0.034, 0.085), (0, 0.085)])),
-    "cone": _single(lambda: meshes.lathe([(0, 0), (0.046, 0), (0, 0.105)])),
-    "ring": _single(lambda: meshes.ring(0.045, 0.016)),
-    "bottle": lambda variant: _bottle(),
-    "bowl": _single(_bowl),
-    "mug": _single(lambda: meshes.read_obj(assets_folder() / "objects" / "mug.obj").standing(0.085)),
-    "duck": lambda variant: _duck(),
-    "teddy": lambda variant: _teddy(),
-    "rabbit": _single(lambda: meshes.read_obj(assets_folder() / "bunny.obj", up="y").standing(0.11)),
-    "brick": _single(_brick),
-    "tray": _single(_tray),
-    "odd shape": _odd_shape,
-    "card": _single(lambda: _leaning(meshes.box(0.14, 0.006, 0.085))),
-    "box": _single(lambda: meshes.box(0.12, 0.05, 0.14)),
-    "robot arm": _robot_arm,
+_MAKERS: dict[str, Callable[[], Mesh | list[Part]]] = {
+    "cube": lambda: meshes.box(0.07, 0.07, 0.07),
+    "ball": lambda: meshes.ball(0.04),
+    "cylinder": lambda: meshes.lathe([(0, 0), (0.034, 0), (0.034, 0.085), (0, 0.085)]),
+    "cone": lambda: meshes.lathe([(0, 0), (0.046, 0), (0, 0.105)]),
+    "ring": lambda: meshes.ring(0.045, 0.016),
+    "bottle": _bottle,
+    "bowl": _bowl,
+    "mug": lambda: meshes.read_obj(assets_folder() / "objects" / "mug.obj").standing(0.085),
+    "duck": _duck,
+    "teddy": _teddy,
+    "rabbit": lambda: meshes.read_obj(assets_folder() / "bunny.obj", up="y").standing(0.11),
+    "brick": _brick,
+    "tray": _tray,
+    "card": lambda: _leaning(meshes.box(0.14, 0.006, 0.085)),
+    "box": lambda: meshes.box(0.12, 0.05, 0.14),
 }
+_VARIANT_MAKERS: dict[str, Callable[[int], Mesh | list[Part]]] = {"odd shape": _odd_shape, "robot arm": _robot_arm}

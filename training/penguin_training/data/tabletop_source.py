@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from penguin_models.media import ClipFrame
-from penguin_tabletop.dataset import Mixture, TabletopDataset, TabletopSettings
-from penguin_tabletop.samples import Family
+from penguin_tabletop.dataset import Family, Mixture, TabletopDataset, TabletopSettings
 from penguin_training.data.annotations import Annotation, parse_annotation
 from penguin_training.settings.data import TabletopScenes
 

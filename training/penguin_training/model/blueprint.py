@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_models.checkpoint import resolve_checkpoint
+from penguin_models.checkpoint import read_config, resolve_checkpoint
 from penguin_models.config import DECODER_FIELDS, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.processor import Processor
@@ -33,9 +33,8 @@ class Blueprint:
 def make_blueprint(settings: StageSettings) -> Blueprint:
     """Reads the configuration files that a stage starts from.
 
-    Raises:
-        CheckpointError: a file is missing or belongs to another kind of model.
-        SettingError: the model is too small for the stage's budgets or its tokenizer.
+    Raises PenguinError if one is missing or belongs to another kind of model, or the model is too small for the stage's
+    budgets or its tokenizer.
     """
     model = settings.model
     if model.new_language_model:
@@ -46,7 +45,8 @@ def make_blueprint(settings: StageSettings) -> Blueprint:
         folder, raw = read_llm_config(str(model.start))
         blueprint = Blueprint(decoder_fields(raw), None, Processor.from_llm(folder, ImageConfig(), _end_token_ids(raw)))
     else:
-        folder, config = read_penguin_config(str(model.start))
+        folder = resolve_checkpoint(str(model.start), weights=False)
+        config = read_config(folder)
         processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
         blueprint = Blueprint(config.decoder, config, processor)
     rows, image = int(blueprint.decoder["vocab_size"]), blueprint.processor.image_token_id
@@ -65,19 +65,6 @@ def read_llm_config(path: str) -> tuple[Path, dict[str, Any]]:
     if raw.get("model_type") != "qwen3":
         raise CheckpointError(f"{folder} is a {raw.get('model_type')!r} model; a text-only 'qwen3' model is needed")
     return folder, raw
-
-
-def read_penguin_config(path: str) -> tuple[Path, PenguinConfig]:
-    """Returns the folder and the configuration of a Penguin-VL checkpoint, without downloading weights."""
-    folder = resolve_checkpoint(path, weights=False)
-    raw = read_json(folder / "config.json")
-    second = raw.get("vision_encoder")
-    encoder_raw = None
-    if not raw.get("vision_encoder_config") and isinstance(second, str) and second:
-        subfolder = folder / second
-        encoder_folder = resolve_checkpoint(subfolder if subfolder.is_dir() else second, weights=False)
-        encoder_raw = read_json(encoder_folder / "config.json")
-    return folder, PenguinConfig.from_dict(raw, encoder_raw)
 
 
 def is_local(path: str) -> bool:

@@ -36,6 +36,7 @@ from penguin_engine.runtimes.tensorrt.shapes import (
     plan_shapes,
     vision_profiles,
 )
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EngineError
 
 Progress = Callable[[str, int, int], None]
@@ -151,9 +152,8 @@ class _PlanBuilder:
                 return
 
     def _save_timings(self, config: Any) -> None:
-        partial = self._timing_cache.with_suffix(".partial")
-        partial.write_bytes(config.get_timing_cache().serialize())
-        partial.replace(self._timing_cache)
+        with atomic_write(self._timing_cache, "wb") as file:
+            file.write(config.get_timing_cache().serialize())
 
 
 def _fix_buffers(network: Any, profiles: list[ShapeProfile]) -> None:

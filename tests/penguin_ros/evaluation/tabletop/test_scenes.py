@@ -98,14 +98,11 @@ def test_the_ground_truths_own_answers_are_right():
     """Covers every kind of task: each answer is parsed as it was meant."""
     dataset = TabletopDataset(TabletopSettings(Split.VALIDATION, turns=8, mixture=Mixture(8, 2, 2, 0, 0)))
     tasks = set()
-    try:
-        for number in range(60):
-            for asked in dataset[number].turns:
-                tasks.add(asked.task)
-                scored = score_answer(asked, asked.answer)
-                assert scored.right, (asked, scored)
-    finally:
-        dataset.close()
+    for number in range(60):
+        for asked in dataset[number].turns:
+            tasks.add(asked.task)
+            scored = score_answer(asked, asked.answer)
+            assert scored.right, (asked, scored)
     assert len(tasks) > 25
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.grounding import GroundedObject, parse
-from penguin_tabletop.conversations import answer_parsing, picture_questions, pointing
+from penguin_tabletop.conversations import answer_parsing, captions_and_boxes, picture_tasks
 from penguin_tabletop.conversations.language import kind_of
 from penguin_tabletop.conversations.phrases import BRIEFLY, FACTS
 from penguin_tabletop.conversations.picture_tasks import PICTURE_TASKS, picture_turns
@@ -83,7 +83,7 @@ def test_every_task_has_several_phrasings(asked):
 def test_yes_and_no_are_balanced(make):
     answers = Counter()
     for random, truth in scenes(make):
-        for task in (picture_questions.exists, picture_questions.relation_holds):
+        for task in (picture_tasks.exists, picture_tasks.relation_holds):
             turn = task(truth, random)
             answers.update([(task.__name__, turn.expected.answer)] if turn else [])
     for task in ("exists", "relation_holds"):
@@ -144,8 +144,8 @@ def test_a_robot_arm_is_never_an_orange_object(make):
     assert len(truth.objects) == 2
     for seed in range(60):
         random = np.random.default_rng(seed)
-        turns = [picture_questions.kind_of_colour(truth, random), picture_questions.count_objects(truth, random)]
-        turns.append(pointing.find_all(truth, random))
+        turns = [picture_tasks.kind_of_colour(truth, random), picture_tasks.count_objects(truth, random)]
+        turns.append(captions_and_boxes.find_all(truth, random))
         assert not [turn for turn in turns if turn and "orange object" in turn.question]
 
 
@@ -154,8 +154,8 @@ def test_lists_give_kinds_before_colours_and_boxes_before_labels(make):
     cube = make.thing(1, "cube", "blue", position=(0.15, 0, 0))
     truth = planned_truth(make.scene(duck, cube), make.size)
     random = np.random.default_rng(0)
-    assert picture_questions.list_colours(truth, random).answer in ("duck: red, cube: blue", "cube: blue, duck: red")
-    boxes = pointing.list_boxes(truth, random).answer
+    assert picture_tasks.list_colours(truth, random).answer in ("duck: red, cube: blue", "cube: blue, duck: red")
+    boxes = captions_and_boxes.list_boxes(truth, random).answer
     assert re.sub(r"\(\d+,\d+,\d+,\d+\)", "B", boxes) == ", ".join(f"B: {item.label}" for item in truth.objects)
 
 

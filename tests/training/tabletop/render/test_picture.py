@@ -66,13 +66,13 @@ def test_near_objects_hide_those_behind_them(make, renderer):
     for things in ((front, back), (back, front)):
         seen = renderer.render(make.scene(*things, camera=flat)).visibility
         assert seen[0].share == 1 and alone.share == 1
-        assert seen[1].share < 0.3
+        assert 1 not in seen
 
 
 def test_the_table_hides_objects_below_it(make, renderer):
     fallen, low = make.thing(0, position=(0, 0.55, -0.15)), make.camera(pitch=25)
     picture = renderer.render(make.scene(fallen, camera=low))
-    assert picture.visibility[0].share == 0
+    assert not picture.visibility
     beside, steep = make.thing(0, position=(0.66, 0, -0.15)), make.camera(pitch=65, distance=1.8)
     assert renderer.render(make.scene(beside, camera=steep)).visibility[0].share > 0.5
 
@@ -92,8 +92,7 @@ def test_objects_behind_the_camera_are_not_drawn(make, renderer):
 def test_objects_may_be_cut_off_at_any_edge(make, renderer, x, y, kind):
     scene = make.scene(make.thing(0, kind, position=(x, y, 0), word="TEA" if kind == "box" else "", scale=1.3))
     picture = renderer.render(scene)
-    for seen in picture.visibility.values():
-        assert 0 <= seen.share <= 1 and (seen.box is None) == (seen.share == 0)
+    assert all(0 < seen.share <= 1 for seen in picture.visibility.values())
 
 
 def test_shadows_darken_the_table(make, renderer):
@@ -113,5 +112,4 @@ def test_a_wide_image_shows_all_planned_objects(make):
     wide = SceneRenderer(Size(84, 168))
     scene = plan_scene(seeded_random(1, "image"), wide.size)
     picture = wide.render(scene)
-    wide.close()
     assert picture.rgb.shape == (84, 168, 3) and len(picture.visibility) == len(scene.things)

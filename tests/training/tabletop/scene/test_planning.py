@@ -9,7 +9,7 @@ from penguin_models.types import Size
 from penguin_tabletop.scene.catalogue import KINDS, SIZES, TABLES
 from penguin_tabletop.scene.planning import all_visible, place, plan_clip_scene, plan_scene
 from penguin_tabletop.scene.random_parts import random_thing, with_size_labels
-from penguin_tabletop.scene.view import in_view
+from penguin_tabletop.scene.scene import in_view
 
 seeds = st.integers(0, 1 << 32)
 sizes = st.sampled_from([Size(224, 224), Size(168, 280), Size(280, 168)])

@@ -36,11 +36,9 @@ def test_odd_shapes_differ_from_each_other():
 
 
 def test_missing_pybullet_is_an_error_that_names_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pybullet_data", None)
-    with pytest.raises(TabletopError, match=r"pip install pybullet"):
-        bullet.assets_folder()
     monkeypatch.setitem(sys.modules, "pybullet", None)
     bullet.load_pybullet.cache_clear()
-    with pytest.raises(TabletopError, match=r"pip install pybullet"):
-        bullet.load_pybullet()
+    for needs_it in (bullet.load_pybullet, bullet.assets_folder, bullet.BulletClient):
+        with pytest.raises(TabletopError, match=r"pip install pybullet"):
+            needs_it()
     bullet.load_pybullet.cache_clear()

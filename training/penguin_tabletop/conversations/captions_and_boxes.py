@@ -1,24 +1,96 @@
-"""Tasks on a picture that need boxes: words in and a box out, or a box in and words out.
+"""Tasks on a picture: captions of several lengths, and boxes for words or words for boxes. The picture must be clear.
 
 A description that asks for one object fits exactly one, and clearly.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from penguin_models.grounding import Box, format_grounding, format_object
-from penguin_tabletop.conversations.captions import relation_sentences
-from penguin_tabletop.conversations.language import Random, an, ask, pick, say
-from penguin_tabletop.conversations.turns import ExpectedReply, Turn
+from penguin_tabletop.conversations.language import amounts, an, are, ask, capital, listed, pick, say
+from penguin_tabletop.conversations.turns import ExpectedKind, ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS
-from penguin_tabletop.truth import SceneTruth, VisibleObject
+from penguin_tabletop.seeds import Random
+from penguin_tabletop.truth import Relation, SceneTruth, VisibleObject
 
-_OUTERMOST_GAP = 70
-"""The outermost object must be this much further out than the next, in thousandths."""
+_OUTERMOST_GAP = 70  # the outermost object must be this much further out than the next, in thousandths
 _NEAREST_GAP_M = 0.06
 _BY_KIND_PROBABILITY = 0.4
 _COLOURED_KINDS = [kind.name for kind in KINDS.values() if kind.coloured]
+
+
+def caption_short(truth: SceneTruth, random: Random) -> Turn:
+    """Asks for one sentence that names every object."""
+    question = ask(random, "caption_short")
+    return _caption("caption_short", question, short_caption(truth, random), truth)
+
+
+def caption_medium(truth: SceneTruth, random: Random) -> Turn:
+    """Asks for all objects and some of their relations."""
+    question = ask(random, "caption_medium")
+    sentences = [short_caption(truth, random), *relation_sentences(truth, random, 2)]
+    return _caption("caption_medium", question, " ".join(sentences), truth)
+
+
+def caption_detailed(truth: SceneTruth, random: Random) -> Turn:
+    """Asks for all objects, their places in the picture, their relations, and printed words."""
+    question = ask(random, "caption_detailed")
+    return _caption("caption_detailed", question, detailed_caption(truth, random), truth)
+
+
+def caption_grounded(truth: SceneTruth, random: Random) -> Turn:
+    """Asks for one sentence in which every object has its box."""
+    question = ask(random, "caption_grounded")
+    things = listed([f"{an(item.label).split()[0]} {format_object(item.rounded)}" for item in truth.objects])
+    answer = say(random, "caption_grounded", things=things, table=truth.table, are=are(len(truth.objects)))
+    return _caption("caption_grounded", question, answer, truth, "boxes")
+
+
+def find_everything(truth: SceneTruth, random: Random) -> Turn:
+    """Asks for a plain list of all objects with their boxes."""
+    answer = format_grounding([item.rounded for item in truth.objects])
+    return _caption("find_everything", ask(random, "find_everything"), answer, truth, "boxes")
+
+
+def short_caption(truth: SceneTruth, random: Random) -> str:
+    """Returns one sentence that names every object."""
+    counts = truth.counts()
+    is_or_are = are(len(truth.objects) if len(counts) == 1 else 1)
+    return say(random, "caption_short", things=amounts(counts), table=truth.table, are=is_or_are)
+
+
+def detailed_caption(truth: SceneTruth, random: Random) -> str:
+    """Returns several sentences: all objects, their places and relations, and printed words."""
+    sentences = [short_caption(truth, random)]
+    for item in truth.unique:
+        if where := place_in_picture(item):
+            sentences.append(say(random, "place", label=item.label, where=where))
+    sentences += relation_sentences(truth, random, 4)
+    for item in truth.unique:
+        if item.word:
+            sentences.append(say(random, "word_of", label=item.label, word=item.word))
+    return " ".join(sentences)
+
+
+def relation_sentences(truth: SceneTruth, random: Random, most: int) -> list[str]:
+    """Returns sentences about relations, at most one per pair of objects; those about supports come first."""
+    labels = {item.id: item.label for item in truth.unique}
+    clear = [relation for relation in truth.relations if relation.subject in labels and relation.object in labels]
+    order = sorted(random.permutation(len(clear)).tolist(), key=lambda index: clear[index].name != "on")
+    chosen: list[Relation] = []
+    for relation in (clear[index] for index in order):
+        pairs = [{other.subject, other.object} for other in chosen]
+        if len(chosen) < most and {relation.subject, relation.object} not in pairs:
+            chosen.append(relation)
+    return [capital(f"the {labels[r.subject]} is {r.name} the {labels[r.object]}.") for r in chosen]
+
+
+def place_in_picture(item: VisibleObject) -> str:
+    """Returns left, middle or right in words, "" if that is not clear."""
+    if item.middle_x < 340:
+        return "on the left"
+    if item.middle_x > 660:
+        return "on the right"
+    return "in the middle" if 430 < item.middle_x < 570 else ""
 
 
 def find_by_name(truth: SceneTruth, random: Random) -> Turn | None:
@@ -40,8 +112,7 @@ def find_by_place(truth: SceneTruth, random: Random) -> Turn | None:
 def find_by_print(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the box of an object given by the word on it."""
     words = [item.word for item in truth.objects]
-    items = [item for item in truth.objects if item.word and words.count(item.word) == 1]
-    if not items:
+    if not (items := [item for item in truth.objects if item.word and words.count(item.word) == 1]):
         return None
     item = pick(random, items)
     templates = ('the {kind} that says "{word}"', 'the word "{word}"', 'the object with the word "{word}"')
@@ -110,6 +181,10 @@ def box_words(box: Box) -> str:
     return f"({box.x1},{box.y1},{box.x2},{box.y2})"
 
 
+def _caption(task: str, question: str, answer: str, truth: SceneTruth, kind: ExpectedKind = "caption") -> Turn:
+    return Turn(task, question, answer, ExpectedReply(kind, tuple(item.grounded for item in truth.objects)))
+
+
 def _find(task: str, random: Random, what: str, item: VisibleObject) -> Turn:
     question = ask(random, "find", what=what)
     return Turn(task, question, format_object(item.rounded), ExpectedReply("boxes", (item.grounded,)))
@@ -121,12 +196,11 @@ def _places(truth: SceneTruth) -> list[tuple[str, VisibleObject]]:
     if len(items) < 2:
         return []
     found: list[tuple[str, VisibleObject]] = []
-    middles = [item.middle_x for item in items]
-    order = np.argsort(middles)
-    if middles[order[1]] - middles[order[0]] > _OUTERMOST_GAP:
-        found.append(("the leftmost object", items[order[0]]))
-    if middles[order[-1]] - middles[order[-2]] > _OUTERMOST_GAP:
-        found.append(("the rightmost object", items[order[-1]]))
+    across = sorted(items, key=lambda item: item.middle_x)
+    if across[1].middle_x - across[0].middle_x > _OUTERMOST_GAP:
+        found.append(("the leftmost object", across[0]))
+    if across[-1].middle_x - across[-2].middle_x > _OUTERMOST_GAP:
+        found.append(("the rightmost object", across[-1]))
     near = sorted(items, key=lambda item: item.ahead_m)
     if near[1].ahead_m - near[0].ahead_m > _NEAREST_GAP_M:
         found += [(f"the object {words}", near[0]) for words in ("closest to the camera", "at the front")]
