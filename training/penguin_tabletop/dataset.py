@@ -13,7 +13,7 @@ import numpy as np
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size, UInt8Array
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.clips.timeline import TabletopClip, View, check_timing, view_of
+from penguin_tabletop.clips.timeline import TabletopClip, check_timing
 from penguin_tabletop.conversations.clip_tasks import ClipTruth, clip_turns, what_changed
 from penguin_tabletop.conversations.language import as_typed
 from penguin_tabletop.conversations.picture_tasks import picture_turns
@@ -25,7 +25,7 @@ from penguin_tabletop.scene.catalogue import COLOURS, KINDS
 from penguin_tabletop.scene.planning import plan_scene
 from penguin_tabletop.scene.scene import Scene
 from penguin_tabletop.seeds import Random, Split, choose_weighted, seeded_random
-from penguin_tabletop.truth import SceneTruth
+from penguin_tabletop.truth import SceneTruth, View, view_of
 
 Family = Literal["image", "pair", "clip", "chart", "text"]
 
