@@ -26,17 +26,10 @@ class BagClip:
     """The images of one topic of a bag as a `Clip`, sampled by recording time. Only sampled images are decoded."""
 
     def __init__(self, path: str | Path, topic: str | None = None, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Reads the recording times of the topic and selects the images.
+        """Reads the recording times of the topic and selects `fps` images per second, at most `max_frames` in total.
 
-        Args:
-            path: Bag folder, or a single .mcap, .db3 or .bag file.
-            topic: Image topic; None if the bag has only one.
-            fps: Sampled frames per second of recording.
-            max_frames: Maximum number of frames.
-
-        Raises:
-            MediaError: The bag cannot be read, the topic is missing, ambiguous or empty, or fps or max_frames is not
-                positive.
+        The path is a bag folder, or a single .mcap, .db3 or .bag file; the topic is None if the bag has only one.
+        Raises MediaError if the bag cannot be read, the topic is missing, ambiguous or empty, or a number is invalid.
         """
         check_sampling(fps, max_frames)
         self._path = Path(path)
@@ -48,11 +41,7 @@ class BagClip:
         self._times_s = dict(sample_stamps(stamps_ns, fps, max_frames))
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yields the sampled frames, with times in seconds since the first image.
-
-        Raises:
-            MediaError: An image cannot be decoded.
-        """
+        """Yields the sampled frames, with times in seconds since the first image, or raises MediaError."""
         with open_bag(self._path) as reader:
             for index, (connection, _, data) in enumerate(self._messages(reader)):
                 if index not in self._times_s:
@@ -69,13 +58,10 @@ class BagClip:
 
 
 def sample_stamps(stamps_ns: Sequence[int], fps: float, max_frames: int) -> list[tuple[int, float]]:
-    """Samples images as the released code samples videos.
+    """Samples images as the released code samples videos: the last of each interval of 1/fps seconds.
 
-    The last image of each interval of 1/fps seconds is taken; if these are more than max_frames, they are thinned out
-    evenly.
-
-    Returns:
-        (index of the image, start of its interval in seconds since the first image).
+    More than max_frames are thinned out evenly. Returns (index of the image, start of its interval in seconds since the
+    first image) of each.
     """
     slots = np.floor((np.array(stamps_ns) - stamps_ns[0]) * 1e-9 * fps).astype(int)
     last_of_slot = np.flatnonzero(np.diff(slots, append=slots[-1] + 1)).tolist()
@@ -84,11 +70,7 @@ def sample_stamps(stamps_ns: Sequence[int], fps: float, max_frames: int) -> list
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[AnyReader]:
-    """Opens a bag.
-
-    Raises:
-        MediaError: rosbags is not installed, or the bag is missing, empty or corrupt.
-    """
+    """Opens a bag; raises MediaError if rosbags is not installed, or the bag is missing, empty or corrupt."""
     try:
         from rosbags.highlevel import AnyReader
 
@@ -118,16 +100,10 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
 
 
 def choose_topic(path: Path, reader: AnyReader, topic: str | None, option: str = "--topic") -> str:
-    """Returns the image topic to read: the requested one, or the only one.
+    """Returns the requested image topic of an opened bag, or its only one if None is requested.
 
-    Args:
-        path: Path of the bag.
-        reader: The opened bag.
-        topic: Requested topic; None for the only one.
-        option: How the user chooses a topic, for the error message.
-
-    Raises:
-        MediaError: There is no such image topic, or several and none was requested.
+    Raises MediaError if there is no such image topic, or several and none was requested; the message names the option
+    that chooses a topic.
     """
     types: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
     images = sorted(name for name, kind in types.items() if kind in IMAGE_TYPES)

@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.requests import Outcome
-from penguin_models.grounding import Box, GroundedObject
+from penguin_models.grounding import GroundedObject
 from penguin_models.types import FrameKind, Size
 from penguin_ros.overlay import draw_objects
 
@@ -81,13 +81,6 @@ def truth_message(
     )
 
 
-def grounded_objects(messages: Sequence[msg.GroundedObject], size: Size) -> list[GroundedObject]:
-    """Returns the objects of a message about an image of this size, with boxes in thousandths."""
-    return [
-        GroundedObject(o.label, Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)) for o in messages
-    ]
-
-
 def answer_message(outcome: Outcome) -> msg.Answer:
     """Returns an answer."""
     answer, frame = outcome.answer, outcome.frame
@@ -107,35 +100,6 @@ def answer_message(outcome: Outcome) -> msg.Answer:
         first_token_s=answer.first_token_s,
         total_s=answer.total_s,
     )
-
-
-def answer_dict(message: msg.Answer) -> dict[str, Any]:
-    """Returns an answer as plain types for JSON; times are stamps in seconds."""
-    return {
-        "answer": message.text,
-        "objects": [
-            {
-                "label": o.label,
-                "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px],
-                "score": None if math.isnan(o.score) else round(o.score, 4),
-            }
-            for o in message.objects
-        ],
-        "time_ranges": [
-            {"start_s": stamp_to_ns(t.start) * 1e-9, "end_s": stamp_to_ns(t.end) * 1e-9} for t in message.time_ranges
-        ],
-        "malformed_boxes": message.malformed_boxes,
-        "camera": message.camera,
-        "stamp": stamp_to_ns(message.header.stamp) * 1e-9,
-        "frame_id": message.header.frame_id,
-        "frames": message.frames_used,
-        "tokens": {
-            "visual": message.visual_tokens,
-            "prompt": message.prompt_tokens,
-            "generated": message.generated_tokens,
-        },
-        "seconds": {"queue": message.queue_s, "first_token": message.first_token_s, "total": message.total_s},
-    }
 
 
 def memory_message(camera_state: CameraState) -> msg.MemoryState:

@@ -18,24 +18,16 @@ PARTIAL_SUFFIX = ".partial"
 def atomic_write(path: Path, mode: Literal["w"] = "w") -> AbstractContextManager[IO[str]]: ...
 @overload
 def atomic_write(path: Path, mode: Literal["wb"]) -> AbstractContextManager[IO[bytes]]: ...
-def atomic_write(path: Path, mode: Literal["w", "wb"] = "w") -> AbstractContextManager[IO[Any]]:
-    """Opens a temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
+@contextmanager
+def atomic_write(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Opens a temporary file, UTF-8 text or bytes, which replaces `path` when the block ends without an error.
 
     Missing parent folders are created. After an error the old file is unchanged and the temporary file is removed. A
     pipe or a device is written to directly.
 
-    Args:
-        path: File to write.
-        mode: "w" for UTF-8 text, "wb" for bytes.
-
     Raises:
         WriteError: The file cannot be written, for example because the disk is full.
     """
-    return _atomic_write(path, mode)
-
-
-@contextmanager
-def _atomic_write(path: Path, mode: str) -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     try:
         if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced

@@ -72,11 +72,7 @@ def video_time(time_s: float) -> str:
 
 
 def checked_text(text: Any) -> str:
-    """Returns the text if the model can read it as plain words.
-
-    Raises:
-        PromptError: It is not a string, is not valid Unicode, or contains one of `RESERVED`.
-    """
+    """Returns a text; raises PromptError if it is not a string or Unicode, or contains one of `RESERVED`."""
     if not isinstance(text, str):
         raise PromptError(f"a text must be a string, not {text!r}")
     try:

@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
@@ -85,11 +86,7 @@ def load_pretrained(
 def open_checkpoint(
     path_or_repo: str | Path, revision: str | None = None
 ) -> tuple[PenguinVL, dict[str, StoredTensor], Processor]:
-    """Checks a checkpoint and reads everything but its weights.
-
-    Args:
-        path_or_repo: A folder, or `owner/name` on the model hub.
-        revision: Branch, tag or commit on the model hub; its default branch if None.
+    """Checks a checkpoint and reads everything but its weights; arguments as for `load_pretrained`.
 
     Returns:
         The model on torch's meta device, the place of each of its parameters on disk, and the processor.
@@ -98,7 +95,7 @@ def open_checkpoint(
         CheckpointError: The checkpoint is missing or incomplete, or a tensor is missing, unexpected or misshapen.
     """
     folder = resolve_checkpoint(path_or_repo, revision)
-    config, stored = _describe(folder)
+    config, stored = read_config(folder), _index_tensors(folder)
     processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
     if processor.images.patch_size != config.encoder.patch_size:
         raise CheckpointError(
@@ -156,12 +153,8 @@ def save_pretrained(
 def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Returns the folder of a checkpoint; downloads a repository of the model hub unless it is in the local cache.
 
-    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place.
-
-    Args:
-        path_or_repo: A folder, or `owner/name` on the model hub.
-        revision: Branch, tag or commit on the model hub; its default branch if None.
-        weights: False downloads no weights.
+    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place. Without
+    `weights`, only the small files are downloaded.
 
     Raises:
         CheckpointError: There is no such folder, repository or revision; a folder was combined with a revision; or the
@@ -199,11 +192,7 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
-    """Returns a model on torch's meta device: its parameters have shapes but no memory.
-
-    Raises:
-        CheckpointError: transformers cannot build a Qwen3 decoder from the configuration.
-    """
+    """Returns a model on the meta device; raises CheckpointError if transformers cannot build its decoder."""
     try:
         with torch.device("meta"):
             return PenguinVL(config)
@@ -211,25 +200,35 @@ def empty_model(config: PenguinConfig) -> PenguinVL:
         raise CheckpointError(f"config.json describes no Qwen3 decoder: {' '.join(str(err).split())[:200]}") from err
 
 
-def _describe(folder: Path) -> tuple[PenguinConfig, dict[str, StoredTensor]]:
-    """Reads configuration and tensor index; the encoder comes from a second checkpoint if the first lacks it."""
+def read_config(folder: Path) -> PenguinConfig:
+    """Reads a checkpoint's configuration, and that of its encoder from a second checkpoint if the first lacks it.
+
+    Raises:
+        CheckpointError: A file is missing or belongs to another model, or there is no configuration of an encoder.
+    """
     raw = read_json(folder / "config.json")
+    encoder = raw.get(ENCODER_KEY)
+    if encoder is None:
+        encoder = read_json(_encoder_folder(folder, raw, lacks=ENCODER_KEY, weights=False) / "config.json")
+    return PenguinConfig.from_dict(raw, encoder)
+
+
+def _index_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of a checkpoint, those of the encoder from a second checkpoint if the first lacks them."""
     stored = index_tensors(folder)
-    has_encoder = any(name.startswith(ENCODER_PREFIX) for name in stored)
-    encoder_raw = raw.get(ENCODER_KEY)
-    if not has_encoder or encoder_raw is None:
-        second = raw.get("vision_encoder")
-        if not isinstance(second, str) or not second:
-            lacks = ENCODER_KEY if encoder_raw is None else "encoder tensors"
-            raise CheckpointError(
-                f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from"
-            )
-        inside = folder / second
-        encoder_folder = resolve_checkpoint(inside if inside.is_dir() else second)
-        encoder_raw = encoder_raw or read_json(encoder_folder / "config.json")
-        if not has_encoder:
-            stored |= {n: t for n, t in index_tensors(encoder_folder).items() if n.startswith(ENCODER_PREFIX)}
-    return PenguinConfig.from_dict(raw, encoder_raw), stored
+    if not any(name.startswith(ENCODER_PREFIX) for name in stored):
+        raw = read_json(folder / "config.json")
+        encoder = index_tensors(_encoder_folder(folder, raw, lacks="encoder tensors"))
+        stored |= {name: tensor for name, tensor in encoder.items() if name.startswith(ENCODER_PREFIX)}
+    return stored
+
+
+def _encoder_folder(folder: Path, raw: dict[str, Any], *, lacks: str, weights: bool = True) -> Path:
+    second = raw.get("vision_encoder")
+    if not isinstance(second, str) or not second:
+        raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from")
+    inside = folder / second
+    return resolve_checkpoint(inside if inside.is_dir() else second, weights=weights)
 
 
 def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import Required, TypedDict
 
 from penguin_models.errors import CheckpointError
 
@@ -16,33 +18,35 @@ ENCODER_KEY = "vision_encoder_config"
 BICUBIC = 3
 """Pillow's code for bicubic resampling, as the released files store it."""
 
-_DECODER_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
-DECODER_FIELDS = (
-    *_DECODER_SIZES,
-    "hidden_act",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "attention_bias",
-    "attention_dropout",
-    "tie_word_embeddings",
-    "initializer_range",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "layer_types",
-)
-"""Fields of `config.json` that describe the decoder."""
+T = TypeVar("T")
+Count = Annotated[int, Field(strict=True, ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class DecoderFields(TypedDict, total=False):
+    """Fields of `config.json` that describe the decoder, named as in a Qwen3 `config.json`."""
+
+    vocab_size: Required[Count]
+    hidden_size: Required[Count]
+    intermediate_size: Required[Count]
+    num_hidden_layers: Required[Count]
+    num_attention_heads: Required[Count]
+    num_key_value_heads: Count
+    head_dim: Count
+    max_position_embeddings: Count
+    hidden_act: Literal["silu"]
+    rms_norm_eps: Positive
+    rope_theta: Positive
+    rope_scaling: Any
+    rope_parameters: Any
+    attention_bias: Any
+    attention_dropout: Any
+    tie_word_embeddings: Any
+    initializer_range: Any
+    use_sliding_window: Any
+    sliding_window: Any
+    max_window_layers: Any
+    layer_types: Any
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,16 @@ class EncoderConfig:
     and num_channels the number of colours. num_key_value_heads divides num_attention_heads, and head_dim is even.
     """
 
-    hidden_size: int = 1024
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 8
-    head_dim: int = 128
-    patch_size: int = 14
-    num_channels: int = 3
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
+    hidden_size: Count = 1024
+    intermediate_size: Count = 3072
+    num_hidden_layers: Count = 28
+    num_attention_heads: Count = 16
+    num_key_value_heads: Count = 8
+    head_dim: Count = 128
+    patch_size: Count = 14
+    num_channels: Literal[3] = 3  # images have no other number of colours
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive = 1e6
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -86,36 +90,24 @@ class EncoderConfig:
             CheckpointError: A field is missing, out of range, or not supported.
         """
         where = "encoder configuration"
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{where} is a {type(values).__name__}, not an object")
-        fields = list(cls.__dataclass_fields__)
-        _check_numbers(where, values, sizes=fields[:8])
-        if values.get("attention_bias"):
-            raise CheckpointError(f"{where}: attention_bias is true, but a Penguin-Encoder has no attention bias")
-        if values.get("num_channels", 3) != 3:
-            raise CheckpointError(f"{where}: num_channels is {values['num_channels']}, but images have 3")
-        _check_present(where, values, ("hidden_size", "num_hidden_layers", "num_attention_heads"))
-        known = {name: values[name] for name in fields if values.get(name) is not None}
-        # Qwen3 files hold `rope_theta`; transformers 5 writes it into `rope_parameters`.
-        rope = {**values, **(values.get("rope_parameters") or {})}
-        return cls(**known | {"rope_theta": float(rope.get("rope_theta", cls.rope_theta))})
+        if isinstance(values, dict):
+            if values.get("attention_bias") or values.get("hidden_act", "silu") != "silu":
+                raise CheckpointError(f"{where}: a Penguin-Encoder has no attention_bias, and its hidden_act is 'silu'")
+            if missing := {"hidden_size", "num_hidden_layers", "num_attention_heads"} - set(values):
+                raise CheckpointError(f"{where} lacks {', '.join(sorted(missing))}")
+            # Qwen3 files hold `rope_theta`; transformers 5 writes it into `rope_parameters`.
+            values = values | (values.get("rope_parameters") or {})
+        return _validated(cls, values, where)
 
 
 @dataclass(frozen=True)
 class PenguinConfig:
-    """Shape of a whole model.
-
-    Attributes:
-        encoder: Shape of the vision encoder.
-        decoder: The decoder's fields, as in a Qwen3 `config.json`.
-        image_token_id: Id of `<image>`, whose embeddings are replaced by visual tokens.
-        raw: The whole file, so that saving loses nothing.
-    """
+    """Shape of a whole model."""
 
     encoder: EncoderConfig
-    decoder: dict[str, Any]
-    image_token_id: int
-    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+    decoder: dict[str, Any]  # as in a Qwen3 `config.json`
+    image_token_id: int  # id of `<image>`, whose embeddings are replaced by visual tokens
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)  # the whole file, so that saving loses nothing
 
     @property
     def hidden_size(self) -> int:
@@ -141,15 +133,11 @@ class PenguinConfig:
     def eos_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as far as the configuration names them."""
         eos: Any = self.raw.get("eos_token_id")
-        return tuple(i for i in (eos if isinstance(eos, list) else [eos]) if _is_whole(i, 0))
+        return tuple(i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], encoder: dict[str, Any] | None = None) -> PenguinConfig:
-        """Reads a released configuration.
-
-        Args:
-            raw: Content of `config.json`.
-            encoder: The encoder's configuration, if the file does not hold it.
+        """Reads a released `config.json`, and the encoder's configuration if the file does not hold it.
 
         Raises:
             CheckpointError: The file belongs to another model, or a field is missing or out of range.
@@ -159,15 +147,12 @@ class PenguinConfig:
             raise CheckpointError(
                 f"{where} is of a {raw.get('model_type')!r} model; a Penguin-VL checkpoint says {MODEL_TYPE!r}"
             )
-        encoder = raw.get(ENCODER_KEY) or encoder
-        if encoder is None:
-            raise CheckpointError(f"{where} has no {ENCODER_KEY!r}, and no encoder checkpoint supplies it")
-        _check_present(where, raw, (*_DECODER_SIZES[:5], "image_token_index"))
-        _check_numbers(where, raw, sizes=_DECODER_SIZES)
-        if not _is_whole(raw["image_token_index"], 0):
-            raise CheckpointError(f"{where}: image_token_index is {raw['image_token_index']!r}, not a token id")
-        decoder = {name: raw[name] for name in DECODER_FIELDS if raw.get(name) is not None}
-        return cls(EncoderConfig.from_dict(encoder), decoder, raw["image_token_index"], raw | {ENCODER_KEY: encoder})
+        encoder = raw.get(ENCODER_KEY) or encoder or {}
+        image_token_id = raw.get("image_token_index")
+        if not isinstance(image_token_id, int):
+            raise CheckpointError(f"{where}: image_token_index is {image_token_id!r}, not a token id")
+        decoder: Any = _validated(DecoderFields, raw, where)
+        return cls(EncoderConfig.from_dict(encoder), decoder, image_token_id, raw | {ENCODER_KEY: encoder})
 
     def to_dict(self, dtype: str) -> dict[str, Any]:
         """Returns the released `config.json`, with the encoder inside and `dtype` as the type of the weights."""
@@ -194,44 +179,21 @@ class PenguinConfig:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How pixels become patches, from `preprocessor_config.json`.
+    """How pixels become patches, from `preprocessor_config.json`."""
 
-    Attributes:
-        patch_size: Side of a square patch in pixels.
-        min_tokens: Token allocation gives a frame at least 1.5 times this many visual tokens.
-        max_tokens: Default budget of one prompt in visual tokens.
-        mean: Mean of each colour, for values in [0, 1].
-        std: Standard deviation of each colour.
-    """
-
-    patch_size: int = 14
-    min_tokens: int = 16
-    max_tokens: int = 16384
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    patch_size: Count = 14  # side of a square patch in pixels
+    min_tokens: Count = 16  # token allocation gives a frame at least 1.5 times this many visual tokens
+    max_tokens: Count = 16384  # default budget of one prompt in visual tokens
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of each colour, for values in [0, 1]
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ImageConfig:
-        """Reads a released `preprocessor_config.json`.
-
-        Raises:
-            CheckpointError: A field is out of range or not supported.
-        """
+        """Reads a released `preprocessor_config.json`; raises CheckpointError if a field is not supported."""
         where = "preprocessor_config.json"
         if raw.get("resample", BICUBIC) != BICUBIC:
             raise CheckpointError(f"{where}: resample {raw['resample']} is not bicubic ({BICUBIC})")
-        sizes = ("patch_size", "min_tokens", "max_tokens")
-        _check_numbers(where, raw, sizes)
-        values: dict[str, Any] = {name: raw[name] for name in sizes if raw.get(name) is not None}
-        for name in ("mean", "std"):
-            colours = raw.get(f"image_{name}")
-            if colours is None:
-                continue
-            numbers = isinstance(colours, list) and all(isinstance(v, int | float) for v in colours)
-            if not numbers or len(colours) != 3 or (name == "std" and min(colours) <= 0):
-                raise CheckpointError(f"{where}: image_{name} is {colours!r}, it must be 3 numbers (std: above 0)")
-            values[name] = tuple(float(v) for v in colours)
-        return cls(**values)
+        return _validated(cls, raw | {"mean": raw.get("image_mean"), "std": raw.get("image_std")}, where)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the released `preprocessor_config.json`."""
@@ -252,11 +214,7 @@ class ImageConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: The file is missing or is not a JSON object.
-    """
+    """Reads a JSON object; raises CheckpointError if the file is missing or holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
@@ -268,23 +226,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_numbers(where: str, values: dict[str, Any], sizes: Iterable[str]) -> None:
-    """Checks the type and range of those fields that are present."""
-    for name in sizes:
-        if values.get(name) is not None and not _is_whole(values[name], 1):
-            raise CheckpointError(f"{where}: {name} is {values[name]!r}, it must be a whole number of at least 1")
-    for name in ("rms_norm_eps", "rope_theta"):
-        value = values.get(name)
-        if value is not None and (not isinstance(value, int | float) or value <= 0):
-            raise CheckpointError(f"{where}: {name} is {value!r}, it must be a number above 0")
-    if values.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"{where}: hidden_act is {values['hidden_act']!r}, only 'silu' is supported")
-
-
-def _check_present(where: str, values: dict[str, Any], names: Iterable[str]) -> None:
-    if missing := [name for name in names if values.get(name) is None]:
-        raise CheckpointError(f"{where} lacks {', '.join(missing)}")
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _validated(kind: type[T], values: Any, where: str) -> T:
+    """Returns the fields that are not null as a typed dictionary or dataclass; raises CheckpointError at a fault."""
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if value is not None}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as err:
+        fault = err.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "missing":
+            raise CheckpointError(f"{where} lacks {name}") from err
+        subject = f"{where}: {name}" if name else where
+        raise CheckpointError(f"{subject} is {fault['input']!r}: {fault['msg']}") from err

@@ -12,15 +12,17 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from penguin_models.config import EncoderConfig
+from penguin_models.images import patch_positions
 from penguin_models.types import Size
 
 MAX_PATCHES_PER_PASS = 4096
@@ -42,29 +44,12 @@ class FrameShape:
 
 @dataclass(eq=False)  # not frozen: torch.compile would specialise on its values and recompile for other lengths
 class PackedFrames:
-    """Layout of a packed sequence of frames; frames of equal length are neighbours.
+    """Layout of a packed sequence of frames; frames of equal length are neighbours."""
 
-    Attributes:
-        runs: (number of frames, patches per frame) for each run of frames of equal length.
-        cos: [N, 1, E], see `rotary_table`.
-        sin: [N, 1, E].
-        cu_seqlens: int32 [frames + 1], index of each frame's first patch; None if packed attention is not available.
-    """
-
-    runs: tuple[tuple[int, int], ...]
-    cos: Tensor
-    sin: Tensor
-    cu_seqlens: Tensor | None
-
-
-@lru_cache(maxsize=256)
-def patch_positions(grid: Size, merge_size: int) -> Tensor:
-    """Returns row and column of each patch of a frame in block order: int64 [N, 2]."""
-    m = merge_size
-    with torch.inference_mode(False):  # cached tensors must also serve training
-        rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
-        positions = torch.stack((rows, columns), dim=-1).view(grid.height // m, m, grid.width // m, m, 2)
-        return positions.transpose(1, 2).reshape(-1, 2)
+    runs: tuple[tuple[int, int], ...]  # (number of frames, patches per frame) for each run of equal length
+    cos: Tensor  # [N, 1, E], see `rotary_table`
+    sin: Tensor  # [N, 1, E]
+    cu_seqlens: Tensor | None  # int32 [frames + 1], index of first patches; None without packed attention
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
@@ -77,12 +62,7 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor
 
     Both axes use the same frequencies f. In both factors, the first half of a head uses the angle row * f and the
     second half column * f, so the two halves of a pair turn by different angles. That is not a rotation, but it is what
-    the released code computes and checkpoints were trained with.
-
-    Args:
-        positions: Row and column of each patch, [N, 2].
-        head_dim: E.
-        theta: Base of the frequencies.
+    the released code computes and checkpoints were trained with. `positions` are rows and columns of patches, [N, 2].
     """
     frequencies = rotary_frequencies(head_dim, theta).to(positions.device)  # [E/2]
     angles = (positions.float()[:, :, None] * frequencies).flatten(1)[:, None]  # [N, 1, E]: rows, then columns
@@ -201,16 +181,10 @@ class PenguinEncoder(nn.Module):
         self.encoder = EncoderLayers(config)
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """Encodes frames of any sizes.
+        """Encodes frames of any sizes: patches [N, C*P*P], frame after frame in block order -> [tokens, D].
 
-        Args:
-            patches: [N, C*P*P], the patches of all frames one after the other, each frame in block order; on any
-                device.
-            frames: Shape of each frame; their patches add up to N.
-
-        Returns:
-            [tokens, D] in the order of the frames: after the final norm, the mean of each merge_size x merge_size
-            block. For merge_size 2 this equals the released code's bilinear downsampling.
+        A token is the mean, after the final norm, of a merge_size x merge_size block. For merge_size 2 this equals the
+        released code's bilinear downsampling.
         """
         if not frames:
             return patches.new_empty(0, self.config.hidden_size)
@@ -231,7 +205,7 @@ class PenguinEncoder(nn.Module):
         return torch.cat([features[i] for i in range(len(frames))])
 
     def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> PackedFrames:
-        positions = torch.cat([patch_positions(frame.grid, frame.merge_size) for frame in frames])
+        positions = torch.tensor(np.concatenate([patch_positions(frame.grid, frame.merge_size) for frame in frames]))
         cos, sin = rotary_table(positions.to(like.device), self.config.head_dim, self.config.rope_theta)
         lengths = [frame.patches for frame in frames]
         runs = tuple((len(list(group)), length) for length, group in groupby(lengths))

@@ -25,13 +25,9 @@ _LLM_PREFIX = "language_model.model."
 def convert_llm_to_encoder(
     llm: str | Path, num_hidden_layers: int | None = None, patch_size: int = 14, seed: int = 0
 ) -> PenguinEncoder:
-    """Returns an encoder in float32 with the layers of a Qwen3 checkpoint.
+    """Returns an encoder in float32 with the first or all layers of a Qwen3 checkpoint (`model_type` "qwen3").
 
-    Args:
-        llm: Folder or hub repository of a Qwen3 model (`model_type` "qwen3").
-        num_hidden_layers: Number of layers to copy, from the first; all if None.
-        patch_size: Side of a patch in pixels.
-        seed: Seed of the new patch embedding (normal with the LLM's initializer_range, zero bias).
+    The new patch embedding is normal with the LLM's initializer_range, its bias zero.
 
     Raises:
         CheckpointError: The checkpoint is missing, not a Qwen3 model, has too few layers, or does not fit its

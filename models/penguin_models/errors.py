@@ -87,12 +87,7 @@ class TrainingError(PenguinError):
 
 @contextmanager
 def oom_as_error(what: str, remedy: str) -> Iterator[None]:
-    """Raises DeviceMemoryError in place of torch's out-of-memory error.
-
-    Args:
-        what: What needs the memory.
-        remedy: What to do about it, as a sentence.
-    """
+    """Raises DeviceMemoryError in place of torch's out-of-memory error; `what` needs memory, `remedy` is a sentence."""
     import torch
 
     try:

@@ -80,19 +80,12 @@ class TimeRange:
 
 @dataclass(frozen=True)
 class Grounding:
-    """A parsed text.
+    """A parsed text, with objects and time ranges in its order."""
 
-    Attributes:
-        text: The text for people, without boxes and brackets.
-        objects: Objects in the order of the text.
-        time_ranges: Time ranges in the order of the text.
-        malformed: Number of boxes and time ranges that could not be read.
-    """
-
-    text: str
+    text: str  # for people, without boxes and brackets
     objects: tuple[GroundedObject, ...] = ()
     time_ranges: tuple[TimeRange, ...] = ()
-    malformed: int = 0
+    malformed: int = 0  # number of boxes and time ranges that could not be read
 
 
 def format_object(item: GroundedObject) -> str:
@@ -154,9 +147,8 @@ class _Parser:
         return self._add(match[1], match.groups()[1:], shown=True)
 
     def tag(self, match: re.Match[str]) -> str:
-        return self._add(
-            match["label"] or "object", re.findall(_NUMBER, match["body"]), shown=match["label"] is not None
-        )
+        numbers = re.findall(_NUMBER, match["body"])
+        return self._add(match["label"] or "object", numbers, shown=match["label"] is not None)
 
     def bare(self, match: re.Match[str]) -> str:
         phrase = match["phrase"]

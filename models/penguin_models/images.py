@@ -5,11 +5,13 @@ Axes: H, W pixels; h, w patches; m merge size; P patch size; C colours.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image
 
 from penguin_models.config import ImageConfig
-from penguin_models.types import Float32Array, PatchedImage, Size, UInt8Array
+from penguin_models.types import Float32Array, Int64Array, PatchedImage, Size, UInt8Array
 
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
@@ -21,14 +23,7 @@ def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
 
 
 def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfig) -> PatchedImage:
-    """Resizes an image and cuts it into normalised patches.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        size: Target size in pixels; multiples of patch_size * merge_size.
-        merge_size: m.
-        config: Patch size, mean and standard deviation.
-    """
+    """Resizes uint8 [H, W, 3] to multiples of patch_size * merge_size and cuts it into normalised patches."""
     assert all(side % (config.patch_size * merge_size) == 0 for side in size), (size, merge_size)
     grid = Size(size.height // config.patch_size, size.width // config.patch_size)
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
@@ -45,3 +40,13 @@ def cut_patches(image: Float32Array, merge_size: int, patch_size: int) -> Float3
     blocks = image.reshape(height // (m * p), m, p, width // (m * p), m, p, channels)
     ordered = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [h/m, w/m, m, m, C, P, P]
     return np.ascontiguousarray(ordered).reshape(-1, channels * p * p)
+
+
+@lru_cache(maxsize=256)
+def patch_positions(grid: Size, merge_size: int) -> Int64Array:
+    """Returns row and column of each patch of an image in block order: int64 [h*w, 2], read-only."""
+    m = merge_size
+    positions = np.indices(grid).transpose(1, 2, 0).reshape(grid.height // m, m, grid.width // m, m, 2)
+    ordered = np.ascontiguousarray(positions.swapaxes(1, 2).reshape(-1, 2))
+    ordered.flags.writeable = False
+    return ordered

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -39,12 +39,8 @@ class ClipFrame(NamedTuple):
     rgb: UInt8Array
 
 
-class Clip(Protocol):
-    """A sequence of sampled frames that can be read more than once."""
-
-    def __iter__(self) -> Iterator[ClipFrame]:
-        """Reads the frames from the start, one at a time."""
-        ...
+Clip: TypeAlias = Iterable[ClipFrame]
+"""Sampled frames, one at a time; they can be read more than once."""
 
 
 def check_sampling(fps: float, max_frames: int) -> None:
@@ -90,12 +86,7 @@ class VideoFile:
     """A video file as a `Clip`."""
 
     def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Checks that the file is a video.
-
-        Args:
-            path: Any file that ffmpeg reads.
-            fps: Sampled frames per second of video.
-            max_frames: Limit; a longer sequence is thinned evenly.
+        """Opens any file that ffmpeg reads; a sequence of more than `max_frames` frames is thinned evenly.
 
         Raises:
             MediaError: The file is missing or broken, or has no video; fps or max_frames is not positive; or PyAV is
@@ -118,11 +109,7 @@ class VideoFile:
                 self._indices = set(sample_uniformly(range(count), max_frames))
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Decodes the file and yields the sampled frames.
-
-        Raises:
-            MediaError: The file breaks off or holds no frame.
-        """
+        """Decodes and yields the sampled frames; raises MediaError if the file breaks off or holds none."""
         empty = True
         for index, frame in enumerate(self._samples()):
             empty = False
@@ -139,7 +126,7 @@ class VideoFile:
             stream.thread_type = "AUTO"
             try:
                 yield from _sample(_decode_whole(container, stream), self._fps)
-            except (FFmpegError, _BreaksOffError) as err:
+            except FFmpegError as err:
                 raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
 
 
@@ -160,29 +147,25 @@ def _video_stream(path: Path, container: Any) -> Any:
     return container.streams.video[0]
 
 
-class _BreaksOffError(Exception):
-    """A file ends before its video does."""
-
-
 def _decode_whole(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """Yields all frames of a video; raises _BreaksOffError if the file was cut short.
+    """Yields all frames of a video; raises MediaError if the file was cut short.
 
     ffmpeg takes the end of the file for the end of the video. A cut shows only in a damaged last packet or in the
     length that the file's header announces; the header of a transport stream announces nothing.
     """
+    kind, file = container.format.name, Path(container.name)
     end_s, last = 0.0, None
     for packet in container.demux(stream):
-        if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
-            raise _BreaksOffError(f"the file is damaged or breaks off after {end_s:.2f} s; copy it again")
+        if packet.is_corrupt and kind != "mpegts":  # there, gaps are flagged as well
+            raise MediaError(f"video {file} is damaged or breaks off after {end_s:.2f} s; copy it again")
         if packet.size and packet.pts is not None:
             end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         last = packet.dts if packet.dts is not None else last
         yield from packet.decode()
-    kind, file = container.format.name, Path(container.name)
     # The header of an AVI counts frames, including those that only repeat the one before.
     short = kind == "avi" and last is not None and stream.frames - (last + 1) > (stream.average_rate or 1)
     if short or (kind.startswith("matroska") and _announced_bytes(file) > file.stat().st_size):
-        raise _BreaksOffError(f"the file breaks off after {end_s:.2f} s, its header announces more; copy it again")
+        raise MediaError(f"video {file} breaks off after {end_s:.2f} s, its header announces more; copy it again")
 
 
 def _announced_bytes(file: Path) -> int:

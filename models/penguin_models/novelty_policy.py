@@ -34,17 +34,11 @@ _KERNEL = np.ones((3, 3), np.uint8)
 
 @dataclass(frozen=True)
 class NoveltyConfig:
-    """Sensitivity of `NoveltyPolicy`.
+    """Sensitivity of `NoveltyPolicy`."""
 
-    Attributes:
-        threshold: Change of a cell in grey levels (of 255) per colour.
-        min_cells: Number of changed cells within a window of 5x5 that make a keyframe.
-        min_interval_s: Least time between two keyframes in seconds; continuous motion gives keyframes at this interval.
-    """
-
-    threshold: float = 10.0
-    min_cells: int = 6
-    min_interval_s: float = 0.5
+    threshold: float = 10.0  # change of a cell in grey levels (of 255) per colour
+    min_cells: int = 6  # number of changed cells within a window of 5x5 that make a keyframe
+    min_interval_s: float = 0.5  # least time between keyframes, at which continuous motion gives them
 
     def __post_init__(self) -> None:
         for name, valid, allowed in (
@@ -59,9 +53,8 @@ class NoveltyConfig:
 class NoveltyPolicy:
     """A `KeyframePolicy` that notices local change.
 
-    Attributes:
-        novelty: Largest number of changed cells in one window of the last frame, relative to `min_cells`; at 1 and
-            above, the frame shows something new.
+    `novelty` is the largest number of changed cells in one window of the last frame, relative to `min_cells`; at 1 and
+    above, the frame shows something new.
     """
 
     def __init__(self, config: NoveltyConfig | None = None):

@@ -39,17 +39,11 @@ _SIDE_FILES = (
 
 @dataclass(frozen=True)
 class Visual:
-    """Properties of an image or a video that token allocation needs, known before its pixels are read.
+    """Properties of an image or a video that token allocation needs, known before its pixels are read."""
 
-    Attributes:
-        source_size: Size of its frames in pixels.
-        kinds: Kind of each frame; one keyframe for an image.
-        merge_size: Each block of merge_size x merge_size patches becomes one visual token.
-    """
-
-    source_size: Size
-    kinds: tuple[FrameKind, ...] = (FrameKind.KEY,)
-    merge_size: int = IMAGE_MERGE_SIZE
+    source_size: Size  # of its frames, in pixels
+    kinds: tuple[FrameKind, ...] = (FrameKind.KEY,)  # of its frames; one keyframe for an image
+    merge_size: int = IMAGE_MERGE_SIZE  # each block of merge_size x merge_size patches becomes one visual token
 
     @classmethod
     def video(cls, source_size: Size, kinds: Sequence[FrameKind]) -> Visual:
@@ -59,32 +53,21 @@ class Visual:
 
 @dataclass(eq=False)
 class Processor:
-    """Prepares prompts for one checkpoint.
-
-    Attributes:
-        tokenizer: Tokenizer of the `tokenizers` library.
-        images: How pixels become patches.
-        image_token_id: Id of `<image>`.
-        end_token_ids: Ids that end an answer: `<|im_end|>`, and those that config.json names.
-        side_files: Small tokenizer files by name, so that saving loses nothing.
-    """
+    """Prepares prompts for one checkpoint."""
 
     tokenizer: Tokenizer
     images: ImageConfig
-    image_token_id: int
-    end_token_ids: tuple[int, ...]
-    side_files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    image_token_id: int  # id of `<image>`
+    end_token_ids: tuple[int, ...]  # ids that end an answer: `<|im_end|>`, and those that config.json names
+    side_files: dict[str, bytes] = field(default_factory=dict, repr=False)  # by name, so that saving loses nothing
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, image_token_id: int | None = None, end_token_ids: Sequence[int] = ()
     ) -> Processor:
-        """Reads tokenizer and image settings of a checkpoint folder.
+        """Reads tokenizer and image settings of a checkpoint folder; the id of `<image>` is config.json's if None.
 
-        Args:
-            folder: Folder with tokenizer.json and preprocessor_config.json.
-            image_token_id: Id of `<image>` that the model expects; read from config.json if None.
-            end_token_ids: Ids that end an answer, in addition to `<|im_end|>`.
+        `end_token_ids` are ids that end an answer, in addition to `<|im_end|>`.
 
         Raises:
             CheckpointError: A file is missing or broken, or the tokenizer gives `<image>` another id.
@@ -105,14 +88,7 @@ class Processor:
 
     @classmethod
     def from_llm(cls, folder: str | Path, images: ImageConfig, end_token_ids: Sequence[int] = ()) -> Processor:
-        """Returns a processor for a new model, with the tokenizer of a text-only LLM.
-
-        Adds `<image>` to the tokenizer if it is missing, as it is in released checkpoints.
-
-        Args:
-            folder: Folder of the LLM's checkpoint.
-            images: How pixels become patches.
-            end_token_ids: Ids that end an answer, in addition to `<|im_end|>`.
+        """Returns a processor with the tokenizer of a text-only LLM's folder, to which `<image>` is added if missing.
 
         Raises:
             CheckpointError: The tokenizer is missing or broken, or has no `<|im_end|>`.
@@ -190,12 +166,7 @@ class Processor:
     def prompt_ids(
         self, conversation: Sequence[Message], visual_tokens: Sequence[int], think: bool = False
     ) -> Int64Array:
-        """Returns the token ids of a prompt, each `<image>` repeated once per visual token: int64 [length].
-
-        Args:
-            conversation: See chat.py.
-            visual_tokens: Number of visual tokens of each frame, in the order of the prompt.
-            think: Let the model think before it answers.
+        """Returns the token ids of a prompt with one `<image>` per visual token of each frame: int64 [length].
 
         Raises:
             PromptError: The conversation is malformed or shows another number of frames.

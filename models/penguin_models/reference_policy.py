@@ -44,14 +44,10 @@ def comparison_size(source_size: Size) -> Size:
 
 
 class ReferencePolicy:
-    """The released rule as a `KeyframePolicy`.
-
-    Attributes:
-        similarity: Similarity of the last frame to the keyframe before it, 0 to 1; 1.0 for a first frame.
-    """
+    """The released rule as a `KeyframePolicy`."""
 
     def __init__(self) -> None:
-        self.similarity = 1.0
+        self.similarity = 1.0  # of the last frame to the keyframe before it, 0 to 1; 1.0 for a first frame
         self._source_size: Size | None = None
         self._lanes: list[_Lane] = []
 
@@ -136,13 +132,7 @@ def _split_rows(source_size: Size) -> list[_Lane]:
 def _pool() -> ThreadPoolExecutor:
     """Returns two threads in which torch runs single-threaded; it would otherwise start threads for every band."""
     threads, started = torch.get_num_threads(), Barrier(_THREADS)
-
-    def limit() -> None:
-        started.wait()  # so that each task gets its own thread
-        torch.set_num_threads(1)
-
-    pool = ThreadPoolExecutor(_THREADS, "keyframes")
-    for task in [pool.submit(limit) for _ in range(_THREADS)]:
-        task.result()
+    pool = ThreadPoolExecutor(_THREADS, "keyframes", torch.set_num_threads, (1,))
+    list(pool.map(lambda _: started.wait(), range(_THREADS)))  # starts both threads
     torch.set_num_threads(threads)  # threads that start later use the last number that was set
     return pool

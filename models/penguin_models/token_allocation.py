@@ -22,14 +22,7 @@ BUDGET_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Allocation:
-    """Sizes of the frames of one image or video.
-
-    Attributes:
-        key: Size of keyframes in pixels.
-        intermediate: Size of intermediate frames in pixels.
-        merge_size: m; sides are multiples of patch_size * m.
-        patch_size: Side of a patch in pixels.
-    """
+    """Sizes of the frames of one image or video, in pixels; sides are multiples of patch_size * merge_size."""
 
     key: Size
     intermediate: Size
@@ -66,15 +59,7 @@ def reference_sizes(
     P_max, they are encoded at source size. Otherwise A_key = P_max / (N_key + N_int / 16) and A_int = A_key / 16; if
     A_int is below P_min, A_int = P_min and A_key = (P_max - N_int P_min) / N_key. A_key is at least P_min.
 
-    The result may exceed max_tokens and the source size; `strict_sizes` never does.
-
-    Args:
-        source_size: Size of the frames in pixels.
-        kinds: Kind of each frame.
-        merge_size: m.
-        min_tokens: See P_min.
-        max_tokens: See P_max.
-        patch_size: Side of a patch in pixels.
+    Sizes are in pixels. The result may exceed max_tokens and the source size; `strict_sizes` never does.
 
     Raises:
         MediaError: There are no frames.
@@ -160,12 +145,7 @@ def smallest_size(source_size: Size, factor: int, min_tokens: int) -> Size:
 def split_budget(source_tokens: Sequence[int], max_tokens: int, floors: Sequence[int]) -> list[int]:
     """Splits the budget over the images and videos of one prompt, in proportion to their source tokens.
 
-    Images of equal size get what the released rule gives each of them.
-
-    Args:
-        source_tokens: Visual tokens of each image or video at source size.
-        max_tokens: The budget.
-        floors: Least share of each image or video.
+    Each gets at least its floor. Images of equal size get what the released rule gives each of them.
 
     Raises:
         BudgetError: The floors alone exceed the budget.

@@ -39,19 +39,12 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One image from one camera.
+    """One image from one camera."""
 
-    Attributes:
-        rgb: uint8 [H, W, 3], contiguous.
-        stamp_ns: Capture time in nanoseconds.
-        camera: Name of the camera; on a robot, its image topic.
-        header: Anything the source attached (a ROS header); passed through unread.
-    """
-
-    rgb: UInt8Array
-    stamp_ns: int
-    camera: str = ""
-    header: Any = field(default=None, repr=False)
+    rgb: UInt8Array  # [H, W, 3], contiguous
+    stamp_ns: int  # capture time
+    camera: str = ""  # name of the camera; on a robot, its image topic
+    header: Any = field(default=None, repr=False)  # anything the source attached (a ROS header); passed on unread
 
     def __post_init__(self) -> None:
         assert self.rgb.dtype == np.uint8 and self.rgb.ndim == 3 and self.rgb.shape[2] == 3, self.rgb.shape
@@ -64,17 +57,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchedImage:
-    """An image cut into patches, the encoder's input.
+    """An image cut into normalised patches, the encoder's input.
 
-    Attributes:
-        patches: float32 [N, C*P*P], normalised; each patch is flattened channel first. Patches are ordered by blocks of
-            merge_size x merge_size: blocks in raster order, patches in raster order inside a block.
-        grid: Rows and columns of patches; N = grid.height * grid.width.
-        merge_size: Each block of merge_size x merge_size patches becomes one visual token.
+    Each patch is flattened channel first. Patches are ordered by blocks of merge_size x merge_size, each of which
+    becomes one visual token: blocks in raster order, patches in raster order inside a block.
     """
 
-    patches: Float32Array
-    grid: Size
+    patches: Float32Array  # [N, C*P*P]
+    grid: Size  # rows and columns of patches
     merge_size: int
 
     def __post_init__(self) -> None:

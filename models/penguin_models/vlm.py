@@ -20,14 +20,7 @@ from penguin_models.types import PatchedImage
 
 
 class PenguinVL(nn.Module):
-    """A vision-language model.
-
-    Attributes:
-        config: Sizes.
-        vision_encoder: Patches -> features of visual tokens.
-        vision_projector: Features -> embeddings.
-        language_model: transformers' Qwen3.
-    """
+    """A vision-language model."""
 
     def __init__(self, config: PenguinConfig):
         super().__init__()
@@ -119,15 +112,9 @@ class PenguinVL(nn.Module):
 
     @torch.inference_mode()
     def generate(self, input_ids: Tensor, images: Sequence[PatchedImage] = (), **generation: Any) -> Tensor:
-        """Runs transformers' `generate` on a prompt with its images.
+        """Runs transformers' `generate` on a prompt, int64 [1, length], with images in the order of their places.
 
-        Args:
-            input_ids: int64 [1, length].
-            images: Images in the order of their places.
-            **generation: Further arguments of transformers' `generate`.
-
-        Returns:
-            The new tokens without the prompt, int64 [1, new tokens].
+        Returns the new tokens without the prompt, int64 [1, new tokens].
         """
         embeddings = self._embed(input_ids, images)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)

@@ -82,11 +82,7 @@ def ask(
     images = [load_image(path) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames)
     with working(f"loading {model}"):
-        if revision is not None:
-            from penguin_models.checkpoint import resolve_checkpoint
-
-            model = str(resolve_checkpoint(model, revision))
-        opened, processor = open_runtime(runtime, model, device, dtype)
+        opened, processor = open_runtime(runtime, model, device, dtype, revision=revision)
     answer = run(
         opened,
         processor,
@@ -141,7 +137,6 @@ def _check(context: typer.Context) -> None:
         ({"topic"}, options["bag"] is not None, "--bag"),
         ({"fps", "max_frames", "policy"}, has_clip, "--video or --bag"),
         ({"top_p", "seed"}, options["temperature"] > 0, "--temperature above 0"),
-        ({"revision"}, options["runtime"] == "torch", "--runtime torch"),
     ):
         for name in used:
             if name in names and not applies:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,14 +83,11 @@ def tra(
     from penguin_engine.bench import keyframe_policies as bench
     from penguin_models.novelty_policy import NoveltyPolicy
     from penguin_models.reference_policy import ReferencePolicy
-    from penguin_ros.evaluation.tabletop.keyframe_timeline import check_plot, draw_timelines
+    from penguin_ros.evaluation.tabletop.keyframe_clips import check_plot, draw_timelines, rendered_clips
 
     if plot is not None:
         check_plot(plot)
-    make_clips: Callable[[int], Iterator[bench.LabelledClip]] = bench.drawn_clips
-    if rendered:
-        from penguin_ros.evaluation.tabletop.keyframe_clips import rendered_clips as make_clips
-
+    make_clips = rendered_clips if rendered else bench.drawn_clips
     rows = []
     for policy in (NoveltyPolicy, ReferencePolicy):
         with working(f"{policy.__name__}: {2 * clips} clips"):

@@ -50,17 +50,16 @@ def build(
             f"building plans needs {' and '.join(missing)}; on a Jetson, JetPack provides tensorrt and pip provides "
             "pycuda, see docs/jetson.md"
         )
-    from penguin_engine.runtimes.tensorrt.build import BuildOptions
     from penguin_engine.runtimes.tensorrt.build import build as run
 
-    options = BuildOptions(precision, PlanLimits(max_tokens, max_patches), workspace_mib)
+    limits = PlanLimits(max_tokens, max_patches)
     cancelled = threading.Event()
     with stopping_like_ctrl_c(), stderr.status("building") as status, ThreadPoolExecutor(1) as pool:
 
         def show(phase: str, done: int, steps: int) -> None:
             status.update(f"{phase}: {done} of {steps}")
 
-        building = pool.submit(run, folder, device, options, show, cancelled.is_set)
+        building = pool.submit(run, folder, device, limits, precision, workspace_mib, show, cancelled.is_set)
         plan = _wait(building, cancelled)
     if as_json:
         print_json({"folder": str(folder), "precision": plan.precision, "machine": vars(plan.machine)})

@@ -157,7 +157,7 @@ class _Demo:
         return {
             "model": str(self._model),
             "frames_in": int(values["images"]),
-            "key_frames": int(values["key frames"]),
+            "key_frames": int(values["keyframes"]),
             "tokens_held": int(values["memory [tokens]"]),
             "token_budget": int(values["memory budget [tokens]"]),
             "captions": len(client.captions),

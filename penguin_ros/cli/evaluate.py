@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar, markdown_scores, print_comparison, print_results
-from penguin_ros.cli.evaluate_tabletop import tabletop
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -22,15 +25,15 @@ from penguin_ros.cli.output import (
     stdout,
     working,
 )
+from penguin_ros.cli.tabletop import SizeOption, parse_size, parse_weights
 from penguin_ros.shipped import EXAMPLE, MODEL, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import Question
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
+    from penguin_ros.evaluation.tabletop.scenes import AskedTurn
 
 app = typer.Typer(help="Score a model on recorded bags and on the simulated table-top.", no_args_is_help=True)
-app.command()(tabletop)
 
 EXAMPLE_PARAMETERS: dict[str, Any] = {"token_budget": 512, "answer.max_new_tokens": 64}
 """The budget that the shipped model was trained with; the clips exceed it 2.25 times, so the memory must make room."""
@@ -82,17 +85,18 @@ def bags(
     as_json: JsonOption = False,
 ) -> None:
     """Ask questions about recorded bags, each at its time, and score the answers."""
+    from penguin_ros.evaluation.bags.node_parameters import parse_parameter, read_parameters
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
     methods: list[Any] = ["memory", *(["realtime"] if realtime else []), *(item.value for item in baseline or [])]
-    parameters = _parameters(params_file, param or [])
+    parameters = (read_parameters(params_file) if params_file else {}) | dict(map(parse_parameter, param or []))
     settings = RunSettings(methods=methods, parameters=parameters, realtime_factor=realtime_factor)
+    settings.node()  # reports values out of range before a bag is read
     threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
     spec = ModelSpec(path=model, runtime=runtime, dtype=dtype, device=device, threads=threads)
     options = RunOptions(out, title, jobs, ray, ray_gpus, overwrite)
-    _run_and_report(bag, read_questions(questions), spec, settings, options, as_json)
+    _run_and_report(bag, questions, spec, settings, options, as_json)
 
 
 @app.command()
@@ -104,7 +108,6 @@ def example(
 ) -> None:
     """Score the shipped model on the shipped bags, together with both baselines."""
     from penguin_ros.evaluation.bags.run import RunOptions
-    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
     require_shipped(model, EXAMPLE)
@@ -113,8 +116,8 @@ def example(
     name = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model
     settings = RunSettings(methods=["memory", "last-4", "offline"], parameters=EXAMPLE_PARAMETERS)
     options = RunOptions(out, title=f"{model.name} on two clips of the table-top", overwrite=True)
-    questions = read_questions(EXAMPLE / "questions.jsonl")
-    _run_and_report(bags, questions, ModelSpec(path=str(name), device=device), settings, options, as_json)
+    spec = ModelSpec(path=str(name), device=device)
+    _run_and_report(bags, EXAMPLE / "questions.jsonl", spec, settings, options, as_json)
 
 
 @app.command()
@@ -200,9 +203,63 @@ def export(
     stdout.out(f"penguin-vl evaluate bags {paths} --questions {out / QUESTIONS_FILE} --model ...")
 
 
+@app.command()
+def tabletop(
+    model: ModelOption,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes within the test split.", min=0)] = 0,
+    scenes: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 200,
+    mixture: Annotated[
+        str, typer.Option(help="Weights of single images, pairs of before and after, and clips.")
+    ] = "image=6,pair=1,clip=3",
+    size: SizeOption = "168x168",
+    policy: Annotated[Literal["novelty", "reference"], typer.Option(help="Keyframe policy for clips.")] = "novelty",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Visual token budget; default: the checkpoint's.", min=1)
+    ] = None,
+    answers: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(help="File for all questions and answers, as JSON lines.", encoding="utf-8", lazy=False),
+    ] = None,
+    runtime: RuntimeOption = "torch",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
+    from penguin_engine.runtimes.loading import open_runtime
+    from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
+    from penguin_tabletop.dataset import Mixture
+
+    run = TabletopRun(
+        seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
+    )
+    opened, processor = open_runtime(runtime, model, device, dtype)
+    with ProgressBar(show=not as_json) as bar:
+        bar.set_total(scenes)
+
+        def write(asked: Sequence[AskedTurn]) -> None:
+            if answers is not None:
+                answers.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
+                answers.flush()
+            bar.add()
+
+        scores = evaluate_tabletop(opened, processor, run, write)
+    if as_json:
+        fields = ("value", "low", "high", "answers")
+        values = {name: {field: getattr(score, field) for field in fields} for name, score in scores.items()}
+        print_json({"seed": seed, "scenes": scenes, "scores": values})
+        return
+    table = Table("score", "value", "95 % interval", "answers", box=None)
+    for score in scores.values():
+        interval = "" if score.low is None else f"{score.low:.3f} to {score.high:.3f}"
+        table.add_row(score.title, f"{score.value:.3f}", interval, str(score.answers))
+    stdout.print(table)
+    stdout.out(f"{scenes} scenes of the test split, seed {seed}; bootstrap intervals over scenes")
+
+
 def _run_and_report(
     bags: list[Path],
-    questions: list[Question],
+    questions: Path,
     model: ModelSpec,
     settings: RunSettings,
     options: RunOptions,
@@ -210,20 +267,12 @@ def _run_and_report(
 ) -> None:
     """Runs an evaluation, writes and prints its results, and exits with 1 if a bag failed."""
     from penguin_ros.evaluation.bags.run import run_bags
+    from penguin_ros.evaluation.question_file import read_questions
     from penguin_ros.evaluation.report.page import write_report
 
     with ProgressBar(show=not as_json) as bar:
-        results = run_bags(bags, questions, model, settings, options, bar.set_total, bar.add)
+        results = run_bags(bags, read_questions(questions), model, settings, options, bar.set_total, bar.add)
     page = write_report(options.out / "report.html", [results], [options.out])
     print_results(results, options.out / "results.json", page, as_json)
     if any(item.failed for item in results.bags):
         sys.exit(1)
-
-
-def _parameters(file: Path | None, assignments: list[str]) -> dict[str, Any]:
-    from penguin_ros.evaluation.bags.node_parameters import node_settings, parse_parameter, read_parameters
-
-    parameters = read_parameters(file) if file else {}
-    parameters |= dict(map(parse_parameter, assignments))
-    node_settings(parameters, ["camera"])  # reports values out of range before a bag is read
-    return parameters

@@ -26,7 +26,7 @@ def tokenizer(
     """Train a byte-level BPE tokenizer on the texts of annotation files."""
     from penguin_training.data.annotations import AnnotationFile
     from penguin_training.data.train_tokenizer import save_tokenizer, train_tokenizer
-    from penguin_training.run.output_folder import check_folder
+    from penguin_training.run.checks import check_folder
 
     check_folder(output)
     trained = train_tokenizer([AnnotationFile(file) for file in files], vocabulary)
@@ -89,12 +89,11 @@ def teacher(
     """Train the tiny teacher on images and their segmentation masks."""
     from rich.progress import Progress
 
-    from penguin_training.model.train_tiny_teacher import train_tiny_teacher
-    from penguin_training.run.output_folder import check_folder
-    from penguin_training.settings.teacher import TinyTeacherSettings
+    from penguin_training.model.train_tiny_teacher import Recipe, train_tiny_teacher
+    from penguin_training.run.checks import check_folder
 
     check_folder(output)
-    settings = TinyTeacherSettings(
+    recipe = Recipe(
         hidden_size=hidden_size, steps=steps, images=images, rate=rate, smallest=smallest, seed=seed, workers=workers
     )
     mean: dict[str, float] = {}
@@ -107,6 +106,6 @@ def teacher(
             if progress.disable and step % 100 == 0:
                 stderr.out(f"step {step}/{steps} loss {mean['loss']:.4f} accuracy {mean['accuracy']:.3f}")
 
-        train_tiny_teacher(files, settings, device, report).save_pretrained(output)
+        train_tiny_teacher(files, recipe, device, report).save_pretrained(output)
     text = f"{output}: {mean['accuracy']:.1%} of patches with an object right, loss {mean['loss']:.4f}"
     print_result({"output": str(output), **mean}, text, as_json)

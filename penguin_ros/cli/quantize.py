@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from penguin_models.errors import EngineError
+from penguin_ros.cli.evaluate_output import ProgressBar
 from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
-from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stderr, stdout, working
+from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout, working
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -118,12 +119,12 @@ def tabletop_scorer(scenes: int, seed: int) -> Scorer:
     load_pybullet()  # reports a missing PyBullet before the work, not after it
     run = TabletopRun(seed, scenes)
 
-    def show(done: int) -> None:
-        if stderr.is_terminal and done % 10 == 0:
-            stderr.print(f"{done} of {scenes} scenes")
-
     def score(full: Runtime, variant: Runtime, processor: Processor) -> dict[str, ScoreChange]:
-        of_full, of_variant = (evaluate_tabletop(model, processor, run, show)[0] for model in (full, variant))
+        with ProgressBar(show=True) as bar:
+            bar.set_total(2 * scenes)
+            of_full, of_variant = (
+                evaluate_tabletop(model, processor, run, lambda asked: bar.add()) for model in (full, variant)
+            )
         names = [name for name in of_full if name in TITLES]
         common = [name for name in names if name in of_variant]
         full_parts, variant_parts = ([found[name].parts for name in common] for found in (of_full, of_variant))

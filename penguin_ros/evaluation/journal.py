@@ -7,7 +7,7 @@ can still be read after their recording has become unreadable.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError, WriteError
 from penguin_ros.evaluation.bags.recording import Recording
-from penguin_ros.evaluation.records import AnswerRecord, JsonRecord, RunSettings, Timeline, digest
+from penguin_ros.evaluation.records import (
+    AnswerKey,
+    AnswerRecord,
+    FrameRecord,
+    JsonRecord,
+    RunSettings,
+    Timeline,
+    digest,
+)
 from penguin_ros.evaluation.results import ModelInfo
 
 _FORMAT = 3
@@ -40,7 +48,7 @@ class _Line(JsonRecord):
 class Progress:
     """What is on disk about a bag."""
 
-    answers: dict[tuple[str, str, str], AnswerRecord] = field(default_factory=dict)  # by question, method and key
+    answers: dict[AnswerKey, AnswerRecord] = field(default_factory=dict)
     timelines: dict[tuple[str, str], Timeline] = field(default_factory=dict)  # by camera and method
 
 
@@ -56,30 +64,18 @@ def recording_key(recording: Recording) -> str:
     return digest([recording.cameras, images, recording.checksum])
 
 
-def check_folder(folder: Path) -> None:
-    """Raises EvaluationError if the folder for results exists and is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise EvaluationError(f"results need a folder, but {folder} is a file; choose another --out")
-
-
 class Journal:
-    """The journal of one bag; it is also the `Sink` of the bag's replay."""
+    """The journal of one bag."""
 
-    def __init__(
-        self, folder: Path, bag: str, run: str, recording: str | None, on_answer: Callable[[], None] = lambda: None
-    ):
+    def __init__(self, folder: Path, bag: str, run: str, recording: str | None):
         """Creates the journal; nothing is written before the first answer.
 
-        Args:
-            folder: Folder of the results.
-            bag: Name of the bag.
-            run: Key from `run_key`.
-            recording: Key from `recording_key`; None if the bag has become unreadable and the journal is only read.
-            on_answer: Called after each answer.
+        The keys are those of `run_key` and `recording_key`. If the bag has become unreadable, `recording` is None and
+        the journal can only be read.
         """
         self._path = folder / "progress" / f"{bag}.jsonl"
         self._pictures = folder / "frames"
-        self._bag, self._on_answer = bag, on_answer
+        self._bag = bag
         self._header = _Header(run=run, recording=recording)
         self._file: IO[str] | None = None
 
@@ -104,22 +100,16 @@ class Journal:
             if (self._pictures / self._bag).is_dir():
                 shutil.rmtree(self._pictures / self._bag)
 
-    def answer(self, record: AnswerRecord) -> None:
-        """Appends an answer."""
-        self._append(_Line(answer=record))
-        self._on_answer()
-
-    def timeline(self, timeline: Timeline) -> None:
-        """Appends a timeline."""
-        self._append(_Line(timeline=timeline))
-
-    def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
-        """Writes a picture unless it exists already."""
-        target = self._pictures / name
-        if not target.exists():
-            data = jpeg()
-            with self._writing(), atomic_write(target, "wb") as file:
-                file.write(data)
+    def write(self, item: AnswerRecord | Timeline) -> None:
+        """Appends an answer, with its picture, or a timeline."""
+        line = _Line(answer=item) if isinstance(item, AnswerRecord) else _Line(timeline=item)
+        with self._writing():
+            if line.answer is not None and line.answer.frame is not None:
+                self._write_picture(line.answer.frame)
+            if self._file is None:
+                self._file = self._open()
+            self._file.write(line.model_dump_json(exclude_none=True) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
@@ -127,16 +117,14 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _append(self, line: _Line) -> None:
-        with self._writing():
-            if self._file is None:
-                self._file = self._open()
-            self._file.write(line.model_dump_json(exclude_none=True) + "\n")
-            self._file.flush()
+    def _write_picture(self, frame: FrameRecord) -> None:
+        target = self._pictures / frame.file
+        if not target.exists():
+            with atomic_write(target, "wb") as file:
+                file.write(frame.jpeg)
 
     def _open(self) -> IO[str]:
         """Opens the file for appending, without an incomplete last line."""
-        assert self._header.recording is not None, "an unreadable bag gets no answers"
         lines = self._lines() or [self._header.model_dump_json().encode()]
         with atomic_write(self._path, "wb") as file:
             file.writelines(line + b"\n" for line in lines)
@@ -162,12 +150,13 @@ class Journal:
             raise EvaluationError(f"{self._path}, line {number} is damaged; discard it with --overwrite") from err
 
     def _check(self, header: _Header) -> None:
-        expected = self._header
-        for same, other in (
-            (header.format == expected.format, "of another version of this program"),
-            (header.run == expected.run, "of another model or other settings"),
-            (expected.recording in (None, header.recording), "about another recording"),
-        ):
-            if not same:
-                remedy = "choose another --out, or discard them with --overwrite"
-                raise EvaluationError(f"{self._path} holds answers {other}; {remedy}")
+        if header.format != _FORMAT:
+            other = "of another version of this program"
+        elif header.run != self._header.run:
+            other = "of another model or other settings"
+        elif self._header.recording not in (None, header.recording):
+            other = "about another recording"
+        else:
+            return
+        remedy = "choose another --out, or discard them with --overwrite"
+        raise EvaluationError(f"{self._path} holds answers {other}; {remedy}")

@@ -11,7 +11,7 @@ was captured up to its time. If several results are expected, all of them must b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -19,7 +19,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.metrics.text import TEXT_METRICS
 
 
 class _Strict(BaseModel):
@@ -42,14 +41,7 @@ class ExpectedText(_Strict):
 
     type: Literal["text"] = "text"
     accept: list[NonEmpty] = Field(min_length=1)
-    metric: str = "normalised"
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in TEXT_METRICS:
-            raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(TEXT_METRICS)}")
-        return name
+    metric: Literal["exact", "normalised", "contains", "anls"] = "normalised"
 
 
 class ExpectedNumber(_Strict):
@@ -146,9 +138,7 @@ class Question(_Strict):
     kind: str = ""  # group in the report; by default the type of the first expected result
     evidence_s: Span | None = None  # when the evidence was last visible; by default see results.py
     horizon_s: Seconds = 0.0  # how far back to look; 0 for everything in memory
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = (
-        None  # maximum length of the answer; None for the run's setting
-    )
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # maximum length of the answer; default: the run's
 
     @model_validator(mode="after")
     def _consistent(self) -> Question:
@@ -166,17 +156,18 @@ class Question(_Strict):
         return (self.camera,) if isinstance(self.camera, str) else tuple(self.camera)
 
     @property
+    def truth_topics(self) -> list[str]:
+        """Topics from which the question takes its expected boxes."""
+        return [item.topic for item in self.expected if item.type == "objects" and item.topic]
+
+    @property
     def group(self) -> str:
         """Group in the report."""
         return self.kind or self.expected[0].type
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads a file of questions; empty lines are skipped.
-
-    Raises:
-        EvaluationError: The file cannot be read or has no questions, or lines are malformed (the first ten are named).
-    """
+    """Reads a file of questions; raises EvaluationError that names up to ten malformed lines."""
     try:
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:
@@ -198,11 +189,15 @@ def read_questions(path: Path) -> list[Question]:
         line_by_id[question.id] = number
         questions.append(question)
     if errors:
-        more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
-        raise EvaluationError(f"{path}: {'; '.join(errors[:10])}{more}")
+        raise EvaluationError(f"{path}: {first_ten(errors)}")
     if not questions:
         raise EvaluationError(f"{path} has no questions")
     return questions
+
+
+def first_ten(problems: Sequence[str]) -> str:
+    """Returns up to ten problems in one line, and the number of the others."""
+    return "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -213,9 +208,7 @@ def read_lines(path: Path) -> list[str]:
 def parse_question(line: str) -> Question:
     """Parses one line, or raises EvaluationError with its first three problems."""
     try:
-        return Question.model_validate(json.loads(line))
-    except json.JSONDecodeError as err:
-        raise EvaluationError(f"not JSON: {err.msg} at column {err.colno}") from err
+        return Question.model_validate_json(line)
     except ValidationError as err:
         raise EvaluationError(describe(err)) from err
 

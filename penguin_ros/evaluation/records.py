@@ -7,18 +7,20 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from penguin_engine.scene.answer import Answer
-from penguin_models.grounding import Box, GroundedObject
-from penguin_models.types import Frame, Size, UInt8Array
+from penguin_models.errors import PenguinError
+from penguin_models.types import Frame, UInt8Array
 from penguin_ros.evaluation.bags.node_parameters import node_settings
-from penguin_ros.evaluation.metrics.scoring import Prediction
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.settings import NodeSettings
+
+AnswerKey: TypeAlias = tuple[str, str, str]
+"""Question, method and question key (see `question_key`)."""
 
 
 class JsonRecord(BaseModel):
@@ -27,7 +29,7 @@ class JsonRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelSpec(JsonRecord):
+class ModelSpec(BaseModel, extra="forbid", frozen=True):
     """The model to load, and how."""
 
     path: str  # checkpoint folder, or owner/name on the model hub
@@ -47,11 +49,7 @@ class RunSettings(JsonRecord):
     realtime_factor: float = Field(default=1.0, gt=0)  # method "realtime" multiplies durations of work by this
 
     def node(self, cameras: Sequence[str] = ("camera",)) -> NodeSettings:
-        """Returns the node's settings for these cameras.
-
-        Raises:
-            PenguinError: A value is out of range, or the token budget is too small for this many cameras.
-        """
+        """Returns the node's settings for these cameras; raises PenguinError for a value that is out of range."""
         return node_settings(self.parameters, cameras)
 
 
@@ -71,6 +69,7 @@ class FrameRecord(JsonRecord):
     width: int  # pixels
     height: int  # pixels
     file: str  # JPEG of the frame, relative to the folder `frames` next to the results
+    jpeg: bytes = Field(default=b"", exclude=True, repr=False)  # what the file will contain; empty once it is written
 
 
 class AnswerRecord(JsonRecord):
@@ -109,16 +108,11 @@ class AnswerRecord(JsonRecord):
         """Time from the question to the last token."""
         return self.waited_s + sum(self.seconds.values())
 
-    def prediction(self) -> Prediction:
-        """Returns the parts of the answer that are scored."""
-        size = None if self.frame is None else Size(self.frame.height, self.frame.width)
-        objects = tuple(GroundedObject(item.label, Box(*item.box)) for item in self.objects)
-        return Prediction(self.text, objects, tuple(self.spans), size)
-
 
 class Timeline(JsonRecord):
     """One camera's memory over time. Lists have one value per frame offered to the memory."""
 
+    bag: str = ""  # name of the bag; empty until the results are complete
     camera: str  # image topic
     method: str  # "memory" or "realtime"
     token_budget: int  # of this camera
@@ -139,8 +133,12 @@ class Timeline(JsonRecord):
 def question_key(question: Question) -> str:
     """Returns a hash of everything an answer depends on; the expected results are not part of it."""
     asked = question.model_dump(mode="json", exclude={"expected", "kind", "evidence_s"})
-    topics = [item.topic for item in question.expected if item.type == "objects" and item.topic]
-    return digest([asked, topics])
+    return digest([asked, question.truth_topics])
+
+
+def answer_key(question: Question, method: str) -> AnswerKey:
+    """Returns the key of a method's answer to a question."""
+    return question.id, method, question_key(question)
 
 
 def digest(value: Any) -> str:
@@ -148,8 +146,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def answer_fields(answer: Answer, start_ns: int) -> dict[str, Any]:
+def describe_error(error: PenguinError) -> str:
+    """Returns the text of an error in a record."""
+    return f"{type(error).__name__}: {error}"
+
+
+def answer_fields(answer: Answer | PenguinError, start_ns: int) -> dict[str, Any]:
     """Returns the fields of an `AnswerRecord` that come from an answer; the questions' clock starts at `start_ns`."""
+    if isinstance(answer, PenguinError):
+        return {"error": describe_error(answer)}
     grounding, start_s = answer.grounding, (answer.start_ns - start_ns) * 1e-9
     return {
         "raw": answer.raw,
@@ -180,6 +185,7 @@ def frame_record(bag: str, frame: Frame, start_ns: int) -> FrameRecord:
         width=frame.size.width,
         height=frame.size.height,
         file=f"{bag}/{slug}-{frame.stamp_ns}.jpg",
+        jpeg=thumbnail(frame.rgb),
     )
 
 

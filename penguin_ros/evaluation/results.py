@@ -6,8 +6,6 @@ Scores are computed from the recorded answers, so results can be scored again wh
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +14,7 @@ from pydantic import Field, ValidationError
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_models.types import Size
+from penguin_ros.evaluation.metrics.boxes import LabelledBox
 from penguin_ros.evaluation.metrics.scoring import Prediction, score
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.metrics.time import Span, find_span
@@ -50,18 +49,12 @@ class ScoredRecord(AnswerRecord):
 
     bag: str
     correct: bool  # whether every expected result was met
-    scores: dict[str, tuple[float, float]]  # (numerator, denominator) by metric, see metrics/scoring.py
+    scores: dict[str, Ratio]  # by metric, see metrics/scoring.py
     age_s: float | None = None  # age of the newest evidence that the answer needs; None if the question does not say
 
     def part(self, metric: str) -> Ratio:
         """Returns this answer's part of a metric; 0/0 if the metric does not apply."""
-        return Ratio(*self.scores.get(metric, (0.0, 0.0)))
-
-
-class BagTimeline(Timeline):
-    """A camera's memory over time, with the name of the bag."""
-
-    bag: str
+        return self.scores.get(metric, Ratio(0, 0))
 
 
 class Results(JsonRecord):
@@ -80,7 +73,7 @@ class Results(JsonRecord):
     bags: list[BagInfo]
     questions: list[Question]
     records: list[ScoredRecord]  # one per question and method
-    timelines: list[BagTimeline] = Field(default=[])
+    timelines: list[Timeline] = Field(default=[])
     summary: dict[str, Any] = Field(default={})  # scores with intervals, see summary.py
 
     @property
@@ -97,14 +90,19 @@ def score_record(bag: str, question: Question, record: AnswerRecord) -> ScoredRe
     """Scores an answer; a record with an error is scored like an empty answer and is never correct."""
     record = record.model_copy(update={"spans": _spans(question, record)})
     expected = expected_of(question, record)
-    answer = record.prediction()
-    prediction = answer if record.error is None else Prediction("")
-    found = score(replace(prediction, image_size=answer.image_size or Size(1, 1)), expected)
+    found = score(_prediction(record), expected)
     correct = found.correct and len(expected) == len(question.expected) and record.error is None
-    parts = {name: (part.numerator, part.denominator) for name, part in found.parts.items()}
-    parts["accuracy"] = (float(correct), 1.0)
+    parts = {**found.parts, "accuracy": Ratio(float(correct))}
     age_s = evidence_age_s(question, record.time_s)
     return ScoredRecord(**record.model_dump(), bag=bag, correct=correct, scores=parts, age_s=age_s)
+
+
+def _prediction(record: AnswerRecord) -> Prediction:
+    size = Size(record.frame.height, record.frame.width) if record.frame else Size(1, 1)
+    if record.error is not None:
+        return Prediction("", (), (), size)
+    boxes = [LabelledBox((item.label,), item.box) for item in record.objects]
+    return Prediction(record.text, boxes, record.spans, size)
 
 
 def _spans(question: Question, record: AnswerRecord) -> list[Span]:
@@ -166,16 +164,10 @@ def load_results(path: Path) -> Results:
     """Reads a results file or the one in a folder; raises EvaluationError if it is damaged or of another version."""
     file = path / RESULTS_FILE if path.is_dir() else path
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        version = values.get("version") if isinstance(values, dict) else None
-        if isinstance(version, int) and version != VERSION:
-            raise EvaluationError(
-                f"{file} has version {version} of the results format, this program reads version {VERSION}; "
-                "run the evaluation again into another --out"
-            )
-        return Results.model_validate(values)
+        return Results.model_validate_json(file.read_bytes())
     except OSError as err:
         raise EvaluationError(f"results {file} cannot be read: {err.strerror}") from err
-    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as err:
-        reason = describe(err) if isinstance(err, ValidationError) else str(err)
-        raise EvaluationError(f"{file} is not a results file: {reason}") from err
+    except ValidationError as err:
+        raise EvaluationError(
+            f"{file} is not a results file of version {VERSION}: {describe(err)}; run the evaluation again"
+        ) from err

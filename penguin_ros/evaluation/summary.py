@@ -13,7 +13,8 @@ import numpy as np
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
 from penguin_ros.evaluation.metrics.statistics import intervals, paired_differences, percentiles, ratio, sign_test
-from penguin_ros.evaluation.results import BagTimeline, Results, ScoredRecord
+from penguin_ros.evaluation.records import Timeline
+from penguin_ros.evaluation.results import Results, ScoredRecord
 
 _AGE_BOUNDS_S = (2.0, 10.0, 30.0, 60.0)
 """Upper bounds of the groups by age of the needed evidence."""
@@ -97,22 +98,21 @@ def age_group(age_s: float | None) -> str:
 def compare_records(a: Results, method_a: str, b: Results, method_b: str, seed: int = 0) -> dict[str, Any]:
     """Compares two methods, of one run or of two, on the questions that both answered.
 
-    Returns:
-        For each metric both scores and the paired difference; the questions whose verdict changed; and `chance`, the
-        probability of changes at least this uneven if both were equally good.
+    Returns both scores and the paired difference of each metric; the questions whose verdict changed; and `chance`, the
+    probability of changes at least this uneven if both were equally good.
 
-    Raises:
-        EvaluationError: They share no question, or a question differs or was asked about another bag.
+    Raises EvaluationError if they share no question, or a question differs or was asked about another bag.
     """
     records_a, records_b = a.by_question(method_a), b.by_question(method_b)
     shared = [question for question in records_a if question in records_b]
     if not shared:
         raise EvaluationError(f"{method_a} of {a.title} and {method_b} of {b.title} have no question in common")
     _check_same_questions(a, b, shared)
-    moved = next((q for q in shared if records_a[q].bag != records_b[q].bag), None)
-    if moved is not None:
-        where = f"bag {records_a[moved].bag} in {a.title} and about bag {records_b[moved].bag} in {b.title}"
-        raise EvaluationError(f"question {moved} was asked about {where}; compare runs on the same bags")
+    for name in shared:
+        bag_a, bag_b = records_a[name].bag, records_b[name].bag
+        if bag_a != bag_b:
+            where = f"bag {bag_a} in {a.title} and about bag {bag_b} in {b.title}"
+            raise EvaluationError(f"question {name} was asked about {where}; compare runs on the same bags")
     better = [q for q in shared if records_b[q].correct and not records_a[q].correct]
     worse = [q for q in shared if records_a[q].correct and not records_b[q].correct]
     return {
@@ -158,7 +158,7 @@ def _grouped(records: Sequence[ScoredRecord], key: Callable[[ScoredRecord], str]
     return {name: {"questions": len(group), "metrics": metrics(group, seed)} for name, group in by_key.items()}
 
 
-def _keyframes_per_min(timelines: Sequence[BagTimeline]) -> float | None:
+def _keyframes_per_min(timelines: Sequence[Timeline]) -> float | None:
     minutes = sum(timeline.time_s[-1] - timeline.time_s[0] for timeline in timelines if timeline.time_s) / 60
     return sum(timeline.kind.count(0) for timeline in timelines) / minutes if minutes else None
 

@@ -9,8 +9,7 @@ from typing import Any
 from penguin_vl.action import AskStream
 
 from penguin_models.errors import PenguinError
-from penguin_ros.convert import answer_dict
-from penguin_ros.tools.node_client import NoAnswerError, NodeClient, error_of
+from penguin_ros.tools.node_client import NoAnswerError, NodeClient, answer_dict, error_of
 
 
 class AskFailedError(PenguinError):
@@ -40,7 +39,7 @@ def ask_node(
         ros_args: Arguments for rclpy: remappings and the like.
 
     Returns:
-        The answer as `convert.answer_dict` returns it.
+        The answer as `node_client.answer_dict` returns it.
 
     Raises:
         PenguinError: There is no such node, or it answered with an error code; the message says why.

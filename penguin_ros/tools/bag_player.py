@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -21,6 +20,9 @@ from penguin_models.errors import MediaError
 from penguin_ros.bags import IMAGE_TYPES, choose_topic, open_bag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.nodes.context import start_ros
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S = 0.1

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer, GroundedCaption, MemoryState
+from penguin_vl.msg import GroundedObject as GroundedObjectMessage
 from penguin_vl.srv import Ask
 from sensor_msgs.msg import CompressedImage
 
 from penguin_models.errors import PenguinError
+from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
-from penguin_ros.convert import answer_dict, grounded_objects, stamp_to_ns
-from penguin_ros.tools.live_score import LiveScore
-from penguin_ros.tools.node_client import NodeClient, error_of
+from penguin_ros.convert import stamp_to_ns
+from penguin_ros.tools.node_client import NodeClient, answer_dict, error_of
+
+if TYPE_CHECKING:
+    from penguin_ros.tools.live_score import LiveScore
 
 
 class DemoFailedError(PenguinError):
@@ -70,7 +74,7 @@ class DemoClient:
         self.pictures: list[bytes] = []
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
-        self.score = LiveScore() if truth_topic else None
+        self.score = _live_score() if truth_topic else None
         self._truths: dict[int, GroundedCaption] = {}
         self._on_caption_shown = on_caption
         self._changed = threading.Condition()
@@ -136,7 +140,7 @@ class DemoClient:
         if self.score:
             stamp_ns = stamp_to_ns(answer.header.stamp)
             truth = self._truths.get(stamp_ns)
-            predicted = grounded_objects(answer.objects, _size(truth)) if truth else []
+            predicted = _grounded_objects(answer.objects, _size(truth)) if truth else []
             scored = self.score.answer(question, stamp_ns, answer.text, predicted)
             right = scored.right if scored else None
         return {**answer_dict(answer), "right": right}
@@ -149,13 +153,13 @@ class DemoClient:
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._truths[stamp_ns] = message
         assert self.score is not None
-        self.score.see(stamp_ns, grounded_objects(message.objects, _size(message)))
+        self.score.see(stamp_ns, _grounded_objects(message.objects, _size(message)))
 
     def _on_caption(self, message: GroundedCaption) -> None:
         self.captions.append(message)
         stamp_ns = stamp_to_ns(message.header.stamp)
         if self.score:
-            scored = self.score.caption(stamp_ns, grounded_objects(message.objects, _size(message)))
+            scored = self.score.caption(stamp_ns, _grounded_objects(message.objects, _size(message)))
             self.compared += scored is not None
         self._on_caption_shown(message, self._truths.get(stamp_ns))
         self._notify()
@@ -171,6 +175,19 @@ class DemoClient:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.statuses = self.statuses | {status.name: status for status in message.status}
         self._notify()
+
+
+def _grounded_objects(messages: Sequence[GroundedObjectMessage], size: Size) -> list[GroundedObject]:
+    """Returns the objects of a message about an image of this size, with boxes in thousandths."""
+    return [
+        GroundedObject(o.label, Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)) for o in messages
+    ]
+
+
+def _live_score() -> LiveScore:
+    from penguin_ros.tools.live_score import LiveScore  # needs the simulated table-top, which a robot may lack
+
+    return LiveScore()
 
 
 def _size(message: GroundedCaption) -> Size:

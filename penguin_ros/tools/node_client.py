@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -17,6 +18,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
+from penguin_ros.convert import stamp_to_ns
 from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
 
 _CHECK_PERIOD_S = 0.5
@@ -123,3 +125,32 @@ class NodeClient:
 def error_of(answer: Answer) -> str | None:
     """Returns what an answer's error code and message say; None if there is no error."""
     return f"{answer.error_msg} (error code {answer.error_code})" if answer.error_code != Answer.ERROR_NONE else None
+
+
+def answer_dict(message: Answer) -> dict[str, Any]:
+    """Returns an answer as plain types for JSON; times are stamps in seconds."""
+    return {
+        "answer": message.text,
+        "objects": [
+            {
+                "label": o.label,
+                "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px],
+                "score": None if math.isnan(o.score) else round(o.score, 4),
+            }
+            for o in message.objects
+        ],
+        "time_ranges": [
+            {"start_s": stamp_to_ns(t.start) * 1e-9, "end_s": stamp_to_ns(t.end) * 1e-9} for t in message.time_ranges
+        ],
+        "malformed_boxes": message.malformed_boxes,
+        "camera": message.camera,
+        "stamp": stamp_to_ns(message.header.stamp) * 1e-9,
+        "frame_id": message.header.frame_id,
+        "frames": message.frames_used,
+        "tokens": {
+            "visual": message.visual_tokens,
+            "prompt": message.prompt_tokens,
+            "generated": message.generated_tokens,
+        },
+        "seconds": {"queue": message.queue_s, "first_token": message.first_token_s, "total": message.total_s},
+    }

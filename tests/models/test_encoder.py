@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penguin_models import encoder as encoder_module
 from penguin_models.config import EncoderConfig
-from penguin_models.encoder import FrameShape, PenguinEncoder, patch_positions, rotary_table, rotate
+from penguin_models.encoder import FrameShape, PenguinEncoder, rotary_table, rotate
 from penguin_models.errors import CheckpointError
 from penguin_models.types import Size
 
@@ -73,19 +73,6 @@ def test_patches_of_a_frame_see_each_other(encoder):
         after = encoder(torch.cat(pixels), frames)
     assert (after[0] - before[0]).abs().max() > 1e-4
     assert torch.equal(after[9:], before[9:])
-
-
-def test_positions_cached_in_inference_mode_can_be_trained_with():
-    with torch.inference_mode():
-        patch_positions(Size(22, 26), 2)
-    assert not patch_positions(Size(22, 26), 2).is_inference()
-
-
-def test_positions_follow_blocks():
-    assert patch_positions(Size(2, 4), 2).tolist() == [
-        [0, 0], [0, 1], [1, 0], [1, 1],
-        [0, 2], [0, 3], [1, 2], [1, 3],
-    ]  # fmt: skip
 
 
 def test_rotary_embedding_equals_the_released_formula():

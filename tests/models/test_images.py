@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from penguin_models.config import ImageConfig
-from penguin_models.images import cut_patches, patch_image
+from penguin_models.images import cut_patches, patch_image, patch_positions
 from penguin_models.types import Size
 
 
@@ -39,3 +39,10 @@ def test_patches_are_resized_and_normalised(picture):
 def test_sizes_off_the_patch_grid_fail_an_assertion(picture, size):
     with pytest.raises(AssertionError):
         patch_image(picture(50, 70), size, 1, ImageConfig())
+
+
+def test_positions_follow_blocks():
+    assert patch_positions(Size(2, 4), 2).tolist() == [
+        [0, 0], [0, 1], [1, 0], [1, 1],
+        [0, 2], [0, 3], [1, 2], [1, 3],
+    ]  # fmt: skip

@@ -102,7 +102,7 @@ def test_a_video_without_frames_is_refused(video):
     with av.open(str(path)) as container:
         first = next(packet.pos for packet in container.demux(video=0))
     path.write_bytes(path.read_bytes()[:first])
-    with pytest.raises(MediaError, match=r"has no frames|cannot be"):
+    with pytest.raises(MediaError, match=r"has no frames|cannot be|breaks off"):
         list(VideoFile(path))
 
 
@@ -120,7 +120,7 @@ def test_a_truncated_video_is_refused(video, name):
                     front.mux(packet)
     content = path.read_bytes()
     for share in (0.6, 0.75):
-        with pytest.raises(MediaError, match=r"cannot be decoded to its end: the file .*breaks off .*; copy it again"):
+        with pytest.raises(MediaError, match=r"breaks off after .*; copy it again"):
             list(VideoFile(write_bytes(path, content[: int(share * len(content))]), fps=4))
 
 

@@ -291,10 +291,6 @@ def test_a_tensor_of_a_wrong_shape_is_named(cli, asking, edit_checkpoint):
         (["ask", "--model", "x", "-q", "x", "--video", "a", "--bag", "b"], "either --video or --bag"),
         (["ask", "--model", "x", "-q", "x", "--topic", "/a"], "--topic: it goes with --bag"),
         (["ask", "--model", "x", "-q", "x", "--topic", "/a", "--video", "b"], "--topic: it goes with --bag"),
-        (
-            ["ask", "--model", "x", "-q", "x", "--revision", "v1", "--runtime", "onnx"],
-            "--revision: it goes with --runtime",
-        ),
         (["ask", "--model", "x", "-q", "x", "--save", "a.png"], "there is no image to draw into"),
         (["ask", "--model", "x", "-q", "x", "--image", "a.png", "--fps", "1"], "--fps: it goes with --video or --bag"),
         (["ask", "--model", "x", "-q", "x", "--camera", "/a"], "--camera: it goes with --node"),

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from penguin_models.errors import MediaError
-from penguin_ros.evaluation.tabletop.keyframe_timeline import check_plot, draw_timelines
+from penguin_ros.evaluation.tabletop.keyframe_clips import check_plot, draw_timelines
 
 
 def test_bench_tra_compares_both_policies(cli, tmp_path):

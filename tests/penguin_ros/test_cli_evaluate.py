@@ -142,7 +142,7 @@ def test_report_compares_two_runs(bags_of, cli, tmp_path):
         ({"bag": "attic"}, "is about bag attic; the bags are tabletop-0"),
         (
             {"expected": [{"type": "text", "accept": ["a"], "metric": "bleu"}]},
-            "line 1: .*unknown metric 'bleu'",
+            "line 1: .*metric: Input should be 'exact'",
         ),
         ({"expected": [{"type": "objects", "topic": "/boxes"}]}, "no topic /boxes; topics with boxes: /ground_truth"),
         ({"extra": 1}, "line 1: extra: Extra inputs are not permitted"),
@@ -156,7 +156,7 @@ def test_a_question_that_does_not_fit_its_bag_is_an_error(bags_of, tmp_path, fie
 def test_malformed_lines_are_numbered(bags_of, tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text((EXAMPLE / "questions.jsonl").read_text().splitlines()[0] + "\n\n{\n")
-    assert re.search(r"q.jsonl: line 3: not JSON", bags_of(BAGS[:1], file).error)
+    assert re.search(r"q.jsonl: line 3: Invalid JSON", bags_of(BAGS[:1], file).error)
     assert "cannot be read: No such file" in bags_of(BAGS[:1], tmp_path / "none.jsonl").error
 
 

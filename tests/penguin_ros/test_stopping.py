@@ -71,13 +71,13 @@ def test_a_stopped_build_is_cancelled(cli, tmp_path, monkeypatch, number):
         waiting.set()
         return result_of(self, timeout)
 
-    def build(folder, device, options, progress, cancelled):
+    def build(folder, device, limits, precision, workspace_mib, progress, cancelled):
         assert waiting.wait(10)
         send(number)
         assert cancelled.__self__.wait(10)
         raise EngineError("was cancelled")
 
-    module = SimpleNamespace(BuildOptions=lambda *args: None, build=build)
+    module = SimpleNamespace(build=build)
     monkeypatch.setitem(sys.modules, "penguin_engine.runtimes.tensorrt.build", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(Future, "result", result_and_tell)

@@ -24,10 +24,8 @@ _NOT_ADDED = ("", "NC", "VDDQ_VDD2_1V8AO")
 """Labels of unconnected channels, and of the memory of an AGX Orin, which VIN_SYS_5V0 contains."""
 
 
-Stop = Callable[[], float]
-"""Ends a measurement and returns its joules."""
-Source = Callable[[], Stop]
-"""Starts a measurement with one kind of sensor."""
+Source = Callable[[], Callable[[], float]]
+"""Starts a measurement with one kind of sensor; what it returns ends the measurement and returns its joules."""
 
 
 @dataclass
@@ -45,20 +43,12 @@ class Reading:
 
 
 class EnergyMeter:
-    """All energy sensors of this machine.
-
-    Args:
-        root: Root of the file system, for tests.
-    """
+    """All energy sensors of this machine; `root` is the root of its file system."""
 
     def __init__(self, root: Path = Path("/")):
         sources = {"processor": _rapl(root), "board": _ina3221(root), "gpu": _nvml()}
         self._sources = {name: source for name, source in sources.items() if source is not None}
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the sensors that this machine has."""
-        return list(self._sources)
+        self.sources = list(self._sources)
 
     @contextmanager
     def measure(self) -> Iterator[Reading]:
@@ -79,16 +69,15 @@ def _rapl(root: Path) -> Source | None:
     if not packages or any(_number(zone / "energy_uj") is None for zone in packages):
         return None
 
-    def read() -> list[int]:
-        return [_number(package / "energy_uj") or 0 for package in packages]
-
-    def start() -> Stop:
-        before = read()
+    def start() -> Callable[[], float]:
+        before = [_number(package / "energy_uj") or 0 for package in packages]
 
         def stop() -> float:
-            growth = [after - earlier for after, earlier in zip(read(), before, strict=True)]
-            wraps = [_number(package / "max_energy_range_uj") or 0 for package in packages]
-            return 1e-6 * sum(g if g >= 0 else g + wrap for g, wrap in zip(growth, wraps, strict=True))
+            joules = 0.0
+            for package, earlier in zip(packages, before, strict=True):
+                growth = (_number(package / "energy_uj") or 0) - earlier
+                joules += 1e-6 * (growth if growth >= 0 else growth + (_number(package / "max_energy_range_uj") or 0))
+            return joules
 
         return stop
 
@@ -113,7 +102,7 @@ def _ina3221(root: Path) -> Source | None:
     return lambda: _integrate(watts)
 
 
-def _integrate(watts: Callable[[], float]) -> Stop:
+def _integrate(watts: Callable[[], float]) -> Callable[[], float]:
     """Starts to sample power in a thread."""
     samples = [(time.perf_counter(), watts())]
     stopping = threading.Event()
@@ -144,7 +133,7 @@ def _nvml() -> Source | None:
     def read() -> int:
         return sum(int(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in devices)
 
-    def start() -> Stop:
+    def start() -> Callable[[], float]:
         before = read()
         return lambda: 1e-3 * (read() - before)
 

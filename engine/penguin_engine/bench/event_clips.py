@@ -23,15 +23,6 @@ _MOVE_S = 0.6
 """Duration of a motion of an object or the camera."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """An event: its kind, its start and its end."""
-
-    kind: str
-    start_s: float
-    end_s: float
-
-
 @dataclass
 class _Thing:
     shape: str
@@ -47,13 +38,7 @@ class _Thing:
 class EventClip:
     """A clip of 320x240 pixels at 5 frames per second, planned when it is made and drawn when it is iterated.
 
-    Args:
-        seed: Seed of everything random.
-        seconds: Length of the clip.
-        calm: Whether the clip has disturbances only.
-
-    Attributes:
-        events: Events in order of time.
+    `events` are the start and end of each event in seconds; a calm clip has disturbances only.
     """
 
     def __init__(self, seed: int, seconds: float = 60.0, calm: bool = False):
@@ -77,7 +62,7 @@ class EventClip:
             picture += noise.normal(0, self._noise, picture.shape)
             yield Frame(np.clip(picture, 0, 255).astype(np.uint8), round(time_s * 1e9))
 
-    def _plan(self) -> list[Event]:
+    def _plan(self) -> list[tuple[float, float]]:
         events = []
         time_s = 5.0
         while time_s < self._seconds - 5:
@@ -93,7 +78,7 @@ class EventClip:
                 free[0].moves_s, free[0].shift = time_s, self._random.uniform(0.2, 0.8, 2) - free[0].place
             else:
                 self._camera.append((time_s, self._camera_shift()))
-            events.append(Event(kind, time_s, time_s + (_MOVE_S if kind in ("moves", "camera") else 0.0)))
+            events.append((time_s, time_s + (_MOVE_S if kind in ("moves", "camera") else 0.0)))
             time_s += self._random.uniform(4, 9)
         return events
 

@@ -34,7 +34,7 @@ def drawn_clips(count: int = 8, seconds: float = 60.0) -> Iterator[LabelledClip]
     for seed in range(count):
         for calm in (False, True):
             clip = EventClip(1000 * calm + seed, seconds, calm=calm)
-            yield LabelledClip(clip, [(event.start_s, event.end_s) for event in clip.events], seconds)
+            yield LabelledClip(clip, clip.events, seconds)
 
 
 def policy_speed(policy: KeyframePolicy, size: Size = FULL_HD, seconds: float = 10.0) -> dict[str, Any]:

@@ -23,13 +23,7 @@ _MATRIX = {"cpu": 2048, "cuda": 8192}
 def machine_limits(device: str, precision: str) -> dict[str, float]:
     """Returns the best memory bandwidth (bytes/s) and matrix rate (operations/s) that this machine reaches now.
 
-    Args:
-        device: "cpu", "cuda", "cuda:1", ... (ONNX Runtime's "tensorrt" is a CUDA device too).
-        precision: Precision of the variant that is measured. CPUs always multiply float32. GPUs have faster units for
-            16 bits, which quantised variants use too.
-
-    Raises:
-        EngineError: torch has no such device.
+    CPUs always multiply float32. GPUs have faster units for 16 bits, which quantised variants use too.
     """
     place = torch_device(device)
     return {
@@ -39,11 +33,7 @@ def machine_limits(device: str, precision: str) -> dict[str, float]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Returns torch's device for a runtime's device name.
-
-    Raises:
-        EngineError: torch cannot use it.
-    """
+    """Returns torch's device for a runtime's device name, also for ONNX Runtime's "tensorrt"."""
     kind, _, index = device.partition(":")
     if kind == "cpu":
         return torch.device("cpu")

@@ -14,32 +14,14 @@ from penguin_engine.export.checkpoint_to_onnx import decoder_shape
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import EngineError
+from penguin_models.tensor_files import released_name
 
 _BATCH_TOKENS = 512
 PRECISIONS = ("f32", "f16", "q8_0", "q4_0")
-_BLOCK_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def write_gguf(model: Path, path: Path, precision: str) -> Path:
-    """Writes the decoder of a checkpoint as GGUF unless the file exists, and returns its path.
-
-    The file has no vocabulary: the decoder is run on token ids.
-
-    Raises:
-        EngineError: the precision is unknown.
-    """
+    """Writes the decoder of a checkpoint as GGUF without vocabulary unless the file exists, and returns its path."""
     if precision not in PRECISIONS:
         raise EngineError(f"llama.cpp precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     import gguf
@@ -62,10 +44,12 @@ def write_gguf(model: Path, path: Path, precision: str) -> Path:
     writer.add_vocab_size(shape.vocab)
     writer.add_tokenizer_model("none")
     kind = gguf.GGMLQuantizationType[precision.upper()]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.layers)
     weights = CheckpointWeights(stored)
     for name in stored:
-        if (target := gguf_name(name)) is None:
+        if not name.startswith("language_model."):
             continue
+        target = names.get_name(released_name(name), try_suffixes=(".weight",))
         tensor = np.concatenate(list(weights.float_blocks(name)))
         if tensor.ndim == 1 or precision == "f32":
             writer.add_tensor(target, tensor)
@@ -89,16 +73,7 @@ def weight_bytes(path: Path) -> int:
 
 
 class LlamaSequence:
-    """A sequence of tokens in a llama.cpp context, with the operations of a `KVCache` that are measured.
-
-    Args:
-        path: GGUF file.
-        max_length: Tokens that the sequence must hold.
-        threads: CPU threads; llama.cpp's default if None.
-
-    Raises:
-        EngineError: llama.cpp cannot load the file, or has no memory for the context.
-    """
+    """A sequence of tokens in a llama.cpp context, with the operations of a `KVCache` that are measured."""
 
     def __init__(self, path: str, max_length: int, threads: int | None = None):
         import llama_cpp
@@ -132,15 +107,3 @@ class LlamaSequence:
     def truncate(self, length: int, /) -> None:
         """Removes what follows the first `length` tokens."""
         self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, length, -1)
-
-
-def gguf_name(ours: str) -> str | None:
-    """Returns llama.cpp's name of a decoder tensor; None for a tensor of encoder or projector."""
-    if not ours.startswith("language_model."):
-        return None
-    name = ours.removeprefix("language_model.").removeprefix("model.").removesuffix(".weight")
-    outer = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
-    if name in outer:
-        return f"{outer[name]}.weight"
-    _, layer, inner = name.split(".", 2)
-    return f"blk.{layer}.{_BLOCK_NAMES[inner]}.weight"

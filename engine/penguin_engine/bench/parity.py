@@ -38,6 +38,7 @@ TOLERANCES = {"pixels": 1e-5, "encoder": 2e-4, "projector": 2e-4, "logits": 2e-4
 """Largest absolute differences at float32; everything else must be equal."""
 _SUM_TOLERANCE = 1e-6
 """Largest relative difference of pixel sums, which the reference computed in float32."""
+_Tensors = dict[str, npt.NDArray[Any]]
 
 
 @dataclass
@@ -61,11 +62,10 @@ class Row:
 
     def check(self, name: str, ours: Any, expected: Any) -> None:
         """Records whether discrete results are equal."""
-        self.equal[name] = (
-            bool(np.array_equal(ours, expected)) if isinstance(expected, np.ndarray) else ours == expected
-        )
-        if not self.equal[name] and not self.note:
-            self.note = f"{name}: {_short(ours)} is not {_short(expected)}"
+        same = np.array_equal(ours, expected) if isinstance(expected, np.ndarray) else ours == expected
+        self.equal[name] = bool(same)
+        if not same and not self.note:
+            self.note = f"{name}: {ours!r:.60} is not {expected!r:.60}"
 
     def measure(self, name: str, ours: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
         """Records the largest absolute difference of two arrays."""
@@ -77,10 +77,7 @@ class Row:
 
 
 def run_parity(folder: str | Path) -> Iterator[Row]:
-    """Yields the result of each case.
-
-    Args:
-        folder: Folder in the form of the reference vectors.
+    """Yields the result of each case in a folder of reference vectors.
 
     Raises:
         MediaError: the folder is missing, holds nothing to compare, or a file has another form.
@@ -122,24 +119,16 @@ def _model_cases(folder: Path) -> Iterator[Row]:
         if isinstance(case, dict):
             row = Row(name)
             expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-            _compare_model(row, model, processor, folder / "media", case, expected, cases.get(f"{name}.pixel_sum"))
+            images, conversation, kinds = prepare_case(processor, folder / "media", case)
+            if kinds is not None:
+                row.check("keyframes", kinds, case["frame_types"])
+            row.check("text", render(conversation), case["text"])
+            _compare_pixels(row, images, expected, cases.get(f"{name}.pixel_sum"))
+            _compare_model(row, model, processor, images, conversation, expected)
             yield row
 
 
-@torch.inference_mode()
-def _compare_model(
-    row: Row,
-    model: PenguinVL,
-    processor: Processor,
-    media: Path,
-    case: dict[str, Any],
-    expected: dict[str, npt.NDArray[Any]],
-    pixel_sum: float | None,
-) -> None:
-    images, conversation, kinds = prepare_case(processor, media, case)
-    if kinds is not None:
-        row.check("keyframes", kinds, case["frame_types"])
-    row.check("text", render(conversation), case["text"])
+def _compare_pixels(row: Row, images: list[PatchedImage], expected: _Tensors, pixel_sum: float | None) -> None:
     row.check("grids", np.array([[1, *image.grid] for image in images]), expected["grid_sizes"])
     row.check("merge sizes", np.array([image.merge_size for image in images]), expected["merge_sizes"])
     pixels = np.concatenate([image.patches for image in images])
@@ -151,34 +140,33 @@ def _compare_model(
         total = float(pixels.sum(dtype=np.float64))
         row.equal["pixel sum"] = math.isclose(total, pixel_sum, rel_tol=_SUM_TOLERANCE, abs_tol=1e-2)
 
-    features = model.vision_encoder(
-        torch.from_numpy(pixels), [FrameShape(image.grid, image.merge_size) for image in images]
-    )
+
+@torch.inference_mode()
+def _compare_model(
+    row: Row,
+    model: PenguinVL,
+    processor: Processor,
+    images: list[PatchedImage],
+    conversation: list[dict[str, Any]],
+    expected: _Tensors,
+) -> None:
+    patches = torch.cat([torch.from_numpy(image.patches) for image in images])
+    features = model.vision_encoder(patches, [FrameShape(image.grid, image.merge_size) for image in images])
     row.measure("encoder", features.numpy(), expected["encoder"])
     row.measure("projector", model.vision_projector(features).numpy(), expected["projector"])
     ids = processor.prompt_ids(conversation, [image.tokens for image in images])
     row.check("ids", ids[None], expected["input_ids"])
     output = model(torch.from_numpy(ids)[None], images, logits_to_keep=expected["logits_last8"].shape[1])
     row.measure("logits", output.logits.numpy(), expected["logits_last8"])
-    _compare_generated(row, model, processor, images, conversation, expected["generated"])
 
-
-def _compare_generated(
-    row: Row,
-    model: PenguinVL,
-    processor: Processor,
-    images: list[PatchedImage],
-    conversation: list[dict[str, Any]],
-    expected: npt.NDArray[Any],
-) -> None:
-    runtime, new_tokens = TorchRuntime(model), expected.shape[1]
+    runtime, new_tokens = TorchRuntime(model), expected["generated"].shape[1]
     prompt = interleave(processor.prompt_segments(conversation), runtime.encode(images))
     cache = runtime.open_cache(sum(map(segment_length, prompt)) + new_tokens)
     generation = Generation()
     for _ in generate(cache, cache.append(prompt), processor, Sampling(max_new_tokens=new_tokens), generation):
         pass
     ours = generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
-    row.check("generated", np.array([ours]), expected)
+    row.check("generated", np.array([ours]), expected["generated"])
 
 
 def prepare_case(
@@ -264,11 +252,6 @@ def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _COMPARISONS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -29,11 +29,6 @@ class ScoreChange:
     variant: float  # of the variant
     interval: tuple[float, float] | None = None  # 95 % interval of variant minus full precision, if known
 
-    @property
-    def may_be_chance(self) -> bool:
-        """Whether the interval reaches 0, so that a loss is not significant."""
-        return self.interval is not None and self.interval[1] >= 0
-
 
 @dataclass
 class Comparison:
@@ -52,20 +47,17 @@ class Comparison:
         "failures" are limits that the variant breaks. "doubts" are scores that fall too much, though chance may
         explain it. "good" is None if the variant has no failures, but was not scored or leaves doubts.
         """
-        failures = [
-            f"{name} is {value:.4f}, at least {least:g} is required"
-            for name, value, least in (
-                ("agreement", self.agreement, limits.agreement),
-                ("cosine", self.cosine, limits.cosine),
-            )
-            if not value >= least  # also NaN
-        ]
+        failures = []
+        for name in ("agreement", "cosine"):
+            value, least = getattr(self, name), getattr(limits, name)
+            if not value >= least:  # also NaN
+                failures.append(f"{name} is {value:.4f}, at least {least:g} is required")
         doubts = []
         for name, score in self.scores.items():
             if score.full - score.variant <= limits.score_loss:
                 continue
             fall = f"{name} falls from {score.full:.4f} to {score.variant:.4f}, by more than {limits.score_loss:g}"
-            if score.interval is not None and score.may_be_chance:
+            if score.interval is not None and score.interval[1] >= 0:  # chance may explain the loss
                 low, high = score.interval
                 doubts.append(f"{fall} (95 % interval of the change {low:+.4f} to {high:+.4f})")
             else:
@@ -82,11 +74,7 @@ def compare_logits(
 ) -> Comparison:
     """Lets full precision answer prompts and compares the logits at every step; the variant reads the same tokens.
 
-    Args:
-        full: The model at full precision.
-        variant: The same model, quantised.
-        prompts: For each prompt, its text split at the images, and the images.
-        steps: Length of each answer in tokens.
+    A prompt is its text split at the images, and the images; each answer has `steps` tokens.
     """
     pairs: list[tuple[Float32Array, Float32Array]] = []
     for texts, images in prompts:

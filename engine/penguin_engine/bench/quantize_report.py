@@ -15,6 +15,7 @@ from penguin_engine.export.manifest import EMBEDDINGS
 from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
+from penguin_engine.runtimes.onnx_session import best_device
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor, Visual
 from penguin_models.types import FrameKind, PatchedImage, Size, UInt8Array
@@ -39,15 +40,7 @@ def quantize_and_compare(
 ) -> dict[str, Any]:
     """Exports a checkpoint with a quantised decoder, and compares the export with the checkpoint on torch.
 
-    Args:
-        model: Checkpoint folder, or `owner/name` on the model hub.
-        folder: Where the export goes.
-        profile: Profile of the export.
-        quantization: Which layers are quantised, and how.
-        samples: Images to calibrate and compare with; if empty, drawn ones, different for the two purposes.
-        vision_dtype: Type of encoder and projector; 16-bit if None.
-        score: Evaluates both; no scores if None.
-        limits: Limits that a good variant keeps.
+    Calibration and comparison use the samples; without any, drawn images, different for the two purposes.
 
     Returns:
         Sizes and the verdict as plain types.
@@ -56,18 +49,19 @@ def quantize_and_compare(
         CheckpointError: the checkpoint cannot be read.
         EngineError: the model cannot be exported with these options, or the export cannot be compared here.
     """
-    _check_comparable(vision_dtype)
+    if vision_dtype == "bfloat16" and best_device() == "cpu":
+        raise EngineError(
+            "ONNX Runtime has no bfloat16 on a CPU, where the variant would be compared; use --vision-dtype float16 "
+            "or float32, or a machine with a GPU and onnxruntime-gpu"
+        )
     calibration = list(samples) or drawn_samples(_CALIBRATION_SAMPLES)
     compared = list(samples) or drawn_samples(_CALIBRATION_SAMPLES + _COMPARED_SAMPLES)[-_COMPARED_SAMPLES:]
     options = ExportOptions(profile, vision_dtype=vision_dtype, quantization=quantization, samples=calibration)
     manifest = export(model, folder, options)
     variant, processor = open_runtime("onnx", folder)
     full, _ = open_runtime("torch", model, precision="float32")
-    prompts = [
-        _prompt(processor, image, question, as_video=number % 2 == 1)
-        for number, image in enumerate(compared)
-        for question in _QUESTIONS
-    ]
+    shown = [(image, number % 2 == 1) for number, image in enumerate(compared)]
+    prompts = [_prompt(processor, *image, question) for image in shown for question in _QUESTIONS]
     comparison = compare_logits(full, variant, prompts)
     if score is not None:
         comparison.scores = score(full, variant, processor)
@@ -80,30 +74,17 @@ def quantize_and_compare(
             "embeddings": manifest.files[EMBEDDINGS].bytes,
             "float32_decoder": 4 * (manifest.decoder.linear_weights + manifest.decoder.head_weights),
         },
-        "runtimes": {"full": _describe(full), "variant": _describe(variant)},
+        "runtimes": {
+            side: {"runtime": info.name, "device": info.device, "dtype": info.dtype}
+            for side, info in (("full", full.info), ("variant", variant.info))
+        },
         "compared_on": "samples" if samples else "drawn images that were not calibrated on",
         "comparison": comparison.judge(limits or Limits()),
     }
 
 
-def _check_comparable(vision_dtype: str | None) -> None:
-    """Raises EngineError if ONNX Runtime cannot run the variant on this machine."""
-    from penguin_engine.runtimes.onnx_session import best_device
-
-    if vision_dtype == "bfloat16" and best_device() == "cpu":
-        raise EngineError(
-            "ONNX Runtime has no bfloat16 on a CPU, where the variant would be compared; use --vision-dtype float16 "
-            "or float32, or a machine with a GPU and onnxruntime-gpu"
-        )
-
-
-def _describe(runtime: Runtime) -> dict[str, str]:
-    info = runtime.info
-    return {"runtime": info.name, "device": info.device, "dtype": info.dtype}
-
-
 def _prompt(
-    processor: Processor, image: UInt8Array, question: str, as_video: bool
+    processor: Processor, image: UInt8Array, as_video: bool, question: str
 ) -> tuple[list[list[int]], list[PatchedImage]]:
     """Returns text and patches of a question about an image or a video of one frame."""
     size = Size(*image.shape[:2])

@@ -43,14 +43,7 @@ def token_rates(cache: KVCache | LlamaSequence, prompt_tokens: int, new_tokens: 
 def runtime_rates(
     runtime: Runtime, prompt_tokens: int = 512, new_tokens: int = 32, frames: int = 3
 ) -> dict[str, float]:
-    """Returns encode, prefill and decode rates.
-
-    Args:
-        runtime: runs the model.
-        prompt_tokens: tokens that are prefilled at once.
-        new_tokens: tokens that are decoded one by one.
-        frames: frames that are encoded together.
-    """
+    """Returns the rates of encoding frames together, and of prefilling and then decoding tokens."""
     random = np.random.default_rng(0)
     patches = random.standard_normal((frames, FRAME.area, _PATCH_VALUES), dtype=np.float32)
     images = [PatchedImage(frame, FRAME, 2) for frame in patches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 from penguin_engine.bench.machine import timed
@@ -36,12 +37,7 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int, repe
         session.prefill_pending()
     request = Request.prepare(processor, _QUESTION, _FIRST)
     first = session.ask(request)
-    stored = session.memory.frames
-    prompt: list[PromptSegment] = []
-    for number, seen in enumerate(stored):
-        time_s = (seen.stamp_ns - stored[0].stamp_ns) * 1e-9
-        prompt += [processor.video_time_ids(time_s, first=number == 0), seen.encoded]
-    prompt.append(request.token_ids)
+    prompt = [*_scene_segments(session, processor), request.token_ids]
 
     def fresh() -> None:
         cache = runtime.open_cache(first.prompt_tokens + 64)
@@ -60,13 +56,21 @@ def first_token(runtime: Runtime, processor: Processor, visual_tokens: int, repe
     reused_s = timed(lambda: session.ask(request), 0, repeats)
     fresh_s = timed(fresh, 0, repeats)
     offline_s = timed(offline, 0, repeats) if importlib.util.find_spec("torch") else None
-    session.close()
-    return {
+    result = {
         "visual_tokens": first.visual_tokens,
-        "frames": len(stored),
+        "frames": len(session.memory.frames),
         "reused_s": reused_s,
         "fresh_s": fresh_s,
         "offline_s": offline_s,
         "fresh_over_reused": fresh_s / reused_s,
         "offline_over_reused": offline_s and offline_s / reused_s,
     }
+    session.close()
+    return result
+
+
+def _scene_segments(session: SceneSession, processor: Processor) -> Iterator[PromptSegment]:
+    frames = session.memory.frames
+    for frame in frames:
+        yield processor.video_time_ids((frame.stamp_ns - frames[0].stamp_ns) * 1e-9, first=frame is frames[0])
+        yield frame.encoded

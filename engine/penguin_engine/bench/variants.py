@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -63,11 +65,7 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """Reads a variant.
-
-        Raises:
-            EngineError: the runtime is unknown.
-        """
+        """Reads RUNTIME:PRECISION; raises EngineError if the runtime is unknown."""
         worker, _, precision = text.partition(":")
         if worker not in WORKERS or not precision:
             raise EngineError(
@@ -104,11 +102,7 @@ def compare_variants(
 ) -> Iterator[dict[str, Any]]:
     """Measures variants one after another, each in a process of its own.
 
-    Args:
-        model: Checkpoint folder.
-        work: Folder for exports; those of an earlier run are used again.
-        variants: Variants to measure.
-        settings: How much is measured; kind, path, precision and threads are filled in.
+    Exports go to the folder `work`; those of an earlier run are used again. `settings` say how much is measured.
 
     Yields:
         One result per variant, with its share of each limit between 0 and about 1.
@@ -133,11 +127,7 @@ def compare_variants(
 
 
 def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> Path:
-    """Returns the folder or file that a variant runs: the checkpoint, or what is exported and built from it.
-
-    Raises:
-        EngineError: a package is missing, or the checkpoint has no such variant.
-    """
+    """Returns what a variant runs: the checkpoint, or the folder or file that is exported and built from it."""
     if missing := variant.missing_packages:
         raise EngineError(
             f"{variant} needs {' and '.join(missing)}: pip install {' '.join(missing)} (on a Jetson: docs/jetson.md)"
@@ -157,16 +147,16 @@ def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> P
         samples = drawn_samples(_CALIBRATION_SAMPLES)
         export(model, folder, ExportOptions(variant.profile, dtype, quantization=quantization, samples=samples))
     if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
-        from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
+        from penguin_engine.runtimes.tensorrt.build import build
 
-        build(folder, device, BuildOptions(limits=_PLAN_LIMITS))
+        build(folder, device, _PLAN_LIMITS)
     return folder
 
 
 def _checkpoint_key(model: Path) -> str:
     """Returns a hash of the names, sizes and times of a checkpoint's files, so that a retrained one differs."""
-    stats = {path.name: path.stat() for path in model.iterdir() if path.is_file()}
-    files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
+    stats = sorted((path.name, path.stat()) for path in model.iterdir() if path.is_file())
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(repr((str(model.resolve()), files)).encode()).hexdigest()[:12]
 
 
@@ -187,12 +177,8 @@ def exported_weight_bytes(folder: Path) -> int:
     import onnx
 
     graph = onnx.load(folder / DECODER, load_external_data=False).graph
-    total = 0
-    for tensor in graph.initializer:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        if entries and not tensor.name.startswith("rotary_"):
-            total += int(entries["length"])
-    return total
+    weights = [tensor for tensor in graph.initializer if not tensor.name.startswith("rotary_")]
+    return sum(int(entry.value) for tensor in weights for entry in tensor.external_data if entry.key == "length")
 
 
 def limit_fractions(
@@ -226,11 +212,7 @@ def _encoder_operations(config: EncoderConfig, hidden: int) -> float:
 
 
 def measure_in_own_process(variant: Variant, settings: WorkerSettings) -> dict[str, Any]:
-    """Returns the result of a worker process.
-
-    Raises:
-        EngineError: the worker failed.
-    """
+    """Returns the result of a worker process; raises EngineError if it failed."""
     command = [sys.executable, "-m", "penguin_engine.bench.worker_process", json.dumps(asdict(settings))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -242,18 +224,10 @@ def measure_in_own_process(variant: Variant, settings: WorkerSettings) -> dict[s
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """Returns facts about the machine, and the versions of the packages that run on it."""
-    packages = ("onnxruntime", "transformers", "tensorrt", "llama_cpp_python")
     versions = {}
-    for name in packages:
-        try:
+    for name in ("onnxruntime", "transformers", "tensorrt", "llama_cpp_python"):
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return {
-        **machine_facts(),
-        "memory_bytes": 1024 * int(meminfo["MemTotal"].split()[0]),
-        "versions": versions,
-        "device": device,
-        "gpu": device_name(device),
-    }
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    facts = {"memory_bytes": memory_bytes, "versions": versions, "device": device, "gpu": device_name(device)}
+    return machine_facts() | facts

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,7 @@ from penguin_engine.export.manifest import (
     DECODER,
     DTYPES,
     EMBEDDINGS,
+    MANIFEST,
     PLAN_FILES,
     PLAN_FOLDER,
     PLAN_STAGING,
@@ -42,9 +43,11 @@ from penguin_engine.export.manifest import (
     Profile,
     exported_names,
     hash_files,
+    write_json,
 )
 from penguin_engine.export.quantize import REPORT, Quantization
 from penguin_engine.export.staging import check_movable, put_into_place, staging, writing
+from penguin_models.atomic_write import PARTIAL_SUFFIX
 from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, UInt8Array
@@ -64,15 +67,10 @@ class ExportOptions:
 
 
 def export(model: str | Path, folder: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Exports a checkpoint.
+    """Exports a checkpoint, a folder or `owner/name` on the model hub.
 
     The folder appears when it is complete. It replaces an earlier export of the same name and that export's TensorRT
     plans, except for their timing cache; a folder that contains anything else is left unchanged.
-
-    Args:
-        model: Checkpoint folder, or `owner/name` on the model hub.
-        folder: Folder to create.
-        options: What to write.
 
     Raises:
         CheckpointError: The checkpoint is missing or incomplete.
@@ -98,7 +96,6 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
         with writing(folder):
             staged = temporary / "export"
             processor.save_pretrained(staged)
-            tokenizer = sorted(file.name for file in staged.iterdir())
             graphs.write(staged, checkpoint, shape, frequencies)
             manifest = Manifest(
                 source=str(model),
@@ -111,13 +108,11 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
                 decoder=shape,
                 image_token_id=processor.image_token_id,
                 end_token_ids=processor.end_token_ids,
-                preprocessor=processor.images.to_dict(),
-                tokenizer=tuple(tokenizer),
-                quantization=options.quantization.describe() if options.quantization else None,
+                quantization=asdict(options.quantization) if options.quantization else None,
                 activation_ranges=calibration.summary() if calibration else {},
                 files=hash_files(staged, [file.name for file in staged.iterdir()]),
             )
-            manifest.write(staged)
+            write_json(manifest, staged / MANIFEST)
             _check_replaceable(folder)  # again, because the export may have taken hours
             if (timings := folder / PLAN_FOLDER / TIMING_CACHE).is_file():
                 (staged / PLAN_FOLDER).mkdir()
@@ -264,7 +259,7 @@ def _foreign_file(folder: Path, exported: set[str]) -> Path | None:
     plans = folder / PLAN_FOLDER
     found = [path for path in folder.iterdir() if path.name not in exported | {REPORT, PLAN_FOLDER, PLAN_STAGING}]
     found += [path for path in plans.iterdir() if path.name not in PLAN_FILES] if plans.is_dir() else []
-    return min(found, default=None)
+    return min((path for path in found if path.suffix != PARTIAL_SUFFIX), default=None)
 
 
 def _check_operators(profile: Profile, quantization: Quantization | None) -> None:

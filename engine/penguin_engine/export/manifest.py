@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ MANIFEST = "manifest.json"
 VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 PLAN_FOLDER, PLAN_MANIFEST = "tensorrt", "plan.json"
 VISION_PLAN, DECODER_PLAN, TIMING_CACHE = "vision.plan", "decoder.plan", "timing.cache"
-PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, "timing.partial"}
+PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE}
 PLAN_STAGING = ".building"
 """Folder inside an export in which TensorRT plans are staged while they are built."""
 MASKED = -1e9
@@ -115,8 +116,6 @@ class Manifest:
     decoder: DecoderShape
     image_token_id: int  # id of `<image>`
     end_token_ids: tuple[int, ...]  # ids that end an answer
-    preprocessor: dict[str, Any]  # how pixels become patches, as in `preprocessor_config.json`
-    tokenizer: tuple[str, ...]  # names of the tokenizer's files
     quantization: dict[str, Any] | None = None  # how the decoder's weights were quantised; None if they were not
     activation_ranges: dict[str, float] = field(default_factory=dict)  # result of the float16 check; empty without it
     files: dict[str, ExportedFile] = field(default_factory=dict)  # every file by name
@@ -128,18 +127,13 @@ class Manifest:
     @property
     def precision(self) -> str:
         """Name that `--precision` accepts for this folder: the quantisation, or the type of the weights."""
-        return str(self.quantization["name"]) if self.quantization else self.dtype
-
-    def write(self, folder: Path) -> None:
-        """Writes `manifest.json`."""
-        write_json(self, folder / MANIFEST)
+        return str(self.quantization["kind"]) if self.quantization else self.dtype
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Reads the manifest of an exported folder and checks the folder's files against it.
+        """Reads the manifest of an exported folder and checks sizes of all files and hashes of small ones.
 
-        Compares the sizes of all files and the hashes of small ones; `verify` also hashes the weights, which takes
-        seconds to minutes.
+        `verify` also hashes the weights, which takes seconds to minutes.
 
         Raises:
             EngineError: The folder is missing, not an exported folder, incomplete or of another version.
@@ -160,20 +154,13 @@ class Manifest:
             if size != file.bytes:
                 found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
                 raise EngineError(f"{folder / name} {found}; copy or export the folder again")
-        manifest._check_hashes(folder, [name for name, file in manifest.files.items() if file.bytes <= _SMALL_BYTES])
+        manifest.verify(folder, _SMALL_BYTES)
         return manifest
 
-    def verify(self, folder: Path) -> None:
-        """Checks the hash of every file.
-
-        Raises:
-            EngineError: A file has changed since the export.
-        """
-        self._check_hashes(folder, self.files)
-
-    def _check_hashes(self, folder: Path, names: Iterable[str]) -> None:
-        for name in names:
-            if hash_file(folder / name).sha256 != self.files[name].sha256:
+    def verify(self, folder: Path, largest_bytes: float = math.inf) -> None:
+        """Raises EngineError if the hash of a file of at most this size has changed since the export."""
+        for name, file in self.files.items():
+            if file.bytes <= largest_bytes and hash_file(folder / name).sha256 != file.sha256:
                 raise EngineError(
                     f"{folder / name} has changed since the export: its hash differs; copy or export it again"
                 )
@@ -198,11 +185,7 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def read_json(kind: type[T], path: Path) -> T:
-    """Reads a dataclass that `write_json` wrote.
-
-    Raises:
-        ValueError: The content is damaged or of another version.
-    """
+    """Reads a dataclass that `write_json` wrote; raises ValueError if it is damaged or of another version."""
     raw = json.loads(path.read_text())
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise ValueError(f"it is not a JSON object of format {FORMAT}")

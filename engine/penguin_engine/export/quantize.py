@@ -5,8 +5,7 @@ Encoder and projector stay 16-bit and the KV cache is float16. The arithmetic is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from penguin_engine.export.graphs.decoder import HEAD
 from penguin_models.errors import EngineError
@@ -29,8 +28,6 @@ class Quantization:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(KINDS)}")
-        if self.keep_blocks < 0:
-            raise EngineError(f"keep_blocks is {self.keep_blocks}, it must be at least 0")
 
     @classmethod
     def default(cls, kind: str, contrib: bool) -> Quantization:
@@ -48,7 +45,3 @@ class Quantization:
         sensitive = {name: block in ends for name, block in block_of.items()} | {HEAD: self.keep_head}
         kinds = {name: self.sensitive if is_sensitive else self.kind for name, is_sensitive in sensitive.items()}
         return {name: kind for name, kind in kinds.items() if kind is not None}
-
-    def describe(self) -> dict[str, Any]:
-        """Returns the settings as they are written to the manifest."""
-        return {"name": self.kind, **asdict(self)}

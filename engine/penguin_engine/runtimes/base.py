@@ -45,13 +45,16 @@ TokenIds: TypeAlias = Sequence[int]
 PromptSegment: TypeAlias = TokenIds | VisualTokens
 
 
-class KVCache(Protocol):
-    """The keys and values of one token sequence, with memory for a fixed maximum length."""
+class KVCache(ABC):
+    """The keys and values of one token sequence, with memory for a fixed maximum length.
 
-    @property
-    def length(self) -> int:
-        """Number of cached tokens."""
-        ...
+    This base class counts cached tokens, checks that new ones fit, and undoes an append that failed.
+    """
+
+    def __init__(self, max_length: int):
+        self.length = 0  # number of cached tokens
+        self._max_length = max_length
+        self._closed = False
 
     def append(self, segments: Sequence[PromptSegment]) -> Float32Array:
         """Extends the cached sequence and returns when the result is available.
@@ -68,24 +71,39 @@ class KVCache(Protocol):
             ContextLengthError: The segments do not fit; nothing was appended.
             DeviceMemoryError, EngineError: The device failed or has too little memory; nothing was appended.
         """
-        ...
+        assert not self._closed, "the cache is closed"
+        before, new = self.length, sum(segment_length(segment) for segment in segments)
+        check_fits(before + new, self._max_length, "the cache")
+        assert new > 0, "nothing to append"
+        try:
+            return self._extend(segments, new)
+        except BaseException:
+            self.truncate(before)
+            raise
 
     def truncate(self, length: int) -> None:
         """Drops all tokens after the first `length`, which must not exceed the current length; costs nothing."""
-        ...
+        assert 0 <= length <= self.length, f"cannot truncate {self.length} tokens to {length}"
+        self.length = length
 
     def close(self) -> None:
         """Frees the cache's memory; calling it again does nothing."""
-        ...
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    @abstractmethod
+    def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
+        """Appends `new` tokens, adds them to `length` and returns the logits after the last one."""
+
+    @abstractmethod
+    def _free(self) -> None: ...
 
 
 class Runtime(Protocol):
     """A loaded model on one device."""
 
-    @property
-    def info(self) -> RuntimeInfo:
-        """Name, device, type and limits; also available after `close`."""
-        ...
+    info: RuntimeInfo  # also available after `close`
 
     def encode(self, images: Sequence[PatchedImage]) -> Sequence[VisualTokens]:
         """Encodes images to visual tokens; may return while the device still works (see `synchronize`).
@@ -121,51 +139,6 @@ class Runtime(Protocol):
         Close all caches and drop all visual tokens first: their memory is freed with them, not by the runtime.
         """
         ...
-
-
-class BoundedCache(ABC):
-    """Base of the KV caches: counts cached tokens, checks that new ones fit, and undoes an append that failed."""
-
-    def __init__(self, max_length: int):
-        self._max_length = max_length
-        self._length = 0
-        self._closed = False
-
-    @property
-    def length(self) -> int:
-        """See `KVCache.length`."""
-        return self._length
-
-    def append(self, segments: Sequence[PromptSegment]) -> Float32Array:
-        """See `KVCache.append`."""
-        assert not self._closed, "the cache is closed"
-        before, new = self._length, sum(segment_length(segment) for segment in segments)
-        check_fits(before + new, self._max_length, "the cache")
-        assert new > 0, "nothing to append"
-        try:
-            return self._extend(segments, new)
-        except BaseException:
-            self.truncate(before)
-            raise
-
-    def truncate(self, length: int) -> None:
-        """See `KVCache.truncate`."""
-        assert 0 <= length <= self._length, f"cannot truncate {self._length} tokens to {length}"
-        self._length = length
-
-    def close(self) -> None:
-        """See `KVCache.close`."""
-        if not self._closed:
-            self._closed = True
-            self._free()
-
-    @abstractmethod
-    def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
-        """Appends `new` tokens, adds them to `_length` and returns the logits after the last one."""
-
-    @abstractmethod
-    def _free(self) -> None:
-        """Frees the memory."""
 
 
 def segment_length(segment: PromptSegment) -> int:

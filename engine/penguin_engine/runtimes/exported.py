@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import numpy.typing as npt
 from penguin_engine.export.manifest import EMBEDDINGS, Manifest
 from penguin_engine.runtimes.base import PromptSegment, segment_length
 from penguin_models.errors import EngineError
-from penguin_models.types import Int64Array, PatchedImage, Size
+from penguin_models.images import patch_positions
+from penguin_models.types import PatchedImage
 
 Array = npt.NDArray[Any]
 STORAGE: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
@@ -138,21 +138,12 @@ def _pack(images: Sequence[PatchedImage], indices: Sequence[int]) -> VisionPass:
     merged = frames[0].merge_size ** 2
     inputs: dict[str, Array] = {
         "patches": np.concatenate([frame.patches for frame in frames]),
-        "positions": np.concatenate([numpy_patch_positions(frame.grid, frame.merge_size) for frame in frames]),
+        "positions": np.concatenate([patch_positions(frame.grid, frame.merge_size) for frame in frames]),
         "slots": slots,
         "places": np.flatnonzero(slots >= 0),
         "blocks": np.arange(lengths.sum()).reshape(-1, merged),
     }
     return VisionPass(tuple(indices), tuple(frame.tokens for frame in frames), inputs)
-
-
-@lru_cache(maxsize=256)
-def numpy_patch_positions(grid: Size, merge_size: int) -> Int64Array:
-    """Returns row and column of each patch in block order, int64 [N, 2]; `encoder.patch_positions` without torch."""
-    m = merge_size
-    positions = np.stack(np.meshgrid(np.arange(grid.height), np.arange(grid.width), indexing="ij"), axis=-1)
-    blocks = positions.reshape(grid.height // m, m, grid.width // m, m, 2).swapaxes(1, 2)
-    return np.ascontiguousarray(blocks.reshape(-1, 2))
 
 
 def check_precision(manifest: Manifest, precision: str | None, folder: Path) -> None:

@@ -72,8 +72,7 @@ def _open_torch(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    at_revision = {} if revision is None else {"revision": revision}
-    model, processor = load_pretrained(path, precision, device, **at_revision)
+    model, processor = load_pretrained(path, precision, device, revision=revision)
     return TorchRuntime(model), processor
 
 

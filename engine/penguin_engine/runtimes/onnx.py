@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from penguin_engine.export.manifest import DECODER, MASKED, PROFILES, VISION, DecoderShape, Manifest
-from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits
+from penguin_engine.runtimes.base import KVCache, PromptSegment, RuntimeInfo, check_fits
 from penguin_engine.runtimes.exported import (
     STORAGE,
     TOKENS_PER_STEP,
@@ -53,12 +53,7 @@ class OnnxRuntime:
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         self._table = EmbeddingTable(folder, manifest)
         decoder = manifest.decoder
-        self._info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
-
-    @property
-    def info(self) -> RuntimeInfo:
-        """See `Runtime.info`."""
-        return self._info
+        self.info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
         """See `Runtime.encode`; visual tokens are stored in host memory."""
@@ -75,7 +70,7 @@ class OnnxRuntime:
     def open_cache(self, max_length: int) -> OnnxCache:
         """See `Runtime.open_cache`."""
         assert self._decoder is not None, "the runtime is closed"
-        check_fits(max_length, self._info.context_length, "the cache")
+        check_fits(max_length, self.info.context_length, "the cache")
         return OnnxCache(self._decoder, self._table, self.manifest, self._device, max_length)
 
     def synchronize(self) -> None:
@@ -103,7 +98,7 @@ class OnnxRuntime:
         return tokens
 
 
-class OnnxCache(BoundedCache):
+class OnnxCache(KVCache):
     """A `KVCache` whose memory is reserved once."""
 
     def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
@@ -128,7 +123,7 @@ class OnnxCache(BoundedCache):
         del self._memory, self._binding, self._session
 
     def _step(self, embeddings: Array) -> Float32Array:
-        length, new = self._length, embeddings.shape[0]
+        length, new = self.length, embeddings.shape[0]
         inputs = {"embeddings": embeddings, **self._memory.bind(length, new)}
         if self._contrib:
             inputs["last_position"] = np.array([length + new - 1], np.int32)
@@ -140,7 +135,7 @@ class OnnxCache(BoundedCache):
         logits: Float32Array = np.empty((1, self._vocab), np.float32)
         _bind_host_output(self._binding, "logits", logits, "float32")
         run(self._session, self._binding, f"appending {new} tokens to {length}", "lower the token budget")
-        self._length += new
+        self.length += new
         return logits.reshape(-1)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits, segment_length
+from penguin_engine.runtimes.base import KVCache, PromptSegment, RuntimeInfo, check_fits, segment_length
 from penguin_engine.runtimes.torch_graphs import CacheTensors, CudaGraphRecorder, DecodingSteps, Recorder
 from penguin_models.errors import oom_as_error
 from penguin_models.types import Float32Array, PatchedImage
@@ -46,30 +46,21 @@ class TorchRuntime:
         self._model: PenguinVL | None = model
         self._device, self._record = model.device, record
         dtype, config = str(model.dtype).removeprefix("torch."), model.config
-        self._info = RuntimeInfo("torch", str(model.device), dtype, config.context_length, config.vocab_size)
-
-    @property
-    def info(self) -> RuntimeInfo:
-        """See `Runtime.info`."""
-        return self._info
+        self.info = RuntimeInfo("torch", str(model.device), dtype, config.context_length, config.vocab_size)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PatchedImage]) -> list[TorchVisualTokens]:
-        """See `Runtime.encode`.
-
-        Raises:
-            DeviceMemoryError: The images do not fit into the device's memory together.
-        """
+        """See `Runtime.encode`; all images together must fit into the device's memory."""
         assert self._model is not None, "the runtime is closed"
         patches = sum(image.grid.area for image in images)
-        with oom_as_error(f"encoding {patches} patches on {self._info.device}", _REMEDY):
+        with oom_as_error(f"encoding {patches} patches on {self.info.device}", _REMEDY):
             # Cloned, because a view would keep the tokens of all images encoded with it alive.
             return [TorchVisualTokens(tokens.clone()) for tokens in self._model.encode(images)]
 
     def open_cache(self, max_length: int) -> TorchCache:
         """See `Runtime.open_cache`; memory is reserved by the first `append`."""
         assert self._model is not None, "the runtime is closed"
-        check_fits(max_length, self._info.context_length, "the cache")
+        check_fits(max_length, self.info.context_length, "the cache")
         record = self._record
         if record is None and self._device.type == "cuda":
             record = CudaGraphRecorder(self._device)
@@ -88,7 +79,7 @@ class TorchRuntime:
             torch.cuda.empty_cache()
 
 
-class TorchCache(BoundedCache):
+class TorchCache(KVCache):
     """A `KVCache` whose memory is reserved once: appending never copies cached tokens."""
 
     def __init__(self, model: PenguinVL, max_length: int, record: Recorder | None):
@@ -100,18 +91,18 @@ class TorchCache(BoundedCache):
 
     @torch.inference_mode()
     def _extend(self, segments: Sequence[PromptSegment], new: int) -> Float32Array:
-        action = f"a cache of {self._max_length} tokens, {self._length + new} of them in use,"
+        action = f"a cache of {self._max_length} tokens, {self.length + new} of them in use,"
         with oom_as_error(action, _REMEDY):
             logits: Float32Array = self._logits(segments, new).float().cpu().numpy()
-        self._length += new
+        self.length += new
         return logits
 
     def _logits(self, segments: Sequence[PromptSegment], new: int) -> Tensor:
         segment = segments[0]
-        if self._steps is not None and self._length and new == len(segments) == 1 and isinstance(segment, Sequence):
-            return self._steps.run(segment[0], self._length)
+        if self._steps is not None and self.length and new == len(segments) == 1 and isinstance(segment, Sequence):
+            return self._steps.run(segment[0], self.length)
         embeddings = torch.cat([self._embed(segment) for segment in segments if segment_length(segment)])[None]
-        chunk = new if self._length == 0 else _CHUNK_TOKENS
+        chunk = new if self.length == 0 else _CHUNK_TOKENS
         for start in range(0, new, chunk):
             output = self._model.language_model(
                 inputs_embeds=embeddings[:, start : start + chunk],

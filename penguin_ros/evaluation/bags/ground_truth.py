@@ -23,15 +23,11 @@ class TruthTopic:
     """The expected boxes of one topic over time."""
 
     topic: str
-    stamps_ns: tuple[int, ...]  # of its messages, in order
-    objects: tuple[tuple[ExpectedObject, ...], ...]  # of each message, with boxes in pixels
+    stamps_ns: tuple[int, ...]  # stamps of its messages, in order
+    objects: tuple[tuple[ExpectedObject, ...], ...]  # objects of each message, with boxes in pixels
 
     def at(self, stamp_ns: int) -> tuple[ExpectedObject, ...]:
-        """Returns the objects of the message closest to an image.
-
-        Raises:
-            EvaluationError: No message is within half a second.
-        """
+        """Returns the objects of the message closest to an image; raises EvaluationError if none is within 0.5 s."""
         distances_ns = np.abs(np.array(self.stamps_ns) - stamp_ns)
         closest = int(np.argmin(distances_ns))
         if distances_ns[closest] > MAX_DISTANCE_S * 1e9:
@@ -43,12 +39,7 @@ class TruthTopic:
 
 
 def read_truth(path: Path, topic: str) -> TruthTopic:
-    """Reads the expected boxes of a topic.
-
-    Raises:
-        MediaError: The bag cannot be read.
-        EvaluationError: The topic is missing, has no messages, or has another type.
-    """
+    """Reads the expected boxes of a topic; raises EvaluationError if it is missing, is empty or has another type."""
     with open_bag(path) as reader:
         types = {c.topic: c.msgtype for c in reader.connections}
         if topic not in types:

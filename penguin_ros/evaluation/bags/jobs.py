@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
+from penguin_engine.scene.generation import Sampling
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic
-from penguin_ros.evaluation.bags.methods import Asked
 from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, question_key
+from penguin_ros.evaluation.records import AnswerKey, AnswerRecord, ModelSpec, RunSettings, answer_key
 
-AnswerKey: TypeAlias = tuple[str, str, str]
-"""Question, method and question key (see `question_key`)."""
 SINGLE_CAMERA_METHODS = ("last-4", "offline")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of a bag."""
+
+    question: Question
+    cameras: tuple[str, ...]  # at least one
+    stamp_ns: int  # when it is asked
+    start_ns: int  # when its clock starts: at the first image of its first camera
+    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class BagJob:
     truth: dict[str, TruthTopic]  # topics of the bag with expected boxes, by name
     model: ModelSpec
     settings: RunSettings
-    done: dict[AnswerKey, AnswerRecord] = field(default_factory=dict)  # answers of an earlier run
+    done: Mapping[AnswerKey, AnswerRecord] = field(default_factory=dict)  # answers of an earlier run
 
     def asked(self) -> list[Asked]:
         """Returns the questions in the order in which they are asked."""
@@ -35,7 +43,7 @@ class BagJob:
     def wanted(self) -> set[AnswerKey]:
         """Returns the keys of all answers of this bag, known or not."""
         return {
-            (question.id, method, question_key(question))
+            answer_key(question, method)
             for question in self.questions
             for method in self.settings.methods
             if len(question.cameras) < 2 or method not in SINGLE_CAMERA_METHODS
@@ -43,32 +51,23 @@ class BagJob:
 
     def finished(self, asked: Asked, method: str) -> AnswerRecord | None:
         """Returns the answer of an earlier run, if any."""
-        return self.done.get((asked.question.id, method, question_key(asked.question)))
+        return self.done.get(answer_key(asked.question, method))
+
+    def truth_at(self, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
+        """Returns the expected boxes of a question by topic; raises EvaluationError if no message is near the stamp."""
+        return {topic: list(self.truth[topic].at(stamp_ns)) for topic in question.truth_topics}
 
     def _asked(self, question: Question) -> Asked:
-        cameras = question.cameras or self.recording.cameras[:1]
-        start_ns = self.recording.span_ns(cameras[0])[0]
+        cameras, start_ns, stamp_ns = question_clock(self.recording, question)
         sampling = self.settings.node().sampling
         if question.max_new_tokens is not None:
             sampling = replace(sampling, max_new_tokens=question.max_new_tokens)
-        return Asked(question, cameras, ask_stamp_ns(question, start_ns), start_ns, sampling)
+        return Asked(question, cameras, stamp_ns, start_ns, sampling)
 
 
-def ask_stamp_ns(question: Question, start_ns: int) -> int:
-    """Returns the stamp at which a question is asked, if its clock starts at start_ns."""
-    return start_ns + round(question.time_s * 1e9) if question.time_s is not None else question.stamp_ns or 0
-
-
-def truth_topics(questions: Sequence[Question]) -> list[str]:
-    """Returns the topics from which questions take their expected boxes."""
-    expected = [item for question in questions for item in question.expected]
-    return list(dict.fromkeys(item.topic for item in expected if item.type == "objects" and item.topic))
-
-
-def truth_at(job: BagJob, question: Question, stamp_ns: int) -> dict[str, list[ExpectedObject]]:
-    """Returns the expected boxes of a question at a stamp, by topic.
-
-    Raises:
-        EvaluationError: A topic has no message close to the stamp.
-    """
-    return {topic: list(job.truth[topic].at(stamp_ns)) for topic in truth_topics([question])}
+def question_clock(recording: Recording, question: Question) -> tuple[tuple[str, ...], int, int]:
+    """Returns the cameras of a question, the stamp at which its clock starts, and the stamp at which it is asked."""
+    cameras = question.cameras or recording.cameras[:1]
+    start_ns = recording.span_ns(cameras[0])[0]
+    asked_ns = question.stamp_ns if question.time_s is None else start_ns + round(question.time_s * 1e9)
+    return cameras, start_ns, asked_ns or 0

@@ -1,75 +1,47 @@
-"""Methods of answering about a recording, and the first of them: the node's memory and session.
+"""Methods of answering about a recording: the node's memory, the last four frames, the released offline procedure.
 
 Each method sees the frames that the node would take, in the order of their stamps, and is asked after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Protocol
 
+from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
-from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import ask_cameras
+from penguin_engine.scene.offline import ask
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
+from penguin_models.errors import MediaError, NoFramesError
+from penguin_models.media import Clip, ClipFrame
 from penguin_models.processor import Processor
+from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
-from penguin_ros.evaluation.bags.recording import Recording
-from penguin_ros.evaluation.question_file import Question
+from penguin_ros.bags import sample_stamps
+from penguin_ros.evaluation.bags.jobs import Asked
+from penguin_ros.evaluation.bags.recording import ImageRef, Recording
 from penguin_ros.evaluation.records import RunSettings, Timeline
 
-
-@dataclass(frozen=True)
-class Asked:
-    """A question of a bag.
-
-    Attributes:
-        question: The question as in the file.
-        cameras: Cameras it is about; at least one.
-        stamp_ns: When it is asked.
-        start_ns: Where its clock starts: the first image of its first camera.
-        sampling: How the answer is generated.
-    """
-
-    question: Question
-    cameras: tuple[str, ...]
-    stamp_ns: int
-    start_ns: int
-    sampling: Sampling
-
-
-class Reading(Protocol):
-    """A measurement of a meter."""
-
-    @property
-    def total(self) -> float | None:
-        """Joules; None if the machine has no sensor."""
-        ...
-
-
-class Meter(Protocol):
-    """Measures the energy of work."""
-
-    def measure(self) -> AbstractContextManager[Reading]:
-        """Measures the work done in the context; the reading is valid after its end."""
-        ...
+_LAST_FRAMES = 4
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A loaded model, the settings of the run, and what measures the energy of answers, if anything does."""
+    """A loaded model, and the settings of the run."""
 
     runtime: Runtime
     processor: Processor
     settings: RunSettings
-    meter: Meter | None = None
+    meter: EnergyMeter | None = None  # measures the energy of answers
 
     def camera_states(self, cameras: Sequence[str], clock: Callable[[], float] = monotonic) -> dict[str, CameraState]:
         """Returns memory, session and mailbox of each camera, as the node creates them."""
@@ -82,45 +54,35 @@ class Engine:
         return states
 
     def request(self, asked: Asked) -> Request:
-        """Returns a question in the form that the node's sessions take.
-
-        Raises:
-            PenguinError: The question cannot be asked.
-        """
+        """Returns a question in the form that the node's sessions take; raises PenguinError if it cannot be asked."""
         question = asked.question
         return Request.prepare(self.processor, question.question, asked.sampling, asked.cameras, question.horizon_s)
 
 
-class Method(Protocol):
-    """A method of answering."""
-
-    @property
-    def name(self) -> str:
-        """Name in results and options."""
-        ...
-
-    def see(self, frame: Frame) -> None:
-        """Takes a frame."""
-        ...
-
-    def ask(self, asked: Asked) -> Answer:
-        """Answers about the frames seen so far; any PenguinError means that there is no answer."""
-        ...
-
-    def close(self) -> None:
-        """Frees what the method holds."""
-        ...
-
-
-class MemoryMethod:
-    """The node's memory and session; every frame is encoded and prefilled before the next one arrives."""
-
-    name = "memory"
+class Method(ABC):
+    """A method of answering about a recording."""
 
     def __init__(self, engine: Engine, recording: Recording):
-        self._engine = engine
+        self._engine, self._recording = engine, recording
+
+    def see(self, frame: Frame) -> None:  # noqa: B027  # the offline procedure reads the recording instead
+        """Takes a frame."""
+
+    @abstractmethod
+    def ask(self, asked: Asked) -> Answer:
+        """Answers about the frames seen so far; any PenguinError means that there is no answer."""
+
+    def close(self) -> None:  # noqa: B027  # most methods hold nothing that must be freed
+        """Frees the model's caches."""
+
+
+class MemoryMethod(Method):
+    """The node's memory and session; every frame is encoded and prefilled before the next one arrives."""
+
+    def __init__(self, engine: Engine, recording: Recording):
+        super().__init__(engine, recording)
         self._camera_states = engine.camera_states(recording.cameras)
-        self.log = MemoryLog(self.name, recording, self._camera_states)
+        self.log = MemoryLog("memory", recording, self._camera_states)
 
     def see(self, frame: Frame) -> None:
         """Adds a frame to its camera's memory and prefills it."""
@@ -150,8 +112,7 @@ class MemoryLog:
 
     def __init__(self, method: str, recording: Recording, camera_states: Mapping[str, CameraState]):
         self._camera_states = camera_states
-        self._before = dict.fromkeys(camera_states, (0, 0))
-        self._late = dict.fromkeys(camera_states, 0)
+        self._before = dict.fromkeys(camera_states, (0, 0, 0))
         self._start_ns = {camera: recording.span_ns(camera)[0] for camera in camera_states}
         self.timelines = {
             camera: Timeline(
@@ -167,14 +128,85 @@ class MemoryLog:
         """Records the state of a memory after it took a frame, which cost some seconds of work."""
         memory, line = self._camera_states[frame.camera].session.memory, self.timelines[frame.camera]
         counters = memory.counters
-        late = counters.late > self._late[frame.camera]
-        resized, evicted = self._before[frame.camera]
+        late, resized, evicted = self._before[frame.camera]
         line.time_s.append((frame.stamp_ns - self._start_ns[frame.camera]) * 1e-9)
-        line.kind.append(-1 if late else int(memory.frames[-1].kind))
+        line.kind.append(-1 if counters.late > late else int(memory.frames[-1].kind))
         line.tokens.append(memory.tokens)
         line.frames.append(len(memory.frames))
         line.shrunk.append(counters.resized - resized)
         line.left.append(counters.evicted - evicted)
         line.seconds.append(seconds)
-        self._before[frame.camera] = (counters.resized, counters.evicted)
-        self._late[frame.camera] = counters.late
+        self._before[frame.camera] = (counters.late, counters.resized, counters.evicted)
+
+
+class LastFramesMethod(Method):
+    """Answers from a clip of the last four frames, without a memory."""
+
+    def __init__(self, engine: Engine, recording: Recording):
+        super().__init__(engine, recording)
+        self._frames: dict[str, deque[Frame]] = {camera: deque(maxlen=_LAST_FRAMES) for camera in recording.cameras}
+
+    def see(self, frame: Frame) -> None:
+        """Stores a frame in place of the oldest of four."""
+        self._frames[frame.camera].append(frame)
+
+    def ask(self, asked: Asked) -> Answer:
+        """Answers from the last four frames within the horizon."""
+        (camera,) = asked.cameras
+        frames = [frame for frame in self._frames[camera] if frame.stamp_ns >= _horizon_ns(asked)]
+        if not frames:
+            raise NoFramesError(f"{camera} has no image yet, or none within the horizon {asked.question.horizon_s} s")
+        start_ns = frames[0].stamp_ns
+        clip = [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames]
+        return _ask_offline(self._engine, asked, clip, start_ns, "strict")
+
+
+class OfflineMethod(Method):
+    """Answers as the released code does: samples, labels and encodes the recording so far for each question."""
+
+    def ask(self, asked: Asked) -> Answer:
+        """Answers from the recording up to now, within the horizon."""
+        images = [ref for ref in self._recording.images if ref.camera in asked.cameras]
+        past = [ref for ref in images if _horizon_ns(asked) <= ref.stamp_ns <= asked.stamp_ns]
+        if not past:
+            raise NoFramesError(f"there is no image within {asked.question.horizon_s} s before the question")
+        settings = self._engine.settings
+        samples = sample_stamps([ref.stamp_ns for ref in past], settings.offline_fps, settings.offline_max_frames)
+        clip = _RecordedClip(self._recording, [(past[index], time_s) for index, time_s in samples])
+        return _ask_offline(self._engine, asked, clip, past[0].stamp_ns, "reference")
+
+
+class _RecordedClip:
+    """Sampled images of a recording with their times; damaged images are skipped."""
+
+    def __init__(self, recording: Recording, samples: Sequence[tuple[ImageRef, float]]):
+        self._recording, self._samples = recording, samples
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        images = self._recording.read([ref for ref, _ in self._samples])
+        for image, (_, time_s) in zip(images, self._samples, strict=True):
+            try:
+                yield ClipFrame(time_s, image.load().rgb)
+            except MediaError:
+                continue  # replay.py counts it
+
+
+def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:
+    answer = ask(
+        engine.runtime,
+        engine.processor,
+        asked.question.question,
+        clip=clip,
+        policy=ReferencePolicy(),
+        max_tokens=engine.settings.node()["token_budget"],
+        size_rule=rule,
+        sampling=asked.sampling,
+    )
+    answer.start_ns = start_ns
+    return answer
+
+
+def _horizon_ns(asked: Asked) -> float:
+    """Returns the stamp before which frames are ignored."""
+    horizon_s = asked.question.horizon_s
+    return asked.stamp_ns - horizon_s * 1e9 if horizon_s else -math.inf

@@ -21,34 +21,26 @@ RELEVANT = tuple(name for name in _DEFAULTS if name in ("token_budget", "sample_
 def node_settings(parameters: Mapping[str, Any], cameras: Sequence[str]) -> NodeSettings:
     """Returns the node's settings for these cameras, with defaults for parameters that are not listed.
 
-    Raises:
-        PenguinError: A value is out of range, or the token budget is too small for the number of cameras.
+    Raises PenguinError if a value is out of range, or the token budget is too small for the number of cameras.
     """
     return NodeSettings.from_values({**_DEFAULTS, **parameters, "image_topics": list(cameras)})
 
 
 def parse_parameter(text: str) -> tuple[str, Any]:
-    """Parses NAME=VALUE.
-
-    Raises:
-        EvaluationError: There is no such parameter, it does not change answers, or the value has the wrong type.
-    """
+    """Parses NAME=VALUE; raises EvaluationError if it does not change answers, or the value has another type."""
     name, equals, value = text.partition("=")
     if not equals:
         raise EvaluationError(f"{text!r} is not NAME=VALUE")
-    known = f"parameters that change answers: {', '.join(RELEVANT)}"
-    if name not in _DEFAULTS:
-        raise EvaluationError(f"the node has no parameter {name!r}; {known}")
     if name not in RELEVANT:
-        raise EvaluationError(f"{name} does not change answers; {known}")
+        reason = "does not change answers" if name in _DEFAULTS else "is not a parameter of the node"
+        raise EvaluationError(f"{name} {reason}; parameters that change answers: {', '.join(RELEVANT)}")
     return name, _convert(name, value)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
     """Reads a ROS parameter file and returns the parameters that change answers.
 
-    Raises:
-        EvaluationError: The file cannot be read, is not a parameter file, or has a parameter that the node does not.
+    Raises EvaluationError if it cannot be read, is not a parameter file, or has a parameter that the node does not.
     """
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bags import choose_topic, open_bag
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic, read_truth
-from penguin_ros.evaluation.bags.jobs import ask_stamp_ns, truth_topics
+from penguin_ros.evaluation.bags.jobs import BagJob, question_clock
 from penguin_ros.evaluation.bags.recording import Recording, bag_name, open_recording
-from penguin_ros.evaluation.question_file import Question
+from penguin_ros.evaluation.question_file import Question, first_ten
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
 _SLACK_NS = 1_000_000
 """A question may be this much before the first or after the last image, because times in files are rounded."""
-_MAX_PROBLEMS = 10
 
 
-@dataclass(frozen=True)
-class PlannedBag:
-    """A readable bag with its questions and the topics that contain their expected boxes."""
-
-    recording: Recording
-    questions: tuple[Question, ...]
-    truth: dict[str, TruthTopic]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The bags to evaluate."""
-
-    bags: list[PlannedBag] = field(default_factory=list)  # readable bags
-    failed: dict[str, str] = field(default_factory=dict)  # name of each unreadable bag -> reason
-    unasked: list[str] = field(default_factory=list)  # names of bags without questions
-
-
-def make_plan(paths: Sequence[Path], questions: Sequence[Question]) -> Plan:
+def make_plan(
+    paths: Sequence[Path], questions: Sequence[Question], model: ModelSpec, settings: RunSettings
+) -> tuple[list[BagJob], dict[str, str]]:
     """Opens the bags and checks that every question can be asked.
+
+    Returns:
+        The jobs of readable bags that have questions, and the name of each unreadable bag -> reason.
 
     Raises:
         EvaluationError: Questions name bags, topics or times that do not exist; the first ten are listed.
     """
-    plan = Plan()
+    jobs: list[BagJob] = []
+    failed: dict[str, str] = {}
     problems: list[str] = []
     by_bag = _group_by_bag([bag_name(path) for path in paths], questions)
     for path, (name, asked) in zip(paths, by_bag.items(), strict=True):
-        if not asked:
-            plan.unasked.append(name)
-            continue
         try:
-            planned, bag_problems = _plan_bag(path, asked)
+            jobs += _plan_bag(path, asked, model, settings, problems)
         except MediaError as err:
-            plan.failed[name] = str(err)
-            continue
-        problems += bag_problems
-        if planned is not None:
-            plan.bags.append(planned)
+            failed[name] = str(err)
     if problems:
-        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
-        raise EvaluationError("; ".join(problems[:_MAX_PROBLEMS] + more))
-    return plan
+        raise EvaluationError(first_ten(problems))
+    return jobs, failed
 
 
 def check_time(recording: Recording, question: Question) -> None:
@@ -68,8 +47,8 @@ def check_time(recording: Recording, question: Question) -> None:
     camera = (question.cameras or recording.cameras)[0]
     if camera not in recording.cameras:
         raise EvaluationError(f"bag {recording.name} has no images of {camera}, only of {', '.join(recording.cameras)}")
-    start_ns, end_ns = recording.span_ns(camera)
-    asked_ns = ask_stamp_ns(question, start_ns)
+    _, start_ns, asked_ns = question_clock(recording, question)
+    end_ns = recording.span_ns(camera)[1]
     if not start_ns - _SLACK_NS <= asked_ns <= end_ns + _SLACK_NS:
         raise EvaluationError(
             f"question {question.id} is asked at {(asked_ns - start_ns) * 1e-9:.2f} s, but bag {recording.name} has "
@@ -92,32 +71,33 @@ def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[s
     return by_bag
 
 
-def _plan_bag(path: Path, questions: Sequence[Question]) -> tuple[PlannedBag | None, list[str]]:
-    """Returns a bag with its questions, and the problems found: those of topics first, then those of times.
-
-    Raises:
-        MediaError: The bag cannot be read.
-    """
+def _plan_bag(
+    path: Path, questions: Sequence[Question], model: ModelSpec, settings: RunSettings, problems: list[str]
+) -> Iterator[BagJob]:
+    """Yields the job of a bag, if it has questions, and adds problems: those of topics first, then those of times."""
+    if not questions:
+        return
     unavailable: dict[str, list[str]] = {}  # reason -> question ids
     cameras = _find_cameras(path, questions, unavailable)
     truth = _read_truths(path, questions, unavailable)
-    problems = [f"question {_list_ids(ids)}: {reason}" for reason, ids in unavailable.items()]
+    problems += [f"question {_list_ids(ids)}: {reason}" for reason, ids in unavailable.items()]
+    reported = {question_id for ids in unavailable.values() for question_id in ids}
     if not cameras:
-        return None, problems
+        return
     try:
         recording = open_recording(path, cameras)
     except EvaluationError as err:
-        return None, [*problems, str(err)]
-    reported = {question_id for ids in unavailable.values() for question_id in ids}
+        problems.append(str(err))
+        return
+    job = BagJob(recording, tuple(questions), truth, model, settings)
     for question in questions:
-        if question.id in reported:
-            continue
-        try:
-            check_time(recording, question)
-            _check_truth(recording, question, truth)
-        except EvaluationError as err:
-            problems.append(str(err))
-    return PlannedBag(recording, tuple(questions), truth), problems
+        if question.id not in reported:
+            try:
+                check_time(recording, question)
+                _check_truth(job, question)
+            except EvaluationError as err:
+                problems.append(str(err))
+    yield job
 
 
 def _list_ids(ids: Sequence[str]) -> str:
@@ -138,21 +118,18 @@ def _find_cameras(path: Path, questions: Sequence[Question], unavailable: dict[s
 
 def _read_truths(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> dict[str, TruthTopic]:
     truth: dict[str, TruthTopic] = {}
-    for topic in truth_topics(questions):
+    for topic in dict.fromkeys(topic for question in questions for topic in question.truth_topics):
         try:
             truth[topic] = read_truth(path, topic)
         except EvaluationError as err:
-            unavailable.setdefault(str(err), []).extend(q.id for q in questions if topic in truth_topics([q]))
+            unavailable.setdefault(str(err), []).extend(q.id for q in questions if topic in q.truth_topics)
     return truth
 
 
-def _check_truth(recording: Recording, question: Question, truth: dict[str, TruthTopic]) -> None:
-    cameras = question.cameras or recording.cameras[:1]
-    start_ns = recording.span_ns(cameras[0])[0]
-    asked_ns = ask_stamp_ns(question, start_ns)
-    seen_ns = [ref.stamp_ns for ref in recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
-    for topic in truth_topics([question]):
-        try:
-            truth[topic].at(max(seen_ns, default=start_ns))
-        except EvaluationError as err:
-            raise EvaluationError(f"question {question.id}: {err}") from err
+def _check_truth(job: BagJob, question: Question) -> None:
+    cameras, start_ns, asked_ns = question_clock(job.recording, question)
+    seen_ns = [ref.stamp_ns for ref in job.recording.images if ref.camera in cameras and ref.stamp_ns <= asked_ns]
+    try:
+        job.truth_at(question, max(seen_ns, default=start_ns))
+    except EvaluationError as err:
+        raise EvaluationError(f"question {question.id}: {err}") from err

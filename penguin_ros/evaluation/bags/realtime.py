@@ -7,9 +7,9 @@ measured; idle time is skipped, and reading the bag takes no time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
 
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
@@ -17,26 +17,20 @@ from penguin_engine.scene.requests import Outcome, PendingRequest, RequestQueue
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import PenguinError
 from penguin_models.types import Frame
-from penguin_ros.evaluation.bags.jobs import BagJob
-from penguin_ros.evaluation.bags.methods import Asked, Engine, MemoryLog
+from penguin_ros.evaluation.bags.jobs import Asked, BagJob
+from penguin_ros.evaluation.bags.methods import Engine, MemoryLog
 from penguin_ros.evaluation.bags.recording import StampedImage
-from penguin_ros.evaluation.bags.replay import Sink, answer_record, attempt
+from penguin_ros.evaluation.bags.replay import answer_record, attempt
+from penguin_ros.evaluation.records import AnswerRecord, Timeline
 
 METHOD = "realtime"
-T = TypeVar("T")
 
 
 class SimulatedClock:
     """The time of a recording: it passes with work that is measured and skips idle time."""
 
-    def __init__(self, start_ns: int, factor: float = 1.0, timer: Callable[[], float] = perf_counter):
-        """Starts at a stamp.
-
-        Args:
-            start_ns: Stamp in nanoseconds.
-            factor: Multiplies measured durations.
-            timer: Returns seconds from an arbitrary start.
-        """
+    def __init__(self, start_ns: int, factor: float, timer: Callable[[], float]):
+        """Starts at a stamp; the factor multiplies the seconds that the timer counts."""
         self._timer, self._factor = timer, factor
         self._base_ns = start_ns
         self._mark = timer()
@@ -53,30 +47,28 @@ class SimulatedClock:
         """Skips idle time; never goes back."""
         self._base_ns, self._mark = max(self.now_ns(), stamp_ns), self._timer()
 
-    def exclude(self, work: Callable[[], T]) -> T:
-        """Does work that takes no time on this clock."""
+    @contextmanager
+    def excluded(self) -> Iterator[None]:
+        """Stops the clock inside the `with` block."""
         now_ns = self.now_ns()
         try:
-            return work()
+            yield
         finally:
             self._base_ns, self._mark = now_ns, self._timer()
 
 
-def replay_realtime(job: BagJob, engine: Engine, sink: Sink, timer: Callable[[], float] = perf_counter) -> None:
-    """Replays a bag with the method "realtime".
+def replay_realtime(
+    job: BagJob, engine: Engine, timer: Callable[[], float] = perf_counter
+) -> Iterator[AnswerRecord | Timeline]:
+    """Replays a bag with the method "realtime", and yields answers as they come, then the history of each memory.
 
-    Raises:
-        MediaError: The bag cannot be read to its end; the sink has the answers made before.
+    Raises MediaError if the bag cannot be read to its end.
     """
     if all(job.finished(asked, METHOD) is not None for asked in job.asked()):
         return
-    images = job.recording.read()
-    first = next(images, None)
-    assert first is not None, "a recording has images"
-    clock = SimulatedClock(first.ref.stamp_ns, job.settings.realtime_factor, timer)
-    worker = _SimulatedWorker(job, engine, sink, clock, first, images)
+    worker = _SimulatedWorker(job, engine, timer)
     try:
-        worker.run()
+        yield from worker.run()
     finally:
         worker.queue.close("the replay is over")
         worker.stop()
@@ -85,30 +77,25 @@ def replay_realtime(job: BagJob, engine: Engine, sink: Sink, timer: Callable[[],
 class _SimulatedWorker(SceneWorker):
     """The node's worker, driven step by step on a simulated clock, and the listener that records what it does."""
 
-    def __init__(
-        self,
-        job: BagJob,
-        engine: Engine,
-        sink: Sink,
-        clock: SimulatedClock,
-        first: StampedImage,
-        images: Iterator[StampedImage],
-    ):
+    def __init__(self, job: BagJob, engine: Engine, timer: Callable[[], float]):
+        clock = SimulatedClock(job.recording.images[0].stamp_ns, job.settings.realtime_factor, timer)
         states = engine.camera_states(job.recording.cameras, clock.now_s)
         node = job.settings.node(job.recording.cameras)
         queue = RequestQueue(node["queue_size"])
         super().__init__(engine.runtime, engine.processor, states.values(), node.caption, queue, self, clock.now_s)
-        self._job, self._engine, self._sink, self._time = job, engine, sink, clock
+        self._job, self._engine, self._time = job, engine, clock
         self._log = MemoryLog(METHOD, job.recording, states)
         self._waiting = job.asked()
+        self._records: list[AnswerRecord] = []  # made since the last step
         self._submitted: dict[PendingRequest, Asked] = {}
         self._newest_frames: dict[str, Frame] = {}
         self._loaded_ns = clock.now_ns()
-        self._next: StampedImage | None = first
-        self._images = images
+        self._images = job.recording.read()
+        self._next: StampedImage | None
+        self._read_next()
 
-    def run(self) -> None:
-        """Replays until every question has been answered."""
+    def run(self) -> Iterator[AnswerRecord | Timeline]:
+        """Replays until every question has been answered, and yields the results."""
         self.queue.open()
         while self._waiting or self._submitted:
             if not self.step():
@@ -116,6 +103,9 @@ class _SimulatedWorker(SceneWorker):
                 if self._next is not None:
                     coming.append(self._next.ref.stamp_ns)
                 self._time.jump_to(min(coming, default=self._time.now_ns()))
+            with self._time.excluded():
+                yield from self._records
+                self._records.clear()
         for timeline in self._log.timelines.values():
             state = self.camera_states[timeline.camera]
             counts = {
@@ -124,14 +114,14 @@ class _SimulatedWorker(SceneWorker):
                 "bad": state.bad_frames,
                 "last_error": state.last_error,
             }
-            self._sink.timeline(timeline.model_copy(update=counts))
+            yield timeline.model_copy(update=counts)
 
     def take_frames(self) -> None:
         """Delivers every image and question that is due, then takes frames as the live worker does."""
         while self._next is not None and self._next.ref.stamp_ns <= self._time.now_ns():
             image = self._next
             self.offer(image.ref.camera, image.ref.stamp_ns, partial(self._load, image))
-            self._time.exclude(self._read_next)
+            self._read_next()
         self._submit_due()
         super().take_frames()
 
@@ -141,7 +131,8 @@ class _SimulatedWorker(SceneWorker):
         newest = dict(self._newest_frames)  # the answer does not refer to frames that arrive meanwhile
         waited_s = max(0.0, (self._time.now_ns() - asked.stamp_ns) * 1e-9)
         _, joules = attempt(partial(super().answer, pending), self._engine.meter)
-        self._time.exclude(partial(self._record, asked, pending, newest, waited_s, joules))
+        with self._time.excluded():
+            self._record(asked, pending, newest, waited_s, joules)
 
     def prefill(self, state: CameraState) -> None:
         """Prefills frames and adds the duration to the last frame of the camera's timeline."""
@@ -173,7 +164,8 @@ class _SimulatedWorker(SceneWorker):
         return frame
 
     def _read_next(self) -> None:
-        self._next = next(self._images, None)
+        with self._time.excluded():
+            self._next = next(self._images, None)
 
     def _submit_due(self) -> None:
         """Queues the next question if it is due; an answer of an earlier run takes the time that it took."""
@@ -186,8 +178,7 @@ class _SimulatedWorker(SceneWorker):
             try:
                 pending = self.submit(self._engine.request(asked))
             except PenguinError as err:
-                record = answer_record(self._job, asked, METHOD, err, dict(self._newest_frames), self._sink)
-                self._sink.answer(record)
+                self._records.append(answer_record(self._job, asked, METHOD, err, self._newest_frames))
             else:
                 self._submitted[pending] = asked
 
@@ -201,4 +192,4 @@ class _SimulatedWorker(SceneWorker):
         if isinstance(result, Answer):
             factor = self._job.settings.realtime_factor
             result.seconds = {name: seconds * factor for name, seconds in result.seconds.items()}
-        self._sink.answer(answer_record(self._job, asked, METHOD, result, newest, self._sink, waited_s, joules))
+        self._records.append(answer_record(self._job, asked, METHOD, result, newest, waited_s, joules))

@@ -65,13 +65,9 @@ class Recording:
         return stamps[0], stamps[-1]
 
     def read(self, refs: Sequence[ImageRef] | None = None) -> Iterator[StampedImage]:
-        """Reads images in the order of their stamps.
+        """Yields these images, or all, in the order of their stamps; `refs` must be in this order.
 
-        Args:
-            refs: Images to read, in the order of `images`; all if None.
-
-        Raises:
-            MediaError: The bag cannot be read to its end.
+        Raises MediaError if the bag cannot be read to its end.
         """
         pending = deque(self.images if refs is None else refs)
         if not pending:
@@ -100,11 +96,7 @@ def bag_name(path: Path) -> str:
 
 
 def open_recording(path: Path, topics: Sequence[str | None]) -> Recording:
-    """Reads the stamps of a bag's images.
-
-    Args:
-        path: Bag folder, or a single .mcap or .db3 file.
-        topics: Image topics to read; None stands for the only one.
+    """Reads the stamps of the images on some topics of a bag; None stands for its only image topic.
 
     Raises:
         MediaError: The bag cannot be read, a message in it is damaged, or a topic has no images.

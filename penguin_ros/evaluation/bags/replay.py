@@ -6,90 +6,77 @@ The method "realtime" is the exception and has its own replay, in realtime.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import newest_last
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_models.types import Frame
-from penguin_ros.evaluation.bags.baselines import LastFramesMethod, OfflineMethod
-from penguin_ros.evaluation.bags.jobs import SINGLE_CAMERA_METHODS, BagJob, truth_at
-from penguin_ros.evaluation.bags.methods import Asked, Engine, MemoryMethod, Meter, Method
-from penguin_ros.evaluation.bags.recording import Recording, StampedImage
-from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key, thumbnail
+from penguin_ros.evaluation.bags.jobs import SINGLE_CAMERA_METHODS, Asked, BagJob
+from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
+from penguin_ros.evaluation.bags.recording import StampedImage
+from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key
 
 T = TypeVar("T")
-_METHODS: dict[str, Callable[[Engine, Recording], Method]] = {
-    "memory": MemoryMethod,
-    "last-4": LastFramesMethod,
-    "offline": OfflineMethod,
-}
+_METHODS: dict[str, type[Method]] = {"memory": MemoryMethod, "last-4": LastFramesMethod, "offline": OfflineMethod}
 
 
-class Sink(Protocol):
-    """Receives the results of a replay as they come."""
-
-    def answer(self, record: AnswerRecord) -> None:
-        """Receives an answer."""
-        ...
-
-    def timeline(self, timeline: Timeline) -> None:
-        """Receives the history of one camera's memory, once per replay."""
-        ...
-
-    def picture(self, name: str, jpeg: Callable[[], bytes]) -> None:
-        """Receives a frame that an answer refers to; `jpeg` is called only if the picture is not stored yet."""
-        ...
-
-
-def replay(job: BagJob, engine: Engine, sink: Sink) -> None:
+def replay(job: BagJob, engine: Engine) -> Iterator[AnswerRecord | Timeline]:
     """Replays a bag up to the last question, for all methods but "realtime" that have answers missing.
 
-    Raises:
-        MediaError: The bag cannot be read to its end; the sink has the answers made before.
+    Yields answers as they come, and the history of each memory. Raises MediaError if the bag cannot be read to its end.
     """
     unfinished = {method for _, method, _ in job.wanted() - set(job.done)} & set(_METHODS)
-    methods = [_METHODS[name](engine, job.recording) for name in job.settings.methods if name in unfinished]
+    methods: dict[str, Method] = {
+        name: _METHODS[name](engine, job.recording) for name in job.settings.methods if name in unfinished
+    }
     if not methods:
         return
     try:
-        _replay(job, methods, engine.meter, sink)
+        yield from _replay(job, methods, engine.meter)
     finally:
-        for method in methods:
+        for method in methods.values():
             method.close()
 
 
-def _replay(job: BagJob, methods: Sequence[Method], meter: Meter | None, sink: Sink) -> None:
+def _replay(job: BagJob, methods: Mapping[str, Method], meter: EnergyMeter | None) -> Iterator[AnswerRecord | Timeline]:
     sampler = _FrameSampler(job)
     waiting = job.asked()
-
-    def ask_next() -> None:
-        asked = waiting.pop(0)
-        for method in methods:
-            unsupported = method.name in SINGLE_CAMERA_METHODS and len(asked.cameras) > 1
-            if not unsupported and job.finished(asked, method.name) is None:
-                outcome, joules = attempt(partial(method.ask, asked), meter)
-                sink.answer(answer_record(job, asked, method.name, outcome, sampler.newest, sink, joules=joules))
-            # Directly after the last answer: a resumed run replays the memory only if one of its answers is missing.
-            if not waiting and isinstance(method, MemoryMethod):
-                for timeline in method.log.timelines.values():
-                    sink.timeline(sampler.add_counts(timeline))
-
     for image in job.recording.read():
         while waiting and waiting[0].stamp_ns < image.ref.stamp_ns:
-            ask_next()
+            yield from _ask(job, waiting, methods, meter, sampler)
         if not waiting:
-            break
+            return
         frame = sampler.take(image)
         if frame is not None:
-            for method in methods:
+            for method in methods.values():
                 method.see(frame)
     while waiting:
-        ask_next()
+        yield from _ask(job, waiting, methods, meter, sampler)
+
+
+def _ask(
+    job: BagJob,
+    waiting: list[Asked],
+    methods: Mapping[str, Method],
+    meter: EnergyMeter | None,
+    sampler: _FrameSampler,
+) -> Iterator[AnswerRecord | Timeline]:
+    """Removes the next question from those that wait, and asks it."""
+    asked = waiting.pop(0)
+    for name, method in methods.items():
+        unsupported = name in SINGLE_CAMERA_METHODS and len(asked.cameras) > 1
+        if not unsupported and job.finished(asked, name) is None:
+            outcome, joules = attempt(partial(method.ask, asked), meter)
+            yield answer_record(job, asked, name, outcome, sampler.newest, joules=joules)
+        # Directly after the last answer: a resumed run replays the memory only if one of its answers is missing.
+        if not waiting and isinstance(method, MemoryMethod):
+            yield from map(sampler.add_counts, method.log.timelines.values())
 
 
 class _FrameSampler:
@@ -120,7 +107,7 @@ class _FrameSampler:
         return timeline.model_copy(update={"images": images, "bad": len(errors), "last_error": "".join(errors[-1:])})
 
 
-def attempt(ask: Callable[[], T], meter: Meter | None = None) -> tuple[T | PenguinError, float | None]:
+def attempt(ask: Callable[[], T], meter: EnergyMeter | None) -> tuple[T | PenguinError, float | None]:
     """Calls `ask` and returns its result or its PenguinError, with the energy in joules if a meter measured it."""
     with nullcontext(None) if meter is None else meter.measure() as reading:
         try:
@@ -135,40 +122,32 @@ def answer_record(
     asked: Asked,
     method: str,
     outcome: Answer | PenguinError,
-    newest: dict[str, Frame],
-    sink: Sink,
+    newest: Mapping[str, Frame],
     waited_s: float = 0.0,
     joules: float | None = None,
 ) -> AnswerRecord:
-    """Returns the record of an answer, or of the error in its place.
+    """Returns the record of a method's answer, or of the error in its place.
 
-    Args:
-        job: The bag's job.
-        asked: The question.
-        method: Name of the method that answered.
-        outcome: The answer or the error.
-        newest: Newest frame of each camera that the method has seen.
-        sink: Receives the picture of the newest frame, which boxes refer to.
-        waited_s: Seconds from the question to the start of the work.
-        joules: Energy of the answer.
+    `newest` has the newest frame of each camera that the method has seen; boxes refer to the newest of these.
+    `waited_s` is the time from the question to the start of the work.
     """
-    record = AnswerRecord(
+    frame, truth = None, {}
+    stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}
+    if stamps_ns:
+        newest_frame = newest[newest_last(stamps_ns)[-1]]
+        frame = frame_record(job.recording.name, newest_frame, asked.start_ns)
+        try:
+            truth = job.truth_at(asked.question, newest_frame.stamp_ns)
+        except EvaluationError as err:
+            outcome = err
+    return AnswerRecord(
         question=asked.question.id,
         method=method,
         key=question_key(asked.question),
         time_s=(asked.stamp_ns - asked.start_ns) * 1e-9,
         waited_s=waited_s,
         joules=joules,
+        frame=frame,
+        truth=truth,
+        **answer_fields(outcome, asked.start_ns),
     )
-    stamps_ns = {camera: newest[camera].stamp_ns for camera in asked.cameras if camera in newest}
-    if stamps_ns:
-        frame = newest[newest_last(stamps_ns)[-1]]
-        record.frame = frame_record(job.recording.name, frame, asked.start_ns)
-        sink.picture(record.frame.file, partial(thumbnail, frame.rgb))
-        try:
-            record.truth = truth_at(job, asked.question, frame.stamp_ns)
-        except EvaluationError as err:
-            outcome = err
-    if isinstance(outcome, PenguinError):
-        return record.model_copy(update={"error": f"{type(outcome).__name__}: {outcome}"})
-    return record.model_copy(update=answer_fields(outcome, asked.start_ns))

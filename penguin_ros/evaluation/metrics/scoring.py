@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penguin_models.grounding import SCALE, GroundedObject
+from penguin_models.grounding import SCALE
 from penguin_models.types import Size
 from penguin_ros.evaluation.metrics.boxes import BoxTuple, LabelledBox, compare_boxes
-from penguin_ros.evaluation.metrics.statistics import Ratio
+from penguin_ros.evaluation.metrics.statistics import Ratio, sum_ratios
 from penguin_ros.evaluation.metrics.text import TEXT_METRICS, denies, find_choice, find_number
 from penguin_ros.evaluation.metrics.time import RECALL_THRESHOLDS, Span, best_iou
 from penguin_ros.evaluation.question_file import (
@@ -64,9 +64,9 @@ class Prediction:
     """The parts of an answer that are scored."""
 
     text: str  # answer without box syntax
-    objects: tuple[GroundedObject, ...] = ()  # objects that the answer localises
-    spans: tuple[Span, ...] = ()  # time ranges in the answer, in seconds on the questions' clock
-    image_size: Size | None = None  # size in pixels of the image that boxes refer to; None if no image was shown
+    boxes: Sequence[LabelledBox]  # in thousandths of the image's width and height
+    spans: Sequence[Span]  # time ranges in the answer, in seconds on the questions' clock
+    image_size: Size  # size in pixels of the image that boxes refer to
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,15 @@ def score(prediction: Prediction, expected: Sequence[Expected]) -> Score:
     for item in expected:
         item_parts, item_correct = _SCORERS[type(item)](prediction, item)
         for name, part in item_parts.items():
-            total = parts.get(name, Ratio(0, 0))
-            parts[name] = Ratio(total.numerator + part.numerator, total.denominator + part.denominator)
+            parts[name] = sum_ratios([parts.get(name, Ratio(0, 0)), part])
         correct &= item_correct
     return Score({"accuracy": Ratio(float(correct)), **parts}, correct)
 
 
-def to_thousandths(item: ExpectedObject, unit: str, size: Size | None) -> BoxTuple:
+def to_thousandths(item: ExpectedObject, unit: str, size: Size) -> BoxTuple:
     """Returns an expected box in thousandths of the image's width and height, without rounding."""
     if unit == "1000":
         return item.box
-    assert size is not None, "boxes in pixels need the image size"
     x, y = SCALE / size.width, SCALE / size.height
     return item.box[0] * x, item.box[1] * y, item.box[2] * x, item.box[3] * y
 
@@ -121,9 +119,8 @@ def _choice(prediction: Prediction, item: ExpectedChoice) -> tuple[dict[str, Rat
 
 def _objects(prediction: Prediction, item: ExpectedObjects) -> tuple[dict[str, Ratio], bool]:
     assert item.objects is not None, "boxes from a topic are filled in before scoring"
-    predicted = [LabelledBox((o.label,), (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in prediction.objects]
     expected = [LabelledBox(o.labels, to_thousandths(o, item.unit, prediction.image_size)) for o in item.objects]
-    counts = compare_boxes(predicted, expected)
+    counts = compare_boxes(prediction.boxes, expected)
     parts = {
         "box_miou": Ratio(counts.iou_sum, counts.expected),
         "box_precision": Ratio(counts.hits, counts.predicted),
@@ -141,7 +138,7 @@ def _time(prediction: Prediction, item: ExpectedTime) -> tuple[dict[str, Ratio],
 
 
 def _absence(prediction: Prediction, item: ExpectedAbsence) -> tuple[dict[str, Ratio], bool]:
-    count = len(prediction.objects)
+    count = len(prediction.boxes)
     correct = denies(prediction.text) and count == 0
     return {"denial_accuracy": Ratio(float(correct)), "hallucinated": Ratio(count, count)}, correct
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,22 @@ LEVEL = 0.95
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     """The contribution of one question to a score."""
 
     numerator: float
     denominator: float = 1.0
 
 
+def sum_ratios(parts: Sequence[Ratio]) -> Ratio:
+    """Returns the sum of numerators over the sum of denominators."""
+    return Ratio(math.fsum(part.numerator for part in parts), math.fsum(part.denominator for part in parts))
+
+
 def ratio(parts: Sequence[Ratio]) -> float | None:
     """Returns the score, or None if all denominators are 0."""
-    total = math.fsum(part.denominator for part in parts)
-    return math.fsum(part.numerator for part in parts) / total if total else None
+    total = sum_ratios(parts)
+    return total.numerator / total.denominator if total.denominator else None
 
 
 def intervals(
@@ -42,10 +47,7 @@ def intervals(
     If a share is 0 in every question, or 1 in every question, all resamples are alike and the bootstrap interval has no
     width; Wilson's score interval (Wilson 1927) is returned instead.
 
-    Args:
-        columns: For each score, the contribution of each question; denominator 0 if a question does not count.
-        seed: Seed of the resampling.
-        shares: For each score, whether it lies between 0 and 1; None if all do.
+    A question with denominator 0 does not count. `shares` tells which scores lie between 0 and 1; None means all.
 
     Returns:
         (low, high) of each score; None if fewer than two questions count.
@@ -80,13 +82,7 @@ def paired_differences(
 ) -> list[Difference | None]:
     """Compares scores of two runs by a paired bootstrap, which draws the same questions in both (Efron 1979).
 
-    Args:
-        columns_a: For each score, the contribution of each question in the first run.
-        columns_b: The same scores and questions in the second run.
-        seed: Seed of the resampling.
-
-    Returns:
-        The difference of each score; None if the score is undefined in one of the runs.
+    Both have the same scores and questions. Returns the difference of each score; None if it is undefined in a run.
     """
     scores = _resampled([*columns_a, *columns_b], seed)
     differences: list[Difference | None] = []
@@ -105,23 +101,22 @@ def paired_differences(
 def sign_test(better: int, worse: int) -> float:
     """Returns the two-sided p-value of the exact McNemar test (McNemar 1947).
 
-    Args:
-        better: Number of questions that only the second run answered correctly.
-        worse: Number of questions that only the first run answered correctly.
+    `better` questions were answered correctly only by the second run, `worse` questions only by the first.
     """
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def percentiles(values: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -> dict[str, float] | None:
-    """Returns percentiles by linear interpolation as {"p50": ...}; None for no values."""
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Returns the percentiles "p50", "p90" and "p99" by linear interpolation; None for no values."""
     if not values:
         return None
-    return {f"p{p}": float(v) for p, v in zip(wanted, np.percentile(values, wanted), strict=True)}
+    p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99}
 
 
 def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     """Returns the scores of each resample [RESAMPLES, columns]; NaN if no question that counts was drawn."""
-    sums = np.array([[(part.numerator, part.denominator) for part in column] for column in columns])
+    sums = np.array(columns)  # [columns, questions, numerator and denominator]
     if sums.size == 0:
         return np.empty((RESAMPLES, len(columns)))
     questions = sums.shape[1]

@@ -24,30 +24,22 @@ EXPECTED_COLOUR = "#1f7a1f"
 
 @dataclass(frozen=True)
 class Column:
-    """A method of a run, shown next to others.
+    """A method of a run, shown next to others."""
 
-    Attributes:
-        name: Title of the column.
-        colour: CSS colour of its boxes and points.
-        results: Results of its run.
-        folder: Folder of its run, which holds the frames.
-        method: Method of answering.
-    """
-
-    name: str
-    colour: str
+    name: str  # title of the column
+    colour: str  # CSS colour of its boxes and points
     results: Results
-    folder: Path
+    folder: Path  # results folder, which holds the frames
     method: str
 
     @cached_property
     def records(self) -> dict[str, ScoredRecord]:
-        """Answers by question id."""
+        """Records by question id."""
         return self.results.by_question(self.method)
 
     @property
     def answered(self) -> list[ScoredRecord]:
-        """Answers without an error."""
+        """Records without an error."""
         return [record for record in self.records.values() if record.error is None]
 
     @property
@@ -79,31 +71,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """A question in the report.
-
-    Attributes:
-        question: The question.
-        bag: Name of its bag.
-        camera: Camera of the newest frame.
-        time_s: When it was asked; None if it was not asked and its file gives a stamp.
-        expected: Expected results in words.
-        evidence: Age of the evidence in words.
-        pictures: The newest frames available to the answers.
-        answers: (column, answer, facts) in the order of the columns.
-        tags: Verdicts that the filter can select.
-        unasked: Why the question was not asked; empty if it was.
-    """
+    """A question in the report."""
 
     question: Question
     bag: str
-    camera: str
-    time_s: float | None
-    expected: Sequence[str]
-    evidence: str = ""
-    pictures: Sequence[Picture] = ()
-    answers: Sequence[tuple[Column, ScoredRecord, str]] = ()
-    tags: Sequence[str] = ()
-    unasked: str = ""
+    camera: str  # of the newest frame
+    time_s: float | None  # when it was asked; None if it was not asked and its file gives a stamp
+    expected: Sequence[str]  # expected results in words
+    evidence: str = ""  # age of the evidence in words
+    pictures: Sequence[Picture] = ()  # the newest frames available to the answers
+    answers: Sequence[tuple[Column, ScoredRecord, str]] = ()  # with facts, in the order of the columns
+    tags: Sequence[str] = ()  # verdicts that the filter can select
+    unasked: str = ""  # why the question was not asked; empty if it was
 
     @property
     def search_text(self) -> str:
@@ -113,15 +92,11 @@ class Card:
 
 
 class CardMaker:
-    """Makes the cards of a page, and collects the images they show.
-
-    Attributes:
-        images: (id, frame, JPEG in base64) by file; cards of the same frame share one.
-    """
+    """Makes the cards of a page, and collects the images they show."""
 
     def __init__(self, columns: Sequence[Column]):
         self._columns = columns
-        self.images: dict[Path, tuple[str, FrameRecord, str]] = {}
+        self.images: dict[Path, tuple[str, FrameRecord, str]] = {}  # file -> (id, frame, JPEG in base64)
 
     def cards(self) -> list[Card]:
         """Returns a card for every question, in the order of the file."""

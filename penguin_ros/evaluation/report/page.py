@@ -13,21 +13,19 @@ from markupsafe import Markup
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.records import Timeline
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Card, CardMaker, Column, anchor
-from penguin_ros.evaluation.results import BagTimeline, Results
+from penguin_ros.evaluation.results import Results
 from penguin_ros.evaluation.summary import NOT_STATED, compare_records
 
 _PERCEPTION = ("recent", "recall", NOT_STATED)
 
 
 def write_report(path: Path, runs: Sequence[Results], folders: Sequence[Path]) -> Path:
-    """Writes the page of one run, or of two runs that are compared, and returns its path.
+    """Writes the page of one run, or of an earlier and a later run that are compared, and returns its path.
 
-    Args:
-        path: The page.
-        runs: One run, or the earlier and the later one to compare.
-        folders: Folders of the runs in the same order; frames are read from there.
+    Frames are read from the folders of the runs.
 
     Raises:
         EvaluationError: The runs cannot be compared.
@@ -70,11 +68,7 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
 
 
 def make_columns(runs: Sequence[Results], folders: Sequence[Path]) -> list[Column]:
-    """Returns the methods of one run, or the first shared method of two runs.
-
-    Raises:
-        EvaluationError: The runs share no method, or nothing was answered.
-    """
+    """Returns the methods of one run, or the first shared method of two; raises EvaluationError if there is none."""
     if len(runs) == 1:
         if not runs[0].methods:
             failed = "; ".join(f"{bag.name}: {bag.failed}" for bag in runs[0].bags if bag.failed)
@@ -93,11 +87,7 @@ def titles_of(runs: Sequence[Results]) -> list[str]:
 
 
 def shared_method(runs: Sequence[Results]) -> str:
-    """Returns the first method that two runs share.
-
-    Raises:
-        EvaluationError: They share none.
-    """
+    """Returns the first method that two runs share; raises EvaluationError if they share none."""
     first, second = runs
     shared = [method for method in first.methods if method in second.methods]
     if not shared:
@@ -162,7 +152,7 @@ def _memories(columns: Sequence[Column]) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(timeline: BagTimeline) -> str:
+def _facts(timeline: Timeline) -> str:
     parts = [
         f"{timeline.images} images, {len(timeline.time_s)} frames processed, {timeline.kind.count(0)} keyframes",
         f"{sum(timeline.shrunk)} shrunk, {sum(timeline.left)} removed, {timeline.frames[-1]} in memory at the end",

@@ -16,8 +16,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from penguin_ros.evaluation.metrics.statistics import FloatArray
 from penguin_ros.evaluation.question_file import Question
+from penguin_ros.evaluation.records import Timeline
 from penguin_ros.evaluation.report.cards import Column, anchor
-from penguin_ros.evaluation.results import BagTimeline, ScoredRecord
+from penguin_ros.evaluation.results import ScoredRecord
 from penguin_ros.evaluation.summary import AGE_GROUPS
 
 COLOURS = ("#0b62a4", "#c75000", "#7b3294", "#00737f")
@@ -92,7 +93,7 @@ def token_plot(columns: Sequence[Column]) -> Markup | None:
 
 
 @matplotlib.rc_context(_STYLE)
-def memory_plot(timeline: BagTimeline, column: Column) -> Markup:
+def memory_plot(timeline: Timeline, column: Column) -> Markup:
     """Plots one memory over time: tokens and compactions above; frames and the questions about them below."""
     asked = [
         (question, record)
@@ -109,7 +110,7 @@ def memory_plot(timeline: BagTimeline, column: Column) -> Markup:
     return _svg(figure, f"memory {timeline.bag} {timeline.camera} {timeline.method}")
 
 
-def _draw_tokens(axes: Axes, timeline: BagTimeline) -> None:
+def _draw_tokens(axes: Axes, timeline: Timeline) -> None:
     time_s, budget = np.array(timeline.time_s), timeline.token_budget
     axes.set_title("visual tokens in memory")
     axes.fill_between(time_s, timeline.tokens, color=COLOURS[0], alpha=0.18, linewidth=0)
@@ -121,7 +122,7 @@ def _draw_tokens(axes: Axes, timeline: BagTimeline) -> None:
     axes.set_ylim(0, 1.12 * budget)
 
 
-def _draw_rows(axes: Axes, timeline: BagTimeline, asked: Sequence[tuple[Question, ScoredRecord]]) -> None:
+def _draw_rows(axes: Axes, timeline: Timeline, asked: Sequence[tuple[Question, ScoredRecord]]) -> None:
     time_s, kind = np.array(timeline.time_s), np.array(timeline.kind)
     for row in (0, 1):
         _draw_strokes(axes, time_s[kind == row], row - 0.4, row + 0.4, _FAINT)

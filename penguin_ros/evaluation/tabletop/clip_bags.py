@@ -56,19 +56,9 @@ def write_clips(
     fps: float = 2.0,
     on_clip: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Writes clips of the test split as bags, and one file of questions about all of them.
+    """Writes clips of the test split as bags in a folder, with one file of questions, and returns the bags' paths.
 
-    Args:
-        folder: Folder for the bags and `questions.jsonl`.
-        clips: Number of clips.
-        size: Size of the images in pixels.
-        seed: Seed of the clips within the test split.
-        seconds: Length of each clip.
-        fps: Images per second.
-        on_clip: Called after each clip.
-
-    Returns:
-        Paths of the bags.
+    The seed selects clips within the split; `fps` is in images per second; `on_clip` is called after each clip.
 
     Raises:
         TabletopError: A setting is out of range, or PyBullet is not installed.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.generation import Sampling
@@ -19,7 +18,7 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Size
-from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio
+from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio, sum_ratios
 from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Scored, score_answer
 from penguin_tabletop.dataset import Mixture, Sample, TabletopDataset, TabletopSettings
 from penguin_tabletop.seeds import Split
@@ -35,12 +34,9 @@ class TabletopRun:
     scenes: int = 200
     # weights of single images, pairs and clips; nothing is asked about charts and texts
     mixture: Mixture = field(default_factory=lambda: Mixture(image=0.6, pair=0.1, clip=0.3, chart=0, text=0))
-    turns: int = 8  # maximum number of questions about a scene
     size: Size = field(default_factory=lambda: Size(168, 168))  # of the images in pixels
-    fps: float = 2.0  # frames per second of clips
     policy: str = "novelty"  # keyframe policy for clips: "novelty" or "reference"
     max_tokens: int | None = None  # visual token budget of a prompt; None for the checkpoint's
-    max_new_tokens: int = 160  # maximum length of an answer in tokens
 
     def __post_init__(self) -> None:
         for family in ("chart", "text"):
@@ -76,52 +72,40 @@ def evaluate_tabletop(
     runtime: Runtime,
     processor: Processor,
     run: TabletopRun,
-    on_scene: Callable[[int], None] = lambda done: None,
     on_answers: Callable[[Sequence[AskedTurn]], None] = lambda asked: None,
-) -> tuple[dict[str, Score], list[AskedTurn]]:
-    """Asks about every scene and scores the answers.
+) -> dict[str, Score]:
+    """Asks about every scene and returns the scores by name, in the order of tables.
 
-    Args:
-        runtime: Runtime with the model.
-        processor: Processor of the same checkpoint.
-        run: The scenes and how they are asked about.
-        on_scene: Called after each scene with the number of scenes done.
-        on_answers: Called before on_scene with the answers about the scene.
-
-    Returns:
-        Scores by name, in the order of tables, and all answers.
+    After each scene, `on_answers` gets the answers about it.
 
     Raises:
         PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
     """
-    settings = TabletopSettings(Split.TEST, run.seed, run.size, run.turns, run.fps, mixture=run.mixture)
-    dataset = TabletopDataset(settings)
+    settings = TabletopSettings(Split.TEST, run.seed, run.size, turns=8, fps=2.0, mixture=run.mixture)
     scored: list[list[Scored]] = []
-    all_asked: list[AskedTurn] = []
+    dataset = TabletopDataset(settings)
     for number in range(run.scenes):
-        sample = dataset[number]
-        answers = _answer_turns(runtime, processor, run, sample)
-        scores = [score_answer(turn, raw) for turn, raw in zip(sample.turns, answers, strict=True)]
-        asked = [
-            AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right)
-            for turn, raw, score in zip(sample.turns, answers, scores, strict=True)
-        ]
-        all_asked += asked
-        scored.append(scores)
+        sample, asked = dataset[number], []
+        scored.append([])
+        for turn, raw in zip(sample.turns, _answer_turns(runtime, processor, run, sample), strict=True):
+            score = score_answer(turn, raw)
+            scored[-1].append(score)
+            asked.append(AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right))
         on_answers(asked)
-        on_scene(number + 1)
-    return summarise(scored), all_asked
+    return summarise(scored)
 
 
 def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
-    """Returns the scores of all answers, with intervals over scenes because answers about one scene are correlated.
+    """Returns the scores of the answers of each scene.
 
-    Args:
-        scored: The answers of each scene.
+    Intervals are over scenes, because answers about one scene are correlated.
     """
     present = {name for answers in scored for answer in answers for name in answer.parts}
     names = [name for name in TITLES if name in present] + sorted(n for n in present if n.startswith(QUESTION))
-    columns = [[_scene_part(answers, name) for answers in scored] for name in names]
+    columns = [
+        [sum_ratios([answer.parts[name] for answer in answers if name in answer.parts]) for answers in scored]
+        for name in names
+    ]
     scores = {}
     for name, column, interval in zip(names, columns, intervals(columns), strict=True):
         value = ratio(column)
@@ -131,15 +115,6 @@ def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:
         count = sum(name in answer.parts for answers in scored for answer in answers)
         scores[name] = Score(TITLES.get(name, name), value, low, high, count, tuple(column))
     return scores
-
-
-def to_dict(scores: dict[str, Score], run: TabletopRun) -> dict[str, Any]:
-    """Returns the scores as plain values for JSON."""
-    values = {
-        name: {"value": score.value, "low": score.low, "high": score.high, "answers": score.answers}
-        for name, score in scores.items()
-    }
-    return {"seed": run.seed, "scenes": run.scenes, "scores": values}
 
 
 def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, sample: Sample) -> list[str]:
@@ -155,11 +130,6 @@ def _answer_turns(runtime: Runtime, processor: Processor, run: TabletopRun, samp
         clip=[ClipFrame(*item) for item in zip(sample.stamps_s, sample.frames, strict=True)] if is_clip else None,
         policy=_POLICIES[run.policy](),
         max_tokens=run.max_tokens,
-        sampling=Sampling(max_new_tokens=run.max_new_tokens),
+        sampling=Sampling(max_new_tokens=160),
     )
     return [answer.raw for answer in answers]
-
-
-def _scene_part(answers: Sequence[Scored], name: str) -> Ratio:
-    parts = [answer.parts[name] for answer in answers if name in answer.parts]
-    return Ratio(sum(part.numerator for part in parts), sum(part.denominator for part in parts))

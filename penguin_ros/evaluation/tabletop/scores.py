@@ -52,12 +52,7 @@ class Scored:
 
 
 def score_answer(turn: Turn, raw: str) -> Scored:
-    """Scores an answer.
-
-    Args:
-        turn: The question and what it expects.
-        raw: Text as the model wrote it, with box syntax.
-    """
+    """Scores an answer to a question; `raw` is the text as the model wrote it, with box syntax."""
     return _SCORERS[turn.expected.kind](turn, raw)
 
 

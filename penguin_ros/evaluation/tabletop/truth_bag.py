@@ -39,12 +39,8 @@ class TrueFrame:
 def write_bag(path: Path, frames: Iterable[TrueFrame]) -> Path:
     """Writes an mcap bag with a JPEG image on CAMERA and a `vision_msgs/Detection2DArray` on TRUTH for each frame.
 
-    Args:
-        path: Folder to create.
-        frames: Frames in order of time; time 0 gets the stamp START_NS.
-
-    Raises:
-        EvaluationError: The folder exists already, or cannot be written.
+    Frames are in order of time; time 0 gets the stamp START_NS. Raises EvaluationError if the folder exists already, or
+    cannot be written.
     """
     store = typestore()
     try:

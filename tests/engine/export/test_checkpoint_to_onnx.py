@@ -217,7 +217,7 @@ def test_files_of_quantize_and_build_are_replaced(checkpoint, exported, tmp_path
     folder = shutil.copytree(exported(), tmp_path / "out")
     (folder / "tensorrt").mkdir()
     (folder / ".building").mkdir()
-    for name in ("quantization.json", "tensorrt/vision.plan", "tensorrt/timing.partial", ".building/lock"):
+    for name in ("quantization.json", "tensorrt/vision.plan", "tensorrt/.timing.cache.7.partial", ".building/lock"):
         (folder / name).write_text("")
     manifest = export(checkpoint, folder, ExportOptions("portable"))
     assert {path.name for path in folder.iterdir()} == {MANIFEST, *manifest.files}

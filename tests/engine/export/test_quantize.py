@@ -36,5 +36,3 @@ def test_sensitive_layers_are_kept_better(quantization, expected):
 def test_unknown_settings_are_refused():
     with pytest.raises(EngineError, match="weights 'int2' are unknown; choose from int8, int4, fp8"):
         Quantization("int2")
-    with pytest.raises(EngineError, match="keep_blocks is -1"):
-        Quantization("int4", -1)

@@ -10,11 +10,10 @@ from penguin_engine.runtimes.exported import (
     PATCHES_PER_PASS,
     EmbeddingTable,
     HostVisualTokens,
-    numpy_patch_positions,
     split_into_chunks,
     vision_passes,
 )
-from penguin_models import encoder
+from penguin_models.images import patch_positions
 from penguin_models.types import PatchedImage, Size
 
 
@@ -46,21 +45,12 @@ def test_every_frame_is_packed_once_and_whole(images, equal_frames):
         for row, frame in zip(inputs["slots"], frames, strict=True):
             slots = row[row >= 0]
             np.testing.assert_array_equal(inputs["patches"][slots], frame.patches)
-            np.testing.assert_array_equal(
-                inputs["positions"][slots], numpy_patch_positions(frame.grid, frame.merge_size)
-            )
+            np.testing.assert_array_equal(inputs["positions"][slots], patch_positions(frame.grid, frame.merge_size))
         # `places` undoes the padding, and the patches of each token are one block.
         np.testing.assert_array_equal(inputs["slots"].ravel()[inputs["places"]], np.arange(len(inputs["patches"])))
         assert inputs["blocks"].shape == (sum(p.tokens), frames[0].merge_size ** 2)
         blocks = inputs["positions"][inputs["blocks"]] // frames[0].merge_size
         assert (blocks == blocks[:, :1]).all()
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3]))
-def test_positions_match_the_encoder(rows, columns, merge_size):
-    grid = Size(rows * merge_size, columns * merge_size)
-    expected = encoder.patch_positions(grid, merge_size).numpy()
-    np.testing.assert_array_equal(numpy_patch_positions(grid, merge_size), expected)
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ from penguin_engine.scene.offline import ask
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.types import Frame
@@ -148,7 +149,8 @@ frame = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 answer = ask(runtime, processor, "what is it?", images=[frame], sampling=Sampling(4))
 session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=200))
 session.observe(Frame(frame, 0))
-print(json.dumps([answer.generated_tokens, session.ask("and now?", sampling=Sampling(4)).generated_tokens]))
+request = Request.prepare(processor, "and now?", Sampling(4))
+print(json.dumps([answer.generated_tokens, session.ask(request).generated_tokens]))
 """
 
 

@@ -23,6 +23,7 @@ from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Generation, Sampling, generate
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import ContextLengthError, DeviceMemoryError
@@ -51,9 +52,9 @@ def opener(stand_in, tmp_path_factory):
 
     def built(folder):
         folder = shutil.copytree(folder, tmp_path_factory.mktemp("built") / "model")
-        from penguin_engine.runtimes.tensorrt.build import BuildOptions, build
+        from penguin_engine.runtimes.tensorrt.build import build
 
-        build(folder, options=BuildOptions(limits=PlanLimits(MAX_TOKENS)))
+        build(folder, limits=PlanLimits(MAX_TOKENS))
         return open_runtime("tensorrt", folder, "cuda")
 
     def make(checkpoint, export, name, dtype="float32"):
@@ -286,7 +287,8 @@ def test_two_caches_are_independent(runtime):
 
 def test_two_sessions_are_independent(runtime, processor, picture):
     """Each session answers about its own camera, and as it would alone."""
-    config, sampling = MemoryConfig(token_budget=120), Sampling(max_new_tokens=8)
+    config = MemoryConfig(token_budget=120)
+    request = Request.prepare(processor, "what is there?", Sampling(max_new_tokens=8))
 
     def observe(session, camera):
         for number in range(3):
@@ -294,7 +296,7 @@ def test_two_sessions_are_independent(runtime, processor, picture):
             session.prefill_pending()
 
     def answer(session):
-        return session.ask("what is there?", sampling).raw
+        return session.ask(request).raw
 
     sessions = [SceneSession(runtime, processor, NoveltyPolicy(), config) for _ in range(2)]
     for camera, session in enumerate(sessions):

@@ -1,4 +1,4 @@
-"""Shared fixtures: bags with numbered images, and a scripted model that sees the numbers."""
+"""Fixtures for evaluation tests: bags with numbered images, and a scripted model that reads the numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ SECOND = 10**9
 
 
 def numbered(number, height=56, width=84):
-    """Returns a uniform image whose grey value is its number, which `ScriptedRuntime` recognises."""
+    """Returns an image whose pixels all have the value of its number, from which `ScriptedRuntime` recognises it."""
     return np.full((height, width, 3), number, np.uint8)
 
 
 @pytest.fixture
 def picture_bag(bags):
-    """Writes a bag of numbered images: {topic: [(stamp in seconds, number), ...]}, recorded with a delay."""
+    """Returns a function that writes a bag of numbered images from {topic: [(stamp in seconds, number), ...]}.
+
+    Messages are recorded a short delay after their stamps.
+    """
 
     def write(topics, name="bag", delay=0.02, **options):
         messages = {
@@ -37,21 +40,13 @@ def picture_bag(bags):
 
 @dataclass
 class ScriptedRuntime:
-    """A runtime that recognises numbered images and answers with a function of the question and the numbers.
+    """A runtime that recognises numbered images and computes its answer from the question and the numbers."""
 
-    Attributes:
-        processor: Tokenizes answers.
-        answer: (question, numbers of the images in the prompt) -> text.
-        asked: Questions and numbers so far.
-        encoded: Number of images encoded so far.
-        work: Called with "encode" for each image and "append" for each append.
-    """
-
-    processor: object
-    answer: object
-    asked: list = field(default_factory=list)
-    encoded: int = 0
-    work: object = lambda kind: None
+    processor: object  # tokenizes answers
+    answer: object  # function of the question and the numbers of the images in the prompt
+    asked: list = field(default_factory=list)  # questions so far, each with the numbers in its prompt
+    encoded: int = 0  # number of images encoded so far
+    work: object = lambda kind: None  # called with "encode" for each image, and with "append" for each append
 
     @property
     def info(self):
@@ -61,7 +56,7 @@ class ScriptedRuntime:
         for _ in images:
             self.encoded += 1
             self.work("encode")
-        return [_Seen(image.tokens, round((float(image.patches.mean()) + 1) * 127.5)) for image in images]
+        return [_EncodedImage(image.tokens, round((float(image.patches.mean()) + 1) * 127.5)) for image in images]
 
     def open_cache(self, max_length):
         check_fits(max_length, 40_960, "the cache")
@@ -69,7 +64,7 @@ class ScriptedRuntime:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _EncodedImage:
     length: int
     number: int
 
@@ -77,8 +72,8 @@ class _Seen:
 class _ScriptedCache:
     def __init__(self, runtime):
         self._runtime = runtime
-        self._items = []  # token ids and images, each with its number of tokens
-        self._to_say = None
+        self._items = []  # token ids and encoded images, each with its length in tokens
+        self._answer_ids = None
 
     @property
     def length(self):
@@ -87,25 +82,25 @@ class _ScriptedCache:
     def append(self, parts):
         self._runtime.work("append")
         for part in parts:
-            if isinstance(part, _Seen):
+            if isinstance(part, _EncodedImage):
                 self._items.append((part, part.length))
             else:
                 self._items += [(token, 1) for token in part]
         ids = [item for item, _ in self._items if isinstance(item, int)]
-        generating = len(parts) == 1 and segment_length(parts[0]) == 1 and self._to_say is not None
+        generating = len(parts) == 1 and segment_length(parts[0]) == 1 and self._answer_ids is not None
         if not generating:
-            self._to_say = self._script(ids)
-        token = self._to_say.pop(0) if self._to_say else self._runtime.processor.end_token_ids[0]
+            self._answer_ids = self._answer(ids)
+        token = self._answer_ids.pop(0) if self._answer_ids else self._runtime.processor.end_token_ids[0]
         logits = np.zeros(self._runtime.info.vocab_size, np.float32)
         logits[token] = 1
         return logits
 
-    def _script(self, ids):
+    def _answer(self, ids):
         text = self._runtime.processor.tokenizer.decode(ids, skip_special_tokens=False)
         if "<|im_end|>" not in text:
-            return None  # frames without a question
+            return None  # the prompt has no question yet
         question = text.rsplit("<|im_end|>", 1)[0].rsplit("\n", 1)[-1]
-        numbers = [item.number for item, _ in self._items if isinstance(item, _Seen)]
+        numbers = [item.number for item, _ in self._items if isinstance(item, _EncodedImage)]
         self._runtime.asked.append((question, numbers))
         return self._runtime.processor.encode_text(self._runtime.answer(question, numbers))
 
@@ -113,7 +108,7 @@ class _ScriptedCache:
         while self.length > length:
             self._items.pop()
         assert self.length == length
-        self._to_say = None
+        self._answer_ids = None
 
     def close(self):
         self._items = []
@@ -121,7 +116,7 @@ class _ScriptedCache:
 
 @pytest.fixture
 def scripted(processor):
-    """Makes a `ScriptedRuntime`; by default its answer is the numbers that it sees."""
+    """Returns a function that makes a `ScriptedRuntime`, which answers with the numbers it sees by default."""
 
     def make(answer=lambda question, numbers: " ".join(map(str, numbers))):
         return ScriptedRuntime(processor, answer)
@@ -131,7 +126,7 @@ def scripted(processor):
 
 @pytest.fixture
 def result_folder(tmp_path):
-    """A results folder with images of both cameras."""
+    """Returns a results folder that contains one frame of each camera."""
     (tmp_path / "frames").mkdir()
     for name, colour in (("front", "tan"), ("rear", "gray")):
         Image.new("RGB", (320, 240), colour).save(tmp_path / "frames" / f"{name}.jpg")
@@ -140,5 +135,5 @@ def result_folder(tmp_path):
 
 @pytest.fixture
 def two_methods(result_folder):
-    """The page of two methods, of which each is right where the other is wrong."""
+    """Returns the HTML report of a run with two methods and different verdicts."""
     return render([make({"memory": "rrwr", "last-4": "wrwr"})], [result_folder])

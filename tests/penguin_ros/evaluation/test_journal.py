@@ -6,7 +6,7 @@ import pytest
 
 from penguin_models.errors import EvaluationError, WriteError
 from penguin_ros.evaluation.journal import Journal, run_key
-from penguin_ros.evaluation.records import AnswerRecord, ModelSpec, RunSettings, Timeline
+from penguin_ros.evaluation.records import AnswerRecord, FrameRecord, ModelSpec, RunSettings, Timeline
 from penguin_ros.evaluation.results import ModelInfo
 
 
@@ -21,10 +21,10 @@ def journal_of(folder, run="run", recording="images"):
 def write(folder, *records):
     journal = journal_of(folder)
     for item in records:
-        journal.answer(item)
+        journal.write(item)
     timeline = Timeline(camera="/a", method="memory", token_budget=60)
     timeline.tokens.append(20)
-    journal.timeline(timeline)
+    journal.write(timeline)
     journal.close()
     return folder / "progress" / "bag.jsonl"
 
@@ -43,7 +43,7 @@ def test_an_incomplete_last_line_is_ignored_and_overwritten(tmp_path):
     file.write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
     journal = journal_of(tmp_path)
     assert {name for name, _, _ in journal.read().answers} == {"a"}
-    journal.answer(record("c"))
+    journal.write(record("c"))
     journal.close()
     assert {name for name, _, _ in journal_of(tmp_path).read().answers} == {"a", "c"}
 
@@ -51,7 +51,7 @@ def test_an_incomplete_last_line_is_ignored_and_overwritten(tmp_path):
 def test_every_answer_is_on_disk_immediately(tmp_path):
     journal = journal_of(tmp_path)
     for count in range(1, 4):
-        journal.answer(record(f"q{count}"))
+        journal.write(record(f"q{count}"))
         assert len(journal_of(tmp_path).read().answers) == count
     journal.close()
 
@@ -104,14 +104,24 @@ def test_a_binary_file_is_reported_as_damaged(tmp_path):
         journal_of(tmp_path).read()
 
 
-def test_pictures_are_made_once_until_they_are_discarded(tmp_path):
-    journal, made = journal_of(tmp_path), []
-    Journal(tmp_path, "other bag", "run", "images").picture("other bag/a.jpg", lambda: b"other")
-    for _ in range(2):
-        journal.picture("bag/a.jpg", lambda: made.append(1) or b"jpeg")
-    assert made == [1] and (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"jpeg"
+def pictured(bag, jpeg):
+    frame = FrameRecord(camera="/a", stamp_ns=1, time_s=0.0, width=8, height=8, file=f"{bag}/a.jpg", jpeg=jpeg)
+    return record(frame=frame)
+
+
+def test_pictures_are_written_once_until_they_are_discarded(tmp_path):
+    journal = journal_of(tmp_path)
+    other = Journal(tmp_path, "other bag", "run", "images")
+    other.write(pictured("other bag", b"other"))
+    for jpeg in (b"jpeg", b"ignored"):
+        journal.write(pictured("bag", jpeg))
+    assert (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"jpeg"
+    assert "jpeg" not in (tmp_path / "progress" / "bag.jsonl").read_text().replace("a.jpg", "")
+    for item in (journal, other):
+        item.close()
     journal.discard()
-    journal.picture("bag/a.jpg", lambda: b"new")
+    journal.write(pictured("bag", b"new"))
+    journal.close()
     assert (tmp_path / "frames" / "bag" / "a.jpg").read_bytes() == b"new"
     assert (tmp_path / "frames" / "other bag" / "a.jpg").read_bytes() == b"other"
 
@@ -120,9 +130,9 @@ def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "progress").touch()
     (tmp_path / "frames").touch()
     with pytest.raises(WriteError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
-        journal_of(tmp_path).answer(record())
+        journal_of(tmp_path).write(record())
     with pytest.raises(WriteError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
-        journal_of(tmp_path).picture("bag/a.jpg", lambda: b"jpeg")
+        journal_of(tmp_path).write(pictured("bag", b"jpeg"))
 
 
 def test_the_run_key_changes_with_everything_that_answers_depend_on():

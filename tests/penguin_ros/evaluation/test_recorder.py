@@ -210,7 +210,7 @@ def test_a_request_that_is_too_long_is_refused_unread(recorder):
 def test_a_file_that_cannot_be_used_is_a_clear_error(recorder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("nonsense\n")
-    with pytest.raises(EvaluationError, match=r"bad.jsonl: line 1: not JSON"):
+    with pytest.raises(EvaluationError, match=r"bad.jsonl: line 1: Invalid JSON"):
         Recorder(recorder.recording, bad)
     with pytest.raises(WriteError, match="cannot be written"):
         Recorder(recorder.recording, bad / "q.jsonl")

@@ -14,7 +14,7 @@ from penguin_training.run.loop import train
 
 @pytest.fixture
 def data(values, parse, indexed):
-    values["budgets"]["tokens"] = 512
+    values["budgets"] |= {"tokens": 512, "micro_batches": 1}
     settings = indexed(parse(values))
     return open_data(settings, make_blueprint(settings))
 
@@ -24,22 +24,22 @@ def ids(batch):
 
 
 def test_processes_divide_what_one_would_read(data):
-    alone = data.batches(0, rank=0, world=1)
+    alone = data.batches(0, {}, rank=0, world=1)
     expected = [ids(next(alone)) for _ in range(8)]
     for rank in (0, 1):
-        shared = data.batches(2, rank, world=2)
+        shared = data.batches(2, {}, rank, world=2)
         assert [ids(next(shared)) for _ in range(3)] == expected[2 + rank :: 2][:3]
 
 
 def test_workers_do_not_change_the_order_and_epochs_follow_each_other(data):
     per_epoch = len(data.plan.micro_batches(0))
-    alone = data.batches(per_epoch - 2, rank=0, world=1)
+    alone = data.batches(per_epoch - 2, {}, rank=0, world=1)
     settings = replace(data.settings, data=replace(data.settings.data, workers=2))
-    by_workers = replace(data, settings=settings).batches(per_epoch - 2, rank=0, world=1)
+    by_workers = replace(data, settings=settings).batches(per_epoch - 2, {}, rank=0, world=1)
     for _ in range(4):
         assert ids(next(alone)) == ids(next(by_workers))
-    fresh = data.batches(per_epoch, rank=0, world=1)
-    assert ids(next(fresh)) == ids(data.batch(data.plan.micro_batches(1)[0]))
+    fresh = data.batches(per_epoch, {}, rank=0, world=1)
+    assert ids(next(fresh)) == ids(data[data.plan.micro_batches(1)[0]])
 
 
 @pytest.fixture

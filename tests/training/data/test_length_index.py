@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penguin_models.errors import DataError
+from penguin_models.errors import DataError, WriteError
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.length_index import build_index, index_path, load_index
 from penguin_training.data.sample_reader import SampleReader
@@ -65,9 +65,9 @@ def test_only_unusable_samples_are_measured_again(drawn, tmp_path, reader, jsonl
 
 def test_nothing_is_measured_if_the_index_cannot_be_written(file, reader):
     path = index_path(file, reader)
-    path.with_name(f".{path.name}.partial").mkdir()
+    path.mkdir()
     calls = []
-    with pytest.raises(DataError, match="cannot be written: Is a directory"):
+    with pytest.raises(WriteError, match="cannot be written: Is a directory"):
         build_index(file, reader, progress=lambda: calls.append(1))
     assert not calls
 

@@ -175,4 +175,4 @@ def test_streams_that_cannot_be_read_are_reported(streamed, open_stream, tmp_pat
     streamed["data"]["block"] = 1000
     streamed["data"]["workers"] = 0
     with pytest.raises(DataError, match=r"no samples for reader 1 of 2; lower data\.block"):
-        list(open_stream(streamed).batches({}, rank=1, world=2))
+        list(open_stream(streamed).batches(0, {}, rank=1, world=2))

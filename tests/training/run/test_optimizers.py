@@ -8,7 +8,7 @@ import torch
 
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.model.build_model import build_model
-from penguin_training.run.optimizers import MovingAverage, Optimizers, rate_share
+from penguin_training.run.optimizers import Optimizers, rate_share
 from penguin_training.settings.stage import Schedule
 
 
@@ -64,12 +64,3 @@ def test_muon_trains_the_matrices_of_layers(values, parse):
     )
     left = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
     assert len(left) + len(taken) == len({*left, *taken}) == sum(p.requires_grad for p in model.parameters())
-
-
-def test_the_average_follows_the_weights():
-    model = torch.nn.ParameterDict({"vision_projector": torch.nn.Parameter(torch.zeros(2))})
-    average = MovingAverage(model, 0.9)
-    for _ in range(2):
-        model["vision_projector"].data += 1
-        average.update()
-    torch.testing.assert_close(average.weights["vision_projector"], torch.full((2,), 0.1 * 0.9 + 0.1 * 2))

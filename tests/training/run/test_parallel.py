@@ -42,7 +42,7 @@ def stage(values, reconstruction, tmp_path):
     values["budgets"]["micro_batches"] = 4
     values["data"]["answer_balance"] = 0.5
     values["schedule"] = {"steps": 4}
-    values["engine"] |= {"ema_decay": 0.5, "save_every": 2}
+    values["engine"] |= {"save_every": 2}
     values["output"] = str(tmp_path / "single")
     return values
 

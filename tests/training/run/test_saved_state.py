@@ -18,7 +18,6 @@ def test_a_stopped_run_resumes_with_the_same_losses(values, reconstruction, star
     if kind == "reconstruction":
         reconstruction(values)
         values["learning_rates"]["llm"] = None
-        values["engine"]["ema_decay"] = 0.5
     if kind == "reading":
         reconstruction(values, reading=0.5)
         values["optimizer"] = {"kind": "muon", "muon_factor": 2.0, "weight_decay": 0.1}

@@ -23,7 +23,7 @@ def change(values, key, value):
         ("budgets.tokens", True, "budgets.tokens is True: input should be a valid integer"),
         ("engine.precision", "fp8", "engine.precision is 'fp8': input should be 'float32' or 'bf16'"),
         ("learning_rates.llm", "fast", "learning_rates.llm is 'fast': input should be a valid number"),
-        ("optimizer.beta1", 1.0, "optimizer.beta1 is 1.0: input should be less than 1"),
+        ("optimizer.beta2", 1.0, "optimizer.beta2 is 1.0: input should be less than 1"),
         ("data.files", [], "data.files is \\[\\]: list should have at least 1 item"),
         ("budgets.visual_tokens", 600, "visual_tokens 600 must not exceed tokens 256"),
         ("schedule.epochs", 1.0, "give exactly one of epochs and steps"),
@@ -74,7 +74,7 @@ def test_sharding_and_teachers_limit_other_settings(values, parse, reconstructio
     with pytest.raises(SettingError, match=r"muon needs whole matrices, which engine\.sharding fsdp2 splits"):
         parse(values)
     values["reconstruction"]["teacher"]["kind"] = "siglip"
-    with pytest.raises(SettingError, match=r"reading is 1\.0, but a siglip teacher has no classifiers; set it to 0"):
+    with pytest.raises(SettingError, match=r"reading must be 0, not 1\.0: a siglip teacher has no classifiers"):
         parse(values)
 
 
@@ -113,7 +113,7 @@ def test_overrides_replace_settings_of_a_file(tmp_path):
         ("- a", (), "holds a list; a stage file is a mapping"),
         ("name: a\nname: b", (), "line 2 is not valid YAML: found duplicate key"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),
-        (STAGE, ["name.x=1"], "name is 'x' and has no settings below it"),
+        (STAGE, ["name.x=1"], "there are no settings below 'x'"),
         (STAGE, ["data.files.1.repeat=2.0"], r"1 is not an index of a list of 1 \(from 0\)"),
         (STAGE, ["data.files.path=x"], r"path is not an index of a list of 1"),
         (STAGE, ["engine.sed=1"], r"engine.sed is not a setting; did you mean seed\?"),

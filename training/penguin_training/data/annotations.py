@@ -58,11 +58,7 @@ class Annotation:
 
 
 def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
-    """Checks one sample as decoded from JSON, with paths relative to `root`, and returns it.
-
-    Raises:
-        DataError: the sample does not have the form described in the module's docstring.
-    """
+    """Checks one sample as decoded from JSON, with paths relative to `root`; raises DataError if it is malformed."""
     if not isinstance(raw, Mapping):
         raise DataError(f"a sample must be an object, not {raw!r:.60}")
     name = sample_id(raw, default_id)
@@ -116,7 +112,14 @@ def without_conversation(raw: Any) -> Any:
 
 
 class AnnotationFile:
-    """A JSON or JSONL file whose samples are parsed on access; can be sent to worker processes."""
+    """A JSON file (a list, read at once) or JSONL file (a sample per line) whose samples are parsed on access.
+
+    Attributes:
+        path: The file.
+        root: Folder that paths in samples are relative to; by default the file's own.
+        only: Selects samples, see `is_selected`.
+        conversations: False drops them, see `without_conversation`.
+    """
 
     def __init__(
         self,
@@ -125,17 +128,7 @@ class AnnotationFile:
         only: Mapping[str, Sequence[str]] | None = None,
         conversations: bool = True,
     ):
-        """Finds the samples.
-
-        Args:
-            path: `.json` (a list, read at once) or `.jsonl` (one sample per line, read line by line).
-            root: Folder that paths in samples are relative to; the file's own folder if None.
-            only: Selects samples, see `is_selected`.
-            conversations: False drops them, see `without_conversation`.
-
-        Raises:
-            DataError: the file is missing, empty or not JSON.
-        """
+        """Finds the samples; raises DataError if the file is missing, empty or not JSON."""
         self.path = path
         self.root = path.parent if root is None else root
         self.only = dict(only or {})

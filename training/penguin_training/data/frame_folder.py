@@ -16,11 +16,7 @@ class FrameFolder:
     """A folder of frames as a `Clip`."""
 
     def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
-        """Chooses the frames without reading them: at most `fps` per second, and `max_frames` of these, uniformly.
-
-        Raises:
-            MediaError: the folder is missing or holds no frames, or fps or max_frames is out of range.
-        """
+        """Chooses the frames without reading them: at most `fps` per second, and `max_frames` of these, uniformly."""
         check_sampling(fps, max_frames)
         folder = Path(path)
         if not folder.is_dir():

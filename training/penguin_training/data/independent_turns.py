@@ -21,8 +21,7 @@ from penguin_models.types import Int64Array
 def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
     """Splits a conversation into one for each question, all of which begin with the system message and the media.
 
-    Raises:
-        DataError: media come after the first question, or an answer before it.
+    Raises DataError if media come after the first question, or an answer before it.
     """
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     first = asked[0] if asked else len(messages)
@@ -46,11 +45,7 @@ def encode_independent_turns(
 ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
     """Encodes a conversation with independent turns, given the visual tokens of each frame.
 
-    Returns:
-        ids int64 [tokens], first what all turns share, then each turn; labels as ids; tokens of each turn.
-
-    Raises:
-        PenguinError: the conversation is malformed, or its turns cannot be independent.
+    Returns ids [tokens], first what all turns share, then each turn; labels, like ids; and the tokens of each turn.
     """
     encoded = [processor.training_ids(turn, visual_tokens) for turn in split_turns(messages)]
     visual = np.flatnonzero(encoded[0][0] == processor.image_token_id)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from penguin_models.errors import DataError, PenguinError
 from penguin_models.types import Int64Array
@@ -25,18 +27,13 @@ _SCANNED = 2000  # micro-batches among which the largest is looked for
 
 
 @dataclass(frozen=True, eq=False)
-class IndexedData:
+class IndexedData(Dataset[Batch]):
     """The annotation files of a stage with their length indexes, and the plan of their micro-batches."""
 
     settings: StageSettings
     files: list[tuple[AnnotationFile, LengthIndex]]
     plan: PackingPlan
     reader: SampleReader
-
-    @property
-    def samples(self) -> int:
-        """Number of samples of all files, usable or not."""
-        return sum(len(file) for file, _ in self.files)
 
     @property
     def micro_batches_per_epoch(self) -> int:
@@ -68,11 +65,7 @@ class IndexedData:
         """Returns hashes of the files and the lengths of their samples."""
         return [index.digest for _, index in self.files]
 
-    def patches(self, numbers: Sequence[int] | Int64Array) -> int:
-        """Returns the patches of a micro-batch with these samples."""
-        return sum(int(index.patches[row]) for _, index, row in map(self._locate, numbers))
-
-    def batch(self, numbers: Sequence[int] | Int64Array) -> Batch:
+    def __getitem__(self, numbers: Int64Array) -> Batch:
         """Reads the samples of a micro-batch; those that cannot be read are left out and named."""
         encoded: list[EncodedSample] = []
         unusable: list[tuple[str, str]] = []
@@ -85,26 +78,21 @@ class IndexedData:
 
     def sample_batch(self) -> Batch:
         """Reads the micro-batch with the most patches, of the first ones of the first epoch."""
+        patches = np.concatenate([index.patches for _, index in self.files])
         candidates = self.plan.micro_batches(0)[:_SCANNED]
-        return self.batch(max(candidates, key=lambda numbers: (self.patches(numbers), self.plan.size(numbers))))
+        return self[max(candidates, key=lambda numbers: (patches[numbers].sum(), self.plan.size(numbers)))]
 
-    def batches(self, start: int, rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
-        """Returns the micro-batches of process `rank` of `world`, without end.
-
-        Args:
-            start: Micro-batches that all processes together have consumed before.
-            rank: Index of this process.
-            world: Number of processes.
-            pin: Puts tensors into page-locked memory.
-        """
+    def batches(self, step: int, state: dict[str, Any], rank: int, world: int) -> Iterator[Batch]:
+        """Returns the micro-batches of process `rank` of `world` from an optimiser step on, without end."""
         workers = self.settings.data.workers
+        start = step * self.settings.budgets.micro_batches + rank
         return iter(
             DataLoader(
-                _MicroBatches(self),
-                sampler=_FromPosition(self.plan, start + rank, world),
+                self,
+                sampler=_micro_batches_from(self.plan, start, world),
                 batch_size=None,
                 prefetch_factor=_PREFETCHED if workers else None,
-                pin_memory=pin,
+                pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # or it would draw from the run's own
                 **worker_options(workers),
             )
@@ -118,26 +106,11 @@ class IndexedData:
         raise IndexError(number)
 
 
-class _MicroBatches(Dataset[Batch]):
-    def __init__(self, data: IndexedData):
-        self._data = data
-
-    def __getitem__(self, numbers: Any) -> Batch:
-        return self._data.batch(numbers)
-
-
-class _FromPosition(Sampler[Any]):
-    """Sample numbers of every `world`-th micro-batch, epoch after epoch, without end."""
-
-    def __init__(self, plan: PackingPlan, start: int, world: int):
-        self._plan, self._start, self._world = plan, start, world
-
-    def __iter__(self) -> Iterator[Int64Array]:
-        epoch, position = 0, self._start
-        while True:
-            batches = self._plan.micro_batches(epoch)
-            while position < len(batches):
-                yield batches[position]
-                position += self._world
-            position -= len(batches)
-            epoch += 1
+def _micro_batches_from(plan: PackingPlan, position: int, world: int) -> Iterator[Int64Array]:
+    """Yields the sample numbers of every `world`-th micro-batch, epoch after epoch, without end."""
+    for epoch in count():
+        batches = plan.micro_batches(epoch)
+        while position < len(batches):
+            yield batches[position]
+            position += world
+        position -= len(batches)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import DataError, PenguinError
 from penguin_models.processor import Visual
 from penguin_models.types import FrameKind, Int64Array, Size
@@ -87,36 +87,23 @@ def build_index(
 ) -> Path:
     """Measures the samples of a file, writes the index next to it and returns its path.
 
-    Args:
-        file: The annotation file.
-        reader: Measures with the stage's settings.
-        workers: Number of processes that measure.
-        progress: Called after each measured sample.
-        known: A current index: only samples that it could not use are measured again.
-
-    Raises:
-        DataError: the index cannot be written; raised before anything is measured.
+    With a current index as `known`, only samples that it could not use are measured again. `progress` is called after
+    each sample. Raises WriteError, before anything is measured, if the index cannot be written.
     """
     path = index_path(file, reader)
-    partial = path.with_name(f".{path.name}.partial")
-    with _write_errors(path):
-        partial.touch()
-        partial.unlink()
-    measured = [_UNUSABLE] * len(file) if known is None else [known[row] for row in range(len(file))]
-    unusable: dict[int, tuple[str, str]] = {}
-    rows = range(len(file)) if known is None else sorted(known.unusable)
-    loader = DataLoader(_Measurements(file, reader, rows), batch_size=None, **worker_options(workers))
-    for row, result in zip(rows, loader, strict=True):
-        if isinstance(result, MeasuredSample):
-            measured[row] = result
-        else:
-            unusable[row] = result
-        progress()
-    header = {"file_sha256": _file_hash(file.path), "samples": len(file), "unusable": unusable}
-    with _write_errors(path):
-        with partial.open("wb") as out:
-            np.savez_compressed(out, header=np.array(json.dumps(header)), **_columns(measured))
-        partial.replace(path)
+    with atomic_write(path, "wb") as out:  # opened first: whether it can be written is known before the measuring
+        measured = [_UNUSABLE] * len(file) if known is None else [known[row] for row in range(len(file))]
+        unusable: dict[int, tuple[str, str]] = {}
+        rows = range(len(file)) if known is None else sorted(known.unusable)
+        loader = DataLoader(_Measurements(file, reader, rows), batch_size=None, **worker_options(workers))
+        for row, result in zip(rows, loader, strict=True):
+            if isinstance(result, MeasuredSample):
+                measured[row] = result
+            else:
+                unusable[row] = result
+            progress()
+        header = {"file_sha256": _file_hash(file.path), "samples": len(file), "unusable": unusable}
+        np.savez_compressed(out, header=np.array(json.dumps(header)), **_columns(measured))
     return path
 
 
@@ -147,14 +134,6 @@ def find_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex | None
         return load_index(file, reader)
     except DataError:
         return None
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise DataError(f"the length index {path} cannot be written: {err.strerror}") from err
 
 
 class _Measurements(Dataset[Any]):

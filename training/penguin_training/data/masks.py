@@ -36,11 +36,7 @@ _SKIPPED_WORDS = ("nothing", "any")
 
 
 class MaskedImages(Dataset[tuple[PatchedImage, Tensor, Tensor]]):
-    """Patches, the words for them [N, words] and the edges around them [N, 4], by (row, scale).
-
-    Attributes:
-        words: The words in the names of the classes.
-    """
+    """Patches, the words for them [N, words] and the edges around them [N, 4], by (row, scale)."""
 
     def __init__(self, files: Sequence[Path]):
         """Reads class names and paths; raises DataError if they are missing or contradict each other."""
@@ -100,25 +96,15 @@ def words_of(classes: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def class_shares(mask: UInt8Array, size: Size, patch_size: int, classes: int) -> Tensor:
-    """Returns the fraction of each class in every patch: float32 [N, classes], in row-major order.
-
-    Args:
-        mask: uint8 [H, W], class numbers; H and W are multiples of the patch size.
-        size: Height and width in pixels.
-        patch_size: Side of a patch.
-        classes: Number of classes.
-    """
+    """Returns the fraction of each class in every patch of a mask [H, W]: float32 [N, classes], in row-major order."""
     return _count(mask, size, patch_size, classes) / patch_size**2
 
 
 def edge_classes(mask: UInt8Array, size: Size, patch_size: int) -> Tensor:
-    """Returns where in the image the object lies that covers most of each patch; arguments as for `class_shares`.
+    """Returns where in the image the object lies that covers most of each patch: int64 [N, 4].
 
-    An object is a connected component of one class: touching things of one class count as one.
-
-    Returns:
-        int64 [N, 4], left, upper, right, lower edge in `EDGE_STEPS` of the image's side; `NO_EDGE` in patches that
-        show too little of an object.
+    The columns are its left, upper, right and lower edge in `EDGE_STEPS` of the image's side; `NO_EDGE` in patches that
+    show too little of an object. An object is a connected component: touching things of one class count as one.
     """
     components, boxes = _components(mask)
     counts = _count(components, size, patch_size, len(boxes))

@@ -18,11 +18,7 @@ from penguin_training.settings.stage import StageSettings
 
 
 def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | StreamedData:
-    """Opens the stage's data.
-
-    Raises:
-        DataError: a file or its length index is missing or does not fit, or too many samples cannot be used.
-    """
+    """Opens the stage's data; raises DataError if a file or its length index is missing or too much is unusable."""
     reader = make_reader(settings, blueprint)
     if settings.data.streamed:
         return StreamedData(settings, reader)
@@ -32,7 +28,7 @@ def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | St
     plan = PackingPlan(sizes, repeats, settings.budgets.tokens, settings.engine.seed)
     data = IndexedData(settings, files, plan, reader)
     if unusable := data.unusable():
-        check_unusable(len(unusable), data.samples, settings.data.max_bad_share, unusable[0])
+        check_unusable(len(unusable), len(sizes), settings.data.max_bad_share, unusable[0])
     if not data.micro_batches_per_epoch:
         raise DataError("no sample of data.files can be used; run `penguin-vl prepare lengths` for the reasons")
     return data

@@ -41,13 +41,9 @@ class PackingPlan:
     """The micro-batches of every epoch, as a function of the seed alone."""
 
     def __init__(self, sizes: Int64Array, repeats: Sequence[tuple[int, float]], budget: int, seed: int):
-        """Stores what is packed.
+        """Plans with the tokens of each sample (0 if it cannot be used) and a budget of tokens for a micro-batch.
 
-        Args:
-            sizes: Tokens of each sample, 0 if it cannot be used.
-            repeats: (samples, how often an epoch shows each) for each file, in the order of `sizes`.
-            budget: Tokens of a micro-batch.
-            seed: Seed of the shuffling.
+        `repeats` holds (samples, how often an epoch shows each) for each file, in the order of `sizes`.
         """
         assert sum(count for count, _ in repeats) == len(sizes)
         self._sizes, self._repeats, self._budget, self._seed = sizes, repeats, budget, seed
@@ -59,9 +55,9 @@ class PackingPlan:
             self._cached = epoch, self._pack_epoch(epoch)
         return self._cached[1]
 
-    def size(self, numbers: Sequence[int] | Int64Array) -> int:
+    def size(self, numbers: Int64Array) -> int:
         """Returns the tokens of a micro-batch."""
-        return int(self._sizes[np.asarray(numbers)].sum())
+        return int(self._sizes[numbers].sum())
 
     def fill(self, epoch: int = 0) -> float:
         """Returns the fraction of the budget that an epoch's micro-batches fill."""

@@ -81,8 +81,7 @@ class SampleReader:
     def measure(self, annotation: Annotation) -> MeasuredSample:
         """Returns the lengths of a sample; reads no pixels of images, but all frames of clips.
 
-        Raises:
-            PenguinError: the sample is malformed, unreadable, beyond the budgets, or of no use to the stage.
+        Raises PenguinError if the sample is malformed, unreadable, beyond the budgets, or of no use to the stage.
         """
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
@@ -107,11 +106,7 @@ class SampleReader:
         return measured
 
     def encode(self, annotation: Annotation, measured: MeasuredSample) -> EncodedSample:
-        """Reads a measured sample.
-
-        Raises:
-            PenguinError: its media cannot be read, or have changed since it was measured.
-        """
+        """Reads a measured sample; raises PenguinError if its media cannot be read, or have changed since then."""
         allocations = self._allocate([info.visual for info in measured.media])
         images: list[PatchedImage] = []
         for reference, info, allocation in zip(annotation.media, measured.media, allocations, strict=True):

@@ -88,7 +88,7 @@ class StreamedData:
         """Reads the first micro-batch of the stream."""
         return next(self.micro_batches(Position(0), readers=1))
 
-    def batches(self, state: dict[str, Any], rank: int, world: int, pin: bool = False) -> Iterator[Batch]:
+    def batches(self, step: int, state: dict[str, Any], rank: int, world: int) -> Iterator[Batch]:
         """Returns the micro-batches of process `rank` of `world`, without end.
 
         `state` holds the positions of its readers, empty at the beginning, and is updated as micro-batches are taken.
@@ -102,15 +102,12 @@ class StreamedData:
         positions = [Position(*state["positions"][(turn + i) % own]) for i in range(own)]
         stream = _ReaderStream(self, positions, world * own)
         generator = torch.Generator()  # or it would draw from the run's own
+        pin = torch.cuda.is_available()
         loader = DataLoader(stream, batch_size=None, pin_memory=pin, generator=generator, **worker_options(workers))
         return _track_positions(loader, state)
 
     def micro_batches(self, position: Position, readers: int) -> Iterator[Batch]:
-        """Yields the micro-batches of one reader from a position on, epoch after epoch.
-
-        Raises:
-            DataError: the stream ends early, or has nothing for this reader.
-        """
+        """Yields the micro-batches of one reader from a position on, epoch after epoch."""
         while True:
             found = False
             for block, rows in self._blocks(position, readers):
@@ -172,11 +169,9 @@ class StreamedData:
         try:
             for number, raw in enumerate(_raw_samples(stream, _is_jsonl(path))):
                 place = f"{Path(path).name}:{number + 1}"
-                if isinstance(raw, DataError):
-                    yield _Row(place, partial(_raise, raw))
-                elif is_selected(raw, file.only):
+                if is_selected(raw, file.only):
                     shown = raw if file.conversations else without_conversation(raw)
-                    yield _Row(sample_id(raw, place), partial(parse_annotation, shown, media_root, place))
+                    yield _Row(sample_id(raw, place), partial(_parse, shown, media_root, place))
         except _stream_errors() as err:
             raise DataError(f"the stream {path} ends early: {' '.join(str(err).split())[:200]}") from err
 
@@ -220,8 +215,10 @@ def _raw_samples(stream: Any, is_jsonl: bool) -> Iterator[Any]:
                 yield err
 
 
-def _raise(error: DataError) -> Annotation:
-    raise error
+def _parse(raw: Any, root: Path, place: str) -> Annotation:
+    if isinstance(raw, DataError):
+        raise raw
+    return parse_annotation(raw, root, place)
 
 
 def _is_jsonl(path: str) -> bool:

@@ -30,8 +30,7 @@ _WORD = (
 def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokenizer:
     """Trains a tokenizer on the conversations and texts of annotation files; skips samples that cannot be read.
 
-    Raises:
-        SettingError: the vocabulary is too small for the bytes and special tokens, or too large for the texts.
+    Raises SettingError if the vocabulary is too small for the bytes and special tokens, or too large for the texts.
     """
     least = _BYTES + len(SPECIAL) + len(WORDS)
     if vocabulary < least:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_models.checkpoint import resolve_checkpoint
-from penguin_models.config import DECODER_FIELDS, EncoderConfig, ImageConfig, PenguinConfig, read_json
+from penguin_models.checkpoint import read_config, resolve_checkpoint
+from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.processor import Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
@@ -33,9 +33,8 @@ class Blueprint:
 def make_blueprint(settings: StageSettings) -> Blueprint:
     """Reads the configuration files that a stage starts from.
 
-    Raises:
-        CheckpointError: a file is missing or belongs to another kind of model.
-        SettingError: the model is too small for the stage's budgets or its tokenizer.
+    Raises PenguinError if one is missing or belongs to another kind of model, or the model is too small for the stage's
+    budgets or its tokenizer.
     """
     model = settings.model
     if model.new_language_model:
@@ -46,7 +45,8 @@ def make_blueprint(settings: StageSettings) -> Blueprint:
         folder, raw = read_llm_config(str(model.start))
         blueprint = Blueprint(decoder_fields(raw), None, Processor.from_llm(folder, ImageConfig(), _end_token_ids(raw)))
     else:
-        folder, config = read_penguin_config(str(model.start))
+        folder = resolve_checkpoint(str(model.start), weights=False)
+        config = read_config(folder)
         processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
         blueprint = Blueprint(config.decoder, config, processor)
     rows, image = int(blueprint.decoder["vocab_size"]), blueprint.processor.image_token_id
@@ -67,19 +67,6 @@ def read_llm_config(path: str) -> tuple[Path, dict[str, Any]]:
     return folder, raw
 
 
-def read_penguin_config(path: str) -> tuple[Path, PenguinConfig]:
-    """Returns the folder and the configuration of a Penguin-VL checkpoint, without downloading weights."""
-    folder = resolve_checkpoint(path, weights=False)
-    raw = read_json(folder / "config.json")
-    second = raw.get("vision_encoder")
-    encoder_raw = None
-    if not raw.get("vision_encoder_config") and isinstance(second, str) and second:
-        subfolder = folder / second
-        encoder_folder = resolve_checkpoint(subfolder if subfolder.is_dir() else second, weights=False)
-        encoder_raw = read_json(encoder_folder / "config.json")
-    return folder, PenguinConfig.from_dict(raw, encoder_raw)
-
-
 def is_local(path: str) -> bool:
     """Returns whether a checkpoint is a local folder; the weights of others may still have to be downloaded."""
     return Path(path).expanduser().is_dir()
@@ -87,12 +74,12 @@ def is_local(path: str) -> bool:
 
 def decoder_fields(raw: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a Qwen3 `config.json` that describe the decoder."""
-    return {name: raw[name] for name in (*DECODER_FIELDS, *_TOKEN_FIELDS) if raw.get(name) is not None}
+    return {name: raw[name] for name in (*DecoderFields.__annotations__, *_TOKEN_FIELDS) if raw.get(name) is not None}
 
 
 def _new_decoder(new: NewLanguageModel) -> Blueprint:
     processor = Processor.from_llm(resolve_checkpoint(new.tokenizer, weights=False), ImageConfig())
-    decoder = {name: value for name, value in vars(new).items() if name in DECODER_FIELDS}
+    decoder = {name: value for name, value in vars(new).items() if name in DecoderFields.__annotations__}
     size = processor.tokenizer.get_vocab_size(with_added_tokens=True)
     special = {"eos_token_id": processor.end_token_ids[0], "pad_token_id": None, "bos_token_id": None}
     return Blueprint(decoder | {"vocab_size": size} | special, None, processor)

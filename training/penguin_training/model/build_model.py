@@ -16,7 +16,7 @@ from penguin_models.projector import Projector
 from penguin_models.tensor_files import check_tensors, index_tensors
 from penguin_training.model.blueprint import Blueprint, decoder_fields, is_local, read_llm_config
 from penguin_training.model.lora import add_lora
-from penguin_training.model.stage_model import ReadingLoss, StageModel, freeze
+from penguin_training.model.stage_model import ReadingLoss, StageModel, part_of
 from penguin_training.settings.model import NewModel
 from penguin_training.settings.stage import StageSettings
 
@@ -32,11 +32,8 @@ def build_model(
 ) -> StageModel:
     """Returns the stage's model with its weights; parts that are not trained are frozen.
 
-    Random parts depend on `engine.seed` alone, so every process makes the same ones.
-
-    Raises:
-        CheckpointError: weights are missing or do not fit.
-        SettingError: LoRA names layers that the decoder does not have.
+    Random parts depend on `engine.seed` alone, so every process makes the same ones. Raises CheckpointError if weights
+    are missing or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)
@@ -75,7 +72,9 @@ def _assemble(settings: StageSettings, teacher_width: int | None, modules: _Modu
     model = StageModel(*modules, teacher_width, relation_over)
     if settings.lora:
         add_lora(model.language_model, settings.lora)
-    freeze(model, settings.learning_rates.trained())
+    trained = settings.learning_rates.trained()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in trained)
     if settings.engine.gradient_checkpointing:
         model.checkpoint_activations()
     engine = settings.engine

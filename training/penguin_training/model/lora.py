@@ -1,36 +1,22 @@
-"""Low-rank training of the decoder with peft: adapters are added to linear layers, and merged for a checkpoint."""
+"""Low-rank training of the decoder with peft: adapters are added to its layers, and merged for a checkpoint."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from penguin_models.errors import SettingError
 from penguin_training.settings.stage import Lora
 
+_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _BASE = ".base_layer."
 
 
 def add_lora(decoder: nn.Module, settings: Lora) -> None:
-    """Adds adapters, which initially change nothing, to the linear layers that the settings name.
-
-    Raises:
-        SettingError: the decoder has no such layers, or the weights of one are also the embeddings.
-    """
+    """Adds adapters, which initially change nothing, to the linear layers of attention and feed-forward network."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    known = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [name for name in settings.modules if name not in known]
-    if unknown:
-        raise SettingError(f"lora.modules names {', '.join(unknown)}; the decoder has {', '.join(sorted(known))}")
-    if "lm_head" in settings.modules and decoder.config.tie_word_embeddings:  # type: ignore[union-attr]
-        raise SettingError("lora.modules names lm_head, whose weights are also the embeddings; remove it")
     config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.modules),
-        bias="none",
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(_LAYERS)
     )
     inject_adapter_in_model(config, decoder)
 

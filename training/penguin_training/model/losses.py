@@ -19,7 +19,7 @@ _ROWS_PER_PASS = 4096
 
 
 def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns the weighted sum of the cross-entropy over the learnt positions.
+    """Returns the weighted sum of the cross-entropy over the learnt positions; 0 if there are none.
 
     Logits are computed in passes, and recomputed for the gradient: with a large vocabulary they would otherwise be the
     largest tensor in memory.
@@ -29,9 +29,6 @@ def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Ca
         targets: int64 [K].
         weights: float32 [K].
         head: [rows, D] -> logits [rows, vocabulary].
-
-    Returns:
-        A scalar; 0 if K is 0, still connected to `hidden`.
     """
 
     def rows_sum(states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -54,29 +51,16 @@ def amplitude_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relation_loss(student: Tensor, teacher: Tensor, groups: Sequence[int] | None = None) -> Tensor:
-    """Returns the smooth L1 loss between the patch-to-patch cosine similarities of student and teacher.
+    """Returns the smooth L1 loss between the patch-to-patch cosine similarities of student [V, S] and teacher [V, S'].
 
-    Args:
-        student: [V, S].
-        teacher: [V, S'].
-        groups: Tokens of each image: only patches of the same image are compared, and the losses of the images are
-            averaged (paper). None compares all rows of the micro-batch (released code).
+    With `groups`, the tokens of each image, only patches of the same image are compared, and the losses of the images
+    are averaged (paper). None compares all rows of the micro-batch (released code).
     """
     student, teacher = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
     if groups is None:
         return _similarity_loss(student, teacher)
-    # Images with equal numbers of tokens are computed together.
-    starts_by_length: dict[int, list[int]] = {}
-    start = 0
-    for length in groups:
-        starts_by_length.setdefault(length, []).append(start)
-        start += length
-    total = student.new_zeros(())
-    for length, starts in starts_by_length.items():
-        rows = torch.tensor(starts)[:, None] + torch.arange(length)  # [images, length]
-        ours, theirs = (x[rows.to(x.device)] for x in (student, teacher))
-        total = total + len(starts) * _similarity_loss(ours, theirs)
-    return total / len(groups)
+    images = zip(student.split(list(groups)), teacher.split(list(groups)), strict=True)  # type: ignore[no-untyped-call]
+    return torch.stack([_similarity_loss(*image) for image in images]).mean()
 
 
 def _similarity_loss(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -43,13 +43,7 @@ class PackedSequences:
 
 
 def packed_arguments(lengths: Sequence[int], turns: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
-    """Returns the arguments that the decoder needs besides embeddings and positions.
-
-    Args:
-        lengths: Tokens of each sample; they add up to the sequence.
-        turns: Tokens of each independent turn, by sample; see `EncodedSample`.
-        device: The decoder's device.
-    """
+    """Returns what the decoder needs besides embeddings and positions; lengths and turns are those of a `Batch`."""
     starts = torch.tensor([0, *lengths]).cumsum(0)
     blocks: list[AttentionBlock] = []
     for length, sample_turns in zip(lengths, turns, strict=True):
@@ -78,25 +72,15 @@ def _turns_mask(shared: int, turns: Sequence[int]) -> Tensor:
 
 def packed_attention(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Tensor,  # [1, heads, T, head_dim]
+    key: Tensor,  # [1, key-value heads, T, head_dim]
+    value: Tensor,  # as key
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sequences: PackedSequences | None = None,
     **_: Any,
-) -> tuple[Tensor, None]:
-    """Attends inside each sample; called by transformers' attention layers.
-
-    Args:
-        query: [1, heads, T, head_dim].
-        key: [1, key-value heads, T, head_dim].
-        value: As `key`.
-        sequences: From `packed_arguments`.
-
-    Returns:
-        [1, T, heads, head_dim], and no weights.
-    """
+) -> tuple[Tensor, None]:  # [1, T, heads, head_dim]
+    """Attends inside each sample; called by transformers' attention layers, which expect weights as second value."""
     assert attention_mask is None and sequences is not None and query.shape[0] == 1
     if packed_attention_available(value) and not any(block.mask is not None for block in sequences.blocks):
         return _attend_together(query, key, value, scaling, sequences), None

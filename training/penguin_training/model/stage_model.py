@@ -6,7 +6,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,7 @@ ReadingLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class StageModel(nn.Module):
-    """Decoder, and in a multimodal stage encoder and projector.
-
-    Attributes:
-        language_model: transformers' Qwen3.
-        vision_encoder: Penguin-Encoder, or None in a text stage.
-        vision_projector: Its projector, or None.
-        vision_adapter: Encoder's width -> teacher's width, or None without reconstruction.
-        relation_over: "image" or "micro_batch".
-        reading: Loss of what the teacher's classifiers predict from the student's features, or None.
-    """
+    """Decoder, and in a multimodal stage encoder and projector; with a teacher's width also an adapter to it."""
 
     def __init__(
         self,
@@ -42,7 +33,6 @@ class StageModel(nn.Module):
         vision_projector: Projector | None = None,
         teacher_width: int | None = None,
         relation_over: str = "image",
-        reading: ReadingLoss | None = None,
     ):
         super().__init__()
         language_model.set_attn_implementation(PACKED)
@@ -54,7 +44,7 @@ class StageModel(nn.Module):
             assert vision_encoder is not None
             self.vision_adapter = nn.Linear(vision_encoder.config.hidden_size, teacher_width)
         self.relation_over = relation_over
-        self.reading = reading
+        self.reading: ReadingLoss | None = None
 
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass instead of storing them."""
@@ -129,9 +119,3 @@ def part_of(name: str) -> str:
         "language_model.": "llm",
     }
     return next(part for prefix, part in prefixes.items() if name.startswith(prefix))
-
-
-def freeze(model: StageModel, trained: Collection[str]) -> None:
-    """Disables the gradients of all parts but those in `trained`, named as by `part_of`."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in trained)

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from penguin_models.config import read_json
-from penguin_models.encoder import FrameShape, patch_positions
+from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError
+from penguin_models.images import patch_positions
 
 MODEL_TYPE = "penguin_tiny_teacher"
 EDGE_STEPS = 48
@@ -38,9 +39,8 @@ _EDGE_WEIGHT = 0.5
 class TinyTeacher(nn.Module):
     """Convolutions with classifiers of patches; as a teacher it returns the features before the classifiers.
 
-    Attributes:
-        width: Width of the features, a multiple of 8.
-        words: Number of words that say what a patch shows, such as colours and kinds; several can apply at once.
+    The width of the features is a multiple of 8. `words` is the number of words that say what a patch shows, such as
+    colours and kinds; several can apply at once.
     """
 
     patch_size = PATCH_SIZE
@@ -70,7 +70,7 @@ class TinyTeacher(nn.Module):
         encoded, start = [], 0
         for shape, group in groupby(frames):  # consecutive frames of one shape are computed together
             count, (rows, columns) = len(list(group)), shape.grid
-            row, column = patch_positions(shape.grid, shape.merge_size).to(patches.device).unbind(1)
+            row, column = torch.tensor(patch_positions(shape.grid, shape.merge_size), device=patches.device).unbind(1)
             own = patches[start : start + count * shape.patches].view(count, shape.patches, -1)
             start += count * shape.patches
             tiles = own.new_empty(count, rows, columns, own.shape[-1])
@@ -85,26 +85,14 @@ class TinyTeacher(nn.Module):
 
     @torch.no_grad()
     def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
-        """Returns the features of frames, without gradients.
-
-        Args:
-            patches: [N, C*P*P], normalised, each frame in block order.
-            frames: Their shapes.
-
-        Returns:
-            [V, width], one row for each visual token: the mean over each merge_size x merge_size block.
-        """
+        """Returns features [V, width] of patches [N, C*P*P], without gradients: the mean over each merged block."""
         return self._encode(patches.to(next(self.parameters()).dtype), frames)
 
     def reading(self, student: Tensor, own: Tensor) -> Tensor:
         """Returns how far the classifiers' predictions from a student's features are from those from the teacher's own.
 
         Cross-entropy summed over the words, plus that of the four edges. Each patch is weighted by the probability that
-        it shows an object (`_EMPTY_WEIGHT` if it certainly does not).
-
-        Args:
-            student: [V, width], as reconstructed.
-            own: [V, width].
+        it shows an object (`_EMPTY_WEIGHT` if it certainly does not). Both are [V, width].
         """
         (words, edges), (own_words, own_edges) = (self._classify(features) for features in (student, own))
         expected = own_words.sigmoid()

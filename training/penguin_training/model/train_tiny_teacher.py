@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from penguin_training.data.worker_processes import worker_options
 from penguin_training.model.tiny_teacher import TinyTeacher
 from penguin_training.run.optimizers import rate_share
 from penguin_training.settings.stage import Schedule
-from penguin_training.settings.teacher import TinyTeacherSettings
 
 _MUON_FACTOR = 6.0
 """Learning rate of Muon relative to that of AdamW."""
@@ -26,36 +26,45 @@ _EDGE_WEIGHT = 0.2
 _Batch = tuple[list[PatchedImage], Tensor, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the tiny teacher is trained."""
+
+    hidden_size: int = 192  # Width of its features
+    steps: int = 2000  # Number of optimiser steps
+    images: int = 16  # Images per step
+    rate: float = 1e-3  # Peak learning rate
+    smallest: float = 0.5  # Images are scaled by a random factor between this and 1, as low-resolution stages show them
+    seed: int = 0  # Of weights, order and sizes
+    workers: int = 2  # Number of processes that read images
+
+
 def train_tiny_teacher(
     files: Sequence[Path],
-    settings: TinyTeacherSettings,
+    recipe: Recipe,
     device: str = "cpu",
     report: Callable[[int, dict[str, float]], None] = lambda step, mean: None,
 ) -> TinyTeacher:
-    """Trains a teacher from scratch.
+    """Trains a teacher from scratch on annotation files with images and masks, see data/masks.py.
 
-    Args:
-        files: Annotation files with images and masks, see data/masks.py.
-        settings: Sizes and steps.
-        device: Where to train.
-        report: Called after each step with its number and running means over about 100 steps: the loss, and the
-            accuracy, the fraction of patches with an object whose words are all right.
+    `report` is called after each step with its number and running means over about 100 steps: the loss, and the
+    accuracy, the fraction of patches with an object whose words are all right.
     """
     data = MaskedImages(files)
-    torch.manual_seed(settings.seed)
-    model = TinyTeacher(settings.hidden_size, len(data.words))
+    torch.manual_seed(recipe.seed)
+    model = TinyTeacher(recipe.hidden_size, len(data.words))
     model.to(device).train()
-    optimizers = _Optimizers(model, settings.rate)
-    schedule = Schedule(steps=settings.steps)
+    optimizers = _Optimizers(model, recipe.rate)
+    schedule = Schedule(steps=recipe.steps)
     mean = {"loss": 0.0, "accuracy": 0.0}
-    for step, (images, words, edges) in enumerate(_batches(data, settings)):
+    for step, (images, words, edges) in enumerate(_batches(data, recipe)):
         patches = torch.cat([torch.from_numpy(image.patches) for image in images]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             word_logits, edge_logits = model(patches, [FrameShape(image.grid, image.merge_size) for image in images])
         word_logits, words, edges = word_logits.float(), words.to(device), edges.to(device)
         loss = _loss(word_logits, edge_logits.float(), words, edges)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizers.step(rate_share(step, settings.steps, schedule))
+        optimizers.step(rate_share(step, recipe.steps, schedule))
         for name, value in (("loss", loss.item()), ("accuracy", _accuracy(word_logits, words))):
             mean[name] += (value - mean[name]) / min(step + 1, 100)
         report(step + 1, mean)
@@ -99,16 +108,16 @@ def _accuracy(word_logits: Tensor, words: Tensor) -> float:
     return float(right.float().mean()) if len(right) else 1.0
 
 
-def _batches(data: MaskedImages, settings: TinyTeacherSettings) -> DataLoader[_Batch]:
-    random, count = torch.Generator().manual_seed(settings.seed), settings.steps * settings.images
+def _batches(data: MaskedImages, recipe: Recipe) -> DataLoader[_Batch]:
+    random, count = torch.Generator().manual_seed(recipe.seed), recipe.steps * recipe.images
     rows = torch.randint(len(data), (count,), generator=random)
-    scales = settings.smallest + (1 - settings.smallest) * torch.rand(count, generator=random)
+    scales = recipe.smallest + (1 - recipe.smallest) * torch.rand(count, generator=random)
     return DataLoader(
         data,  # type: ignore[arg-type]
         sampler=list(zip(rows.tolist(), scales.tolist(), strict=True)),
-        batch_size=settings.images,
+        batch_size=recipe.images,
         collate_fn=_collate,
-        **worker_options(settings.workers),
+        **worker_options(recipe.workers),
     )
 
 

@@ -19,12 +19,12 @@ from penguin_training.data.open_data import open_data
 from penguin_training.data.streamed import StreamedData
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import build_model
-from penguin_training.model.teachers import Teacher, check_patch_size, load_teacher
+from penguin_training.model.teachers import Teacher, load_teacher
+from penguin_training.run.checks import check_settings
 from penguin_training.run.optimizers import Optimizers
-from penguin_training.run.output_folder import check_output
 from penguin_training.run.parallel import make_accelerator, place
 from penguin_training.run.saved_state import Progress, check_fingerprint, find_states, load_trainer, resume_fingerprint
-from penguin_training.run.tracking import Tracking, check_trackers
+from penguin_training.run.tracking import Tracking
 from penguin_training.settings.stage import StageSettings
 
 
@@ -63,21 +63,14 @@ class Run:
 
 
 def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
-    """Makes everything that a stage needs, in the order in which errors are cheap.
+    """Makes everything that a stage needs, in the order in which errors are cheap; raises PenguinError.
 
-    Args:
-        settings: The stage's.
-        resume: Continues from the newest state; otherwise the output must hold no run and no checkpoint.
-        console: Where progress is shown.
-
-    Raises:
-        PenguinError: something is missing, does not fit, or contradicts something else.
+    With `resume`, it continues from the newest state; otherwise the output must hold no run and no checkpoint.
     """
-    check_output(settings)
+    check_settings(settings)
     output = Path(settings.output)
     state = _state_to_resume(output, resume)
-    check_trackers(settings.engine.trackers)
-    accelerator = make_accelerator(settings, settings.output)
+    accelerator = make_accelerator(settings)
     rank, world = accelerator.process_index, accelerator.num_processes
     blueprint = make_blueprint(settings)
     data = open_data(settings, blueprint)
@@ -87,24 +80,25 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         check_fingerprint(state, fingerprint)
     teacher, width, reading = None, None, None
     if settings.reconstruction:
-        teacher = load_teacher(settings.reconstruction.teacher)
-        check_patch_size(teacher, blueprint.processor.images.patch_size)
+        teacher = load_teacher(settings.reconstruction.teacher, blueprint.processor.images.patch_size)
         teacher.to(accelerator.device, torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32)
         width, reading = teacher.width, teacher.reading if settings.reconstruction.reading else None
     model = place(build_model(settings, blueprint, width, reading), settings, accelerator)
     optimizers = Optimizers(model, settings)
     torch.manual_seed(settings.engine.seed + rank)
-    progress = Progress()
-    if state:
-        progress = load_trainer(state, model, optimizers, rank)
-    pin = torch.cuda.is_available()
-    if isinstance(data, StreamedData):
-        batches = data.batches(progress.stream, rank, world, pin)
-    else:
-        batches = data.batches(progress.step * settings.budgets.micro_batches, rank, world, pin)
-    tracking = Tracking(accelerator, output, steps, console)
+    progress = load_trainer(state, model, optimizers, rank) if state else Progress()
     return Run(
-        settings, fingerprint, blueprint, accelerator, model, optimizers, teacher, data, batches, progress, tracking
+        settings=settings,
+        fingerprint=fingerprint,
+        blueprint=blueprint,
+        accelerator=accelerator,
+        model=model,
+        optimizers=optimizers,
+        teacher=teacher,
+        data=data,
+        batches=data.batches(progress.step, progress.stream, rank, world),
+        progress=progress,
+        tracking=Tracking(accelerator, output, steps, console),
     )
 
 

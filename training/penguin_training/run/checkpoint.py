@@ -8,30 +8,23 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from penguin_models.checkpoint import DTYPES, empty_model, save_pretrained
 from penguin_training.model.blueprint import Blueprint
 from penguin_training.model.lora import merge_lora
-from penguin_training.run.optimizers import MovingAverage
 from penguin_training.settings.stage import StageSettings
 
 _DECODER = "language_model."
 
 
-def gather_weights(model: nn.Module, averaged: MovingAverage | None = None) -> dict[str, Tensor]:
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
     """Collects all weights of a `StageModel` on the CPU of the first process; every process must call this.
 
-    `averaged` replaces the trained weights. Other processes of a sharded model get an empty dict.
+    Other processes of a sharded model get an empty dict.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
-    for name, tensor in (averaged.weights if averaged else {}).items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if name in state:
-            state[name] = whole.cpu()
-    return state
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def write_checkpoint(state: dict[str, Tensor], settings: StageSettings, blueprint: Blueprint, folder: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from penguin_models.encoder import patch_positions
 from penguin_models.errors import DataError
 from penguin_training.data.batch import Batch
 from penguin_training.data.indexed import IndexedData
@@ -22,10 +21,9 @@ from penguin_training.data.open_data import open_data
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model
 from penguin_training.model.stage_model import part_of
-from penguin_training.model.teachers import Teacher, check_patch_size, load_teacher
+from penguin_training.model.teachers import Teacher, load_teacher
+from penguin_training.run.checks import check_settings
 from penguin_training.run.optimizers import uses_muon
-from penguin_training.run.output_folder import check_output
-from penguin_training.run.tracking import check_trackers
 from penguin_training.settings.stage import StageSettings
 
 _ADAM_BYTES = 8  # two float32 moments
@@ -72,16 +70,14 @@ class DryRunReport:
 
 def dry_run(settings: StageSettings) -> DryRunReport:
     """Checks a stage and reports what it would do; raises PenguinError if something is missing or does not fit."""
-    check_output(settings)
-    check_trackers(settings.engine.trackers)
+    check_settings(settings)
     blueprint = make_blueprint(settings)
     check_weights(settings)
     teacher = None
     if settings.reconstruction:
-        teacher = load_teacher(settings.reconstruction.teacher, weights=False)
-        check_patch_size(teacher, blueprint.processor.images.patch_size)
+        patch_size = blueprint.processor.images.patch_size
+        teacher = load_teacher(settings.reconstruction.teacher, patch_size, weights=False)
     data = open_data(settings, blueprint)
-    steps = data.steps
     batch = data.sample_batch()
     if not batch.samples:
         name, reason = batch.unusable[0]
@@ -91,7 +87,7 @@ def dry_run(settings: StageSettings) -> DryRunReport:
         name=settings.name,
         trained=trained,
         frozen=frozen,
-        steps=steps,
+        steps=data.steps,
         micro_batches_per_epoch=data.micro_batches_per_epoch,
         filled=data.plan.fill() if isinstance(data, IndexedData) else None,
         unusable=len(data.unusable()) + len(batch.unusable),
@@ -126,7 +122,6 @@ def _measure(
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
         "gradients": _GRADIENT_BYTES * trained,
         "optimiser": _ADAM_BYTES * (trained - muon) + _MUON_BYTES * muon,
-        "average": 4 * trained if settings.engine.ema_decay else 0,
         "teacher": _COMPUTE_BYTES[settings.engine.precision] * taught,
         "activations": _activation_bytes(model, settings, width, batch),
     }
@@ -151,7 +146,6 @@ def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | No
             torch.autocast("cpu", torch.bfloat16, enabled=settings.engine.precision == "bf16"),
         ):
             model(fake_batch, features)
-    patch_positions.cache_clear()  # it holds fake positions now
     return sum(t.untyped_storage().nbytes() for address, t in stored.items() if address not in weights)
 
 

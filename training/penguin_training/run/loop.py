@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from penguin_models.errors import TrainingError
 from penguin_training.run.build_run import Run
@@ -13,14 +14,9 @@ from penguin_training.run.step import training_step
 
 
 def train(run: Run, stop_at: int | None = None) -> None:
-    """Runs the stage to its end and writes the result.
+    """Runs the stage to its end and writes the result; `stop_at` saves a state and returns after that step.
 
-    Args:
-        run: Ready to go.
-        stop_at: Saves a state and returns after this step, as if interrupted (for tests and short jobs).
-
-    Raises:
-        PenguinError: too many samples cannot be used, training diverged, or the run is already past `stop_at`.
+    Raises PenguinError if too many samples cannot be used, training diverged, or the run is already past `stop_at`.
     """
     progress, settings, tracking = run.progress, run.settings, run.tracking
     if stop_at is not None and stop_at < progress.step:
@@ -32,10 +28,7 @@ def train(run: Run, stop_at: int | None = None) -> None:
     try:
         _run_steps(run, run.steps if stop_at is None else min(stop_at, run.steps))
         if progress.step == run.steps:
-            state = gather_weights(run.model, run.optimizers.average)
-            if run.accelerator.is_main_process:
-                write_checkpoint(state, settings, run.blueprint, run.output)
-            run.accelerator.wait_for_everyone()
+            _save_checkpoint(run, run.output)
     finally:
         tracking.close()
 
@@ -64,12 +57,16 @@ def save_state(run: Run) -> None:
         begin_state(folder, run.fingerprint)
     run.accelerator.wait_for_everyone()
     save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
-    state = gather_weights(run.model, run.optimizers.average)
-    if main:
-        write_checkpoint(state, run.settings, run.blueprint, folder)
-    run.accelerator.wait_for_everyone()
+    _save_checkpoint(run, folder)
     if main:
         end_state(folder, run.settings.engine.keep)
+    run.accelerator.wait_for_everyone()
+
+
+def _save_checkpoint(run: Run, folder: Path) -> None:
+    state = gather_weights(run.model)
+    if run.accelerator.is_main_process:
+        write_checkpoint(state, run.settings, run.blueprint, folder)
     run.accelerator.wait_for_everyone()
 
 

@@ -1,4 +1,4 @@
-"""Optimisers with their parameter groups, learning rates over time, and the moving average of the weights."""
+"""Optimisers with their parameter groups, and learning rates over time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from penguin_training.model.stage_model import part_of
 from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
@@ -15,9 +15,7 @@ from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
 class Optimizers:
     """AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
 
-    Attributes:
-        all: AdamW first; its vectors (norms, biases) are in groups of their own, without weight decay.
-        average: Of the weights, or None.
+    Vectors (norms, biases) are in groups of their own, without weight decay.
     """
 
     def __init__(self, model: nn.Module, settings: StageSettings):
@@ -38,8 +36,7 @@ class Optimizers:
                 for (part, is_matrix), parameters in adam.items()
             ],
             lr=0.0,
-            betas=(chosen.beta1, chosen.beta2),
-            eps=chosen.epsilon,
+            betas=(0.9, chosen.beta2),
             fused=True,
         )
         self.all: list[torch.optim.Optimizer] = [adamw]
@@ -49,23 +46,18 @@ class Optimizers:
                 torch.optim.Muon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw")
             )
 
-        decay = settings.engine.ema_decay
-        self.average = MovingAverage(model, decay) if decay else None
-
     @property
     def groups(self) -> list[dict[str, Any]]:
         """All parameter groups; "rate" is their peak learning rate."""
         return [group for optimizer in self.all for group in optimizer.param_groups]
 
     def step(self, share: float) -> None:
-        """Takes a step with this fraction of the peak rates, clears the gradients, and updates the average."""
+        """Takes a step with this fraction of the peak rates, and clears the gradients."""
         for group in self.groups:
             group["lr"] = group["rate"] * share
         for optimizer in self.all:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update()
 
 
 def uses_muon(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> bool:
@@ -89,17 +81,3 @@ def rate_share(step: int, steps: int, schedule: Schedule) -> float:
         return schedule.start_share + (1 - schedule.start_share) * step / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
     return schedule.end_share + (1 - schedule.end_share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-
-class MovingAverage:
-    """Exponential moving average of the trained weights, by parameter name."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self._decay, self._parameters = decay, trained_parameters(model)
-        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._parameters.items()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Averages in the current weights."""
-        for name, average in self.weights.items():
-            average.lerp_(self._parameters[name].detach(), 1 - self._decay)

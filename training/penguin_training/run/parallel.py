@@ -10,8 +10,6 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -19,19 +17,15 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from penguin_models.errors import SettingError, TrainingError
 from penguin_training.model.stage_model import StageModel
 from penguin_training.settings.stage import StageSettings
 
 
-def make_accelerator(settings: StageSettings, output: str | None = None) -> Accelerator:
-    """Finds this process among its siblings (`torchrun`), and its device.
-
-    Raises:
-        SettingError: the processes or the device do not fit the settings.
-    """
+def make_accelerator(settings: StageSettings) -> Accelerator:
+    """Finds this process's siblings (`torchrun`) and device; raises SettingError if they do not fit the settings."""
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     engine = settings.engine
     sharded = engine.sharding == "fsdp2"
@@ -46,7 +40,7 @@ def make_accelerator(settings: StageSettings, output: str | None = None) -> Acce
     accelerator = Accelerator(
         mixed_precision="no" if sharded or engine.precision == "float32" else "bf16",
         log_with=list(engine.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=output, logging_dir=output and f"{output}/trackers"),
+        project_config=ProjectConfiguration(project_dir=settings.output, logging_dir=f"{settings.output}/trackers"),
         cpu=not torch.cuda.is_available(),
     )
     if engine.precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -73,22 +67,8 @@ def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) 
     return model
 
 
-@contextmanager
-def sync_gradients(model: nn.Module, accelerator: Accelerator, last: bool) -> Iterator[None]:
-    """Lets replicas exchange gradients only in the last micro-batch of a step; shards always do, to stay small."""
-    if last or isinstance(model, FSDPModule):
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
-
-
 def clip_gradients(model: nn.Module, limit: float | None) -> float:
-    """Scales the gradients down to a norm of at most `limit`; returns the norm before.
-
-    Raises:
-        TrainingError: the norm is not finite.
-    """
+    """Scales gradients down to a norm of at most `limit` and returns the norm before; raises if it is not finite."""
     gradients = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(gradients, math.inf if limit is None else limit)
     value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -1,4 +1,4 @@
-"""What a run resumes from: trained weights, optimiser, averages, random states and position in the data.
+"""What a run resumes from: trained weights, optimiser, random states and position in the data.
 
 A state is a folder `checkpoints/step-00000123` in the output: a checkpoint in the released layout for use, and
 `trainer/` for resuming. It is written under another name and renamed when complete, so a state that exists is whole.
@@ -119,11 +119,7 @@ def save_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, progres
 
 
 def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: int) -> Progress:
-    """Restores a state into the model and the optimisers, and returns where the run was; every process must call this.
-
-    Raises:
-        TrainingError: the state does not fit this run.
-    """
+    """Restores a state into model and optimisers, and returns where the run was; every process must call this."""
     # Random states and counts are per process; a process that did not exist then uses those of the first.
     own_file = folder / _TRAINER / f"process-{rank}.pt"
     own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
@@ -145,8 +141,7 @@ def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: i
 def _tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Returns the tensors to save; loading writes into them."""
     weights, optimizer_states = get_state_dict(model, optimizers.all, options=_SAVING)
-    averages = {"average": optimizers.average.weights} if optimizers.average else {}
-    return {"model": weights, "optimizer": optimizer_states, **averages}
+    return {"model": weights, "optimizer": optimizer_states}
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:

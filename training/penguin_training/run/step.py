@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from penguin_training.data.open_data import check_unusable
 from penguin_training.model.stage_model import RECONSTRUCTION
 from penguin_training.run.build_run import Run
 from penguin_training.run.optimizers import rate_share
-from penguin_training.run.parallel import clip_gradients, sync_gradients
+from penguin_training.run.parallel import clip_gradients
 from penguin_training.settings.stage import StageSettings
 
 _Value = TypeVar("_Value", Tensor, float)
@@ -27,8 +28,9 @@ def training_step(run: Run) -> dict[str, float]:
     share = rate_share(run.progress.step, run.steps, settings.schedule)
     weight = reconstruction_weight(settings, run.epoch)
     sums: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches):
-        with sync_gradients(run.model, accelerator, last=number == len(batches) - 1):
+    for batch in batches:
+        # Replicas exchange gradients only after the last micro-batch; shards always do, to stay small.
+        with nullcontext() if batch is batches[-1] else accelerator.no_sync(run.model):
             losses = _forward(run, batch)
             # Replicas and shards average gradients over processes, but the objective is a sum over processes.
             accelerator.backward(accelerator.num_processes * _objective(run, losses, counts, weight))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,24 +12,14 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from penguin_models.errors import SettingError
-
 _SHOWN_UNUSABLE = 5
 """Unusable samples that are printed; all of them are in unusable.jsonl."""
-
-
-def check_trackers(trackers: Sequence[str]) -> None:
-    """Raises SettingError if a tracker is not installed."""
-    for tracker in trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise SettingError(f"engine.trackers names {tracker}, which is not installed: pip install {tracker}")
 
 
 class Tracking:
     """Writes the metrics of a run; only the first process writes more than unusable samples."""
 
     def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
-        """Makes the progress line."""
         self._accelerator = accelerator
         self._main = accelerator.is_main_process
         self._output = output
@@ -85,9 +74,8 @@ class Tracking:
         self._accelerator.end_training()
 
     def _append(self, file: str, entry: Mapping[str, Any]) -> None:
-        values = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in entry.items()}
         with (self._output / file).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(values) + "\n")
+            out.write(json.dumps(entry) + "\n")
 
     def _drop_after(self, step: int) -> None:
         for name in ("metrics.jsonl", "unusable.jsonl"):

@@ -1,4 +1,4 @@
-"""The settings of a stage's model: where its weights come from, and the shapes of new parts."""
+"""The settings of a stage's model: where its weights come from, shapes of new parts, and the teacher of its encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from penguin_training.settings.field_types import CONFIG, Name, PositiveFloat, PositiveInt
+from penguin_training.settings.field_types import CONFIG, Name, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -62,3 +62,38 @@ class ModelSettings:
         present = [name for name, value in vars(self).items() if value is not None]
         if len(present) != 1:
             raise ValueError(f"give exactly one of start, new_model and new_language_model, not {present or 'none'}")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class TeacherSettings:
+    """An encoder whose features the student learns to reconstruct."""
+
+    # "tiny" (trained by `penguin-vl prepare teacher`), "siglip" (VL3-SigLIP-NaViT) or "penguin" (the encoder of
+    # another, usually larger, Penguin-VL model)
+    kind: Literal["tiny", "siglip", "penguin"]
+    path: Name  # Its checkpoint, a folder or hub repository
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Reconstruction:
+    """The losses that compare the encoder's features with a teacher's; a factor of 0 disables a loss."""
+
+    teacher: TeacherSettings  # Provides the target features
+    direction: NonNegativeFloat = 1.0  # Factor of the cosine loss
+    amplitude: NonNegativeFloat = 1.0  # Factor of the smooth L1 loss
+    relation: NonNegativeFloat = 1.0  # Factor of the loss on similarities between patches
+    # Factor of the loss on what the teacher's own classifiers predict from the student's features; only the tiny
+    # teacher has classifiers
+    reading: NonNegativeFloat = 0.0
+    # "image" compares the patches of one image (paper), "micro_batch" all patches (released code)
+    relation_over: Literal["image", "micro_batch"] = "image"
+    # "label_tokens" divides the losses by the label tokens of the optimiser step (released code); "nothing" adds their
+    # mean over the micro-batches to the mean cross-entropy
+    divided_by: Literal["label_tokens", "nothing"] = "label_tokens"
+    decay_epochs: PositiveFloat = 3.0  # The losses have the weight decay_epochs - epoch, at least 0
+
+    def __post_init__(self) -> None:
+        if self.direction == self.amplitude == self.relation == self.reading == 0:
+            raise ValueError("direction, amplitude, relation and reading are all 0; remove the section reconstruction")
+        if self.reading and self.teacher.kind != "tiny":
+            raise ValueError(f"reading must be 0, not {self.reading}: a {self.teacher.kind} teacher has no classifiers")

@@ -5,7 +5,7 @@ Limits and cross-checks run when the object is made. Reads no files (stage_file.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -21,8 +21,7 @@ from penguin_training.settings.field_types import (
     PositiveFloat,
     PositiveInt,
 )
-from penguin_training.settings.model import ModelSettings
-from penguin_training.settings.teacher import Reconstruction
+from penguin_training.settings.model import ModelSettings, Reconstruction
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -82,24 +81,18 @@ class Optimizer:
     kind: Literal["adamw", "muon"] = "adamw"
     # Multiplies the rates of matrices trained by Muon; a model trained from scratch gains from 10 or more
     muon_factor: PositiveFloat = 1.0
-    beta1: FractionBelowOne = 0.9  # Decay of AdamW's first moment
     beta2: FractionBelowOne = 0.999  # Decay of AdamW's second moment
-    epsilon: PositiveFloat = 1e-8  # Added to the root of the second moment
     weight_decay: NonNegativeFloat = 0.0  # Decay of matrices; vectors (norms, biases) never decay
     clip: PositiveFloat | None = 1.0  # Maximum norm of the gradient; null for no limit
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Lora:
-    """Low-rank adapters on the decoder's linear layers (peft); a checkpoint holds them merged."""
+    """Low-rank adapters on the linear layers of the decoder (peft); a checkpoint holds them merged."""
 
     rank: PositiveInt = 16  # Rank of the matrices
     alpha: PositiveFloat = 32.0  # Their product is scaled by alpha / rank
     dropout: FractionBelowOne = 0.0  # Dropout on their input during training
-    # Linear layers that get an adapter, by the last part of their names
-    modules: Annotated[list[Name], Field(min_length=1)] = Field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -112,8 +105,6 @@ class Engine:
     gradient_checkpointing: bool = True  # Recomputes activations in the backward pass instead of storing them
     compile: bool = False  # Compiles the transformer layers (torch.compile)
     seed: NonNegativeInt = 0  # Of everything that is random
-    # Keeps an exponential moving average of the weights and writes that; null for none
-    ema_decay: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     log_every: PositiveInt = 10  # Optimiser steps between two lines of metrics
     save_every: PositiveInt | None = 500  # Optimiser steps between two saved states; null for only the last
     keep: PositiveInt = 2  # Number of saved states that are kept

@@ -21,15 +21,9 @@ _SETTINGS = TypeAdapter(StageSettings)
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> StageSettings:
-    """Reads a stage file.
+    """Reads a stage file; raises SettingError if that fails, or if a setting is unknown or out of range.
 
-    Args:
-        path: YAML file.
-        overrides: `key=value`, the key with dots (`engine.precision=float32`, `data.files.0.repeat=2.0`), the value in
-            YAML.
-
-    Raises:
-        SettingError: the file cannot be read, or a setting is unknown or out of range.
+    `overrides` are `key=value`, the key with dots (`engine.seed=1`, `data.files.0.repeat=2.0`), the value in YAML.
     """
     path = Path(path)
     try:
@@ -75,14 +69,14 @@ def _override(values: dict[str, Any], override: str) -> None:
         if isinstance(section, dict) and section.get(index) is None:
             section[index] = {}
         section = section[index]
-        if not isinstance(section, dict | list):
-            raise SettingError(f"--set {override!r}: {name} is {section!r} and has no settings below it")
     section[_index(section, last, override)] = _parse_yaml(text, f"--set {key}")
 
 
-def _index(section: dict[str, Any] | list[Any], name: str, override: str) -> Any:
+def _index(section: Any, name: str, override: str) -> Any:
     if isinstance(section, dict):
         return name
+    if not isinstance(section, list):
+        raise SettingError(f"--set {override!r}: there are no settings below {section!r}")
     if not name.isdecimal() or int(name) >= len(section):
         raise SettingError(f"--set {override!r}: {name} is not an index of a list of {len(section)} (from 0)")
     return int(name)

@@ -32,12 +32,8 @@ def build_decoder(
     Inputs: `embeddings` [sequence, hidden], `positions` int64 [sequence] (but see `OnnxRuntimeAttention`), and the
     cache. Outputs: `logits` float32 [1, vocab] and the cache.
 
-    Args:
-        layers: Writes the layers in the decoder's narrow type.
-        shape: Sizes of the decoder.
-        frequencies: Rotary angle per position, float32 [E / 2].
-        cache_dtype: Type of the cache; only `OnnxRuntimeAttention` allows one that is not the narrow type.
-        tied_head: File of the embedding table [vocab, hidden] in the narrow type, if the head is tied to it.
+    `frequencies` are rotary angles per position, float32 [E / 2]. Only `OnnxRuntimeAttention` allows a `cache_dtype`
+    that is not the narrow type. `tied_head` is the file of the embedding table [vocab, hidden], if the head is tied.
     """
     g, model = layers.graph, "language_model.model"
     g.input("embeddings", layers.dtype, ["sequence", shape.hidden])

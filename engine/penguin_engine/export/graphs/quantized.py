@@ -124,15 +124,10 @@ class QuantizedLinears:
 def round_to_groups(
     weights: Float32Array, bits: int, importance: Float32Array | None
 ) -> tuple[Int8Array, Float32Array]:
-    """Rounds weights to integer multiples of one scale per group of inputs.
+    """Rounds weights, float32 [R, C], to integer multiples of one scale per group of inputs.
 
-    Args:
-        weights: float32 [R, C].
-        bits: 4 or 8.
-        importance: float32 [C], weight of the squared error of each input; all equal if None.
-
-    Returns:
-        Integers, int8 [R, B, G] with the last group padded with zeros, and scales, float32 [R, B].
+    `importance`, float32 [C], weighs the squared error of each input. Returns integers, int8 [R, B, G] with the last
+    group padded with zeros, and scales, float32 [R, B].
     """
     rows, columns = weights.shape
     padding = -columns % GROUP

@@ -26,11 +26,7 @@ class CheckpointWeights:
         return self._stored[name].shape
 
     def blocks(self, name: str, dtype: str) -> Iterator[Array]:
-        """Yields the rows of a tensor block by block, converted to a type.
-
-        Raises:
-            EngineError: A weight is infinite, NaN, or too large for float16.
-        """
+        """Yields the rows of a tensor in blocks of this type; raises EngineError if one does not fit float16."""
         for block in self.float_blocks(name):
             if dtype == "float16" and (largest := float(abs(block).max(initial=0.0))) > FLOAT16_LIMIT:
                 raise EngineError(
@@ -39,11 +35,7 @@ class CheckpointWeights:
             yield block.astype(NUMPY_TYPES[dtype], copy=False)
 
     def float_blocks(self, name: str) -> Iterator[Float32Array]:
-        """Yields the rows of a tensor block by block, as float32.
-
-        Raises:
-            EngineError: A weight is infinite or NaN.
-        """
+        """Yields the rows of a tensor in blocks, as float32; raises EngineError if one is infinite or NaN."""
         for _, _, block in read_tensors({name: self._stored[name]}):
             rows = block.to(torch.float32)
             if not torch.isfinite(rows).all():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ from penguin_engine.export.manifest import (
     DECODER,
     DECODER_PLAN,
     PLAN_FOLDER,
+    PLAN_MANIFEST,
     PLAN_STAGING,
     TIMING_CACHE,
     VISION,
     VISION_PLAN,
     Manifest,
     hash_files,
+    write_json,
 )
 from penguin_engine.export.staging import put_into_place, staging, writing
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
@@ -36,59 +37,49 @@ from penguin_engine.runtimes.tensorrt.shapes import (
     plan_shapes,
     vision_profiles,
 )
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EngineError
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a phase, the number of steps done and the number of all its steps."""
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """Options of a build."""
-
-    precision: str | None = None  # a key of `PRECISIONS`, which must be that of the folder; None for any
-    limits: PlanLimits = field(default_factory=PlanLimits)
-    workspace_mib: int | None = None  # memory for trying kernels in MiB; None for all free memory
-
-
 def build(
     folder: Path,
     device: str = "cuda",
-    options: BuildOptions | None = None,
+    limits: PlanLimits | None = None,
+    precision: str | None = None,
+    workspace_mib: int | None = None,
     progress: Progress = lambda phase, done, steps: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> PlanManifest:
-    """Builds the plans of an exported folder.
+    """Builds the plans of an exported folder for the GPU "cuda" or "cuda:N".
 
-    Args:
-        folder: Folder created by `penguin-vl export`.
-        device: "cuda" or "cuda:N", the GPU on which the plans will run.
-        options: Options of the build.
-        progress: Called during the build, from TensorRT's threads.
-        cancelled: Returns whether to stop; called between steps. A cancelled build leaves earlier plans unchanged.
+    `precision`, a key of `PRECISIONS`, must be that of the folder; None for any. `workspace_mib` limits the memory for
+    trying kernels, in MiB. `progress` and `cancelled`, which returns whether to stop, are called between steps from
+    TensorRT's threads. A cancelled build leaves earlier plans unchanged.
 
     Raises:
         EngineError: The GPU does not exist, the folder is damaged, TensorRT cannot build it, or the build failed or was
             cancelled.
     """
-    options = options or BuildOptions()
     gpu = CudaDevice(device)
     manifest = Manifest.read(folder)
-    precision = check_buildable(manifest, options.precision, gpu.machine, folder)
+    precision = check_buildable(manifest, precision, gpu.machine, folder)
     manifest.verify(folder)
-    target, limits = folder / PLAN_FOLDER, options.limits
+    target, limits = folder / PLAN_FOLDER, limits or PlanLimits()
     with staging(folder / PLAN_STAGING, target) as temporary, writing(target):
         target.mkdir(exist_ok=True)
         staged = temporary / PLAN_FOLDER
         staged.mkdir()
         with gpu.active():  # TensorRT builds for the GPU that is current in the thread, by default the first
-            builder = _PlanBuilder(target / TIMING_CACHE, options.workspace_mib, progress, cancelled)
+            builder = _PlanBuilder(target / TIMING_CACHE, workspace_mib, progress, cancelled)
             builder.build(folder / VISION, staged / VISION_PLAN, vision_profiles(manifest, limits))
             builder.build(folder / DECODER, staged / DECODER_PLAN, decoder_profiles(manifest, limits))
             del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
         plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
-        plan.write(staged)
+        write_json(plan, staged / PLAN_MANIFEST)
         shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
         put_into_place(staged, target, temporary / "replaced")
     return plan
@@ -151,9 +142,8 @@ class _PlanBuilder:
                 return
 
     def _save_timings(self, config: Any) -> None:
-        partial = self._timing_cache.with_suffix(".partial")
-        partial.write_bytes(config.get_timing_cache().serialize())
-        partial.replace(self._timing_cache)
+        with atomic_write(self._timing_cache, "wb") as file:
+            file.write(config.get_timing_cache().serialize())
 
 
 def _fix_buffers(network: Any, profiles: list[ShapeProfile]) -> None:

@@ -69,11 +69,7 @@ class CudaDevice:
                 self._dropped.free()
 
     def allocate(self, size: int) -> DeviceMemory:
-        """Allocates `size` bytes of GPU memory.
-
-        Raises:
-            EngineError: The GPU does not have that much free memory.
-        """
+        """Allocates `size` bytes of GPU memory; raises EngineError if not enough is free."""
         try:
             return DeviceMemory(cuda.mem_alloc(size), self._dropped)
         except cuda.MemoryError as err:

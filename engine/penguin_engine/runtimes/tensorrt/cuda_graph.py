@@ -16,11 +16,7 @@ _THREAD_LOCAL = 1
 
 
 class CudaGraph:
-    """Work recorded from a stream, by its handle; it must not be the default stream. Recording executes nothing.
-
-    Raises:
-        EngineError: The driver failed.
-    """
+    """Work recorded from a stream, by its handle; it must not be the default stream. Recording executes nothing."""
 
     def __init__(self, stream: int, work: Callable[[], None]):
         self._driver = load_driver()

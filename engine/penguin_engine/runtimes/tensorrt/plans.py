@@ -19,7 +19,6 @@ from penguin_engine.export.manifest import (
     Manifest,
     hash_file,
     read_json,
-    write_json,
 )
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
 from penguin_models.errors import EngineError
@@ -50,17 +49,9 @@ class PlanManifest:
     export_sha256: str  # hash of the exported folder's manifest
     files: dict[str, ExportedFile]  # the plans
 
-    def write(self, folder: Path) -> None:
-        """Writes `plan.json` to a folder of plans."""
-        write_json(self, folder / PLAN_MANIFEST)
-
     @classmethod
     def read(cls, exported: Path) -> PlanManifest:
-        """Reads `plan.json` of an exported folder.
-
-        Raises:
-            EngineError: There are no plans, or they are damaged or of another version.
-        """
+        """Reads `plan.json` of an exported folder; raises EngineError if there are no plans or they are damaged."""
         path = exported / PLAN_FOLDER / PLAN_MANIFEST
         command = f"penguin-vl build {shlex.quote(str(exported))}"
         if not path.is_file():
@@ -71,19 +62,12 @@ class PlanManifest:
             raise EngineError(f"{path} cannot be read ({err}); build the plans again: {command}") from err
 
     def check(self, exported: Path, manifest: Manifest, machine: Machine, device: str = "cuda") -> None:
-        """Checks that the plans fit a machine and the exported folder; reads them once, which takes seconds.
-
-        Raises:
-            EngineError: Something differs; names it and the command that builds the plans again.
-        """
+        """Raises EngineError if the plans do not fit the machine and the folder; reads them, which takes seconds."""
+        names = {"tensorrt": "TensorRT", "gpu": "the GPU", "compute_capability": "compute capability"}
         different = [
-            f"{name} {ours!r}, here it is {theirs!r}"
-            for name, ours, theirs in (
-                ("TensorRT", self.machine.tensorrt, machine.tensorrt),
-                ("the GPU", self.machine.gpu, machine.gpu),
-                ("compute capability", self.machine.compute_capability, machine.compute_capability),
-            )
-            if ours != theirs
+            f"{names[key]} {built!r}, here it is {vars(machine)[key]!r}"
+            for key, built in vars(self.machine).items()
+            if built != vars(machine)[key]
         ]
         if self.export_sha256 != export_hash(exported):
             different.append("another export of the model than the folder contains now")
@@ -114,10 +98,7 @@ def export_hash(exported: Path) -> str:
 
 
 def check_buildable(manifest: Manifest, precision: str | None, machine: Machine, exported: Path) -> str:
-    """Checks that TensorRT can build an exported folder on a machine in a precision; None for that of the folder.
-
-    Returns:
-        The folder's precision as a key of `PRECISIONS`.
+    """Returns the folder's precision as a key of `PRECISIONS`; it must be `precision`, if that is not None.
 
     Raises:
         EngineError: TensorRT cannot build the folder; the message says what to do.

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorrt as trt
 
 from penguin_engine.export.manifest import DECODER_PLAN, PLAN_FOLDER, PROFILES, VISION_PLAN, Manifest
-from penguin_engine.runtimes.base import BoundedCache, PromptSegment, RuntimeInfo, check_fits
+from penguin_engine.runtimes.base import KVCache, PromptSegment, RuntimeInfo, check_fits
 from penguin_engine.runtimes.exported import (
     TOKENS_PER_STEP,
     EmbeddingTable,
@@ -54,14 +54,9 @@ class TensorRTRuntime:
             self._vision: VisionSteps | None = VisionSteps(vision, manifest, plan.limits, gpu)
             self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, plan.limits, table, gpu)
         context_length = min(manifest.decoder.context_length, plan.limits.max_tokens)
-        self._info = RuntimeInfo(
+        self.info = RuntimeInfo(
             "tensorrt", f"cuda:{gpu.index}", manifest.precision, context_length, manifest.decoder.vocab
         )
-
-    @property
-    def info(self) -> RuntimeInfo:
-        """See `Runtime.info`."""
-        return self._info
 
     def encode(self, images: Sequence[PatchedImage]) -> list[DeviceVisualTokens]:
         """See `Runtime.encode`."""
@@ -77,7 +72,7 @@ class TensorRTRuntime:
     def open_cache(self, max_length: int) -> TensorRTCache:
         """See `Runtime.open_cache`."""
         assert self._decoder is not None, "the runtime is closed"
-        check_fits(max_length, self._info.context_length, "the cache")
+        check_fits(max_length, self.info.context_length, "the cache")
         return TensorRTCache(self._decoder, self._gpu, max_length)
 
     def synchronize(self) -> None:
@@ -92,7 +87,7 @@ class TensorRTRuntime:
             self._vision = self._decoder = None
 
 
-class TensorRTCache(BoundedCache):
+class TensorRTCache(KVCache):
     """A `KVCache` in GPU memory that is reserved once, with the decoding steps recorded for it."""
 
     def __init__(self, decoder: DecoderSteps, gpu: CudaDevice, max_length: int):
@@ -107,10 +102,10 @@ class TensorRTCache(BoundedCache):
             for chunk in split_into_chunks(segments, TOKENS_PER_STEP):
                 segment = chunk[0].segment
                 if new == 1 and isinstance(segment, Sequence):
-                    self._decoder.decode(int(segment[0]), self._length, self._memory, self._recorded)
-                    self._length += 1
+                    self._decoder.decode(int(segment[0]), self.length, self._memory, self._recorded)
+                    self.length += 1
                 else:
-                    self._length += self._decoder.prefill(chunk, self._length, self._memory)
+                    self.length += self._decoder.prefill(chunk, self.length, self._memory)
             return self._decoder.logits()
 
     def _free(self) -> None:

@@ -93,7 +93,7 @@ def test_types(quantized, profile, kind):
     folder = quantized(profile, kind)
     manifest = Manifest.read(folder)
     assert (manifest.cache_dtype, manifest.vision_dtype) == ("float16", "float16")
-    assert manifest.quantization["name"] == kind
+    assert manifest.quantization["kind"] == kind
     vision, decoder = (onnx.load(folder / name, load_external_data=False).graph for name in (VISION, DECODER))
     assert all(i.data_type in (1, 7, 10) for i in vision.initializer)  # float32 norms, indices, float16
     cache = {i.type.tensor_type.elem_type for i in decoder.input if i.name.startswith("past_") and i.name[-1].isdigit()}

@@ -41,8 +41,7 @@ def image(processor):
 
 
 def build(gpu, folder, limits=LIMITS, device="cuda", cancelled=lambda: False):
-    options = gpu.build.BuildOptions(limits=limits, workspace_mib=512)
-    return gpu.build.build(folder, device, options, cancelled=cancelled)
+    return gpu.build.build(folder, device, limits, workspace_mib=512, cancelled=cancelled)
 
 
 def in_another_thread(work):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from penguin_engine.export.manifest import PLAN_FOLDER, PLAN_MANIFEST, Manifest, hash_file
+from penguin_engine.export.manifest import PLAN_FOLDER, PLAN_MANIFEST, Manifest, hash_file, write_json
 from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest, check_buildable, export_hash
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
@@ -29,7 +29,7 @@ def built(folder, tmp_path):
     (copy / PLAN_FOLDER / "vision.plan").write_bytes(b"12345")
     limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / PLAN_FOLDER / "vision.plan")}
     plan = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
-    plan.write(copy / PLAN_FOLDER)
+    write_json(plan, copy / PLAN_FOLDER / PLAN_MANIFEST)
     return copy
 
 

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.bags.plan import make_plan
+from penguin_ros.evaluation.bags import plan
 from penguin_ros.evaluation.question_file import ExpectedObjects, ExpectedText, Question
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
 TEXT = [ExpectedText(accept=["x"])]
+
+
+def make_plan(bags, questions):
+    jobs, failed = plan.make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
+    return {job.recording.name: [question.id for question in job.questions] for job in jobs}, failed
 
 
 def question(name="q", at=1.0, **fields):
@@ -23,14 +29,10 @@ def two(picture_bag):
 
 
 def test_questions_are_grouped_by_bag(two):
-    plan = make_plan(two, [question("a", bag="hall"), question("b", bag="kitchen"), question("c", bag="hall")])
-    assert {bag.recording.name: [q.id for q in bag.questions] for bag in plan.bags} == {
-        "kitchen": ["b"],
-        "hall": ["a", "c"],
-    }
-    assert plan.failed == {} and plan.unasked == []
-    assert make_plan(two, [question(bag="hall")]).unasked == ["kitchen"]
-    assert make_plan(two[:1], [question()]).bags[0].recording.name == "kitchen"
+    asked = [question("a", bag="hall"), question("b", bag="kitchen"), question("c", bag="hall")]
+    assert make_plan(two, asked) == ({"kitchen": ["b"], "hall": ["a", "c"]}, {})
+    assert make_plan(two, [question(bag="hall")]) == ({"hall": ["q"]}, {})
+    assert make_plan(two[:1], [question()]) == ({"kitchen": ["q"]}, {})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_questions_must_name_one_of_two_cameras(picture_bag):
 
 
 def test_a_rounded_time_after_the_last_image_is_accepted(two):
-    assert make_plan(two[:1], [question(at=4.0004)]).bags
+    assert make_plan(two[:1], [question(at=4.0004)])[0]
 
 
 def test_two_bags_with_the_same_name_are_an_error(picture_bag, tmp_path):
@@ -109,10 +111,10 @@ def test_an_unreadable_bag_does_not_stop_the_others(two, tmp_path):
     file.write_bytes(b"\0" * 100)
     empty = tmp_path / "empty.mcap"
     empty.touch()
-    plan = make_plan([*two, empty], [question(name, bag=name) for name in ("kitchen", "hall", "empty")])
-    assert [bag.recording.name for bag in plan.bags] == ["hall"]
-    assert re.search(rf"cannot be read: .*; .* run: mcap recover {file} -o recovered.mcap", plan.failed["kitchen"])
-    assert "is empty (0 bytes)" in plan.failed["empty"]
+    jobs, failed = make_plan([*two, empty], [question(name, bag=name) for name in ("kitchen", "hall", "empty")])
+    assert list(jobs) == ["hall"]
+    assert re.search(rf"cannot be read: .*; .* run: mcap recover {file} -o recovered.mcap", failed["kitchen"])
+    assert "is empty (0 bytes)" in failed["empty"]
 
 
 def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
@@ -131,6 +133,6 @@ def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
     ]
     bag = bags.write({"/camera": pictures, "/truth": arrays})
     expected = [ExpectedObjects(topic="/truth")]
-    assert make_plan([bag], [question(at=1.9, expected=expected)]).bags  # the newest image is the one of 1 s
+    assert make_plan([bag], [question(at=1.9, expected=expected)])[0]  # the newest image is the one of 1 s
     with pytest.raises(EvaluationError, match=r"question q: /truth has no message within 0.5 s"):
         make_plan([bag], [question(at=3, expected=expected)])

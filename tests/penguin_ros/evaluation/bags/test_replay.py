@@ -1,16 +1,17 @@
 """Replays of bags on their own clock: what each method sees, and that the speed of the machine has no influence."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from collected import Collected
 
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_object, format_time_range
-from penguin_ros.evaluation.bags.cluster import Collected
-from penguin_ros.evaluation.bags.jobs import BagJob
+from penguin_ros.evaluation.bags.methods import Engine
 from penguin_ros.evaluation.bags.plan import make_plan
-from penguin_ros.evaluation.bags.workers import evaluate
+from penguin_ros.evaluation.bags.replay import replay
 from penguin_ros.evaluation.question_file import ExpectedText, Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
@@ -24,16 +25,11 @@ def question(at, name=None, **fields):
     return Question(id=name or f"at {at:g}", time_s=at, question="Which?", **fields)
 
 
-def job_of(bag, questions, done=None, sample_rate_hz=0.0, token_budget=4096, **settings):
-    (planned,) = make_plan([bag], questions).bags
+def run(bag, questions, runtime, done=None, meter=None, sample_rate_hz=0.0, token_budget=4096, **settings):
     settings = RunSettings(parameters={"sample_rate_hz": sample_rate_hz, "token_budget": token_budget}, **settings)
-    return BagJob(planned.recording, planned.questions, planned.truth, ModelSpec(path="scripted"), settings, done or {})
-
-
-def run(bag, questions, runtime, **settings):
-    sink = Collected()
-    evaluate(job_of(bag, questions, **settings), sink, (runtime, runtime.processor))
-    return sink
+    ((job,), _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
+    engine = Engine(runtime, runtime.processor, settings, meter)
+    return Collected(replay(replace(job, done=done or {}), engine))
 
 
 def seen(sink, method="memory"):
@@ -147,7 +143,7 @@ def test_boxes_tokens_and_pictures_are_recorded(picture_bag, scripted):
     assert record.frames == 2 and record.visual_tokens == 12 < record.prompt_tokens
     assert record.generated_tokens == len(scripted().processor.encode_text(record.raw))
     assert record.first_token_s < record.total_s
-    assert sink.pictures[record.frame.file][:2] == b"\xff\xd8"
+    assert record.frame.jpeg[:2] == b"\xff\xd8"
 
 
 def test_two_replays_give_the_same_answers(picture_bag, model, processor):
@@ -191,12 +187,12 @@ def test_known_answers_are_not_asked_again(picture_bag, scripted):
     questions = [question(2), question(5)]
     first = run(bag, questions, scripted())
     done = {(r.question, r.method, r.key): r for r in first.answers[:1]}
-    runtime, sink = scripted(), Collected()
-    evaluate(job_of(bag, questions, done), sink, (runtime, runtime.processor))
+    runtime = scripted()
+    sink = run(bag, questions, runtime, done)
     assert [r.raw for r in sink.answers] == [first.answers[1].raw] and len(runtime.asked) == 1
     everything = {(r.question, r.method, r.key): r for r in first.answers}
-    runtime, sink = scripted(), Collected()
-    evaluate(job_of(bag, questions, everything), sink, (runtime, runtime.processor))
+    runtime = scripted()
+    run(bag, questions, runtime, everything)
     assert runtime.asked == [] and runtime.encoded == 0
 
 
@@ -205,14 +201,14 @@ def test_methods_without_missing_answers_are_not_replayed(picture_bag, scripted)
     bag = picture_bag({"/a": EVERY_SECOND, "/b": EVERY_SECOND})
     questions = [question(2, camera="/a"), question(5, "both", camera=["/a", "/b"])]
     done = {(r.question, r.method, r.key): r for r in run(bag, questions, scripted(), methods=["memory"]).answers}
-    alone, runtime, sink = scripted(), scripted(), Collected()
+    alone, runtime = scripted(), scripted()
     run(bag, questions, alone, methods=["offline"])
-    evaluate(job_of(bag, questions, done, methods=["memory", "offline"]), sink, (runtime, runtime.processor))
+    sink = run(bag, questions, runtime, done, methods=["memory", "offline"])
     assert [record.method for record in sink.answers] == ["offline"] and sink.timelines == []
     assert runtime.encoded == alone.encoded == 3
     done |= {(r.question, r.method, r.key): r for r in sink.answers}
     runtime = scripted()
-    evaluate(job_of(bag, questions, done, methods=["memory", "offline"]), Collected(), (runtime, runtime.processor))
+    run(bag, questions, runtime, done, methods=["memory", "offline"])
     assert runtime.encoded == 0
 
 
@@ -222,7 +218,7 @@ def test_a_changed_question_is_asked_again(picture_bag, scripted):
     done = {(r.question, r.method, r.key): r for r in first.answers}
     for changed, asked in ((question(3, "q"), 1), (question(2, "q", kind="other"), 0)):
         runtime = scripted()
-        evaluate(job_of(bag, [changed], done), Collected(), (runtime, runtime.processor))
+        run(bag, [changed], runtime, done)
         assert len(runtime.asked) == asked
 
 
@@ -253,9 +249,8 @@ def test_energy_is_recorded_if_it_is_measured(picture_bag, scripted):
             yield reading
             reading.total = 2.5 * (len(runtime.asked) - before)
 
-    runtime, sink = scripted(), Collected()
-    job = job_of(picture_bag({CAMERA: EVERY_SECOND}), [question(2), question(7)], methods=ALL)
-    evaluate(job, sink, (runtime, runtime.processor), Meter())
+    runtime = scripted()
+    sink = run(picture_bag({CAMERA: EVERY_SECOND}), [question(2), question(7)], runtime, meter=Meter(), methods=ALL)
     assert [record.joules for record in sink.answers] == [2.5] * 6
     without = run(picture_bag({CAMERA: EVERY_SECOND}, name="again"), [question(2)], scripted())
     assert without.answers[0].joules is None

@@ -17,7 +17,7 @@ from PIL import Image
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_models.grounding import Box, GroundedObject
 from penguin_ros.evaluation.bags import run as run_module
-from penguin_ros.evaluation.bags import workers as workers_module
+from penguin_ros.evaluation.bags import workers
 from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.bags.run import RunOptions, run_bags
 from penguin_ros.evaluation.question_file import ExpectedObjects, ExpectedText, ExpectedTime, Question
@@ -46,21 +46,24 @@ def asked():
 
 
 @pytest.fixture
-def run(two, asked, scripted, checkpoint, tmp_path):
+def run(two, asked, scripted, checkpoint, tmp_path, monkeypatch):
     """Runs the questions with a scripted model and the hash of the small checkpoint."""
 
-    def start(runtime=None, questions=asked, bags=two, out="out", settings=None, **options):
+    def start(runtime=None, questions=asked, bags=two, out="out", settings=None, callbacks=(), **options):
         runtime = runtime or scripted()
+        workers.load_model.cache_clear()
+        monkeypatch.setattr(workers, "open_runtime", lambda *model: (runtime, runtime.processor))
         return run_bags(
             bags,
             questions,
             ModelSpec(path=str(checkpoint)),
             settings or RunSettings(methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0}),
             RunOptions(out=tmp_path / out, **options),
-            loaded=(runtime, runtime.processor),
+            *callbacks,
         )
 
-    return start
+    yield start
+    workers.load_model.cache_clear()
 
 
 class Interruption(Exception):  # noqa: N818
@@ -119,18 +122,9 @@ def test_a_results_folder_that_is_a_file_is_an_error(run, scripted, tmp_path):
     assert runtime.encoded == 0
 
 
-def test_progress_is_reported(two, asked, scripted, checkpoint, tmp_path):
-    runtime, progress = scripted(), []
-    run_bags(
-        two,
-        asked,
-        ModelSpec(path=str(checkpoint)),
-        RunSettings(),
-        RunOptions(out=tmp_path),
-        on_start=lambda total, done: progress.append((total, done)),
-        on_progress=progress.append,
-        loaded=(runtime, runtime.processor),
-    )
+def test_progress_is_reported(run):
+    progress = []
+    run(settings=RunSettings(), callbacks=(lambda total, done: progress.append((total, done)), progress.append))
     assert progress == [(4, 0), 1, 1, 1, 1]
 
 
@@ -287,14 +281,14 @@ def test_realtime_excludes_processes_and_ray(run, options):
 def real(two, asked, checkpoint, tmp_path):
     """Runs the questions with the small checkpoint."""
 
-    def start(name, on_start=lambda total, done: None, on_progress=lambda count: None, **options):
+    def start(name, on_start=lambda total, done: None, on_answers=lambda count: None, **options):
         model = ModelSpec(path=str(checkpoint), threads=1)
         settings = RunSettings(
             methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
         )
         questions = [q.model_copy(update={"max_new_tokens": 4}) for q in asked]
         options = RunOptions(out=tmp_path / name, **options)
-        results = run_bags(two, questions, model, settings, options, on_start, on_progress)
+        results = run_bags(two, questions, model, settings, options, on_start, on_answers)
         assert pictures_of(results) == pictures_in(tmp_path / name)
         return results
 
@@ -319,14 +313,14 @@ def test_processes_give_the_same_answers_and_report_failures(real, two, monkeypa
 
 
 def test_a_killed_process_loses_no_answers(run, monkeypatch):
-    class Pool(workers_module.ProcessPoolExecutor):
-        def submit(self, work, item):
+    class Pool(workers.ProcessPoolExecutor):
+        def submit(self, *work):
             future = Future()
             future.set_exception(BrokenProcessPool())
             return future
 
     before = run()
-    monkeypatch.setattr(workers_module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
     after = run(jobs=2)
     assert verdicts(after) == verdicts(before)
     assert all("run again with fewer --jobs, finished answers are kept" in bag.failed for bag in after.bags)
@@ -381,7 +375,7 @@ def test_a_dead_worker_does_not_affect_other_bags(real, monkeypatch):
     ray = Ray()
     monkeypatch.setitem(sys.modules, "ray", ray)
     progress = []
-    assert len(real("ray", ray="local", on_progress=progress.append).records) == 8
+    assert len(real("ray", ray="local", on_answers=progress.append).records) == 8
     assert progress == [0, 4]  # known answers are not counted
 
 

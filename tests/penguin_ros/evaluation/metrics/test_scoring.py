@@ -4,6 +4,7 @@ import pytest
 
 from penguin_models.grounding import parse
 from penguin_models.types import Size
+from penguin_ros.evaluation.metrics.boxes import LabelledBox
 from penguin_ros.evaluation.metrics.scoring import METRICS, Prediction, score
 from penguin_ros.evaluation.metrics.statistics import Ratio
 from penguin_ros.evaluation.question_file import (
@@ -20,7 +21,8 @@ SIZE = Size(480, 640)
 
 def prediction(text, spans=()):
     grounding = parse(text)
-    return Prediction(grounding.text, grounding.objects, spans, SIZE)
+    boxes = [LabelledBox((o.label,), (o.box.x1, o.box.y1, o.box.x2, o.box.y2)) for o in grounding.objects]
+    return Prediction(grounding.text, boxes, spans, SIZE)
 
 
 def test_an_accepted_text():

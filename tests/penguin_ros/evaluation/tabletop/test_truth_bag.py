@@ -10,6 +10,7 @@ from penguin_ros.evaluation.bags.ground_truth import read_truth
 from penguin_ros.evaluation.bags.plan import make_plan
 from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
+from penguin_ros.evaluation.records import ModelSpec, RunSettings
 from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TRUTH, TrueFrame, write_bag
 
 START_NS = 1_700_000_000_000_000_000
@@ -46,8 +47,8 @@ def test_questions_about_simulated_clips_match_their_bags(tmp_path):
 
     bags = write_clips(tmp_path, clips=2, seed=7, seconds=6.0, fps=2.0, size=Size(112, 112))
     questions = read_questions(tmp_path / "questions.jsonl")
-    plan = make_plan(bags, questions)
-    assert plan.failed == {} and plan.unasked == []
+    jobs, failed = make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
+    assert len(jobs) == 2 and failed == {}
     assert all(3.0 <= question.time_s <= 5.5 for question in questions)
     types = {item.type for question in questions for item in question.expected}
     assert {"number", "choice"} <= types

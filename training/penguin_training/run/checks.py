@@ -1,7 +1,8 @@
-"""The folder that a result goes to: problems with it are reported before the work, not after it."""
+"""What is checked before the work, so that it does not fail after it: the folder of the result, and trackers."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -18,18 +19,22 @@ def check_folder(folder: Path) -> None:
         raise SettingError(f"output {folder} cannot be written: {existing} is write-protected; write to another folder")
 
 
-def check_output(settings: StageSettings) -> None:
-    """Raises SettingError as `check_folder`, and if the output is a checkpoint that the stage reads."""
+def check_settings(settings: StageSettings) -> None:
+    """Raises SettingError if the output cannot be written or is a checkpoint to read, or a tracker is not installed."""
     output = Path(settings.output)
     check_folder(output)
-    model, reconstruction = settings.model, settings.reconstruction
+    new, reconstruction = settings.model.new_model, settings.reconstruction
+    decoder = settings.model.new_language_model
     inputs = {
-        "model.start": model.start,
-        "model.new_model.llm": model.new_model and model.new_model.llm,
-        "model.new_model.encoder_llm": model.new_model and model.new_model.encoder_llm,
-        "model.new_language_model.tokenizer": model.new_language_model and model.new_language_model.tokenizer,
+        "model.start": settings.model.start,
+        "model.new_model.llm": new and new.llm,
+        "model.new_model.encoder_llm": new and new.encoder_llm,
+        "model.new_language_model.tokenizer": decoder and decoder.tokenizer,
         "reconstruction.teacher.path": reconstruction and reconstruction.teacher.path,
     }
     for name, path in inputs.items():
         if path and Path(path).resolve() == output.resolve():
             raise SettingError(f"output {output} is {name}; write to another folder")
+    for tracker in settings.engine.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise SettingError(f"engine.trackers names {tracker}, which is not installed: pip install {tracker}")
