@@ -56,8 +56,7 @@ def test_every_image_is_published_with_its_ground_truth(robot):
     table = LiveTabletop(SEED, Size(112, 168), 20.0)
     received = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
     frames = (table.step() for _ in range(600))
-    match = next(frame for frame in frames if np.array_equal(frame.rgb, received))
-    table.close()
+    match = next(view for view, _ in frames if np.array_equal(view.picture.rgb, received))
     assert [o.label for o in truth.objects] == [o.label for o in match.truth.objects]
 
 
