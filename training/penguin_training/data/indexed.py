@@ -57,12 +57,14 @@ class IndexedData(Dataset[Batch]):
             )
         return micro_batches // per_step
 
+    @property
     def unusable(self) -> list[tuple[str, str]]:
-        """Returns (id, reason) of the samples that the indexes leave out."""
+        """(id, reason) of the samples that the indexes leave out."""
         return [entry for _, index in self.files for entry in index.unusable.values()]
 
+    @property
     def digests(self) -> list[str]:
-        """Returns hashes of the files and the lengths of their samples."""
+        """Hashes of the files and the lengths of their samples."""
         return [index.digest for _, index in self.files]
 
     def __getitem__(self, numbers: Int64Array) -> Batch:

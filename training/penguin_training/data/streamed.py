@@ -7,7 +7,7 @@ reader, so that it resumes with the very next micro-batch. What lies before that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -59,8 +59,10 @@ class Position:
 class StreamedData:
     """The stage's files as one stream."""
 
+    # Not known before the stream is read
     micro_batches_per_epoch = None
-    """Not known."""
+    unusable: Sequence[tuple[str, str]] = ()
+    digests: Sequence[str] = ()
 
     def __init__(self, settings: StageSettings, reader: SampleReader):
         """Opens the stream and reads its first sample; raises PenguinError if that fails."""
@@ -75,14 +77,6 @@ class StreamedData:
         """Optimiser steps of the stage."""
         assert self._settings.schedule.steps is not None
         return self._settings.schedule.steps
-
-    def unusable(self) -> list[tuple[str, str]]:
-        """Returns nothing: samples that cannot be used are found on the way."""
-        return []
-
-    def digests(self) -> list[str]:
-        """Returns nothing: the content is not known before it is read."""
-        return []
 
     def sample_batch(self) -> Batch:
         """Reads the first micro-batch of the stream."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from penguin_models.errors import TrainingError
 from penguin_training.run.build_run import Run
 from penguin_training.run.checkpoint import gather_weights, write_checkpoint
-from penguin_training.run.saved_state import begin_state, end_state, partial_folder, save_trainer
+from penguin_training.run.saved_state import begin_state, end_state, save_trainer
 from penguin_training.run.step import training_step
 
 
@@ -23,7 +23,7 @@ def train(run: Run, stop_at: int | None = None) -> None:
         raise TrainingError(f"the run is at step {progress.step} and cannot stop at {stop_at}; give a later step")
     tracking.start(settings.name, vars(settings), progress.step)
     if run.accelerator.is_main_process and not progress.step:
-        tracking.unusable(0, run.data.unusable())
+        tracking.unusable(0, run.data.unusable)
     run.accelerator.wait_for_everyone()
     try:
         _run_steps(run, run.steps if stop_at is None else min(stop_at, run.steps))
@@ -52,14 +52,15 @@ def _run_steps(run: Run, end: int) -> None:
 def save_state(run: Run) -> None:
     """Writes a state that a run can be resumed from, with a checkpoint for use."""
     main = run.accelerator.is_main_process
-    folder = partial_folder(run.output, run.progress.step)
+    name = f"step-{run.progress.step:08d}"
+    folder = run.output / "checkpoints" / f".{name}.partial"
     if main:
         begin_state(folder, run.fingerprint)
     run.accelerator.wait_for_everyone()
     save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
     _save_checkpoint(run, folder)
     if main:
-        end_state(folder, run.settings.engine.keep)
+        end_state(folder, folder.with_name(name), run.settings.engine.keep)
     run.accelerator.wait_for_everyone()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 _SHOWN_UNUSABLE = 5
 """Unusable samples that are printed; all of them are in unusable.jsonl."""
@@ -20,21 +20,11 @@ class Tracking:
     """Writes the metrics of a run; only the first process writes more than unusable samples."""
 
     def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
-        self._accelerator = accelerator
+        self._accelerator, self._output, self._console, self._steps = accelerator, output, console, steps
         self._main = accelerator.is_main_process
-        self._output = output
-        self._console = console
-        self._steps = steps
         self._shown = 0
-        self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[metrics]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (self._main and console.is_terminal),
-        )
-        self._task = self._progress.add_task("", total=steps, metrics="")
+        self._progress = Progress(console=console, disable=not (self._main and console.is_terminal))
+        self._task = self._progress.add_task("", total=steps)
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
         """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
@@ -51,10 +41,10 @@ class Tracking:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
         self._accelerator.log(dict(metrics), step=step)
-        line = _summary(metrics)
-        self._progress.update(self._task, metrics=line)
+        line = f"step {step}/{self._steps} {_summary(metrics)}"
+        self._progress.update(self._task, description=line)
         if not self._console.is_terminal:
-            self._console.out(f"step {step}/{self._steps} {line}")
+            self._console.out(line)
 
     def advance(self, step: int) -> None:
         """Moves the progress line."""
