@@ -13,8 +13,7 @@ import numpy as np
 
 from penguin_models.types import Int64Array
 
-WINDOW = 8192
-"""Samples that are packed together. A larger window packs no better, and sorts the data more by length."""
+WINDOW = 8192  # Samples that are packed together. A larger window packs no better, and sorts the data more by length
 
 
 def pack(sizes: Int64Array, budget: int) -> list[list[int]]:

@@ -19,8 +19,7 @@ from penguin_training.model.losses import amplitude_loss, cross_entropy_sum, dir
 from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 RECONSTRUCTION = ("direction", "amplitude", "relation", "reading")
-ReadingLoss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of the student's features [V, S] and the teacher's [V, S]."""
+ReadingLoss = Callable[[Tensor, Tensor], Tensor]  # A loss of the student's features [V, S] and the teacher's [V, S]
 
 
 class StageModel(nn.Module):

@@ -15,7 +15,6 @@ from penguin_training.model.stage_model import RECONSTRUCTION
 from penguin_training.run.build_run import Run
 from penguin_training.run.optimizers import rate_share
 from penguin_training.run.parallel import clip_gradients
-from penguin_training.settings.stage import StageSettings
 
 _Value = TypeVar("_Value", Tensor, float)
 
@@ -26,7 +25,8 @@ def training_step(run: Run) -> dict[str, float]:
     batches = [next(run.batches) for _ in range(settings.budgets.micro_batches // accelerator.num_processes)]
     counts = _count(run, batches)
     share = rate_share(run.progress.step, run.steps, settings.schedule)
-    weight = reconstruction_weight(settings, run.epoch)
+    decay_epochs = settings.reconstruction.decay_epochs if settings.reconstruction else 0.0
+    weight = max(0.0, decay_epochs - run.epoch)  # released code: 3 - epoch
     sums: dict[str, Tensor] = {}
     for batch in batches:
         # Replicas exchange gradients only after the last micro-batch; shards always do, to stay small.
@@ -69,11 +69,6 @@ def _count(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
     example = unusable[0] if unusable else ("one", "see unusable.jsonl")
     check_unusable(run.progress.unusable, run.progress.read, run.settings.data.max_bad_share, example)
     return counts
-
-
-def reconstruction_weight(settings: StageSettings, epoch: float) -> float:
-    """Returns decay_epochs - epoch, at least 0 (released code: 3 - epoch); 0 without reconstruction."""
-    return max(0.0, settings.reconstruction.decay_epochs - epoch) if settings.reconstruction else 0.0
 
 
 def _objective(run: Run, losses: Mapping[str, _Value], counts: Mapping[str, float], weight: float) -> _Value:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 
-_SHOWN_UNUSABLE = 5
-"""Unusable samples that are printed; all of them are in unusable.jsonl."""
+_SHOWN_UNUSABLE = 5  # Unusable samples that are printed; all of them are in unusable.jsonl
 
 
 class Tracking:
@@ -72,15 +70,9 @@ class Tracking:
             path = self._output / name
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                path.write_text("".join(line for line in lines if step and _step_of(line) <= step), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    """Returns the step of a line of metrics; infinity if the line was cut short when the run was stopped."""
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
+                whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut short
+                kept = [line for line in whole if step and json.loads(line)["step"] <= step]
+                path.write_text("".join(kept), encoding="utf-8")
 
 
 def _summary(metrics: Mapping[str, float]) -> str:
