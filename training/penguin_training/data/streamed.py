@@ -67,7 +67,8 @@ class StreamedData:
     def __init__(self, settings: StageSettings, reader: SampleReader):
         """Opens the stream and reads its first sample; raises PenguinError if that fails."""
         self._settings, self._reader = settings, reader
-        self.steps = settings.schedule.steps or 0  # always set for a stream
+        assert settings.schedule.steps is not None
+        self.steps = settings.schedule.steps
         fps = settings.data.fps
         self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
         if next(self._rows(), None) is None:
