@@ -80,7 +80,7 @@ class SampleReader:
     reconstructs: bool = True  # Whether the stage can use media without a conversation
 
     def measure(self, annotation: Annotation) -> MeasuredSample:
-        """Returns the lengths of a sample or raises PenguinError; reads no pixels of images, but all frames of clips."""
+        """Returns the lengths of a sample, or raises an error; reads the frames of clips, but no pixels of images."""
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
         if not annotation.has_text and not self.reconstructs:
