@@ -32,8 +32,7 @@ def build_model(
 ) -> StageModel:
     """Returns the stage's model with its weights; parts that are not trained are frozen.
 
-    Random parts depend on `engine.seed` alone, so every process makes the same ones. Raises CheckpointError if weights
-    are missing or do not fit.
+    Random parts depend on `engine.seed` alone, so every process makes the same ones.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)

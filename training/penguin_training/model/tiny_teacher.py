@@ -33,10 +33,7 @@ _EDGE_WEIGHT = 0.5  # Weight in `reading` of the edges, relative to the words
 
 
 class TinyTeacher(nn.Module):
-    """Convolutions with classifiers of patches; as a teacher it returns the features before the classifiers.
-
-    `words` is the number of words that say what a patch shows, such as colours and kinds; several can apply at once.
-    """
+    """Convolutions, and classifiers that tell which words (colours, kinds) describe a patch and where its object is."""
 
     patch_size = PATCH_SIZE
 

@@ -1,7 +1,4 @@
-"""The training loop: takes a run from where it is to its end, with metrics and saved states on the way.
-
-A step is forward and backward over its micro-batches, clipping, and the update.
-"""
+"""The training loop: takes a run from where it is to its end, with metrics and saved states on the way."""
 
 from __future__ import annotations
 
