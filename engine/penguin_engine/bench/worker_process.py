@@ -72,12 +72,8 @@ def _load_runtime(settings: WorkerSettings) -> Measure:
     runtime, processor = open_runtime(
         settings.kind, settings.path, settings.device, settings.precision, settings.threads
     )
-
-    def measure_speed() -> dict[str, Any]:
-        rates = runtime_rates(runtime, settings.prompt_tokens, settings.new_tokens)
-        return rates | _measure_scene(runtime, processor, settings.new_tokens)
-
-    return measure_speed
+    prompt_tokens, new_tokens = settings.prompt_tokens, settings.new_tokens
+    return lambda: runtime_rates(runtime, prompt_tokens, new_tokens) | _measure_scene(runtime, processor, new_tokens)
 
 
 def _measure_scene(runtime: Runtime, processor: Processor, new_tokens: int) -> dict[str, Any]:
@@ -86,7 +82,7 @@ def _measure_scene(runtime: Runtime, processor: Processor, new_tokens: int) -> d
     session = SceneSession(runtime, processor, NoveltyPolicy(), MemoryConfig(token_budget=budget))
     for frame in vga_frames(_SCENE_FRAMES):
         session.observe(frame)
-    first, second = (Request.prepare(processor, question, Sampling(max_new_tokens=1)) for question in _QUESTIONS[:2])
+    first, second = (Request.prepare(processor, question, Sampling(max_new_tokens=1)) for question in _QUESTIONS)
     start = time.perf_counter()
     answer = session.ask(first)
     cold_s = time.perf_counter() - start

@@ -148,7 +148,6 @@ def segment_length(segment: PromptSegment) -> int:
 
 def interleave(texts: Sequence[TokenIds], visuals: Sequence[VisualTokens]) -> list[PromptSegment]:
     """Returns the segments of a prompt whose text was split at its images into one more text than images."""
-    assert len(texts) == len(visuals) + 1, (len(texts), len(visuals))
     segments: list[PromptSegment] = [texts[0]]
     for visual, text in zip(visuals, texts[1:], strict=True):
         segments += [visual, text]
