@@ -1,8 +1,9 @@
 """Converts every incoming image message to RGB: raw encodings of sensor_msgs and compressed images.
 
-Works on messages of rclpy and of rosbags alike, and does not import ROS. cv_bridge converts the encodings it handles
-correctly if it is installed; this module converts the others, and all of them without cv_bridge, to the same values:
-Bayer patterns are interpolated by OpenCV, alpha is dropped, then 16 bits are scaled to 8. Depth is refused.
+Works on messages of rclpy and of rosbags alike, and imports nothing of ROS except cv_bridge if it is installed.
+cv_bridge converts the encodings it handles correctly; this module converts the others, and all of them without it, to
+the same values: Bayer patterns are interpolated by OpenCV, alpha is dropped, then 16 bits are scaled to 8. Depth is
+refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests share: the authors' numbers, the small checkpoint they were computed with, and synthetic frames."""
+"""Shared fixtures: the reference values, the small checkpoint they were computed with, and synthetic images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project")
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder with the authors' numbers."""
+    """Folder with values computed by the authors' implementation."""
     return DATA / "reference"
 
 
@@ -32,7 +32,7 @@ def checkpoint(reference):
 
 @pytest.fixture(scope="session")
 def loaded(checkpoint):
-    """The small checkpoint: (model, processor)."""
+    """Model and processor of the small checkpoint."""
     from penguin_models import load_pretrained
 
     return load_pretrained(checkpoint)
@@ -50,7 +50,7 @@ def processor(loaded):
 
 @pytest.fixture(scope="session")
 def exported(checkpoint, tmp_path_factory):
-    """Exports the small checkpoint, once for each set of options; gives the folder."""
+    """Returns a function that exports the small checkpoint, once per set of options, and returns the folder."""
     from penguin_engine.bench.event_clips import drawn_samples
     from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 
@@ -68,9 +68,9 @@ def exported(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def edit_checkpoint(checkpoint, tmp_path):
-    """Makes a changed copy of the small checkpoint.
+    """Returns a function that makes a changed copy of the small checkpoint and returns its folder.
 
-    Called with functions that change its tensors (a dict of arrays) and its config (a dict) in place.
+    Its arguments are functions that change the tensors (a dict of arrays) and the config (a dict) in place.
     """
     from safetensors.numpy import load_file, save_file
 
@@ -92,7 +92,7 @@ def edit_checkpoint(checkpoint, tmp_path):
 
 @pytest.fixture(scope="session")
 def picture():
-    """Makes a smooth random picture: uint8 [height, width, 3]."""
+    """Returns a function that makes a smooth random image: uint8 [height, width, 3]."""
 
     def make(height, width, seed=0):
         import cv2

@@ -1,1 +1,1 @@
-"""The `penguin-vl` command line, one file for each command."""
+"""The command line `penguin-vl`; app.py lists the commands and the files that implement them."""

@@ -15,7 +15,9 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  #
 stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or owner/name on the model hub.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Checkpoint folder, exported folder, or owner/name on the model hub.")
+]
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub. [default: main]")
 ]

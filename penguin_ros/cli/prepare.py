@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +48,8 @@ def lengths(
     """
     from rich.progress import Progress
 
-    from penguin_training.data.length_index import build_index, find_index, index_path, load_index
+    from penguin_models.errors import DataError
+    from penguin_training.data.length_index import build_index, index_path, load_index
     from penguin_training.data.open_data import annotation_files, make_reader
     from penguin_training.model.blueprint import make_blueprint
     from penguin_training.settings.stage_file import load_settings
@@ -58,7 +60,9 @@ def lengths(
     lines: list[str] = []
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         for file in annotation_files(settings):
-            known = None if again else find_index(file, reader)
+            known = None
+            with suppress(DataError):  # missing or outdated
+                known = None if again else load_index(file, reader)
             task = progress.add_task(file.path.name, total=len(known.unusable if known else file))
             if known is None or known.unusable:
                 build_index(file, reader, settings.data.workers, partial(progress.advance, task), known)

@@ -1,1 +1,1 @@
-"""ROS 2 nodes: the lifecycle node that watches and answers, and those that replay, ask and simulate."""
+"""The lifecycle node `penguin`: vlm_node.py wires subscriptions, worker, questions, outputs and diagnostics."""

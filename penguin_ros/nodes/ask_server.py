@@ -59,7 +59,7 @@ class AskGoal(Protocol):
 
 
 Submit = Callable[[AskGoal, Callable[[str, int], None]], PendingRequest]
-"""Queues a question; takes what is called with each piece of text and the number of tokens so far. May raise."""
+"""Queues a question; the callback gets each piece of text and the number of tokens so far. May raise."""
 
 
 class AskServer:
@@ -172,7 +172,7 @@ class AskServer:
         """Waits until the worker has resolved a request, while the executor continues."""
         executor = self._node.executor
         waiting = Future(executor=executor)
-        # The worker's thread must not touch what the executor waits for: it leaves a task, which wakes the executor.
+        # The worker's thread must not touch what the executor waits for: it schedules a task on the executor.
         outcome.add_done_callback(lambda _: executor.create_task(waiting.set_result, None))
         await waiting
 

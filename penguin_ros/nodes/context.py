@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import rclpy
+from rclpy.executors import Executor
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
@@ -13,6 +15,41 @@ from penguin_models.errors import PenguinError
 FEEDBACK_QOS = QoSProfile(depth=1024)
 """QoS of streamed text. Pieces may arrive faster than a busy client takes them; with the default depth of ten, text
 would be lost in the middle of an answer."""
+
+
+class ExecutorThread(threading.Thread):
+    """Spins an executor until `close`, and ends without a race.
+
+    `Executor.shutdown` of rclpy destroys what a spinning thread waits on; here the thread ends before it.
+
+    Attributes:
+        failed: Whether a callback raised.
+    """
+
+    def __init__(self, executor: Executor, on_end: Callable[[], None] = lambda: None):
+        super().__init__(name="executor")
+        self.failed = False
+        self._executor, self._on_end = executor, on_end
+        self._closing = threading.Event()
+
+    def run(self) -> None:
+        """Spins; called by the thread."""
+        try:
+            while not self._closing.is_set():
+                self._executor.spin_once()
+        except BaseException:
+            self.failed = True
+            raise
+        finally:
+            self._on_end()
+
+    def close(self) -> None:
+        """Ends the thread, then the executor."""
+        self._closing.set()
+        if self.is_alive():
+            self._executor.create_task(lambda: None)  # wakes it
+            self.join()
+        self._executor.shutdown()
 
 
 class RosArgumentsError(PenguinError):

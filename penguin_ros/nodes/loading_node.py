@@ -33,8 +33,8 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
 
         Args:
             name: Name of the node.
-            load: Loads; called on a thread of its own.
-            discard: Frees what was loaded in vain, because the node was shut down meanwhile.
+            load: Loads the model; called on a thread of its own.
+            discard: Frees a model whose node was shut down while it was loading.
         """
         super().__init__(name)
         self.state = "unconfigured"

@@ -19,7 +19,7 @@ from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
-from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.context import ExecutorThread, start_ros
 from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
 
@@ -74,7 +74,7 @@ class _Host:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
         self._stop, self._failed = threading.Event(), threading.Event()
-        self._spinning = threading.Thread(target=self._spin, name="executor")
+        self._spinning = ExecutorThread(self._executor, on_end=self._stop.set)
 
     def run(self) -> int:
         """Runs until told to stop; returns the exit code."""
@@ -88,7 +88,7 @@ class _Host:
         closing = threading.Thread(target=self._close, name="closing")
         closing.start()
         closing.join(_CLOSING_S)
-        exit_code = 1 if self._failed.is_set() else 0
+        exit_code = 1 if self._failed.is_set() or self._spinning.failed else 0
         if closing.is_alive():  # the runtime is working, and nothing can interrupt that
             sys.stdout.flush()
             sys.stderr.flush()
@@ -98,15 +98,6 @@ class _Host:
     async def _start(self) -> None:
         if self._node.get_parameter("autostart").value and not await self._node.start_automatically():
             self._failed.set()
-            self._stop.set()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except BaseException:
-            self._failed.set()
-            raise
-        finally:
             self._stop.set()
 
     def _say_goodbye(self) -> None:
@@ -128,7 +119,6 @@ class _Host:
         done.wait(_GOODBYE_S + 1.0)
 
     def _close(self) -> None:
-        self._executor.shutdown()
-        self._spinning.join()
+        self._spinning.close()
         self._node.destroy_node()
         rclpy.shutdown()

@@ -1,1 +1,1 @@
-""""""
+"""Tools around the node: simulated camera, bag player, clients, demo and soak."""

@@ -19,7 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import stamp_to_ns
-from penguin_ros.nodes.context import FEEDBACK_QOS, start_ros
+from penguin_ros.nodes.context import FEEDBACK_QOS, ExecutorThread, start_ros
 
 _CHECK_PERIOD_S = 0.5
 
@@ -60,7 +60,7 @@ class NodeClient:
             raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, name="executor")
+        self._thread = ExecutorThread(self._executor)
 
     def start(self) -> None:
         """Starts the executor's thread."""
@@ -68,9 +68,7 @@ class NodeClient:
 
     def close(self) -> None:
         """Ends the thread and shuts ROS down."""
-        self._executor.shutdown()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.close()
         self.stream.destroy()
         self.node.destroy_node()
         rclpy.shutdown()

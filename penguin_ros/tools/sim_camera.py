@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import rclpy
 from penguin_vl.msg import GroundedCaption
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -79,11 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS during a render
         signal.signal(number, lambda *_: stop.set())
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     while not stop.is_set():
-        executor.spin_once(timeout_sec=_STOP_CHECK_S)
-    executor.shutdown()
+        rclpy.spin_once(node, timeout_sec=_STOP_CHECK_S)
     node.destroy_node()
     rclpy.shutdown()
     return 0

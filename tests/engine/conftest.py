@@ -1,4 +1,4 @@
-"""Stand-ins for TensorRT and CUDA, for the tests of the modules that use them."""
+"""Installs fakes of TensorRT and CUDA, which need an NVIDIA GPU, for the tests of the modules that use them."""
 
 import importlib
 import sys
@@ -8,18 +8,18 @@ import pytest
 
 TENSORRT = "penguin_engine.runtimes.tensorrt"
 USERS = tuple(f"{TENSORRT}.{name}" for name in ("cuda_device", "loaded_plan", "runtime", "build"))
-"""Modules that import tensorrt or pycuda, in the order of their imports."""
+"""Modules that import tensorrt or pycuda, in import order."""
 
 
 @pytest.fixture(scope="module")
 def stand_in():
-    """Returns a function that imports the users of TensorRT on stand-ins of a given TensorRT version.
+    """Returns a function that imports the modules that use TensorRT with a fake TensorRT of the given version.
 
-    At the end it checks that nothing owned by a GPU was leaked.
+    At the end it checks that no object of a GPU leaked.
     """
     import fake_cuda
     import fake_tensorrt
-    import transformers  # noqa: F401 (looks for tensorrt while it is imported, so it must come first)
+    import transformers  # noqa: F401 (looks for tensorrt when it is imported, so it must be imported first)
     from transformers import Qwen3ForCausalLM  # noqa: F401
 
     from penguin_engine.runtimes.tensorrt import cuda_graph

@@ -1,6 +1,6 @@
-"""Shared fixtures: real bags, written with rosbags, and the command line in this process.
+"""Shared fixtures: real bags, written with rosbags, and the command line run in the test process.
 
-torch and rosbags are imported when a fixture needs them: `colcon test` runs some of these tests without them.
+torch and rosbags are imported only by the fixtures that need them: `colcon test` runs some tests without them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ START_NS = 1_700_000_000_123_456_789
 
 
 class BagMaker:
-    """Messages of rosbags' types, and bags of them below a folder."""
+    """Makes messages of rosbags' types and writes bags of them to a folder."""
 
     def __init__(self, folder: Path):
         from rosbags.typesys import Stores, get_typestore
@@ -40,7 +40,7 @@ class BagMaker:
         )
 
     def jpeg(self, rgb, kept=1.0, stamp_ns=0):
-        """A JPEG of which only the first part is there."""
+        """Returns a JPEG message that holds only the first part `kept` of the file."""
         file = io.BytesIO()
         Image.fromarray(rgb).save(file, "jpeg", quality=95)
         data = file.getvalue()
@@ -50,13 +50,14 @@ class BagMaker:
         array, header = np.frombuffer(data, np.uint8), self._header(stamp_ns)
         return self._message("sensor_msgs/msg/CompressedImage", header=header, format=image_format, data=array)
 
-    def text(self, words):
-        return self._message("std_msgs/msg/String", data=words)
+    def text(self, content):
+        return self._message("std_msgs/msg/String", data=content)
 
     def write(self, topics, name="bag", storage="mcap", compression="none"):
-        """Writes a bag: topics are {name: [(seconds, message or its bytes), ...]}, or a type name for an empty topic.
+        """Writes a bag and returns its path.
 
-        Bytes are written as they are, under the type of the topic's first message.
+        `topics` maps each topic to [(seconds, message or its bytes), ...], or to a type name for an empty topic.
+        Bytes are written unchanged, with the type of the topic's first message.
         """
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
@@ -87,7 +88,7 @@ def bags(tmp_path):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """More threads gain nothing with so small a model, and where cores are busy they wait for each other."""
+    """Runs torch on one thread: more do not speed up so small a model, and on busy cores they wait for each other."""
     import torch
 
     before = torch.get_num_threads()
@@ -98,8 +99,7 @@ def one_thread():
 
 @pytest.fixture
 def cli(monkeypatch, capsys, one_thread):
-    """Runs the entry point in this process; an exception that would end in a trace fails the test."""
-
+    """Returns a function that runs the entry point in this process; an unhandled exception fails the test."""
     from penguin_ros.cli.main import main
 
     def run(*args):

@@ -66,8 +66,8 @@ def test_the_example_bags_end_to_end(bags_of, cli, tmp_path):
     assert page.count("<article") == len(questions) and "the example" in page
     again = bags_of(BAGS, EXAMPLE / "questions.jsonl", "--json", "--title", "again").json
     assert again["summary"] == done["summary"]  # nothing was asked again: even the latencies are equal
-    told = cli("report", tmp_path / "out")
-    assert told.code == 0 and re.search(r"right answers +0\.\d{3} \(", told.out) and "report.html" in told.out
+    result = cli("report", tmp_path / "out")
+    assert result.code == 0 and re.search(r"right answers +0\.\d{3} \(", result.out) and "report.html" in result.out
 
 
 def test_the_example_command_of_make_evaluate(cli, checkpoint, tmp_path, monkeypatch):
@@ -78,9 +78,9 @@ def test_the_example_command_of_make_evaluate(cli, checkpoint, tmp_path, monkeyp
     monkeypatch.setattr(evaluate, "EXAMPLE", example)
     monkeypatch.setitem(evaluate.EXAMPLE_PARAMETERS, "answer.max_new_tokens", 2)
     monkeypatch.chdir(checkpoint.parent)
-    told = cli("example", "--model", checkpoint, "--out", out)
-    assert told.code == 0, told.err
-    assert f"page: {out / 'report.html'}" in told.out.splitlines() and (out / "report.html").is_file()
+    result = cli("example", "--model", checkpoint, "--out", out)
+    assert result.code == 0, result.err
+    assert f"page: {out / 'report.html'}" in result.out.splitlines() and (out / "report.html").is_file()
     results = json.loads((out / "results.json").read_text())
     created = results["records"]
     assert results["model"]["spec"]["path"] == checkpoint.name  # without the location of the clone
@@ -124,11 +124,11 @@ def test_report_compares_two_runs(bags_of, cli, tmp_path):
     assert result["comparison"]["questions"] == 2 and result["titles"] == ["large", "small"]
     assert result["report"] == str(tmp_path / "small" / "comparison.html")
     assert "small against large" in Path(result["report"]).read_text()
-    told = cli("report", tmp_path / "small", "--against", tmp_path / "large")
-    assert told.out.startswith("small against large: right answers")
-    told = cli("report", tmp_path / "small", "--against", tmp_path / "small").out
-    assert told.startswith("second run against first run: right answers")
-    assert "right only in first run: 0" in told and "right only in second run: 0" in told
+    result = cli("report", tmp_path / "small", "--against", tmp_path / "large")
+    assert result.out.startswith("small against large: right answers")
+    result = cli("report", tmp_path / "small", "--against", tmp_path / "small").out
+    assert result.startswith("second run against first run: right answers")
+    assert "right only in first run: 0" in result and "right only in second run: 0" in result
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Outgoing messages: stamps, time ranges, detections."""
+"""Outgoing messages: stamps, time ranges and detections."""
 
 import math
 from types import SimpleNamespace
@@ -18,13 +18,13 @@ from penguin_models.types import FrameKind, Size
 from penguin_ros import convert
 
 
-def test_stamps_survive():
+def test_stamps_survive_a_round_trip():
     for ns in (0, 1, 999_999_999, 1_790_000_000_123_456_789):
         assert convert.stamp_to_ns(convert.ns_to_stamp(ns)) == ns
 
 
 class FakeDetection:
-    """vision_msgs is not among the ROS wheels: this has the fields of its Detection2D and Detection2DArray."""
+    """Has the fields of vision_msgs' Detection2D and Detection2DArray, because vision_msgs may be missing."""
 
     def __init__(self, header, results=(), detections=()):
         position = SimpleNamespace(x=0.0, y=0.0)
@@ -32,7 +32,7 @@ class FakeDetection:
         self.bbox = SimpleNamespace(center=SimpleNamespace(position=position), size_x=0.0, size_y=0.0)
 
 
-def test_detections_have_the_boxes_of_the_caption_and_never_a_nan_score(monkeypatch):
+def test_detections_carry_the_boxes_of_the_caption_and_no_nan_score(monkeypatch):
     if convert.DETECTIONS is None:
         for name in ("Detection2D", "Detection2DArray"):
             monkeypatch.setattr(convert, name, FakeDetection, raising=False)
@@ -48,7 +48,7 @@ def test_detections_have_the_boxes_of_the_caption_and_never_a_nan_score(monkeypa
     assert [item.results[0].hypothesis.score for item in (first, second)] == [0.5, 0.0]
 
 
-def test_times_beyond_the_range_of_stamps_are_counted_and_left_out():
+def test_times_beyond_the_range_of_stamps_are_omitted_and_counted():
     start_ns, size = 1_700_000_000 * 10**9, Size(56, 84)
     frame = HeldFrame(0, start_ns, FrameKind.KEY, size, size, 6, np.zeros((56, 84, 3), np.uint8), None)
     spans = (TimeRange(0.0, 99_999_999_999.0), TimeRange(1.0, 2.5), TimeRange(1e300, 1e300))

@@ -1,4 +1,4 @@
-"""Image messages to RGB: every encoding against pixels computed by hand, and what is refused."""
+"""Image messages to RGB: every encoding against pixels computed by hand, and refused input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
 
 
 def padded(stored, padding=0, big_endian=False):
-    """Height, width, step and data of pixels as they are stored; rows end with `padding` bytes of rubbish."""
+    """Returns height, width, step and data of an image whose rows end with `padding` arbitrary bytes."""
     order = ">" if big_endian else "<"
     rows = stored.astype(stored.dtype.newbyteorder(order)).reshape(len(stored), -1).view(np.uint8)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
@@ -48,13 +48,13 @@ def eight_bit(values):
 
 
 def byte_orders(encodings):
-    """Each encoding with each byte order; the flag must not matter to 8-bit values."""
+    """Parametrises a test with each encoding in both byte orders, which must not matter for 8-bit values."""
     return pytest.mark.parametrize(("encoding", "big_endian"), [(e, b) for e in encodings for b in (False, True)])
 
 
 @byte_orders(CHANNELS)
 @pytest.mark.parametrize("padding", [0, 5])
-def test_colour(encoding, big_endian, padding):
+def test_colour_images_are_converted(encoding, big_endian, padding):
     planes = dict(zip("rgba", random_values(encoding, 4, 5, 7), strict=True))
     stored = np.stack([planes[channel] for channel in CHANNELS[encoding]], axis=-1)
     got = raw_to_rgb(encoding, *padded(stored, padding, big_endian), big_endian)
@@ -64,21 +64,21 @@ def test_colour(encoding, big_endian, padding):
 
 @byte_orders(MONO)
 @pytest.mark.parametrize("padding", [0, 3])
-def test_grey(encoding, big_endian, padding):
+def test_grey_images_are_converted(encoding, big_endian, padding):
     stored = random_values(encoding, 5, 7)
     got = raw_to_rgb(encoding, *padded(stored, padding, big_endian), big_endian)
     np.testing.assert_array_equal(got, np.repeat(eight_bit(stored)[..., None], 3, axis=-1))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (128, 0), (129, 1), (257, 1), (32768, 128), (65535, 255)])
-def test_sixteen_bits_are_scaled_and_rounded(value, expected):
+def test_sixteen_bit_values_are_scaled_and_rounded(value, expected):
     assert raw_to_rgb("mono16", 1, 1, 2, struct.pack("<H", value)).tolist() == [[[expected] * 3]]
 
 
 @pytest.mark.parametrize("encoding", YUV)
 @pytest.mark.parametrize(("u", "v"), [(128, 128), (90, 200), (160, 90), (54, 34), (240, 110)])
 def test_yuv_is_bt601(encoding, u, v):
-    """Two pixels of different brightness share a colour: R = 1.164 (Y - 16) + 1.596 (V - 128) and so on."""
+    """Two pixels with their own Y share U and V: R = 1.164 (Y - 16) + 1.596 (V - 128) etc."""
     pair, luma = {"u": [u], "v": [v], "y": [60, 180]}, np.array([60, 180])
     values = {name: list(own) for name, own in pair.items()}
     data = bytes(values[name].pop(0) for name in YUV[encoding])
@@ -87,7 +87,7 @@ def test_yuv_is_bt601(encoding, u, v):
         1.164 * (luma - 16) - 0.392 * (u - 128) - 0.813 * (v - 128),
         1.164 * (luma - 16) + 2.017 * (u - 128),
     ]
-    # Three rows of two such pairs, and a row padding of two bytes.
+    # Three rows of two such pairs with two bytes of padding.
     got = raw_to_rgb(encoding, 3, 4, 10, (data * 2 + b"\xa5\xa5") * 3)
     np.testing.assert_allclose(got, np.tile(np.clip(expected, 0, 255).T, (3, 2, 1)), atol=2)
 
@@ -107,7 +107,7 @@ def test_a_mosaic_of_one_colour_gives_that_colour(pattern, bits, size, big_endia
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 8), (8, 2)])
 def test_a_mosaic_too_small_to_interpolate_is_refused(size):
-    """OpenCV leaves such an image black without a word."""
+    """OpenCV would return a black image without an error."""
     with pytest.raises(MediaError, match="bayer_rggb8"):
         raw_to_rgb("bayer_rggb8", *padded(np.full(size, 200, np.uint8)))
 
@@ -122,12 +122,12 @@ def test_any_size_and_padding_round_trips(encoding, pixels, padding):
     height, width, step, data = padded(stored, padding)
     buffer = bytearray(data)
     got = raw_to_rgb(encoding, height, width, step, buffer)
-    buffer[:] = bytes(len(buffer))  # the result is a copy
+    buffer[:] = bytes(len(buffer))  # the result must be a copy
     np.testing.assert_array_equal(got, np.repeat(pixels[..., :1], 3, axis=-1) if encoding == "mono8" else pixels)
 
 
 @pytest.mark.parametrize("container", [bytes, bytearray, memoryview, lambda d: array.array("B", d)])
-def test_data_in_any_buffer(container):
+def test_data_may_be_any_buffer(container):
     assert raw_to_rgb("rgb8", 1, 2, 6, container(bytes(range(6)))).tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
@@ -148,8 +148,8 @@ def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["nv21", "nv24"])
-def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
-    """Some drivers call planar YUV 4:2:0 "nv21": its colours would be wrong without a word."""
+def test_an_ambiguous_encoding_is_refused_with_alternatives(encoding):
+    """Some drivers call planar YUV 4:2:0 "nv21"; its colours would silently be wrong."""
     with pytest.raises(MediaError, match=f"encoding {encoding} is not supported, .* set the driver to rgb8"):
         raw_to_rgb(encoding, 2, 2, 2, bytes(12))
 
@@ -169,7 +169,7 @@ def test_an_ambiguous_encoding_is_refused_with_others_to_choose(encoding):
         ("yuyv", 2, 5, 10, 20, "even width, not 5"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(encoding, height, width, step, size, message):
+def test_inconsistent_sizes_are_refused(encoding, height, width, step, size, message):
     with pytest.raises(MediaError, match=message):
         raw_to_rgb(encoding, height, width, step, bytes(size))
 
@@ -181,12 +181,12 @@ def compress(pixels, kind, **options):
 
 
 @pytest.mark.parametrize("image_format", ["png", "rgb8; png compressed bgr8", "", "jpeg"])
-def test_png_round_trips_whatever_the_format_says(image_format):
+def test_png_round_trips_with_any_format_string(image_format):
     pixels = random_values("rgb8", 5, 7, 3)
     np.testing.assert_array_equal(compressed_to_rgb(compress(pixels, "png"), image_format), pixels)
 
 
-def test_jpeg_round_trips_nearly(picture):
+def test_jpeg_round_trips_approximately(picture):
     pixels = picture(48, 64)
     got = compressed_to_rgb(compress(pixels, "jpeg", quality=95), "bgr8; jpeg compressed bgr8")
     assert np.abs(got.astype(int) - pixels).mean() < 2
@@ -205,11 +205,11 @@ def test_compressed_sixteen_bit_grey_is_scaled_like_raw():
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
-@pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
-def test_truncated_data_is_refused(picture, kind, kept):
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_truncated_data_is_refused(picture, kind, share):
     data = compress(picture(48, 64), kind)
     with pytest.raises(MediaError, match=rf"compressed image \({kind}\) cannot be decoded: \S"):
-        compressed_to_rgb(data[: int(len(data) * kept)], kind)
+        compressed_to_rgb(data[: int(len(data) * share)], kind)
 
 
 @pytest.mark.parametrize("data", [b"", bytes(100), b"not an image", b"\xff\xd8\xff\xe0" + bytes(20)])
@@ -233,14 +233,14 @@ def test_compressed_depth_is_refused(image_format):
         compressed_to_rgb(data, image_format)
 
 
-def test_messages_of_rosbags(bags):
+def test_messages_of_rosbags_are_converted(bags):
     pixels = random_values("rgb8", 5, 7, 3)
     np.testing.assert_array_equal(message_to_rgb(bags.raw(pixels)), pixels)
     np.testing.assert_array_equal(message_to_rgb(bags.raw(pixels, "bgr8")), pixels[..., ::-1])
     np.testing.assert_array_equal(message_to_rgb(bags.compressed(compress(pixels, "png"), "png")), pixels)
 
 
-def test_messages_of_rclpy():
+def test_messages_of_rclpy_are_converted():
     pixels = random_values("rgb8", 5, 7, 3)
     height, width, step, data = padded(pixels, padding=2)
     raw = RosImage(height=height, width=width, step=step, encoding="rgb8", data=data)
@@ -254,8 +254,8 @@ def test_messages_of_rclpy():
 # cv_bridge
 
 
-class Bridge:
-    """cv_bridge is not among the ROS wheels; this returns or raises what a test tells it to."""
+class FakeBridge:
+    """Returns or raises `result`; faked because cv_bridge may be missing and cannot be made to fail."""
 
     result = None
 
@@ -268,9 +268,9 @@ class Bridge:
 
 @pytest.fixture
 def bridge(monkeypatch):
-    monkeypatch.setattr(images, "CvBridge", Bridge)
-    yield Bridge
-    Bridge.result = None
+    monkeypatch.setattr(images, "CvBridge", FakeBridge)
+    yield FakeBridge
+    FakeBridge.result = None
 
 
 def raw_message(encoding="rgb8", **changes):
@@ -278,7 +278,7 @@ def raw_message(encoding="rgb8", **changes):
     return RosImage(**(values | changes))
 
 
-def test_cv_bridge_converts_what_it_handles_correctly(bridge):
+def test_cv_bridge_is_used_only_for_images_it_converts_correctly(bridge):
     bridge.result = np.full((8, 10, 3), 7, np.uint8)
     assert (message_to_rgb(raw_message()) == 7).all()
     for unsupported in (
@@ -290,20 +290,20 @@ def test_cv_bridge_converts_what_it_handles_correctly(bridge):
 
 
 @pytest.mark.parametrize(
-    ("result", "words"),
+    ("result", "message"),
     [
         (RuntimeError("no memory"), "cv_bridge cannot convert this rgb8 image: no memory"),
         (np.zeros((8, 9, 3), np.uint8), r"cv_bridge returned \(8, 9, 3\) for a 10x8 rgb8 image"),
     ],
 )
-def test_failures_of_cv_bridge_are_reported(bridge, result, words):
+def test_failures_of_cv_bridge_are_reported(bridge, result, message):
     bridge.result = result
-    with pytest.raises(MediaError, match=words):
+    with pytest.raises(MediaError, match=message):
         message_to_rgb(raw_message())
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"encoding": "32FC1"}, "is depth"),
         ({"encoding": "nonsense"}, "is not supported"),
@@ -311,13 +311,13 @@ def test_failures_of_cv_bridge_are_reported(bridge, result, words):
         ({"height": 80}, "ends after 240 of 2400"),
     ],
 )
-def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, words):
+def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, message):
     bridge.result = AssertionError("cv_bridge was called")
-    with pytest.raises(MediaError, match=words):
+    with pytest.raises(MediaError, match=message):
         message_to_rgb(raw_message(**changes))
 
 
-def test_the_real_cv_bridge_gives_the_same_pixels(monkeypatch):
+def test_the_real_cv_bridge_returns_the_same_pixels(monkeypatch):
     pytest.importorskip("cv_bridge", reason="comes with ROS")
     for encoding in (*CHANNELS, *MONO, *YUV):
         step = 10 * images.pixel_bytes(encoding)

@@ -1,4 +1,4 @@
-"""Interfaces: every field documented, constants consistent, the service and the action alike."""
+"""The interfaces: documented fields, consistent constants, and equal fields in the service and the action."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FILES = sorted(path for folder in ("msg", "srv", "action") for path in (ROOT / f
 
 
 def fields(file):
-    """Yields definition and comment of every field."""
+    """Yields the definition and the comment of every field."""
     for line in file.read_text().splitlines():
         definition, _, comment = line.partition("#")
         if definition.strip() not in ("", "---") and "=" not in definition:
@@ -29,12 +29,9 @@ def test_every_field_is_documented(file):
     assert [definition for definition, comment in fields(file) if not comment and definition not in nested] == []
 
 
-def test_service_and_action_share_their_fields():
-    for of_service, of_action in (
-        (srv.Ask.Request, action.AskStream.Goal),
-        (srv.Ask.Response, action.AskStream.Result),
-    ):
-        assert of_service.get_fields_and_field_types() == of_action.get_fields_and_field_types()
+def test_service_and_action_have_the_same_fields():
+    for service, streamed in ((srv.Ask.Request, action.AskStream.Goal), (srv.Ask.Response, action.AskStream.Result)):
+        assert service.get_fields_and_field_types() == streamed.get_fields_and_field_types()
 
 
 def test_error_codes_are_distinct_and_zero_means_none():
@@ -43,5 +40,5 @@ def test_error_codes_are_distinct_and_zero_means_none():
     assert codes["ERROR_NONE"] == msg.Answer().error_code == 0
 
 
-def test_frame_kinds_are_those_of_the_models():
+def test_frame_kinds_equal_those_of_the_models():
     assert (msg.MemoryFrame.KEY, msg.MemoryFrame.INTERMEDIATE) == (FrameKind.KEY, FrameKind.INTERMEDIATE)

@@ -1,4 +1,4 @@
-"""Boxes drawn into images: where, in which colour, and that nothing else changes."""
+"""Boxes drawn into images: their place and colour, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_colour(pixels, label):
 @pytest.mark.parametrize(
     ("size", "thickness"), [((240, 320), 2), ((120, 160), 2), ((480, 640), 4), ((640, 480), 4), ((1080, 1920), 8)]
 )
-def test_a_box_lies_where_it_belongs(size, thickness):
+def test_a_box_is_drawn_at_its_coordinates(size, thickness):
     height, width = size
     image = draw_objects(black(*size), [grounded("cube", 250, 500, 750, 750)])
     x1, y1, x2, y2 = width // 4, height // 2, width * 3 // 4, height * 3 // 4
@@ -34,7 +34,7 @@ def test_a_box_lies_where_it_belongs(size, thickness):
     assert edges[y1 : y1 + thickness, x1:x2].all() and edges[y2 - thickness : y2, x1:x2].all()
     assert edges[y1:y2, x1 : x1 + thickness].all() and edges[y1:y2, x2 - thickness : x2].all()
     assert not image[y1 + thickness : y2 - thickness, x1 + thickness : x2 - thickness].any()
-    # Outside there is only the label, which stands on the box's left end.
+    # Outside the box there is only the label, above its left end.
     outside = image.any(axis=-1)
     outside[y1:y2, x1:x2] = False
     rows, columns = outside.nonzero()
@@ -42,9 +42,9 @@ def test_a_box_lies_where_it_belongs(size, thickness):
     assert columns.min() == x1 and columns.max() < x2
 
 
-def test_the_box_of_the_whole_image_keeps_its_last_row_and_column():
+def test_a_box_of_the_whole_image_includes_the_last_row_and_column():
     edges = is_colour(draw_objects(black(), [grounded("a", 0, 0, 1000, 1000)]), "a")
-    assert edges[-2:].all() and edges[:, -2:].all() and edges[30:, :2].all()  # above row 30 there is the label
+    assert edges[-2:].all() and edges[:, -2:].all() and edges[30:, :2].all()  # the label covers the first 30 rows
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 0), (1000, 1000, 1000, 1000), (500, 500, 500, 500), (500, 0, 500, 1000)])
@@ -65,7 +65,7 @@ def test_a_label_is_written_in_black_above_its_box():
     assert (above.max(axis=-1) < 100).sum() > 10
 
 
-def test_a_label_without_room_above_lies_inside():
+def test_a_label_without_room_above_is_drawn_inside_the_box():
     image = draw_objects(black(), [grounded("cube", 250, 0, 750, 500)])
     inside = image[2:118, 82:238].any(axis=-1)
     rows, columns = inside.nonzero()
@@ -77,18 +77,18 @@ def test_a_label_without_room_to_the_right_is_moved_left():
     free = draw_objects(black(), [grounded("a long label", 100, 500, 110, 600)])
     painted = [np.nonzero(image[100:119].any(axis=(0, 2)))[0] for image in (corner, free)]
     assert painted[0].max() == 319 and painted[1].min() == 32
-    assert painted[0].min() < 317 - 20  # the box itself begins at 317
+    assert painted[0].min() < 317 - 20  # the box starts at 317
     assert abs(np.ptp(painted[0]) - np.ptp(painted[1])) <= 1
 
 
-def test_every_object_is_drawn_the_last_on_top():
+def test_every_object_is_drawn_and_later_ones_are_on_top():
     image = draw_objects(black(), [grounded("a", 250, 500, 500, 750), grounded("b", 500, 500, 1000, 750)])
     both = draw_objects(black(), [grounded("a", 250, 500, 750, 750), grounded("b", 250, 500, 750, 750)])
     assert is_colour(image[150, 80:82], "a").all() and is_colour(image[150, 160:162], "b").all()
     assert is_colour(both[150, 80:82], "b").all()
 
 
-def test_a_label_keeps_its_colour_between_images():
+def test_a_label_has_the_same_colour_in_every_image():
     first = draw_objects(black(), [grounded("red cube", 250, 500, 750, 750)])
     others = [grounded("ball", 0, 0, 100, 100), grounded("Red Cube", 500, 500, 900, 900)]
     second = draw_objects(black(480, 640) + 60, others)
@@ -111,13 +111,13 @@ def test_the_input_is_unchanged():
     np.testing.assert_array_equal(rgb, before)
 
 
-def test_no_objects_give_an_equal_image():
+def test_without_objects_the_image_is_unchanged():
     rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(draw_objects(rgb, []), rgb)
     np.testing.assert_array_equal(draw_objects(rgb[::2, ::-1], []), rgb[::2, ::-1])
 
 
-def test_the_file_holds_the_drawn_image(tmp_path):
+def test_the_saved_file_holds_the_drawn_image(tmp_path):
     objects = [grounded("cube", 250, 500, 750, 750)]
     save_overlay(tmp_path / "out.png", black(), objects)
     with Image.open(tmp_path / "out.png") as image:
@@ -125,6 +125,6 @@ def test_the_file_holds_the_drawn_image(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing/out.png", "out.unknown", "out", "."])
-def test_a_path_that_cannot_be_written(tmp_path, name):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, name):
     with pytest.raises(MediaError, match=r"overlay .* cannot be written: \S"):
         save_overlay(tmp_path / name, black(), [])

@@ -1,4 +1,4 @@
-"""The table of the node's parameters, and what follows from their values."""
+"""The table of the node's parameters and the settings derived from their values."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 
-def test_defaults_fit_each_other_and_reach_what_they_are_for():
+def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
     settings = NodeSettings.from_values(DEFAULTS)
     assert settings.memory.token_budget == settings["token_budget"] == 4096
     assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
@@ -24,13 +24,13 @@ def test_defaults_fit_each_other_and_reach_what_they_are_for():
     assert isinstance(NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"}).policy(), ReferencePolicy)
 
 
-def test_the_budget_is_shared_evenly():
+def test_cameras_share_the_budget_evenly():
     values = {**DEFAULTS, "image_topics": ["a", "b", "c"], "token_budget": 1000}
     assert NodeSettings.from_values(values).memory.token_budget == 333
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "message"),
     [
         ("runtime", "magic", "one of torch"),
         ("token_budget", 1, "from 24 to"),
@@ -43,8 +43,8 @@ def test_the_budget_is_shared_evenly():
         ("answer.temperature", -1.0, "from 0.0"),
     ],
 )
-def test_values_out_of_range_are_named(name, value, words):
-    with pytest.raises(PenguinError, match=re.escape(words)):
+def test_an_invalid_value_is_refused_with_its_limit(name, value, message):
+    with pytest.raises(PenguinError, match=re.escape(message)):
         NodeSettings.from_values({**DEFAULTS, name: value})
 
 
@@ -54,7 +54,7 @@ def test_the_reference_policy_needs_torch(monkeypatch):
         NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"})
 
 
-def test_changes_are_found():
+def test_changed_parameters_are_listed():
     before = NodeSettings.from_values(DEFAULTS)
     after = NodeSettings.from_values({**DEFAULTS, "token_budget": 5000, "caption.prompt": "What?"})
     assert before.changes_to(after) == {"token_budget", "caption.prompt"}

@@ -1,4 +1,4 @@
-"""Runs pages in an installed Chromium; tests that need it are skipped without one."""
+"""Renders pages in an installed Chromium; tests that need it are skipped if there is none."""
 
 import shutil
 import subprocess

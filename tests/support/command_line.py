@@ -1,4 +1,4 @@
-"""What a command left behind, for the tests of the command line."""
+"""The result of a command, for the tests of the command line."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ class Result:
 
     @property
     def json(self):
-        """The one line that a successful command with --json says."""
+        """The JSON object printed by a successful command with --json, which prints nothing else."""
         assert self.code == 0, self.err
         assert self.out.count("\n") == 1 and self.err == ""
         return json.loads(self.out)
 
     @property
     def error(self):
-        """The one line that a failed command says."""
+        """The message of a failed command, which is a single line."""
         assert self.code == 1, (self.code, self.out, self.err)
         (line,) = self.err.splitlines()
         assert line.startswith("error: ")
@@ -29,7 +29,7 @@ class Result:
 
 
 def schema(value):
-    """A JSON value with types in the place of its leaves."""
+    """Returns a JSON value with its leaves replaced by the names of their types."""
     if isinstance(value, dict):
         return {key: schema(inner) for key, inner in value.items()}
     return type(value).__name__

@@ -1,6 +1,6 @@
-"""Stand-ins for `pycuda.driver` and libcuda, which cannot run here because they need an NVIDIA GPU and its driver.
+"""Fakes of `pycuda.driver` and libcuda, which cannot run here because they need an NVIDIA GPU and its driver.
 
-GPU memory is host memory whose bounds are checked, and work on a stream runs immediately. The stand-ins check what the
+GPU memory is host memory whose bounds are checked, and work on a stream runs immediately. The fakes check what the
 manuals require: page-locked memory, addresses inside one allocation, a context that is current in the thread. They do
 not prove that the code runs on a GPU.
 """
@@ -17,16 +17,16 @@ import numpy as np
 
 ALIGNMENT = 256
 GPUS = (["Orin", "8.7"], ["Thor", "11.0"])
-"""Names and compute capabilities."""
+"""Name and compute capability of each GPU."""
 
 
 class Device:
-    """The state of the GPUs.
+    """The simulated state of the GPUs.
 
     Attributes:
         blocks: Allocated memory by address.
-        lost: What was dropped in a thread in which its context was not current, so that pycuda would leak it.
-        broken: Why CUDA cannot be started; empty if it can.
+        lost: Descriptions of objects dropped while their context was not current, which pycuda would leak.
+        broken: Message with which CUDA fails to start; empty if it starts.
         limit: Largest possible allocation in bytes.
     """
 
@@ -67,7 +67,7 @@ class Device:
         return address
 
     def release(self, what, gpu, address=None):
-        """Releases what a context owns, or records that it leaked; raising is impossible while an object is dropped."""
+        """Frees an object of a context, or records that it leaked: a finaliser cannot raise."""
         if self.current != gpu or self.capturing is not None:
             self.lost.append(what)
         elif address is not None:
@@ -78,12 +78,14 @@ class Device:
         for start, (length, _, gpu) in self.blocks.items():
             if start <= address < start + length:
                 assert gpu == self.current, f"memory of GPU {gpu} while {self.current} is current"
-                assert address + size <= start + length, f"{size} bytes run {address + size - start - length} over"
+                assert address + size <= start + length, (
+                    f"{size} bytes exceed the allocation by {address + size - start - length}"
+                )
                 return
         raise AssertionError(f"address {address:#x} is not allocated")
 
     def do(self, work):
-        """Runs work on the stream, or records it."""
+        """Runs work on the stream, or records it while a graph is captured."""
         self.check_current()
         work() if self.capturing is None else self.capturing.append(work)
 
@@ -97,7 +99,7 @@ class FakeMemoryError(FakeError):
 
 
 class Owned:
-    """An object owned by a context; dropping it frees it."""
+    """An object owned by a context and freed when it is dropped."""
 
     def __init__(self, device, what, address=None):
         device.check_current()
@@ -118,7 +120,7 @@ class Allocation(Owned):
 
 
 class PageLocked(Owned):
-    """Host memory, which is the base of arrays that use it."""
+    """Page-locked host memory; the arrays that use it have it as their base."""
 
     def __init__(self, device, shape, dtype):
         self._memory = np.empty(shape, dtype)
@@ -127,7 +129,7 @@ class PageLocked(Owned):
 
 
 def fake_pycuda(device):
-    """Returns a module with the functions of `pycuda.driver` that are used."""
+    """Returns a module with the functions of `pycuda.driver` that the product uses."""
     locked = {}
 
     def init():
@@ -203,7 +205,7 @@ def fake_pycuda(device):
             super().__init__(device, "a stream")
 
         def synchronize(self):
-            assert device.capturing is None, "a capturing stream must not be waited for"
+            assert device.capturing is None, "a stream must not be synchronised while it is captured"
 
     class Event(Owned):
         def __init__(self):
@@ -244,12 +246,12 @@ def fake_pycuda(device):
 
 
 class FakeDriver:
-    """libcuda's graph functions.
+    """The graph functions of libcuda.
 
     Attributes:
-        graphs: Recorded graphs that were not destroyed, by handle.
-        executables: Executable graphs that were not destroyed, by handle.
-        fail: Name of the function that fails.
+        graphs: Captured graphs by handle, until they are destroyed.
+        executables: Executable graphs by handle, until they are destroyed.
+        fail: Name of the function that returns an error; empty for none.
     """
 
     def __init__(self, device):

@@ -1,9 +1,9 @@
-"""A stand-in for `tensorrt`, which cannot run here because it needs an NVIDIA GPU: plans run on ONNX Runtime.
+"""A fake of `tensorrt`, which cannot run here because it needs an NVIDIA GPU: its plans run on ONNX Runtime.
 
 It checks what the manuals require: addresses aligned to 256 bytes, shapes inside the profile, one execution context per
-recorded graph, a cache output at the address of its input, strongly typed networks, and the same GPU current from the
-creation of a builder to its last use. A plan only runs on the kind of GPU that built it. GPU memory is that of
-fake_cuda.py. It does not prove that TensorRT can build or run a graph.
+captured graph, a cache output at the address of its input, strongly typed networks, and the same GPU current from the
+creation of a builder to its last use. A plan runs only on the kind of GPU that built it. GPU memory is that of
+fake_cuda.py. The fake does not prove that TensorRT can build or run a graph.
 """
 
 import ctypes
@@ -119,7 +119,7 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network, config):
-        assert self._device.current == self._gpu, "another GPU is current than when the builder was made"
+        assert self._device.current == self._gpu, "the builder was created while another GPU was current"
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 2)
         for step in range(2):
@@ -135,7 +135,7 @@ class Builder:
                     self._logger.log(Severity.ERROR, f"{item.name} is fixed at {item.shape}")
                     return None
             in_place = any("TensorScatter" in n.op_type and item.name in n.input for n in self._nodes(network))
-            assert not in_place or min(item.shape) > 0, f"{item.name}: an updated buffer needs a fixed size"
+            assert not in_place or min(item.shape) > 0, f"{item.name}: a buffer updated in place needs a fixed size"
         profiles = [profile.shapes for profile in config.profiles]
         plan = {"path": network.path, "profiles": profiles, "gpu": GPUS[self._gpu]}
         return json.dumps(plan).encode()
@@ -149,7 +149,7 @@ class Severity:
 
 
 def fake_tensorrt(device, version="10.3.0"):
-    """Returns a module with the parts of `tensorrt` that are used."""
+    """Returns a module with the parts of `tensorrt` that the product uses."""
 
     class ILogger:
         ERROR, INTERNAL_ERROR, WARNING = Severity.ERROR, Severity.INTERNAL_ERROR, Severity.WARNING
@@ -164,7 +164,7 @@ def fake_tensorrt(device, version="10.3.0"):
     class ExecutionContext:
         def __init__(self, engine):
             self._engine, self._shapes, self._addresses, self._profile = engine, {}, {}, None
-            self._memory, self._recorded = 0, False
+            self._memory, self._captured = 0, False
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
             assert stream_handle == 4711
@@ -177,7 +177,7 @@ def fake_tensorrt(device, version="10.3.0"):
             self._memory = memory
 
         def set_input_shape(self, name, shape):
-            assert device.capturing is None, "a shape set after the execution that precedes a recorded one"
+            assert device.capturing is None, "a shape was set between the warm-up execution and the captured one"
             low, _, high = self._profile[name]
             if not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
                 return False
@@ -185,7 +185,7 @@ def fake_tensorrt(device, version="10.3.0"):
             return True
 
         def set_tensor_address(self, name, memory):
-            assert device.capturing is None, "an address set after the execution that precedes a recorded one"
+            assert device.capturing is None, "an address was set between the warm-up execution and the captured one"
             assert isinstance(memory, int) and memory % ALIGNMENT == 0, f"{name} is not aligned"
             assert name in self._engine.inputs or name in self._engine.outputs, name
             self._addresses[name] = memory
@@ -194,14 +194,14 @@ def fake_tensorrt(device, version="10.3.0"):
         def execute_async_v3(self, stream_handle):
             assert stream_handle == 4711
             device.check(self._memory, self._engine.memory_bytes)
-            assert not self._recorded, "an execution context for each graph"
-            self._recorded = device.capturing is not None
+            assert not self._captured, "each captured graph needs an execution context of its own"
+            self._captured = device.capturing is not None
             shapes, addresses = dict(self._shapes), dict(self._addresses)
             assert shapes.keys() == self._engine.inputs.keys(), shapes.keys() ^ self._engine.inputs.keys()
             assert addresses.keys() == self._engine.inputs.keys() | self._engine.outputs.keys()
             for name in self._engine.outputs:
                 if name.startswith("present_"):
-                    assert addresses[name] == addresses[name.replace("present_", "past_")], "not in place"
+                    assert addresses[name] == addresses[name.replace("present_", "past_")], "not written in place"
             device.do(lambda: self._engine.execute(shapes, addresses))
             return True
 

@@ -1,4 +1,7 @@
-"""Real nodes in their own processes, and a robot in this one that talks to them over DDS."""
+"""Real nodes in processes of their own, and a robot in the test process that talks to them over DDS.
+
+Only the model's runtime is scripted (scripted_runtime.py); rclpy, the lifecycle and DDS are real.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ import numpy as np
 import pytest
 
 SUPPORT = Path(__file__).parent
-PATIENCE_S = 180  # for a machine that does other things as well
-CALLS_PER_S = 50
+PATIENCE_S = 180  # the machine may be busy
+POLL_S = 0.02
 
 
 @pytest.fixture(scope="session", autouse=True)
 def domain():
-    """Test processes on one machine, and robots near it, do not hear each other."""
+    """Separates the DDS traffic of test processes on one machine from each other and from robots nearby."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(worker)) % 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
 class NodeProcess:
-    """The node with a scripted runtime, in a process of its own."""
+    """A node with a scripted runtime in a process of its own."""
 
     def __init__(self, log, namespace, script, parameters):
         self.name = f"{namespace}/penguin"
-        self.memory = None  # what `Robot.show` hears of it
+        self.memory = None  # MemoryState messages received by `Robot.publish_and_wait`
         self._log = log
         args = ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
@@ -52,13 +55,13 @@ class NodeProcess:
         return self.process.poll() is None
 
     def stop(self):
-        """Asks it to stop, as launch does; its exit code."""
+        """Stops the process with SIGINT, as launch does, and returns its exit code."""
         if self.alive:
             self.process.send_signal(signal.SIGINT)
         return self.wait()
 
     def wait(self):
-        """Its exit code, when it has ended by itself."""
+        """Waits until the process ends by itself and returns its exit code."""
         try:
             return self.process.wait(PATIENCE_S)
         finally:
@@ -66,7 +69,10 @@ class NodeProcess:
 
 
 class Robot:
-    """What talks to nodes: publishers, clients, and everything that was heard."""
+    """Publishes to nodes, calls their services and actions, and collects the messages they publish.
+
+    An executor in a thread of its own runs all callbacks.
+    """
 
     patience_s = PATIENCE_S
 
@@ -85,77 +91,101 @@ class Robot:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
-        self._publishers, self._clients = {}, {}
-        self.diagnostics = self.hear(DiagnosticArray, "/diagnostics")
-        self._thread = threading.Thread(target=self._executor.spin)
+        self._publishers, self._clients, self._action_clients = {}, {}, []
+        self.diagnostics = self.subscribe(DiagnosticArray, "/diagnostics")
+        self._spinning = True
+        self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
     def close(self):
         import rclpy
 
-        self._executor.shutdown()
+        # Executor.shutdown() doesn't wait for the thread: it destroys the guard conditions that the thread waits on.
+        self._executor.create_task(setattr, self, "_spinning", False)
         self._thread.join()
+        self._executor.shutdown()
+        for client in self._action_clients:  # destroy_node() leaves them
+            client.destroy()
         self.node.destroy_node()
         rclpy.shutdown()
 
-    def tell(self, *_):
+    def _spin(self):
+        while self._spinning:
+            self._executor.spin_once()
+
+    def notify(self, *_):
+        """Wakes `wait`, so that it checks its condition at once."""
         with self._changed:
             self._changed.notify_all()
 
     def wait(self, condition, patience_s=PATIENCE_S):
-        """Waits until a condition holds; what it returned."""
+        """Waits until a condition is true and returns its value."""
         deadline = monotonic() + patience_s
         with self._changed:
             while not (result := condition()):
-                assert monotonic() < deadline, "waited in vain"
-                self._changed.wait(1 / CALLS_PER_S)
+                assert monotonic() < deadline, f"the condition was not met within {patience_s} s"
+                self._changed.wait(POLL_S)
         return result
 
-    def hear(self, kind, topic, qos=10):
-        """A list to which messages are added as they come."""
-        heard = []
+    def subscribe(self, kind, topic, qos=10):
+        """Subscribes to a topic and returns the list to which its messages are added."""
+        received = []
 
         def add(message):
-            heard.append(message)
-            self.tell()
+            received.append(message)
+            self.notify()
 
         self.node.create_subscription(kind, topic, add, qos)
-        return heard
+        return received
 
     def result(self, future, patience_s=PATIENCE_S):
-        future.add_done_callback(self.tell)
+        """Waits for a future and returns its result."""
+        future.add_done_callback(self.notify)
         self.wait(future.done, patience_s)
         return future.result()
 
-    def begin(self, request, *args):
-        """Makes a request of an action client in the executor's thread, else a quick response is lost; its future."""
+    def action_client(self, kind, name):
+        """Returns a client of an action as soon as its server is discovered."""
+        from rclpy.action import ActionClient
+
+        from penguin_ros.nodes.context import FEEDBACK_QOS
+
+        client = ActionClient(self.node, kind, name, feedback_sub_qos_profile=FEEDBACK_QOS)
+        self._action_clients.append(client)
+        assert client.wait_for_server(PATIENCE_S), f"there is no action {name}"
+        return client
+
+    def request(self, request, *args):
+        """Calls a request method of an action client and returns its future.
+
+        The call is made in the executor's thread: a quick response to a call from another thread would be lost.
+        """
         return self.result(self._executor.create_task(request, *args))
 
-    def do(self, request, *args):
-        """The response to a request of an action client."""
-        return self.result(self.begin(request, *args))
+    def response(self, request, *args):
+        """Calls a request method of an action client and returns the response."""
+        return self.result(self.request(request, *args))
 
     def call(self, kind, name, request=None, patience_s=PATIENCE_S):
-        """Calls a service."""
+        """Calls a service and returns its response."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
         client = self._clients[name]
         assert client.wait_for_service(PATIENCE_S), f"there is no service {name}"
         return self.result(client.call_async(request or kind.Request()), patience_s)
 
-    def show(self, node, message):
-        """Publishes an image and waits until it is in the node's memory."""
+    def publish_and_wait(self, node, message):
+        """Publishes an image and waits until the node reports it in its memory."""
         if node.memory is None:
-            node.memory = self.hear(self._memory_state, f"{node.name}/memory{node.topic}", self._latched)
+            node.memory = self.subscribe(self._memory_state, f"{node.name}/memory{node.topic}", self._latched)
         self.publish(node.topic, message)
         self.wait(lambda: node.memory and node.memory[-1].header.stamp == message.header.stamp)
 
-    def leave(self, topic):
-        """The publisher of a topic goes."""
+    def destroy_publisher(self, topic):
         self.node.destroy_publisher(self._publishers.pop(topic))
 
     def publish(self, topic, message):
-        """Publishes once somebody listens."""
+        """Publishes a message as soon as the topic has a subscriber."""
         if topic not in self._publishers:
             self._publishers[topic] = self.node.create_publisher(type(message), topic, 1)
         publisher = self._publishers[topic]
@@ -171,11 +201,14 @@ def robot(domain):
 
 
 @pytest.fixture
-def start(robot, tmp_path):
-    """Starts a node that answers as scripted; by default active, watching `image`, with every frame taken."""
+def start_node(robot, tmp_path):
+    """Returns a function that starts a node with a scripted runtime.
+
+    By default the node activates itself, subscribes to `image` and keeps every frame.
+    """
     nodes = []
 
-    def start_node(script=None, autostart=True, **parameters):
+    def start(script=None, autostart=True, **parameters):
         namespace = f"/test_{uuid.uuid4().hex[:8]}"
         defaults = {
             "model": "scripted",
@@ -190,7 +223,7 @@ def start(robot, tmp_path):
         nodes.append(node)
         return node
 
-    yield start_node
+    yield start
     for node in nodes:
         if node.alive:
             assert node.stop() == 0, node.log
@@ -199,7 +232,7 @@ def start(robot, tmp_path):
 
 @pytest.fixture
 def image():
-    """Makes image messages of a plain colour."""
+    """Returns a function that makes image messages of one colour."""
     from sensor_msgs.msg import Image
 
     def make(second, size=(56, 84), value=0, frame_id="optical", encoding="rgb8"):
@@ -215,7 +248,7 @@ def image():
 
 @pytest.fixture(scope="session")
 def shared_node(domain, tmp_path_factory):
-    """One node for requests that leave no trace; it sees nothing."""
+    """Returns a node that receives no images, shared by the tests whose requests do not change it."""
     node = NodeProcess(tmp_path_factory.mktemp("shared") / "log", "/shared", {}, {"model": "x", "autostart": True})
     yield node
     assert node.stop() == 0, node.log

@@ -1,4 +1,4 @@
-"""What tests ask of a node through its services and topics; `robot` is the fixture of that name."""
+"""Calls of a node's services and reads of its diagnostics, made through the fixture `robot`."""
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -6,7 +6,8 @@ from penguin_vl.srv import Ask
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
-QUIET = {"caption__on_keyframe": False}
+NO_CAPTIONS = {"caption__on_keyframe": False}
+"""Parameters for `start_node`."""
 
 
 def ask(robot, node, question="What?", **fields):
@@ -14,12 +15,12 @@ def ask(robot, node, question="What?", **fields):
 
 
 def statuses(robot, name):
-    """Diagnostics of one name, the newest first, without the slash that names begin with."""
+    """Returns the diagnostics published under a name, newest first; they carry no leading slash."""
     return [s for message in reversed(robot.diagnostics) for s in message.status if s.name == name.lstrip("/")]
 
 
-def seen(robot, node, images=1):
-    """Waits until so many images have arrived: the status of the node's camera and its values."""
+def camera_status(robot, node, images=1):
+    """Waits until the node has received `images` images; returns its camera's status and the values in it."""
 
     def values():
         for status in statuses(robot, f"{node.name}: {node.topic}")[:1]:
@@ -31,7 +32,8 @@ def seen(robot, node, images=1):
     return robot.wait(values)
 
 
-def change(robot, node, transition):
+def change_state(robot, node, transition):
+    """Requests a lifecycle transition and returns whether it succeeded."""
     request = ChangeState.Request(transition=Transition(id=transition))
     return robot.call(ChangeState, f"{node.name}/change_state", request).success
 

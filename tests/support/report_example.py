@@ -11,7 +11,7 @@ EVIL = "<script>alert(1)</script> & \"quotes\" 'too'"
 
 
 class Page(HTMLParser):
-    """The tags and the text of a page."""
+    """The tags and the visible text of an HTML page; raises an AssertionError if a tag is not closed."""
 
     def __init__(self, html):
         super().__init__()
@@ -55,7 +55,7 @@ def frame(camera):
     return FrameRecord(camera=camera, stamp_ns=7, time_s=4.5, width=320, height=240, file=f"{camera[1:]}.jpg")
 
 
-def record(asked, method, right, **fields):
+def record(question, method, right, **fields):
     answers = {
         "box": {"text": "A mug.", "objects": [ObjectRecord(label="mug", box=(100, 100, 500, 500 if right else 950))]},
         "when": {"text": "Then.", "spans": [(1.0, 2.0)] if right else [(7.0, 9.0)]},
@@ -63,17 +63,18 @@ def record(asked, method, right, **fields):
         EVIL: {"text": "3" if right else EVIL, "raw": EVIL},
     }
     seconds = {"encode": 0.01, "prefill": 0.2, "decode": 0.5}
-    values = {"question": asked.id, "method": method, "key": "k", "time_s": asked.time_s, "frame": frame(asked.camera)}
-    values |= answers[asked.id] | {"seconds": seconds, "visual_tokens": 50, "frames": 5} | fields
-    return score_record("table", asked, AnswerRecord(**values))
+    values = {"question": question.id, "method": method, "key": "k", "time_s": question.time_s}
+    values |= {"frame": frame(question.camera)} | answers[question.id]
+    values |= {"seconds": seconds, "visual_tokens": 50, "frames": 5} | fields
+    return score_record("table", question, AnswerRecord(**values))
 
 
 def make(verdicts, title="run", questions=QUESTIONS, **fields):
-    """Returns results with these verdicts by method: {"memory": "rrwr"} for right, right, wrong, right."""
+    """Returns results with the given verdicts, by method: {"memory": "rrwr"} is right, right, wrong, right."""
     records = [
-        record(asked, method, verdict == "r")
+        record(item, method, verdict == "r")
         for method, row in verdicts.items()
-        for asked, verdict in zip(questions, row, strict=True)
+        for item, verdict in zip(questions, row, strict=True)
     ]
     timeline = Timeline(
         bag="table",

@@ -1,4 +1,7 @@
-"""The node with a scripted runtime, as a process: python scripted_node.py '{"token_s": 0.1}' --ros-args ..."""
+"""Runs the real node with a scripted runtime, because no test may depend on the speed and answers of a model.
+
+python scripted_node.py '{"token_s": 0.1}' --ros-args ...
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""A runtime with scripted answers and delays, for tests that must not depend on a model; it sleeps without the GIL."""
+"""A runtime with scripted answers and delays: no real model answers with a chosen text at a chosen speed.
+
+Its delays release the GIL, as real runtimes do.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ class ScriptedRuntime:
     """Answers every prompt with the same text.
 
     Attributes:
-        text: the answer; "" repeats what was asked; "boom" makes the runtime fail instead.
-        token_s: seconds of every operation.
-        pause_s: seconds of the third token of an answer.
-        fails_at: token of an answer at which the runtime fails; 0 for none.
-        encoded: images encoded so far.
-        open_caches: caches that were opened and not closed.
+        text: Answer to every question; "" repeats the question, "boom" raises an error instead.
+        token_s: Duration of every `append` in seconds.
+        encode_s: Duration of the encoding of one image in seconds.
+        pause_s: Additional duration of the third token of an answer in seconds.
+        fails_at: Number of the token at which the runtime raises an error; 0 for never.
+        open_caches: Number of caches that are open.
     """
 
     def __init__(
@@ -36,12 +39,11 @@ class ScriptedRuntime:
         self.info = RuntimeInfo("scripted", "cpu", "float32", context_length, max(processor.end_token_ids) + 1)
         self.text, self.token_s, self.encode_s, self.pause_s = text, token_s, encode_s, pause_s
         self.fails_at = fails_at
-        self.encoded = self.open_caches = 0
+        self.open_caches = 0
         self._processor = processor
 
     def encode(self, images):
         time.sleep(self.encode_s * len(images))
-        self.encoded += len(images)
         return [ScriptedTokens(image.grid.area // image.merge_size**2) for image in images]
 
     def open_cache(self, max_length):
@@ -52,17 +54,17 @@ class ScriptedRuntime:
     def close(self):
         assert self.open_caches == 0
 
-    def script(self, asked):
+    def answer_tokens(self, question):
         ends = self._processor.end_token_ids
-        said = self._processor.encode_text(self.text) if self.text else takewhile(lambda t: t not in ends, asked)
-        return [*said, next(iter(ends))]
+        answer = self._processor.encode_text(self.text) if self.text else takewhile(lambda t: t not in ends, question)
+        return [*answer, next(iter(ends))]
 
 
 class ScriptedCache:
     def __init__(self, runtime, max_length):
         self._runtime, self._max_length = runtime, max_length
-        self.length = self._said = 0
-        self._asked = []
+        self.length = self._generated = 0
+        self._question = []
 
     def append(self, segments):
         tokens = sum(map(segment_length, segments))
@@ -71,15 +73,15 @@ class ScriptedCache:
             raise RuntimeError("boom")
         time.sleep(self._runtime.token_s)
         self.length += tokens
-        self._said = self._said + 1 if tokens == 1 else 0
-        if self._said == 0 and not isinstance(segments[-1], ScriptedTokens):
-            self._asked = segments[-1]
-        time.sleep(self._runtime.pause_s if self._said == 3 else 0)
-        if 0 < self._runtime.fails_at == self._said:
+        self._generated = self._generated + 1 if tokens == 1 else 0
+        if self._generated == 0 and not isinstance(segments[-1], ScriptedTokens):
+            self._question = segments[-1]
+        time.sleep(self._runtime.pause_s if self._generated == 3 else 0)
+        if 0 < self._runtime.fails_at == self._generated:
             raise RuntimeError("boom")
-        script = self._runtime.script(self._asked)
+        answer = self._runtime.answer_tokens(self._question)
         logits = np.zeros(self._runtime.info.vocab_size, np.float32)
-        logits[script[min(self._said, len(script) - 1)]] = 1
+        logits[answer[min(self._generated, len(answer) - 1)]] = 1
         return logits
 
     def truncate(self, length):

@@ -5,7 +5,6 @@ The data set is endless: sample n depends only on the settings and n, so that an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,7 @@ import numpy as np
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size, UInt8Array
 from penguin_tabletop.clips.events import Event
-from penguin_tabletop.clips.timeline import TabletopClip, View, check_timing, view_of
+from penguin_tabletop.clips.timeline import TabletopClip, check_timing
 from penguin_tabletop.conversations.clip_tasks import ClipTruth, clip_turns, what_changed
 from penguin_tabletop.conversations.language import as_typed
 from penguin_tabletop.conversations.picture_tasks import picture_turns
@@ -26,7 +25,7 @@ from penguin_tabletop.scene.catalogue import COLOURS, KINDS
 from penguin_tabletop.scene.planning import plan_scene
 from penguin_tabletop.scene.scene import Scene
 from penguin_tabletop.seeds import Random, Split, choose_weighted, seeded_random
-from penguin_tabletop.truth import SceneTruth
+from penguin_tabletop.truth import SceneTruth, View, view_of
 
 Family = Literal["image", "pair", "clip", "chart", "text"]
 
@@ -34,6 +33,7 @@ CLASSES = ("nothing", *(f"{colour} {kind}" for kind in KINDS for colour in (*COL
 """Names of the class ids in masks: every kind in every colour; "any" for kinds that have no colour."""
 _TRIES = 20
 _PAIR_S = 7.0
+_Content = tuple[list[View], list[Turn], tuple[Event, ...]]
 _PLACEHOLDERS: dict[Family, str] = {"image": "<image>\n", "pair": "<image>\n<image>\n", "clip": "<video>\n"}
 
 
@@ -144,11 +144,20 @@ class TabletopDataset:
             return Sample(name, seed, family, (), (draw_chart(seeded_random(seed, "chart"), settings.size),))
         if self._renderer is None:
             self._renderer = SceneRenderer(settings.size)
-        if family == "image":
-            return _image_sample(name, seed, self._renderer, settings)
-        if family == "pair":
-            return _pair_sample(name, seed, self._renderer)
-        return _clip_sample(name, seed, self._renderer, settings)
+        makers = {"image": _make_image, "pair": _make_pair, "clip": _make_clip}
+        asking = seeded_random(seed, "questions")
+        views, turns, events = makers[family](seed, self._renderer, settings, asking)
+        return Sample(
+            name,
+            seed,
+            family,
+            turns=tuple(replace(turn, question=as_typed(asking, turn.question)) for turn in turns),
+            frames=tuple(view.picture.rgb for view in views),
+            stamps_s=tuple(view.stamp_s for view in views) if family == "clip" else (),
+            truths=tuple(view.truth for view in views),
+            events=events,
+            classes=tuple(_class_ids(view.scene, view.picture) for view in views),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_renderer": None}
@@ -162,60 +171,34 @@ def _text_sample(name: str, seed: int, settings: TabletopSettings) -> Sample:
     return Sample(name, seed, "text", tuple(turns))
 
 
-def _image_sample(name: str, seed: int, renderer: SceneRenderer, settings: TabletopSettings) -> Sample:
+def _make_image(seed: int, renderer: SceneRenderer, settings: TabletopSettings, asking: Random) -> _Content:
     """Makes a picture and questions about it."""
     random = seeded_random(seed, "image")
     for _ in range(_TRIES):
         view = view_of(plan_scene(random, settings.size), renderer)
         if view.truth.is_clear:
-            break
-    asking = seeded_random(seed, "questions")
-    turns = picture_turns(view.truth, asking, settings.turns) if view.truth.is_clear else []
-    return _sample_of(name, seed, "image", [view], asking, turns)
+            return [view], picture_turns(view.truth, asking, settings.turns), ()
+    return [view], [], ()
 
 
-def _pair_sample(name: str, seed: int, renderer: SceneRenderer) -> Sample:
+def _make_pair(seed: int, renderer: SceneRenderer, settings: TabletopSettings, asking: Random) -> _Content:
     """Makes two pictures, before and after some events (or none), and a question about what has changed."""
-    clip = TabletopClip(seed, renderer.size, seconds=_PAIR_S)
+    clip = TabletopClip(seed, settings.size, seconds=_PAIR_S)
     views = [view_of(clip.scene(time_s), renderer) for time_s in (0.0, clip.seconds)]
-    truth, asking = ClipTruth(clip.events, views[0].truth, views[1].truth), seeded_random(seed, "questions")
+    truth = ClipTruth(clip.events, views[0].truth, views[1].truth)
     turns = [what_changed(truth, asking)] if truth.first.is_clear and truth.last.is_clear else []
-    return _sample_of(name, seed, "pair", views, asking, turns, clip.events)
+    return views, turns, clip.events
 
 
-def _clip_sample(name: str, seed: int, renderer: SceneRenderer, settings: TabletopSettings) -> Sample:
+def _make_clip(seed: int, renderer: SceneRenderer, settings: TabletopSettings, asking: Random) -> _Content:
     """Makes a clip, questions about its events, and picture questions, which refer to its last frame."""
     clip = TabletopClip(seed, settings.size, settings.fps, settings.seconds)
     views = list(clip.frames(renderer))
-    truth, asking = ClipTruth(clip.events, views[0].truth, views[-1].truth), seeded_random(seed, "questions")
+    truth = ClipTruth(clip.events, views[0].truth, views[-1].truth)
     turns = clip_turns(truth, asking, settings.turns)
     if truth.last.is_clear:
         turns += picture_turns(truth.last, asking, max(1, settings.turns // 2))
-    shuffled = [turns[index] for index in asking.permutation(len(turns))]
-    sample = _sample_of(name, seed, "clip", views, asking, shuffled, clip.events)
-    return replace(sample, stamps_s=tuple(clip.stamps_s))
-
-
-def _sample_of(
-    name: str,
-    seed: int,
-    family: Family,
-    views: Sequence[View],
-    asking: Random,
-    turns: Sequence[Turn],
-    events: tuple[Event, ...] = (),
-) -> Sample:
-    """Returns a sample with pictures, whose questions are written as people type them."""
-    return Sample(
-        name,
-        seed,
-        family,
-        turns=tuple(replace(turn, question=as_typed(asking, turn.question)) for turn in turns),
-        frames=tuple(view.picture.rgb for view in views),
-        truths=tuple(view.truth for view in views),
-        events=events,
-        classes=tuple(_class_ids(view.scene, view.picture) for view in views),
-    )
+    return views, [turns[index] for index in asking.permutation(len(turns))], clip.events
 
 
 def _class_ids(scene: Scene, picture: RenderedPicture) -> UInt8Array:

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
-from penguin_tabletop.render.picture import RenderedPicture, Visibility
+from penguin_tabletop.render.picture import RenderedPicture, SceneRenderer, Visibility
 from penguin_tabletop.render.printing import is_legible
 from penguin_tabletop.scene.camera import Camera
 from penguin_tabletop.scene.scene import Scene, Vector, area_in_image, rect_of
@@ -113,14 +113,24 @@ class SceneTruth:
         }
 
 
+class View(NamedTuple):
+    """A rendered moment: its time, the scene, the picture with its masks, and what it shows."""
+
+    stamp_s: float
+    scene: Scene
+    picture: RenderedPicture
+    truth: SceneTruth
+
+
 def rounded_box(box: Box) -> Box:
     """Returns the box with each side rounded to tens."""
     return Box(*(10 * round(side / 10) for side in astuple(box)))
 
 
-def truth_of(scene: Scene, picture: RenderedPicture) -> SceneTruth:
-    """Returns the truth of a rendered scene, from its masks."""
-    return _truth(scene, picture.visibility, picture.size)
+def view_of(scene: Scene, renderer: SceneRenderer, stamp_s: float = 0.0) -> View:
+    """Renders a scene; the truth comes from its masks."""
+    picture = renderer.render(scene)
+    return View(stamp_s, scene, picture, _truth(scene, picture.visibility, picture.size))
 
 
 def planned_truth(scene: Scene, size: Size) -> SceneTruth:

@@ -24,7 +24,6 @@ class Sampling:
         max_new_tokens: Maximum length of the answer in tokens.
         temperature: 0 takes the most likely token.
         top_p: Sample from the smallest set of tokens with at least this total probability.
-        top_k: Sample from this many most likely tokens; 0 for all.
         seed: The same seed gives the same answer.
         stop: Strings that end the answer; they are not part of it.
     """
@@ -32,7 +31,6 @@ class Sampling:
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
 
@@ -41,7 +39,6 @@ class Sampling:
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
             ("temperature", self.temperature, self.temperature >= 0, "0 or above"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k, self.top_k >= 0, "0 or above"),
             ("stop", self.stop, all(self.stop), "a list of non-empty strings"),
         )
         for name, value, valid, wanted in limits:
@@ -51,7 +48,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class AnswerHooks:
-    """What the caller of an answer is told, and how it ends one early.
+    """Callbacks for streamed text and cancellation.
 
     Attributes:
         on_text: Called with each piece of text and the number of tokens generated so far.
@@ -81,7 +78,7 @@ class Sampler:
         s = self._sampling
         if s.temperature == 0:
             return int(logits.argmax())
-        order = np.argsort(-logits, kind="stable")[: s.top_k or None]
+        order = np.argsort(-logits, kind="stable")
         scaled = (logits[order] - logits[order[0]]).astype(np.float64) / s.temperature
         probabilities = np.exp(scaled)
         probabilities /= probabilities.sum()
@@ -221,7 +218,7 @@ def prefill_and_generate(
         segments: The rest of the prompt.
         processor: Decodes tokens.
         sampling: How tokens are chosen and when to stop.
-        hooks: What the caller is told, and how it cancels.
+        hooks: Callbacks for streamed text and cancellation.
     """
     logits = cache.append(segments)
     answer.prompt_tokens = cache.length

@@ -43,7 +43,7 @@ class Mailbox:
             self._due_ns = None if self._newest_ns is None else self._newest_ns + self._period_ns
 
     def offer(self, stamp_ns: int, load: LoadFrame) -> bool:
-        """Leaves a frame and returns whether it was accepted; after a jump back in time a frame is due at once."""
+        """Offers a frame and returns whether it was accepted; after a jump back in time a frame is due at once."""
         with self._lock:
             self.received += 1
             order = StampOrder.of(stamp_ns, self._newest_ns, self._jump_back_s)

@@ -7,10 +7,10 @@ halves, several levels at once, and only while the patches encoded again stay be
 otherwise a frame is evicted. The newest frame is never touched.
 
 Visual tokens are in the decoder's KV cache in the order of the frames, so a change invalidates everything after it. A
-compaction therefore continues until the tokens it makes stale are fewer than the room it makes: prefilling them again
-is paid for by the frames that arrive before the next compaction, on any stream.
+compaction therefore continues until the tokens it makes stale are fewer than the room it makes, so that on any stream
+at most two tokens are prefilled per arriving token.
 
-Knows nothing of models and runtimes: the owner of the memory encodes the frames that `add` reports as changed.
+Knows nothing of models and runtimes: the owner of the memory encodes the frames whose `encoded` is None.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CONTEXT_SCALE_LEVEL, _KEY_SCALE_LEVEL = 4, 3
 _LARGEST_SHARE = 0.5
 """A frame shrinks to at most this share of its tokens, or not at all."""
 _ENCODED_AGAIN = 0.15
-"""Upper limit of the patches encoded again because frames shrank, per arriving patch."""
+"""Maximum number of patches encoded again per arriving patch."""
 _STALE_PER_ROOM = 0.9
 
 

@@ -1,4 +1,4 @@
-"""A question about several cameras: one fresh prefill of what each of their memories holds.
+"""A question about several cameras: one fresh prefill of what their memories hold.
 
 The prompt names each camera before its frames. Times count from the earliest frame in the prompt; boxes in the answer
 refer to the camera with the newest frame, which comes last.
@@ -33,19 +33,21 @@ def ask_cameras(
     request: Request,
     hooks: AnswerHooks | None = None,
 ) -> Answer:
-    """Answers a question about the memories of several cameras.
+    """Answers a question about the memories of cameras: of one through its session, of several by a fresh prefill.
 
     Args:
         runtime: The runtime of the sessions.
         processor: Processor of the same checkpoint.
         sessions: Session by camera name. Cameras without a frame are left out of the prompt.
         request: The question; its horizon counts from the newest frame of any camera.
-        hooks: What the caller is told, and how it cancels.
+        hooks: Callbacks for streamed text and cancellation.
 
     Raises:
         NoFramesError: None of the cameras has a frame.
         ContextLengthError: The frames of all cameras exceed the model's context; nothing was run.
     """
+    if len(sessions) == 1:
+        return next(iter(sessions.values())).ask(request, hooks)
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
         raise NoFramesError(f"no frame of {', '.join(sessions)} has been seen yet; are the cameras publishing?")

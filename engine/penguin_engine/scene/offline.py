@@ -57,7 +57,7 @@ def ask(
         max_tokens: Budget of visual tokens; the checkpoint's if None.
         size_rule: "strict" or "reference", see token_allocation.py.
         sampling: How the answer is generated.
-        hooks: What the caller is told, and how it cancels.
+        hooks: Callbacks for streamed text and cancellation.
 
     Raises:
         PromptError: The question is empty or contains reserved tokens.

@@ -111,7 +111,7 @@ class SceneSession:
         self._cache.truncate(0)
 
     def prefill_pending(self) -> bool:
-        """Encodes and prefills the next few frames; returns whether more are pending. For times without questions."""
+        """Encodes and prefills the next few frames, while no question waits; returns whether more are pending."""
         reusable = self._reusable_prefix_len()
         self._truncate(reusable)
         frames = self.memory.frames

@@ -4,7 +4,7 @@ It does one piece of work at a time, the most urgent first: take frames, answer 
 is due, prefill a few pending frames. A question that arrives ends a caption before its next token; frames keep
 arriving while an answer is generated.
 
-All other threads only leave things here and return at once. Knows nothing of ROS; a listener is called from the worker.
+All other threads only enqueue work and return at once. Knows nothing of ROS; a listener is called from the worker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from penguin_models.processor import Processor
 
 
 class Listener(Protocol):
-    """Told what happens; every method is called from the worker's thread."""
+    """Receives the worker's events, in the worker's thread."""
 
     def on_memory(self, camera_state: CameraState) -> None:
         """A camera's memory added a frame, dropped a late one, or was cleared."""
@@ -43,7 +43,7 @@ class Listener(Protocol):
         ...
 
     def on_answer(self, outcome: Outcome) -> None:
-        """A question was answered; the asking side is told through its pending request."""
+        """A question was answered; the caller gets the answer from its pending request."""
         ...
 
     def on_failure(self, doing: str, error: Exception) -> None:
@@ -76,7 +76,7 @@ class SceneWorker:
         self.captions_preempted = 0
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._wake = threading.Condition()
-        self._news = False  # something was left since the worker last looked
+        self._news = False  # work was enqueued since the worker last looked
         self._stopping = False
         self._clear = False
         self._changes: deque[Callable[[], None]] = deque()
@@ -106,14 +106,14 @@ class SceneWorker:
             self._wake.notify()
 
     def offer(self, camera: str, stamp_ns: int, load: LoadFrame) -> None:
-        """Leaves a camera's newest frame, unless the queue is closed."""
+        """Offers a camera's newest frame, unless the queue is closed."""
         if not self.queue.closed and self.camera_states[camera].mailbox.offer(stamp_ns, load):
             self.wake()
 
     def submit(
         self, request: Request, on_text: Callable[[str, int], None] = lambda piece, tokens: None
     ) -> PendingRequest:
-        """Leaves a question.
+        """Queues a question.
 
         Args:
             request: The question.
@@ -204,7 +204,7 @@ class SceneWorker:
         try:
             outcome = self._ask(pending, queue_s)
             self._listener.on_answer(outcome)
-        except Exception as err:  # noqa: BLE001 - the asking side gets it, and the worker continues
+        except Exception as err:  # noqa: BLE001 - the caller gets it, and the worker continues
             self.queue.done(err)
         else:
             self.queue.done(outcome)
@@ -216,10 +216,7 @@ class SceneWorker:
         camera, frame = self._newest(cameras)
         pixels = frame.pixels  # the frame may shrink meanwhile
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
-        if len(sessions) == 1:
-            answer = sessions[camera].ask(request, hooks)
-        else:
-            answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks)
+        answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks)
         return Outcome(answer, camera, frame, pixels, queue_s)
 
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:

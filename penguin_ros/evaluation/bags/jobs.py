@@ -11,7 +11,7 @@ from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.evaluation.records import AnswerKey, AnswerRecord, ModelSpec, RunSettings, answer_key
 
-SINGLE_CAMERA_METHODS = ("last-4", "offline")
+_SINGLE_CAMERA_METHODS = ("last-4", "offline")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class BagJob:
             answer_key(question, method)
             for question in self.questions
             for method in self.settings.methods
-            if len(question.cameras) < 2 or method not in SINGLE_CAMERA_METHODS
+            if len(question.cameras) < 2 or method not in _SINGLE_CAMERA_METHODS
         }
+
+    def missing(self) -> set[AnswerKey]:
+        """Returns the keys of the answers that are not known yet."""
+        return self.wanted() - self.done.keys()
 
     def finished(self, asked: Asked, method: str) -> AnswerRecord | None:
         """Returns the answer of an earlier run, if any."""

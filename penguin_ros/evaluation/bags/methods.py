@@ -97,8 +97,6 @@ class MemoryMethod(Method):
         """Answers from the memories, as the node does: one through its session, several together."""
         request = self._engine.request(asked)
         sessions = {camera: self._camera_states[camera].session for camera in asked.cameras}
-        if len(sessions) == 1:
-            return sessions[asked.cameras[0]].ask(request)
         return ask_cameras(self._engine.runtime, self._engine.processor, sessions, request)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
@@ -34,9 +34,12 @@ def make_plan(
     by_bag = _group_by_bag([bag_name(path) for path in paths], questions)
     for path, (name, asked) in zip(paths, by_bag.items(), strict=True):
         try:
-            jobs += _plan_bag(path, asked, model, settings, problems)
+            job = _plan_bag(path, asked, model, settings, problems) if asked else None
         except MediaError as err:
             failed[name] = str(err)
+            continue
+        if job is not None:
+            jobs.append(job)
     if problems:
         raise EvaluationError(first_ten(problems))
     return jobs, failed
@@ -73,22 +76,20 @@ def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[s
 
 def _plan_bag(
     path: Path, questions: Sequence[Question], model: ModelSpec, settings: RunSettings, problems: list[str]
-) -> Iterator[BagJob]:
-    """Yields the job of a bag, if it has questions, and adds problems: those of topics first, then those of times."""
-    if not questions:
-        return
+) -> BagJob | None:
+    """Returns the job of a bag, and adds the problems found: those of topics first, then those of times."""
     unavailable: dict[str, list[str]] = {}  # reason -> question ids
     cameras = _find_cameras(path, questions, unavailable)
     truth = _read_truths(path, questions, unavailable)
     problems += [f"question {_list_ids(ids)}: {reason}" for reason, ids in unavailable.items()]
     reported = {question_id for ids in unavailable.values() for question_id in ids}
     if not cameras:
-        return
+        return None
     try:
         recording = open_recording(path, cameras)
     except EvaluationError as err:
         problems.append(str(err))
-        return
+        return None
     job = BagJob(recording, tuple(questions), truth, model, settings)
     for question in questions:
         if question.id not in reported:
@@ -97,7 +98,7 @@ def _plan_bag(
                 _check_truth(job, question)
             except EvaluationError as err:
                 problems.append(str(err))
-    yield job
+    return job
 
 
 def _list_ids(ids: Sequence[str]) -> str:

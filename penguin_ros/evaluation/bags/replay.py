@@ -17,10 +17,10 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import newest_last
 from penguin_models.errors import EvaluationError, MediaError, PenguinError
 from penguin_models.types import Frame
-from penguin_ros.evaluation.bags.jobs import SINGLE_CAMERA_METHODS, Asked, BagJob
+from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
 from penguin_ros.evaluation.bags.recording import StampedImage
-from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, frame_record, question_key
+from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, answer_key, frame_record, question_key
 
 T = TypeVar("T")
 _METHODS: dict[str, type[Method]] = {"memory": MemoryMethod, "last-4": LastFramesMethod, "offline": OfflineMethod}
@@ -31,7 +31,7 @@ def replay(job: BagJob, engine: Engine) -> Iterator[AnswerRecord | Timeline]:
 
     Yields answers as they come, and the history of each memory. Raises MediaError if the bag cannot be read to its end.
     """
-    unfinished = {method for _, method, _ in job.wanted() - set(job.done)} & set(_METHODS)
+    unfinished = {method for _, method, _ in job.missing()} & set(_METHODS)
     methods: dict[str, Method] = {
         name: _METHODS[name](engine, job.recording) for name in job.settings.methods if name in unfinished
     }
@@ -69,9 +69,9 @@ def _ask(
 ) -> Iterator[AnswerRecord | Timeline]:
     """Removes the next question from those that wait, and asks it."""
     asked = waiting.pop(0)
+    missing = job.missing()
     for name, method in methods.items():
-        unsupported = name in SINGLE_CAMERA_METHODS and len(asked.cameras) > 1
-        if not unsupported and job.finished(asked, name) is None:
+        if answer_key(asked.question, name) in missing:
             outcome, joules = attempt(partial(method.ask, asked), meter)
             yield answer_record(job, asked, name, outcome, sampler.newest, joules=joules)
         # Directly after the last answer: a resumed run replays the memory only if one of its answers is missing.

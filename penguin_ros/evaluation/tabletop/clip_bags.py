@@ -25,13 +25,14 @@ from penguin_ros.evaluation.question_file import (
 )
 from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TrueFrame, write_bag
 from penguin_tabletop.clips.events import EventKind
-from penguin_tabletop.clips.timeline import TabletopClip, View
+from penguin_tabletop.clips.timeline import TabletopClip
 from penguin_tabletop.conversations import clip_tasks
 from penguin_tabletop.conversations.clip_tasks import ClipTruth
 from penguin_tabletop.conversations.picture_tasks import picture_turns
 from penguin_tabletop.conversations.turns import Turn
 from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split, seeded_random
+from penguin_tabletop.truth import View
 
 QUESTIONS_FILE = "questions.jsonl"
 _NOW_TASKS = (clip_tasks.count_at_end, clip_tasks.where_at_end)

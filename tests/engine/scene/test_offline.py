@@ -1,4 +1,4 @@
-"""Questions about images and clips: budgets, costs and errors, on the small checkpoint."""
+"""Questions about images and clips on the small checkpoint: budgets, costs and errors."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ FEW = Sampling(max_new_tokens=4)
 
 
 class Frames:
-    """A clip in memory that counts how often it is read."""
+    """A clip in memory that counts its reads."""
 
     def __init__(self, frames):
         self.frames, self.reads = frames, 0
@@ -35,7 +35,7 @@ def clip(picture):
     return Frames([picture(120, 160, seed) for seed in (0, 0, 1, 1, 1, 2)])
 
 
-def test_answer_and_its_costs(runtime, processor, clip, picture):
+def test_an_answer_reports_its_costs(runtime, processor, clip, picture):
     pieces = []
     answer = ask(
         runtime, processor, "What?", images=[picture(60, 80)], clip=clip, policy=ReferencePolicy(),
@@ -50,68 +50,59 @@ def test_answer_and_its_costs(runtime, processor, clip, picture):
     assert clip.reads == 2
 
 
-def test_the_same_question_gives_the_same_answer(runtime, processor, clip):
-    answers = [
-        ask(runtime, processor, "Why?", clip=clip, policy=ReferencePolicy(), max_tokens=150, sampling=FEW).raw
-        for _ in range(2)
-    ]
-    assert answers[0] == answers[1] != ""
-
-
-def test_several_questions_are_answered_as_single_ones(runtime, processor, clip, picture, monkeypatch):
-    """What is shown is read and encoded once for all of them."""
-    questions = ["What is on the table?", "Why?", "Where is the cup, and what stands beside it?"]
-    shown = {"images": [picture(60, 80)], "clip": clip, "policy": ReferencePolicy(), "max_tokens": 200}
-    alone = [ask(runtime, processor, question, sampling=FEW, **shown) for question in questions]
+def test_several_questions_share_one_encoding_and_get_their_own_answers(runtime, processor, clip, picture, monkeypatch):
+    questions = ["What is on the table?", "Why?", "Where is the cup, and what is next to it?"]
+    media = {"images": [picture(60, 80)], "clip": clip, "policy": ReferencePolicy(), "max_tokens": 200}
+    alone = [ask(runtime, processor, question, sampling=FEW, **media) for question in questions]
     clip.reads, encoded = 0, []
     monkeypatch.setattr(runtime, "encode", lambda images, do=runtime.encode: encoded.append(len(images)) or do(images))
-    together = ask_each(runtime, processor, questions, sampling=FEW, **shown)
-    assert [a.raw for a in together] == [a.raw for a in alone]
+    together = ask_each(runtime, processor, questions, sampling=FEW, **media)
+    assert [a.raw for a in together] == [a.raw for a in alone] and all(a.raw for a in alone)
     assert [a.prompt_tokens for a in together] == [a.prompt_tokens for a in alone]
     assert (clip.reads, encoded) == (2, [7])
     with pytest.raises(PromptError, match="empty"):
-        ask_each(runtime, processor, ["What?", " "], sampling=FEW, **shown)
+        ask_each(runtime, processor, ["What?", " "], sampling=FEW, **media)
 
 
 def test_boxes_are_in_pixels_of_the_image(runtime, processor, picture, monkeypatch):
-    monkeypatch.setattr("penguin_engine.scene.generation.generate", lambda *a: _say("A [cup](0,500,1000,1000).", a[4]))
+    def generate(*args):
+        generation = args[4]
+        generation.text, generation.ends, generation.probabilities = "A [cup](0,500,1000,1000).", [25], [0.25]
+        yield generation.text
+
+    monkeypatch.setattr("penguin_engine.scene.generation.generate", generate)
     result = ask(runtime, processor, "Where?", images=[picture(60, 80)], sampling=FEW).to_dict()
     assert result["answer"] == "A cup."
     assert result["objects"] == [{"label": "cup", "box_px": (0.0, 30.0, 80.0, 60.0), "score": 0.25}]
 
 
-def _say(text, generation):
-    generation.text, generation.ends, generation.probabilities = text, [len(text)], [0.25]
-    yield text
-
-
-def test_no_image_at_all(runtime, processor):
+def test_a_question_needs_no_image(runtime, processor):
     answer = ask(runtime, processor, "Hello?", sampling=FEW)
     assert (answer.frames, answer.visual_tokens, answer.image_size) == (0, 0, None)
 
 
 @pytest.mark.parametrize(("question", "error"), [(" ", "is empty"), ("a <image>?", "contains '<image>'")])
-def test_questions_that_cannot_be_asked(runtime, processor, question, error):
+def test_a_bad_question_is_refused(runtime, processor, question, error):
     with pytest.raises(PromptError, match=error):
         ask(runtime, processor, question, sampling=FEW)
 
 
-def test_context_is_checked_before_anything_is_encoded(runtime, processor, picture, monkeypatch):
+def test_the_context_length_is_checked_before_encoding(runtime, processor, picture, monkeypatch):
     monkeypatch.setattr(TorchRuntime, "encode", lambda *a: pytest.fail("encoded"))
     with pytest.raises(ContextLengthError, match=r"needs \d+ tokens, \d+ more than the 40960"):
         ask(runtime, processor, "why " * 50_000, images=[picture(60, 80)])
 
 
-def test_budget_too_small(runtime, processor, clip):
+def test_a_budget_too_small_for_the_clip_is_refused(runtime, processor, clip):
     with pytest.raises(BudgetError, match=r"6 frames need at least 144 visual tokens .* the budget is 20"):
         ask(runtime, processor, "What?", clip=clip, policy=ReferencePolicy(), max_tokens=20)
 
 
-def test_empty_clip():
+def test_an_empty_clip_is_refused():
     with pytest.raises(MediaError, match="no frames"):
         label_clip(Frames([]), ReferencePolicy())
 
 
-def test_frames_of_another_size(picture):
+def test_frames_of_different_sizes_are_refused(picture):
     with pytest.raises(MediaError, match="follows frames of"):
         label_clip(Frames([picture(40, 40), np.zeros((50, 50, 3), np.uint8)]), ReferencePolicy())

@@ -1,4 +1,4 @@
-"""The request queue is bounded, every pending request is resolved; requests are checked before they are queued."""
+"""Requests are checked before they are queued, the queue is bounded, and every pending request is resolved."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def queue():
     return queue
 
 
-def test_questions_come_in_order_and_a_full_queue_refuses_at_once(queue):
+def test_questions_are_taken_in_order_and_a_full_queue_refuses_more(queue):
     first, second = pending(), pending()
     queue.put(first)
     queue.put(second)
@@ -34,7 +34,7 @@ def test_questions_come_in_order_and_a_full_queue_refuses_at_once(queue):
         second.outcome.result(0)
 
 
-def test_a_closed_queue_says_why_it_refuses():
+def test_a_closed_queue_gives_the_reason_for_its_refusal():
     queue = RequestQueue(2, "the node is unconfigured; configure and activate it")
     for refused in (queue.check_open, lambda: queue.put(pending())):
         with pytest.raises(NotActiveError, match="unconfigured; configure and activate"):
@@ -45,7 +45,7 @@ def test_a_closed_queue_says_why_it_refuses():
         queue.put(pending())
 
 
-def test_closing_ends_those_that_wait_and_cancels_the_running_one(queue):
+def test_closing_ends_waiting_requests_and_cancels_the_running_one(queue):
     running, waiting = pending(), pending()
     queue.put(running)
     queue.put(waiting)
@@ -57,7 +57,7 @@ def test_closing_ends_those_that_wait_and_cancels_the_running_one(queue):
     assert len(queue) == 0 and queue.closed
 
 
-def test_cancelling_one_that_waits_makes_room(queue):
+def test_cancelling_a_waiting_request_makes_room(queue):
     first, second = pending(), pending()
     queue.put(first)
     queue.put(second)
@@ -68,7 +68,7 @@ def test_cancelling_one_that_waits_makes_room(queue):
     assert queue.take() is second
 
 
-def test_cancelling_the_running_one_leaves_the_outcome_to_the_worker(queue):
+def test_cancelling_the_running_request_leaves_its_outcome_to_the_worker(queue):
     running = pending()
     queue.put(running)
     queue.take()
@@ -76,7 +76,7 @@ def test_cancelling_the_running_one_leaves_the_outcome_to_the_worker(queue):
     assert running.cancelled and not running.outcome.done()
 
 
-def test_an_abandoned_request_ends_at_once_and_its_later_result_is_dropped(queue):
+def test_an_abandoned_request_ends_at_once_and_its_late_result_is_dropped(queue):
     running, waiting = pending(), pending()
     queue.put(running)
     queue.put(waiting)
@@ -93,7 +93,7 @@ def test_an_abandoned_request_ends_at_once_and_its_later_result_is_dropped(queue
     assert waiting.outcome.done()
 
 
-def test_a_request_holds_the_tokens_that_follow_the_last_frame(processor):
+def test_a_request_holds_the_prompt_tokens_after_the_last_frame(processor):
     video = {"type": "video", "num_frames": 3, "timestamps": [0.0, 1.0, 2.0]}
     content = [video, {"type": "text", "text": "What moved?"}]
     tail = processor.prompt_segments([{"role": "user", "content": content}])[-1]

@@ -1,4 +1,4 @@
-"""Answers from a reused prefix are those of a fresh prefill, whatever happened to the memory before."""
+"""Answers from a reused prefix equal those of a fresh prefill, for every history of the memory."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ class Alternating:
 
 
 class Recording(TorchRuntime):
-    """Remembers the logits of every append, and how many tokens and images were worked on."""
+    """Records the logits of every append and counts the tokens and images processed."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -75,7 +75,7 @@ def frame(picture, second, size=(120, 160)):
 
 
 def logits_of_a_fresh_prefill(session, runtime, processor, question):
-    """What the model says after the prompt that the memory describes, computed from nothing."""
+    """Returns the logits after the prompt of the memory, computed with an empty cache."""
     frames = session.memory.frames
     times = [(f.stamp_ns - frames[0].stamp_ns) * 1e-9 for f in frames]
     video = {"type": "video", "num_frames": len(frames), "timestamps": times}
@@ -93,7 +93,7 @@ def ask_session(session, processor, question, sampling=FEW, horizon_s=0.0, **hoo
 
 
 def first_logits(session, runtime, processor, question):
-    """Logits from which the answer's first token was chosen."""
+    """Returns the logits from which the first token of an answer is chosen."""
     while session.prefill_pending():
         pass
     start = len(runtime.logits)
@@ -107,7 +107,7 @@ def first_logits(session, runtime, processor, question):
     budget=st.sampled_from([60, 200, 1000]),
 )
 def test_a_reused_prefix_equals_a_fresh_prefill(model, processor, picture, steps, budget):
-    """Over frames in order, late frames, jumps back, idle time between frames or none, and compactions."""
+    """Streams contain late frames, jumps back, compactions, and idle time between some frames."""
     runtime = Recording(model)
     session = make_session(runtime, processor, budget)
     second = 0.0
@@ -122,8 +122,7 @@ def test_a_reused_prefix_equals_a_fresh_prefill(model, processor, picture, steps
         np.testing.assert_allclose(first_logits(session, runtime, processor, question), expected, atol=TOLERANCE)
 
 
-def test_answers_equal_those_of_the_offline_path(runtime, processor, picture):
-    """A memory that never had to make room equals a video at its full size."""
+def test_answers_equal_offline_answers_until_the_memory_is_full(runtime, processor, picture):
     session = make_session(runtime, processor)
     frames = [frame(picture, second) for second in range(6)]
     for f in frames:
@@ -144,7 +143,7 @@ def test_answers_equal_those_of_the_offline_path(runtime, processor, picture):
     assert online.image_size == Size(120, 160)
 
 
-def test_a_second_question_pays_for_its_own_tokens_only(runtime, processor, picture):
+def test_a_second_question_prefills_only_its_own_tokens(runtime, processor, picture):
     session = make_session(runtime, processor)
     for second in range(8):
         session.observe(frame(picture, second))
@@ -175,7 +174,7 @@ def test_frames_may_arrive_while_an_answer_is_generated(runtime, processor, pict
     np.testing.assert_allclose(first_logits(session, runtime, processor, "And now?"), expected, atol=TOLERANCE)
 
 
-def test_cancelled_answers_are_forgotten(runtime, processor, picture):
+def test_a_cancelled_answer_does_not_affect_the_next_one(runtime, processor, picture):
     session = make_session(runtime, processor)
     session.observe(frame(picture, 0))
     full = ask_session(session, processor, "What?").raw
@@ -199,7 +198,7 @@ def test_an_exception_in_a_callback_leaves_the_session_usable(runtime, processor
     assert ask_session(session, processor, "What?").raw == expected
 
 
-def test_horizon_looks_back_from_the_newest_frame(runtime, processor, picture):
+def test_the_horizon_starts_at_the_newest_frame(runtime, processor, picture):
     session = make_session(runtime, processor)
     for second in range(10):
         session.observe(frame(picture, second))
@@ -207,15 +206,15 @@ def test_horizon_looks_back_from_the_newest_frame(runtime, processor, picture):
     recent = ask_session(session, processor, "What?", horizon_s=2.5)
     assert (whole.frames, recent.frames) == (10, 3)
     assert recent.prompt_tokens < whole.prompt_tokens
-    only = make_session(runtime, processor)
+    short = make_session(runtime, processor)
     for second in (7, 8, 9):
-        only.observe(frame(picture, second))
-    assert ask_session(only, processor, "What?").raw == recent.raw
+        short.observe(frame(picture, second))
+    assert ask_session(short, processor, "What?").raw == recent.raw
     assert ask_session(session, processor, "What?").raw == whole.raw
     assert ask_session(session, processor, "What?", horizon_s=1000.0).frames == 10
 
 
-def test_late_frames_and_jumps(runtime, processor, picture):
+def test_late_frames_are_ignored_and_a_jump_back_clears_the_memory(runtime, processor, picture):
     session = make_session(runtime, processor)
     assert session.observe(frame(picture, 3)) == KEY
     assert session.observe(frame(picture, 2.5)) is None
@@ -224,7 +223,7 @@ def test_late_frames_and_jumps(runtime, processor, picture):
     assert ask_session(session, processor, "What?").frames == 1
 
 
-def test_a_question_before_the_first_frame(runtime, processor):
+def test_a_question_before_the_first_frame_is_refused(runtime, processor):
     session = make_session(runtime, processor)
     with pytest.raises(NoFramesError, match="no frame has been seen"):
         ask_session(session, processor, "What?")
@@ -244,13 +243,13 @@ def test_a_new_budget_answers_as_a_fresh_session_would(model, processor, picture
     ask_session(session, processor, "What?")
     session.set_budget(budget)
     assert session.memory.tokens <= budget
-    kept = ask_session(session, processor, "What?")
-    reused = runtime.logits[-kept.generated_tokens :]
+    first = ask_session(session, processor, "What?")
+    reused = runtime.logits[-first.generated_tokens :]
     for frame in session.memory.frames:
         frame.encoded = None
     session.set_budget(budget)  # a new cache: everything is encoded and prefilled again
     fresh = ask_session(session, processor, "What?")
-    assert fresh.raw == kept.raw and fresh.visual_tokens == kept.visual_tokens
+    assert fresh.raw == first.raw and fresh.visual_tokens == first.visual_tokens
     np.testing.assert_allclose(runtime.logits[-fresh.generated_tokens :], reused, atol=TOLERANCE)
     session.close()
 

@@ -1,4 +1,4 @@
-"""The worker's thread: order of work, captions, cancelling, errors; with a runtime that says what it is told."""
+"""The worker's thread, with a scripted runtime: order of work, captions, cancelling and errors."""
 
 import threading
 from functools import partial
@@ -14,7 +14,6 @@ from penguin_engine.scene.requests import Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import (
-    BusyError,
     CancelledError,
     MediaError,
     NoFramesError,
@@ -25,7 +24,7 @@ from penguin_models.errors import (
 from penguin_models.types import Frame, FrameKind
 
 SECOND = 10**9
-QUIET = CaptionConfig(on_keyframe=False)
+NO_CAPTIONS = CaptionConfig(on_keyframe=False)
 PATIENCE_S = 20
 
 
@@ -42,16 +41,16 @@ class NoFrameIsKey(EveryFrameIsKey):
         return FrameKind.INTERMEDIATE
 
 
-class Heard:
-    """A listener that remembers, and can be waited for."""
+class RecordingListener:
+    """A listener that records every call; `wait` waits for one."""
 
     def __init__(self):
         self.frames, self.bad, self.captions, self.answers, self.failures = [], [], [], [], []
         self._changed = threading.Condition()
 
-    def _add(self, what, item):
+    def _add(self, records, item):
         with self._changed:
-            what.append(item)
+            records.append(item)
             self._changed.notify_all()
 
     def on_memory(self, camera_state):
@@ -76,18 +75,18 @@ class Heard:
 
 @pytest.fixture
 def make(processor):
-    """Builds a started worker with some cameras."""
+    """Returns a function that builds and starts a worker."""
     workers = []
 
-    def build(cameras=("a",), caption=QUIET, queue_size=4, runtime=None, **script):
-        runtime = runtime or ScriptedRuntime(processor, **script)
+    def build(cameras=("a",), caption=NO_CAPTIONS, **script):
+        runtime = ScriptedRuntime(processor, **script)
         camera_states = [
             CameraState(c, SceneSession(runtime, processor, EveryFrameIsKey(), MemoryConfig(500)), Mailbox(0.0))
             for c in cameras
         ]
-        heard = Heard()
-        worker = SceneWorker(runtime, processor, camera_states, caption, RequestQueue(queue_size), heard)
-        worker.heard, worker.runtime, worker.processor = heard, runtime, processor
+        listener = RecordingListener()
+        worker = SceneWorker(runtime, processor, camera_states, caption, RequestQueue(4), listener)
+        worker.listener, worker.runtime, worker.processor = listener, runtime, processor
         worker.start()
         resume(worker)
         workers.append(worker)
@@ -105,11 +104,11 @@ def frame(second, camera="a", value=0):
     return Frame(np.full((56, 84, 3), value, np.uint8), round(second * SECOND), camera, f"header {second}")
 
 
-def show(worker, second, camera="a"):
-    """Leaves a frame and waits until it is in the memory."""
-    before = len(worker.heard.frames)
+def offer_and_wait(worker, second, camera="a"):
+    """Offers a frame and waits until it is in the memory."""
+    before = len(worker.listener.frames)
     worker.offer(camera, round(second * SECOND), partial(frame, second, camera))
-    worker.heard.wait(lambda: len(worker.heard.frames) > before)
+    worker.listener.wait(lambda: len(worker.listener.frames) > before)
 
 
 def submit(worker, text="What?", on_text=lambda piece, tokens: None, **options):
@@ -125,20 +124,20 @@ def resume(worker):
     worker.wake()
 
 
-def test_an_answer_refers_to_the_newest_frame(make):
+def test_an_answer_belongs_to_the_newest_frame(make):
     worker = make()
-    show(worker, 1)
-    show(worker, 2)
+    offer_and_wait(worker, 1)
+    offer_and_wait(worker, 2)
     outcome = answer(worker)
     assert outcome.answer.grounding.objects[0].label == "red cube"
     assert (outcome.camera, outcome.frame.header, outcome.answer.frames) == ("a", "header 2", 2)
     assert outcome.answer.start_ns == SECOND and outcome.answer.generated_tokens > 5
-    assert worker.heard.answers == [outcome]
+    assert worker.listener.answers == [outcome]
 
 
-def test_text_streams_with_the_number_of_tokens(make):
+def test_text_is_streamed_with_its_number_of_tokens(make):
     worker, pieces = make(), []
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     pending = submit(worker, "What?", on_text=lambda piece, tokens: pieces.append((piece, tokens)))
     outcome = pending.outcome.result(PATIENCE_S)
     assert "".join(piece for piece, _ in pieces) == outcome.answer.raw
@@ -148,8 +147,8 @@ def test_text_streams_with_the_number_of_tokens(make):
 
 def test_several_cameras_share_one_prompt_and_the_newest_frame_is_reported(make):
     worker = make(("a", "b", "c"))
-    show(worker, 1, "b")
-    show(worker, 2, "a")
+    offer_and_wait(worker, 1, "b")
+    offer_and_wait(worker, 2, "a")
     outcome = answer(worker)
     assert (outcome.camera, outcome.answer.frames) == ("a", 2)
     assert answer(worker, cameras=("b",)).camera == "b"
@@ -158,101 +157,90 @@ def test_several_cameras_share_one_prompt_and_the_newest_frame_is_reported(make)
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_of_cameras_with_equal_stamps_the_answer_names_the_last_one_in_the_prompt(make, order):
+def test_with_equal_stamps_the_answer_belongs_to_the_last_camera_in_the_prompt(make, order):
     worker = make(("a", "b"))
     for camera, size in (("a", (56, 84)), ("b", (112, 56))):
-        before = len(worker.heard.frames)
+        before = len(worker.listener.frames)
         worker.offer(camera, SECOND, partial(Frame, np.zeros((*size, 3), np.uint8), SECOND, camera))
-        worker.heard.wait(lambda before=before: len(worker.heard.frames) > before)
+        worker.listener.wait(lambda before=before: len(worker.listener.frames) > before)
     outcome = answer(worker, cameras=order)
     assert outcome.answer.frames == 2 and outcome.camera == order[-1]
-    assert outcome.answer.image_size == outcome.frame.source_size  # boxes are in pixels of the reported camera
+    assert outcome.answer.image_size == outcome.frame.source_size  # boxes are in pixels of this camera's frame
 
 
-def test_an_error_reaches_the_asking_side_alone(make):
+def test_an_error_reaches_only_the_caller(make):
     worker = make()
     with pytest.raises(NoFramesError, match="no frame of a"):
         answer(worker)
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     with pytest.raises(UnknownCameraError, match="camera 'x' is not configured; the cameras are: a"):
         answer(worker, cameras=("x",))
-    assert answer(worker).answer.raw and not worker.heard.failures
+    assert answer(worker).answer.raw and not worker.listener.failures
 
 
-def test_a_failing_runtime_fails_the_question_and_not_the_worker(make):
+def test_an_error_of_the_runtime_fails_the_question_but_not_the_worker(make):
     worker = make()
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     answer(worker)  # the frame is prefilled
     worker.runtime.text = "boom"
     with pytest.raises(RuntimeError, match="boom"):
         answer(worker)
     worker.runtime.text = "fine"
-    show(worker, 2)
+    offer_and_wait(worker, 2)
     assert answer(worker).answer.raw == "fine"
 
 
-def test_a_failing_prefill_is_reported_and_the_session_starts_over(make):
+def test_an_error_during_prefill_is_reported_and_clears_the_session(make):
     worker = make()
     worker.runtime.text = "boom"
-    show(worker, 1)
-    worker.heard.wait(lambda: worker.heard.failures)
-    assert worker.heard.failures[0][0] == "prefilling frames"
+    offer_and_wait(worker, 1)
+    worker.listener.wait(lambda: worker.listener.failures)
+    assert worker.listener.failures[0][0] == "prefilling frames"
     worker.runtime.text = "fine"
-    show(worker, 2)
+    offer_and_wait(worker, 2)
     assert answer(worker).answer.frames == 1
 
 
-def test_an_image_that_cannot_be_read_is_counted_and_the_next_one_is_served(make):
+def test_an_unreadable_image_is_counted_and_the_next_one_is_used(make):
     worker = make()
 
     def broken():
         raise MediaError("half a JPEG")
 
     worker.offer("a", SECOND, broken)
-    worker.heard.wait(lambda: worker.heard.bad)
+    worker.listener.wait(lambda: worker.listener.bad)
     camera_state = worker.camera_states["a"]
     assert (camera_state.bad_frames, camera_state.last_error, camera_state.newest_failed) == (1, "half a JPEG", True)
-    show(worker, 2)
+    offer_and_wait(worker, 2)
     assert not camera_state.newest_failed and answer(worker).answer.frames == 1
 
 
 def test_frames_keep_arriving_while_an_answer_is_generated(make):
-    worker, said = make(token_s=0.02), threading.Event()
-    show(worker, 1)
-    pending = submit(worker, "What?", on_text=lambda piece, tokens: said.set())
-    assert said.wait(PATIENCE_S)
+    worker, streaming = make(token_s=0.02), threading.Event()
+    offer_and_wait(worker, 1)
+    pending = submit(worker, "What?", on_text=lambda piece, tokens: streaming.set())
+    assert streaming.wait(PATIENCE_S)
     for second in range(2, 6):
-        show(worker, second)
+        offer_and_wait(worker, second)
     assert not pending.outcome.done()
     assert pending.outcome.result(PATIENCE_S).answer.frames == 1
     assert len(worker.camera_states["a"].session.memory.frames) == 5
 
 
 def test_cancelling_ends_an_answer_between_two_tokens(make):
-    worker = make(token_s=0.05)
-    show(worker, 1)
-    said = threading.Event()
-    pending = submit(worker, "What?", on_text=lambda piece, tokens: said.set())
-    assert said.wait(PATIENCE_S)
+    worker, streaming = make(token_s=0.05), threading.Event()
+    offer_and_wait(worker, 1)
+    pending = submit(worker, "What?", on_text=lambda piece, tokens: streaming.set())
+    assert streaming.wait(PATIENCE_S)
     worker.queue.cancel(pending)
     outcome = pending.outcome.result(PATIENCE_S)
     assert outcome.answer.ended_by == "cancelled"
     assert 0 < len(outcome.answer.raw) < len(worker.runtime.text)
 
 
-def test_a_full_queue_refuses_at_once(make):
-    worker = make(token_s=0.05, queue_size=1)
-    show(worker, 1)
-    pendings = [submit(worker, "first")]
-    with pytest.raises(BusyError):
-        for _ in range(3):
-            pendings.append(submit(worker, "more"))
-    assert [t.outcome.result(PATIENCE_S).answer.ended_by for t in pendings] == ["end"] * len(pendings)
-
-
-def test_closing_the_queue_cancels_everything_and_the_memory_survives(make):
+def test_closing_the_queue_cancels_all_requests_and_keeps_the_memory(make):
     worker = make(token_s=0.05)
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     pendings = [submit(worker, text) for text in ("one", "two")]
     worker.queue.close("the node is inactive")
     endings = []
@@ -268,12 +256,12 @@ def test_closing_the_queue_cancels_everything_and_the_memory_survives(make):
     assert answer(worker).answer.frames == 1
 
 
-def test_abandoning_ends_a_question_in_the_middle_of_an_operation(make):
-    worker, encoding, go_on = make(), threading.Event(), threading.Event()
+def test_abandoning_ends_a_question_during_an_operation_of_the_runtime(make):
+    worker, encoding, encoded = make(), threading.Event(), threading.Event()
 
     def encode(images):
         encoding.set()
-        assert go_on.wait(PATIENCE_S)
+        assert encoded.wait(PATIENCE_S)
         return [ScriptedTokens(6) for _ in images]
 
     worker.runtime.encode = encode
@@ -284,51 +272,51 @@ def test_abandoning_ends_a_question_in_the_middle_of_an_operation(make):
     worker.queue.abandon()
     with pytest.raises(CancelledError):
         pending.outcome.result(PATIENCE_S)
-    go_on.set()
+    encoded.set()
 
 
-def test_an_exception_of_the_listener_reaches_the_asking_side(make):
+def test_an_exception_of_the_listener_reaches_the_caller(make):
     worker = make()
-    show(worker, 1)
-    worker.heard.on_answer = lambda outcome: 1 / 0
+    offer_and_wait(worker, 1)
+    worker.listener.on_answer = lambda outcome: 1 / 0
     with pytest.raises(ZeroDivisionError):
         answer(worker)
 
 
-def test_memories_are_cleared_before_the_next_question(make):
+def test_clearing_takes_effect_before_the_next_question(make):
     worker = make(token_s=0.02)
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     running = submit(worker, "What?")
-    told = len(worker.heard.frames)
+    before = len(worker.listener.frames)
     worker.clear()
-    worker.heard.wait(lambda: len(worker.heard.frames) > told)
+    worker.listener.wait(lambda: len(worker.listener.frames) > before)
     with pytest.raises(NoFramesError):
         answer(worker)
     assert running.outcome.done()
-    show(worker, 2)
+    offer_and_wait(worker, 2)
     assert answer(worker).answer.frames == 1
 
 
-def test_settings_change_between_two_pieces_of_work(make):
+def test_settings_change_between_two_questions(make):
     worker = make()
     for second in range(1, 30):
-        show(worker, second)
+        offer_and_wait(worker, second)
     session = worker.camera_states["a"].session
     worker.change(partial(session.set_budget, 100))
     assert answer(worker).answer.visual_tokens <= 100
     worker.change(partial(session.set_budget, 10_000_000))  # far above the context
-    worker.heard.wait(lambda: worker.heard.failures)
+    worker.listener.wait(lambda: worker.listener.failures)
     assert answer(worker).answer.visual_tokens <= 100
 
 
-def test_a_change_of_how_frames_are_taken_does_not_wait_for_the_end_of_an_answer(make):
-    worker, said = make(token_s=0.1), threading.Event()
-    show(worker, 1)
-    running = submit(worker, "What?", on_text=lambda piece, tokens: said.set())
-    assert said.wait(PATIENCE_S)
+def test_a_change_of_the_frame_settings_does_not_wait_for_an_answer(make):
+    worker, streaming = make(token_s=0.1), threading.Event()
+    offer_and_wait(worker, 1)
+    running = submit(worker, "What?", on_text=lambda piece, tokens: streaming.set())
+    assert streaming.wait(PATIENCE_S)
     memory = worker.camera_states["a"].session.memory
     worker.change_frames(partial(setattr, memory, "policy", NoFrameIsKey()))
-    show(worker, 2)
+    offer_and_wait(worker, 2)
     assert [held.kind for held in memory.frames] == [FrameKind.KEY, FrameKind.INTERMEDIATE]
     assert not running.outcome.done()
     running.cancel()
@@ -340,56 +328,55 @@ def test_a_change_of_how_frames_are_taken_does_not_wait_for_the_end_of_an_answer
 def test_each_keyframe_that_is_still_the_newest_frame_gets_a_caption(make):
     worker = make(caption=CaptionConfig())
     for second in (1, 2):
-        show(worker, second)
-        worker.heard.wait(
-            lambda s=second: worker.heard.captions and worker.heard.captions[-1].frame.stamp_ns == s * SECOND
+        offer_and_wait(worker, second)
+        worker.listener.wait(
+            lambda s=second: worker.listener.captions and worker.listener.captions[-1].frame.stamp_ns == s * SECOND
         )
-    assert [c.frame.header for c in worker.heard.captions] == ["header 1", "header 2"]
+    assert [c.frame.header for c in worker.listener.captions] == ["header 1", "header 2"]
     assert worker.camera_states["a"].captions == 2
 
 
 def test_the_caption_period_counts_frame_stamps(make):
     worker = make(caption=CaptionConfig(on_keyframe=False, period_s=10.0))
     for second, captions in ((1, 1), (2, 1), (9, 1), (11, 2)):
-        show(worker, second)
+        offer_and_wait(worker, second)
         answer(worker)
-        worker.heard.wait(lambda wanted=captions: len(worker.heard.captions) >= wanted)
-    assert [c.frame.stamp_ns // SECOND for c in worker.heard.captions] == [1, 11]
+        worker.listener.wait(lambda count=captions: len(worker.listener.captions) >= count)
+    assert [c.frame.stamp_ns // SECOND for c in worker.listener.captions] == [1, 11]
 
 
 def test_a_question_preempts_a_caption(make):
     worker = make(caption=CaptionConfig(), token_s=0.05)
-    show(worker, 1)
+    offer_and_wait(worker, 1)
     outcome = answer(worker)
-    assert outcome.answer.ended_by == "end" and not worker.heard.captions
+    assert outcome.answer.ended_by == "end" and not worker.listener.captions
     assert worker.captions_preempted <= 1
-    worker.heard.wait(lambda: worker.heard.captions)
-    assert worker.heard.captions[0].frame is outcome.frame
+    worker.listener.wait(lambda: worker.listener.captions)
+    assert worker.listener.captions[0].frame is outcome.frame
 
 
-def test_a_frame_that_became_too_old_gets_no_caption(make):
+def test_a_frame_older_than_max_age_gets_no_caption(make):
     worker = make(("a", "b"), caption=CaptionConfig(max_age_s=0.2), token_s=0.02)
-    show(worker, 1, "a")
-    worker.heard.wait(lambda: worker.heard.captions)
+    offer_and_wait(worker, 1, "a")
+    worker.listener.wait(lambda: worker.listener.captions)
     pending = submit(worker, "What?")  # takes longer than max_age_s
-    show(worker, 2, "b")
+    offer_and_wait(worker, 2, "b")
     pending.outcome.result(PATIENCE_S)
     answer(worker)
-    assert worker.camera_states["b"].captions + worker.camera_states["b"].captions_skipped == 1
-    assert worker.camera_states["b"].captions_skipped == 1
+    assert (worker.camera_states["b"].captions, worker.camera_states["b"].captions_skipped) == (0, 1)
 
 
-def test_cameras_take_turns(make):
+def test_every_camera_gets_captions(make):
     worker = make(("a", "b"), caption=CaptionConfig())
     for second in range(1, 6):
-        show(worker, second, "a")
-        show(worker, second, "b")
-    worker.heard.wait(lambda: {c.camera for c in worker.heard.captions} == {"a", "b"})
+        offer_and_wait(worker, second, "a")
+        offer_and_wait(worker, second, "b")
+    worker.listener.wait(lambda: {c.camera for c in worker.listener.captions} == {"a", "b"})
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("prompt", " "), ("period_s", -1.0), ("max_new_tokens", 0), ("max_age_s", 0.0)]
 )
-def test_caption_settings_are_checked(field, value):
+def test_impossible_caption_settings_are_refused(field, value):
     with pytest.raises(PromptError, match=f"caption.{field}"):
         CaptionConfig(**{field: value})

@@ -1,4 +1,4 @@
-"""Which kind of image a topic carries, also under another name."""
+"""Whether a topic carries compressed images follows from its name, before or after remapping."""
 
 import pytest
 
@@ -19,8 +19,8 @@ from penguin_ros.nodes.cameras import Camera
         ("compressed", "__ns:=/cam", "/cam/compressed", CompressedImage),
     ],
 )
-def test_compressed_topics_are_known_before_and_after_remapping(robot, topic, rule, name, kind):
-    node = rclpy.create_node("watcher", cli_args=["--ros-args", "-r", rule])
+def test_a_topic_named_compressed_before_or_after_remapping_carries_compressed_images(robot, topic, rule, name, kind):
+    node = rclpy.create_node("camera_node", cli_args=["--ros-args", "-r", rule])
     camera = Camera(node, topic, "best_effort", lambda *_: None)
     (subscription,) = [s for s in node.subscriptions if s.topic_name == name]
     assert camera.name == name and subscription.msg_type is kind

@@ -1,4 +1,4 @@
-"""Wrong ROS arguments are one line that says what is wrong."""
+"""Wrong ROS arguments are reported in one line."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from penguin_ros.nodes.context import RosArgumentsError, start_ros
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "message"),
     [
         (["-r", "nonsense"], "Couldn't parse remap rule: '-r nonsense'"),
         (["--log-level", "loud"], "Couldn't parse log level"),
@@ -21,14 +21,14 @@ from penguin_ros.nodes.context import RosArgumentsError, start_ros
         (["--no-such-flag"], "no-such-flag"),
     ],
 )
-def test_arguments_that_cannot_be_parsed(args, words):
+def test_arguments_that_cannot_be_parsed_are_reported_in_one_line(args, message):
     with pytest.raises(RosArgumentsError) as error:
         start_ros(["penguin", "--ros-args", *args])
-    assert words in str(error.value) and "arguments.c" not in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "arguments.c" not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "words"),
+    ("args", "code", "message"),
     [
         (["--name", "my robot"], 1, "error: Couldn't parse remap rule: '-r __node:=my robot'"),
         (["--set", "tokn_budget=3"], 2, "there is no parameter tokn_budget"),
@@ -36,7 +36,7 @@ def test_arguments_that_cannot_be_parsed(args, words):
         (["--params-file", "/nowhere.yaml"], 2, "'/nowhere.yaml' does not exist"),
     ],
 )
-def test_a_node_that_cannot_be_started(domain, args, code, words):
+def test_the_command_reports_arguments_with_which_no_node_can_start(domain, args, code, message):
     command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", "5", *args]
     result = subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, "COLUMNS": "200"})
-    assert result.returncode == code and words in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == code and message in result.stderr and "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""`ros2 launch` as a user types it, if ROS's launch and command line are installed."""
+"""`ros2 launch` as a user runs it; skipped if launch_ros or ros2cli is not installed."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from penguin_vl.msg import GroundedCaption
 
 @pytest.fixture
 def launch(domain, tmp_path):
-    """Starts `ros2 launch penguin_vl ...`; `log` returns its output."""
+    """Returns a function that starts `ros2 launch penguin_vl ...`; `log()` of the process returns its output."""
     running = []
 
     def run(file, *args):
@@ -39,24 +39,26 @@ def launch(domain, tmp_path):
             process.wait()
 
 
-def test_arguments_are_described(launch):
+def test_every_argument_has_a_description(launch):
     process = launch("penguin.launch.py", "--show-args")
     assert process.wait(120) == 0, process.log()
     for name in ("model", "runtime", "image_topics", "namespace", "params_file", "autostart", "log_level"):
-        words = process.log().split(f"'{name}':")[1].splitlines()[1].strip()
-        assert words and words != "no description given"
+        description = process.log().split(f"'{name}':")[1].splitlines()[1].strip()
+        assert description and description != "no description given"
 
 
 def test_the_node_configures_and_activates_itself(robot, launch, image, checkpoint):
     process = launch("penguin.launch.py", f"model:={checkpoint}", "image_topics:=['/eye']", "namespace:=robot")
-    captions = robot.hear(GroundedCaption, "/robot/penguin/captions")
-    state = "unconfigured"
-    while state != "active":
+    captions = robot.subscribe(GroundedCaption, "/robot/penguin/captions")
+
+    def is_active():
         assert process.poll() is None, process.log()
-        state = robot.call(GetState, "/robot/penguin/get_state").current_state.label
+        return robot.call(GetState, "/robot/penguin/get_state").current_state.label == "active"
+
+    robot.wait(is_active)
     seconds = itertools.count(1)
 
-    def publish_until_captioned():  # the subscription is best effort: a single image may be lost
+    def publish_until_captioned():  # the subscription is best effort, so a single image may be lost
         robot.publish("/eye", image(float(next(seconds))))
         return captions
 
@@ -65,14 +67,14 @@ def test_the_node_configures_and_activates_itself(robot, launch, image, checkpoi
     assert process.wait(180) == 0 and "process has finished cleanly" in process.log(), process.log()
 
 
-def test_without_autostart_it_waits_for_a_lifecycle_manager(robot, launch):
+def test_without_autostart_the_node_stays_unconfigured(robot, launch):
     process = launch("penguin.launch.py", "autostart:=false", "namespace:=waiting")
     assert robot.call(GetState, "/waiting/penguin/get_state").current_state.label == "unconfigured", process.log()
 
 
 @pytest.mark.parametrize("model", ["small checkpoint", "penguin-tiny"])
-def test_the_shipped_bag_is_played_into_the_node_and_everything_ends(robot, launch, checkpoint, model):
-    captions = robot.hear(GroundedCaption, "/penguin/captions")
+def test_replay_plays_the_shipped_bag_into_the_node_and_then_exits(robot, launch, checkpoint, model):
+    captions = robot.subscribe(GroundedCaption, "/penguin/captions")
     process = launch("replay.launch.py", *([f"model:={checkpoint}"] if model == "small checkpoint" else []))
     assert process.wait(240) == 0, process.log()
     assert captions and captions[0].camera == "/camera/image_raw/compressed", process.log()

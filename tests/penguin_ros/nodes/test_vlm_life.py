@@ -1,4 +1,4 @@
-"""The lifecycle of the node: its transitions, what survives them, and how its process ends."""
+"""The lifecycle of the node: transitions, what survives them, and the end of its process."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from node_calls import QUIET, ask, change, set_parameter, statuses
+from node_calls import NO_CAPTIONS, ask, change_state, set_parameter, statuses
 from penguin_vl.msg import Answer
 from std_srvs.srv import Trigger
 
 
-def test_lifecycle_cycles_leave_nothing_behind(robot, start, image):
-    node = start(autostart=False, **QUIET)
+def test_lifecycle_cycles_leak_nothing(robot, start_node, image):
+    node = start_node(autostart=False, **NO_CAPTIONS)
     assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
     assert not robot.call(Trigger, f"{node.name}/clear_memory").success
     threads, subscriptions, files, resident = set(), set(), [], []
     for cycle in range(20):
-        assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+        assert change_state(robot, node, Transition.TRANSITION_CONFIGURE)
         assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
-        assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+        assert change_state(robot, node, Transition.TRANSITION_ACTIVATE)
         if cycle in (0, 19):
             robot.publish(node.topic, image(1.0 + cycle))
             robot.wait(lambda: ask(robot, node).error_code == 0)
-        assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
-        assert change(robot, node, Transition.TRANSITION_CLEANUP)
+        assert change_state(robot, node, Transition.TRANSITION_DEACTIVATE)
+        assert change_state(robot, node, Transition.TRANSITION_CLEANUP)
         if cycle:
             threads.add(_status(node, "Threads"))
             files.append(len([*Path(f"/proc/{node.process.pid}/fd").iterdir()]))
@@ -44,94 +44,90 @@ def _status(node, key):
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def test_memory_survives_deactivation(robot, start, image):
-    node = start(**QUIET)
-    robot.show(node, image(1.0))
+def test_memory_survives_deactivation(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
+    robot.publish_and_wait(node, image(1.0))
     assert ask(robot, node).error_code == 0
-    assert change(robot, node, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(robot, node, Transition.TRANSITION_DEACTIVATE)
     assert ask(robot, node).error_code == Answer.ERROR_NOT_LOADED
-    assert change(robot, node, Transition.TRANSITION_ACTIVATE)
+    assert change_state(robot, node, Transition.TRANSITION_ACTIVATE)
     assert ask(robot, node).frames_used == 1
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_with_the_reason(robot, start):
-    node = start(autostart=False)
+def test_a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_and_is_reported(robot, start_node):
+    node = start_node(autostart=False)
     assert set_parameter(robot, node, "model", "missing").successful
-    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert not change_state(robot, node, Transition.TRANSITION_CONFIGURE)
     robot.wait(lambda: "cannot configure: model missing does not exist" in node.log)
     robot.wait(lambda: [s for s in statuses(robot, node.name) if s.level == b"\x02" and "model missing" in s.message])
     assert set_parameter(robot, node, "model", "scripted").successful
-    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert change_state(robot, node, Transition.TRANSITION_CONFIGURE)
 
 
-def test_a_configuration_that_fails_leaves_no_topics(robot, start):
-    node = start(autostart=False, image_topics=["a b"])
-    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)
+def test_a_failed_configuration_removes_its_topics(robot, start_node):
+    node = start_node(autostart=False, image_topics=["a b"])
+    assert not change_state(robot, node, Transition.TRANSITION_CONFIGURE)
     assert "'a b' is not a valid topic name" in node.log
     topics = dict(robot.node.get_publisher_names_and_types_by_node("penguin", node.name[:-8]))
     assert "/diagnostics" in topics and f"{node.name}/captions" not in topics
 
 
-def test_one_topic_under_two_names_is_refused(robot, start):
-    node = start(image_topics=["~/image", "penguin/image"])
+def test_two_names_of_one_topic_are_refused(robot, start_node):
+    node = start_node(image_topics=["~/image", "penguin/image"])
     assert node.wait() == 1
     assert f"image_topics resolves to {node.name}/image, {node.name}/image; it must name each topic once" in node.log
 
 
-def test_a_signal_ends_the_process_while_a_model_is_being_loaded(robot, start):
-    node = start({"load_s": 600})
+def test_a_signal_ends_the_process_while_the_model_loads(robot, start_node):
+    node = start_node({"load_s": 600})
     robot.wait(lambda: "is being loaded" in node.log)
     assert node.stop() == 0
 
 
-def test_while_the_model_loads_the_node_answers_everything(robot, start):
-    node = start({"load_s": 600}, autostart=False)
+def test_the_node_answers_while_the_model_loads(robot, start_node):
+    node = start_node({"load_s": 600}, autostart=False)
     client = robot.node.create_client(ChangeState, f"{node.name}/change_state")
     assert client.wait_for_service(robot.patience_s)
     configure = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
     configuring = client.call_async(configure)
     robot.wait(lambda: "is being loaded" in node.log)
     answer = ask(robot, node)
-    assert (answer.error_code, answer.error_msg) == (
-        Answer.ERROR_NOT_LOADED,
-        "the node is loading its model; ask again when it is active",
-    )
+    assert answer.error_code == Answer.ERROR_NOT_LOADED
+    assert answer.error_msg == "the node is loading its model; ask again when it is active"
     assert robot.call(GetState, f"{node.name}/get_state").current_state.label == "unconfigured"
     robot.wait(lambda: [s for s in statuses(robot, node.name) if s.message == "the node is loading"])
-    assert not change(robot, node, Transition.TRANSITION_CONFIGURE)  # one load at a time
+    assert not change_state(robot, node, Transition.TRANSITION_CONFIGURE)  # one load at a time
     refused = set_parameter(robot, node, "model", "other")
     assert not refused.successful and "only while the node is unconfigured" in refused.reason
-    assert change(robot, node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    assert change_state(robot, node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     answer = ask(robot, node)
-    assert (answer.error_code, answer.error_msg) == (
-        Answer.ERROR_NOT_LOADED,
-        "the node is finalized; start it again",
-    )
+    assert answer.error_code == Answer.ERROR_NOT_LOADED
+    assert answer.error_msg == "the node is finalized; start it again"
     assert not configuring.done()
 
 
-def test_a_transition_that_is_not_possible_is_refused_and_the_node_continues(robot, start):
-    node = start(autostart=False)
-    assert not change(robot, node, Transition.TRANSITION_ACTIVATE)
-    assert not change(robot, node, 200)
+def test_an_impossible_transition_is_refused_and_the_node_stays_usable(robot, start_node):
+    node = start_node(autostart=False)
+    assert not change_state(robot, node, Transition.TRANSITION_ACTIVATE)
+    assert not change_state(robot, node, 200)
     assert ask(robot, node).error_msg == "the node is unconfigured; configure and activate it"
-    assert change(robot, node, Transition.TRANSITION_CONFIGURE)
+    assert change_state(robot, node, Transition.TRANSITION_CONFIGURE)
     assert ask(robot, node).error_msg == "the node is inactive; activate it"
 
 
-def test_an_automatic_start_that_fails_ends_the_process(robot, start):
-    node = start(model="missing")
+def test_a_failed_automatic_start_ends_the_process(robot, start_node):
+    node = start_node(model="missing")
     assert node.wait() == 1
     assert "model missing does not exist" in node.log
 
 
-def test_parameters_that_do_not_fit_end_the_process_with_a_line(robot, start):
-    for parameters, words in (
+def test_invalid_parameters_end_the_process_with_one_line(robot, start_node):
+    for parameters, message in (
         ({"token_budget": 3}, "token_budget"),
         ({"image_topics": ["a", "a"]}, "each once"),
         ({"sample_rate_hz": "fast"}, "sample_rate_hz"),
         ({"keyframe__policy": "none"}, "one of novelty, reference"),
     ):
-        node = start(**parameters)
+        node = start_node(**parameters)
         assert node.wait() == 1
-        assert words in node.log and "Traceback" not in node.log
+        assert message in node.log and "Traceback" not in node.log

@@ -1,4 +1,4 @@
-"""The node's process opens any runtime by its name."""
+"""The node's process opens the runtime that its parameters name."""
 
 import pytest
 
@@ -14,22 +14,24 @@ def settings(**values):
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_any_runtime_by_its_name(checkpoint, exported, runtime):
+def test_every_runtime_is_opened_by_its_name(checkpoint, exported, runtime):
     model = checkpoint if runtime == "torch" else exported(profile="onnxruntime")
     opened, processor = vlm_main.open_model(settings(model=str(model), runtime=runtime, device="cpu"))
     assert (opened.info.name, opened.info.device) == (runtime, "cpu")
     assert opened.open_cache(8).append([processor.encode_text("a")[:1]]).shape == (1536,)
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(0, None), (3, 3)])
-@pytest.mark.parametrize(("precision", "wanted"), [("auto", None), ("int8", "int8")])
-def test_what_the_parameters_ask_for(monkeypatch, threads, expected, precision, wanted):
-    asked = []
-    monkeypatch.setattr(vlm_main, "open_runtime", lambda *args: asked.append(args))
-    vlm_main.open_model(settings(model="m", runtime="onnx", device="cuda:1", precision=precision, threads=threads))
-    assert asked == [("onnx", "m", "cuda:1", wanted, expected)]
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [({"precision": "auto", "threads": 0}, (None, None)), ({"precision": "int8", "threads": 3}, ("int8", 3))],
+)
+def test_precision_and_threads_reach_the_runtime(monkeypatch, values, arguments):
+    calls = []
+    monkeypatch.setattr(vlm_main, "open_runtime", lambda *args: calls.append(args))
+    vlm_main.open_model(settings(model="m", runtime="onnx", device="cuda:1", **values))
+    assert calls == [("onnx", "m", "cuda:1", *arguments)]
 
 
-def test_a_node_without_a_model():
+def test_an_empty_model_parameter_is_refused():
     with pytest.raises(CheckpointError, match="the parameter model is empty"):
         vlm_main.open_model(settings())

@@ -1,4 +1,4 @@
-"""The node over real DDS: what it publishes and answers, and what it says when it cannot."""
+"""The node over real DDS: captions, answers, memory state, diagnostics and errors."""
 
 import array
 import io
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from node_calls import QUIET, ask, seen, set_parameter, statuses
+from node_calls import NO_CAPTIONS, ask, camera_status, set_parameter, statuses
 from penguin_vl.msg import Answer, GroundedCaption, MemoryState
 from PIL import Image as Picture
 from rosgraph_msgs.msg import Clock
@@ -16,20 +16,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 
-def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, start, image):
-    node = start()
-    captions, memory = (
-        robot.hear(GroundedCaption, f"{node.name}/captions"),
-        robot.hear(MemoryState, f"{node.name}/memory{node.topic}"),
-    )
-    overlays = robot.hear(CompressedImage, f"{node.name}/annotated/compressed")
+def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, start_node, image):
+    node = start_node()
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
+    memory = robot.subscribe(MemoryState, f"{node.name}/memory{node.topic}")
+    overlays = robot.subscribe(CompressedImage, f"{node.name}/annotated/compressed")
     robot.publish(node.topic, image(12.5, frame_id="left_eye"))
     caption = robot.wait(lambda: captions)[0]
-    assert (caption.header.frame_id, caption.header.stamp.sec, caption.header.stamp.nanosec) == (
-        "left_eye",
-        12,
-        5 * 10**8,
-    )
+    stamp = caption.header.stamp
+    assert (caption.header.frame_id, stamp.sec, stamp.nanosec) == ("left_eye", 12, 5 * 10**8)
     assert (caption.camera, caption.image_width_px, caption.image_height_px) == (node.topic, 84, 56)
     assert caption.text == "A red cube. During the period 0.50 - 1.00 seconds." and caption.key_frame
     assert caption.visual_tokens == 6 and caption.generated_tokens > 5 and caption.total_s >= caption.first_token_s > 0
@@ -38,7 +33,7 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert 0 < cube.score < 1
     (span,) = caption.time_ranges
     assert (span.start.sec, span.start.nanosec, span.end.sec) == (13, 0, 13)
-    # What depends on a subscriber may miss the first caption: the second has all of it.
+    # Topics whose subscriber was discovered late may miss the first caption, but not the second.
     robot.publish(node.topic, image(14.0, size=(112, 84), value=200))
     overlay = robot.wait(lambda: [m for m in overlays if m.header.stamp.sec == 14])[0]
     assert overlay.format == "jpeg" and Picture.open(io.BytesIO(bytes(overlay.data))).size == (84, 112)
@@ -47,11 +42,11 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.key_frames == 2
 
 
-def test_detections_are_the_objects_of_the_caption(robot, start, image):
+def test_detections_equal_the_objects_of_the_caption(robot, start_node, image):
     messages = pytest.importorskip("vision_msgs.msg", reason="comes with ROS")
-    node = start()
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
-    detections = robot.hear(messages.Detection2DArray, f"{node.name}/detections")
+    node = start_node()
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
+    detections = robot.subscribe(messages.Detection2DArray, f"{node.name}/detections")
     robot.publish(node.topic, image(12.5, frame_id="left_eye"))
     (cube,) = robot.wait(lambda: captions)[0].objects
     (found,) = robot.wait(lambda: detections)[0].detections
@@ -61,10 +56,10 @@ def test_detections_are_the_objects_of_the_caption(robot, start, image):
     assert found.bbox.size_y == pytest.approx(cube.y_max_px - cube.y_min_px)
 
 
-def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, image):
-    node = start(**QUIET)
+def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
     for second in range(1, 6):
-        robot.show(node, image(second))
+        robot.publish_and_wait(node, image(second))
     answer = ask(robot, node, max_new_tokens=9)
     assert answer.error_code == Answer.ERROR_NONE and answer.error_msg == ""
     assert answer.text.startswith("A red") and answer.generated_tokens == 9 and answer.malformed_boxes <= 1
@@ -74,7 +69,7 @@ def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, 
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "words"),
+    ("fields", "code", "message"),
     [
         ({"question": " "}, Answer.ERROR_BAD_REQUEST, "question is empty"),
         ({"question": "a <image> b"}, Answer.ERROR_BAD_REQUEST, "image"),
@@ -86,15 +81,15 @@ def test_an_answer_says_what_it_cost_and_which_frame_it_speaks_of(robot, start, 
         ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
-def test_what_is_wrong_with_a_question_is_told(robot, shared_node, fields, code, words):
+def test_a_bad_question_is_refused_with_its_error_code_and_reason(robot, shared_node, fields, code, message):
     answer = ask(robot, shared_node, **{"question": "What?", **fields})
-    assert (answer.error_code, answer.text) == (code, "") and words in answer.error_msg
+    assert (answer.error_code, answer.text) == (code, "") and message in answer.error_msg
 
 
-def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, start, image):
-    node = start({"fails_at": 2}, **QUIET)
+def test_an_exception_reaches_caller_and_log_and_the_node_survives(robot, start_node, image):
+    node = start_node({"fails_at": 2}, **NO_CAPTIONS)
     node.may_fail = True
-    robot.show(node, image(1.0))
+    robot.publish_and_wait(node, image(1.0))
     for _ in range(2):
         answer = ask(robot, node)
         assert (answer.error_code, answer.error_msg) == (Answer.ERROR_INTERNAL, "RuntimeError: boom")
@@ -102,34 +97,34 @@ def test_an_exception_reaches_the_caller_and_the_log_and_the_node_lives(robot, s
     assert ask(robot, node, max_new_tokens=2).error_code == Answer.ERROR_NONE
 
 
-def test_an_exception_for_which_nobody_waits_is_in_the_log_and_the_diagnostics(robot, start, image):
-    node = start({"text": "boom"}, **QUIET)
+def test_an_exception_without_a_caller_reaches_log_and_diagnostics(robot, start_node, image):
+    node = start_node({"text": "boom"}, **NO_CAPTIONS)
     node.may_fail = True
     robot.publish(node.topic, image(1.0))
     robot.wait(lambda: "prefilling frames: RuntimeError: boom" in node.log)
     status = robot.wait(lambda: [s for s in statuses(robot, node.name) if "unexpected errors" in s.message])[0]
     assert status.level > b"\x00" and "boom" in status.message
-    assert ask(robot, node).error_code == Answer.ERROR_NO_FRAMES  # the camera begins anew
+    assert ask(robot, node).error_code == Answer.ERROR_NO_FRAMES  # the camera's memory was cleared
 
 
-def test_bad_images_are_counted_and_the_next_good_one_is_served(robot, start, image):
-    node = start(**QUIET)
+def test_bad_images_are_counted_and_the_next_good_one_is_used(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
     truncated, short_step, depth = image(1.0), image(2.0), image(4.0, encoding="32FC1")
     unknown = image(3.0, encoding="rgb32")
     truncated.data = truncated.data[:100]
     short_step.step = 3
     for number, message in enumerate((truncated, short_step, unknown, depth), start=1):
         robot.publish(node.topic, message)
-        seen(robot, node, number)
-    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "4" and s)
+        camera_status(robot, node, number)
+    status, _ = robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "4" and s)
     assert "cannot be read" in node.log
     assert status.level > b"\x00" and "is depth" in status.message
-    robot.show(node, image(5.0))
+    robot.publish_and_wait(node, image(5.0))
     assert ask(robot, node).frames_used == 1
 
 
-def test_a_compressed_topic_and_a_corrupt_jpeg(robot, start):
-    node = start(image_topics=["camera/compressed"], **QUIET)
+def test_a_corrupt_jpeg_is_counted_and_the_next_one_is_used(robot, start_node):
+    node = start_node(image_topics=["camera/compressed"], **NO_CAPTIONS)
     node.topic = node.topic.replace("/image", "/camera/compressed")
     file = io.BytesIO()
     Picture.new("RGB", (112, 84), (200, 10, 10)).save(file, "jpeg")
@@ -137,32 +132,32 @@ def test_a_compressed_topic_and_a_corrupt_jpeg(robot, start):
         message = CompressedImage(format="jpeg", data=array.array("B", data))
         message.header.stamp.sec = second
         robot.publish(node.topic, message)
-        seen(robot, node, second)
+        camera_status(robot, node, second)
     answer = robot.wait(lambda: (a := ask(robot, node)).error_code == 0 and a)
     assert answer.header.stamp.sec == 2 and answer.frames_used == 1
-    assert robot.wait(lambda: (s := seen(robot, node))[1]["failed to convert"] == "1" and s)
+    assert robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "1" and s)
 
 
-def test_sizes_may_change_in_mid_stream(robot, start, image):
-    node = start(**QUIET)
+def test_the_image_size_may_change_within_a_stream(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
     for second, size in enumerate([(56, 84), (112, 168), (28, 28), (57, 83)], start=1):
-        robot.show(node, image(second, size))
+        robot.publish_and_wait(node, image(second, size))
     answer = ask(robot, node)
     assert answer.frames_used == 4
     assert answer.objects[0].x_max_px == pytest.approx(0.3 * 83)
 
 
-def test_a_bag_that_loops_clears_the_memory(robot, start, image):
-    node = start(**QUIET)
+def test_a_bag_that_loops_clears_the_memory(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
     for second in (100, 101, 102, 50, 51):
-        robot.show(node, image(second))
+        robot.publish_and_wait(node, image(second))
     state = node.memory[-1]
     assert [f.stamp.sec for f in state.frames] == [50, 51] and state.clears == 1
 
 
-def test_clear_memory(robot, start, image):
-    node = start(**QUIET)
-    robot.show(node, image(1.0))
+def test_clear_memory_removes_all_frames(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
+    robot.publish_and_wait(node, image(1.0))
     assert ask(robot, node).error_code == 0
     cleared = robot.call(Trigger, f"{node.name}/clear_memory")
     assert (cleared.success, cleared.message) == (True, "1 frames cleared")
@@ -171,21 +166,21 @@ def test_clear_memory(robot, start, image):
     assert (state.camera, list(state.frames), state.tokens) == (node.topic, [], 0)
 
 
-def test_images_without_a_stamp_get_the_time_of_their_arrival_and_a_warning(robot, start, image):
-    node = start(**QUIET)
+def test_images_without_a_stamp_get_their_arrival_time_and_a_warning(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
     for number in (1, 2):
         robot.publish(node.topic, image(0))
-        seen(robot, node, number)
+        camera_status(robot, node, number)
     assert robot.wait(lambda: ask(robot, node).frames_used == 2)
-    status, _ = robot.wait(lambda: (s := seen(robot, node))[1]["unstamped"] == "2" and s)
+    status, _ = robot.wait(lambda: (s := camera_status(robot, node))[1]["unstamped"] == "2" and s)
     assert "2 images had no stamp" in status.message
-    header = ask(robot, node).header  # carries the time of arrival
+    header = ask(robot, node).header
     assert abs(header.stamp.sec - time.time()) < 600 and header.frame_id == "optical"
 
 
-def test_simulated_time_is_honoured(robot, start, image):
-    node = start(use_sim_time=True)
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+def test_simulated_time_is_honoured(robot, start_node, image):
+    node = start_node(use_sim_time=True)
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
     clock = robot.node.create_publisher(Clock, "/clock", 1)
     now = Clock()
     now.clock.sec, now.clock.nanosec = 100, 5 * 10**8
@@ -196,16 +191,16 @@ def test_simulated_time_is_honoured(robot, start, image):
     )
     robot.publish(node.topic, image(98.0))
     assert robot.wait(lambda: captions)[0].frame_age_s == pytest.approx(2.5)
-    memory = robot.hear(MemoryState, f"{node.name}/memory{node.topic}")
-    robot.publish(node.topic, image(0, value=255))  # without a stamp: it gets the time of its arrival
+    memory = robot.subscribe(MemoryState, f"{node.name}/memory{node.topic}")
+    robot.publish(node.topic, image(0, value=255))  # without a stamp: it gets its arrival time
     stamp = robot.wait(lambda: [m for m in memory if len(m.frames) == 2])[0].frames[-1].stamp
     assert (stamp.sec, stamp.nanosec) == (100, 5 * 10**8)
     timer.cancel()
 
 
-def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
-    node = start({"token_s": 0.01}, latency_target_s=0.001, token_budget=600)
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+def test_diagnostics_report_node_and_camera(robot, start_node, image):
+    node = start_node({"token_s": 0.01}, latency_target_s=0.001, token_budget=600)
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
     robot.publish(node.topic, image(1.0))
     robot.wait(lambda: captions)
     assert ask(robot, node, max_new_tokens=3).error_code == Answer.ERROR_NONE
@@ -222,14 +217,14 @@ def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
     assert (values["model"], values["runtime"], values["device"]) == ("scripted", "scripted", "cpu")
     assert (values["token budget [tokens]"], values["captions"], values["errors"]) == ("600", "1", "0")
     assert (values["questions waiting"], values["question running"], values["questions refused"]) == ("0", "False", "0")
-    for what in ("answer", "caption"):
+    for output in ("answer", "caption"):
         for kind in ("first token", "total"):
-            assert 0 < float(values[f"{what} {kind} p50 [s]"]) <= float(values[f"{what} {kind} p95 [s]"])
-    _, camera = seen(robot, node)
+            assert 0 < float(values[f"{output} {kind} p50 [s]"]) <= float(values[f"{output} {kind} p95 [s]"])
+    _, camera = camera_status(robot, node)
     assert float(camera["rate [Hz]"]) >= 0 and float(camera["age of the newest image [s]"]) > 0
-    wanted = {"memory [tokens]": "6", "memory budget [tokens]": "600", "frames held": "1", "keyframes": "1"}
-    wanted |= {"compactions": "0", "dropped": "0", "late": "0", "failed to convert": "0", "captions": "1"}
-    assert wanted.items() <= camera.items()
+    expected = {"memory [tokens]": "6", "memory budget [tokens]": "600", "frames held": "1", "keyframes": "1"}
+    expected |= {"compactions": "0", "dropped": "0", "late": "0", "failed to convert": "0", "captions": "1"}
+    assert expected.items() <= camera.items()
     assert set_parameter(robot, node, "latency_target_s", 0.0).successful
     assert robot.wait(lambda: newest(b"\x00"))[0].message == "OK"
 
@@ -237,9 +232,11 @@ def test_diagnostics_say_how_node_and_cameras_are(robot, start, image):
 # Cameras
 
 
-def test_four_cameras_at_thirty_hertz(robot, start, image):
+def test_four_cameras_at_thirty_hertz_share_the_budget(robot, start_node, image):
     names = ["front", "left", "right", "rear"]
-    node = start(image_topics=names, image_reliability="best_effort", sample_rate_hz=5.0, token_budget=1600, **QUIET)
+    node = start_node(
+        image_topics=names, image_reliability="best_effort", sample_rate_hz=5.0, token_budget=1600, **NO_CAPTIONS
+    )
     base = node.topic.removesuffix("image")
     publishers = [robot.node.create_publisher(Image, base + name, 1) for name in names]
     robot.wait(lambda: all(p.get_subscription_count() for p in publishers))
@@ -255,7 +252,7 @@ def test_four_cameras_at_thirty_hertz(robot, start, image):
     timer = robot.node.create_timer(1 / 30, tick)
     for name in names:
         node.topic = base + name
-        _, values = robot.wait(lambda: (s := seen(robot, node, 30)) and int(s[1]["frames held"]) > 2 and s)
+        _, values = robot.wait(lambda: (s := camera_status(robot, node, 30)) and int(s[1]["frames held"]) > 2 and s)
         assert 0 < int(values["memory [tokens]"]) <= int(values["memory budget [tokens]"]) == 400
         assert float(values["rate [Hz]"]) > 0 and int(values["skipped by the sampling rate"]) > 0
     answer = ask(robot, node)
@@ -265,17 +262,17 @@ def test_four_cameras_at_thirty_hertz(robot, start, image):
     timer.cancel()
 
 
-def test_a_camera_that_goes_is_stale_and_comes_back(robot, start, image):
-    node = start(camera_timeout_s=0.5, **QUIET)
+def test_a_camera_without_images_is_stale_until_they_resume(robot, start_node, image):
+    node = start_node(camera_timeout_s=0.5, **NO_CAPTIONS)
 
-    def newest(words):
-        return [s for s in statuses(robot, f"{node.name}: {node.topic}")[:1] if words in s.message]
+    def newest(text):
+        return [s for s in statuses(robot, f"{node.name}: {node.topic}")[:1] if text in s.message]
 
     assert robot.wait(lambda: newest("no image yet"))[0].level == b"\x01"
     robot.publish(node.topic, image(1.0))
     assert robot.wait(lambda: newest("stale: no image for"))[0].level == b"\x02"
-    robot.leave(node.topic)
-    robot.show(node, image(2.0))  # from another publisher
+    robot.destroy_publisher(node.topic)
+    robot.publish_and_wait(node, image(2.0))  # from another publisher
     timer = robot.node.create_timer(0.1, lambda: robot.publish(node.topic, image(3.0)))
     assert robot.wait(lambda: newest("OK"))[0].level == b"\x00"
     timer.cancel()

@@ -1,4 +1,4 @@
-"""The node's parameters: described, validated, and changed at run time."""
+"""The node's parameters: descriptions, validation, and changes at run time."""
 
 import array
 
@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from node_calls import QUIET, ask, seen, set_parameter
+from node_calls import NO_CAPTIONS, ask, camera_status, set_parameter
 from penguin_vl.msg import GroundedCaption, MemoryFrame
 from rcl_interfaces.srv import DescribeParameters
 
@@ -21,11 +21,11 @@ def test_every_parameter_has_a_description_and_its_range(robot, shared_node):
         assert (setting.low is not None) == bool(descriptor.integer_range or descriptor.floating_point_range)
 
 
-def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reason(robot, start, image):
-    node = start(token_budget=600, **QUIET)
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+def test_changes_take_effect_and_bad_ones_are_refused_with_the_reason(robot, start_node, image):
+    node = start_node(token_budget=600, **NO_CAPTIONS)
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
     for second in range(1, 21):
-        robot.show(node, image(second, (112, 84), 10 * second))
+        robot.publish_and_wait(node, image(second, (112, 84), 10 * second))
     assert ask(robot, node).visual_tokens == 240
     assert set_parameter(robot, node, "token_budget", 100).successful
     assert 0 < ask(robot, node).visual_tokens <= 100
@@ -35,7 +35,7 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
     assert set_parameter(robot, node, "caption.on_keyframe", True).successful
     robot.wait(lambda: captions)
 
-    for name, value, words in (
+    for name, value, message in (
         ("token_budget", 3, "out of range"),
         ("token_budget", 900_000, "more than the"),
         ("caption.prompt", " ", "it must be non-empty"),
@@ -48,50 +48,50 @@ def test_changes_at_run_time_take_effect_and_bad_ones_are_refused_with_the_reaso
         ("autostart", False, "read-only"),
     ):
         result = set_parameter(robot, node, name, value)
-        assert not result.successful and words in result.reason, (name, result.reason)
+        assert not result.successful and message in result.reason, (name, result.reason)
     assert 0 < ask(robot, node).visual_tokens <= 100
 
 
-def test_prompt_period_and_thresholds_can_change(robot, start, image):
-    node = start({"text": ""}, **QUIET)  # repeats the question
-    captions = robot.hear(GroundedCaption, f"{node.name}/captions")
+def test_caption_prompt_and_period_and_the_keyframe_threshold_can_change(robot, start_node, image):
+    node = start_node({"text": ""}, **NO_CAPTIONS)  # repeats the question
+    captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
 
-    def show(second, lit=False):
+    def publish(second, bright_square=False):
         message = image(second, value=100)
-        for row in range(28 if lit else 0):  # a bright square in the corner
+        for row in range(28 if bright_square else 0):
             message.data[row * message.step : row * message.step + 3 * 28] = array.array("B", [220] * 3 * 28)
-        robot.show(node, message)
+        robot.publish_and_wait(node, message)
         return node.memory[-1].frames[-1].kind
 
-    def captioned(second):
-        show(second)
+    def caption_of(second):
+        publish(second)
         return robot.wait(lambda: [c for c in captions if c.header.stamp.sec == second])[0].text
 
     assert set_parameter(robot, node, "caption.prompt", "Name each cup.").successful
     assert set_parameter(robot, node, "caption.period_s", 10.0).successful
-    assert "Name each cup." in captioned(1)
-    show(5)
+    assert "Name each cup." in caption_of(1)
+    publish(5)
     assert set_parameter(robot, node, "caption.prompt", "Count them.").successful
-    assert "Count them." in captioned(11)
+    assert "Count them." in caption_of(11)
     assert set_parameter(robot, node, "caption.period_s", 2.0).successful
-    captioned(14)
+    caption_of(14)
     assert [c.header.stamp.sec for c in captions] == [1, 11, 14]
 
     assert set_parameter(robot, node, "keyframe.threshold", 254.0).successful
-    show(20)
-    assert show(21, lit=True) == MemoryFrame.INTERMEDIATE
+    publish(20)
+    assert publish(21, bright_square=True) == MemoryFrame.INTERMEDIATE
     assert set_parameter(robot, node, "keyframe.threshold", 10.0).successful
-    show(22)
-    assert show(23, lit=True) == MemoryFrame.KEY
+    publish(22)
+    assert publish(23, bright_square=True) == MemoryFrame.KEY
 
 
-def test_the_sampling_rate_can_change_and_skipped_frames_are_counted(robot, start, image):
-    node = start(**QUIET)
-    robot.show(node, image(1.0))
+def test_the_sampling_rate_can_change_and_counts_skipped_frames(robot, start_node, image):
+    node = start_node(**NO_CAPTIONS)
+    robot.publish_and_wait(node, image(1.0))
     assert set_parameter(robot, node, "sample_rate_hz", 1.0).successful
     assert ask(robot, node).frames_used == 1
     for number in range(3):
         robot.publish(node.topic, image(2.0 + number / 10))
-        seen(robot, node, 2 + number)
-    assert int(seen(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
+        camera_status(robot, node, 2 + number)
+    assert int(camera_status(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
     assert ask(robot, node).frames_used == 2

@@ -1,4 +1,4 @@
-"""`penguin-vl ask --node`: streams from a running node, and says what went wrong."""
+"""`penguin-vl ask --node`: streamed answers of a running node, and errors."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def penguin_vl(*args, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
         **options,
     )
 
@@ -36,12 +36,12 @@ def finished(process):
     return process.returncode, out, err
 
 
-def test_the_answer_and_what_it_points_at(robot, start, image):
-    node = start(caption__on_keyframe=False)
-    robot.show(node, image(1.0))
+def test_the_answer_is_printed_with_its_boxes_and_frames(robot, start_node, image):
+    node = start_node(caption__on_keyframe=False)
+    robot.publish_and_wait(node, image(1.0))
     code, out, err = finished(penguin_vl("ask", "--node", node.name, "What is there?"))
     assert code == 0, err
-    # A loaded machine may lose pieces of the stream; the answer is then told again.
+    # A loaded machine may lose pieces of the stream; then the whole answer is printed again.
     assert out.startswith("A [red cube](100,200,300,400)") or "\nA red cube." in out
     assert "red cube: (8, 11) to (25, 22) px" in out
     assert f"{node.topic}: 1 frames, 6 visual tokens" in out
@@ -51,7 +51,7 @@ def test_the_answer_and_what_it_points_at(robot, start, image):
     assert (code, answer["tokens"]["generated"], answer["frame_id"], answer["stamp"]) == (0, 3, "optical", 1.0)
 
 
-def test_programs_get_the_fields_that_an_answer_without_a_node_has():
+def test_a_message_becomes_the_fields_of_an_offline_answer():
     objects = [GroundedObject(label="cube", x_max_px=9.0, score=score) for score in (0.25, float("nan"))]
     spans = [TimeRange(start=Time(sec=2), end=Time(sec=3, nanosec=500_000_000))]
     result = answer_dict(Answer(objects=objects, time_ranges=spans))
@@ -59,41 +59,41 @@ def test_programs_get_the_fields_that_an_answer_without_a_node_has():
     assert result["time_ranges"] == [{"start_s": 2.0, "end_s": 3.5}]
 
 
-def test_an_answer_whose_pieces_got_lost_is_told_again(monkeypatch, capsys):
+def test_an_answer_is_printed_again_if_pieces_were_lost(monkeypatch, capsys):
     result = answer_dict(Answer(text="A red cube. And a ball."))
 
     def ask_node(node, question, cameras, horizon_s, max_new_tokens, on_text):
-        for piece in lost:
+        for piece in streamed:
             on_text(piece)
         return result
 
     monkeypatch.setattr("penguin_ros.tools.ask_client.ask_node", ask_node)
-    lost = ["A [red cube](100,200,300,400).", " And a ball."]
+    streamed = ["A [red cube](100,200,300,400).", " And a ball."]
     ask_running("/penguin", "What?", [], 0.0, None, as_json=False)
     assert capsys.readouterr().out.count("And a ball.") == 1
-    lost = lost[:1]
+    streamed = streamed[:1]
     ask_running("/penguin", "What?", [], 0.0, None, as_json=False)
     assert "\nA red cube. And a ball.\n" in capsys.readouterr().out
 
 
-def test_errors_of_the_node_are_one_line(shared_node, robot):
-    for args, words in (
+def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
+    for args, message in (
         (["What?"], "has been seen yet"),
         (["What?", "--camera", "/x"], "camera '/x' is not configured"),
         ([" "], "the question is empty"),
     ):
         code, _, err = finished(penguin_vl("ask", "--node", "/shared/penguin", *args))
-        assert code == 1 and err.startswith("error: ") and words in err and err.count("\n") == 1, err
+        assert code == 1 and err.startswith("error: ") and message in err and err.count("\n") == 1, err
 
 
-def test_what_cannot_be_the_name_of_a_node(domain):
+def test_an_invalid_node_name_is_refused(domain):
     code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
     assert code == 1 and err.splitlines()[-1] == "error: 'my robot' is not a valid node name; an example is /penguin"
 
 
-def test_ctrl_c_cancels_the_answer(robot, start, image):
-    node = start({"token_s": 0.2}, caption__on_keyframe=False)
-    robot.show(node, image(1.0))
+def test_ctrl_c_cancels_the_answer(robot, start_node, image):
+    node = start_node({"token_s": 0.2}, caption__on_keyframe=False)
+    robot.publish_and_wait(node, image(1.0))
     process = penguin_vl("ask", "--node", node.name, "What?")
     assert process.stdout.read(2)
     process.send_signal(signal.SIGINT)
@@ -101,12 +101,12 @@ def test_ctrl_c_cancels_the_answer(robot, start, image):
     assert code == 1 and "cancelled" in err
 
 
-def test_bad_usage_is_exit_code_2():
-    for args, words in (
+def test_bad_usage_exits_with_code_2():
+    for args, message in (
         ([], "give one question"),
         (["What?", "-q", "What?"], "give one question"),
         (["What?"], "--model"),
         (["What?", "--node", "/penguin", "--image", "x.png"], "Invalid value for --node"),
     ):
         code, _, err = finished(penguin_vl("ask", *args))
-        assert code == 2 and words in err, err
+        assert code == 2 and message in err, err

@@ -1,4 +1,4 @@
-"""Bags over DDS: in time, in order, with their own headers."""
+"""Replay of a bag over DDS: rate, order, headers, topics and errors."""
 
 import json
 import os
@@ -18,7 +18,7 @@ START_NS = 1_700_000_000_123_456_789
 
 @pytest.fixture
 def replay():
-    """Runs `penguin-vl replay`; the finished process."""
+    """Returns a function that runs `penguin-vl replay` and returns the process, finished unless wait=False."""
     running = []
 
     def run(*args, wait=True):
@@ -43,9 +43,10 @@ def bag(bags, picture):
     )
 
 
-def test_images_come_as_they_were_recorded(robot, bag, replay):
-    raw = robot.hear(Image, "/a/image", QoSProfile(depth=50))
-    jpeg, clock = robot.hear(CompressedImage, "/b/compressed"), robot.hear(Clock, "/clock", QoSProfile(depth=50))
+def test_images_are_published_as_recorded(robot, bag, replay):
+    raw = robot.subscribe(Image, "/a/image", QoSProfile(depth=50))
+    jpeg = robot.subscribe(CompressedImage, "/b/compressed")
+    clock = robot.subscribe(Clock, "/clock", QoSProfile(depth=50))
     process = replay(bag, "--rate", 2, "--wait", 30, "--clock", "--json")
     assert process.returncode == 0, process.err
     result = json.loads(process.out)
@@ -56,18 +57,19 @@ def test_images_come_as_they_were_recorded(robot, bag, replay):
     assert stamps == sorted(stamps) and stamps[0] == START_NS
 
 
-def test_start_topic_and_remap(robot, bag, replay):
-    late, other = robot.hear(Image, "/moved", QoSProfile(depth=50)), robot.hear(CompressedImage, "/b/compressed")
+def test_start_topic_and_remap_select_what_is_published_where(robot, bag, replay):
+    late = robot.subscribe(Image, "/moved", QoSProfile(depth=50))
+    other = robot.subscribe(CompressedImage, "/b/compressed")
     process = replay(bag, "--topic", "/a/image", "--start", 0.55, "--remap", "/a/image:=/moved", "--wait", 30)
     assert process.returncode == 0 and process.out.startswith("4 images in")
     robot.wait(lambda: len(late) == 4)
     assert not other
 
 
-def test_it_loops_until_it_is_stopped(robot, bag, replay):
-    heard = robot.hear(Image, "/a/image", QoSProfile(depth=50))
+def test_a_loop_runs_until_a_signal(robot, bag, replay):
+    images = robot.subscribe(Image, "/a/image", QoSProfile(depth=50))
     process = replay(bag, "--topic", "/a/image", "--rate", 10, "--loop", "--wait", 30, "--json", wait=False)
-    robot.wait(lambda: len(heard) > 25)
+    robot.wait(lambda: len(images) > 25)
     process.terminate()
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
@@ -75,7 +77,7 @@ def test_it_loops_until_it_is_stopped(robot, bag, replay):
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "message"),
     [
         (["--topic", "/words"], "is std_msgs/msg/String, not an image"),
         (["--topic", "/none"], "has no topic /none"),
@@ -83,12 +85,12 @@ def test_it_loops_until_it_is_stopped(robot, bag, replay):
         (["--wait", "0.1"], "/a/image, /b/compressed got no subscriber within 0.1 s"),
     ],
 )
-def test_what_cannot_be_played_is_one_line(domain, bag, replay, args, words):
+def test_a_bag_that_cannot_be_played_is_reported_in_one_line(domain, bag, replay, args, message):
     process = replay(bag, *args)
     assert process.returncode == 1
-    assert process.err.startswith("error: ") and words in process.err and process.err.count("\n") == 1
+    assert process.err.startswith("error: ") and message in process.err and process.err.count("\n") == 1
 
 
-def test_a_bag_that_is_none(domain, tmp_path, replay):
+def test_a_missing_bag_is_reported(domain, tmp_path, replay):
     process = replay(tmp_path / "nothing")
     assert process.returncode == 1 and "does not exist" in process.err

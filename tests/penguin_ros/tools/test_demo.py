@@ -1,4 +1,4 @@
-"""The demo and the soak, as a stranger runs them: whole graphs in processes of their own."""
+"""The demo and the soak test as a user runs them: whole graphs in processes of their own."""
 
 import json
 import os
@@ -21,11 +21,11 @@ def penguin_vl(*args, **env):
     return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **env})
 
 
-def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, checkpoint):
+def test_the_demo_replays_a_bag_and_asks_the_node(domain, tmp_path, checkpoint):
     result = penguin_vl("demo", "--bag", "--model", checkpoint, "--out", tmp_path / "pictures", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    # Sensor data are not sent again: a loaded machine may lose some of the 24.
+    # Lost sensor data is not resent, so a busy machine may lose some of the 24 images.
     assert 20 <= report["frames_in"] <= 24 and report["key_frames"] >= 3 and report["scores"] == {}
     assert 0 < report["tokens_held"] <= report["token_budget"] == 512
     assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
@@ -39,7 +39,7 @@ def test_the_demo_replays_a_bag_into_the_node_and_asks_it(domain, tmp_path, chec
             assert picture.size == (320, 240)
 
 
-def test_the_demo_scores_what_is_said_about_a_live_table_top(domain, tmp_path):
+def test_the_demo_scores_answers_about_a_live_table_top(domain, tmp_path):
     pytest.importorskip("pybullet", reason="needs the extra sim")
     result = penguin_vl("demo", "--seconds", "6", "--out", tmp_path / "pictures", "--json")
     assert result.returncode == 0, result.stderr
@@ -49,12 +49,12 @@ def test_the_demo_scores_what_is_said_about_a_live_table_top(domain, tmp_path):
     assert all(answer["right"] in (True, False) for answer in report["answers"])
 
 
-def test_the_demo_says_which_checkpoint_is_missing(domain, tmp_path):
+def test_the_demo_names_a_missing_checkpoint(domain, tmp_path):
     result = penguin_vl("demo", "--model", tmp_path / "nowhere")
     assert result.returncode == 1 and "nowhere does not exist" in result.stderr and "--model" in result.stderr
 
 
-def test_the_demo_fails_when_the_node_does(domain, tmp_path, checkpoint):
+def test_the_demo_fails_if_the_node_fails(domain, tmp_path, checkpoint):
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").write_bytes(b"nothing")
@@ -64,16 +64,15 @@ def test_the_demo_fails_when_the_node_does(domain, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(("name", "key"), [("penguin", "errors"), ("penguin: /eye", "failed to convert")])
-def test_the_demo_fails_when_diagnostics_tell_of_errors(name, key):
-    def status(of, what):
-        value = KeyValue(key=what, value="2" if of == name else "0")
-        return DiagnosticStatus(name=of, message="half a JPEG", values=[value])
-
-    statuses = {of: status(of, what) for of, what in (("penguin", "errors"), ("penguin: /eye", "failed to convert"))}
+def test_the_demo_fails_if_diagnostics_report_errors(name, key):
+    statuses = {
+        source: DiagnosticStatus(name=source, message="half a JPEG", values=[KeyValue(key=counter, value="0")])
+        for source, counter in (("penguin", "errors"), ("penguin: /eye", "failed to convert"))
+    }
+    check_diagnostics(statuses, "penguin", "/eye")
+    statuses[name].values[0].value = "2"
     with pytest.raises(DemoFailedError, match=f"{name}: 2 {key}; its diagnostics say: half a JPEG"):
         check_diagnostics(statuses, "penguin", "/eye")
-    statuses[name].values[0].value = "0"
-    check_diagnostics(statuses, "penguin", "/eye")
 
 
 def test_the_soak_measures_a_node_that_stays_alive(domain):
@@ -84,6 +83,6 @@ def test_the_soak_measures_a_node_that_stays_alive(domain):
     assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
 
 
-def test_the_soak_says_when_the_node_does_not_start(domain):
+def test_the_soak_fails_if_the_node_does_not_start(domain):
     result = penguin_vl("bench", "soak", "--model", "/nowhere", "--minutes", "0.05", ROS_DOMAIN_ID="100")
     assert result.returncode == 1 and "the node's process" in result.stderr and "/nowhere" in result.stderr

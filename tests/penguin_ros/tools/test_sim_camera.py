@@ -1,4 +1,4 @@
-"""The simulated camera over DDS: images with their ground truth, reproducible from the seed."""
+"""The simulated camera over DDS: images with ground truth, reproducible from the seed."""
 
 import os
 import signal
@@ -27,9 +27,9 @@ def sim_camera(*args):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def test_every_image_has_its_truth(robot):
-    images = robot.hear(Image, "/sim_camera/image_raw", QoSProfile(depth=50))
-    truths = robot.hear(GroundedCaption, "/sim_camera/truth", QoSProfile(depth=50))
+def test_every_image_is_published_with_its_ground_truth(robot):
+    images = robot.subscribe(Image, "/sim_camera/image_raw", QoSProfile(depth=50))
+    truths = robot.subscribe(GroundedCaption, "/sim_camera/truth", QoSProfile(depth=50))
     process = sim_camera("--seed", SEED, "--width", 168, "--height", 112, "--rate", 20)
     try:
         robot.wait(lambda: len(images) >= 10 and len(truths) >= 10)
@@ -37,7 +37,7 @@ def test_every_image_has_its_truth(robot):
         process.send_signal(signal.SIGINT)
     assert process.wait(180) == 0, process.stderr.read()
 
-    # The topics are discovered at different times: earlier messages have no counterpart.
+    # The topics are discovered at different times, so the first messages of one have no counterpart.
     def stamp(message):
         return message.header.stamp.sec, message.header.stamp.nanosec
 
@@ -52,11 +52,11 @@ def test_every_image_has_its_truth(robot):
     for item in truth.objects:
         assert 0 <= item.x_min_px < item.x_max_px <= 168 and 0 <= item.y_min_px < item.y_max_px <= 112
 
-    # The first images may have been missed, but those received are what the table shows for this seed.
+    # The first images may be lost; the first one received must be among those that this seed renders.
     table = LiveTabletop(SEED, Size(112, 168), 20.0)
-    shown = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
+    received = np.frombuffer(bytes(images[0].data), np.uint8).reshape(112, 168, 3)
     frames = (table.step() for _ in range(600))
-    match = next(frame for frame, _ in frames if np.array_equal(frame.picture.rgb, shown))
+    match = next(view for view, _ in frames if np.array_equal(view.picture.rgb, received))
     assert [o.label for o in truth.objects] == [o.label for o in match.truth.objects]
 
 

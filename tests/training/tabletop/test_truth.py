@@ -9,11 +9,11 @@ import pytest
 from penguin_models.types import Size
 from penguin_tabletop.scene.planning import plan_scene
 from penguin_tabletop.seeds import seeded_random
-from penguin_tabletop.truth import MIN_SHARE, OPPOSITE, planned_truth, truth_of
+from penguin_tabletop.truth import MIN_SHARE, OPPOSITE, planned_truth, view_of
 
 
 def truth(renderer, scene):
-    return truth_of(scene, renderer.render(scene))
+    return view_of(scene, renderer).truth
 
 
 def relation(truth, subject, other):
@@ -23,11 +23,10 @@ def relation(truth, subject, other):
 def test_boxes_bound_the_visible_pixels(renderer):
     for seed in range(5):
         scene = plan_scene(seeded_random(seed, "image"), renderer.size)
-        picture = renderer.render(scene)
-        for item in truth_of(scene, picture).objects:
-            rows, columns = np.nonzero(picture.ids == item.id)
-            height, width = picture.ids.shape
-            left, top, right, bottom = item.box.to_pixels(Size(height, width))
+        view = view_of(scene, renderer)
+        for item in view.truth.objects:
+            rows, columns = np.nonzero(view.picture.ids == item.id)
+            left, top, right, bottom = item.box.to_pixels(Size(*view.picture.ids.shape))
             assert (left, top) == pytest.approx((columns.min(), rows.min()), abs=0.5)
             assert (right, bottom) == pytest.approx((columns.max() + 1, rows.max() + 1), abs=0.5)
 

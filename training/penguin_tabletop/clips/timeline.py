@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from penguin_models.errors import TabletopError
 from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event, Step
-from penguin_tabletop.render.picture import RenderedPicture, SceneRenderer
+from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.scene.planning import plan_clip_scene
 from penguin_tabletop.scene.scene import Scene
-from penguin_tabletop.seeds import seeded_random
-from penguin_tabletop.truth import SceneTruth, truth_of
+from penguin_tabletop.seeds import Random, seeded_random
+from penguin_tabletop.truth import View, view_of
 
 _LENGTH_S = (6.0, 16.0)
 _BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
@@ -35,25 +34,10 @@ def check_timing(fps: float, seconds: float | None) -> None:
         raise TabletopError(f"a length of {seconds} seconds must be from 1 to 3600")
 
 
-class View(NamedTuple):
-    """A rendered moment: its time, the scene, the picture with its masks, and what it shows."""
-
-    stamp_s: float
-    scene: Scene
-    picture: RenderedPicture
-    truth: SceneTruth
-
-
-def view_of(scene: Scene, renderer: SceneRenderer, stamp_s: float = 0.0) -> View:
-    """Renders a scene."""
-    picture = renderer.render(scene)
-    return View(stamp_s, scene, picture, truth_of(scene, picture))
-
-
 class _LightDrift:
     """Light that changes slowly and exposure that flickers."""
 
-    def __init__(self, random: np.random.Generator):
+    def __init__(self, random: Random):
         self._flicker = random.uniform(0, 0.06)
         self._slow = random.uniform(0.02, 0.15)
         self._period_s = random.uniform(15, 60)
@@ -136,7 +120,7 @@ class LiveTabletop:
         return view, event if event and event.start_s <= stamp_s else None
 
 
-def _plan_steps(random: np.random.Generator, scene: Scene, size: Size, seconds: float) -> list[Step]:
+def _plan_steps(random: Random, scene: Scene, size: Size, seconds: float) -> list[Step]:
     director = Director(random, size)
     steps: list[Step] = []
     time_s = _tenths(random.uniform(*_BEFORE_S))

@@ -20,8 +20,7 @@ _COLOURED_KINDS = [kind.name for kind in KINDS.values() if kind.coloured]
 
 def caption_short(truth: SceneTruth, random: Random) -> Turn:
     """Asks for one sentence that names every object."""
-    question = ask(random, "caption_short")
-    return _caption("caption_short", question, short_caption(truth, random), truth)
+    return _caption("caption_short", ask(random, "caption_short"), short_caption(truth, random), truth)
 
 
 def caption_medium(truth: SceneTruth, random: Random) -> Turn:
@@ -33,8 +32,7 @@ def caption_medium(truth: SceneTruth, random: Random) -> Turn:
 
 def caption_detailed(truth: SceneTruth, random: Random) -> Turn:
     """Asks for all objects, their places in the picture, their relations, and printed words."""
-    question = ask(random, "caption_detailed")
-    return _caption("caption_detailed", question, detailed_caption(truth, random), truth)
+    return _caption("caption_detailed", ask(random, "caption_detailed"), detailed_caption(truth, random), truth)
 
 
 def caption_grounded(truth: SceneTruth, random: Random) -> Turn:

@@ -6,6 +6,7 @@ Scenes are planned but not rendered; the text states what a picture would show, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_grounding, format_object, format_time_range
 from penguin_models.types import Size
@@ -113,8 +114,7 @@ def _about_events(random: Random, most: int) -> list[Turn]:
 
 
 def _with_introduction(introduction: str, turns: list[Turn]) -> list[Turn]:
-    first = turns[0]
-    return [Turn(first.task, f"{introduction} {first.question}", first.answer, first.expected), *turns[1:]]
+    return [replace(turns[0], question=f"{introduction} {turns[0].question}"), *turns[1:]]
 
 
 def _random_events(random: Random) -> tuple[Event, ...]:

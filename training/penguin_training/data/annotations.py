@@ -59,6 +59,8 @@ class Annotation:
 
 def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
     """Checks one sample as decoded from JSON, with paths relative to `root`; raises DataError if it is malformed."""
+    if isinstance(raw, DataError):
+        raise raw
     if not isinstance(raw, Mapping):
         raise DataError(f"a sample must be an object, not {raw!r:.60}")
     name = sample_id(raw, default_id)
@@ -85,11 +87,11 @@ def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
 
 
 def parse_line(line: str | bytes) -> Any:
-    """Decodes a line of a JSONL file; raises DataError if it is not JSON."""
+    """Decodes a line of a JSONL file; returns a DataError, for `parse_annotation` to raise, if it is not JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as err:
-        raise DataError(f"not JSON: {err}") from err
+        return DataError(f"not JSON: {err}")
 
 
 def sample_id(raw: Any, default: str) -> str:
@@ -114,11 +116,7 @@ def without_conversation(raw: Any) -> Any:
 class AnnotationFile:
     """A JSON file (a list, read at once) or JSONL file (a sample per line) whose samples are parsed on access.
 
-    Attributes:
-        path: The file.
-        root: Folder that paths in samples are relative to; by default the file's own.
-        only: Selects samples, see `is_selected`.
-        conversations: False drops them, see `without_conversation`.
+    Paths in samples are relative to `root`, by default the file's folder. `only` selects samples as `is_selected` does.
     """
 
     def __init__(
@@ -140,7 +138,8 @@ class AnnotationFile:
             raise DataError(f"annotation file {path} cannot be read: {err.strerror}") from err
         self._numbers = np.arange(len(self._offsets))  # position in the file of each selected sample
         if self.only:
-            self._numbers = np.array([row for row in range(len(self)) if self._is_selected(row)], np.int64)
+            selected = [row for row in range(len(self)) if is_selected(self.raw(row), self.only)]
+            self._numbers = np.array(selected, np.int64)
         if not len(self):
             raise DataError(f"annotation file {path} has no samples" + (f" with {self.only}" if self.only else ""))
 
@@ -153,7 +152,7 @@ class AnnotationFile:
         return parse_annotation(raw if self.conversations else without_conversation(raw), self.root, self._place(row))
 
     def raw(self, row: int) -> Any:
-        """Returns a sample as decoded from JSON; raises DataError if it is not JSON."""
+        """Returns a sample as decoded from JSON; a DataError if it is not JSON."""
         number = int(self._numbers[row])
         if self._samples is not None:
             return self._samples[number]
@@ -163,19 +162,10 @@ class AnnotationFile:
 
     def name(self, row: int) -> str:
         """Returns the id of a sample; its place in the file if it has none, or is not JSON."""
-        try:
-            return sample_id(self.raw(row), self._place(row))
-        except DataError:
-            return self._place(row)
+        return sample_id(self.raw(row), self._place(row))
 
     def _place(self, row: int) -> str:
         return f"{self.path.name}:{self._numbers[row] + 1}"
-
-    def _is_selected(self, row: int) -> bool:
-        try:
-            return is_selected(self.raw(row), self.only)
-        except DataError:
-            return True  # reported when it is read
 
 
 def _read_list(path: Path) -> list[Any]:

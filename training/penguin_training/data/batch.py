@@ -6,7 +6,7 @@ N patches; K positions that are learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from penguin_models.encoder import FrameShape
+from penguin_models.errors import PenguinError
 from penguin_models.processor import IGNORE_INDEX, Processor
 from penguin_models.types import Float32Array, Int64Array, Size
+from penguin_training.data.annotations import Annotation
 from penguin_training.data.independent_turns import turn_positions
-from penguin_training.data.sample_reader import EncodedSample
+from penguin_training.data.sample_reader import EncodedSample, MeasuredSample, SampleReader
 
 _FILLER = FrameShape(Size(2, 2), 2)
 
@@ -64,6 +66,21 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Returns a copy in page-locked memory; called by torch's DataLoader."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors.items()})  # type: ignore[arg-type]
+
+
+def read_batch(
+    reader: SampleReader,
+    samples: Iterable[tuple[Annotation, MeasuredSample]],
+    unusable: Sequence[tuple[str, str]] = (),
+) -> Batch:
+    """Reads samples into one micro-batch; those that cannot be read are left out and named after `unusable`."""
+    encoded, left_out = [], list(unusable)
+    for annotation, measured in samples:
+        try:
+            encoded.append(reader.encode(annotation, measured))
+        except PenguinError as err:
+            left_out.append((annotation.id, str(err)))
+    return collate(encoded, reader.processor, left_out, reader.data.answer_balance)
 
 
 def collate(

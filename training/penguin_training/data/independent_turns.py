@@ -19,10 +19,7 @@ from penguin_models.types import Int64Array
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Splits a conversation into one for each question, all of which begin with the system message and the media.
-
-    Raises DataError if media come after the first question, or an answer before it.
-    """
+    """Splits a conversation into one for each question, all of which begin with the system message and the media."""
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     first = asked[0] if asked else len(messages)
     before = list(messages[:first])

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from penguin_models.errors import DataError, PenguinError
+from penguin_models.errors import DataError
 from penguin_models.types import Int64Array
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.batch import Batch, collate
+from penguin_training.data.batch import Batch, read_batch
 from penguin_training.data.length_index import LengthIndex
 from penguin_training.data.packing import PackingPlan
-from penguin_training.data.sample_reader import EncodedSample, SampleReader
+from penguin_training.data.sample_reader import SampleReader
 from penguin_training.data.worker_processes import worker_options
 from penguin_training.settings.stage import StageSettings
 
@@ -57,24 +57,20 @@ class IndexedData(Dataset[Batch]):
             )
         return micro_batches // per_step
 
+    @property
     def unusable(self) -> list[tuple[str, str]]:
-        """Returns (id, reason) of the samples that the indexes leave out."""
+        """(id, reason) of the samples that the indexes leave out."""
         return [entry for _, index in self.files for entry in index.unusable.values()]
 
+    @property
     def digests(self) -> list[str]:
-        """Returns hashes of the files and the lengths of their samples."""
+        """Hashes of the files and the lengths of their samples."""
         return [index.digest for _, index in self.files]
 
     def __getitem__(self, numbers: Int64Array) -> Batch:
         """Reads the samples of a micro-batch; those that cannot be read are left out and named."""
-        encoded: list[EncodedSample] = []
-        unusable: list[tuple[str, str]] = []
-        for file, index, row in map(self._locate, numbers):
-            try:
-                encoded.append(self.reader.encode(file[row], index[row]))
-            except PenguinError as err:
-                unusable.append((file.name(row), str(err)))
-        return collate(encoded, self.reader.processor, unusable, self.reader.data.answer_balance)
+        places = map(self._locate, numbers)
+        return read_batch(self.reader, ((file[row], index[row]) for file, index, row in places))
 
     def sample_batch(self) -> Batch:
         """Reads the micro-batch with the most patches, of the first ones of the first epoch."""

@@ -128,14 +128,6 @@ def load_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex:
     return index
 
 
-def find_index(file: AnnotationFile, reader: SampleReader) -> LengthIndex | None:
-    """Returns the index of the file as it is now; None if there is none, or it is damaged."""
-    try:
-        return load_index(file, reader)
-    except DataError:
-        return None
-
-
 class _Measurements(Dataset[Any]):
     """Measured samples; (id, reason) of those that cannot be used."""
 

@@ -30,8 +30,7 @@ from penguin_training.data.annotations import AnnotationFile
 from penguin_training.model.tiny_teacher import EDGE_STEPS
 
 NO_EDGE = -1
-_MIN_COVERED = 0.2
-"""Edges are learnt in patches of which an object covers at least this fraction."""
+_MIN_COVERED = 0.2  # Edges are learnt in patches of which an object covers at least this fraction
 _SKIPPED_WORDS = ("nothing", "any")
 
 

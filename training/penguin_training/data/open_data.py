@@ -27,7 +27,7 @@ def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | St
     repeats = [(len(file), shown.repeat) for (file, _), shown in zip(files, settings.data.files, strict=True)]
     plan = PackingPlan(sizes, repeats, settings.budgets.tokens, settings.engine.seed)
     data = IndexedData(settings, files, plan, reader)
-    if unusable := data.unusable():
+    if unusable := data.unusable:
         check_unusable(len(unusable), len(sizes), settings.data.max_bad_share, unusable[0])
     if not data.micro_batches_per_epoch:
         raise DataError("no sample of data.files can be used; run `penguin-vl prepare lengths` for the reasons")
@@ -35,7 +35,7 @@ def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | St
 
 
 def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
-    """Returns what measures and encodes the stage's samples."""
+    """Returns the reader of the stage's samples."""
     budgets = settings.budgets
     return SampleReader(
         blueprint.processor,

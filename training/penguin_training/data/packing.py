@@ -13,13 +13,11 @@ import numpy as np
 
 from penguin_models.types import Int64Array
 
-WINDOW = 8192
-"""Samples that are packed together. A larger window packs no better, and sorts the data more by length."""
+WINDOW = 8192  # Samples that are packed together. A larger window packs no better, and sorts the data more by length
 
 
 def pack(sizes: Int64Array, budget: int) -> list[list[int]]:
     """Puts items, of sizes between 1 and `budget`, into bins; returns the indices of the items of each bin."""
-    assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= budget), "sizes must be within the budget"
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
     for item in np.argsort(-sizes, kind="stable"):
@@ -45,7 +43,6 @@ class PackingPlan:
 
         `repeats` holds (samples, how often an epoch shows each) for each file, in the order of `sizes`.
         """
-        assert sum(count for count, _ in repeats) == len(sizes)
         self._sizes, self._repeats, self._budget, self._seed = sizes, repeats, budget, seed
         self._cached: tuple[int, list[Int64Array]] | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,7 @@ class SampleReader:
     reconstructs: bool = True  # Whether the stage can use media without a conversation
 
     def measure(self, annotation: Annotation) -> MeasuredSample:
-        """Returns the lengths of a sample; reads no pixels of images, but all frames of clips.
-
-        Raises PenguinError if the sample is malformed, unreadable, beyond the budgets, or of no use to the stage.
-        """
+        """Returns the lengths of a sample, or raises an error; reads the frames of clips, but no pixels of images."""
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
         if not annotation.has_text and not self.reconstructs:
@@ -142,16 +140,11 @@ class SampleReader:
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
         is_file = not (reference.is_clip or reference.frames)
-        frames = iter([load_image(reference.path)]) if is_file else (rgb for _, rgb in self._clip(reference))
-        for _ in info.visual.kinds:
-            rgb = next(frames, None)
-            if rgb is None or rgb.shape[:2] != tuple(info.visual.source_size):
-                break
+        frames = [load_image(reference.path)] if is_file else (rgb for _, rgb in self._clip(reference))
+        for rgb, kind in zip_longest(frames, info.visual.kinds):
+            if rgb is None or kind is None or rgb.shape[:2] != tuple(info.visual.source_size):
+                raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
             yield rgb
-        else:
-            if next(frames, None) is None:
-                return
-        raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
 
     def _allocate(self, visuals: Sequence[Visual]) -> list[Allocation]:
         return self.processor.allocate(visuals, self.max_visual_tokens, self.data.sizes)

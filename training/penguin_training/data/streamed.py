@@ -7,7 +7,7 @@ reader, so that it resumes with the very next micro-batch. What lies before that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -27,9 +27,9 @@ from penguin_training.data.annotations import (
     sample_id,
     without_conversation,
 )
-from penguin_training.data.batch import Batch, collate
+from penguin_training.data.batch import Batch, read_batch
 from penguin_training.data.packing import PackingPlan
-from penguin_training.data.sample_reader import EncodedSample, MeasuredSample, SampleReader
+from penguin_training.data.sample_reader import MeasuredSample, SampleReader
 from penguin_training.data.tabletop_source import open_scenes, read_scene
 from penguin_training.data.worker_processes import worker_options
 from penguin_training.settings.data import DataFile
@@ -59,30 +59,20 @@ class Position:
 class StreamedData:
     """The stage's files as one stream."""
 
+    # Not known before the stream is read
     micro_batches_per_epoch = None
-    """Not known."""
+    unusable: Sequence[tuple[str, str]] = ()
+    digests: Sequence[str] = ()
 
     def __init__(self, settings: StageSettings, reader: SampleReader):
         """Opens the stream and reads its first sample; raises PenguinError if that fails."""
         self._settings, self._reader = settings, reader
+        assert settings.schedule.steps is not None
+        self.steps = settings.schedule.steps
         fps = settings.data.fps
         self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
         if next(self._rows(), None) is None:
             raise DataError("data.files hold no samples")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the stage."""
-        assert self._settings.schedule.steps is not None
-        return self._settings.schedule.steps
-
-    def unusable(self) -> list[tuple[str, str]]:
-        """Returns nothing: samples that cannot be used are found on the way."""
-        return []
-
-    def digests(self) -> list[str]:
-        """Returns nothing: the content is not known before it is read."""
-        return []
 
     def sample_batch(self) -> Batch:
         """Reads the first micro-batch of the stream."""
@@ -144,14 +134,8 @@ class StreamedData:
         plan = PackingPlan(sizes, [(len(sizes), 1.0)], budget, seed)
         micro_batches = plan.micro_batches(position.epoch) or [sizes]  # an empty one, if no sample can be used
         for number in range(position.micro_batch, len(micro_batches)):
-            left_out = unusable if number == 0 else []
-            samples: list[EncodedSample] = []
-            for annotation, sample in (measured[i] for i in micro_batches[number]):
-                try:
-                    samples.append(self._reader.encode(annotation, sample))
-                except PenguinError as err:
-                    left_out.append((annotation.id, str(err)))
-            batch = collate(samples, self._reader.processor, left_out, self._reader.data.answer_balance)
+            samples = (measured[i] for i in micro_batches[number])
+            batch = read_batch(self._reader, samples, unusable if number == 0 else ())
             yield replace(batch, position=(position.reader, position.epoch, position.block, number + 1))
 
     def _rows(self) -> Iterator[_Row]:
@@ -171,7 +155,7 @@ class StreamedData:
                 place = f"{Path(path).name}:{number + 1}"
                 if is_selected(raw, file.only):
                     shown = raw if file.conversations else without_conversation(raw)
-                    yield _Row(sample_id(raw, place), partial(_parse, shown, media_root, place))
+                    yield _Row(sample_id(raw, place), partial(parse_annotation, shown, media_root, place))
         except _stream_errors() as err:
             raise DataError(f"the stream {path} ends early: {' '.join(str(err).split())[:200]}") from err
 
@@ -208,17 +192,7 @@ def _raw_samples(stream: Any, is_jsonl: bool) -> Iterator[Any]:
         if not is_jsonl:
             yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
             continue
-        for line in filter(str.strip, columns["text"]):
-            try:
-                yield parse_line(line)
-            except DataError as err:
-                yield err
-
-
-def _parse(raw: Any, root: Path, place: str) -> Annotation:
-    if isinstance(raw, DataError):
-        raise raw
-    return parse_annotation(raw, root, place)
+        yield from map(parse_line, filter(str.strip, columns["text"]))
 
 
 def _is_jsonl(path: str) -> bool:

@@ -18,8 +18,7 @@ from penguin_training.data.annotations import Annotation, AnnotationFile
 from penguin_training.data.sample_reader import END_OF_TEXT
 
 SPECIAL = (TURN_END, END_OF_TEXT, TURN_START, IMAGE)
-WORDS = ("<think>", "</think>")
-"""Tokens of their own that are part of the text."""
+WORDS = ("<think>", "</think>")  # Tokens of their own that are part of the text
 _BYTES = 256
 _WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,4}"
@@ -28,10 +27,7 @@ _WORD = (
 
 
 def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokenizer:
-    """Trains a tokenizer on the conversations and texts of annotation files; skips samples that cannot be read.
-
-    Raises SettingError if the vocabulary is too small for the bytes and special tokens, or too large for the texts.
-    """
+    """Trains a tokenizer on the conversations and texts of annotation files; skips samples that cannot be read."""
     least = _BYTES + len(SPECIAL) + len(WORDS)
     if vocabulary < least:
         raise SettingError(f"a vocabulary of {vocabulary} is too small: bytes and special tokens already take {least}")

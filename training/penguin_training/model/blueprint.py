@@ -31,11 +31,7 @@ class Blueprint:
 
 
 def make_blueprint(settings: StageSettings) -> Blueprint:
-    """Reads the configuration files that a stage starts from.
-
-    Raises PenguinError if one is missing or belongs to another kind of model, or the model is too small for the stage's
-    budgets or its tokenizer.
-    """
+    """Reads the configuration files that a stage starts from; raises PenguinError if they do not fit the stage."""
     model = settings.model
     if model.new_language_model:
         blueprint = _new_decoder(model.new_language_model)

@@ -32,8 +32,7 @@ def build_model(
 ) -> StageModel:
     """Returns the stage's model with its weights; parts that are not trained are frozen.
 
-    Random parts depend on `engine.seed` alone, so every process makes the same ones. Raises CheckpointError if weights
-    are missing or do not fit.
+    Random parts depend on `engine.seed` alone, so every process makes the same ones.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.engine.seed)
@@ -72,16 +71,15 @@ def _assemble(settings: StageSettings, teacher_width: int | None, modules: _Modu
     model = StageModel(*modules, teacher_width, relation_over)
     if settings.lora:
         add_lora(model.language_model, settings.lora)
-    trained = settings.learning_rates.trained()
+    trained, engine = settings.learning_rates.trained(), settings.engine
+    # Frozen weights are rounded now if they are saved so; but shards need all weights in one type.
+    rounded = engine.precision == "bf16" and engine.save_dtype == "bfloat16" and engine.sharding == "none"
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)
-    if settings.engine.gradient_checkpointing:
+        if rounded and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if engine.gradient_checkpointing:
         model.checkpoint_activations()
-    engine = settings.engine
-    if engine.precision == "bf16" and engine.save_dtype == "bfloat16" and engine.sharding == "none":
-        for parameter in model.parameters():  # shards need all weights in one type
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
     return model.train()
 
 

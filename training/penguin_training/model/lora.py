@@ -28,11 +28,7 @@ def merge_lora(state: dict[str, Tensor], settings: Lora) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         if _BASE in name:
-            pattern = name.replace(_BASE, ".{}.")
-            a = state[pattern.format("lora_A.default")]
-            b = state[pattern.format("lora_B.default")]
-            change = (b.double() @ a.double()) * (settings.alpha / settings.rank)
-            tensor = (tensor.double() + change).to(torch.float32)
-            name = name.replace(_BASE, ".")
-        merged[name] = tensor
+            a, b = (state[name.replace(_BASE, f".lora_{matrix}.default.")].double() for matrix in "AB")
+            tensor = (tensor.double() + settings.alpha / settings.rank * (b @ a)).to(torch.float32)
+        merged[name.replace(_BASE, ".")] = tensor
     return merged

@@ -13,22 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-BETA = 0.001
-"""Where smooth L1 changes from a parabola to a line (released code)."""
+BETA = 0.001  # Where smooth L1 changes from a parabola to a line (released code)
 _ROWS_PER_PASS = 4096
 
 
-def cross_entropy_sum(hidden: Tensor, targets: Tensor, weights: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+def cross_entropy_sum(
+    hidden: Tensor,  # [K, D], the decoder's last hidden states at positions whose next token is learnt
+    targets: Tensor,  # int64 [K]
+    weights: Tensor,  # float32 [K]
+    head: Callable[[Tensor], Tensor],  # [rows, D] -> logits [rows, vocabulary]
+) -> Tensor:
     """Returns the weighted sum of the cross-entropy over the learnt positions; 0 if there are none.
 
     Logits are computed in passes, and recomputed for the gradient: with a large vocabulary they would otherwise be the
     largest tensor in memory.
-
-    Args:
-        hidden: [K, D], the decoder's last hidden states at positions whose next token is learnt.
-        targets: int64 [K].
-        weights: float32 [K].
-        head: [rows, D] -> logits [rows, vocabulary].
     """
 
     def rows_sum(states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -19,8 +19,7 @@ from penguin_training.model.losses import amplitude_loss, cross_entropy_sum, dir
 from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 RECONSTRUCTION = ("direction", "amplitude", "relation", "reading")
-ReadingLoss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of the student's features [V, S] and the teacher's [V, S]."""
+ReadingLoss = Callable[[Tensor, Tensor], Tensor]  # A loss of the student's features [V, S] and the teacher's [V, S]
 
 
 class StageModel(nn.Module):
@@ -61,15 +60,10 @@ class StageModel(nn.Module):
         return encoder_layers + list(self.language_model.model.layers)
 
     def forward(self, batch: Batch, teacher_features: Tensor | None = None) -> dict[str, Tensor]:
-        """Returns the losses of a micro-batch.
+        """Returns the losses of a micro-batch: `cross_entropy`, the weighted sum over the learnt positions.
 
-        Args:
-            batch: On the model's device.
-            teacher_features: [V, teacher's width] of the batch's frames; required with an adapter and real frames.
-
-        Returns:
-            `cross_entropy`, the weighted sum over the learnt positions; with an adapter also `direction`, `amplitude`,
-            `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames.
+        With an adapter, which needs the teacher's features [V, teacher's width] of real frames, also `direction`,
+        `amplitude`, `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames.
         """
         embeddings = self.language_model.get_input_embeddings()(batch.ids)
         losses: dict[str, Tensor] = {}

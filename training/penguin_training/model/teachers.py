@@ -27,7 +27,7 @@ _SIGLIP_FIELDS = (*_SIGLIP_SIZES, "num_channels", "patch_size", "hidden_act", "l
 
 
 class EncoderTeacher(nn.Module):
-    """A pretrained encoder: that of a larger Penguin-VL model, or VL3-SigLIP-NaViT, the paper's teacher."""
+    """The encoder of a Penguin-VL model: a larger one teaches a smaller one for a device."""
 
     reading = None
 
@@ -43,18 +43,15 @@ class EncoderTeacher(nn.Module):
         return self.encoder(patches, frames)  # type: ignore[no-any-return]
 
 
-class _Siglip(nn.Module):
-    """transformers' VideoLLaMA3 vision model, which merges as ours does, called like `PenguinEncoder`."""
+class SiglipTeacher(EncoderTeacher):
+    """VL3-SigLIP-NaViT, the paper's teacher: transformers' VideoLLaMA3 vision model, which merges as ours does."""
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.config = model, model.config
-
-    def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
+    @torch.no_grad()
+    def features(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
+        """Returns features [V, width], see `TinyTeacher.features`."""
         grids = torch.tensor([[1, *frame.grid] for frame in frames], device=patches.device)
         merges = torch.tensor([frame.merge_size for frame in frames], device=patches.device)
-        output = self.model(patches, grid_thw=grids, merge_sizes=merges)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        return self.encoder(patches, grid_thw=grids, merge_sizes=merges).last_hidden_state  # type: ignore[no-any-return]
 
 
 Teacher = TinyTeacher | EncoderTeacher
@@ -87,7 +84,7 @@ def _load_penguin(path: str, weights: bool) -> EncoderTeacher:
     return EncoderTeacher(model.vision_encoder)
 
 
-def _load_siglip(path: str, weights: bool) -> EncoderTeacher:
+def _load_siglip(path: str, weights: bool) -> SiglipTeacher:
     from transformers import VideoLlama3VisionModel
 
     folder = resolve_checkpoint(path, weights=weights)
@@ -96,14 +93,14 @@ def _load_siglip(path: str, weights: bool) -> EncoderTeacher:
         index_tensors(folder)  # reports missing and truncated files
     if not weights:
         with torch.device("meta"):
-            return EncoderTeacher(_Siglip(VideoLlama3VisionModel(config)))
+            return SiglipTeacher(VideoLlama3VisionModel(config))
     # The architecture is transformers'; code in the repository is never run.
     model, report = VideoLlama3VisionModel.from_pretrained(
         folder, config=config, dtype=torch.float32, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, the first is {missing[0]}")
-    return EncoderTeacher(_Siglip(model))
+    return SiglipTeacher(model)
 
 
 def _siglip_config(folder: Path) -> Any:

@@ -24,24 +24,17 @@ from penguin_models.errors import CheckpointError
 from penguin_models.images import patch_positions
 
 MODEL_TYPE = "penguin_tiny_teacher"
-EDGE_STEPS = 48
-"""Resolution of object edges: steps per side of the image."""
+EDGE_STEPS = 48  # Resolution of object edges: steps per side of the image
 PATCH_SIZE = 14
 _WEIGHTS = "model.safetensors"
 _STRIDE = 16
 _NORM_GROUPS = 8
-_EMPTY_WEIGHT = 0.25
-"""Weight in `reading` of a patch without an object, relative to one with an object."""
-_EDGE_WEIGHT = 0.5
-"""Weight in `reading` of the edges, relative to the words."""
+_EMPTY_WEIGHT = 0.25  # Weight in `reading` of a patch without an object, relative to one with an object
+_EDGE_WEIGHT = 0.5  # Weight in `reading` of the edges, relative to the words
 
 
 class TinyTeacher(nn.Module):
-    """Convolutions with classifiers of patches; as a teacher it returns the features before the classifiers.
-
-    The width of the features is a multiple of 8. `words` is the number of words that say what a patch shows, such as
-    colours and kinds; several can apply at once.
-    """
+    """Convolutions, and classifiers that tell which words (colours, kinds) describe a patch and where its object is."""
 
     patch_size = PATCH_SIZE
 

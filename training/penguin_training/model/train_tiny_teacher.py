@@ -19,10 +19,8 @@ from penguin_training.model.tiny_teacher import TinyTeacher
 from penguin_training.run.optimizers import rate_share
 from penguin_training.settings.stage import Schedule
 
-_MUON_FACTOR = 6.0
-"""Learning rate of Muon relative to that of AdamW."""
-_EDGE_WEIGHT = 0.2
-"""Weight of the edges relative to the words: with equal weights, words are learnt half as fast."""
+_MUON_FACTOR = 6.0  # Learning rate of Muon relative to that of AdamW
+_EDGE_WEIGHT = 0.2  # Weight of the edges relative to the words: with equal weights, words are learnt half as fast
 _Batch = tuple[list[PatchedImage], Tensor, Tensor]
 
 

@@ -1,5 +1,4 @@
 """Running a stage: `build_run` (build_run.py) makes a `Run` of settings, `train` (loop.py) takes it to its end.
 
-step.py is one optimiser step; saved_state.py is what a run resumes from, checkpoint.py the model for use; dry_run.py
-checks a stage without its weights.
+saved_state.py is what a run resumes from, checkpoint.py the model for use; dry_run.py checks a stage without weights.
 """

@@ -75,7 +75,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
     blueprint = make_blueprint(settings)
     data = open_data(settings, blueprint)
     steps = data.steps
-    fingerprint = resume_fingerprint(settings, data.digests(), world)
+    fingerprint = resume_fingerprint(settings, data.digests, world)
     if state:
         check_fingerprint(state, fingerprint)
     teacher, width, reading = None, None, None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penguin_models.errors import DataError
@@ -20,7 +20,7 @@ from penguin_training.data.indexed import IndexedData
 from penguin_training.data.open_data import open_data
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model
-from penguin_training.model.stage_model import part_of
+from penguin_training.model.stage_model import StageModel, part_of
 from penguin_training.model.teachers import Teacher, load_teacher
 from penguin_training.run.checks import check_settings
 from penguin_training.run.optimizers import uses_muon
@@ -90,7 +90,7 @@ def dry_run(settings: StageSettings) -> DryRunReport:
         steps=data.steps,
         micro_batches_per_epoch=data.micro_batches_per_epoch,
         filled=data.plan.fill() if isinstance(data, IndexedData) else None,
-        unusable=len(data.unusable()) + len(batch.unusable),
+        unusable=len(data.unusable) + len(batch.unusable),
         shapes={
             "tokens": list(batch.ids.shape),
             "samples": batch.samples,
@@ -128,7 +128,7 @@ def _measure(
     return dict(counts[True]), dict(counts[False]), {name: size for name, size in memory.items() if size}
 
 
-def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | None, batch: Batch) -> int:
+def _activation_bytes(model: StageModel, settings: StageSettings, width: int | None, batch: Batch) -> int:
     """Adds up what autograd stores in a forward pass of fake tensors, besides the weights of a model on meta."""
     stored: dict[int, Tensor] = {}  # alive, or storage addresses would be reused
 
@@ -137,7 +137,8 @@ def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | No
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.device("cpu"):
-        _make_fake(model)
+        model.to_empty(device="cpu")
+        model.language_model.tie_weights()
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         fake_batch = replace(batch, **{name: fake.from_tensor(value) for name, value in batch.tensors.items()})  # type: ignore[arg-type]
         features = None if width is None else torch.zeros(sum(batch.frame_tokens), width)
@@ -147,19 +148,6 @@ def _activation_bytes(model: nn.Module, settings: StageSettings, width: int | No
         ):
             model(fake_batch, features)
     return sum(t.untyped_storage().nbytes() for address, t in stored.items() if address not in weights)
-
-
-def _make_fake(model: nn.Module) -> None:
-    """Replaces tensors on the meta device by fake tensors on the CPU; call under FakeTensorMode."""
-    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
-    for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                fake = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
-                module._parameters[name] = made.setdefault(id(p), fake)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _format_count(number: int) -> str:

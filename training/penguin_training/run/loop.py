@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from penguin_models.errors import TrainingError
+from penguin_training.data.batch import Batch
+from penguin_training.data.open_data import check_unusable
+from penguin_training.model.stage_model import RECONSTRUCTION
 from penguin_training.run.build_run import Run
 from penguin_training.run.checkpoint import gather_weights, write_checkpoint
-from penguin_training.run.saved_state import begin_state, end_state, partial_folder, save_trainer
-from penguin_training.run.step import training_step
+from penguin_training.run.optimizers import rate_share
+from penguin_training.run.parallel import clip_gradients
+from penguin_training.run.saved_state import begin_state, end_state, save_trainer
+
+_Value = TypeVar("_Value", Tensor, float)
 
 
 def train(run: Run, stop_at: int | None = None) -> None:
@@ -23,7 +34,7 @@ def train(run: Run, stop_at: int | None = None) -> None:
         raise TrainingError(f"the run is at step {progress.step} and cannot stop at {stop_at}; give a later step")
     tracking.start(settings.name, vars(settings), progress.step)
     if run.accelerator.is_main_process and not progress.step:
-        tracking.unusable(0, run.data.unusable())
+        tracking.unusable(0, run.data.unusable)
     run.accelerator.wait_for_everyone()
     try:
         _run_steps(run, run.steps if stop_at is None else min(stop_at, run.steps))
@@ -38,7 +49,7 @@ def _run_steps(run: Run, end: int) -> None:
     since, metrics = time.perf_counter(), list[dict[str, float]]()
     run.model.train()
     while progress.step < end:
-        metrics.append(training_step(run))
+        metrics.append(_training_step(run))
         progress.step += 1
         run.tracking.advance(progress.step)
         if progress.step % engine.log_every == 0 or progress.step == end:
@@ -52,14 +63,15 @@ def _run_steps(run: Run, end: int) -> None:
 def save_state(run: Run) -> None:
     """Writes a state that a run can be resumed from, with a checkpoint for use."""
     main = run.accelerator.is_main_process
-    folder = partial_folder(run.output, run.progress.step)
+    name = f"step-{run.progress.step:08d}"
+    folder = run.output / "checkpoints" / f".{name}.partial"
     if main:
         begin_state(folder, run.fingerprint)
     run.accelerator.wait_for_everyone()
     save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
     _save_checkpoint(run, folder)
     if main:
-        end_state(folder, run.settings.engine.keep)
+        end_state(folder, folder.with_name(name), run.settings.engine.keep)
     run.accelerator.wait_for_everyone()
 
 
@@ -78,3 +90,85 @@ def _mean(steps: Sequence[dict[str, float]], seconds: float) -> dict[str, float]
     for name in ("read", "unusable", "label_tokens", "label_weight", "with_frames"):
         means[name] *= len(steps)
     return means
+
+
+def _training_step(run: Run) -> dict[str, float]:
+    """Takes one optimiser step; returns its metrics over all processes."""
+    settings, accelerator = run.settings, run.accelerator
+    batches = [next(run.batches) for _ in range(settings.budgets.micro_batches // accelerator.num_processes)]
+    counts = _count(run, batches)
+    share = rate_share(run.progress.step, run.steps, settings.schedule)
+    decay_epochs = settings.reconstruction.decay_epochs if settings.reconstruction else 0.0
+    weight = max(0.0, decay_epochs - run.epoch)  # released code: 3 - epoch
+    sums: dict[str, Tensor] = {}
+    for batch in batches:
+        # Replicas exchange gradients only after the last micro-batch; shards always do, to stay small.
+        with nullcontext() if batch is batches[-1] else accelerator.no_sync(run.model):
+            losses = _forward(run, batch)
+            # Replicas and shards average gradients over processes, but the objective is a sum over processes.
+            accelerator.backward(accelerator.num_processes * _objective(run, losses, counts, weight))
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() * (name == "cross_entropy" or batch.real_frames)
+    norm = clip_gradients(run.model, settings.optimizer.clip)
+    run.optimizers.step(share)
+    return _metrics(run, sums, counts, weight) | {"gradient_norm": norm, "rate_share": share}
+
+
+def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
+    batch = batch.to(run.accelerator.device)
+    features = None
+    if run.teacher is not None and batch.real_frames:
+        features = run.teacher.features(batch.patches, batch.frames)
+    return run.model(batch, features)  # type: ignore[no-any-return]
+
+
+def _count(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
+    """Counts what a step holds over all processes; stops the run if too much of the data cannot be used."""
+    own = {
+        "label_tokens": sum(len(batch.targets) for batch in batches),
+        "label_weight": sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
+        "tokens": sum(batch.size for batch in batches),
+        "patches": sum(len(batch.patches) for batch in batches),
+        "read": sum(batch.samples + len(batch.unusable) for batch in batches),
+        "unusable": sum(len(batch.unusable) for batch in batches),
+        "with_frames": sum(batch.real_frames for batch in batches),
+    }
+    totals = torch.tensor([*own.values()], dtype=torch.float64, device=run.accelerator.device)
+    counts = dict(zip(own, run.accelerator.reduce(totals).tolist(), strict=True))
+    unusable = [entry for batch in batches for entry in batch.unusable]
+    run.tracking.unusable(run.progress.step, unusable)
+    run.progress.read += int(counts["read"])
+    run.progress.unusable += int(counts["unusable"])
+    example = unusable[0] if unusable else ("one", "see unusable.jsonl")
+    check_unusable(run.progress.unusable, run.progress.read, run.settings.data.max_bad_share, example)
+    return counts
+
+
+def _objective(run: Run, losses: Mapping[str, _Value], counts: Mapping[str, float], weight: float) -> _Value:
+    """Returns what losses of a micro-batch, or their sums over a step, contribute to the loss of the step.
+
+    cross-entropy / label_weight + weight * (direction + amplitude + relation) / label_tokens, with the counts of the
+    whole step (released code, where all tokens weigh 1); or the mean of the reconstruction over the micro-batches.
+    """
+    total = losses["cross_entropy"] / (counts["label_weight"] or 1.0)
+    settings = run.settings.reconstruction
+    if settings is not None:
+        by_label = settings.divided_by == "label_tokens"
+        divisor = max(1.0, counts["label_tokens"]) if by_label else float(run.settings.budgets.micro_batches)
+        factors = (getattr(settings, name) * losses[name] for name in RECONSTRUCTION if name in losses)
+        total = total + weight / divisor * sum(factors)
+    return total
+
+
+def _metrics(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, float], weight: float) -> dict[str, float]:
+    """Returns the loss of a step, each part of it, and the counts."""
+    reduced = run.accelerator.reduce(torch.stack([value.float() for value in sums.values()])).tolist()
+    totals: dict[str, float] = dict(zip(sums, reduced, strict=True))
+    metrics = {"loss": _objective(run, totals, counts, weight)}
+    metrics["cross_entropy"] = totals["cross_entropy"] / (counts["label_weight"] or 1.0)
+    if run.settings.reconstruction is not None:
+        found = [name for name in RECONSTRUCTION if name in totals]
+        metrics |= {name: totals[name] / max(1.0, counts["with_frames"]) for name in found}
+        metrics["reconstruction_weight"] = weight
+    filled = counts["tokens"] / (run.settings.budgets.tokens * run.settings.budgets.micro_batches)
+    return {**metrics, "epoch": run.epoch, "filled": filled, **counts}

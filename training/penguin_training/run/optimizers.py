@@ -13,10 +13,7 @@ from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
 
 
 class Optimizers:
-    """AdamW, and with `optimizer.kind: muon` also Muon, over the parts that are trained.
-
-    Vectors (norms, biases) are in groups of their own, without weight decay.
-    """
+    """AdamW, and with `optimizer.kind: muon` also Muon, over the trained parts; vectors (norms, biases) never decay."""
 
     def __init__(self, model: nn.Module, settings: StageSettings):
         """Sorts the trained parameters of a `StageModel`, possibly sharded, into groups."""

@@ -87,24 +87,18 @@ def find_states(output: Path) -> list[Path]:
     return sorted(path for path in (output / "checkpoints").glob("step-*") if (path / _TRAINER).is_dir())
 
 
-def partial_folder(output: Path, step: int) -> Path:
-    """Returns the folder in which the state of a step is written until it is complete."""
-    return output / "checkpoints" / f".step-{step:08d}.partial"
-
-
 def begin_state(folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Creates a partial folder; called by the first process only."""
+    """Creates the folder in which a state is written until it is complete; called by the first process only."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / _TRAINER).mkdir(parents=True)
     (folder / _TRAINER / _FINGERPRINT).write_text(json.dumps(fingerprint, indent=1) + "\n", encoding="utf-8")
 
 
-def end_state(folder: Path, keep: int) -> None:
-    """Renames a complete partial folder, and removes the oldest states beyond `keep`; first process only."""
-    final = folder.with_name(folder.name.removeprefix(".").removesuffix(".partial"))
+def end_state(folder: Path, final: Path, keep: int) -> None:
+    """Renames the folder of a complete state, and removes the oldest states beyond `keep`; first process only."""
     shutil.rmtree(final, ignore_errors=True)
     folder.replace(final)
-    for stale in find_states(folder.parents[1])[:-keep]:
+    for stale in find_states(final.parents[1])[:-keep]:
         shutil.rmtree(stale)
 
 

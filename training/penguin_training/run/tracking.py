@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-_SHOWN_UNUSABLE = 5
-"""Unusable samples that are printed; all of them are in unusable.jsonl."""
+_SHOWN_UNUSABLE = 5  # Unusable samples that are printed; all of them are in unusable.jsonl
 
 
 class Tracking:
     """Writes the metrics of a run; only the first process writes more than unusable samples."""
 
     def __init__(self, accelerator: Accelerator, output: Path, steps: int, console: Console):
-        self._accelerator = accelerator
+        self._accelerator, self._output, self._console, self._steps = accelerator, output, console, steps
         self._main = accelerator.is_main_process
-        self._output = output
-        self._console = console
-        self._steps = steps
         self._shown = 0
-        self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[metrics]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (self._main and console.is_terminal),
-        )
-        self._task = self._progress.add_task("", total=steps, metrics="")
+        self._progress = Progress(console=console, disable=not (self._main and console.is_terminal))
+        self._task = self._progress.add_task("", total=steps)
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
         """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
@@ -51,10 +39,10 @@ class Tracking:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
         self._accelerator.log(dict(metrics), step=step)
-        line = _summary(metrics)
-        self._progress.update(self._task, metrics=line)
+        line = f"step {step}/{self._steps} {_summary(metrics)}"
+        self._progress.update(self._task, description=line)
         if not self._console.is_terminal:
-            self._console.out(f"step {step}/{self._steps} {line}")
+            self._console.out(line)
 
     def advance(self, step: int) -> None:
         """Moves the progress line."""
@@ -82,15 +70,9 @@ class Tracking:
             path = self._output / name
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                path.write_text("".join(line for line in lines if step and _step_of(line) <= step), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    """Returns the step of a line of metrics; infinity if the line was cut short when the run was stopped."""
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
+                whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut short
+                kept = [line for line in whole if step and json.loads(line)["step"] <= step]
+                path.write_text("".join(kept), encoding="utf-8")
 
 
 def _summary(metrics: Mapping[str, float]) -> str:

@@ -110,9 +110,7 @@ class Engine:
     keep: PositiveInt = 2  # Number of saved states that are kept
     save_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"  # Type of the weights in checkpoints
     # Where metrics go besides metrics.jsonl
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"])
-    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True, config=CONFIG)

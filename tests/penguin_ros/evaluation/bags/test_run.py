@@ -237,8 +237,8 @@ def test_an_unreadable_bag_does_not_affect_the_others(run, two, asked):
     results = run()
     assert [bag.failed is None for bag in results.bags] == [False, True]
     assert "kitchen" in results.bags[0].failed
-    kept = {key: value for key, value in verdicts(before).items() if key[0].startswith("hall")}
-    assert verdicts(results) == kept
+    hall = {key: value for key, value in verdicts(before).items() if key[0].startswith("hall")}
+    assert verdicts(results) == hall
 
 
 def test_a_bag_that_becomes_unreadable_keeps_its_answers(run, scripted, two, asked):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from penguin_models.errors import TabletopError
 from penguin_models.types import Size
+from penguin_tabletop.bullet import load_pybullet
 from penguin_tabletop.render.picture import NOTHING, SceneRenderer
 from penguin_tabletop.scene.planning import plan_scene
 from penguin_tabletop.seeds import Split, seeded_random
@@ -106,6 +107,16 @@ def test_shadows_darken_the_table(make, renderer):
 def test_sizes_out_of_range_are_refused(size):
     with pytest.raises(TabletopError, match=f"{size.width}x{size.height} must be between 56 and 1080"):
         SceneRenderer(size)
+
+
+def test_the_simulation_of_a_renderer_ends_with_it(make):
+    bullet = load_pybullet()
+    before = [bullet.isConnected(number) for number in range(20)]
+    made = SceneRenderer(make.size)
+    made.render(make.scene(make.thing(0)))
+    assert [bullet.isConnected(number) for number in range(20)] != before
+    del made
+    assert [bullet.isConnected(number) for number in range(20)] == before
 
 
 def test_a_wide_image_shows_all_planned_objects(make):
