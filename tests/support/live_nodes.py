@@ -246,9 +246,23 @@ def image():
     return make
 
 
+@pytest.fixture
+def shared_node(robot, idle_node):
+    """Returns an active node that receives no images, shared by the tests whose requests do not change it."""
+    from penguin_vl.msg import Answer
+    from penguin_vl.srv import Ask
+
+    def is_active():
+        answer = robot.call(Ask, f"{idle_node.name}/ask", Ask.Request(question="What?")).answer
+        return answer.error_code != Answer.ERROR_NOT_LOADED
+
+    robot.wait(is_active)
+    return idle_node
+
+
 @pytest.fixture(scope="session")
-def shared_node(domain, tmp_path_factory):
-    """Returns a node that receives no images, shared by the tests whose requests do not change it."""
+def idle_node(domain, tmp_path_factory):
+    """Returns the process of `shared_node`, which may still be loading its model."""
     node = NodeProcess(tmp_path_factory.mktemp("shared") / "log", "/shared", {}, {"model": "x", "autostart": True})
     yield node
     assert node.stop() == 0, node.log
