@@ -57,7 +57,7 @@ def caption_message(outcome: Outcome, age_s: float) -> msg.GroundedCaption:
         text=answer.grounding.text,
         objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
         time_ranges=time_ranges,
-        key_frame=frame.kind == FrameKind.KEY,
+        keyframe=frame.kind == FrameKind.KEY,
         visual_tokens=answer.visual_tokens,
         generated_tokens=answer.generated_tokens,
         frame_age_s=age_s,
@@ -116,7 +116,7 @@ def memory_message(camera_state: CameraState) -> msg.MemoryState:
         frames_late=counters.late + camera_state.mailbox.late,
         frames_evicted=counters.evicted,
         frames_resized=counters.resized,
-        key_frames=counters.key_frames,
+        keyframes=counters.keyframes,
         compactions=counters.compactions,
         clears=counters.clears,
     )

@@ -20,7 +20,7 @@ uint32 image_height_px
 string text
 GroundedObject[] objects
 TimeRange[] time_ranges
-bool key_frame
+bool keyframe
 uint32 visual_tokens
 uint32 generated_tokens
 float32 frame_age_s

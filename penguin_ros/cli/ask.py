@@ -199,7 +199,7 @@ def _print_grounding(answer: Answer) -> None:
     if result["malformed_boxes"]:
         stdout.out(f"  {result['malformed_boxes']} boxes could not be read")
     tokens, seconds = result["tokens"], result["seconds"]
-    frames = f"{result['frames']} frames ({result['key_frames']} key)"
+    frames = f"{result['frames']} frames ({result['keyframes']} key)"
     stdout.out(
         f"{frames}, {tokens['visual']} visual + {tokens['prompt'] - tokens['visual']} text tokens in, "
         f"{tokens['generated']} out ({result['ended_by']}); "

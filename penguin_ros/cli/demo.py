@@ -123,7 +123,7 @@ class _Demo:
         return answers
 
     def _show_caption(self, caption: Any, truth: Any) -> None:
-        kind = "keyframe" if caption.key_frame else "frame"
+        kind = "keyframe" if caption.keyframe else "frame"
         self._say(f"[{kind} {caption.header.stamp.sec}.{caption.header.stamp.nanosec // 10**8}] {caption.text}")
         self._say(f"  model: {_boxes(caption.objects)}")
         if truth is not None:
@@ -157,7 +157,7 @@ class _Demo:
         return {
             "model": str(self._model),
             "frames_in": int(values["images"]),
-            "key_frames": int(values["keyframes"]),
+            "keyframes": int(values["keyframes"]),
             "tokens_held": int(values["memory [tokens]"]),
             "token_budget": int(values["memory budget [tokens]"]),
             "captions": len(client.captions),
@@ -176,7 +176,7 @@ def _boxes(objects: Any) -> str:
 
 def _table(result: dict[str, Any]) -> Table:
     table = Table("what", "measured")
-    for title, key in (("frames in", "frames_in"), ("keyframes", "key_frames"), ("captions", "captions")):
+    for title, key in (("frames in", "frames_in"), ("keyframes", "keyframes"), ("captions", "captions")):
         table.add_row(title, str(result[key]))
     table.add_row("tokens held", f"{result['tokens_held']} of {result['token_budget']}")
     times = {"captions": result["caption_seconds"]}

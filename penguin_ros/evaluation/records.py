@@ -167,7 +167,7 @@ def answer_fields(answer: Answer | PenguinError, start_ns: int) -> dict[str, Any
         "malformed": grounding.malformed,
         "ended_by": answer.ended_by,
         "frames": answer.frames,
-        "keyframes": answer.key_frames,
+        "keyframes": answer.keyframes,
         "visual_tokens": answer.visual_tokens,
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": answer.generated_tokens,

@@ -104,7 +104,7 @@ def _camera_status(name: str, camera: Camera, camera_state: CameraState, timeout
         "memory [tokens]": memory.tokens,
         "memory budget [tokens]": memory.config.token_budget,
         "frames held": len(memory.frames),
-        "keyframes": counters.key_frames,
+        "keyframes": counters.keyframes,
         "compactions": counters.compactions,
         "clears": counters.clears,
         "captions": camera_state.captions,

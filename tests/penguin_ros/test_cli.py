@@ -61,11 +61,11 @@ def test_executable_answers_about_an_image(asking, tabletop, tmp_path):
     assert schema(answer) == {
         **dict.fromkeys(("answer", "raw", "ended_by"), "str"),
         **dict.fromkeys(("objects", "time_ranges"), "list"),
-        **dict.fromkeys(("malformed_boxes", "frames", "key_frames"), "int"),
+        **dict.fromkeys(("malformed_boxes", "frames", "keyframes"), "int"),
         "tokens": dict.fromkeys(("visual", "prompt", "generated"), "int"),
         "seconds": dict.fromkeys(("read", "encode", "prefill", "decode"), "float"),
     }
-    assert (answer["frames"], answer["key_frames"], answer["ended_by"]) == (1, 1, "length")
+    assert (answer["frames"], answer["keyframes"], answer["ended_by"]) == (1, 1, "length")
     assert answer["tokens"]["generated"] == 4
     assert 24 <= answer["tokens"]["visual"] <= 64 < answer["tokens"]["prompt"]
 
@@ -132,7 +132,7 @@ def test_several_images_share_the_budget(cli, asking, reference, budget):
     images = [reference / "media" / f"{name}.png" for name in ("tabletop", "portrait", "manifest")]
     options = [argument for image in images for argument in ("--image", image)]
     answer = cli(*asking, "--max-tokens", budget, "--json", *options).json
-    assert (answer["frames"], answer["key_frames"]) == (3, 3)
+    assert (answer["frames"], answer["keyframes"]) == (3, 3)
     assert 72 <= answer["tokens"]["visual"] <= budget
 
 
@@ -145,13 +145,13 @@ def test_a_question_without_pictures(cli, asking):
 def test_a_video(cli, asking, fps, max_frames, frames):
     options = ("--fps", fps, "--max-frames", max_frames, "--max-tokens", 400)
     answer = cli(*asking, "--video", CLIP, *options, "--json").json
-    assert answer["frames"] == frames and 1 <= answer["key_frames"] <= frames
+    assert answer["frames"] == frames and 1 <= answer["keyframes"] <= frames
     assert 24 * frames <= answer["tokens"]["visual"] <= 400
 
 
 def test_a_video_shorter_than_a_sample_shows_one_frame(cli, asking, tmp_path):
     answer = cli(*asking, "--video", write_video(tmp_path / "short.mp4", frames=5), "--json").json
-    assert (answer["frames"], answer["key_frames"]) == (1, 1)
+    assert (answer["frames"], answer["keyframes"]) == (1, 1)
 
 
 def test_a_bag_with_a_choice_of_topics(cli, asking, bags, picture):

@@ -21,7 +21,7 @@ _GRACE_S = 1.0
 
 
 @dataclass(frozen=True)
-class LabelledClip:
+class AnnotatedClip:
     """A clip and the times at which something happens in it."""
 
     frames: Iterable[Frame]
@@ -29,12 +29,12 @@ class LabelledClip:
     seconds: float  # length of the clip
 
 
-def drawn_clips(count: int = 8, seconds: float = 60.0) -> Iterator[LabelledClip]:
+def drawn_clips(count: int = 8, seconds: float = 60.0) -> Iterator[AnnotatedClip]:
     """Yields `count` drawn clips with events, each followed by a calm one: only noise, flicker and slow light."""
     for seed in range(count):
         for calm in (False, True):
             clip = EventClip(1000 * calm + seed, seconds, calm=calm)
-            yield LabelledClip(clip, clip.events, seconds)
+            yield AnnotatedClip(clip, clip.events, seconds)
 
 
 def policy_speed(policy: KeyframePolicy, size: Size = FULL_HD, seconds: float = 10.0) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def policy_speed(policy: KeyframePolicy, size: Size = FULL_HD, seconds: float = 
     }
 
 
-def policy_recall(make: Callable[[], KeyframePolicy], clips: Iterable[LabelledClip]) -> dict[str, Any]:
+def policy_recall(make: Callable[[], KeyframePolicy], clips: Iterable[AnnotatedClip]) -> dict[str, Any]:
     """Returns the share of events that a policy notices, and its rate of false keyframes.
 
     An event is noticed if a keyframe falls between its start and 1 s after its end. Every other keyframe is false,

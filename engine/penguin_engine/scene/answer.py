@@ -23,7 +23,7 @@ class Answer:
         start_ns: Stamp of the first frame in the prompt; times in the answer count from it. 0 for files.
         ended_by: "end" (end token), "stop" (stop string), "length" or "cancelled".
         frames: Number of images or sampled frames in the prompt.
-        key_frames: Number of those that are keyframes.
+        keyframes: Number of those that are keyframes.
         visual_tokens: Number of visual tokens in the prompt.
         prompt_tokens: Number of all tokens in the prompt.
         generated_tokens: Number of tokens in the answer.
@@ -37,7 +37,7 @@ class Answer:
     start_ns: int = 0
     ended_by: str = ""
     frames: int = 0
-    key_frames: int = 0
+    keyframes: int = 0
     visual_tokens: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -67,7 +67,7 @@ class Answer:
             "malformed_boxes": self.grounding.malformed,
             "ended_by": self.ended_by,
             "frames": self.frames,
-            "key_frames": self.key_frames,
+            "keyframes": self.keyframes,
             "tokens": {
                 "visual": self.visual_tokens,
                 "prompt": self.prompt_tokens,

@@ -122,7 +122,7 @@ class MemoryCounters:
         late: Frames dropped because they were older than the newest one.
         resized: Times a frame shrank.
         evicted: Frames evicted to make room.
-        key_frames: Frames labelled as keyframes.
+        keyframes: Frames labelled as keyframes.
         compactions: Times room was made.
         clears: Times the memory was cleared.
         patches_arrived: Patches of all frames at their arrival.
@@ -135,7 +135,7 @@ class MemoryCounters:
     late: int = 0
     resized: int = 0
     evicted: int = 0
-    key_frames: int = 0
+    keyframes: int = 0
     compactions: int = 0
     clears: int = 0
     patches_arrived: int = 0
@@ -320,7 +320,7 @@ class FrameMemory:
         self.counters.patches_encoded += patches
         self.counters.tokens_arrived += held.tokens
         self.counters.tokens_prefilled += held.tokens
-        self.counters.key_frames += held.kind == FrameKind.KEY
+        self.counters.keyframes += held.kind == FrameKind.KEY
 
     def _at_scale_level(self, size: Size, scale_level: int) -> Size:
         """Returns the size at a scale level: the area halved that many times, down to the allocation rule's floor."""

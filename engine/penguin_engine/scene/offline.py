@@ -166,7 +166,7 @@ def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocat
     return Answer(
         image_size=visuals[-1].source_size if visuals else None,
         frames=len(kinds),
-        key_frames=kinds.count(FrameKind.KEY),
+        keyframes=kinds.count(FrameKind.KEY),
         visual_tokens=visual_tokens,
         prompt_tokens=visual_tokens + sum(map(len, prompt)),
     )

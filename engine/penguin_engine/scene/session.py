@@ -49,7 +49,7 @@ def new_answer(frames: Sequence[HeldFrame]) -> Answer:
     return Answer(
         image_size=frames[-1].source_size,
         frames=len(frames),
-        key_frames=sum(frame.kind == FrameKind.KEY for frame in frames),
+        keyframes=sum(frame.kind == FrameKind.KEY for frame in frames),
         visual_tokens=sum(frame.tokens for frame in frames),
     )
 

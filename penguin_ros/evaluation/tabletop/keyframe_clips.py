@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penguin_engine.bench.keyframe_policies import LabelledClip
+from penguin_engine.bench.keyframe_policies import AnnotatedClip
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame, Size
 from penguin_tabletop.clips.timeline import TabletopClip
@@ -18,7 +18,7 @@ _FPS = 5.0
 _EVENT_COLOUR, _KEYFRAME_COLOUR = "#ffcd78", "#1e5ac8"
 
 
-def rendered_clips(count: int) -> Iterator[LabelledClip]:
+def rendered_clips(count: int) -> Iterator[AnnotatedClip]:
     """Yields clips of the test split with events, each followed by a calm one: only noise, flicker and slow light.
 
     Raises TabletopError if PyBullet is not installed.
@@ -26,7 +26,7 @@ def rendered_clips(count: int) -> Iterator[LabelledClip]:
     for number in range(count):
         for calm in (False, True):
             clip = TabletopClip(Split.TEST.seed(number, base=1 + calm), _SIZE, _FPS, calm=calm)
-            yield LabelledClip(_render(clip), [(event.start_s, event.end_s) for event in clip.events], clip.seconds)
+            yield AnnotatedClip(_render(clip), [(event.start_s, event.end_s) for event in clip.events], clip.seconds)
 
 
 def _render(clip: TabletopClip) -> Iterator[Frame]:

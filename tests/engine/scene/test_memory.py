@@ -256,7 +256,7 @@ def test_the_counters_of_a_small_stream():
     (*_, (memory, _, first_changed)) = run(MemoryConfig(token_budget=820, patch_size=1), stream)
     assert [f.tokens for f in memory.frames] == [391, 24, 391] and first_changed == 1
     assert asdict(memory.counters) == {
-        "received": 3, "late": 0, "resized": 1, "evicted": 0, "key_frames": 1, "compactions": 1, "clears": 0,
+        "received": 3, "late": 0, "resized": 1, "evicted": 0, "keyframes": 1, "compactions": 1, "clears": 0,
         "patches_arrived": 3 * 391 * 4, "patches_encoded": 3 * 391 * 4 + 24 * 4,
         "tokens_arrived": 3 * 391, "tokens_prefilled": 3 * 391 + 24,
     }  # fmt: skip

@@ -41,7 +41,7 @@ def test_an_answer_reports_its_costs(runtime, processor, clip, picture):
         runtime, processor, "What?", images=[picture(60, 80)], clip=clip, policy=ReferencePolicy(),
         max_tokens=200, sampling=FEW, hooks=AnswerHooks(on_text=lambda piece, tokens: pieces.append(piece)),
     )  # fmt: skip
-    assert answer.frames == 7 and 1 < answer.key_frames <= 7
+    assert answer.frames == 7 and 1 < answer.keyframes <= 7
     assert 0 < answer.visual_tokens <= 200 < answer.prompt_tokens + 200
     assert "".join(pieces) == answer.raw
     assert answer.generated_tokens == 4 and answer.ended_by == "length"

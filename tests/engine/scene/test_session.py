@@ -138,7 +138,7 @@ def test_answers_equal_offline_answers_until_the_memory_is_full(runtime, process
     )
     online = ask_session(session, processor, "What moved?")
     assert online.raw == offline.raw != ""
-    assert (online.frames, online.key_frames) == (6, 2)
+    assert (online.frames, online.keyframes) == (6, 2)
     assert (online.visual_tokens, online.prompt_tokens) == (offline.visual_tokens, offline.prompt_tokens)
     assert online.image_size == Size(120, 160)
 

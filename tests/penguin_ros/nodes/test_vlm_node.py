@@ -26,7 +26,7 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     stamp = caption.header.stamp
     assert (caption.header.frame_id, stamp.sec, stamp.nanosec) == ("left_eye", 12, 5 * 10**8)
     assert (caption.camera, caption.image_width_px, caption.image_height_px) == (node.topic, 84, 56)
-    assert caption.text == "A red cube. During the period 0.50 - 1.00 seconds." and caption.key_frame
+    assert caption.text == "A red cube. During the period 0.50 - 1.00 seconds." and caption.keyframe
     assert caption.visual_tokens == 6 and caption.generated_tokens > 5 and caption.total_s >= caption.first_token_s > 0
     (cube,) = caption.objects
     assert (cube.label, cube.x_min_px, cube.y_max_px) == ("red cube", pytest.approx(8.4), pytest.approx(22.4))
@@ -39,7 +39,7 @@ def test_a_caption_has_the_header_of_its_frame_and_boxes_in_its_pixels(robot, st
     assert overlay.format == "jpeg" and Picture.open(io.BytesIO(bytes(overlay.data))).size == (84, 112)
     state = robot.wait(lambda: [m for m in memory if m.header.stamp.sec == 14])[0]
     assert [(f.width_px, f.height_px, f.tokens) for f in state.frames][-1] == (84, 112, 12)
-    assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.key_frames == 2
+    assert state.tokens == sum(f.tokens for f in state.frames) <= state.token_budget and state.keyframes == 2
 
 
 def test_detections_equal_the_objects_of_the_caption(robot, start_node, image):

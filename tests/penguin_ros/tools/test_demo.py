@@ -26,7 +26,7 @@ def test_the_demo_replays_a_bag_and_asks_the_node(domain, tmp_path, checkpoint):
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     # Lost sensor data is not resent, so a busy machine may lose some of the 24 images.
-    assert 20 <= report["frames_in"] <= 24 and report["key_frames"] >= 3 and report["scores"] == {}
+    assert 20 <= report["frames_in"] <= 24 and report["keyframes"] >= 3 and report["scores"] == {}
     assert 0 < report["tokens_held"] <= report["token_budget"] == 512
     assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
     assert [answer["by"] for answer in report["answers"]] == ["service", "action"]

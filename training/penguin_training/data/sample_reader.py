@@ -118,7 +118,7 @@ class SampleReader:
     def _inspect(self, reference: MediaReference) -> MediaInfo:
         if not reference.is_clip:
             return MediaInfo(Visual(_image_size(reference)))
-        policy = POLICIES[self.data.key_frames]()
+        policy = POLICIES[self.data.keyframe_policy]()
         kinds, times, size = [], [], None
         for time_s, rgb in self._clip(reference):
             frame = Frame(rgb, round(time_s * 1e9))

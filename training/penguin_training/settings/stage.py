@@ -96,7 +96,7 @@ class Lora:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Engine:
+class EngineSettings:
     """How training is computed, and what is written."""
 
     # Of the computation; trained weights, gradients and optimiser states are always float32
@@ -128,7 +128,7 @@ class StageSettings:
     optimizer: Optimizer = Field(default_factory=Optimizer)
     reconstruction: Reconstruction | None = None  # The losses against a teacher; null for none
     lora: Lora | None = None  # Low-rank training of the decoder; null for none
-    engine: Engine = Field(default_factory=Engine)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
 
     def __post_init__(self) -> None:
         self._check_kind()

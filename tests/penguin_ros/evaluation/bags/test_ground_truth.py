@@ -88,7 +88,7 @@ def test_captions_become_boxes(bags):
         text="A red cube.",
         objects=[item],
         time_ranges=[],
-        key_frame=True,
+        keyframe=True,
         **numbers,
         **seconds,
     )
