@@ -22,27 +22,16 @@ from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
 
 @dataclass(frozen=True)
 class Setting:
-    """One parameter.
+    """One parameter."""
 
-    Attributes:
-        name: Name of the ROS parameter.
-        default: Default value; its type is the parameter's type.
-        description: Meaning, with the unit.
-        low: Minimum; None for no limit.
-        high: Maximum; None for no limit.
-        choices: Accepted values; empty for any.
-        live: Whether it may change while the node is configured; otherwise only while it is unconfigured.
-        read_only: Whether it can be set only when the node starts.
-    """
-
-    name: str
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = True
-    read_only: bool = False
+    name: str  # name of the ROS parameter
+    default: Any  # default value; its type is the parameter's type
+    description: str  # meaning, with the unit
+    low: float | None = None  # minimum; None for no limit
+    high: float | None = None  # maximum; None for no limit
+    choices: tuple[str, ...] = ()  # accepted values; empty for any
+    live: bool = True  # whether it may change while the node is configured; otherwise only while it is unconfigured
+    read_only: bool = False  # whether it can be set only when the node starts
 
 
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()

@@ -30,36 +30,22 @@ _LATE_S = 0.1
 
 @dataclass(frozen=True)
 class Playback:
-    """How a bag is played.
+    """How a bag is played."""
 
-    Attributes:
-        rate: Recorded seconds played per second.
-        loops: Number of times the bag is played; 0 repeats it forever.
-        start_s: Start this many seconds after the first image.
-        clock: Whether the recorded time is published on /clock with every message.
-        wait_s: Maximum wait for a subscriber on every topic; 0 does not wait.
-    """
-
-    rate: float = 1.0
-    loops: int = 1
-    start_s: float = 0.0
-    clock: bool = False
-    wait_s: float = 0.0
+    rate: float = 1.0  # recorded seconds played per second
+    loops: int = 1  # number of times the bag is played; 0 repeats it forever
+    start_s: float = 0.0  # start this many seconds after the first image
+    clock: bool = False  # whether the recorded time is published on /clock with every message
+    wait_s: float = 0.0  # maximum wait for a subscriber on every topic; 0 does not wait
 
 
 @dataclass
 class Played:
-    """Count of what was published.
+    """Count of what was published."""
 
-    Attributes:
-        messages: Number of messages.
-        late: Number of messages more than 0.1 s behind schedule: this machine is too slow for the rate.
-        seconds: Duration.
-    """
-
-    messages: int = 0
-    late: int = 0
-    seconds: float = 0.0
+    messages: int = 0  # number of messages
+    late: int = 0  # number of messages more than 0.1 s behind schedule: this machine is too slow for the rate
+    seconds: float = 0.0  # duration
 
 
 def image_topics(path: Path, wanted: Sequence[str] = ()) -> list[str]:

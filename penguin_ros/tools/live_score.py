@@ -19,15 +19,11 @@ _MAX_TRUTHS = 2000
 
 @dataclass
 class LiveScore:
-    """Collects truths by the stamps of their frames, and scores predictions about them.
+    """Collects truths by the stamps of their frames, and scores predictions about them."""
 
-    Attributes:
-        truths: Objects of each frame, by its stamp in nanoseconds.
-        scored: Scores of all predictions that could be compared.
-    """
-
+    # Objects of each frame, by its stamp in nanoseconds
     truths: dict[int, tuple[GroundedObject, ...]] = field(default_factory=dict)
-    scored: list[Scored] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)  # scores of all predictions that could be compared
 
     def see(self, stamp_ns: int, objects: Sequence[GroundedObject]) -> None:
         """Adds the truth about a frame."""

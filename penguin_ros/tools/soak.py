@@ -41,29 +41,17 @@ class SoakError(PenguinError):
 
 @dataclass(frozen=True)
 class Sample:
-    """The node's process and its answers during one interval.
+    """The node's process and its answers during one interval."""
 
-    Attributes:
-        minute: End of the interval, since the first answer.
-        resident_mib: Resident memory of the process.
-        threads: Threads of the process.
-        files: Open file descriptors of the process.
-        answers: Number of questions answered during the interval.
-        cancelled: Number of those that were cancelled on purpose.
-        captions: Number of captions during the interval.
-        total_p50_s: Median latency of the answers, from the client's side.
-        total_p95_s: 95th percentile of the latency.
-    """
-
-    minute: float
-    resident_mib: float
-    threads: int
-    files: int
-    answers: int
-    cancelled: int
-    captions: int
-    total_p50_s: float
-    total_p95_s: float
+    minute: float  # end of the interval, since the first answer
+    resident_mib: float  # resident memory of the process
+    threads: int  # threads of the process
+    files: int  # open file descriptors of the process
+    answers: int  # number of questions answered during the interval
+    cancelled: int  # number of those that were cancelled on purpose
+    captions: int  # number of captions during the interval
+    total_p50_s: float  # median latency of the answers, from the client's side
+    total_p95_s: float  # 95th percentile of the latency
 
 
 def process_state(pid: int) -> tuple[float, int, int]:

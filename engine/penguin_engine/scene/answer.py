@@ -13,34 +13,20 @@ from penguin_models.types import Size
 
 @dataclass
 class Answer:
-    """An answer and its cost.
+    """An answer and its cost."""
 
-    Attributes:
-        raw: Text as the model wrote it, with box syntax.
-        grounding: Clean text, objects and time ranges.
-        scores: Confidence of each object's box, 0 to 1; NaN if it could not be measured.
-        image_size: Size in pixels of the image that boxes refer to: the last one in the prompt.
-        start_ns: Stamp of the first frame in the prompt; times in the answer count from it. 0 for files.
-        ended_by: "end" (end token), "stop" (stop string), "length" or "cancelled".
-        frames: Number of images or sampled frames in the prompt.
-        keyframes: Number of those that are keyframes.
-        visual_tokens: Number of visual tokens in the prompt.
-        prompt_tokens: Number of all tokens in the prompt.
-        generated_tokens: Number of tokens in the answer.
-        seconds: Wall time of "read" (decoding, labelling and patching frames), "encode", "prefill" and "decode".
-    """
-
-    raw: str = ""
-    grounding: Grounding = field(default_factory=lambda: Grounding(""))
-    scores: tuple[float, ...] = ()
-    image_size: Size | None = None
-    start_ns: int = 0
-    ended_by: str = ""
-    frames: int = 0
-    keyframes: int = 0
-    visual_tokens: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
+    raw: str = ""  # text as the model wrote it, with box syntax
+    grounding: Grounding = field(default_factory=lambda: Grounding(""))  # clean text, objects and time ranges
+    scores: tuple[float, ...] = ()  # confidence of each object's box, 0 to 1; NaN if it could not be measured
+    image_size: Size | None = None  # size in pixels of the image that boxes refer to: the last one in the prompt
+    start_ns: int = 0  # stamp of the first frame in the prompt; times in the answer count from it. 0 for files
+    ended_by: str = ""  # "end" (end token), "stop" (stop string), "length" or "cancelled"
+    frames: int = 0  # number of images or sampled frames in the prompt
+    keyframes: int = 0  # number of those that are keyframes
+    visual_tokens: int = 0  # number of visual tokens in the prompt
+    prompt_tokens: int = 0  # number of all tokens in the prompt
+    generated_tokens: int = 0  # number of tokens in the answer
+    # Wall time of "read" (decoding, labelling and patching frames), "encode", "prefill" and "decode"
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -15,21 +15,13 @@ from penguin_models.types import Frame, FrameKind
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """When captions are made, and how.
+    """When captions are made, and how."""
 
-    Attributes:
-        prompt: What the model is asked.
-        period_s: Seconds between captions, by frame stamps; 0 for no periodic captions.
-        on_keyframe: Whether a new keyframe makes a caption due.
-        max_new_tokens: Maximum length of a caption in tokens.
-        max_age_s: A frame that arrived longer ago than this gets no caption.
-    """
-
-    prompt: str = "Describe what you see."
-    period_s: float = 0.0
-    on_keyframe: bool = True
-    max_new_tokens: int = 128
-    max_age_s: float = 5.0
+    prompt: str = "Describe what you see."  # what the model is asked
+    period_s: float = 0.0  # seconds between captions, by frame stamps; 0 for no periodic captions
+    on_keyframe: bool = True  # whether a new keyframe makes a caption due
+    max_new_tokens: int = 128  # maximum length of a caption in tokens
+    max_age_s: float = 5.0  # a frame that arrived longer ago than this gets no caption
 
     def __post_init__(self) -> None:
         limits = (

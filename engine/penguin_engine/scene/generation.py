@@ -18,21 +18,13 @@ from penguin_models.types import Float32Array
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """How the next token is chosen."""
 
-    Attributes:
-        max_new_tokens: Maximum length of the answer in tokens.
-        temperature: 0 takes the most likely token.
-        top_p: Sample from the smallest set of tokens with at least this total probability.
-        seed: The same seed gives the same answer.
-        stop: Strings that end the answer; they are not part of it.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 256  # maximum length of the answer in tokens
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_p: float = 1.0  # sample from the smallest set of tokens with at least this total probability
+    seed: int = 0  # the same seed gives the same answer
+    stop: tuple[str, ...] = ()  # strings that end the answer; they are not part of it
 
     def __post_init__(self) -> None:
         limits = (
@@ -48,17 +40,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class AnswerHooks:
-    """Callbacks for streamed text and cancellation.
+    """Callbacks for streamed text and cancellation."""
 
-    Attributes:
-        on_text: Called with each piece of text and the number of tokens generated so far.
-        cancelled: Polled between tokens and between the frames prefilled for a question; true ends the answer.
-        on_token: Called after each token; frames may be observed from it.
-    """
-
+    # Called with each piece of text and the number of tokens generated so far
     on_text: Callable[[str, int], None] = lambda piece, tokens: None
+    # Polled between tokens and between the frames prefilled for a question; true ends the answer
     cancelled: Callable[[], bool] = lambda: False
-    on_token: Callable[[], None] = lambda: None
+    on_token: Callable[[], None] = lambda: None  # called after each token; frames may be observed from it
 
 
 class Sampler:
@@ -136,21 +124,13 @@ class TextStream:
 
 @dataclass
 class Generation:
-    """What has been generated so far.
+    """What has been generated so far."""
 
-    Attributes:
-        ids: Generated tokens, without the end token.
-        probabilities: Probability of each token at temperature 1.
-        ends: Length of the streamed text after each token.
-        text: Text streamed so far.
-        ended_by: "end" (end token), "stop" (stop string), "length", "cancelled", or "" while it continues.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    probabilities: list[float] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    text: str = ""
-    ended_by: str = ""
+    ids: list[int] = field(default_factory=list)  # generated tokens, without the end token
+    probabilities: list[float] = field(default_factory=list)  # probability of each token at temperature 1
+    ends: list[int] = field(default_factory=list)  # length of the streamed text after each token
+    text: str = ""  # text streamed so far
+    ended_by: str = ""  # "end" (end token), "stop" (stop string), "length", "cancelled", or "" while it continues
 
 
 def generate(

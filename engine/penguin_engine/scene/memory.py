@@ -86,62 +86,36 @@ class MemoryConfig:
 
 @dataclass(eq=False)
 class HeldFrame:
-    """A frame in the memory.
+    """A frame in the memory."""
 
-    Attributes:
-        seq: Number of its arrival, counted from 0 since the memory was created.
-        stamp_ns: Stamp of capture in nanoseconds.
-        kind: Keyframe or intermediate frame.
-        source_size: Size of the camera's image in pixels.
-        size: Size at which it is held, in pixels.
-        tokens: Number of its visual tokens.
-        pixels: uint8 [H, W, 3]: the camera's image, or its resized copy if `size` is smaller.
-        smaller: Size to which it would shrink; None if that would free too little.
-        header: Header of the source message.
-        encoded: The owner's visual tokens at this size; None if it has to be encoded (again).
-    """
-
-    seq: int
-    stamp_ns: int
-    kind: FrameKind
-    source_size: Size
-    size: Size
-    tokens: int
-    pixels: UInt8Array
-    smaller: Size | None
-    header: Any = field(default=None, repr=False)
+    seq: int  # number of its arrival, counted from 0 since the memory was created
+    stamp_ns: int  # stamp of capture in nanoseconds
+    kind: FrameKind  # keyframe or intermediate frame
+    source_size: Size  # size of the camera's image in pixels
+    size: Size  # size at which it is held, in pixels
+    tokens: int  # number of its visual tokens
+    pixels: UInt8Array  # uint8 [H, W, 3]: the camera's image, or its resized copy if `size` is smaller
+    smaller: Size | None  # size to which it would shrink; None if that would free too little
+    header: Any = field(default=None, repr=False)  # header of the source message
+    # The owner's visual tokens at this size; None if it has to be encoded (again)
     encoded: Any = field(default=None, repr=False)
 
 
 @dataclass
 class MemoryCounters:
-    """Counts since the memory was created.
+    """Counts since the memory was created."""
 
-    Attributes:
-        received: Frames passed to `add`.
-        late: Frames dropped because they were older than the newest one.
-        resized: Times a frame shrank.
-        evicted: Frames evicted to make room.
-        keyframes: Frames labelled as keyframes.
-        compactions: Times room was made.
-        clears: Times the memory was cleared.
-        patches_arrived: Patches of all frames at their arrival.
-        patches_encoded: `patches_arrived` plus the patches of frames that shrank.
-        tokens_arrived: Visual tokens of all frames at their arrival.
-        tokens_prefilled: `tokens_arrived` plus the tokens that compactions made stale.
-    """
-
-    received: int = 0
-    late: int = 0
-    resized: int = 0
-    evicted: int = 0
-    keyframes: int = 0
-    compactions: int = 0
-    clears: int = 0
-    patches_arrived: int = 0
-    patches_encoded: int = 0
-    tokens_arrived: int = 0
-    tokens_prefilled: int = 0
+    received: int = 0  # frames passed to `add`
+    late: int = 0  # frames dropped because they were older than the newest one
+    resized: int = 0  # times a frame shrank
+    evicted: int = 0  # frames evicted to make room
+    keyframes: int = 0  # frames labelled as keyframes
+    compactions: int = 0  # times room was made
+    clears: int = 0  # times the memory was cleared
+    patches_arrived: int = 0  # patches of all frames at their arrival
+    patches_encoded: int = 0  # `patches_arrived` plus the patches of frames that shrank
+    tokens_arrived: int = 0  # visual tokens of all frames at their arrival
+    tokens_prefilled: int = 0  # `tokens_arrived` plus the tokens that compactions made stale
 
 
 class FrameMemory:

@@ -26,21 +26,14 @@ _MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
 
 @dataclass(frozen=True)
 class Request:
-    """A question, checked and tokenised once; it travels unchanged from the server to the session.
+    """A question, checked and tokenised once; it travels unchanged from the server to the session."""
 
-    Attributes:
-        question: Plain text.
-        token_ids: Token ids of the prompt after its last frame: the question and the start of the assistant turn.
-        sampling: How the answer is generated.
-        cameras: Cameras to look at; empty for all.
-        horizon_s: Look back at most this many seconds from the newest frame; 0 for everything in memory.
-    """
-
-    question: str
+    question: str  # plain text
+    # Token ids of the prompt after its last frame: the question and the start of the assistant turn
     token_ids: Sequence[int]
-    sampling: Sampling = field(default_factory=Sampling)
-    cameras: tuple[str, ...] = ()
-    horizon_s: float = 0.0
+    sampling: Sampling = field(default_factory=Sampling)  # how the answer is generated
+    cameras: tuple[str, ...] = ()  # cameras to look at; empty for all
+    horizon_s: float = 0.0  # look back at most this many seconds from the newest frame; 0 for everything in memory
 
     @classmethod
     def prepare(
@@ -76,21 +69,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answer and the frame it refers to: the newest one when the work began.
+    """An answer and the frame it refers to: the newest one when the work began."""
 
-    Attributes:
-        answer: The answer; `ended_by` is "cancelled" if it was cut short.
-        camera: The camera that captured the frame.
-        frame: The frame as the memory holds it.
-        pixels: Pixels of the frame when the work began, uint8 [H, W, 3].
-        queue_s: Seconds the question waited for the worker.
-    """
-
-    answer: Answer
-    camera: str
-    frame: HeldFrame
-    pixels: UInt8Array
-    queue_s: float = 0.0
+    answer: Answer  # the answer; `ended_by` is "cancelled" if it was cut short
+    camera: str  # the camera that captured the frame
+    frame: HeldFrame  # the frame as the memory holds it
+    pixels: UInt8Array  # pixels of the frame when the work began, uint8 [H, W, 3]
+    queue_s: float = 0.0  # seconds the question waited for the worker
 
 
 class PendingRequest:
