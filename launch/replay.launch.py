@@ -58,10 +58,7 @@ def _actions(context: LaunchContext) -> list:
         node_arguments["model"] = str(_SHARE / "models" / "penguin-tiny")
         node_arguments["params_file"] = str(_LAUNCH / "config" / "demo.yaml")
     launch_file = PythonLaunchDescriptionSource(str(_LAUNCH / "penguin.launch.py"))
-    return [
-        IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items()),
-        *_player(context, values),
-    ]
+    return [IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items()), *_player(context, values)]
 
 
 def _player(context: LaunchContext, values: dict[str, str]) -> list:

@@ -258,12 +258,7 @@ def tabletop(
 
 
 def _run_and_report(
-    bags: list[Path],
-    questions: Path,
-    model: ModelSpec,
-    settings: RunSettings,
-    options: RunOptions,
-    as_json: bool,
+    bags: list[Path], questions: Path, model: ModelSpec, settings: RunSettings, options: RunOptions, as_json: bool
 ) -> None:
     """Runs an evaluation, writes and prints its results, and exits with 1 if a bag failed."""
     from penguin_ros.evaluation.bags.run import run_bags

@@ -70,13 +70,7 @@ class AskServer:
     """
 
     def __init__(self, node: Node, submit: Submit, cancel: Callable[[PendingRequest], None]):
-        """Creates the service and the action server.
-
-        Args:
-            node: The node they belong to.
-            submit: Queues a question; may raise.
-            cancel: Cancels a pending request.
-        """
+        """Creates the service and the action server."""
         self.waiting = 0
         self._node, self._submit, self._cancel = node, submit, cancel
         self._pending: dict[bytes, PendingRequest] = {}  # by goal

@@ -30,14 +30,7 @@ class Camera:
     """
 
     def __init__(self, node: Node, topic: str, reliability: str, offer: Callable[[str, int, LoadFrame], None]):
-        """Subscribes.
-
-        Args:
-            node: The node the subscription belongs to.
-            topic: As in the parameter; compressed if it ends in /compressed, before or after remapping.
-            reliability: "best_effort" or "reliable".
-            offer: Takes name, stamp in nanoseconds, and a function that converts the image.
-        """
+        """Subscribes; `offer` takes name, stamp in nanoseconds, and a function that converts the image."""
         self.name = node.resolve_topic_name(topic)
         self.unstamped = 0
         self.arrived_s: float | None = None

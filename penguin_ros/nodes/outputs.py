@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 from penguin_vl.msg import GroundedCaption, MemoryState
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
 
+from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.requests import Outcome
 from penguin_ros import convert
-from penguin_ros.nodes.latencies import Latencies
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -31,12 +33,7 @@ class Outputs:
     """
 
     def __init__(self, node: LifecycleNode, cameras: Sequence[str]):
-        """Creates the publishers, which are silent until the node is active.
-
-        Args:
-            node: The node they belong to.
-            cameras: Full names of the image topics; each has a latched memory topic of its own.
-        """
+        """Creates the publishers, silent until the node is active; each camera has a latched memory topic."""
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
         self._node = node
@@ -89,3 +86,32 @@ class Outputs:
         publisher = self._node.create_lifecycle_publisher(message, topic, qos)
         self._publishers.append(publisher)
         return publisher
+
+
+class Latencies:
+    """Latencies of the last hundred answers; `count` is the number of answers since the start."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first_token_s: deque[float] = deque(maxlen=100)
+        self._total_s: deque[float] = deque(maxlen=100)
+
+    def add(self, answer: Answer) -> None:
+        """Adds an answer."""
+        self.count += 1
+        self._first_token_s.append(answer.first_token_s)
+        self._total_s.append(answer.total_s)
+
+    def percentiles(self) -> dict[str, float]:
+        """Returns the 50th and 95th percentiles in seconds; empty before the first answer."""
+        return {
+            f"{name} p{share} [s]": float(np.percentile([*times], share))
+            for name, times in (("first token", self._first_token_s), ("total", self._total_s))
+            for share in (50, 95)
+            if times
+        }
+
+    @property
+    def total_p95_s(self) -> float:
+        """The 95th percentile of the total latencies in seconds; 0 before the first answer."""
+        return self.percentiles().get("total p95 [s]", 0.0)

@@ -29,9 +29,7 @@ def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:
 
 
 def watch(
-    node: Node,
-    check: Callable[[list[Parameter]], SetParametersResult],
-    apply: Callable[[list[Parameter]], None],
+    node: Node, check: Callable[[list[Parameter]], SetParametersResult], apply: Callable[[list[Parameter]], None]
 ) -> None:
     """Registers what validates changes (without side effects), and what applies those that were accepted."""
     node.add_on_set_parameters_callback(check)

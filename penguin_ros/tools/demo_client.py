@@ -29,13 +29,7 @@ class DemoFailedError(PenguinError):
 
 
 def check_diagnostics(statuses: Mapping[str, DiagnosticStatus], node: str, topic: str) -> None:
-    """Raises DemoFailedError if something went wrong in the node, or an image could not be read.
-
-    Args:
-        statuses: Newest diagnostics by name.
-        node: Name of the node in the diagnostics.
-        topic: Topic of its camera.
-    """
+    """Raises DemoFailedError if something went wrong in the node, or an image could not be read."""
     for name, count in ((node, "errors"), (f"{node}: {topic}", "failed to convert")):
         values = {item.key: item.value for item in statuses[name].values}
         if values[count] != "0":
@@ -55,20 +49,9 @@ class DemoClient:
     """
 
     def __init__(
-        self,
-        node_name: str,
-        camera: str,
-        truth_topic: str | None,
-        on_caption: Callable[[GroundedCaption, Any], None],
+        self, node_name: str, camera: str, truth_topic: str | None, on_caption: Callable[[GroundedCaption, Any], None]
     ):
-        """Subscribes.
-
-        Args:
-            node_name: Full name of the node.
-            camera: Full name of its image topic.
-            truth_topic: GroundedCaptions with the truth about each image; None if there is none.
-            on_caption: Called with each caption and the truth about its frame, None if that is unknown.
-        """
+        """Subscribes; `on_caption` gets each caption and the truth about its frame, None if that is unknown."""
         self.captions: list[GroundedCaption] = []
         self.compared = 0
         self.pictures: list[bytes] = []

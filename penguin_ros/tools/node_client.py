@@ -40,11 +40,6 @@ class NodeClient:
     def __init__(self, name: str, node_name: str, ros_args: Sequence[str] = ()):
         """Initialises ROS and creates the clients.
 
-        Args:
-            name: Name of the client's own node.
-            node_name: Full name of the node to ask, for example /penguin.
-            ros_args: Arguments for rclpy: remappings and the like.
-
         Raises:
             RosArgumentsError: `ros_args` cannot be parsed.
             NoAnswerError: `node_name` is not a valid name of a node.
@@ -74,12 +69,7 @@ class NodeClient:
         rclpy.shutdown()
 
     def wait(self, future: Any, check: Callable[[], None] = lambda: None, timeout_s: float | None = None) -> Any:
-        """Returns the result of a future.
-
-        Args:
-            future: A future of rclpy.
-            check: Called twice a second while waiting; its exception ends the wait.
-            timeout_s: Maximum wait; None for no limit.
+        """Returns the result of a future; `check` is called twice a second, and its exception ends the wait.
 
         Raises:
             NoAnswerError: The timeout passed.

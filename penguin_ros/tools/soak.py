@@ -66,22 +66,9 @@ def process_state(pid: int) -> tuple[float, int, int]:
 
 
 def soak(
-    pid: int,
-    node_name: str,
-    topics: Sequence[str],
-    minutes: float,
-    every_s: float,
-    on_sample: Callable[[Sample], None],
+    pid: int, node_name: str, topics: Sequence[str], minutes: float, every_s: float, on_sample: Callable[[Sample], None]
 ) -> list[Sample]:
     """Runs the load against a node that subscribes to the topics.
-
-    Args:
-        pid: Process of the node.
-        node_name: Full name of the node.
-        topics: Image topics to publish on.
-        minutes: Duration.
-        every_s: Seconds between two samples.
-        on_sample: Called with each sample.
 
     Raises:
         PenguinError: The node did not start, died, did not answer, or answered with an error.

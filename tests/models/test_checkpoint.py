@@ -176,11 +176,7 @@ def test_truncated_weights_are_refused(edit_checkpoint):
         ("preprocessor_config.json", None, "is missing"),
         ("preprocessor_config.json", '{"resample": 2}', "not bicubic"),
         ("preprocessor_config.json", '{"patch_size": 16}', "patches of 16 pixels, the encoder of 14"),
-        (
-            "preprocessor_config.json",
-            '{"patch_size": 0}',
-            "patch_size is 0: Input should be greater than",
-        ),
+        ("preprocessor_config.json", '{"patch_size": 0}', "patch_size is 0: Input should be greater than"),
         ("preprocessor_config.json", '{"max_tokens": "x"}', "max_tokens is 'x'"),
         ("preprocessor_config.json", '{"image_mean": "abc"}', "mean is 'abc': Input should be a valid tuple"),
         ("preprocessor_config.json", '{"image_std": [0, 0, 0]}', r"std\.0 is 0: Input should be greater than 0"),

@@ -5,14 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.errors import PromptError
-from penguin_models.grounding import (
-    Box,
-    GroundedObject,
-    TimeRange,
-    format_grounding,
-    format_object,
-    parse,
-)
+from penguin_models.grounding import Box, GroundedObject, TimeRange, format_grounding, format_object, parse
 from penguin_models.types import Size
 
 CUBE = GroundedObject("red cube", Box(120, 340, 220, 480))

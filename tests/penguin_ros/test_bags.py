@@ -231,8 +231,7 @@ def test_a_folder_without_its_recording_is_an_error(bags):
 
 
 @pytest.mark.parametrize(
-    "metadata",
-    [b"", b"{", b"rosbag2_bagfile_information: 3", b"other: 1", b"\x00\x01", b"\xff\xfe", b"a: [b\nc: d"],
+    "metadata", [b"", b"{", b"rosbag2_bagfile_information: 3", b"other: 1", b"\x00\x01", b"\xff\xfe", b"a: [b\nc: d"]
 )
 def test_corrupted_metadata_is_an_error(bags, metadata):
     bag = bags.write({"/camera": raw_frames(bags)})

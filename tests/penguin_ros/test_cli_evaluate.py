@@ -134,10 +134,7 @@ def test_report_compares_two_runs(bags_of, cli, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"time_s": 99.0},
-            r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 15.50 s",
-        ),
+        ({"time_s": 99.0}, r"tabletop-0/1-\w+ is asked at 99.00 s, but bag tabletop-0 has images of .* 15.50 s"),
         ({"camera": "/rear"}, "bag .*tabletop-0 has no topic /rear; its image topics: /camera/image_raw/compressed"),
         ({"bag": "attic"}, "is about bag attic; the bags are tabletop-0"),
         (
@@ -215,10 +212,7 @@ def test_markdown_excludes_json(cli, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--baseline", "first-4"], "'first-4' is not one of"),
-        (["--jobs", "0"], "Invalid value for '--jobs'"),
-    ],
+    [(["--baseline", "first-4"], "'first-4' is not one of"), (["--jobs", "0"], "Invalid value for '--jobs'")],
 )
 def test_invalid_options_are_usage_errors(bags_of, options, message):
     result = bags_of(BAGS, EXAMPLE / "questions.jsonl", *options)

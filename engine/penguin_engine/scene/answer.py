@@ -54,11 +54,7 @@ class Answer:
             "ended_by": self.ended_by,
             "frames": self.frames,
             "keyframes": self.keyframes,
-            "tokens": {
-                "visual": self.visual_tokens,
-                "prompt": self.prompt_tokens,
-                "generated": self.generated_tokens,
-            },
+            "tokens": {"visual": self.visual_tokens, "prompt": self.prompt_tokens, "generated": self.generated_tokens},
             "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
         }
 

@@ -38,24 +38,17 @@ _STALE_PER_ROOM = 0.9
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Configuration of a memory.
+    """Configuration of a memory."""
 
-    Attributes:
-        token_budget: Maximum number of visual tokens held.
-        min_tokens: `min_tokens` of the allocation rule; a frame does not shrink below 1.5 times this.
-        merge_size: Patches per side that are merged into one visual token.
-        patch_size: Side of a patch in pixels.
-        arrival: "full_size": every frame arrives as large as fits; "by_kind": once the budget has been reached,
-            intermediate frames arrive at the size to which they would shrink.
-        jump_back_s: A frame older than the newest one by this many seconds means that time jumped back (a bag loops):
-            the memory is cleared. Frames that are late by less are dropped.
-    """
-
-    token_budget: int = 10_240
-    min_tokens: int = 16
-    merge_size: int = 2
-    patch_size: int = 14
+    token_budget: int = 10_240  # maximum number of visual tokens held
+    min_tokens: int = 16  # of the allocation rule; a frame does not shrink below 1.5 times this
+    merge_size: int = 2  # patches per side that are merged into one visual token
+    patch_size: int = 14  # side of a patch in pixels
+    # "full_size": every frame arrives as large as fits; "by_kind": once the budget has been reached, intermediate
+    # frames arrive at the size to which they would shrink
     arrival: str = "full_size"
+    # A frame older than the newest one by this many seconds means that time jumped back (a bag loops): the memory is
+    # cleared. Frames that are late by less are dropped
     jump_back_s: float = 1.0
 
     def __post_init__(self) -> None:

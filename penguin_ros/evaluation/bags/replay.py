@@ -61,11 +61,7 @@ def _replay(job: BagJob, methods: Mapping[str, Method], meter: EnergyMeter | Non
 
 
 def _ask(
-    job: BagJob,
-    waiting: list[Asked],
-    methods: Mapping[str, Method],
-    meter: EnergyMeter | None,
-    sampler: _FrameSampler,
+    job: BagJob, waiting: list[Asked], methods: Mapping[str, Method], meter: EnergyMeter | None, sampler: _FrameSampler
 ) -> Iterator[AnswerRecord | Timeline]:
     """Removes the next question from those that wait, and asks it."""
     asked = waiting.pop(0)

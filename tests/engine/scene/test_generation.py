@@ -114,8 +114,7 @@ def test_greedy_takes_the_most_likely_token_and_a_seed_repeats_its_draws():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("max_new_tokens", 0), ("temperature", -1), ("top_p", 0), ("top_p", 1.1), ("stop", ("",))],
+    ("name", "value"), [("max_new_tokens", 0), ("temperature", -1), ("top_p", 0), ("top_p", 1.1), ("stop", ("",))]
 )
 def test_impossible_settings_are_refused(name, value):
     with pytest.raises(PromptError, match=f"{name} is .* must be"):

@@ -49,8 +49,7 @@ def test_mixed_data_fill_the_budget():
 
 
 @pytest.mark.parametrize(
-    "shares",
-    [{"pictures": 1, "clips": 1, "text": 1}, {"clips": 1, "pictures": 0.625}, {"pictures": 0.5, "text": 0.05}],
+    "shares", [{"pictures": 1, "clips": 1, "text": 1}, {"clips": 1, "pictures": 0.625}, {"pictures": 0.5, "text": 0.05}]
 )
 def test_the_table_top_fills_the_budget(shares):
     """Lengths of 400, 150 and 300 samples that `penguin-vl tabletop write` made for penguin-tiny, mixed as it ships."""

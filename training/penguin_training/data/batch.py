@@ -69,9 +69,7 @@ class Batch:
 
 
 def read_batch(
-    reader: SampleReader,
-    samples: Iterable[tuple[Annotation, MeasuredSample]],
-    unusable: Sequence[tuple[str, str]] = (),
+    reader: SampleReader, samples: Iterable[tuple[Annotation, MeasuredSample]], unusable: Sequence[tuple[str, str]] = ()
 ) -> Batch:
     """Reads samples into one micro-batch; those that cannot be read are left out and named after `unusable`."""
     encoded, left_out = [], list(unusable)

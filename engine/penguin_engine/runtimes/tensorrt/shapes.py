@@ -102,10 +102,7 @@ def _vision_shapes(manifest: Manifest, least: Shape, typical: Shape, most: Shape
 def _decoder_shapes(manifest: Manifest, limits: PlanLimits, most_new_tokens: int) -> ShapeProfile:
     d = manifest.decoder
     new = (1, most_new_tokens, most_new_tokens)
-    shapes = {
-        "embeddings": ShapeRange(*((n, d.hidden) for n in new)),
-        "positions": ShapeRange(*((n,) for n in new)),
-    }
+    shapes = {"embeddings": ShapeRange(*((n, d.hidden) for n in new)), "positions": ShapeRange(*((n,) for n in new))}
     caches = [f"past_{name}" for name in d.cache_names]
     if PROFILES[manifest.profile].cache == "buffer":
         buffer = (1, d.kv_heads, limits.max_tokens, d.head_dim)

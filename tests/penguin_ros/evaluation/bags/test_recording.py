@@ -59,10 +59,7 @@ def test_images_of_several_cameras_are_ordered_by_stamp(picture_bag):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
-@given(
-    delays=st.lists(st.floats(0, 0.9), min_size=1, max_size=12),
-    selected=st.sets(st.integers(0, 11)),
-)
+@given(delays=st.lists(st.floats(0, 0.9), min_size=1, max_size=12), selected=st.sets(st.integers(0, 11)))
 def test_images_recorded_out_of_order_are_read_in_stamp_order(bags, tmp_path_factory, delays, selected):
     """Images stamped every 0.1 s are recorded up to 0.9 s late; all of them and a selection are read."""
     messages = []

@@ -41,12 +41,7 @@ def test_a_question_sees_images_up_to_its_time(picture_bag, scripted):
     """An image stamped at exactly the time of the question is seen."""
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(t) for t in (0, 2.9, 3.0, 9.0)], scripted())
-    assert seen(sink) == {
-        "at 0": [10],
-        "at 2.9": [10, 11, 12],
-        "at 3": [10, 11, 12, 13],
-        "at 9": list(range(10, 20)),
-    }
+    assert seen(sink) == {"at 0": [10], "at 2.9": [10, 11, 12], "at 3": [10, 11, 12, 13], "at 9": list(range(10, 20))}
 
 
 def test_questions_are_asked_in_order_of_time(picture_bag, scripted):

@@ -34,10 +34,7 @@ def test_events():
     assert answer_parsing.events_in("Nothing happens. The red cube is red.") == []
     assert [
         event.kind for event in answer_parsing.events_in("The red cube has been moved and a red ball is gone.")
-    ] == [
-        "moved",
-        "leaves",
-    ]
+    ] == ["moved", "leaves"]
 
 
 @pytest.mark.parametrize(

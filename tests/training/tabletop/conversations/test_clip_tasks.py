@@ -24,9 +24,7 @@ def asked(make):
     for n in range(ROUNDS):
         clip = TabletopClip(Split.TRAIN.seed(n), make.size)
         truth = ClipTruth(
-            clip.events,
-            planned_truth(clip.scene(0), make.size),
-            planned_truth(clip.scene(clip.seconds), make.size),
+            clip.events, planned_truth(clip.scene(0), make.size), planned_truth(clip.scene(clip.seconds), make.size)
         )
         turns = [task(truth, seeded_random(n, task.__name__)) for task in CLIP_TASKS]
         found += [(truth, turn) for turn in turns if turn is not None]
