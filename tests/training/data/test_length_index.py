@@ -91,7 +91,7 @@ def test_an_index_belongs_to_the_settings_that_lengths_depend_on(file, reader):
         replace(reader, max_tokens=1024),
         replace(reader, multimodal=False),
         replace(reader, data=replace(data, fps=1.0)),
-        replace(reader, data=replace(data, keyframes="reference")),
+        replace(reader, data=replace(data, keyframe_policy="reference")),
         replace(reader, data=replace(data, sizes="reference")),
     ):
         paths.add(index_path(file, other))
