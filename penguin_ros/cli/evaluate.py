@@ -165,7 +165,7 @@ def record(
 ) -> None:
     """Replay a bag in a browser on this machine and type questions about it."""
     from penguin_ros.evaluation.bags.recording import open_recording
-    from penguin_ros.evaluation.recorder import Recorder, RecorderServer
+    from penguin_ros.evaluation.question_recorder import Recorder, RecorderServer
 
     with working(f"reading {bag}"):
         recorder = Recorder(open_recording(bag, camera or [None]), questions)

@@ -9,7 +9,7 @@ from penguin_tabletop.dataset import Mixture, TabletopSettings
 from penguin_tabletop.files import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.open_data import make_reader
-from penguin_training.data.streamed import Position, StreamedData
+from penguin_training.data.streamed_data import Position, StreamedData
 from penguin_training.data.tabletop_source import open_scenes, read_scene
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train

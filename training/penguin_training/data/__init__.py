@@ -1,4 +1,4 @@
-"""The data of a stage: `open_data` (open_data.py) gives `IndexedData` (indexed.py) or `StreamedData` (streamed.py).
+"""The data of a stage: open_data.py gives `IndexedData` (indexed_data.py) or `StreamedData` (streamed_data.py).
 
 How a sample becomes a batch:
     annotations.py      line of a file -> `Annotation` (tabletop_source.py renders one instead)

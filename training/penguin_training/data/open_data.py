@@ -8,11 +8,11 @@ import numpy as np
 
 from penguin_models.errors import DataError
 from penguin_training.data.annotations import AnnotationFile
-from penguin_training.data.indexed import IndexedData
+from penguin_training.data.indexed_data import IndexedData
 from penguin_training.data.length_index import load_index
 from penguin_training.data.packing import PackingPlan
 from penguin_training.data.sample_reader import SampleReader
-from penguin_training.data.streamed import StreamedData
+from penguin_training.data.streamed_data import StreamedData
 from penguin_training.model.blueprint import Blueprint
 from penguin_training.settings.stage import StageSettings
 

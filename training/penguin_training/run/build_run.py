@@ -14,9 +14,9 @@ from torch import nn
 
 from penguin_models.errors import TrainingError
 from penguin_training.data.batch import Batch
-from penguin_training.data.indexed import IndexedData
+from penguin_training.data.indexed_data import IndexedData
 from penguin_training.data.open_data import open_data
-from penguin_training.data.streamed import StreamedData
+from penguin_training.data.streamed_data import StreamedData
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import build_model
 from penguin_training.model.teachers import Teacher, load_teacher

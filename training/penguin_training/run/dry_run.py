@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penguin_models.errors import DataError
 from penguin_training.data.batch import Batch
-from penguin_training.data.indexed import IndexedData
+from penguin_training.data.indexed_data import IndexedData
 from penguin_training.data.open_data import open_data
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model

@@ -12,7 +12,7 @@ from PIL import Image
 from penguin_models.errors import EvaluationError, MediaError, WriteError
 from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
-from penguin_ros.evaluation.recorder import Recorder, RecorderServer
+from penguin_ros.evaluation.question_recorder import Recorder, RecorderServer
 
 PICTURES = [(0.5 * i, 10 * i) for i in range(9)]
 TEXT = [{"type": "text", "accept": ["red"]}]

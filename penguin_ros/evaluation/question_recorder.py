@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlparse(self.path)
         if url.path == "/":
-            page = resources.files("penguin_ros.evaluation") / "recorder.html"
+            page = resources.files("penguin_ros.evaluation") / "question_recorder.html"
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.read_bytes())
         elif url.path == "/info":
             self._send_json(HTTPStatus.OK, self.server.recorder.info())

@@ -8,7 +8,7 @@ import pytest
 
 from penguin_models.errors import DataError, SettingError, TrainingError
 from penguin_training.data.open_data import make_reader
-from penguin_training.data.streamed import Position, StreamedData
+from penguin_training.data.streamed_data import Position, StreamedData
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.dry_run import dry_run
 from penguin_training.run.loop import train
