@@ -13,9 +13,9 @@ from penguin_models.errors import EvaluationError
 from penguin_ros.settings import SETTINGS, NodeSettings
 
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
-_GROUPS = ("memory.", "keyframe.", "answer.")
+_GROUPS = ("memory.", "keyframe.", "caption.", "answer.")
 RELEVANT = tuple(name for name in _DEFAULTS if name in ("token_budget", "sample_rate_hz") or name.startswith(_GROUPS))
-"""Parameters that change answers; the others select the model and cameras, and what is published when."""
+"""Parameters that change answers (captions take time, which `--realtime` measures); the others do not."""
 
 
 def node_settings(parameters: Mapping[str, Any], cameras: Sequence[str]) -> NodeSettings:

@@ -35,7 +35,7 @@ def test_values_are_converted_to_the_parameters_type():
     [
         ("token_budget", "'token_budget' is not NAME=VALUE"),
         ("tokens=3", "tokens is not a parameter of the node; parameters that change answers: token_budget"),
-        ("caption.prompt=Hi", "caption.prompt does not change answers"),
+        ("queue_size=3", "queue_size does not change answers"),
         ("token_budget=3.5", "token_budget is '3.5'; it must be of type int"),
     ],
 )

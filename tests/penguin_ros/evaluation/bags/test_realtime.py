@@ -67,19 +67,19 @@ def test_a_slow_machine_takes_the_newest_frame_when_it_is_done(picture_bag, scri
 
 
 def test_captions_take_their_time_and_a_question_preempts_them(picture_bag, scripted):
-    """Prefill and each token take 0.1 s: a caption of the first frame lasts longer than a frame's period."""
+    """Every operation takes 0.4 s, longer than a frame's period: while captions are made, more frames are replaced."""
     words = "one word after the other until the end of a long sentence"
     bag = picture_bag({CAMERA: QUARTERS})
 
     def replayed(captions):
         runtime = scripted(lambda asked, numbers: words)
-        return live(bag, [question(3)], runtime, Timer(append=0.1), captions=captions, max_new_tokens=8)
+        sink = live(bag, [question(3)], runtime, Timer(append=0.4), captions=captions, max_new_tokens=2)
+        return sink, [asked for asked, _ in runtime.asked]
 
-    sinks = {captions: replayed(captions) for captions in (False, True)}
-    frames = {captions: sink.answers[0].frames for captions, sink in sinks.items()}
-    busy = {captions: sum(sink.timelines[0].seconds) for captions, sink in sinks.items()}
-    assert frames[True] == frames[False] and busy[True] <= busy[False]
-    assert sinks[True].answers[0].waited_s < 0.25  # the caption ended before its next token
+    (quiet, quiet_asked), (captioned, asked) = replayed(False), replayed(True)
+    assert quiet_asked == ["Which?"] and asked[-1] == "Which?" and len(asked) > 1
+    assert captioned.timelines[0].dropped > quiet.timelines[0].dropped
+    assert captioned.answers[0].waited_s <= 0.8  # the caption ended before its next token
 
 
 def test_durations_are_multiplied_by_the_factor(picture_bag, scripted):
