@@ -30,7 +30,7 @@ with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(ros_stamp) ## set up, then run the node on a live simulated table-top, and ask it
+demo: $(ros_stamp) ## set up, then play a recorded table-top into the node, ask it, and score its answers
 	@$(with_ros) penguin-vl demo
 
 evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and write a report
