@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+TESTS ?= tests
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 bin := $(VENV)/bin
@@ -37,7 +38,7 @@ evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and writ
 	@$(bin)/penguin-vl evaluate example
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
-	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto tests
+	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto $(TESTS)
 
 lint: $(deps_stamp) ## ruff and mypy
 	@$(bin)/ruff check .

@@ -37,12 +37,7 @@ _ARGUMENTS = (
     ("loop", "false", "start again at the end"),
     ("start", "0.0", "seconds to skip after the first image"),
     ("wait", "120.0", "seconds to wait for the node to subscribe"),
-    (
-        "image_topics",
-        "['/camera/image_raw/compressed']",
-        "list of image topics that the node subscribes to; relative "
-        "ones are in the namespace, and in the bag there or without it",
-    ),
+    ("image_topics", "['/camera/image_raw/compressed']", "list of image topics; relative ones are in the namespace"),
     ("name", "penguin", "name of the node"),
     ("namespace", "", "namespace of the node"),
     ("model", "", "checkpoint folder, or owner/name on the model hub; empty: as in params_file"),
@@ -74,9 +69,7 @@ def _actions(context: LaunchContext) -> list:
             return []
         if event.action is player and event.returncode == 0:
             return [EmitEvent(event=Shutdown(reason="the bag has been played"))]
-        raise RuntimeError(
-            f"{event.process_name} ended with exit code {event.returncode} before the bag had been played"
-        )
+        raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode} before the end of the bag")
 
     include = IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items())
     return [RegisterEventHandler(OnProcessExit(on_exit=on_exit)), include, player]
