@@ -22,8 +22,6 @@ from penguin_ros.cli.ros import require_ros
 from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, MODEL, TRUTH, require_shipped
 
 if TYPE_CHECKING:
-    from penguin_vl.msg import GroundedCaption
-
     from penguin_ros.tools.demo_client import DemoClient
 
 _TIMEOUT_S = 80.0
@@ -108,7 +106,7 @@ class _Demo:
         self._say("")
         return answers
 
-    def _show_caption(self, caption: GroundedCaption, truth: Sequence[GroundedObject]) -> None:
+    def _show_caption(self, caption: Any, truth: Sequence[GroundedObject]) -> None:
         kind = "keyframe" if caption.keyframe else "frame"
         self._say(f"[{kind} {caption.header.stamp.sec}.{caption.header.stamp.nanosec // 10**8}] {caption.text}")
         size = self._recording.size
