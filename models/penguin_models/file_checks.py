@@ -1,5 +1,4 @@
-"""Why a path cannot be read as an image or a video, by what is there and by its first bytes, in words. Decodes nothing.
-"""
+"""Why a path cannot be read as an image or a video, by what is there and by its first bytes, in words. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +13,13 @@ from penguin_models.errors import MediaError
 _HEAD_BYTES = 4096
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
 _STREAMS = ("rtsp", "rtsps", "rtmp", "rtp", "udp", "srt")
+_MARKUP = rb"(?is)(\xef\xbb\xbf)?\s*<"
 _KINDS = (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself; fetch the file: git lfs pull"),
     (rb"[^\n]*annex/objects/", "is a git-annex pointer, not the file itself; fetch the file: git annex get"),
-    (rb"(?s)\W*<(\?xml|!--|!doctype svg|svg)\b.*<svg\b|\W*<svg\b", "is an SVG drawing; convert it to PNG"),
-    (rb"(?i)\W*<(!doctype html|html|head|body)\b", "is a web page; download the file itself"),
-    (rb"\W*<\?xml", "is an XML document, perhaps an error message of a server; download the file again"),
+    (_MARKUP + rb"(?:.*<)?(!doctype\s+html|html|head|body)\b", "is a web page; download the file itself"),
+    (_MARKUP + rb"(?:.*<)?svg\b", "is an SVG drawing; convert it to PNG"),
+    (_MARKUP + rb"\?xml\b", "is an XML document, perhaps an error message of a server; download the file again"),
     (rb"%PDF-", "is a PDF document; convert its page to PNG"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "is an archive; unpack it"),
     (rb"\x89MCAP0|SQLite format 3|#ROSBAG", "is a bag; use it as a bag (--bag)"),
@@ -50,10 +50,7 @@ def check_file(path: str | Path, kind: Literal["image", "video"]) -> bytes:
     path = Path(path)
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise MediaError(f"{kind} {path} is {_not_a_file(mode)}")
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = _head(path) if stat.S_ISREG(mode) else b""
     except FileNotFoundError as err:
         if path.is_symlink() and "annex/objects/" in str(path.readlink()):
             raise MediaError(f"{kind} {path} is not in this clone yet; fetch it: git annex get") from err
@@ -63,6 +60,12 @@ def check_file(path: str | Path, kind: Literal["image", "video"]) -> bytes:
         raise MediaError(f"{kind} {path} cannot be read: {err.strerror}{remedy}") from err
     except ValueError as err:  # a zero byte in the name
         raise MediaError(f"{kind} {str(path)!r} cannot be read: {err}") from err
+    if stat.S_ISDIR(mode):
+        raise MediaError(f"{kind} {path} is a folder; give a file")
+    if not stat.S_ISREG(mode):
+        raise MediaError(
+            f"{kind} {path} is a device or a pipe; for a live camera, start its driver and ask a running node"
+        )
     if not head:
         raise MediaError(f"{kind} {path} is empty (0 bytes); copy it again")
     for beginning, fault in _KINDS:
@@ -71,7 +74,6 @@ def check_file(path: str | Path, kind: Literal["image", "video"]) -> bytes:
     return head
 
 
-def _not_a_file(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder; give a file"
-    return "a device or a pipe, not a file; for a live camera, start its driver and ask a running node"
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)

@@ -22,7 +22,7 @@ from penguin_models.types import UInt8Array
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
 """Errors that Pillow's decoders raise for damaged files."""
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
 _CAMERA_RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"}
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|avif|avis)", re.DOTALL)
@@ -37,11 +37,11 @@ def load_image(path: str | Path) -> UInt8Array:
     """
     with open_image(path) as image:
         rgb = to_rgb(image)
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         if orientation == 1:
             return rgb
         upright = Image.fromarray(rgb)
-        upright.getexif()[_EXIF_ORIENTATION] = orientation
+        upright.getexif()[EXIF_ORIENTATION] = orientation
         return np.array(ImageOps.exif_transpose(upright))
 
 

@@ -4,11 +4,12 @@
 """
 
 from penguin_models.clips import FPS, MAX_FRAMES, Clip, ClipFrame, at_first_size, check_sampling, sample_uniformly
-from penguin_models.image_files import DECODING_ERRORS, load_image, open_image, to_rgb
+from penguin_models.image_files import DECODING_ERRORS, EXIF_ORIENTATION, load_image, open_image, to_rgb
 from penguin_models.video_files import VideoFile
 
 __all__ = [
     "DECODING_ERRORS",
+    "EXIF_ORIENTATION",
     "FPS",
     "MAX_FRAMES",
     "Clip",

@@ -60,9 +60,7 @@ def saved(dtype, scale=1.0, offset=0.0, byteorder="<"):
         entries = b"".join(struct.pack(byteorder + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
         mark = b"II*\0" if byteorder == "<" else b"MM\0*"
         head = mark + struct.pack(byteorder + "I", 8 + values.nbytes)
-        return write_bytes(
-            path, head + values.tobytes() + struct.pack(byteorder + "H", len(tags)) + entries + bytes(4)
-        )
+        return write_bytes(path, head + values.tobytes() + struct.pack(byteorder + "H", len(tags)) + entries + bytes(4))
 
     return write
 
