@@ -1,4 +1,4 @@
-"""Why a path cannot be read as an image or a video, by what is there and by its first bytes, in words. Decodes nothing."""
+"""Why a path cannot be read as an image or a video, in words, by what is there and by its first bytes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import pytest
 from av.filter import Graph
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,6 +1,5 @@
 """Questions about images and clips on the small checkpoint: budgets, costs and errors."""
 
-import numpy as np
 import pytest
 
 from penguin_engine.runtimes.torch import TorchRuntime
