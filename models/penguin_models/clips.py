@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -45,17 +45,22 @@ def sample_uniformly(frames: Sequence[_T], most: int) -> Sequence[_T]:
     return [frames[i] for i in np.linspace(0, len(frames) - 1, most, dtype=int)]
 
 
-def at_first_size(clip: Clip, name: str = "the clip") -> Iterator[ClipFrame]:
+def at_first_size(clip: Clip, name: str = "the clip", tell: Callable[[str], None] | None = None) -> Iterator[ClipFrame]:
     """Yields the frames of a clip, all at the size of the first, because a model takes the frames of a clip as one.
 
-    Frames of another size are stretched to it, so that boxes keep their meaning; a warning is logged.
+    Frames of another size are stretched to it, so that boxes keep their meaning.
+
+    Args:
+        clip: Frames of any sizes.
+        name: How the clip is called in the sentence that says so.
+        tell: Receives the sentence, perhaps repeatedly; it is logged once as a warning if None.
     """
     size: Size | None = None
     for time_s, rgb in clip:
         own = Size(*rgb.shape[:2])
         size = size or own
         if own != size:
-            warn_once(
+            (tell or warn_once)(
                 f"{name} changes from {size.width}x{size.height} to {own.width}x{own.height} pixels; "
                 "all its frames are scaled to the first size"
             )
@@ -66,5 +71,5 @@ def at_first_size(clip: Clip, name: str = "the clip") -> Iterator[ClipFrame]:
 
 @lru_cache(maxsize=1000)
 def warn_once(message: str) -> None:
-    """Logs a warning, once in a process: clips are read several times."""
+    """Logs a sentence as a warning, once in a process: clips are read several times."""
     _log.warning(message)

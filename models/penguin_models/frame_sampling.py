@@ -16,8 +16,8 @@ _T = TypeVar("_T")
 
 LONGEST_GAP_S = 30 * 3600
 """A longer gap is no pause, but a clock that was set. As in ffmpeg's command (its option dts_error_threshold)."""
-# A broadcast format counts anew wherever recordings were joined (ffmpeg: dts_delta_threshold). But in a slide show a gap
-# is a pause: it is below 10 times the interval before it.
+# A broadcast format counts anew wherever recordings were joined (ffmpeg: dts_delta_threshold). But a gap of less than
+# 10 times the interval before it is the pause of a slide show.
 _LONGEST_BROADCAST_GAP_S = 10
 _SLIDE_SHOW = 10
 _FIRST_INTERVAL_S = Fraction(60)

@@ -101,7 +101,7 @@ def _grey(image: Image.Image) -> UInt8Array:
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # Pillow opens 16-bit PGM files as 32-bit
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-        grey = (values >> (bits - 8)).astype(np.uint8)
+        grey: UInt8Array = (values >> (bits - 8)).astype(np.uint8)
         if isinstance(transparent := image.info.get("transparency"), int):
             grey[values == transparent] = 255
         return grey
@@ -120,7 +120,8 @@ def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
             low, high = 0, limit
             break
     scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255 / max(high - low, 1e-300))
-    return np.nan_to_num(scaled).round().astype(np.uint8)
+    grey: UInt8Array = np.nan_to_num(scaled).round().astype(np.uint8)
+    return grey
 
 
 def _register_heif() -> None:

@@ -3,7 +3,17 @@
 `image_files.py` and `video_files.py` read them, `clips.py` says what a clip is.
 """
 
-from penguin_models.clips import FPS, MAX_FRAMES, Clip, ClipFrame, at_first_size, check_sampling, sample_uniformly
+from penguin_models.clips import (
+    FPS,
+    MAX_FRAMES,
+    Clip,
+    ClipFrame,
+    at_first_size,
+    check_sampling,
+    sample_uniformly,
+    warn_once,
+)
+from penguin_models.errors import MediaError
 from penguin_models.image_files import DECODING_ERRORS, EXIF_ORIENTATION, load_image, open_image, to_rgb
 from penguin_models.video_files import VideoFile
 
@@ -14,6 +24,7 @@ __all__ = [
     "MAX_FRAMES",
     "Clip",
     "ClipFrame",
+    "MediaError",
     "VideoFile",
     "at_first_size",
     "check_sampling",
@@ -21,4 +32,5 @@ __all__ = [
     "open_image",
     "sample_uniformly",
     "to_rgb",
+    "warn_once",
 ]

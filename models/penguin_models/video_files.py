@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly, warn_once
+from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
 from penguin_models.frame_sampling import LONGEST_GAP_S, FrameSampler
@@ -45,6 +45,8 @@ class VideoFile:
                 not installed.
         """
         check_sampling(fps, max_frames)
+        self.notes: list[str] = []
+        """Sentences about what is unusual in the file; complete once the clip has been read."""
         self._path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1001) or Fraction(fps)
         check_file(self._path, "video")
@@ -56,10 +58,14 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Decodes and yields the sampled frames; raises MediaError if the file breaks off or holds none."""
-        return at_first_size(self._frames(), f"video {self._path}")
+        return at_first_size(self._frames(), f"video {self._path}", self._note)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _frames(self) -> Iterator[ClipFrame]:
-        with _opened(self._path) as (_, stream):
+        with self._opened() as (_, stream):
             start_s = self._start_s(stream)
             aspect = stream.sample_aspect_ratio
         empty, chosen = True, self._chosen
@@ -76,12 +82,12 @@ class VideoFile:
         start_s = float((stream.start_time or 0) * (stream.time_base or 0))
         if abs(start_s) <= LONGEST_GAP_S:
             return start_s
-        warn_once(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
+        self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
         return 0.0
 
     def _samples(self) -> Iterator[tuple[av.VideoFrame, range]]:
         """Decodes the file; yields each sampled frame with the numbers of its samples."""
-        with _opened(self._path) as (container, stream):
+        with self._opened() as (container, stream):
             from av.error import FFmpegError
 
             stream.thread_type = "AUTO"
@@ -91,11 +97,11 @@ class VideoFile:
             except FFmpegError as err:
                 raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
         if sampler.jumps:
-            warn_once(f"video {self._path}: {_told(sampler.jumps)}")
+            self._note(f"video {self._path}: {_told(sampler.jumps)}")
 
     def _may_exceed(self, max_frames: int) -> bool:
         """Whether the video may have more samples, judged by its packets, which are read but not decoded."""
-        with _opened(self._path) as (container, stream):
+        with self._opened() as (container, stream):
             from av.error import FFmpegError
 
             sampler = FrameSampler(self._fps, bool(container.format.flags & _TS_DISCONT))
@@ -107,47 +113,45 @@ class VideoFile:
             except FFmpegError:
                 return True  # it will be reported by decoding
 
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """Opens the file; yields its container and the stream to show."""
+        try:
+            import av
+        except ModuleNotFoundError as err:
+            raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
+        try:
+            container = av.open(f"file:{self._path}")  # or ffmpeg would take 10:00.mp4 for a protocol named 10
+        except (av.error.FFmpegError, OSError) as err:
+            reason = f"{err.strerror}; it is damaged, or not a video"
+            raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
+        with container:
+            yield container, self._choose(container)
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Opens a video; yields its container and the stream to show."""
-    try:
-        import av
-    except ModuleNotFoundError as err:
-        raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
-    try:
-        container = av.open(f"file:{path}")  # or ffmpeg would take what precedes a colon in the name for a protocol
-    except (av.error.FFmpegError, OSError) as err:
-        raise MediaError(f"video {path} cannot be opened: {err.strerror}; it is damaged, or not a video") from err
-    with container:
-        yield container, _video_stream(path, container)
+    def _choose(self, container: Any) -> Any:
+        """Returns the video stream that ffmpeg would choose; covers and thumbnails are no videos."""
+        from av.stream import Disposition
 
-
-def _video_stream(path: Path, container: Any) -> Any:
-    """Returns the video stream that ffmpeg would choose; covers and thumbnails are no videos."""
-    from av.stream import Disposition
-
-    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
-    videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    if not videos:
-        only = "only a cover image" if container.streams.video else "and no image"
-        raise MediaError(f"{path} has no video stream, {only}")
-    known = [stream for stream in videos if stream.codec_context is not None]
-    if not known:
-        raise MediaError(f"video {path} has a codec that this ffmpeg does not know; convert it to H.264")
-    best = max(known, key=_preference)
-    if len(videos) > 1:
-        warn_once(
-            f"video {path} has {len(videos)} video streams; stream {best.index} ({best.width}x{best.height}) is used"
-        )
-    return best
+        pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+        videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
+        if not videos:
+            only = "only a cover image" if container.streams.video else "and no image"
+            raise MediaError(f"{self._path} has no video stream, {only}")
+        known = [stream for stream in videos if stream.codec_context is not None]
+        if not known:
+            raise MediaError(f"video {self._path} has a codec that this ffmpeg does not know; convert it to H.264")
+        best = max(known, key=_preference)
+        if len(videos) > 1:
+            used = f"stream {best.index} ({best.width}x{best.height}) is used"
+            self._note(f"video {self._path} has {len(videos)} video streams; {used}")
+        return best
 
 
 def _preference(stream: Any) -> int:
     from av.stream import Disposition
 
     marked = bool(stream.disposition & Disposition.default)
-    return stream.width * stream.height + _DEFAULT_STREAM_PIXELS * marked
+    return int(stream.width * stream.height) + _DEFAULT_STREAM_PIXELS * marked
 
 
 def _timed(items: Iterable[Any], stream: Any, clock: str) -> Iterator[tuple[Any, Fraction, Fraction]]:

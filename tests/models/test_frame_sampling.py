@@ -1,4 +1,4 @@
-"""Sampling is ffmpeg's fps filter on ordinary videos, and shows every part of those whose timestamps jump."""
+"""Sampling is that of ffmpeg's fps filter; timestamps that jump are tested with real files in test_video_files.py."""
 
 from fractions import Fraction
 
@@ -9,19 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.frame_sampling import FrameSampler
-
-YEARS = 54 * 365 * 86400
-
-
-def numbers(starts, duration=0.1, fps=Fraction(1), broadcast=False, sampler=None):
-    """Returns the frame, by its place, of each sample."""
-    sampler = sampler or FrameSampler(fps, broadcast)
-    timed = [(place, Fraction(start).limit_denominator(1000), Fraction(duration)) for place, start in enumerate(starts)]
-    covered = [(place, covered) for place, covered in sampler.sample(timed)]
-    assert [at for _, each in covered for at in (each.start, each.stop)] == [
-        at for stop in np.cumsum([0, *(len(each) for _, each in covered)]) for at in (stop, stop)
-    ][1:-1]  # every number once, in order
-    return [(place, len(each)) for place, each in covered]
 
 
 def filtered(pts, durations, time_base, fps):

@@ -25,6 +25,7 @@ from penguin_models.media import (
     load_image,
     open_image,
     sample_uniformly,
+    warn_once,
 )
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import IGNORE_INDEX, Processor, Visual
@@ -143,7 +144,9 @@ class SampleReader:
         else:
             clip_class = FrameFolder if reference.path.is_dir() else VideoFile
             clip = clip_class(reference.path, self.data.fps, self.data.max_frames)
-        return at_first_size(clip, f"clip {reference.path}")
+        yield from at_first_size(clip, f"clip {reference.path}")
+        for note in clip.notes if isinstance(clip, VideoFile) else ():
+            warn_once(note)
 
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
