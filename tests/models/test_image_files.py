@@ -35,7 +35,8 @@ def png(path, colour_type, bits, rows, *chunks):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr"])
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "PA") else "image.png")
+    suffix = {"CMYK": "tif", "PA": "tif", "YCbCr": "jpg"}.get(mode, "png")
+    path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (5, 4), "white").convert("P" if mode == "PA" else mode).convert(mode).save(path)
     rgb = load_image(path)
     assert rgb.shape == (4, 5, 3) and rgb.dtype == np.uint8 and (rgb == 255).all()
