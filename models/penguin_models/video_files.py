@@ -1,12 +1,11 @@
 """A video file as a `Clip`: it can be iterated more than once, decodes anew each time, and holds two frames at most.
 
-Frames are shown as players show them: the stream that ffmpeg would choose, turned and mirrored as the file says, with
-square pixels, on white where transparent. PyAV is imported only when a video is opened.
+Of several video streams, that is shown which ffmpeg would choose; `displayed_frames.py` makes pictures of its frames.
+PyAV is imported only when a video is opened.
 """
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,24 +13,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
+from penguin_models.container_layout import read_layout
+from penguin_models.displayed_frames import displayed
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
 from penguin_models.frame_sampling import LONGEST_GAP_S, FrameSampler
-from penguin_models.image_files import on_white
-from penguin_models.types import Size, UInt8Array
 
 if TYPE_CHECKING:
     import av
 
-_MATROSKA_SEGMENT = bytes.fromhex("18538067")
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT of libavformat: timestamps of the format may restart
 _DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
 _DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
-_MAX_ASPECT = 8  # A pixel that is longer is taken for a damaged header
 
 
 class VideoFile:
@@ -50,6 +44,10 @@ class VideoFile:
         self._path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1001) or Fraction(fps)
         check_file(self._path, "video")
+        self._layout = read_layout(self._path)
+        with self._opened(0) as (container, stream):
+            self._start_s, self._aspect = self._start(stream), stream.sample_aspect_ratio
+            self._broadcast = bool(container.format.flags & _TS_DISCONT)
         self._chosen: Sequence[int] = range(max_frames)
         # Headers are often wrong about the length. Decode once to count the samples, but only if there may be too many.
         if self._may_exceed(max_frames):
@@ -60,68 +58,63 @@ class VideoFile:
         """Decodes and yields the sampled frames; raises MediaError if the file breaks off or holds none."""
         return at_first_size(self._frames(), f"video {self._path}", self._note)
 
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.notes:
-            self.notes.append(sentence)
-
     def _frames(self) -> Iterator[ClipFrame]:
-        with self._opened() as (_, stream):
-            start_s = self._start_s(stream)
-            aspect = stream.sample_aspect_ratio
         empty, chosen = True, self._chosen
         for frame, numbers in self._samples():
             empty = False
-            times = chosen[bisect_left(chosen, numbers.start) : bisect_left(chosen, numbers.stop)]
-            if times:
-                rgb = _displayed(frame, aspect)
-                yield from (ClipFrame(start_s + float(number / self._fps), rgb) for number in times)
+            shown = chosen[bisect_left(chosen, numbers.start) : bisect_left(chosen, numbers.stop)]
+            if shown:
+                rgb = displayed(frame, self._aspect)
+                yield from (ClipFrame(self._start_s + float(number / self._fps), rgb) for number in shown)
         if empty:
             raise MediaError(f"video {self._path} has no frames")
 
-    def _start_s(self, stream: Any) -> float:
-        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-        if abs(start_s) <= LONGEST_GAP_S:
-            return start_s
-        self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
-        return 0.0
-
     def _samples(self) -> Iterator[tuple[av.VideoFrame, range]]:
         """Decodes the file; yields each sampled frame with the numbers of its samples."""
-        with self._opened() as (container, stream):
-            from av.error import FFmpegError
+        from av.error import FFmpegError
 
-            stream.thread_type = "AUTO"
-            sampler = FrameSampler(self._fps, bool(container.format.flags & _TS_DISCONT))
-            try:
-                yield from sampler.sample(_timed(_decode_whole(self._path, container, stream), stream, "pts"))
-            except FFmpegError as err:
-                raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
+        sampler = FrameSampler(self._fps, self._broadcast)
+        try:
+            yield from sampler.sample(self._timed_frames())
+        except FFmpegError as err:
+            raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
         if sampler.jumps:
             self._note(f"video {self._path}: {_told(sampler.jumps)}")
 
+    def _timed_frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
+        for part in range(len(self._layout.parts)):
+            with self._opened(part) as (container, stream):
+                stream.thread_type = "AUTO"
+                yield from _timed(self._decode_whole(container, stream, part), stream, "pts")
+
     def _may_exceed(self, max_frames: int) -> bool:
         """Whether the video may have more samples, judged by its packets, which are read but not decoded."""
-        with self._opened() as (container, stream):
-            from av.error import FFmpegError
+        from av.error import FFmpegError
 
-            sampler = FrameSampler(self._fps, bool(container.format.flags & _TS_DISCONT))
-            packets = (packet for packet in container.demux(stream) if packet.size)
-            try:
-                # In decoding order, so that the last few frames may be missing.
-                samples = sampler.sample(_timed(packets, stream, "dts"))
-                return any(numbers.stop > max_frames - 4 for _, numbers in samples)
-            except FFmpegError:
-                return True  # it will be reported by decoding
+        def packets() -> Iterator[tuple[av.Packet, Fraction, Fraction]]:
+            for part in range(len(self._layout.parts)):
+                with self._opened(part) as (container, stream):
+                    yield from _timed((packet for packet in container.demux(stream) if packet.size), stream, "dts")
+
+        samples = FrameSampler(self._fps, self._broadcast).sample(packets())
+        try:  # In decoding order, so that the last few frames may be missing.
+            return any(numbers.stop > max_frames - 4 for _, numbers in samples)
+        except FFmpegError:
+            return True  # it will be reported by decoding
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, Any]]:
-        """Opens the file; yields its container and the stream to show."""
+    def _opened(self, part: int) -> Iterator[tuple[Any, Any]]:
+        """Opens a part of the file; yields its container and the stream to show."""
         try:
             import av
         except ModuleNotFoundError as err:
             raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
+        url = f"file:{self._path}"  # or ffmpeg would take 10:00.mp4 for a protocol named 10
+        if len(self._layout.parts) > 1:
+            start, end = self._layout.parts[part]
+            url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
-            container = av.open(f"file:{self._path}")  # or ffmpeg would take 10:00.mp4 for a protocol named 10
+            container = av.open(url)
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
             raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
@@ -145,6 +138,35 @@ class VideoFile:
             used = f"stream {best.index} ({best.width}x{best.height}) is used"
             self._note(f"video {self._path} has {len(videos)} video streams; {used}")
         return best
+
+    def _decode_whole(self, container: Any, stream: Any, part: int) -> Iterator[av.VideoFrame]:
+        """Yields all frames of a part; raises MediaError if the file was cut short.
+
+        ffmpeg takes the end of the file for the end of the video. A cut shows only in a damaged last packet or in the
+        length that the file's header announces; the header of a transport stream announces nothing.
+        """
+        end_s = 0.0
+        for packet in container.demux(stream):
+            if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
+                raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
+            if packet.size and packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            yield from packet.decode()
+        if self._layout.breaks_off and part == len(self._layout.parts) - 1:
+            announced = "its header announces more; copy it again"
+            raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")
+
+    def _start(self, stream: Any) -> float:
+        """Returns the time of the first frame in seconds."""
+        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+        if abs(start_s) <= LONGEST_GAP_S:
+            return start_s
+        self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
+        return 0.0
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
 
 def _preference(stream: Any) -> int:
@@ -182,73 +204,3 @@ def _span(seconds: float) -> str:
         if abs(seconds) > 2 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.1f} s"
-
-
-def _decode_whole(file: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """Yields all frames of a video; raises MediaError if the file was cut short.
-
-    ffmpeg takes the end of the file for the end of the video. A cut shows only in a damaged last packet or in the
-    length that the file's header announces; the header of a transport stream announces nothing.
-    """
-    kind, end_s, last = container.format.name, 0.0, None
-    for packet in container.demux(stream):
-        if packet.is_corrupt and kind != "mpegts":  # there, gaps are flagged as well
-            raise MediaError(f"video {file} is damaged or breaks off after {end_s:.2f} s; copy it again")
-        if packet.size and packet.pts is not None:
-            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        last = packet.dts if packet.dts is not None else last
-        yield from packet.decode()
-    # The header of an AVI counts frames, including those that only repeat the one before.
-    short = kind == "avi" and last is not None and stream.frames - (last + 1) > (stream.average_rate or 1)
-    if short or (kind.startswith("matroska") and _announced_bytes(file) > file.stat().st_size):
-        raise MediaError(f"video {file} breaks off after {end_s:.2f} s, its header announces more; copy it again")
-
-
-def _announced_bytes(file: Path) -> int:
-    """Returns the length that a Matroska or WebM file announces (RFC 8794, RFC 9559), or 0 if it does not."""
-    with file.open("rb") as opened:
-        head = opened.read(4096)
-    at = 0
-    while at + 12 <= len(head):
-        size_at = at + 9 - head[at].bit_length()
-        length = 9 - head[size_at].bit_length()
-        unknown = (1 << 7 * length) - 1
-        size = int.from_bytes(head[size_at : size_at + length], "big") & unknown
-        end = size_at + length + size
-        if head[at:size_at] == _MATROSKA_SEGMENT:
-            return 0 if size == unknown else end
-        at = end
-    return 0
-
-
-def _displayed(frame: av.VideoFrame, aspect: Fraction | None) -> UInt8Array:
-    """Returns the pixels of a frame as players show it: uint8 [H, W, 3]."""
-    size = _square_pixels(Size(frame.height, frame.width), aspect)
-    format_ = frame.format
-    if format_.has_palette or any(component.is_alpha for component in format_.components):
-        rgba = frame.to_ndarray(format="rgba", width=size.width, height=size.height)
-        return _upright(frame, on_white(Image.fromarray(rgba)))
-    return _upright(frame, frame.to_ndarray(format="rgb24", width=size.width, height=size.height))
-
-
-def _square_pixels(size: Size, aspect: Fraction | None) -> Size:
-    """Returns the size with square pixels, enlarged along one axis; a ratio of 0 is unknown."""
-    if not aspect or not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
-        return size
-    if aspect > 1:
-        return Size(size.height, round(size.width * aspect))
-    return Size(round(size.height / aspect), size.width)
-
-
-def _upright(frame: av.VideoFrame, rgb: UInt8Array) -> UInt8Array:
-    """Turns and mirrors pixels as the display matrix of the frame says, which phones store next to them.
-
-    The matrix maps a pixel's (x, y) to (a x + c y, b x + d y). Angles are rounded to quarter turns.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return rgb
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        rgb, a, d = rgb.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

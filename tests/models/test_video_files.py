@@ -196,6 +196,7 @@ def b_frames(stream):
         *(("mpeg2video", name) for name in ("x.mpg", "x.vob", "x.ts", "x.m2v")),
         *(("libx264", name) for name in ("x.ts", "x.m2ts", "x.h264")),
         *(("mpeg1video", "x.mpg"), ("mpeg4", "x.ts"), ("mjpeg", "x.mjpeg")),
+        *(("mpeg4", name) for name in ("x.mp4", "x.mov", "x.mkv", "x.avi")),  # joined byte by byte
     ],
 )
 def test_joined_segments_are_all_shown(tmp_path, codec, name):
@@ -298,17 +299,32 @@ def test_the_last_picture_is_shown_after_a_pause(tmp_path):
 
 
 def with_duration(path, seconds):
-    """Changes the length that the header of a Matroska file announces, or removes it (None)."""
-    content = path.read_bytes()
-    at = content.index(b"\x44\x89\x88")  # the element Duration, 8 bytes long
-    void = b"\xec\x89" + bytes(9)
-    element = void if seconds is None else b"\x44\x89\x88" + struct.pack(">d", seconds * 1000)
-    return write_bytes(path, content[:at] + element + content[at + 11 :])
+    """Changes the length that the header announces, or removes it (None, Matroska only)."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".mkv":
+        at = content.index(b"\x44\x89\x88")  # the element Duration, 8 bytes long
+        void = b"\xec\x89" + bytes(9)
+        content[at : at + 11] = void if seconds is None else b"\x44\x89\x88" + struct.pack(">d", seconds * 1000)
+    elif path.suffix == ".avi":  # number of frames, one per second
+        for header, offset in ((b"avih", 24), (b"strh", 40)):
+            struct.pack_into("<I", content, content.index(header) + offset, seconds)
+    else:
+        units_at = content.index(b"mdhd") + 16
+        for header, offset, unit in ((b"mvhd", 20, 1000), (b"tkhd", 24, 1000), (b"mdhd", 20, units_at)):
+            rate = unit if unit == 1000 else struct.unpack_from(">I", content, units_at)[0]
+            struct.pack_into(">I", content, content.index(header) + offset, min(seconds * rate, 2**32 - 1))
+    return write_bytes(path, content)
 
 
-@pytest.mark.parametrize("seconds", [None, 0, 1, 30, 60, 1e4, 1e12])
-def test_the_length_in_the_header_is_not_trusted(tmp_path, seconds, monkeypatch):
-    path = with_duration(write(tmp_path / "x.mkv", [(RED, range(60))], rate=1), seconds)
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        *(("x.mkv", seconds) for seconds in (None, 0, 1, 30, 60, 10_000, 10**12)),
+        *((name, seconds) for name in ("x.avi", "x.mp4") for seconds in (0, 1, 10_000)),
+    ],
+)
+def test_the_length_in_the_header_is_not_trusted(tmp_path, name, seconds, monkeypatch):
+    path = with_duration(write(tmp_path / name, [(RED, range(60))], rate=1), seconds)
     decoded = []
     decode = VideoFile._samples
     monkeypatch.setattr(VideoFile, "_samples", lambda self: decoded.append(1) or decode(self))
