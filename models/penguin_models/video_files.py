@@ -99,7 +99,7 @@ class VideoFile:
         samples = FrameSampler(self._fps, self._broadcast).sample(packets())
         try:  # In decoding order, so that the last few frames may be missing.
             return any(numbers.stop > max_frames - 4 for _, numbers in samples)
-        except FFmpegError:
+        except (FFmpegError, IndexError):
             return True  # it will be reported by decoding
 
     @contextmanager
@@ -114,7 +114,7 @@ class VideoFile:
             start, end = self._layout.parts[part]
             url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
-            container = av.open(url)
+            container = av.open(url, metadata_errors="replace")  # titles are often not UTF-8
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
             raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
@@ -146,12 +146,15 @@ class VideoFile:
         length that the file's header announces; the header of a transport stream announces nothing.
         """
         end_s = 0.0
-        for packet in container.demux(stream):
-            if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
-                raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
-            if packet.size and packet.pts is not None:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            yield from packet.decode()
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
+                    raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
+                if packet.size and packet.pts is not None:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                yield from packet.decode()
+        except IndexError:  # at the end, PyAV 18.1 flushes streams that it does not know, if new ones have appeared
+            yield from stream.decode(None)
         if self._layout.breaks_off and part == len(self._layout.parts) - 1:
             announced = "its header announces more; copy it again"
             raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")

@@ -144,10 +144,11 @@ def test_a_complete_video_with_gaps_is_read(tmp_path, name):
     assert list(VideoFile(path))
 
 
-def write(path, parts, rate=25, codec="mpeg4", time_base=None, size=(64, 48), prepare=lambda stream: None):
+def write(path, parts, rate=25, codec="mpeg4", time_base=None, size=(64, 48), prepare=lambda stream: None, **tags):
     """Writes a video of coloured parts, each (picture or colour, timestamps in units of the time base)."""
     time_base = time_base or Fraction(1, rate)
     with av.open(str(path), "w") as container:
+        container.metadata.update(tags)
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -492,6 +493,12 @@ def test_transparent_videos_are_laid_on_white(tmp_path):
         container.mux(stream.encode())
     [frame] = VideoFile(tmp_path / "x.mov")
     assert frame.rgb[4, 4].tolist() == [255, 255, 255] and frame.rgb[4, 12].tolist() == [0, 0, 0]
+
+
+def test_titles_need_not_be_utf8(tmp_path):
+    path = write(tmp_path / "x.mkv", [(RED, range(50))], title="K\u00fcche")
+    content = path.read_bytes().replace("K\u00fcche".encode(), "K\u00fcche ".encode("latin-1"))
+    assert colours(VideoFile(write_bytes(path, content))) == "RR"
 
 
 def test_names_with_colons_are_no_protocols(tmp_path, monkeypatch):
