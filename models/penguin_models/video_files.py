@@ -160,9 +160,9 @@ class VideoFile:
             raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")
 
     def _start(self, stream: Any) -> float:
-        """Returns the time of the first frame in seconds."""
-        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-        if abs(start_s) <= LONGEST_GAP_S:
+        """Returns the time of the first frame in seconds; a time before 0 becomes 0."""
+        start_s = max(0.0, float((stream.start_time or 0) * (stream.time_base or 0)))
+        if start_s <= LONGEST_GAP_S:
             return start_s
         self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
         return 0.0

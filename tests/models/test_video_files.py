@@ -144,10 +144,20 @@ def test_a_complete_video_with_gaps_is_read(tmp_path, name):
     assert list(VideoFile(path))
 
 
-def write(path, parts, rate=25, codec="mpeg4", time_base=None, size=(64, 48), prepare=lambda stream: None, **tags):
+def write(
+    path,
+    parts,
+    rate=25,
+    codec="mpeg4",
+    time_base=None,
+    size=(64, 48),
+    prepare=lambda stream: None,
+    options=None,
+    **tags,
+):
     """Writes a video of coloured parts, each (picture or colour, timestamps in units of the time base)."""
     time_base = time_base or Fraction(1, rate)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         container.metadata.update(tags)
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = size
@@ -236,6 +246,14 @@ def test_a_wrap_of_the_counter_is_no_jump(tmp_path):
     parts = [(RED, range(before, before + 125)), (BLUE, range(before + 125, before + 250))]
     clip = VideoFile(write(tmp_path / "x.ts", parts, codec="mpeg2video"))
     assert colours(clip) in ("RRRRRBBBBB", "RRRRRRBBBBB") and not clip.notes
+
+
+def test_timestamps_below_zero_count_from_zero(tmp_path):
+    parts = [(RED, range(-75, 0)), (BLUE, range(50))]
+    path = write(tmp_path / "x.ts", parts, options={"avoid_negative_ts": "disabled"})
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].start_time < 0
+    assert colours(VideoFile(path)) == "RRRBB" and next(iter(VideoFile(path))).time_s == 0
 
 
 def steps(start, count, step=100):
