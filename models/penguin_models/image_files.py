@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,10 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     if _HEIC.match(head):
         _register_heif()
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is an error at twice its limit
+            image = Image.open(path)
+        with image:
             yield image
     except UnidentifiedImageError as err:
         raise MediaError(f"image {path} {_unidentified(head)}") from err
@@ -85,13 +89,20 @@ def to_rgb(image: Image.Image) -> UInt8Array:
 
 
 def on_white(image: Image.Image) -> UInt8Array:
-    """Lays an image with transparency on a white ground: uint8 [H, W, 3]."""
+    """Lays an image with transparency on a white ground: uint8 [H, W, 3].
+
+    A picture of which nothing would be left is returned without its transparency: some cameras fill alpha with 0.
+    """
     transparent = image.info.get("transparency")
     if isinstance(transparent, tuple) and max(transparent) > 255:
         # Pillow 13.0 reads 16-bit colours of a PNG as 8 bits, but not the transparent one.
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    rgba = image.convert("RGBA")
+    pixels = np.asarray(rgba)
+    if not pixels[..., 3].any() and (pixels != pixels[0, 0]).any():
+        return np.ascontiguousarray(pixels[..., :3])
     ground = Image.new("RGBA", image.size, "white")
-    ground.alpha_composite(image.convert("RGBA"))
+    ground.alpha_composite(rgba)
     return np.array(ground.convert("RGB"))
 
 
@@ -99,7 +110,11 @@ def _grey(image: Image.Image) -> UInt8Array:
     """Scales an image with one channel of more than 8 bits to uint8 [H, W]."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # Pillow opens 16-bit PGM files as 32-bit
+    is_16_bit = image.mode == "I" and image.format in (
+        "PNG",
+        "PPM",
+    )  # Pillow opens 16-bit PGM as 32-bit, before 11 PNG too
+    if image.mode.startswith("I;16") or is_16_bit:
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
         grey: UInt8Array = (values >> (bits - 8)).astype(np.uint8)
         if isinstance(transparent := image.info.get("transparency"), int):

@@ -66,6 +66,15 @@ def saved(dtype, scale=1.0, offset=0.0, byteorder="<"):
     return write
 
 
+def pfm(path):
+    return write_bytes(path, b"Pf\n64 48\n-1.0\n" + RAMP[::-1].astype("<f4").tobytes())
+
+
+def grey16_plain_pgm(path):
+    levels = " ".join(str(level) for level in (RAMP * 65535).astype(int).ravel())
+    return write_bytes(path, f"P2 64 48 65535\n{levels}\n".encode())
+
+
 def png16(path):
     Image.fromarray((RAMP * 65535).astype(np.uint16)).save(path, format="PNG")
     return path
@@ -74,7 +83,7 @@ def png16(path):
 @pytest.mark.parametrize(
     "write",
     [
-        *(grey16_pgm, grey12_pgm, png16),
+        *(grey16_pgm, grey16_plain_pgm, grey12_pgm, png16, pfm),
         *(saved("u2", 65535), saved("u2", 65535, byteorder=">"), saved("u4", 65535), saved("u4", 2**32 - 1)),
         *(saved("i4", 65535), saved("i4", 255), saved("i4", 200_000, -100_000), saved("i2", 65535, -32768)),
         *(saved("f4"), saved("f4", 255), saved("f4", 65535), saved("f4", 2, -1), saved("f4", 1e6)),
@@ -154,6 +163,16 @@ def test_transparent_pictures_are_laid_on_white(tmp_path, mode, name, options):
     drawing(mode).save(tmp_path / name, **({"sizes": [(24, 24)]} if name == "x.ico" else options))
     rgb = load_image(tmp_path / name)
     assert rgb[12, 12].tolist() == BLACK and rgb[2, 2].tolist() == rgb[20, 12].tolist() == WHITE
+
+
+def test_alpha_of_0_throughout_is_ignored(tmp_path):
+    """As cameras write it; a picture that is black besides stays empty."""
+    bgra = np.zeros((4, 5, 4), np.uint8)
+    cv2.imwrite(str(tmp_path / "empty.png"), bgra)
+    assert (load_image(tmp_path / "empty.png") == 255).all()
+    bgra[:, :, 0] = 50 * np.arange(5)
+    cv2.imwrite(str(tmp_path / "x.png"), bgra)
+    assert load_image(tmp_path / "x.png")[0].tolist() == [[0, 0, level] for level in (0, 50, 100, 150, 200)]
 
 
 def test_transparency_of_16_bits_and_in_part(tmp_path):
@@ -245,7 +264,12 @@ def test_a_plugin_for_heic_is_used(tmp_path, monkeypatch):
     assert load_image(path)[0, 0].tolist() == [1, 2, 3]
 
 
-def test_a_decompression_bomb_is_refused(tmp_path):
+@pytest.mark.filterwarnings("error")
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        Image.new("L", (12, 12)).save(tmp_path / "large.png")  # Pillow warns, but does not refuse
+        assert load_image(tmp_path / "large.png").shape == (12, 12, 3)
     bomb = write_bytes(tmp_path / "x.pgm", b"P5 20000 20000 255\n")
     with pytest.raises(MediaError, match=r"x.pgm has 400000000 pixels, the limit is \d{9}; scale it down"):
         load_image(bomb)
