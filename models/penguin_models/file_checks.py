@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from penguin_models.errors import MediaError
 
 _HEAD_BYTES = 4096
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
-_STREAMS = ("rtsp", "rtsps", "rtmp", "rtp", "udp", "srt")
+_URL = re.compile(r"(?:.*/)?(https?|ftps?|file|s3|gs|hf|rtsps?|rtmps?|rtp|udp|srt):/+(?=[^/])", re.IGNORECASE)
+_STREAMS = ("rt", "udp", "srt")
 _MARKUP = rb"(?is)(\xef\xbb\xbf)?\s*<"
 _KINDS = (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself; fetch the file: git lfs pull"),
@@ -28,7 +28,7 @@ _KINDS = (
 
 
 def url_fault(path: str | Path, kind: str) -> str | None:
-    """Returns a sentence if a path that does not exist is in fact a URL, and None if not."""
+    """Returns a sentence if a path that does not exist is in fact a URL, perhaps after a folder, and None if not."""
     found = _URL.match(str(path))
     if found is None:
         return None
@@ -36,7 +36,7 @@ def url_fault(path: str | Path, kind: str) -> str | None:
     if scheme == "file":
         return f"{kind} file:///{rest} is a URL; give the path: /{unquote(rest)}"
     remedy = "download it first"
-    if scheme in _STREAMS:
+    if scheme.startswith(_STREAMS):
         remedy = "start a camera driver that publishes the stream, and ask a running node"
     return f"{kind} {scheme}://{rest} is a URL, and only files are read; {remedy}"
 

@@ -31,7 +31,7 @@ class FrameSampler:
     def __init__(self, fps: Fraction, broadcast: bool = False):
         """Takes the rate, and whether the container is of a broadcast format (MPEG-TS, MPEG-PS, Ogg)."""
         self._fps = fps
-        self._broadcast = broadcast
+        self._restarts = broadcast
         self.jumps: list[tuple[float, float]] = []
         """After how many seconds the timestamps jumped, and by how many seconds; the first 100."""
 
@@ -80,7 +80,7 @@ class FrameSampler:
         return not -_DISORDER_S <= gap <= self._longest_gap(interval)
 
     def _longest_gap(self, interval: Fraction) -> Fraction:
-        if self._broadcast or self.jumps:  # a clock that jumped once is not reliable
+        if self._restarts:
             return max(Fraction(_LONGEST_BROADCAST_GAP_S), _SLIDE_SHOW * interval)
         return Fraction(LONGEST_GAP_S)
 
@@ -89,5 +89,6 @@ class FrameSampler:
         return duration if 0 < duration <= self._longest_gap(interval) else min(interval, 1 / self._fps)
 
     def _note(self, at_s: float, by_s: float) -> None:
+        self._restarts = self._restarts or abs(by_s) > _LONGEST_BROADCAST_GAP_S  # it may be set right again
         if len(self.jumps) < _MAX_JUMPS:
             self.jumps.append((at_s, by_s))
