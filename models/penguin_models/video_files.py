@@ -77,7 +77,7 @@ class VideoFile:
         try:
             yield from sampler.sample(self._timed_frames())
         except FFmpegError as err:
-            raise MediaError(f"video {self._path} cannot be decoded to its end: {err}") from err
+            raise MediaError(f"video {self._path} cannot be decoded to its end: {err.strerror}") from err
         if sampler.jumps:
             self._note(f"video {self._path}: {_told(sampler.jumps)}")
 
@@ -129,7 +129,7 @@ class VideoFile:
         videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not videos:
             only = "only a cover image" if container.streams.video else "and no image"
-            raise MediaError(f"{self._path} has no video stream, {only}")
+            raise MediaError(f"video {self._path} has no video stream, {only}")
         known = [stream for stream in videos if stream.codec_context is not None]
         if not known:
             raise MediaError(f"video {self._path} has a codec that this ffmpeg does not know; convert it to H.264")
