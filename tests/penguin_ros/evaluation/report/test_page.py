@@ -209,5 +209,5 @@ def test_only_jpeg_files_of_the_folder_are_embedded(tmp_path, content, message):
 @pytest.mark.parametrize("summary", [{}, {"methods": 1}, {"methods": {"memory": {}}}])
 def test_results_that_contradict_themselves_are_one_error(result_folder, tmp_path, summary):
     results = make({"memory": "rrrr"}).model_copy(update={"summary": summary})
-    with pytest.raises(EvaluationError, match="contradict themselves .* run the evaluation again"):
+    with pytest.raises(EvaluationError, match=r"contradict themselves .* run the evaluation again"):
         write_report(tmp_path / "report.html", [results], [result_folder])
