@@ -96,13 +96,14 @@ def open_checkpoint(
     """
     folder = resolve_checkpoint(path_or_repo, revision)
     config, stored = read_config(folder), _index_tensors(folder)
-    processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
+    processor = Processor.from_pretrained(folder, config.image_token_id)
     if processor.images.patch_size != config.encoder.patch_size:
         raise CheckpointError(
             f"{folder}: preprocessor_config.json has patches of {processor.images.patch_size} pixels, "
             f"the encoder of {config.encoder.patch_size}; the files belong to different checkpoints"
         )
     model = empty_model(config)
+    model.end_token_ids = processor.end_token_ids
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     if config.tie_word_embeddings:
         expected.pop(LM_HEAD, None)
