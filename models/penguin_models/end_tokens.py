@@ -1,8 +1,8 @@
 """Which token ids end an answer, from all files of a checkpoint that name them.
 
 An answer ends at `<|im_end|>`, at the tokenizer's `eos_token`, and at every `eos_token_id` of generation_config.json,
-config.json and its `text_config`. Other fields of generation_config.json are not used: how tokens are chosen is a setting
-of the caller.
+config.json and its `text_config`. Other fields of generation_config.json are not used: how tokens are chosen is a
+setting of the caller.
 """
 
 from __future__ import annotations
