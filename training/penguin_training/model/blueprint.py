@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_models.checkpoint import read_config, resolve_checkpoint
+from penguin_models.checkpoint import read_config
 from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.processor import Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
 from penguin_training.settings.stage import StageSettings
