@@ -11,7 +11,7 @@ from typing import Any
 
 BOX_KEYS = ("bbox_2d", "box_2d", "bbox", "box", "bounding_box")
 LABEL_KEYS = ("label", "name", "category", "class", "object", "phrase", "text_content", "text")
-_NOTHING = (None, "", [], {})
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 def find_boxes(value: Any, label: str = "object") -> Iterator[tuple[str, list[str]]]:
