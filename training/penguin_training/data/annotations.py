@@ -33,7 +33,8 @@ _OTHER_FORMS = {
     *("rejected", "dialog", "dialogue", "conversation", "turns", "caption", "texts"),
 }
 """Fields in which other forms of training data hold what is learnt."""
-_FORMS = "`conversations` (from and value), `messages` (role and content) or `text`"
+FORMS = "`conversations` (from and value), `messages` (role and content) or `text`"
+"""Fields that hold what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ def parse_annotation(raw: Any, root: Path, default_id: str, conversations: bool 
         return _media_only(name, [*media["<image>"], *media["<video>"], *embedded], keys, "media")
     if not forms:
         if "conversations" not in keys and "messages" not in keys and _OTHER_FORMS.intersection(keys):
-            raise DataError(
-                f"the sample has only {', '.join(keys)}, but training reads {_FORMS}: convert it, or set "
-                "`conversations: false` for the file to learn from its media alone"
+            alone = (
+                ", or set `conversations: false` for the file to learn from its media alone"
+                if any(media.values())
+                else ""
             )
-        return _media_only(name, [*media["<image>"], *media["<video>"]], keys, f"media, {_FORMS}")
+            raise DataError(f"the sample has only {', '.join(keys)}, but training reads {FORMS}: convert it{alone}")
+        return _media_only(name, [*media["<image>"], *media["<video>"]], keys, f"media, {FORMS}")
     if len(forms) > 1:
         raise DataError(f"a sample has either conversations, messages or text, not {' and '.join(forms)}")
     (form,) = forms
