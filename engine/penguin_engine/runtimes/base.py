@@ -84,8 +84,8 @@ class KVCache(ABC):
             logits = self._extend(segments, new)
             if not np.isfinite(logits.max()):  # NaN if any logit is; a single -inf is a token that is never chosen
                 raise NonFiniteError(
-                    f"the model's logits are not finite in {self._dtype}: float16 overflows, so run or export the "
-                    "model in bfloat16 or float32; if that does not help, check its weights for NaN and infinity"
+                    f"the model's logits are not finite in {self._dtype}: check its weights for NaN and infinity, and "
+                    "run or export it in bfloat16 or float32 if they overflow float16"
                 )
             return logits
         except BaseException:

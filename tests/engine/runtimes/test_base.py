@@ -28,7 +28,7 @@ class FixedLogits(KVCache):
 )
 def test_no_token_is_chosen_from_logits_that_are_not_finite(logits):
     cache = FixedLogits(logits)
-    with pytest.raises(NonFiniteError, match=r"not finite in float16: .* bfloat16 or float32"):
+    with pytest.raises(NonFiniteError, match=r"not finite in float16: .* weights .* bfloat16 or float32"):
         cache.append([[1, 2]])
     assert cache.length == 0
 
