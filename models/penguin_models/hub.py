@@ -51,7 +51,7 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
             f"download it: {_download_command(name, revision)}"
         )
     others = _cached_revisions(name, constants.DEFAULT_REVISION) if revision is None else {}
-    if others := {ref: commit for ref, commit in others.items() if ref != commit}:
+    if others := {ref: commit for ref, commit in others.items() if commit not in (ref, folder.name)}:
         _log.warning(
             "%s: taking its default branch (commit %s); the cache also holds %s, chosen with --revision",
             *(name, folder.name[:7], ", ".join(others)),
@@ -79,7 +79,8 @@ def _download(name: str, revision: str | None, files: list[str]) -> Path:
         wanted = f"at revision {revision}" if revision else f"at its default branch {constants.DEFAULT_REVISION}"
         raise CheckpointError(
             f"{name} is not a folder here; {_unreachable(err.__cause__)}, and the local cache does not hold it "
-            f"{wanted} completely.{_held(name, revision)} With a connection, download it: "
+            f"{wanted} completely.{_held(name, revision)} With a connection"
+            f"{' and without that variable' if constants.HF_HUB_OFFLINE else ''}, download it: "
             f"{_download_command(name, revision)}"
         ) from err
     except (OSError, HTTPError) as err:

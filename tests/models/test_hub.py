@@ -101,9 +101,12 @@ def test_without_network_the_cached_revision_is_used_and_no_other(make_cache):
     assert missing == (
         f"error: {NAME} is not a folder here; the model hub is not asked because HF_HUB_OFFLINE is set, and the local "
         "cache does not hold it at revision v2 completely. It holds main, v1: choose with --revision main, or give the "
-        f"folder as the model: {folder}. With a connection, download it: hf download {NAME} --revision v2"
+        f"folder as the model: {folder}. With a connection and without that variable, download it: hf download {NAME} "
+        "--revision v2"
     )
-    assert unknown.endswith("completely. With a connection, download it: hf download tencent/Penguin-VL-8B")
+    assert unknown.endswith(
+        "completely. With a connection and without that variable, download it: hf download tencent/Penguin-VL-8B"
+    )
     assert set(log.splitlines()) == {
         f"{NAME}: taking its default branch (commit c0ffeec); the cache also holds v1, chosen with --revision"
     }
@@ -114,6 +117,12 @@ def test_another_revision_than_the_default_branch_is_named_and_not_run(make_cach
     ((found,), log) = offline(make_cache(**{ref: OLDER}), (NAME, None))
     assert "does not hold it at its default branch main completely" in found
     assert f"It holds {named}: choose with --revision {named}, or give the folder" in found and log == ""
+
+
+def test_a_tag_of_the_same_commit_needs_no_warning(make_cache):
+    cache = make_cache(main=MAIN)
+    (cache / "models--tencent--Penguin-VL-2B" / "refs" / "v1").write_text(MAIN)
+    assert offline(cache, (NAME, None)) == ([MAIN], "")
 
 
 def test_a_partly_cached_revision_is_no_checkpoint(make_cache):
