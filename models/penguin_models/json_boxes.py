@@ -49,7 +49,7 @@ def _keys(value: Mapping[str, Any]) -> tuple[str | None, str | None]:
     key = next((key for key in BOX_KEYS if key in value and (key.endswith("_2d") or _is_box(value[key]))), None)
     if key is None:
         return None, None
-    return key, next((name for name in LABEL_KEYS if isinstance(value.get(name), str) and value[name]), None)
+    return key, next((name for name in LABEL_KEYS if type(value.get(name)) in (str, int) and value[name] != ""), None)
 
 
 def _is_box(value: Any) -> bool:

@@ -88,6 +88,7 @@ def test_phrases_stay_in_the_text():
             (CUBE, GroundedObject("red cube", Box(0, 0, 1, 1))),
             "red cube, red cube",
         ),
+        ('{"bbox_2d": [0, 0, 1, 1], "label": 7}', (GroundedObject("7", Box(0, 0, 1, 1)),), "7"),
         ('{"mug": {"bbox": [0, 0, 1000, 1000]}}', (MUG,), "mug"),
         ('{"items": [{"bbox": [0, 0, 1000, 1000], "label": "mug"}], "count": 1}', (MUG,), 'mug {"count": 1}'),
         (

@@ -223,7 +223,8 @@ class SceneWorker:
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
         held = {name: frame for name in cameras if (frame := self.camera_states[name].newest) is not None}
         if not held:
-            for failure in filter(None, (self.camera_states[name].failure for name in cameras)):
+            failure = next(filter(None, (self.camera_states[name].failure for name in cameras)), None)
+            if failure is not None:
                 raise failure
             raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet; is the camera publishing?")
         camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
