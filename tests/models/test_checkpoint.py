@@ -1,7 +1,6 @@
 """Checkpoints are read completely or not at all, and read back bit by bit as they were written."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -237,61 +236,6 @@ def test_loading_needs_little_more_than_the_weights(edit_checkpoint, checkpoint,
     command = [sys.executable, "-c", PEAK_SCRIPT, str(checkpoint), str(folder), dtype]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert result["peak"] <= 1.2 * result["weights"], result
-
-
-COMMIT, OLDER = "c0ffee" * 6 + "abcd", "0123456789" * 4
-RESOLVE_SCRIPT = """
-import json, sys
-from penguin_models.checkpoint import load_pretrained, resolve_checkpoint
-from penguin_models.errors import CheckpointError
-results = []
-for name, revision in json.loads(sys.argv[1]):
-    try:
-        load_pretrained(name, revision=revision)
-        results.append(resolve_checkpoint(name, revision).name)
-    except CheckpointError as err:
-        results.append(f"error: {err}")
-print(json.dumps(results))
-"""
-
-
-def resolve_offline(cache, *cases):
-    """Loads (name, revision) pairs with a hub that cannot be reached: a commit or an error for each."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache), "HF_HOME": str(cache / "home")}
-    command = [sys.executable, "-c", RESOLVE_SCRIPT, json.dumps(cases)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.fixture
-def hub_cache(checkpoint, tmp_path):
-    """A cache as the hub's client writes it: two commits of one repository, which main and v1 name."""
-    repository = tmp_path / "cache" / "models--tencent--Penguin-VL-2B"
-    for name, commit in (("main", COMMIT), ("v1", OLDER)):
-        (repository / "refs").mkdir(parents=True, exist_ok=True)
-        (repository / "refs" / name).write_text(commit)
-        snapshot = repository / "snapshots" / commit
-        snapshot.mkdir(parents=True)
-        for file in checkpoint.iterdir():
-            blob = repository / "blobs" / f"{commit[:6]}-{file.name}"
-            blob.parent.mkdir(exist_ok=True)
-            blob.write_bytes(file.read_bytes())
-            (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
-    return tmp_path / "cache"
-
-
-def test_without_network_the_cached_revision_is_used_and_no_other(hub_cache):
-    name = "tencent/Penguin-VL-2B"
-    latest, tag, commit, missing, unknown = resolve_offline(
-        hub_cache, (name, None), (name, "v1"), (name, OLDER), (name, "v2"), ("tencent/Penguin-VL-8B", None)
-    )
-    assert (latest, tag, commit) == (COMMIT, OLDER, OLDER)
-    assert missing == (
-        f"error: {name} is not a folder here; the model hub cannot be reached, and its local cache does not hold "
-        f"{name} at revision v2 completely. With a connection, download it: hf download {name} --revision v2"
-    )
-    assert unknown.endswith("download it: hf download tencent/Penguin-VL-8B")
 
 
 def test_a_local_folder_has_no_revisions(checkpoint):

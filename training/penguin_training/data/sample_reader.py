@@ -32,9 +32,10 @@ from penguin_models.processor import IGNORE_INDEX, Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Array
-from penguin_training.data.annotations import Annotation, MediaReference
+from penguin_training.data.annotations import FORMS, Annotation
 from penguin_training.data.frame_folder import FrameFolder
 from penguin_training.data.independent_turns import encode_independent_turns
+from penguin_training.data.media_reference import MediaReference
 from penguin_training.settings.data import DataSettings
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
@@ -92,7 +93,10 @@ class SampleReader:
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
         if not annotation.has_text and not self.reconstructs:
-            raise DataError("it has no conversation, and the stage has no reconstruction; filter samples with `only`")
+            raise DataError(
+                f"it has none of {FORMS}, only {', '.join(annotation.keys)}, and the stage has no reconstruction; "
+                "convert it, or filter samples with `only`"
+            )
         media = tuple(self._inspect(reference) for reference in annotation.media)
         visuals = [info.visual for info in media]
         frames = [
