@@ -25,6 +25,7 @@ from penguin_models.tensor_files import (
     StoredTensor,
     check_tensors,
     copy_tensors,
+    file_inside,
     index_tensors,
     read_tensors,
     released_name,
@@ -178,7 +179,7 @@ def _encoder_folder(folder: Path, raw: dict[str, Any], *, lacks: str, weights: b
     second = raw.get("vision_encoder")
     if not isinstance(second, str) or not second:
         raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from")
-    inside = folder / second
+    inside = file_inside(folder, second)
     return resolve_checkpoint(inside if inside.is_dir() else second, weights=weights)
 
 

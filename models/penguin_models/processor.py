@@ -225,5 +225,8 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     from transformers import AutoTokenizer  # only for checkpoints without the single-file form
 
-    slow: Any = AutoTokenizer.from_pretrained(folder)
+    try:
+        slow: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as err:
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read: {err}") from err
     return slow.backend_tokenizer  # type: ignore[no-any-return]

@@ -192,6 +192,56 @@ def test_missing_and_broken_files_are_named(edit_checkpoint, file, content, mess
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("form", ["../weights", "absolute", "link"])
+def test_shards_outside_the_folder_are_refused(edit_checkpoint, tmp_path, form):
+    folder = edit_checkpoint()
+    outside = tmp_path / "weights"
+    (folder / "model.safetensors").rename(outside)
+    name = {"absolute": str(outside), "link": "shard.safetensors", "../weights": f"../{outside.name}"}[form]
+    if form == "link":
+        (folder / name).symlink_to(outside)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(CheckpointError, match=rf"names '{name}', which is outside the folder"):
+        load_pretrained(folder)
+
+
+def test_links_into_the_blobs_of_the_hub_cache_are_read(edit_checkpoint, tmp_path, model):
+    """A snapshot of the cache holds links only."""
+    folder = edit_checkpoint()
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1234", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    names = {"model.safetensors": "model-00001-of-00001.safetensors"}
+    for file in folder.iterdir():
+        file.rename(blobs / file.name)
+        (snapshot / names.get(file.name, file.name)).symlink_to(f"../../blobs/{file.name}")
+    tensors = load_file(blobs / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_same_weights(load_pretrained(snapshot)[0], model)
+
+
+@pytest.mark.parametrize("second", ["../encoder", "/tmp/encoder"])
+def test_an_encoder_outside_the_folder_is_refused(edit_checkpoint, second):
+    folder = edit_checkpoint(config=lambda c: (c.pop("vision_encoder_config"), c.update(vision_encoder=second)))
+    with pytest.raises(CheckpointError, match=rf"names '{second}', which is outside the folder"):
+        load_pretrained(folder)
+
+
+def test_code_in_a_checkpoint_never_runs(edit_checkpoint, tmp_path):
+    """A tokenizer without tokenizer.json is read by transformers, which could import a module of the folder."""
+    folder, proof = edit_checkpoint(), tmp_path / "executed"
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("")
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
+    settings = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}, "tokenizer_class": "Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"the tokenizer of .* cannot be read"):
+        load_pretrained(folder)
+    assert not proof.exists()
+
+
 @pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "a/b/c", "nowhere"])
 def test_unknown_folders_are_refused(path):
     with pytest.raises(CheckpointError, match="not a checkpoint folder"):
