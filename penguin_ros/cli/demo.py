@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import PenguinError
 from penguin_models.grounding import GroundedObject
 from penguin_ros.cli.output import JsonOption, print_json, stdout
@@ -134,10 +135,10 @@ class _Demo:
     def _result(self, answers: list[dict[str, Any]], out: Path) -> dict[str, Any]:
         client = self._client
         values = {item.key: item.value for item in client.statuses[f"penguin: {CAMERA}"].values}
-        out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"caption_{number}.jpg" for number in range(len(client.pictures))]
         for path, picture in zip(paths, client.pictures, strict=True):
-            path.write_bytes(picture)
+            with atomic_write(path, "wb") as file:
+                file.write(picture)
         scores = client.score.summary()
         return {
             "model": str(self._model),
