@@ -1,9 +1,8 @@
 """Converts every incoming image message to RGB: raw encodings of sensor_msgs and compressed images.
 
-Works on messages of rclpy and of rosbags alike, and imports nothing of ROS except cv_bridge if it is installed.
-cv_bridge converts the encodings it handles correctly; this module converts the others, and all of them without it, to
-the same values: Bayer patterns are interpolated by OpenCV, alpha is dropped, then 16 bits are scaled to 8. Depth is
-refused.
+Works on messages of rclpy and of rosbags alike, and does not import ROS. cv_bridge, if it works (bridge.py), converts
+the encodings it handles correctly; this module converts the others, and all of them without it, to the same values:
+Bayer patterns are interpolated by OpenCV, alpha is dropped, then 16 bits are scaled to 8. Depth is refused.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from penguin_models.errors import MediaError
 from penguin_models.media import DECODING_ERRORS, to_rgb
 from penguin_models.types import UInt8Array
-
-try:
-    from cv_bridge import CvBridge
-except ImportError:
-    CvBridge = None
+from penguin_ros.bridge import bridge
 
 
 class _Layout(NamedTuple):
@@ -76,7 +71,8 @@ def message_to_rgb(message: Any) -> UInt8Array:
     if hasattr(message, "format"):
         return compressed_to_rgb(message.data, message.format)
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
-    if CvBridge is None:
+    cv_bridge = bridge()
+    if cv_bridge is None:
         return raw_to_rgb(encoding, height, width, step, message.data, bool(message.is_bigendian))
     # Checked first: cv_bridge reads past the end of short data, and makes pictures of depth.
     check_raw(encoding, height, width, step, len(message.data))
@@ -84,7 +80,7 @@ def message_to_rgb(message: Any) -> UInt8Array:
     if encoding not in _BRIDGED or message.is_bigendian or step % pixel_bytes(encoding):
         return raw_to_rgb(encoding, height, width, step, message.data, bool(message.is_bigendian))
     try:
-        rgb = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+        rgb = np.ascontiguousarray(cv_bridge.imgmsg_to_cv2(message, "rgb8"))
     except Exception as err:  # its C++ side raises various types
         raise MediaError(f"cv_bridge cannot convert this {encoding} image: {err}") from err
     if rgb.shape != (height, width, 3):

@@ -268,7 +268,7 @@ class FakeBridge:
 
 @pytest.fixture
 def bridge(monkeypatch):
-    monkeypatch.setattr(images, "CvBridge", FakeBridge)
+    monkeypatch.setattr(images, "bridge", FakeBridge)
     yield FakeBridge
     FakeBridge.result = None
 
@@ -317,7 +317,7 @@ def test_bad_images_are_refused_before_cv_bridge_reads_them(bridge, changes, mes
         message_to_rgb(raw_message(**changes))
 
 
-def test_the_real_cv_bridge_returns_the_same_pixels(monkeypatch):
+def test_the_real_cv_bridge_returns_the_same_pixels():
     pytest.importorskip("cv_bridge", reason="comes with ROS")
     for encoding in (*CHANNELS, *MONO, *YUV):
         step = 10 * images.pixel_bytes(encoding)
