@@ -14,7 +14,6 @@ from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.plan import make_plan
-from penguin_ros.evaluation.bags.recording import bag_name
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
 from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
@@ -29,6 +28,7 @@ from penguin_ros.evaluation.results import (
     score_record,
 )
 from penguin_ros.evaluation.summary import summarise
+from penguin_ros.recording import bag_name
 
 
 @dataclass(frozen=True)

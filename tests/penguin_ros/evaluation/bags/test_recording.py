@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penguin_models.errors import EvaluationError, MediaError
-from penguin_ros.evaluation.bags.recording import bag_name, open_recording
+from penguin_ros.evaluation.bags.recording import open_recording
+from penguin_ros.recording import bag_name
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 10**9
