@@ -81,10 +81,11 @@ def image_times(topic: str, log_ns: Sequence[int], header_ns: Sequence[int], pre
     if not usable:
         return _in_order_of_writing(topic, clocks)
     chosen = usable[0]
-    faults = [clock.fault or clock.pause() for clock in clocks if clock is not chosen]
+    pause = chosen.pause()
+    faults = [clock.fault or ("" if pause else clock.pause()) for clock in clocks if clock is not chosen]
     notes = [f"{topic}: {fault}, so {chosen.name} are used" for fault in faults if fault]
-    if chosen.pause():
-        notes.append(f"{topic}: {chosen.pause()}: was the clock set while recording?")
+    if pause:
+        notes.append(f"{topic}: {pause}: was the clock set while recording?")
     return ImageTimes(chosen.ns, tuple(notes), _jump_of(topic, header) if header.has_jumped else "")
 
 

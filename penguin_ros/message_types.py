@@ -94,8 +94,8 @@ def deserialize(connection: Connection, data: bytes) -> Any:
 
 
 def ros1_image_to_cdr(msgtype: str, data: bytes) -> bytes:
-    """Converts an image message of ROS 1 to that of ROS 2; raises any error if its data are damaged."""
-    return bytes(_known_types("ros1").ros1_to_cdr(data, msgtype))
+    """Converts an image message of ROS 1, which can be deserialised, to that of ROS 2."""
+    return bytes(typestore().ros1_to_cdr(data, msgtype))  # its header has no field seq
 
 
 @cache

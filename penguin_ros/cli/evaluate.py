@@ -22,6 +22,7 @@ from penguin_ros.cli.output import (
     ModelOption,
     RuntimeOption,
     print_json,
+    print_note,
     stdout,
     working,
 )
@@ -168,7 +169,10 @@ def record(
     from penguin_ros.evaluation.question_recorder import Recorder, RecorderServer
 
     with working(f"reading {bag}"):
-        recorder = Recorder(open_recording(bag, camera or [None]), questions)
+        recording = open_recording(bag, camera or [None])
+    for note in recording.notes:
+        print_note(note)
+    recorder = Recorder(recording, questions)
     with RecorderServer(recorder, port) as server:
         stdout.out(f"open {server.address} in a browser; press Ctrl-C to stop")
         tunnel = f"ssh -L {server.server_port}:127.0.0.1:{server.server_port} THIS_MACHINE"

@@ -68,7 +68,7 @@ def play(
         remaps: Rules from:=to that rename topics.
         stop: Ends the playback early.
         on_message: Called after each message.
-        on_note: Called with each sentence about what is unusual, before the first message.
+        on_note: Called with each sentence about what is unusual.
 
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
@@ -96,6 +96,8 @@ def play(
                 on_message(played)
             loop += 1
         player.flush()
+        if player.skipped:
+            on_note(f"{len(player.skipped)} message(s) skipped; the first: {next(iter(player.skipped.values()))}")
     finally:
         node.destroy_node()
         rclpy.shutdown()
@@ -126,10 +128,8 @@ def _names(topics: Sequence[str], remaps: Sequence[str]) -> tuple[dict[str, str]
             names[topic] = rules.pop(topic)
         else:
             names[topic] = _valid_name(topic, {*topics, *names.values()})
-            rule = shlex.quote(f"{topic}:=NAME")
-            notes.append(
-                f"{topic!r} is not a valid topic name: it is played as {names[topic]}, or choose --remap {rule}"
-            )
+            invalid = f"{topic!r} is not a valid topic name, so it is played as {names[topic]}"
+            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic}:=NAME')}")
     return names, [rule for rule in remaps if ":=" not in rule or rule.split(":=", 1)[0] in rules], notes
 
 
@@ -156,6 +156,7 @@ class _Player:
     ):
         self._node, self._recording, self._names = node, recording, names
         self._playback, self._stop = playback, stop
+        self.skipped: dict[int, str] = {}  # number of a message that is damaged -> reason
         self._publishers: dict[tuple[str, str], Publisher] = {}
         for camera, msgtype in recording.types:
             self._publisher(camera, msgtype)
@@ -184,6 +185,11 @@ class _Player:
             due_s = began + (image.ref.stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
             if self._stop.wait(max(0.0, due_s - monotonic())):
                 return
+            try:
+                image.message.deserialize()
+            except MediaError as err:  # a subscriber would fail
+                self.skipped[image.ref.number] = str(err)
+                continue
             if self._clock is not None:
                 self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
             connection, data = image.message.connection, image.message.data
