@@ -101,6 +101,8 @@ def _open(path: Path, stack: ExitStack) -> StorageFile:
         opened = mcap.McapFile(path)
     elif magic.startswith(ros1.MAGIC):
         opened = ros1.Ros1File(path)
+    elif magic and not any(magic):
+        raise ValueError("it begins with zeros, as after a power cut")
     elif not magic:
         raise MediaError(f"{path.name} is empty (0 bytes)")
     elif magic.startswith(b"version https://git-lfs"):
@@ -121,7 +123,8 @@ def _damage_of(bag: Path, file: Path, what: str) -> Iterator[None]:
     except PermissionError as err:
         raise MediaError(f"bag {bag} {what}: you may not read {file}") from err
     except Exception as err:  # the parsers raise many types of error on damaged bytes
-        reason = f"{type(err).__name__}: {' '.join(str(err).split())}".rstrip(": ")
+        text = " ".join(str(err).split())
+        reason = text if isinstance(err, ValueError) else f"{type(err).__name__}: {text}".rstrip(": ")
         raise MediaError(f"bag {bag} {what}: {file.name} is damaged: {reason}{_repair(file)}") from err
 
 

@@ -6,9 +6,11 @@ import sqlite3
 
 import numpy as np
 import pytest
+from mcap_writer import Channel, write_mcap
 
-from penguin_models.errors import MediaError
+from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bags import BagClip
+from penguin_ros.evaluation.bags.recording import open_recording
 
 STORAGE = [
     ("sqlite3", "none"), ("sqlite3", "message"), ("sqlite3", "file"),
@@ -270,3 +272,27 @@ def test_the_only_good_image_is_found(bags, good):
 def test_images_that_are_not_sampled_are_not_decoded(bags):
     messages = [(0, bags.jpeg(frame(0), kept=0.5)), (0.5, bags.jpeg(frame(1)))]
     assert sampled(BagClip(bags.write({"/camera": messages}))) == [(0, 1)]
+
+
+def test_bags_and_questions_use_the_same_times(bags, tmp_path):
+    """Log times are 0, as with simulated time before /clock came; header stamps are one second apart."""
+    messages = [(0, 0, bags.serialize(bags.jpeg(frame(n), stamp_ns=n * 10**9))) for n in range(1, 9)]
+    path = write_mcap(tmp_path / "a.mcap", [Channel("/camera")], messages)
+    clip, recording = BagClip(path), open_recording(path, [None])
+    assert sampled(clip) == [(n, n + 1) for n in range(8)]
+    assert [ref.stamp_ns for ref in recording.images] == [n * 10**9 for n in range(1, 9)]
+    assert clip.notes == list(recording.notes) == ["/camera: 8 of 8 log times are 0, so header stamps are used"]
+
+
+def test_a_clip_of_images_without_times_has_one_per_second(bags, tmp_path):
+    messages = [(0, 0, bags.serialize(bags.jpeg(frame(n)))) for n in range(5)]
+    path = write_mcap(tmp_path / "a.mcap", [Channel("/camera")], messages)
+    clip = BagClip(path)
+    assert sampled(clip) == [(n, n) for n in range(5)]
+    assert clip.notes == [
+        "/camera: 5 of 5 log times are 0: the images are taken to be 1 s apart, in the order of writing"
+    ]
+    with pytest.raises(
+        EvaluationError, match="5 of 5 log times are 0, so nothing says when the images of /camera were"
+    ):
+        open_recording(path, [None])

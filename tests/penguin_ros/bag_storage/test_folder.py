@@ -122,6 +122,7 @@ def test_a_folder_without_recordings_is_an_error(tmp_path, split):
     ("content", "reason"),
     [
         (b"", r"is empty \(0 bytes\)"),
+        (bytes(90), r"is damaged: it begins with zeros, as after a power cut; to recover .*"),
         (b"hello " * 9, r"is not a bag \(MCAP, SQLite or ROS 1\); it begins with b'hello he'"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
@@ -130,7 +131,7 @@ def test_a_folder_without_recordings_is_an_error(tmp_path, split):
     ],
 )
 @pytest.mark.parametrize("name", ["bag_1.mcap", "bag_1.db3"])
-def test_a_file_that_is_not_a_recording_is_an_error_without_advice_to_recover(split, content, reason, name):
+def test_a_file_that_is_not_a_recording_is_an_error(split, content, reason, name):
     folder = split("mcap" if name.endswith("mcap") else "sqlite3", count=2)
     (folder / name).write_bytes(content)
     for path in (folder, folder / name):
