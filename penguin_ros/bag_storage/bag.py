@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
@@ -54,7 +54,7 @@ class Bag:
         self.path, self.notes, self._files = path, notes, files
         self.connections = list(dict.fromkeys(c for _, file in files for c in file.connections))
 
-    def messages(self, wanted: Collection[Connection], start_ns: int = 0) -> Iterator[BagMessage]:
+    def messages(self, wanted: Collection[Connection], start_ns: int = -(2**63)) -> Iterator[BagMessage]:
         """Yields the messages of some connections recorded at or after a time, in the order of their log times.
 
         Raises MediaError if a file is damaged.
@@ -68,9 +68,7 @@ class Bag:
             for connection, log_ns, place, data in file.messages(
                 [c for c in file.connections if c in wanted], start_ns
             ):
-                # No serialised message begins with these bytes: rosbag2 compressed it (compression mode "message").
-                plain = zstd.decompress(data) if data.startswith(_ZSTD_MAGIC) else data
-                yield BagMessage(connection, log_ns, (number, place), plain)
+                yield BagMessage(connection, log_ns, (number, place), _plain(data))
 
 
 @contextmanager
@@ -83,6 +81,14 @@ def open_bag(path: Path) -> Iterator[Bag]:
             with _damage_of(path, file, "cannot be read"):
                 files.append((file, _open(file, stack)))
         yield Bag(path, files, notes)
+
+
+def _plain(data: bytes) -> bytes:
+    """Undoes rosbag2's compression mode "message"; no serialised message begins with these bytes."""
+    if data.startswith(_ZSTD_MAGIC):
+        with suppress(zstd.ZstdError):  # damaged: it cannot be deserialised either
+            return bytes(zstd.decompress(data))
+    return data
 
 
 def _open(path: Path, stack: ExitStack) -> StorageFile:

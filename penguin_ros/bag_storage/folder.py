@@ -26,7 +26,8 @@ def storage_files(path: Path) -> tuple[list[Path], list[str]]:
         raise MediaError(f"bag {path} does not exist")
     if path.is_file():
         return [path], []
-    present = sorted((file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
+    visible = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS leaves ._bag_0.mcap behind
+    present = sorted((file for file in visible if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
     listed, notes = _listed(path)
     if not present:
         missing = f"; its metadata.yaml names {', '.join(listed)}" if listed else ""

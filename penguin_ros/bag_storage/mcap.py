@@ -28,6 +28,7 @@ else:
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _STATISTICS = 2, 3, 4, 5, 6, 7, 11
 _RECORD, _MESSAGE_HEADER, _CHUNK_HEADER, _COUNTS = Struct("<BQ"), Struct("<HIQQ"), Struct("<QQQI"), Struct("<QHI")
+_MAX_NS = 2**63 - 1  # of the times in the other storages; MCAP has one bit more
 _UINT16, _UINT32, _UINT64 = Struct("<H"), Struct("<I"), Struct("<Q")
 
 
@@ -76,7 +77,7 @@ class McapFile:
         )
         for log_ns, place, found in merge(*parts, key=lambda item: item[:2]):
             if found is not None:
-                yield Message(channels[found[0]], log_ns, place, found[1])
+                yield Message(channels[found[0]], min(log_ns, _MAX_NS), place, found[1])
 
     def close(self) -> None:
         """Closes the file."""

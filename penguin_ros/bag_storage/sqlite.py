@@ -37,7 +37,7 @@ class SqliteFile:
             (*topics, start_ns),
         )
         for topic, log_ns, place, data in rows:
-            yield Message(topics[topic], log_ns, place, bytes(data))
+            yield Message(topics[topic], log_ns, place, bytes(data or b""))
 
     def close(self) -> None:
         """Closes the database."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from struct import pack
 from zlib import crc32
 
+import lz4.frame
+
 MAGIC = b"\x89MCAP0\r\n"
 
 
@@ -21,7 +23,16 @@ class Channel:
 
 
 def write_mcap(
-    path, channels, messages, profile="ros2", chunk_size=3, indexed=True, summary=True, statistics=True, repeat=True
+    path,
+    channels,
+    messages,
+    profile="ros2",
+    chunk_size=3,
+    indexed=True,
+    summary=True,
+    statistics=True,
+    repeat=True,
+    compression="",
 ):
     """Writes messages, (index of the channel, log time in ns, data), in chunks of `chunk_size`; 0 for no chunks.
 
@@ -40,7 +51,8 @@ def write_mcap(
         plain = (descriptions if start == 0 else b"") + b"".join(record for _, _, record in part)
         times = [log_ns for _, log_ns, _ in part]
         header = pack("<QQQI", min(times), max(times), len(plain), crc32(plain))
-        content += _record(6, header + _text("") + pack("<Q", len(plain)) + plain)
+        packed = lz4.frame.compress(plain) if compression == "lz4" else plain
+        content += _record(6, header + _text(compression) + pack("<Q", len(packed)) + packed)
         for number in {number for number, _, _ in part} if indexed else ():
             content += _record(7, pack("<HI", number, 0))
     content += _record(15, pack("<I", 0))

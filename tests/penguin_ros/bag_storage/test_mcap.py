@@ -84,6 +84,7 @@ def test_images_of_ros1_are_read(bags, tmp_path, picture):
         {"summary": False},
         {"repeat": False},
         {"statistics": False},
+        {"compression": "lz4"},
         {"repeat": False, "statistics": False, "indexed": False},
     ],
 )
@@ -105,6 +106,19 @@ def test_a_topic_recorded_by_two_publishers_is_read_in_the_order_of_time(jpegs, 
     messages = messages[::2] + messages[1::2]
     brightness = [f.rgb.mean() for f in BagClip(write_mcap(tmp_path / "a.mcap", [Channel(CAMERA)] * 2, messages))]
     assert len(brightness) == 6 and brightness == sorted(brightness)
+
+
+def test_an_unknown_compression_is_named(jpegs, tmp_path):
+    path = write_mcap(tmp_path / "a.mcap", [Channel(CAMERA)], jpegs(), compression="xz")
+    with pytest.raises(MediaError, match="compression 'xz' is unknown"):
+        read(path)
+
+
+def test_log_times_may_use_all_64_bits(bags, tmp_path, picture):
+    """They are useless; stamps count."""
+    images = [bags.serialize(bags.jpeg(picture(16, 24), stamp_ns=number * SECOND)) for number in (1, 2)]
+    messages = [(0, 2**64 - 1, images[0]), (0, 2**64 - 1, images[1])]
+    assert read(write_mcap(tmp_path / "a.mcap", [Channel(CAMERA)], messages)) == [0, 1]
 
 
 @pytest.mark.parametrize("damage", ["end", "middle", "bit"])
