@@ -78,7 +78,8 @@ class BagClip:
 
     def _describe_bad(self) -> str:
         number, reason = min(self._bad.items())
-        return f"{len(self._bad)} image(s) of {self.topic} cannot be decoded; the first is image {number}: {reason}"
+        counts = f"{len(self._bad)} of {len(self._recording.images)} images of {self.topic}"
+        return f"{counts} cannot be decoded; the first is image {number}: {reason}"
 
     def _load(self, image: RecordedImage) -> ClipFrame | None:
         try:

@@ -41,7 +41,7 @@ class _Clock:
         if zeros := int((self.ns == 0).sum()):
             self.fault = f"{zeros} of {len(self.ns)} {self.name} are 0"
         elif len(self.ns) > 1 and different <= max(1, _MIN_DISTINCT * len(self.ns)):
-            self.fault = f"the {len(self.ns)} {self.name} have {different} different value(s)"
+            self.fault = f"only {different} of {len(self.ns)} {self.name} differ"
 
     def check_jump_back(self, limit_s: float) -> None:
         back_s, index = _step_back(self.ns)

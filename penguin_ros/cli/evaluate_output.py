@@ -66,8 +66,7 @@ def print_results(results: Results, file: Path, page: Path, as_json: bool) -> No
 def _notes(results: Results) -> list[str]:
     """Returns what is unusual about the bags: their times, and images that could not be decoded."""
     bad = {
-        (line.bag, line.camera): f"bag {line.bag}: {line.bad} image(s) of {line.camera} cannot be decoded; the last: "
-        f"{line.last_error}"
+        (line.bag, line.camera): f"{line.bad} of {line.images} images cannot be decoded; the last: {line.last_error}"
         for line in results.timelines
         if line.bad
     }

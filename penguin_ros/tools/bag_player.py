@@ -97,7 +97,8 @@ def play(
             loop += 1
         player.flush()
         if player.skipped:
-            on_note(f"{len(player.skipped)} message(s) skipped; the first: {next(iter(player.skipped.values()))}")
+            counts = f"{len(player.skipped)} of {len(recording.images)} messages"
+            on_note(f"{counts} were skipped; of the first, {next(iter(player.skipped.values()))}")
     finally:
         node.destroy_node()
         rclpy.shutdown()

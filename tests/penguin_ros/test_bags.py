@@ -234,7 +234,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped_and_reported(bags, wrong, re
     clip = BagClip(bags.write({"/camera": messages}) if place else write_with_type(bags, messages))
     assert sampled(clip) == [(number, number) for number in range(4) if number != place]
     (note,) = clip.notes
-    assert note.startswith(f"skipped: 1 image(s) of /camera cannot be decoded; the first is image {place}: ")
+    assert note.startswith(f"skipped: 1 of 4 images of /camera cannot be decoded; the first is image {place}: ")
     assert reason in note and clip.bad_images == 1
     assert sampled(clip) and clip.bad_images == 1  # reading again counts it once
 
@@ -254,7 +254,7 @@ def test_a_bag_without_a_good_image_is_an_error(bags, wrong, reason):
         else bag
     )
     assert error_of(bag, topic="/camera").startswith(f"bag {bag}: ")
-    assert "image(s) of /camera cannot be decoded; the first is image 0: " in error_of(bag, topic="/camera")
+    assert " images of /camera cannot be decoded; the first is image 0: " in error_of(bag, topic="/camera")
 
 
 def test_another_image_of_the_interval_replaces_a_damaged_one(bags):

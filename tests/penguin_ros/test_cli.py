@@ -241,7 +241,7 @@ def test_a_damaged_image_of_a_bag_is_skipped_and_counted(cli, asking, bags, pict
     answer = json.loads(result.out)
     (note,) = answer["notes"]
     assert result.code == 0 and answer["frames"] == 2 and result.err == f"note: {note}\n"
-    assert note.startswith("skipped: 1 image(s) of /camera cannot be decoded; the first is image 0: ")
+    assert note.startswith("skipped: 1 of 3 images of /camera cannot be decoded; the first is image 0: ")
 
 
 def test_a_bag_without_image_topics(cli, asking, bags):
