@@ -181,16 +181,17 @@ class _Player:
 
     def once(self) -> Iterable[bool]:
         """Publishes every message at its time; yields whether it was late."""
-        began = monotonic()
+        began = None
         for image in self._recording.read(self._refs):
-            due_s = began + (image.ref.stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
-            if self._stop.wait(max(0.0, due_s - monotonic())):
-                return
             try:
                 image.message.deserialize()
             except MediaError as err:  # a subscriber would fail
                 self.skipped[image.ref.number] = str(err)
                 continue
+            began = began or monotonic()  # everything is loaded now
+            due_s = began + (image.ref.stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
+            if self._stop.wait(max(0.0, due_s - monotonic())):
+                return
             if self._clock is not None:
                 self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
             connection, data = image.message.connection, image.message.data
