@@ -144,6 +144,8 @@ def read_recording(
         stamps = times.ns if for_questions else without_jumps(times.ns)
         refs += (ImageRef(camera, int(ns), i.log_ns, i.number) for ns, i in zip(stamps, images, strict=True))
         notes += times.notes
+        if (stamps != times.ns).any():
+            notes[-1] += " The gap is left out."
         fault = fault or times.fault
     refs.sort(key=lambda ref: (ref.stamp_ns, ref.number))
     unstamped = {camera: n for camera, images in by_camera.items() if (n := sum(not i.header_ns for i in images))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,15 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from penguin_models.errors import MediaError, PenguinError
-from penguin_ros.bag_storage import mcap, ros1, sqlite
+from penguin_ros.bag_storage import mcap, ros1, sqlite, zstd
 from penguin_ros.bag_storage.folder import storage_files
 from penguin_ros.bag_storage.messages import Connection, StorageFile
 from penguin_ros.message_types import deserialize
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 

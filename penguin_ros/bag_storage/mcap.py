@@ -6,7 +6,6 @@ the profile "ros2", and unindexed files whose log times are not in order; and it
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
@@ -18,12 +17,8 @@ from zlib import crc32
 
 from lz4.frame import decompress as decompress_lz4
 
+from penguin_ros.bag_storage import zstd
 from penguin_ros.bag_storage.messages import Connection, Message, ros2_type
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _STATISTICS = 2, 3, 4, 5, 6, 7, 11

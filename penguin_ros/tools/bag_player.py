@@ -94,11 +94,9 @@ def play(
                 played.late += late
                 played.seconds = monotonic() - began
                 on_message(played)
+            player.check(on_note if loop == 0 else None)
             loop += 1
         player.flush()
-        if player.skipped:
-            counts = f"{len(player.skipped)} of {len(recording.images)} messages"
-            on_note(f"{counts} were skipped; of the first, {next(iter(player.skipped.values()))}")
     finally:
         node.destroy_node()
         rclpy.shutdown()
@@ -199,6 +197,16 @@ class _Player:
                 data = ros1_image_to_cdr(connection.msgtype, data)
             self._publisher(image.ref.camera, connection.msgtype).publish(data)
             yield monotonic() - due_s > _LATE_S
+
+    def check(self, on_note: Callable[[str], None] | None) -> None:
+        """Reports skipped messages after a loop; raises MediaError if nothing else was there."""
+        if self.skipped:
+            counts = f"{len(self.skipped)} of {len(self._refs)} messages"
+            text = f"{counts} cannot be played; of the first, {next(iter(self.skipped.values()))}"
+            if len(self.skipped) == len(self._refs):
+                raise MediaError(text)
+            if on_note is not None:
+                on_note(text)
 
     def flush(self) -> None:
         """Waits up to a second until reliable subscribers have the last messages."""

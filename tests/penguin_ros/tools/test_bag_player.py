@@ -181,4 +181,4 @@ def test_a_message_that_is_no_image_does_not_end_the_replay(robot, bags, picture
     assert process.returncode == 0, process.err
     robot.wait(lambda: len(images) == 2)
     (note,) = json.loads(process.out)["notes"]
-    assert note.startswith("1 of 3 messages were skipped; of the first, the message cannot be read: ")
+    assert note.startswith("1 of 3 messages cannot be played; of the first, the message cannot be read: ")
