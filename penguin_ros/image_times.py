@@ -66,10 +66,12 @@ def image_times(topic: str, log_ns: Sequence[int], header_ns: Sequence[int], pre
         prefer_log: Which of two good clocks to use.
     """
     stamps, log = np.array(header_ns, np.int64), _Clock("log times", np.array(log_ns, np.int64))
-    header = _Clock("header stamps", np.where(stamps == 0, log.ns, stamps))
+    filled = np.where(stamps == 0, log.ns, stamps)
+    unknown = int((filled == 0).sum())
+    header = _Clock("header stamps", _spaced(filled))
     clocks = [log, header] if prefer_log else [header, log]
     if not stamps.any():
-        clocks.remove(header)
+        clocks = [_Clock("log times", header.ns)]
     for clock in clocks:
         clock.check_that_it_runs()
     disagree = not any(c.fault for c in clocks) and _step_back(header.ns[np.argsort(log.ns, kind="stable")])[0]
@@ -84,8 +86,12 @@ def image_times(topic: str, log_ns: Sequence[int], header_ns: Sequence[int], pre
     pause = chosen.pause()
     faults = [clock.fault or ("" if pause else clock.pause()) for clock in clocks if clock is not chosen]
     notes = [f"{topic}: {fault}, so {chosen.name} are used" for fault in faults if fault]
+    if unknown:
+        notes.append(f"{topic}: {unknown} of {len(stamps)} images have no time, and count at the usual distance")
     if pause:
         notes.append(f"{topic}: {pause}: was the clock set while recording?")
+    if _step_back(chosen.ns)[0] > MAX_DISORDER_S:
+        notes.append(f"{topic}: images were not written in the order of their {chosen.name}, by which they are sorted")
     return ImageTimes(chosen.ns, tuple(notes), _jump_of(topic, header) if header.has_jumped else "")
 
 
@@ -107,6 +113,18 @@ def _jump_of(topic: str, clock: _Clock) -> str:
         f"time jumps back by {duration(back_s)} at image {index} of {topic}; split the bag there, because times in a "
         "bag must be unique"
     )
+
+
+def _spaced(ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns times in which those that are 0 follow from the others, unless all are 0."""
+    known = np.flatnonzero(ns)
+    if len(known) in (0, len(ns)):
+        return ns
+    places, first = np.arange(len(ns)), known[0]
+    step = int(np.median(np.diff(ns[known]))) if len(known) > 1 else 10**9
+    origin = ns[first]  # times are interpolated relative to it, because a float has too few digits
+    spaced = origin + np.interp(places, known, ns[known] - origin).astype(np.int64)
+    return np.where(places < first, origin - step * (first - places), spaced)
 
 
 def without_jumps(ns: NDArray[np.int64], max_back_s: float = MAX_PAUSE_S) -> NDArray[np.int64]:

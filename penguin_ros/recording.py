@@ -145,7 +145,7 @@ def read_recording(
         refs += (ImageRef(camera, int(ns), i.log_ns, i.number) for ns, i in zip(stamps, images, strict=True))
         notes += times.notes
         if (stamps != times.ns).any():
-            notes[-1] += " The gap is left out."
+            notes.append(f"{camera}: the gap is left out")
         fault = fault or times.fault
     refs.sort(key=lambda ref: (ref.stamp_ns, ref.number))
     unstamped = {camera: n for camera, images in by_camera.items() if (n := sum(not i.header_ns for i in images))}

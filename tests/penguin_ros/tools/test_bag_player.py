@@ -135,8 +135,8 @@ def test_a_jump_of_the_clock_is_reported_and_not_waited_for(robot, bags, picture
     robot.wait(lambda: len(images) == 5)
     assert [bytes(m.data) for m in images] == [picture(8, 8, n).tobytes() for n in range(5)]
     result = json.loads(process.out)
-    (note,) = result["notes"]
-    assert f"/a: log times jump {'back' if set_back else 'forward'} by 56.0 years at image " in note
+    note = result["notes"][0]
+    assert note.startswith(f"/a: log times jump {'back' if set_back else 'forward'} by 56.0 years at image ")
     assert "was the clock set while recording?" in note and result["seconds"] < 60
 
 
