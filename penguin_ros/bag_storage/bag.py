@@ -53,16 +53,22 @@ class Bag:
 
         Raises MediaError if a file is damaged.
         """
+        # A file is read when the messages before its start have been yielded: its first item is only its start.
         parts = (self._messages_of(number, wanted, start_ns) for number in range(len(self._files)))
-        yield from merge(*parts, key=lambda message: message.log_ns)
+        for _, message in merge(*parts, key=lambda item: item[0]):
+            if message is not None:
+                yield message
 
-    def _messages_of(self, number: int, wanted: Collection[Connection], start_ns: int) -> Iterator[BagMessage]:
+    def _messages_of(
+        self, number: int, wanted: Collection[Connection], start_ns: int
+    ) -> Iterator[tuple[int, BagMessage | None]]:
         path, file = self._files[number]
+        yield file.start_ns, None
         with _damage_of(self.path, path, "cannot be read to its end"):
             for connection, log_ns, place, data in file.messages(
                 [c for c in file.connections if c in wanted], start_ns
             ):
-                yield BagMessage(connection, log_ns, (number, place), _plain(data))
+                yield log_ns, BagMessage(connection, log_ns, (number, place), _plain(data))
 
 
 @contextmanager

@@ -61,6 +61,11 @@ class McapFile:
         """The topics of the file."""
         return list(self._channels.values())
 
+    @property
+    def start_ns(self) -> int:
+        """The earliest log time; 0 if there are no messages."""
+        return self._chunks[0].start_ns if self._chunks else 0
+
     def messages(self, wanted: Collection[Connection], start_ns: int) -> Iterator[Message]:
         """Yields the messages of some connections recorded at or after a time, in the order of their log times."""
         channels = {connection.id: connection for connection in wanted}

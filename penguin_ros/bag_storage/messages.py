@@ -42,6 +42,10 @@ class StorageFile(Protocol):
     def connections(self) -> list[Connection]:
         """The topics of the file."""
 
+    @property
+    def start_ns(self) -> int:
+        """The earliest log time; any number if there are no messages."""
+
     def messages(self, wanted: Collection[Connection], start_ns: int) -> Iterator[Message]:
         """Yields the messages of some connections recorded at or after a time, in the order of their log times."""
 

@@ -19,6 +19,7 @@ class Ros1File:
         """Reads the index; raises any error if the file is damaged."""
         self._reader = Reader(path)
         self._reader.open()
+        self.start_ns: int = self._reader.start_time
         self._originals = {connection.id: connection for connection in self._reader.connections}
         self.connections = [
             Connection(number, found.topic, found.msgtype, "ros1", "ros1msg", found.msgdef.data.encode())

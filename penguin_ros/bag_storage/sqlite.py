@@ -24,6 +24,7 @@ class SqliteFile:
         self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         try:
             self.connections = self._read_topics()
+            self.start_ns: int = self._database.execute("SELECT min(timestamp) FROM messages").fetchone()[0] or 0
         except BaseException:
             self.close()
             raise

@@ -16,14 +16,15 @@ def split(bags, picture, tmp_path):
     def make(storage="mcap", compression="none", name="bag", count=12):
         folder = tmp_path / name
         folder.mkdir()
+        names = []
         for number in range(count):
             image = bags.jpeg(picture(16, 24) // 2 + 10 * number)
             part = bags.write({"/camera": [(number, image)]}, f"{name}-{number}", storage, compression)
             (file,) = (file for file in part.iterdir() if file.name != "metadata.yaml")
-            file.rename(folder / f"{name}_{number}{''.join(file.suffixes)}")
-        text = (part / "metadata.yaml").read_text().replace(file.name, "TOBEREPLACED")
-        content = yaml.safe_load(text)
-        content["rosbag2_bagfile_information"]["relative_file_paths"] = sorted(f.name for f in folder.iterdir())
+            names.append(f"{name}_{number}{''.join(file.suffixes)}")
+            file.rename(folder / names[-1])
+        content = yaml.safe_load((part / "metadata.yaml").read_text())
+        content["rosbag2_bagfile_information"]["relative_file_paths"] = names
         (folder / "metadata.yaml").write_text(yaml.safe_dump(content))
         return folder
 
