@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -22,12 +24,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from penguin_models.errors import MediaError
 from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
+from penguin_ros.image_times import duration
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import start_ros
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
-_LATE_S = 0.1
+_LATE_S, _LONG_WAIT_S = 0.1, 60.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def play(
     began = monotonic()
     try:
         player = _Player(node, recording, names, playback, stop)
+        if note := player.long_wait():
+            on_note(note)
         player.wait()
         loop = 0
         while not stop.is_set() and (playback.loops == 0 or loop < playback.loops):
@@ -161,11 +166,20 @@ class _Player:
             self._publisher(camera, msgtype)
         self._clock = node.create_publisher(Clock, "/clock", 10) if playback.clock else None
         first_ns, last_ns = recording.images[0].stamp_ns, recording.images[-1].stamp_ns
-        self._start_ns = first_ns + round(playback.start_s * 1e9)
+        self._first_ns, self._start_ns = first_ns, first_ns + round(playback.start_s * 1e9)
         self._refs = [ref for ref in recording.images if ref.stamp_ns >= self._start_ns]
         if not self._refs:
             length_s = (last_ns - first_ns) * 1e-9
             raise MediaError(f"there is no image after {playback.start_s} s; the bag ends at {length_s:.1f} s")
+
+    def long_wait(self) -> str:
+        """Returns a note if nothing will be played for more than a minute."""
+        stamps_ns = [self._start_ns, *(ref.stamp_ns for ref in self._refs)]
+        pause_ns, end_ns = max((after - before, after) for before, after in pairwise(stamps_ns))
+        if pause_ns * 1e-9 / self._playback.rate < _LONG_WAIT_S:
+            return ""
+        end = f"{math.floor((end_ns - self._first_ns) * 1e-8) / 10:.1f}"  # rounded up, --start would skip the image
+        return f"no image was recorded for {duration(pause_ns * 1e-9)} before {end} s; --start {end} begins there"
 
     def wait(self) -> None:
         """Waits for a subscriber on every topic; raises MediaError if there is none in time."""

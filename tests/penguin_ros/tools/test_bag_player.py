@@ -140,6 +140,18 @@ def test_a_jump_of_the_clock_is_reported_and_not_waited_for(robot, bags, picture
     assert "was the clock set while recording?" in note and result["seconds"] < 60
 
 
+def test_a_long_wait_is_announced_with_the_option_that_avoids_it(robot, bags, picture, replay):
+    """The clock was set by some hours, or the robot paused."""
+    bag = bags.write({"/a": [(s, bags.raw(picture(8, 8))) for s in (0, 0.1, 8 * 3600, 8 * 3600 + 0.2)]})
+    waiting = replay(bag, wait=False)
+    note = "no image was recorded for 8.0 hours before 28800.0 s; --start 28800.0 begins there"
+    assert waiting.stderr.readline() == f"note: {note}\n"
+    images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
+    process = replay(bag, "--start", 28800, "--wait", 30, "--json")
+    assert process.returncode == 0 and json.loads(process.out)["notes"] == []
+    robot.wait(lambda: len(images) == 2)
+
+
 def test_images_without_log_times_are_played_by_their_stamps(robot, bags, picture, replay, tmp_path):
     messages = [(0, 0, bags.serialize(bags.jpeg(picture(8, 8), stamp_ns=n * SECOND // 10))) for n in range(10, 15)]
     images = robot.subscribe(CompressedImage, "/camera", QoSProfile(depth=50))
