@@ -129,12 +129,6 @@ class PenguinConfig:
         """Whether `lm_head` is the embedding table."""
         return bool(self.decoder.get("tie_word_embeddings", False))
 
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer, as far as the configuration names them."""
-        eos: Any = self.raw.get("eos_token_id")
-        return tuple(i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int))
-
     @classmethod
     def from_dict(cls, raw: dict[str, Any], encoder: dict[str, Any] | None = None) -> PenguinConfig:
         """Reads a released `config.json`, and the encoder's configuration if the file does not hold it.

@@ -25,6 +25,7 @@ class PenguinVL(nn.Module):
     def __init__(self, config: PenguinConfig):
         super().__init__()
         self.config = config
+        self.end_token_ids: tuple[int, ...] = ()  # those of the checkpoint's processor; end what `generate` generates
         self.vision_encoder = PenguinEncoder(config.encoder)
         self.vision_projector = Projector(config.encoder.hidden_size, config.hidden_size)
         self.language_model = Qwen3ForCausalLM(Qwen3Config(**config.decoder, attn_implementation="sdpa"))
@@ -118,5 +119,5 @@ class PenguinVL(nn.Module):
         """
         embeddings = self._embed(input_ids, images)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
-        generation.setdefault("eos_token_id", list(self.config.eos_token_ids) or None)
+        generation.setdefault("eos_token_id", list(self.end_token_ids) or None)
         return self.language_model.generate(inputs_embeds=embeddings, attention_mask=mask, **generation)  # type: ignore[no-any-return]

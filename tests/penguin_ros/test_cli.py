@@ -195,8 +195,8 @@ def truncated(path, source):
 
 BAD_MEDIA = {
     "missing image": (lambda p, _: ["--image", p / "x.png"], "image .*x.png does not exist"),
-    "image is a folder": (lambda p, _: ["--image", p], "image .* cannot be decoded: .*[Dd]irectory"),
-    "empty image": (lambda p, _: ["--image", write_bytes(p / "x.png", b"")], "x.png is not an image"),
+    "image is a folder": (lambda p, _: ["--image", p], "image .* is a folder; give a file"),
+    "empty image": (lambda p, _: ["--image", write_bytes(p / "x.png", b"")], r"x.png is empty \(0 bytes\)"),
     "truncated image": (
         lambda p, media: ["--image", truncated(p / "x.png", media / "tabletop.png")],
         "image .*x.png cannot be decoded: .*truncated",

@@ -15,7 +15,7 @@ from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.requests import Outcome, PendingRequest, RequestQueue
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import PenguinError
+from penguin_models.errors import NonFiniteError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, MemoryLog
@@ -186,7 +186,7 @@ class _SimulatedWorker(SceneWorker):
         self, asked: Asked, pending: PendingRequest, newest: dict[str, Frame], waited_s: float, joules: float | None
     ) -> None:
         error = pending.outcome.exception()
-        if error is not None and not isinstance(error, PenguinError):
+        if error is not None and (isinstance(error, NonFiniteError) or not isinstance(error, PenguinError)):
             raise error
         result: Answer | PenguinError = error if error is not None else pending.outcome.result().answer
         if isinstance(result, Answer):

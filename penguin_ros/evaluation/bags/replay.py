@@ -15,7 +15,7 @@ from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import newest_last
-from penguin_models.errors import EvaluationError, MediaError, PenguinError
+from penguin_models.errors import EvaluationError, MediaError, NonFiniteError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
@@ -104,10 +104,16 @@ class _FrameSampler:
 
 
 def attempt(ask: Callable[[], T], meter: EnergyMeter | None) -> tuple[T | PenguinError, float | None]:
-    """Calls `ask` and returns its result or its PenguinError, with the energy in joules if a meter measured it."""
+    """Calls `ask` and returns its result or its PenguinError, with the energy in joules if a meter measured it.
+
+    Raises:
+        NonFiniteError: The model is damaged or overflows, so there is nothing to score.
+    """
     with nullcontext(None) if meter is None else meter.measure() as reading:
         try:
             outcome: T | PenguinError = ask()
+        except NonFiniteError:
+            raise
         except PenguinError as err:
             outcome = err
     return outcome, None if reading is None else reading.total

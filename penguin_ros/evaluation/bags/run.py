@@ -10,8 +10,8 @@ from pathlib import Path
 
 from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import machine_facts
-from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
+from penguin_models.hub import resolve_checkpoint
 from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.plan import make_plan
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
