@@ -18,6 +18,7 @@ from penguin_engine.scene.memory import MemoryConfig
 from penguin_models.errors import SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
+from penguin_ros.raw_images import MONO16_SCALINGS
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ SETTINGS = (
             24, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
             0.0, 1000.0),
+    Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
+            "full_range keeps 0 to 65535.", choices=MONO16_SCALINGS, live=False),
     Setting("memory.arrival", _MEMORY.arrival, "full_size: frames arrive as large as fits; by_kind: once the budget "
             "has been reached, intermediate frames arrive small.", choices=("full_size", "by_kind"), live=False),
     Setting("memory.jump_back_s", _MEMORY.jump_back_s, "A stamp older than the newest one by this many seconds means "

@@ -22,6 +22,7 @@ from penguin_ros.cli.output import (
     ModelOption,
     RuntimeOption,
     print_json,
+    print_note,
     stdout,
     working,
 )
@@ -169,7 +170,10 @@ def record(
     from penguin_ros.evaluation.recorder_server import RecorderServer
 
     with working(f"reading {bag}"):
-        recorder = Recorder(open_recording(bag, camera or [None]), questions)
+        recording = open_recording(bag, camera or [None])
+    for note in recording.notes:
+        print_note(note)
+    recorder = Recorder(recording, questions)
     server = RecorderServer(recorder, port)
     stdout.out(f"open {server.address} in a browser; press Ctrl-C to stop")
     stdout.out(

@@ -15,9 +15,9 @@ from typing import Any
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.plan import check_time
-from penguin_ros.evaluation.bags.recording import ImageRef, Recording, StampedImage
 from penguin_ros.evaluation.question_file import Question, format_question, parse_question, read_lines, read_questions
 from penguin_ros.evaluation.records import thumbnail
+from penguin_ros.recording import ImageRef, RecordedImage, Recording
 
 
 class Recorder:
@@ -29,7 +29,7 @@ class Recorder:
         self.questions = read_questions(file) if file.exists() and file.stat().st_size else []
         self._refs = {c: [ref for ref in recording.images if ref.camera == c] for c in recording.cameras}
         self._lock = threading.Lock()
-        self._images: Iterator[StampedImage] = iter(())
+        self._images: Iterator[RecordedImage] = iter(())
         self._next: ImageRef | None = None
         self._write(self._lines())
 

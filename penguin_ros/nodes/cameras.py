@@ -16,6 +16,7 @@ from penguin_engine.scene.mailbox import LoadFrame
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
 from penguin_ros.images import message_to_rgb
+from penguin_ros.raw_images import Mono16Scaling
 
 _RATE_WINDOW_S = 5.0
 
@@ -29,13 +30,20 @@ class Camera:
         arrived_s: When the newest image arrived, on the monotonic clock; None before the first.
     """
 
-    def __init__(self, node: Node, topic: str, reliability: str, offer: Callable[[str, int, LoadFrame], None]):
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        reliability: str,
+        offer: Callable[[str, int, LoadFrame], None],
+        mono16_scaling: Mono16Scaling = "percentiles",
+    ):
         """Subscribes; `offer` takes name, stamp in nanoseconds, and a function that converts the image."""
         self.name = node.resolve_topic_name(topic)
         self.unstamped = 0
         self.arrived_s: float | None = None
         self._arrivals: deque[float] = deque(maxlen=1024)
-        self._node, self._offer = node, offer
+        self._node, self._offer, self._scaling = node, offer, mono16_scaling
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy[reliability.upper()])
         compressed = any(name.endswith("/compressed") for name in (topic, self.name))
         message = CompressedImage if compressed else Image
@@ -61,8 +69,8 @@ class Camera:
             stamp_ns = self._node.get_clock().now().nanoseconds
             # What is published about this frame carries the stamp that was used.
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
-        self._offer(self.name, stamp_to_ns(header.stamp), partial(_load, message, header, self.name))
+        self._offer(self.name, stamp_to_ns(header.stamp), partial(_load, message, header, self.name, self._scaling))
 
 
-def _load(message: Image | CompressedImage, header: Header, camera: str) -> Frame:
-    return Frame(message_to_rgb(message), stamp_to_ns(header.stamp), camera, header)
+def _load(message: Image | CompressedImage, header: Header, camera: str, mono16_scaling: Mono16Scaling) -> Frame:
+    return Frame(message_to_rgb(message, mono16_scaling), stamp_to_ns(header.stamp), camera, header)

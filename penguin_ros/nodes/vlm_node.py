@@ -181,7 +181,8 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
     def _activate(self) -> None:
         assert self._worker is not None
         reliability, offer = self._settings["image_reliability"], self._worker.offer
-        self._cameras = [Camera(self, topic, reliability, offer) for topic in self._settings["image_topics"]]
+        scaling = self._settings["mono16_scaling"]
+        self._cameras = [Camera(self, topic, reliability, offer, scaling) for topic in self._settings["image_topics"]]
 
     def _deactivate(self) -> None:
         for camera in self._cameras:

@@ -19,9 +19,9 @@ from penguin_models.errors import NonFiniteError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, MemoryLog
-from penguin_ros.evaluation.bags.recording import StampedImage
 from penguin_ros.evaluation.bags.replay import answer_record, attempt
 from penguin_ros.evaluation.records import AnswerRecord, Timeline
+from penguin_ros.recording import RecordedImage
 
 METHOD = "realtime"
 
@@ -91,7 +91,7 @@ class _SimulatedWorker(SceneWorker):
         self._newest_frames: dict[str, Frame] = {}
         self._loaded_ns = clock.now_ns()
         self._images = job.recording.read()
-        self._next: StampedImage | None
+        self._next: RecordedImage | None
         self._read_next()
 
     def run(self) -> Iterator[AnswerRecord | Timeline]:
@@ -157,7 +157,7 @@ class _SimulatedWorker(SceneWorker):
         """Raises what the live node would log: an evaluation must not hide it."""
         raise error
 
-    def _load(self, image: StampedImage) -> Frame:
+    def _load(self, image: RecordedImage) -> Frame:
         self._loaded_ns = self._time.now_ns()
         frame = image.load()
         self._newest_frames[frame.camera] = frame

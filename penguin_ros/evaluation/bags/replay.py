@@ -19,8 +19,8 @@ from penguin_models.errors import EvaluationError, MediaError, NonFiniteError, P
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
-from penguin_ros.evaluation.bags.recording import StampedImage
 from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, answer_key, frame_record, question_key
+from penguin_ros.recording import RecordedImage
 
 T = TypeVar("T")
 _METHODS: dict[str, type[Method]] = {"memory": MemoryMethod, "last-4": LastFramesMethod, "offline": OfflineMethod}
@@ -84,7 +84,7 @@ class _FrameSampler:
         self._errors: dict[str, list[str]] = {camera: [] for camera in job.recording.cameras}
         self.newest: dict[str, Frame] = {}
 
-    def take(self, image: StampedImage) -> Frame | None:
+    def take(self, image: RecordedImage) -> Frame | None:
         mailbox = self._mailboxes[image.ref.camera]
         if not mailbox.offer(image.ref.stamp_ns, image.load):
             return None
