@@ -11,7 +11,6 @@ from penguin_models.errors import PenguinError
 
 _PYPI_NAMES = {
     "PIL": "pillow",
-    "backports": "backports.zstd",
     "cv2": "opencv-python-headless",
     "ml_dtypes": "ml-dtypes",
     "ruamel": "ruamel.yaml",
