@@ -156,6 +156,8 @@ def test_a_long_wait_is_announced_with_the_option_that_avoids_it(robot, bags, pi
     waiting = replay(bag, wait=False)
     note = "no image was recorded for 8.0 hours before 28800.0 s; --start 28800.0 begins there"
     assert waiting.stderr.readline() == f"note: {note}\n"
+    waiting.kill()
+    waiting.wait()
     images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
     process = replay(bag, "--start", 28800, "--wait", 30, "--json")
     assert process.returncode == 0 and json.loads(process.out)["notes"] == []
