@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import MediaError
+from penguin_models.file_checks import url_fault
 
 _SUFFIXES = (".mcap", ".db3", ".bag", ".zstd", ".zst")
 
@@ -23,7 +24,7 @@ def storage_files(path: Path) -> tuple[list[Path], list[str]]:
     Raises MediaError if there is no file, or the files are those of several bags.
     """
     if not path.exists():
-        raise MediaError(f"bag {path} does not exist")
+        raise MediaError(url_fault(path, "bag") or f"bag {path} does not exist")
     if path.is_file():
         return [path], []
     visible = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS leaves ._bag_0.mcap behind
