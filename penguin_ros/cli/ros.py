@@ -64,14 +64,15 @@ def node(
 
 def _parameter_rule(item: str) -> str:
     """Converts NAME=VALUE to NAME:=VALUE, and refuses names that ROS would ignore silently."""
-    from penguin_ros.settings import SETTINGS
+    from penguin_ros.settings import SETTINGS, unknown_parameter
 
     known = [*(setting.name for setting in SETTINGS), "use_sim_time"]
     name, equals, value = item.partition("=")
     if not equals:
         raise typer.BadParameter(f"{item!r} is not name=value", param_hint="--set")
     if name not in known:
-        raise typer.BadParameter(f"there is no parameter {name}; choose from {', '.join(known)}", param_hint="--set")
+        reason = f"{unknown_parameter(name, known)} The parameters are: {', '.join(known)}"
+        raise typer.BadParameter(reason, param_hint="--set")
     return f"{name}:={value}"
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -16,30 +16,64 @@ from penguin_engine.scene.mailbox import LoadFrame
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
 from penguin_ros.images import message_to_rgb
+from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
+from penguin_ros.nodes.node_time import NodeTime
+from penguin_ros.nodes.stamps import Stamps
 
 _RATE_WINDOW_S = 5.0
+_ENOUGH = 0.8  # of the wanted rate
 
 
 class Camera:
-    """The subscription of one image topic.
+    """The subscription of one image topic, with the type and QoS that its publishers offer.
 
     Attributes:
         name: Full name of the topic.
-        unstamped: Number of images without a stamp; their time of arrival is used.
-        arrived_s: When the newest image arrived, on the monotonic clock; None before the first.
+        stamps: Dates the images.
+        opened_s: When it was subscribed to, on the monotonic clock.
+        arrived_s: When the newest image arrived; None before the first.
     """
 
-    def __init__(self, node: Node, topic: str, reliability: str, offer: Callable[[str, int, LoadFrame], None]):
-        """Subscribes; `offer` takes name, stamp in nanoseconds, and a function that converts the image."""
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        reliability: str,
+        time: NodeTime,
+        stamps: Stamps,
+        offer: Callable[[str, int, LoadFrame], None],
+    ):
+        """Subscribes.
+
+        Args:
+            node: The node.
+            topic: Name of the topic, before remapping.
+            reliability: Parameter image_reliability.
+            time: Dates images without a usable stamp.
+            stamps: Judges the stamps.
+            offer: Takes name, stamp in nanoseconds, and a function that converts the image.
+        """
         self.name = node.resolve_topic_name(topic)
-        self.unstamped = 0
+        self.stamps, self.opened_s = stamps, monotonic()
         self.arrived_s: float | None = None
         self._arrivals: deque[float] = deque(maxlen=1024)
-        self._node, self._offer = node, offer
-        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy[reliability.upper()])
-        compressed = any(name.endswith("/compressed") for name in (topic, self.name))
-        message = CompressedImage if compressed else Image
-        self._subscription = node.create_subscription(message, topic, self._on_image, qos)
+        self._first_s: float | None = None
+        self._node, self._topic, self._reliability, self._offer, self._time = node, topic, reliability, offer, time
+        self._link: Link | None = None
+        self._subscription: Subscription | None = None
+        self.follow_graph()
+
+    def follow_graph(self) -> None:
+        """Subscribes again if the publishers' type or QoS has changed."""
+        self._publishers = self._node.get_publishers_info_by_topic(self._topic)
+        link = choose_link((self._topic, self.name), self._publishers, self._reliability, self._link)
+        if link == self._link:
+            return
+        self.close()  # first: a process cannot subscribe to one topic with two types
+        self._link = link
+        self._subscription = self._node.create_subscription(link.message_type, self._topic, self._on_image, link.qos)
+        if self._publishers:
+            self._node.get_logger().info(f"subscribed to {self.name} ({link})")
 
     def rate_hz(self) -> float:
         """Returns the rate at which images arrived during the last five seconds."""
@@ -48,20 +82,66 @@ class Camera:
             self._arrivals.popleft()
         return len(self._arrivals) / _RATE_WINDOW_S
 
+    def silence(self) -> str:
+        """Returns why no image arrives, as far as the graph shows it."""
+        assert self._link is not None
+        return silence(self._node, self.name, self._publishers, self._link)
+
+    def warnings(self, wanted_hz: float) -> Iterator[str]:
+        """Yields what is wrong with the images that arrive; `wanted_hz` is the sampling rate, 0 for any."""
+        assert self._link is not None
+        yield from unreachable(self.name, self._publishers, self._link)
+        yield from self._stamp_warnings()
+        rate_hz = self.rate_hz()
+        if self._first_s is not None and monotonic() - self._first_s > _RATE_WINDOW_S and rate_hz < _ENOUGH * wanted_hz:
+            yield f"images arrive at {rate_hz:.1f} Hz, less than sample_rate_hz {wanted_hz}: {self._remedy()}"
+
+    def _stamp_warnings(self) -> Iterator[str]:
+        stamps, clock_trouble = self.stamps, self._time.trouble()
+        if stamps.unstamped:
+            yield f"{stamps.unstamped} images had no stamp and were dated by arrival"
+        if stamps.broken:
+            cleared = f"the memory was cleared {stamps.jumps_back} times, " if stamps.jumps_back else ""
+            yield f"{stamps.broken}: {cleared}images are dated by arrival; check the camera driver"
+        if clock_trouble:
+            yield clock_trouble
+        elif stamps.ahead_s:
+            side = "ahead of" if stamps.ahead_s > 0 else "behind"
+            yield (
+                f"stamps are {abs(stamps.ahead_s):.1f} s {side} the node's clock: synchronise the clocks, or set "
+                "use_sim_time if a bag is played"
+            )
+
+    def age_s(self, stamp_ns: int) -> float:
+        """Returns the age of an image in seconds."""
+        return self.stamps.age_s(stamp_ns, self._time.now_ns())
+
     def close(self) -> None:
         """Unsubscribes."""
-        self._node.destroy_subscription(self._subscription)
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _remedy(self) -> str:
+        assert self._link is not None
+        if not self._link.reliable and offers_reliable(self._publishers, self._link):
+            return "set image_reliability to reliable or auto"
+        if self._link.message_type is Image:
+            return "if the camera is faster, subscribe to compressed images"
+        return "if the camera is faster, the network loses images"
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.arrived_s = monotonic()
+        self._first_s = self._first_s or self.arrived_s
         self._arrivals.append(self.arrived_s)
-        header = message.header
-        if stamp_to_ns(header.stamp) == 0:
-            self.unstamped += 1
-            stamp_ns = self._node.get_clock().now().nanoseconds
+        header, broken = message.header, self.stamps.broken
+        stamp_ns = self.stamps.date(stamp_to_ns(header.stamp), self._time.now_ns(), self.arrived_s)
+        if stamp_ns != stamp_to_ns(header.stamp):
             # What is published about this frame carries the stamp that was used.
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
-        self._offer(self.name, stamp_to_ns(header.stamp), partial(_load, message, header, self.name))
+        if self.stamps.broken and not broken:
+            self._node.get_logger().warning(f"{self.name}: {self.stamps.broken}: images are dated by arrival")
+        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name))
 
 
 def _load(message: Image | CompressedImage, header: Header, camera: str) -> Frame:

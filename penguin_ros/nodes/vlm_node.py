@@ -35,11 +35,14 @@ from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
+from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
-from penguin_ros.settings import BY_NAME, NodeSettings
+from penguin_ros.nodes.stamps import Stamps
+from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
 _DIAGNOSTICS_PERIOD_S = 1.0
+_GRAPH_PERIOD_S = 0.25
 _REFUSALS = {
     "unconfigured": "the node is unconfigured; configure and activate it",
     "loading": "the node is loading its model; ask again when it is active",
@@ -49,7 +52,7 @@ _REFUSALS = {
 """Why questions are refused, for every state but "active"."""
 
 
-class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
+class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Processor]]):
     """Observes image topics and answers questions; README.md describes its topics and services."""
 
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
@@ -62,9 +65,10 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         Raises:
             PenguinError: The parameters contradict each other.
         """
-        super().__init__(name, lambda: open_model(parameters.read(self)), lambda loaded: loaded[0].close())
-        parameters.declare(self)
+        super().__init__(name, load=lambda: open_model(parameters.read(self)), discard=lambda loaded: loaded[0].close())
+        self.declare_settings(SETTINGS, lambda values: self._check_names(NodeSettings.from_values(values)))
         self._settings = parameters.read(self)
+        self._time = NodeTime(self)
         self._last_error = ""
         self._queue = RequestQueue(self._settings["queue_size"], _REFUSALS["unconfigured"])
         self._runtime: Runtime | None = None
@@ -76,7 +80,9 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
+        self.create_timer(_GRAPH_PERIOD_S, self._follow_graph, clock=steady)
         parameters.watch(self, self._check_parameters, self._apply_parameters)
 
     # Lifecycle
@@ -155,7 +161,7 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         self._runtime, self._processor = self.take_loaded()
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings)
-        self._outputs = Outputs(self, [state.camera for state in camera_states])
+        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._worker = SceneWorker(
             self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs
@@ -166,11 +172,9 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
 
     def _open_sessions(self, settings: NodeSettings) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
-        names, states = [self._camera_name(topic) for topic in settings["image_topics"]], []
-        if len(set(names)) < len(names):
-            raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+        states = []
         with ExitStack() as opened:
-            for name in names:
+            for name in self._check_names(settings):
                 session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
@@ -180,8 +184,24 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
 
     def _activate(self) -> None:
         assert self._worker is not None
-        reliability, offer = self._settings["image_reliability"], self._worker.offer
-        self._cameras = [Camera(self, topic, reliability, offer) for topic in self._settings["image_topics"]]
+        reliability, jump_back_s = self._settings["image_reliability"], self._settings.memory.jump_back_s
+        for topic in self._settings["image_topics"]:
+            stamps = Stamps(jump_back_s)
+            self._cameras.append(Camera(self, topic, reliability, self._time, stamps, self._worker.offer))
+        self._follow_graph()
+
+    def _follow_graph(self) -> None:
+        """Subscribes as the publishers require, and lets the worker know why cameras are silent."""
+        for camera in self._cameras:
+            camera.follow_graph()
+            if self._worker is not None and camera.arrived_s is None:
+                self._worker.camera_states[camera.name].silence = camera.silence()
+
+    def _age_s(self, camera: str, stamp_ns: int) -> float:
+        for found in self._cameras:
+            if found.name == camera:
+                return found.age_s(stamp_ns)
+        return max(0.0, (self._time.now_ns() - stamp_ns) * 1e-9)  # the node was deactivated meanwhile
 
     def _deactivate(self) -> None:
         for camera in self._cameras:
@@ -211,6 +231,16 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
         return self._worker.submit(request, on_text)
 
+    def _check_names(self, settings: NodeSettings) -> list[str]:
+        """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
+        try:
+            names = [self._camera_name(topic) for topic in settings["image_topics"]]
+        except UnknownCameraError as err:
+            raise SettingError(f"image_topics: {err}") from err
+        if len(set(names)) < len(names):
+            raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+        return names
+
     def _camera_name(self, topic: str) -> str:
         try:
             validate_topic_name(topic)
@@ -234,6 +264,7 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         """Validates changes, without side effects."""
         try:
             settings = parameters.read(self, changed)
+            self._check_names(settings)
             if self.state not in ("unconfigured", "finalized"):
                 fixed = sorted(name for name in self._settings.changes_to(settings) if not BY_NAME[name].live)
                 if fixed:
@@ -245,7 +276,7 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
             return SetParametersResult(successful=False, reason=str(err))
         return SetParametersResult(successful=True)
 
-    def _apply_parameters(self, changed: list[Parameter]) -> None:
+    def _apply_parameters(self) -> None:
         """Applies changes that were accepted."""
         before, self._settings = self._settings, parameters.read(self)
         if self._worker is not None:
@@ -269,8 +300,10 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
             message.status = [diagnostics.inactive_status(name, self.state, self._last_error)]
         else:
             message.status = [
-                diagnostics.node_status(name, worker, settings, self._runtime.info, self._outputs),
-                *diagnostics.camera_statuses(name, self._cameras, worker, settings["camera_timeout_s"]),
+                diagnostics.node_status(
+                    name, worker, settings, self._runtime.info, self._outputs, self._time.trouble()
+                ),
+                *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
         self._diagnostics.publish(message)
 

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.settings import SETTINGS, NodeSettings
+from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 _GROUPS = ("memory.", "keyframe.", "caption.", "answer.")
@@ -58,7 +58,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     for name in found:
         if name not in _DEFAULTS and name != "use_sim_time":
             raise EvaluationError(f"parameter file {path}: the node has no parameter {name!r}")
-    return {name: _convert(name, value) for name, value in found.items() if name in RELEVANT}
+    return {name: BY_NAME[name].convert(value) for name, value in found.items() if name in RELEVANT}
 
 
 def _flatten(group: Any, prefix: str = "") -> dict[str, Any]:
