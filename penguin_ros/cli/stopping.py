@@ -40,8 +40,8 @@ def quiet_ctrl_c() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         yield
-    except BaseException:  # imports in C turn the interrupt into errors of their own
-        if not interrupted:
+    except BaseException as err:  # imports in C turn the interrupt into errors of their own
+        if not interrupted or (isinstance(err, SystemExit) and not err.code):
             raise
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.exit(_INTERRUPTED)

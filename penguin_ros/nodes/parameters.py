@@ -33,13 +33,12 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
     ) -> list[Parameter]:
         """Declares parameters, except in rclpy's constructor, which passes all overrides from command line and files.
 
-        rclpy would declare these with the types that they have in YAML, and fails on an empty list.
+        rclpy would declare these with the types that they have in YAML, and fails on an empty list, which it calls None.
         """
         if self._overrides is not None:
             return list(super().declare_parameters(namespace, parameters, ignore_override))
-        self._overrides = {name: value for name, value, _ in parameters}
-        built_in = [item for item in parameters if _is_built_in(item[0])]
-        return list(super().declare_parameters(namespace, built_in, ignore_override))
+        self._overrides = {name: [] if value is None else value for name, value, _ in parameters}
+        return []
 
     def declare_settings(
         self, settings: Sequence[Setting], check: Callable[[Mapping[str, Any]], object] = lambda values: None
@@ -55,8 +54,6 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
         """
         overrides = self._overrides or {}
         values = {s.name: s.convert(overrides.get(s.name, s.default)) for s in settings}
-        if not isinstance(overrides.get("use_sim_time", False), bool):
-            raise SettingError(f"use_sim_time is {overrides['use_sim_time']!r}, it must be true or false")
         check(values)
         self._settings_by_name = {setting.name: setting for setting in settings}
         for setting in settings:

@@ -236,7 +236,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         try:
             names = [self._camera_name(topic) for topic in settings["image_topics"]]
         except UnknownCameraError as err:
-            raise SettingError(f"image_topics: {err}") from err
+            raise SettingError(f"image_topics: {err}; rename it") from err
         if len(set(names)) < len(names):
             raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
         return names
@@ -246,7 +246,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
             validate_topic_name(topic)
             return str(self.resolve_topic_name(topic))
         except InvalidTopicNameException as err:
-            raise UnknownCameraError(f"{topic!r} is not a valid topic name: {' '.join(str(err).split())}") from err
+            reason = str(err).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
+            raise UnknownCameraError(f"{topic!r} is not a valid topic name: {reason}") from err
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
