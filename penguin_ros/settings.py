@@ -19,6 +19,7 @@ from penguin_engine.scene.memory import MemoryConfig
 from penguin_models.errors import SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
+from penguin_ros.raw_images import MONO16_SCALINGS
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ SETTINGS = (
             live=False),
     Setting("image_reliability", "auto", "Reliability of the image subscriptions; auto is what the publishers offer.",
             choices=("auto", "best_effort", "reliable"), live=False),
+    Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
+            "full_range keeps 0 to 65535.", choices=MONO16_SCALINGS, live=False),
     Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
             24, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",

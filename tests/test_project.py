@@ -41,7 +41,7 @@ ENGINE_LAYERS = ("export", "runtimes", "scene", "bench")
 """Layers of the engine; each may import itself and the layers before it."""
 MAY_IMPORT_BENCH = re.compile(r"penguin_engine/bench/|penguin_ros/(cli|evaluation)/")
 """Nothing that runs on a robot may import measurements."""
-MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools)/.*|convert|images)\.py$")
+MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools)/.*|convert|bridge)\.py$")
 MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/.*\.py$")
 
 
@@ -61,7 +61,7 @@ def test_imports_go_one_way(path):
     names = {name.split(".")[0] for name in imports(path)}
     assert names & set(PACKAGES) <= MAY_IMPORT[package]
     if not MAY_IMPORT_ROS.search(path.as_posix()):
-        assert not names & ROS, "only penguin_ros/{nodes,tools} and penguin_ros/{convert,images}.py import ROS"
+        assert not names & ROS, "only penguin_ros/{nodes,tools} and penguin_ros/{convert,bridge}.py import ROS"
     if not MAY_IMPORT_TENSORRT.search(path.as_posix()):
         assert not names & {"tensorrt", "pycuda"}
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from penguin_ros.bridge import bridge_fault
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 
 
@@ -53,7 +54,7 @@ def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding
         tensorrt,
         pycuda,
         _ros(),
-        _package("cv_bridge", ": the package's own image conversion is used"),
+        _cv_bridge(),
         _package("vision_msgs", ": ~/detections is not published"),
         _jetson(root),
     ]
@@ -100,6 +101,13 @@ def _package(name: str, consequence: str = "") -> Finding:
     if importlib.util.find_spec(name) is not None:  # Debian packages may lack pip's metadata: TensorRT on a Jetson
         return Finding(name, "installed")
     return Finding(name, f"not installed{consequence}", False)
+
+
+def _cv_bridge() -> Finding:
+    fault = bridge_fault()
+    if fault is not None:
+        return Finding("cv_bridge", fault, False)
+    return _package("cv_bridge", ": the package's own image conversion is used")
 
 
 def _ros() -> Finding:

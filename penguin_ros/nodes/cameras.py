@@ -19,6 +19,8 @@ from penguin_ros.images import message_to_rgb
 from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.stamps import Stamps
+from penguin_ros.raw_images import Mono16Scaling
+from penguin_ros.settings import NodeSettings
 
 _RATE_WINDOW_S = 5.0
 _ENOUGH = 0.8  # of the wanted rate
@@ -38,9 +40,8 @@ class Camera:
         self,
         node: Node,
         topic: str,
-        reliability: str,
+        settings: NodeSettings,
         time: NodeTime,
-        stamps: Stamps,
         offer: Callable[[str, int, LoadFrame], None],
     ):
         """Subscribes.
@@ -48,17 +49,16 @@ class Camera:
         Args:
             node: The node.
             topic: Name of the topic, before remapping.
-            reliability: Parameter image_reliability.
+            settings: The node's parameters.
             time: Dates images without a usable stamp.
-            stamps: Judges the stamps.
             offer: Takes name, stamp in nanoseconds, and a function that converts the image.
         """
         self.name = node.resolve_topic_name(topic)
-        self.stamps, self.opened_s = stamps, monotonic()
+        self.stamps, self.opened_s = Stamps(settings.memory.jump_back_s), monotonic()
         self.arrived_s: float | None = None
         self._arrivals: deque[float] = deque(maxlen=1024)
         self._first_s: float | None = None
-        self._node, self._topic, self._reliability, self._offer, self._time = node, topic, reliability, offer, time
+        self._node, self._topic, self._settings, self._time, self._offer = node, topic, settings, time, offer
         self._link: Link | None = None
         self._subscription: Subscription | None = None
         self.follow_graph()
@@ -66,7 +66,7 @@ class Camera:
     def follow_graph(self) -> None:
         """Subscribes again if the publishers' type or QoS has changed."""
         self._publishers = self._node.get_publishers_info_by_topic(self._topic)
-        link = choose_link((self._topic, self.name), self._publishers, self._reliability, self._link)
+        link = choose_link((self._topic, self.name), self._publishers, self._settings["image_reliability"], self._link)
         if link == self._link:
             return
         self.close()  # first: a process cannot subscribe to one topic with two types
@@ -141,8 +141,9 @@ class Camera:
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
         if self.stamps.broken and not broken:
             self._node.get_logger().warning(f"{self.name}: {self.stamps.broken}: images are dated by arrival")
-        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name))
+        scaling = self._settings["mono16_scaling"]
+        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name, scaling))
 
 
-def _load(message: Image | CompressedImage, header: Header, camera: str) -> Frame:
-    return Frame(message_to_rgb(message), stamp_to_ns(header.stamp), camera, header)
+def _load(message: Image | CompressedImage, header: Header, camera: str, mono16_scaling: Mono16Scaling) -> Frame:
+    return Frame(message_to_rgb(message, mono16_scaling), stamp_to_ns(header.stamp), camera, header)

@@ -1,0 +1,61 @@
+"""cv_bridge, if it is installed and works.
+
+An installed cv_bridge may be unable to convert: its `__init__` ignores that its C++ half cannot be imported, and a half
+built against NumPy 1 fails or crashes with NumPy 2 (vision_opencv#535). It is therefore tried once with a small image,
+in a process of its own, because a crash would end this one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+_TIMEOUT_S = 60
+_CONVERSION = """\
+from types import SimpleNamespace
+from cv_bridge import CvBridge
+image = SimpleNamespace(height=1, width=2, step=6, encoding="bgr8", is_bigendian=0, data=bytes([1, 2, 3, 4, 5, 6]))
+rgb = CvBridge().imgmsg_to_cv2(image, "rgb8").tolist()
+assert rgb == [[[3, 2, 1], [6, 5, 4]]], f"a pixel was converted to {rgb}"
+"""
+
+
+@cache
+def bridge() -> Any | None:
+    """Returns a CvBridge; None if cv_bridge is not installed or does not work."""
+    if importlib.util.find_spec("cv_bridge") is None or bridge_fault() is not None:
+        return None
+    from cv_bridge import CvBridge
+
+    return CvBridge()
+
+
+@cache
+def bridge_fault() -> str | None:
+    """Returns one sentence that says why the installed cv_bridge is not used; None if it works or is not installed."""
+    if importlib.util.find_spec("cv_bridge") is None:
+        return None
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", _CONVERSION]
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        reason = f"it could not be tried ({type(err).__name__})"
+    else:
+        if done.returncode == 0:
+            return None
+        if done.returncode < 0:
+            reason = f"it ends the process with {signal.Signals(-done.returncode).name}"
+        else:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return (
+        f"cv_bridge is installed but cannot convert images ({reason}), so the package's own conversion is used; to use "
+        "cv_bridge, rebuild it for this version of NumPy"
+    )

@@ -1,0 +1,78 @@
+"""Decodes the data of a CompressedImage message to RGB: JPEG, PNG, WebP and whatever else Pillow reads."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from penguin_models.errors import MediaError
+from penguin_models.media import DECODING_ERRORS, to_rgb
+from penguin_models.types import UInt8Array
+from penguin_ros.raw_images import BAYER_CONVERSIONS, DEPTH, Mono16Scaling, check_mosaic, mono16_to_mono8, to_8_bits
+
+_VIDEO_FORMAT = re.compile(r"[hx]\.?26[345]|hevc|avc|av1|vp[89]|theora|ffmpeg|mpeg-?[124]|mp4", re.IGNORECASE)
+_ANNEX_B = (b"\0\0\0\1", b"\0\0\1")
+"""How a packet of H.264 or H.265 begins."""
+
+
+def compressed_to_rgb(data: Any, image_format: str = "", mono16_scaling: Mono16Scaling = "percentiles") -> UInt8Array:
+    """Decodes the data of a `sensor_msgs/CompressedImage` to uint8 [height, width, 3].
+
+    The EXIF orientation is applied, a Bayer mosaic is interpolated, 16-bit grey is scaled (see
+    `penguin_ros.raw_images.MONO16_SCALINGS`), and alpha is dropped.
+
+    Raises:
+        MediaError: The image is depth, video, truncated or damaged.
+    """
+    # compressed_image_transport writes "<encoding of the raw image>; jpeg compressed <encoding in the JPEG>".
+    encoding, _, rest = image_format.lower().partition(";")
+    encoding, converted_to = encoding.strip(), rest.partition("compressed")[2].strip()
+    if "compresseddepth" in image_format.lower() or encoding.upper() in DEPTH:
+        raise MediaError(f"format {image_format!r} is a depth image; subscribe to a colour topic")
+    is_mosaic = encoding in BAYER_CONVERSIONS and converted_to in ("", encoding)
+    try:
+        with Image.open(io.BytesIO(bytes(data))) as image:
+            if is_mosaic and image.mode.startswith(("L", "I")):
+                return _mosaic_to_rgb(np.asarray(image), encoding)
+            return _picture_to_rgb(_upright(image), mono16_scaling)
+    except (UnidentifiedImageError, Image.DecompressionBombError, *DECODING_ERRORS) as err:
+        reason = _reason(bytes(data), image_format, err)
+        raise MediaError(f"compressed image ({image_format or 'no format'}) cannot be decoded: {reason}") from err
+
+
+def _mosaic_to_rgb(mosaic: Any, encoding: str) -> UInt8Array:
+    check_mosaic(encoding, *mosaic.shape)
+    values = mosaic if mosaic.dtype == np.uint8 else mosaic.astype(np.uint16)  # Pillow before 11 has 16 bits as int32
+    return to_8_bits(cv2.cvtColor(values, BAYER_CONVERSIONS[encoding]))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODING_ERRORS:  # damaged EXIF: the picture itself may be intact
+        return image
+
+
+def _picture_to_rgb(image: Image.Image, mono16_scaling: Mono16Scaling) -> UInt8Array:
+    if image.mode.startswith("I"):
+        grey = mono16_to_mono8(np.asarray(image).astype(np.uint16), mono16_scaling)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return to_rgb(image if image.mode == "F" else image.convert("RGB"))
+
+
+def _reason(data: bytes, image_format: str, error: Exception) -> str:
+    if not data:
+        return "it is empty (0 bytes)"
+    if _VIDEO_FORMAT.search(image_format) or data.startswith(_ANNEX_B):
+        return (
+            "it is a packet of a video, not an image; use a topic with raw or JPEG images, or convert the video to one "
+            "with `ros2 run image_transport republish`"
+        )
+    if isinstance(error, UnidentifiedImageError):  # its text is the address of an object
+        return f"its {len(data)} bytes, which begin with {data[:8].hex(' ')}, are not an image that Pillow can read"
+    return str(error)
