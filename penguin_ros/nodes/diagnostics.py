@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from penguin_engine.runtimes.base import RuntimeInfo
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.worker import SceneWorker
+from penguin_ros.bridge import bridge, bridge_fault
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import NodeSettings
@@ -60,6 +61,7 @@ def node_status(
         "runtime": info.name,
         "device": info.device,
         "precision": info.dtype,
+        "image conversion": bridge_fault() or ("built in" if bridge() is None else "cv_bridge"),
         "context length [tokens]": info.context_length,
         "token budget [tokens]": settings["token_budget"],
         "questions waiting": len(worker.queue),

@@ -33,7 +33,7 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
     ) -> list[Parameter]:
         """Declares parameters, except in rclpy's constructor, which passes all overrides from command line and files.
 
-        rclpy would declare these with the types that they have in YAML, and fails on an empty list, which it calls None.
+        rclpy would declare these with the types that they have in YAML, and fails on an empty list (None here).
         """
         if self._overrides is not None:
             return list(super().declare_parameters(namespace, parameters, ignore_override))
@@ -60,7 +60,7 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
             self.declare_parameter(setting.name, values[setting.name], descriptor_of(setting), ignore_override=True)
         for name in overrides:
             if name not in values and not _is_built_in(name):
-                self.get_logger().warning(f"{unknown_parameter(name, [*values, *_BUILT_IN])} It has no effect.")
+                self.get_logger().warning(f"{name} has no effect: {unknown_parameter(name, [*values, *_BUILT_IN])}")
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """Sets parameters, as the parameter services do; a wrong name or type is refused with the reason."""

@@ -31,13 +31,13 @@ from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import PenguinError, SettingError, UnknownCameraError
 from penguin_models.processor import Processor
+from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
-from penguin_ros.nodes.stamps import Stamps
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -65,7 +65,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         Raises:
             PenguinError: The parameters contradict each other.
         """
-        super().__init__(name, load=lambda: open_model(parameters.read(self)), discard=lambda loaded: loaded[0].close())
+        super().__init__(name, load=self._load_model, discard=lambda loaded: loaded[0].close())
+        self._open_model = open_model
         self.declare_settings(SETTINGS, lambda values: self._check_names(NodeSettings.from_values(values)))
         self._settings = parameters.read(self)
         self._time = NodeTime(self)
@@ -84,6 +85,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
         self.create_timer(_GRAPH_PERIOD_S, self._follow_graph, clock=steady)
         parameters.watch(self, self._check_parameters, self._apply_parameters)
+
+    def _load_model(self) -> tuple[Runtime, Processor]:
+        bridge_fault()  # tries cv_bridge in another process, which takes a second; the result is kept
+        return self._open_model(parameters.read(self))
 
     # Lifecycle
 
@@ -167,7 +172,9 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
             self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs
         )
         self._worker.start()
-        info = self._runtime.info
+        info, fault = self._runtime.info, bridge_fault()
+        if fault is not None:
+            self.get_logger().warning(fault)
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
     def _open_sessions(self, settings: NodeSettings) -> list[CameraState]:
@@ -184,10 +191,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
 
     def _activate(self) -> None:
         assert self._worker is not None
-        reliability, jump_back_s = self._settings["image_reliability"], self._settings.memory.jump_back_s
         for topic in self._settings["image_topics"]:
-            stamps = Stamps(jump_back_s)
-            self._cameras.append(Camera(self, topic, reliability, self._time, stamps, self._worker.offer))
+            self._cameras.append(Camera(self, topic, self._settings, self._time, self._worker.offer))
         self._follow_graph()
 
     def _follow_graph(self) -> None:
