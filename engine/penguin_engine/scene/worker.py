@@ -222,9 +222,9 @@ class SceneWorker:
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
         held = {name: frame for name in cameras if (frame := self.camera_states[name].newest) is not None}
         if not held:
-            reasons = {name: self.camera_states[name].why_empty or "is the camera publishing?" for name in cameras}
-            told = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-            raise NoFramesError(f"no frame has been seen yet of {told}")
+            reasons = [self.camera_states[name].why_empty for name in cameras]
+            reason = "; ".join(filter(None, reasons)) or "is the camera publishing?"
+            raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet: {reason}")
         camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
         return camera, held[camera]
 
