@@ -67,13 +67,18 @@ class Camera:
         """Subscribes again if the publishers' type or QoS has changed."""
         self._publishers = self._node.get_publishers_info_by_topic(self._topic)
         link = choose_link((self._topic, self.name), self._publishers, self._settings["image_reliability"], self._link)
-        if link == self._link:
+        if link == self._link and self._subscription is not None:
             return
         self.close()  # first: a process cannot subscribe to one topic with two types
-        self._link = link
-        self._subscription = self._node.create_subscription(link.message_type, self._topic, self._on_image, link.qos)
-        if self._publishers:
-            self._node.get_logger().info(f"subscribed to {self.name} ({link})")
+        self._link, logger = link, self._node.get_logger()
+        try:
+            self._subscription = self._node.create_subscription(
+                link.message_type, self._topic, self._on_image, link.qos
+            )
+        except RuntimeError as err:  # the middleware's; the next call tries again
+            logger.warning(f"cannot subscribe to {self.name} ({link}): {err}", throttle_duration_sec=10.0)
+        else:
+            logger.info(f"subscribed to {self.name} ({link})")
 
     def rate_hz(self) -> float:
         """Returns the rate at which images arrived during the last five seconds."""

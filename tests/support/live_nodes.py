@@ -218,7 +218,9 @@ def start_node(robot, tmp_path):
             "sample_rate_hz": 0.0,
         }
         parameters = {key.replace("__", "."): value for key, value in parameters.items()}
-        node = NodeProcess(tmp_path / f"node_{len(nodes)}.log", namespace, script or {}, {**defaults, **parameters}, args)
+        node = NodeProcess(
+            tmp_path / f"node_{len(nodes)}.log", namespace, script or {}, {**defaults, **parameters}, args
+        )
         node.topic = f"{namespace}/image"
         nodes.append(node)
         return node
