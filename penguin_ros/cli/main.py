@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from penguin_models.errors import PenguinError
 from penguin_ros.cli.stopping import quiet_ctrl_c
 
 _PYPI_NAMES = {
@@ -32,6 +31,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    from penguin_models.errors import PenguinError
+
     try:
         from penguin_ros.cli.app import app  # here, because its imports may fail too
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,6 +31,8 @@ def quiet_ctrl_c() -> Iterator[None]:
         if not isinstance(event.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(event)
             return
+        import threading
+
         # It hit a destructor or a callback of the import system, where Python ignores it: once more, outside of it.
         threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
 
@@ -43,10 +44,13 @@ def quiet_ctrl_c() -> Iterator[None]:
     except BaseException as err:  # imports in C turn the interrupt into errors of their own
         if not interrupted or (isinstance(err, SystemExit) and not err.code):
             raise
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.exit(_INTERRUPTED)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(_INTERRUPTED)  # Python's own end would report SIGINT if the interrupt hit a string that was executed
     finally:
         sys.unraisablehook = hook
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
