@@ -133,7 +133,7 @@ class NodeSettings:
         Raises:
             PenguinError: A value is out of range or contradicts another one.
         """
-        values = {setting.name: setting.convert(values[setting.name]) for setting in SETTINGS}
+        values = {**values, **{setting.name: setting.convert(values[setting.name]) for setting in SETTINGS}}
         for setting in SETTINGS:
             _check(setting, values[setting.name])
         if values["keyframe.policy"] == "reference" and importlib.util.find_spec("torch") is None:
