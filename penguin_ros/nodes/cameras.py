@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.subscription import Subscription
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from penguin_engine.scene.mailbox import LoadFrame
+from penguin_models.errors import SettingError, UnknownCameraError
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
 from penguin_ros.images import message_to_rgb
+from penguin_ros.nodes.context import without_places
 from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.stamps import Stamps
@@ -152,3 +156,24 @@ class Camera:
 
 def _load(message: Image | CompressedImage, header: Header, camera: str, mono16_scaling: Mono16Scaling) -> Frame:
     return Frame(message_to_rgb(message, mono16_scaling), stamp_to_ns(header.stamp), camera, header)
+
+
+def camera_names(node: Node, settings: NodeSettings) -> list[str]:
+    """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
+    try:
+        names = [camera_name(node, topic) for topic in settings["image_topics"]]
+    except UnknownCameraError as err:
+        raise SettingError(f"image_topics: {err}; rename it") from err
+    if len(set(names)) < len(names):
+        raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+    return names
+
+
+def camera_name(node: Node, topic: str) -> str:
+    """Returns the full name of an image topic after remapping; raises UnknownCameraError if it is not a valid name."""
+    try:
+        validate_topic_name(topic)
+        return str(node.resolve_topic_name(topic))
+    except (InvalidTopicNameException, RuntimeError) as err:  # RuntimeError: an unknown substitution
+        reason = without_places(str(err)).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
+        raise UnknownCameraError(f"{topic!r} is not a valid topic name: {reason}") from err

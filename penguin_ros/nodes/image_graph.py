@@ -97,7 +97,7 @@ def silence(node: Node, topic: str, publishers: Sequence[TopicEndpointInfo], lin
     messages = unreachable(topic, publishers, link)
     if all(publisher.topic_type not in _TYPES for publisher in publishers):
         messages.append(_other_topics(node, topic))
-    return "; ".join(messages) or f"{_names(publishers)} has published nothing on {topic} since then"
+    return "; ".join(messages) or f"{_names(publishers)} publishes {topic} with matching type and QoS, but no image"
 
 
 def offers_reliable(publishers: Sequence[TopicEndpointInfo], link: Link) -> bool:

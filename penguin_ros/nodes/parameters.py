@@ -12,6 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import SettingError
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unknown_parameter
@@ -113,10 +114,15 @@ def files_without_effect(args: Sequence[str], node_name: str) -> Iterator[str]:
         args: Command line; the files follow `--params-file`.
         node_name: Full name of the node.
     """
+    yaml = YAML(typ="safe")
     for option, path in pairwise(args):
         if option != "--params-file":
             continue
-        sections = list(_sections(YAML(typ="safe").load(Path(path)) or {}))
+        try:
+            content = yaml.load(Path(path))
+        except YAMLError:  # ROS, which has read it, is less strict
+            continue
+        sections = list(_sections(content)) if isinstance(content, Mapping) else []
         if sections and not any(re.fullmatch(_pattern(section), node_name) for section in sections):
             names = ", ".join(dict.fromkeys(sections))
             yield f"{path} has parameters for {names} only, not for {node_name}: it has no effect"

@@ -16,10 +16,8 @@ from functools import partial
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.validate_topic_name import validate_topic_name
 from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
@@ -29,12 +27,12 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import PenguinError, SettingError, UnknownCameraError
+from penguin_models.errors import PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
-from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
@@ -67,7 +65,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         """
         super().__init__(name, load=self._load_model, discard=lambda loaded: loaded[0].close())
         self._open_model = open_model
-        self.declare_settings(SETTINGS, lambda values: self._check_names(NodeSettings.from_values(values)))
+        self.declare_settings(SETTINGS, lambda values: camera_names(self, NodeSettings.from_values(values)))
         self._settings = parameters.read(self)
         self._time = NodeTime(self)
         self._last_error = ""
@@ -181,7 +179,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         assert self._runtime is not None and self._processor is not None
         states = []
         with ExitStack() as opened:
-            for name in self._check_names(settings):
+            for name in camera_names(self, settings):
                 session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
@@ -232,27 +230,9 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
         sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
-        cameras = [self._camera_name(topic) for topic in goal.cameras]
+        cameras = [camera_name(self, topic) for topic in goal.cameras]
         request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
         return self._worker.submit(request, on_text)
-
-    def _check_names(self, settings: NodeSettings) -> list[str]:
-        """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
-        try:
-            names = [self._camera_name(topic) for topic in settings["image_topics"]]
-        except UnknownCameraError as err:
-            raise SettingError(f"image_topics: {err}; rename it") from err
-        if len(set(names)) < len(names):
-            raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
-        return names
-
-    def _camera_name(self, topic: str) -> str:
-        try:
-            validate_topic_name(topic)
-            return str(self.resolve_topic_name(topic))
-        except InvalidTopicNameException as err:
-            reason = str(err).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
-            raise UnknownCameraError(f"{topic!r} is not a valid topic name: {reason}") from err
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
@@ -270,7 +250,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         """Validates changes, without side effects."""
         try:
             settings = parameters.read(self, changed)
-            self._check_names(settings)
+            camera_names(self, settings)
             if self.state not in ("unconfigured", "finalized"):
                 fixed = sorted(name for name in self._settings.changes_to(settings) if not BY_NAME[name].live)
                 if fixed:

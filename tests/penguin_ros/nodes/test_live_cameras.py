@@ -111,7 +111,7 @@ def test_a_camera_without_images_says_why_in_its_status_and_in_the_error_of_a_qu
         f"{base}/points": f"publishes sensor_msgs/msg/PointCloud2 on {base}/points",
         f"{base}/front/image_raw": "best_effort reliability on " + f"{base}/front/image_raw, and image_reliability is "
         "reliable: set it to auto",
-        f"{base}/idle": f"{robot.node.get_fully_qualified_name()} has published nothing on {base}/idle",
+        f"{base}/idle": f"{robot.node.get_fully_qualified_name()} publishes {base}/idle with matching type and QoS",
     }
     robot.node.create_publisher(PointCloud2, f"{base}/points", 1)
     robot.node.create_publisher(Image, f"{base}/idle", 1)

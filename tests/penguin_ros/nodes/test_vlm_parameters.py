@@ -53,6 +53,9 @@ def test_changes_take_effect_and_bad_ones_are_refused_with_the_reason(robot, sta
         ("token_budget", 400.5, "token_budget is 400.5, it must be a whole number"),
         ("token_budget", True, "token_budget is True"),
         ("image_topics", "/camera", "it must be a list of strings"),
+        ("image_topics", [], "image_topics must name at least one topic"),
+        ("image_topics", ["a", "a"], "each once"),
+        ("image_topics", ["a b"], "'a b' is not a valid topic name"),
         ("sample_rate", 2.0, "there is no parameter sample_rate; did you mean sample_rate_hz?"),
     ):
         result = set_parameter(robot, node, name, value)
