@@ -112,6 +112,11 @@ class Camera:
         if stamps.broken:
             cleared = f"the memory was cleared {stamps.jumps_back} times, " if stamps.jumps_back else ""
             yield f"{stamps.broken}: {cleared}images are dated by arrival; check the camera driver"
+        elif stamps.jumps_often(monotonic()):
+            yield (
+                f"stamps jumped back in time {stamps.jumps_back} times, and each time the memory was cleared: check "
+                "the camera driver, or play a longer bag"
+            )
         if clock_trouble:
             yield clock_trouble
         elif stamps.ahead_s:

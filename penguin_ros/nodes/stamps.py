@@ -5,12 +5,16 @@ Knows nothing of ROS: times are passed in.
 
 from __future__ import annotations
 
+from collections import deque
+
 _STANDING_S = 1.0
 """Images are dated by arrival once their stamps have not advanced for this long."""
 _SLOWEST = 0.01
 """Stamps that advance by less than this share of the time that passes stand still; a bag may be played slowly."""
 _SWINGS = 2
 """Stamps that jumped back and forth this often belong to two clocks."""
+_MANY_JUMPS, _OFTEN_S = 3, 60.0
+"""Number of jumps back within this time that is reported."""
 _STEADY_S = 30.0
 """Stamps are used again after they have advanced for this long."""
 _UNSYNCHRONISED_S = 5.0
@@ -41,6 +45,7 @@ class Stamps:
         self._broken_s = 0.0
         self._jumped_ns = 0  # size of the last jump back, until a jump forward undoes it
         self._swings = 0
+        self._jumps_s: deque[float] = deque(maxlen=_MANY_JUMPS)
 
     def date(self, stamp_ns: int, now_ns: int, arrived_s: float) -> int:
         """Returns the time of an image in nanoseconds.
@@ -65,6 +70,10 @@ class Stamps:
         """Returns the age of an image in seconds, from its time by `date`; a wrong clock is accounted for."""
         return max(0.0, (now_ns + self._offset_ns - time_ns) * 1e-9)
 
+    def jumps_often(self, now_s: float) -> bool:
+        """Returns whether time jumped back several times within the last minute, on the monotonic clock."""
+        return len(self._jumps_s) == _MANY_JUMPS and now_s - self._jumps_s[0] <= _OFTEN_S
+
     @property
     def ahead_s(self) -> float:
         """Seconds by which the stamps differ from the node's clock; 0 if they come from the same clock."""
@@ -78,6 +87,8 @@ class Stamps:
         step_ns = 0 if self._previous_ns is None else stamp_ns - self._previous_ns
         self.repeated += self._previous_ns is not None and step_ns == 0
         has_jumped = step_ns <= -self._jump_back_ns
+        if has_jumped:
+            self._jumps_s.append(arrived_s)
         self._count_swings(step_ns, has_jumped)
         mark_ns, mark_s = self._mark
         if (

@@ -93,6 +93,14 @@ def test_a_difference_between_the_clocks_is_known_and_no_age_is_negative(ahead_s
     assert age_s == pytest.approx(0.5 if reported_s else max(0.0, 0.5 - ahead_s))
 
 
+def test_frequent_jumps_back_are_known_for_a_minute():
+    stamps = Stamps(1.0)
+    dated(stamps, [NOW + i % 5 for i in range(12)])
+    assert stamps.jumps_back == 2 and not stamps.jumps_often(1.2)
+    dated(stamps, [NOW + i % 5 for i in range(12, 17)], start_s=1.2)
+    assert not stamps.broken and stamps.jumps_often(2.0) and not stamps.jumps_often(61.0)
+
+
 def test_repeated_stamps_and_jumps_back_are_counted():
     stamps = Stamps(1.0)
     dated(stamps, [NOW, NOW, NOW + 0.1, NOW - 5, NOW - 4.9, NOW - 4.9])
