@@ -28,6 +28,7 @@ from penguin_ros.settings import NodeSettings
 
 _RATE_WINDOW_S = 5.0
 _ENOUGH = 0.8  # of the wanted rate
+_MANY_REPEATED = 0.1  # of the images
 
 
 class Camera:
@@ -117,6 +118,8 @@ class Camera:
                 f"stamps jumped back in time {stamps.jumps_back} times, and each time the memory was cleared: check "
                 "the camera driver, or play a longer bag"
             )
+        elif stamps.repeated > _MANY_REPEATED * stamps.images:
+            yield f"{stamps.repeated} images had the stamp of the image before, and were not used"
         if clock_trouble:
             yield clock_trouble
         elif stamps.ahead_s:

@@ -28,6 +28,7 @@ class Stamps:
     advances keeps its stamps as well.
 
     Attributes:
+        images: Number of images.
         unstamped: Number of images without a stamp.
         repeated: Number of images with the stamp of the image before.
         jumps_back: Number of jumps back in time; each clears the memory.
@@ -35,7 +36,7 @@ class Stamps:
     """
 
     def __init__(self, jump_back_s: float):
-        self.unstamped = self.repeated = self.jumps_back = 0
+        self.images = self.unstamped = self.repeated = self.jumps_back = 0
         self.broken = ""
         self._jump_back_ns = round(jump_back_s * 1e9)
         self._previous_ns: int | None = None
@@ -55,6 +56,7 @@ class Stamps:
             now_ns: The node's clock.
             arrived_s: Arrival of the image on the monotonic clock.
         """
+        self.images += 1
         if stamp_ns == 0:
             self.unstamped += 1
             return now_ns + self._offset_ns  # among the stamped images of the same camera

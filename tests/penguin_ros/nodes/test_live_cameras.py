@@ -157,6 +157,7 @@ def test_images_that_arrive_too_slowly_are_reported_with_a_remedy(robot, start_n
 
 
 def test_cameras_whose_stamps_cannot_be_used_are_reported_and_answers_are_about_now(robot, start_node, image):
+    start_s = time.time()
     stamps = {
         "fine": lambda i: time.time(),
         "frozen": lambda i: 1_780_000_000.0,
@@ -164,6 +165,7 @@ def test_cameras_whose_stamps_cannot_be_used_are_reported_and_answers_are_about_
         "ahead": lambda i: time.time() + 60,
         "swinging": lambda i: time.time() - 5 * (i // 3 % 2),
         "unstamped": lambda i: 0.0,
+        "paired": lambda i: start_s + i // 2 * 0.2,
         "looping": lambda i: time.time() + i % 5 - i / 10,
     }
     node = start_node(image_topics=list(stamps), **AUTO)
@@ -183,6 +185,7 @@ def test_cameras_whose_stamps_cannot_be_used_are_reported_and_answers_are_about_
         "ahead": "s ahead of the node's clock",
         "swinging": "stamps jump to and fro, as those of two clocks: the memory was cleared",
         "unstamped": "images had no stamp and were dated by arrival",
+        "paired": "images had the stamp of the image before, and were not used",
         "looping": "times, and each time the memory was cleared",
         "fine": "OK",
     }.items():
