@@ -55,13 +55,15 @@ def node_status(
         health.warn_if(slow, f"{what} take {latencies.total_p95_s:.2f} s (p95), above the target of {target_s} s")
     health.warn_if(len(worker.queue) >= worker.queue.limit, "the queue of questions is full")
     health.warn_if(bool(clock_trouble), clock_trouble)
+    fault = bridge_fault()
+    health.warn_if(fault is not None, str(fault), DiagnosticStatus.OK)  # images are converted all the same
     health.warn_if(outputs.errors > 0, f"{outputs.errors} unexpected errors, the last: {outputs.last_error}")
     values = {
         "model": settings["model"],
         "runtime": info.name,
         "device": info.device,
         "precision": info.dtype,
-        "image conversion": bridge_fault() or ("built in" if bridge() is None else "cv_bridge"),
+        "image conversion": "built in" if bridge() is None else "cv_bridge",
         "context length [tokens]": info.context_length,
         "token budget [tokens]": settings["token_budget"],
         "questions waiting": len(worker.queue),

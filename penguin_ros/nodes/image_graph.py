@@ -59,7 +59,8 @@ def choose_link(
     by_name = f"sensor_msgs/msg/{'CompressedImage' if compressed else 'Image'}"
     types = {publisher.topic_type for publisher in publishers if publisher.topic_type in _TYPES}
     if not types:
-        return current or Link(by_name, reliability == "reliable", False)
+        # Most publishers are reliable; a single image may be lost if it arrives while the subscription changes.
+        return current or Link(by_name, reliability != "best_effort", False)
     type_name = by_name if by_name in types else types.pop()
     offers = [publisher.qos_profile for publisher in publishers if publisher.topic_type == type_name]
     if reliability == "auto":

@@ -2,6 +2,7 @@
 
 import array
 import io
+import os
 import time
 
 import pytest
@@ -219,3 +220,15 @@ def test_simulated_time_without_a_clock_is_reported_and_no_age_is_negative(robot
     assert robot.wait(lambda: {caption.camera for caption in captions} == {base + name for name in publishers})
     assert all(0 <= caption.frame_age_s < 60 for caption in captions)
     timer.cancel()
+
+
+def test_a_cv_bridge_that_cannot_convert_is_reported_once_and_not_used(robot, start_node, image, tmp_path, monkeypatch):
+    (tmp_path / "cv_bridge.py").write_text("from cv_bridge_boost import CvBridge")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    node = start_node(**AUTO)
+    robot.publish_and_wait(node, image(time.time()))
+    fault = "cv_bridge is installed but cannot convert images (ModuleNotFoundError: No module named 'cv_bridge_boost')"
+    status = robot.wait(lambda: [s for s in statuses(robot, node.name)[:1] if fault in s.message])[0]
+    assert status.level == b"\x00" and node.log.count(fault) == 1
+    assert {value.key: value.value for value in status.values}["image conversion"] == "built in"
+    assert ask(robot, node).frames_used == 1
