@@ -42,7 +42,7 @@ def quiet_ctrl_c() -> Iterator[None]:
     try:
         yield
     except BaseException as err:  # imports in C turn the interrupt into errors of their own
-        if not interrupted or (isinstance(err, SystemExit) and not err.code):
+        if not interrupted or (isinstance(err, SystemExit) and err.code != _INTERRUPTED):
             raise
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

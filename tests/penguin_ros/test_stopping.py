@@ -122,8 +122,8 @@ def test_ctrl_c_during_an_import_ends_a_command_without_a_traceback(checkpoint, 
 def test_a_command_that_handles_ctrl_c_ends_as_it_chooses():
     with quiet_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
         send(signal.SIGINT)
-    with pytest.raises(SystemExit, match="0"), quiet_ctrl_c():
+    with pytest.raises(SystemExit, match="1"), quiet_ctrl_c():
         try:
             send(signal.SIGINT)
         except KeyboardInterrupt:
-            sys.exit(0)
+            sys.exit(1)
