@@ -92,9 +92,11 @@ class Camera:
             self._arrivals.popleft()
         return len(self._arrivals) / _RATE_WINDOW_S
 
-    def silence(self) -> str:
-        """Returns why no image arrives, as far as the graph shows it."""
+    def silence(self, timeout_s: float) -> str:
+        """Returns why no image arrives, as far as the graph shows it; "" if one did within the timeout."""
         assert self._link is not None
+        if self.arrived_s is not None and monotonic() - self.arrived_s <= timeout_s:
+            return ""
         return silence(self._node, self.name, self._publishers, self._link)
 
     def warnings(self, wanted_hz: float) -> Iterator[str]:

@@ -89,14 +89,14 @@ def camera_statuses(
 
 def _camera_status(name: str, camera: Camera, camera_state: CameraState, settings: NodeSettings) -> DiagnosticStatus:
     health, memory, mailbox = Health(), camera_state.session.memory, camera_state.mailbox
-    now_s, timeout_s = monotonic(), settings["camera_timeout_s"]
+    now_s = monotonic()
     age_s = None if camera.arrived_s is None else now_s - camera.arrived_s
     if age_s is None:
-        is_late = now_s - camera.opened_s > timeout_s
+        is_late = now_s - camera.opened_s > settings["camera_timeout_s"]
         level = DiagnosticStatus.ERROR if is_late else DiagnosticStatus.WARN
-        health.warn_if(True, f"no image yet: {camera.silence()}", level)
-    elif age_s > timeout_s:
-        health.warn_if(True, f"stale: no image for {age_s:.1f} s: {camera.silence()}", DiagnosticStatus.ERROR)
+        health.warn_if(True, f"no image yet: {camera_state.silence}", level)
+    elif camera_state.silence:
+        health.warn_if(True, f"stale: no image for {age_s:.1f} s: {camera_state.silence}", DiagnosticStatus.ERROR)
     else:
         for warning in camera.warnings(settings["sample_rate_hz"]):
             health.warn_if(True, warning)

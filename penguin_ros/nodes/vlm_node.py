@@ -191,14 +191,16 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         assert self._worker is not None
         for topic in self._settings["image_topics"]:
             self._cameras.append(Camera(self, topic, self._settings, self._time, self._worker.offer))
-        self._follow_graph()
+        self._note_silence(self._worker)
 
     def _follow_graph(self) -> None:
-        """Subscribes as the publishers require, and lets the worker know why cameras are silent."""
         for camera in self._cameras:
             camera.follow_graph()
-            if self._worker is not None and camera.arrived_s is None:
-                self._worker.camera_states[camera.name].silence = camera.silence()
+
+    def _note_silence(self, worker: SceneWorker) -> None:
+        """Lets the worker know why no images arrive, for the answers to questions without a frame."""
+        for camera in self._cameras:
+            worker.camera_states[camera.name].silence = camera.silence(self._settings["camera_timeout_s"])
 
     def _age_s(self, camera: str, stamp_ns: int) -> float:
         for found in self._cameras:
@@ -285,6 +287,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         if self.state != "active" or worker is None or self._runtime is None or self._outputs is None:
             message.status = [diagnostics.inactive_status(name, self.state, self._last_error)]
         else:
+            self._note_silence(worker)
             message.status = [
                 diagnostics.node_status(
                     name, worker, settings, self._runtime.info, self._outputs, self._time.trouble()

@@ -46,7 +46,7 @@ class CameraState:
         bad_frames: Number of images that could not be converted.
         last_error: Why the last of them could not be converted.
         newest_failed: Whether the newest image could not be converted.
-        silence: Why no image has arrived, as far as the owner knows; it is part of the error if there is no frame.
+        silence: Why no images arrive, set by the owner; part of the error if there is no frame.
         captioned_s: When a caption was last made or skipped, on the worker's clock.
         captions: Number of captions made.
         captions_skipped: Number of captions that were due when their frame was already too old.

@@ -119,6 +119,8 @@ def test_bad_images_are_counted_and_the_next_good_one_is_used(robot, start_node,
     status, _ = robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "4" and s)
     assert "cannot be read" in node.log
     assert status.level > b"\x00" and "is depth" in status.message
+    refused = ask(robot, node)
+    assert refused.error_code == Answer.ERROR_NO_FRAMES and "is depth" in refused.error_msg
     robot.publish_and_wait(node, image(5.0))
     assert ask(robot, node).frames_used == 1
 
