@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+TESTS ?= tests
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 bin := $(VENV)/bin
@@ -30,14 +31,14 @@ with_ros := . install/setup.sh && export PATH=$(CURDIR)/$(bin):$$PATH &&
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(ros_stamp) ## set up, then run the node on a live simulated table-top, and ask it
+demo: $(ros_stamp) ## set up, then play a recorded table-top into the node, ask it, and score its answers
 	@$(with_ros) penguin-vl demo
 
 evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and write a report
 	@$(bin)/penguin-vl evaluate example
 
 test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
-	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto tests
+	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto $(TESTS)
 
 lint: $(deps_stamp) ## ruff and mypy
 	@$(bin)/ruff check .

@@ -3,10 +3,11 @@
     ros2 launch penguin_vl replay.launch.py bag:=my_bag image_topics:="['/camera/image_raw']" model:=...
 
 Without a bag, a model and a params_file it plays the bag that ships into penguin-tiny, with launch/config/demo.yaml.
-Everything ends when the bag has been played. Needs the Python package rosbags.
+Everything ends when the bag has been played, and with an error if the node or the player fails. Needs the Python
+package rosbags.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
@@ -20,9 +21,9 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import SetParameter
 
 from launch import LaunchContext, LaunchDescription
 
@@ -36,9 +37,12 @@ _ARGUMENTS = (
     ("loop", "false", "start again at the end"),
     ("start", "0.0", "seconds to skip after the first image"),
     ("wait", "120.0", "seconds to wait for the node to subscribe"),
-    ("image_topics", "['/camera/image_raw/compressed']", "list of image topics of the bag that the node subscribes to"),
+    ("image_topics", "['/camera/image_raw/compressed']", "list of image topics; relative ones are in the namespace"),
+    ("name", "penguin", "name of the node"),
+    ("namespace", "", "namespace of the node"),
     ("model", "", "checkpoint folder, or owner/name on the model hub; empty: as in params_file"),
-    ("params_file", "", "YAML file with the node's parameters; examples are in launch/config"),
+    ("params_file", "", "YAML file with the node's parameters, or the name of a file in launch/config such as webcam"),
+    ("use_sim_time", "true", "time comes from the bag, by /clock"),
 )
 
 
@@ -48,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in _ARGUMENTS
     ]
-    return LaunchDescription([*arguments, SetParameter("use_sim_time", True), OpaqueFunction(function=_actions)])
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions)])
 
 
 def _actions(context: LaunchContext) -> list:
@@ -56,18 +60,27 @@ def _actions(context: LaunchContext) -> list:
     node_arguments = {}
     if values["bag"] == _SHIPPED_BAG and not values["model"] and not values["params_file"]:
         node_arguments["model"] = str(_SHARE / "models" / "penguin-tiny")
-        node_arguments["params_file"] = str(_LAUNCH / "config" / "demo.yaml")
+        node_arguments["params_file"] = "demo"
     launch_file = PythonLaunchDescriptionSource(str(_LAUNCH / "penguin.launch.py"))
-    return [IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items()), *_player(context, values)]
+    player = _player(values)
+
+    def on_exit(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
+        if context.is_shutdown:
+            return []
+        if event.action is player and event.returncode == 0:
+            return [EmitEvent(event=Shutdown(reason="the bag has been played"))]
+        raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode} before the end of the bag")
+
+    include = IncludeLaunchDescription(launch_file, launch_arguments=node_arguments.items())
+    return [RegisterEventHandler(OnProcessExit(on_exit=on_exit)), include, player]
 
 
-def _player(context: LaunchContext, values: dict[str, str]) -> list:
+def _player(values: dict[str, str]) -> ExecuteProcess:
     options = ["--rate", values["rate"], "--start", values["start"], "--wait", values["wait"], "--clock"]
-    namespace = LaunchConfiguration("namespace", default="").perform(context)
+    if values["namespace"]:
+        options += ["--namespace", values["namespace"]]
     for topic in yaml.safe_load(values["image_topics"]) or []:  # the player would wait in vain on other topics
-        options += ["--topic", str(PurePosixPath("/", namespace, topic))]
+        options += ["--topic", topic]
     if values["loop"].lower() == "true":
         options.append("--loop")
-    player = ExecuteProcess(cmd=[str(_COMMAND), "replay", values["bag"], *options], output="screen")
-    finished = EmitEvent(event=Shutdown(reason="the bag has been played"))
-    return [player, RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[finished]))]
+    return ExecuteProcess(cmd=[str(_COMMAND), "replay", values["bag"], *options], output="screen")

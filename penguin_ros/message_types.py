@@ -1,4 +1,4 @@
-"""Message definitions of penguin_vl and vision_msgs, for bags that do not contain their own.
+"""Types of the messages in bags: those that a bag defines, else those of a distribution, penguin_vl and vision_msgs.
 
 Bags recorded with ROS 2 Iron or later, and all mcap files, describe their messages; sqlite3 bags from Humble do not. A
 test compares the penguin_vl definitions with the files in msg/.
@@ -7,9 +7,13 @@ test compares the penguin_vl definitions with the files in msg/.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from penguin_models.errors import MediaError
+from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 
 _SEPARATOR = 80 * "=" + "\n"
 _CAPTION = f"""\
@@ -65,6 +69,10 @@ float64 y
 """
 
 
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+"""Types of image messages, which are the same in all ROS distributions."""
+
+
 @cache
 def typestore() -> Typestore:
     """Returns the message types of ROS 2 Jazzy together with those of penguin_vl and vision_msgs."""
@@ -72,3 +80,52 @@ def typestore() -> Typestore:
     store.register(get_types_from_msg(_CAPTION, "penguin_vl/msg/GroundedCaption"))
     store.register(get_types_from_msg(_DETECTIONS, "vision_msgs/msg/Detection2DArray"))
     return store
+
+
+def deserialize(connection: Connection, data: bytes) -> Any:
+    """Returns a message of a bag; raises MediaError if its type is unknown, or its data are damaged."""
+    store = _types(connection.msgtype, connection.encoding, connection.definition_format, connection.definition)
+    try:
+        read = store.deserialize_ros1 if connection.encoding == "ros1" else store.deserialize_cdr
+        return read(data, connection.msgtype)
+    except Exception as err:  # the parser raises many types of error on damaged bytes
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())}".rstrip(": ")
+        raise MediaError(f"the message cannot be read: {reason}") from err
+
+
+def ros1_image_to_cdr(msgtype: str, data: bytes) -> bytes:
+    """Converts an image message of ROS 1, which can be deserialised, to that of ROS 2."""
+    return bytes(typestore().ros1_to_cdr(data, msgtype))  # its header has no field seq
+
+
+@cache
+def _types(msgtype: str, encoding: str, definition_format: str, definition: bytes) -> Typestore:
+    """Returns the types of a bag's definition; those of a distribution if it has none that can be used."""
+    if encoding not in READABLE_ENCODINGS:
+        raise MediaError(f"messages in encoding {encoding!r} cannot be read")
+    known = _known_types(encoding)
+    if msgtype in IMAGE_TYPES or (msgtype in known.fielddefs and not definition_format):
+        return known
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(_parse(msgtype, definition_format, definition.decode()))
+    except Exception as err:  # the parser raises many types of error on damaged definitions
+        if msgtype in known.fielddefs:
+            return known
+        raise MediaError(f"the bag defines {msgtype} in a way that cannot be read: {type(err).__name__}") from err
+    return store
+
+
+def _parse(msgtype: str, definition_format: str, text: str) -> Any:
+    if definition_format in ("ros2msg", "ros1msg"):
+        return get_types_from_msg(text, msgtype)
+    if definition_format != "ros2idl":
+        raise ValueError(f"format {definition_format!r}")
+    # Files of several types follow each other: a line of =, a line "IDL: name", the file.
+    files = [part.split("\n", 1)[1] if part.startswith("IDL: ") else part for part in text.split(_SEPARATOR) if part]
+    return {name: fields for file in files for name, fields in get_types_from_idl(file).items()}
+
+
+@cache
+def _known_types(encoding: str) -> Typestore:
+    return get_typestore(Stores.ROS1_NOETIC) if encoding == "ros1" else typestore()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import MediaError
 from penguin_models.grounding import GroundedObject
 from penguin_models.types import Size, UInt8Array
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Formats of overlays by file extension."""
 
 
 def draw_objects(rgb: UInt8Array, objects: Sequence[GroundedObject]) -> UInt8Array:
@@ -45,7 +50,7 @@ def check_writable(path: Path) -> None:
     """Raises MediaError if an overlay cannot be written; checked before the answer is generated."""
     if not path.absolute().parent.is_dir():
         raise MediaError(f"overlay {path} cannot be written: there is no folder {path.parent}")
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if path.suffix.lower() not in _FORMATS:
         raise MediaError(f"overlay {path} cannot be written: name it .png, .jpg or .webp")
 
 
@@ -53,9 +58,14 @@ def save_overlay(path: Path, rgb: UInt8Array, objects: Sequence[GroundedObject])
     """Writes the image with its objects; the file extension chooses the format.
 
     Raises:
-        MediaError: The file cannot be written.
+        MediaError: The format cannot hold the image, as WebP cannot hold more than 16,383 pixels per side.
+        WriteError: The file cannot be written; an older one is unchanged.
     """
+    check_writable(path)
+    content = io.BytesIO()
     try:
-        Image.fromarray(draw_objects(rgb, objects)).save(path)
+        Image.fromarray(draw_objects(rgb, objects)).save(content, _FORMATS[path.suffix.lower()])
     except (OSError, ValueError) as err:
         raise MediaError(f"overlay {path} cannot be written: {err}") from err
+    with atomic_write(path, "wb") as file:
+        file.write(content.getvalue())

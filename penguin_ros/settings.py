@@ -76,12 +76,12 @@ SETTINGS = (
             live=False),
     Setting("image_reliability", "auto", "Reliability of the image subscriptions; auto is what the publishers offer.",
             choices=("auto", "best_effort", "reliable"), live=False),
-    Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
-            "full_range keeps 0 to 65535.", choices=MONO16_SCALINGS, live=False),
     Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
             24, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
             0.0, 1000.0),
+    Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
+            "full_range keeps 0 to 65535.", choices=MONO16_SCALINGS, live=False),
     Setting("memory.arrival", _MEMORY.arrival, "full_size: frames arrive as large as fits; by_kind: once the budget "
             "has been reached, intermediate frames arrive small.", choices=("full_size", "by_kind"), live=False),
     Setting("memory.jump_back_s", _MEMORY.jump_back_s, "A stamp older than the newest one by this many seconds means "

@@ -13,24 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, oom_as_error
+from penguin_models.hub import WEIGHTS, resolve_checkpoint
 from penguin_models.processor import Processor
 from penguin_models.tensor_files import (
     ENCODER_PREFIX,
     StoredTensor,
     check_tensors,
     copy_tensors,
+    file_inside,
     index_tensors,
     read_tensors,
     released_name,
@@ -41,9 +36,6 @@ LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_WEIGHTS = "*.safetensors"
-_FILES = ("*.json", "merges.txt", _WEIGHTS)
-"""Files of a repository that make up a checkpoint; others (code, pictures) are not downloaded."""
 
 
 def load_pretrained(
@@ -96,13 +88,14 @@ def open_checkpoint(
     """
     folder = resolve_checkpoint(path_or_repo, revision)
     config, stored = read_config(folder), _index_tensors(folder)
-    processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
+    processor = Processor.from_pretrained(folder, config.image_token_id)
     if processor.images.patch_size != config.encoder.patch_size:
         raise CheckpointError(
             f"{folder}: preprocessor_config.json has patches of {processor.images.patch_size} pixels, "
             f"the encoder of {config.encoder.patch_size}; the files belong to different checkpoints"
         )
     model = empty_model(config)
+    model.end_token_ids = processor.end_token_ids
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     if config.tie_word_embeddings:
         expected.pop(LM_HEAD, None)
@@ -141,54 +134,13 @@ def save_pretrained(
         (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         processor.save_pretrained(staging)
         written = {file.name for file in staging.iterdir()}
-        for weights in staging.glob(_WEIGHTS):  # safetensors makes them readable for their owner only
+        for weights in staging.glob(WEIGHTS):  # safetensors makes them readable for their owner only
             shutil.copymode(staging / "config.json", weights)
         for name in written:
             (staging / name).replace(folder / name)
         for stale in folder.glob("model*.safetensors*"):
             if stale.name not in written:
                 stale.unlink()
-
-
-def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Returns the folder of a checkpoint; downloads a repository of the model hub unless it is in the local cache.
-
-    If the hub cannot be reached, the cache must hold the requested revision; no other one is used in its place. Without
-    `weights`, only the small files are downloaded.
-
-    Raises:
-        CheckpointError: There is no such folder, repository or revision; a folder was combined with a revision; or the
-            hub cannot be reached and the cache lacks the revision.
-    """
-    path = Path(path_or_repo).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise CheckpointError(f"{path} is a local folder, which has no revisions; leave out revision {revision!r}")
-        return path
-    name = str(path_or_repo)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name} is not a checkpoint folder; give one, or owner/name on the model hub")
-    files = [file for file in _FILES if weights or file != _WEIGHTS]
-    at_revision = f"{name} at revision {revision}" if revision else name
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except HFValidationError as err:
-        raise CheckpointError(f"{name} is neither a folder nor a repository name: {err}") from err
-    except RepositoryNotFoundError as err:  # also if it is gated
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a repository that you may read on the model hub; if it is private or "
-            "gated, request access there and log in: hf auth login"
-        ) from err
-    except RevisionNotFoundError as err:
-        raise CheckpointError(f"{name} has no revision {revision} on the model hub") from err
-    except LocalEntryNotFoundError as err:
-        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        raise CheckpointError(
-            f"{name} is not a folder here; the model hub cannot be reached, and its local cache does not hold "
-            f"{at_revision} completely. With a connection, download it: {command}"
-        ) from err
-    except (OSError, HTTPError) as err:
-        raise CheckpointError(f"{at_revision} cannot be downloaded: {str(err).strip().splitlines()[0]}") from err
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
@@ -227,7 +179,7 @@ def _encoder_folder(folder: Path, raw: dict[str, Any], *, lacks: str, weights: b
     second = raw.get("vision_encoder")
     if not isinstance(second, str) or not second:
         raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from")
-    inside = folder / second
+    inside = file_inside(folder, second)
     return resolve_checkpoint(inside if inside.is_dir() else second, weights=weights)
 
 

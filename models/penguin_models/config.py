@@ -19,7 +19,8 @@ BICUBIC = 3
 """Pillow's code for bicubic resampling, as the released files store it."""
 
 T = TypeVar("T")
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
+Layers = Annotated[int, Field(strict=True, ge=1, le=1000)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -29,7 +30,7 @@ class DecoderFields(TypedDict, total=False):
     vocab_size: Required[Count]
     hidden_size: Required[Count]
     intermediate_size: Required[Count]
-    num_hidden_layers: Required[Count]
+    num_hidden_layers: Required[Layers]
     num_attention_heads: Required[Count]
     num_key_value_heads: Count
     head_dim: Count
@@ -59,7 +60,7 @@ class EncoderConfig:
 
     hidden_size: Count = 1024
     intermediate_size: Count = 3072
-    num_hidden_layers: Count = 28
+    num_hidden_layers: Layers = 28
     num_attention_heads: Count = 16
     num_key_value_heads: Count = 8
     head_dim: Count = 128
@@ -128,12 +129,6 @@ class PenguinConfig:
     def tie_word_embeddings(self) -> bool:
         """Whether `lm_head` is the embedding table."""
         return bool(self.decoder.get("tie_word_embeddings", False))
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer, as far as the configuration names them."""
-        eos: Any = self.raw.get("eos_token_id")
-        return tuple(i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], encoder: dict[str, Any] | None = None) -> PenguinConfig:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.config import EncoderConfig, read_json
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.errors import CheckpointError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.tensor_files import StoredTensor, check_tensors, copy_tensors, index_tensors
 
 # `index_tensors` maps an LLM's "model." to this; a base model without head has no prefix.

@@ -69,6 +69,10 @@ class EngineError(PenguinError):
     """An exported folder, a TensorRT plan or a runtime is missing, damaged, or does not match the model or machine."""
 
 
+class NonFiniteError(EngineError):
+    """A model's logits are NaN or infinite: its weights are damaged, or their type overflows."""
+
+
 class TabletopError(PenguinError):
     """A setting of the simulated table-top is out of range, or its renderer is missing."""
 

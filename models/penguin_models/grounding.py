@@ -8,8 +8,10 @@ arXiv 2603.06569; the released model's box syntax is not documented):
 
 Time ranges are written as the released model does: "During the period 206.00 - 208.00 seconds."
 
-The parser also reads the formats of other models: a bare [x1, y1, x2, y2] after a phrase, JSON lists with "bbox_2d",
-and <box> tags. Malformed boxes are counted and never raise an error.
+The parser also reads the formats of other models: a bare [x1, y1, x2, y2] after a phrase, JSON with boxes
+(json_boxes.py), and <box> tags. Coordinates up to 1 of which one has a decimal point, as in (0.0, 0.5, 1, 1), are
+fractions of width and height; those with % are per cent; all others are thousandths. Malformed boxes are counted and
+never raise an error. JSON and code without boxes stay in the text as they are.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penguin_models.errors import PromptError
+from penguin_models.json_boxes import find_boxes, without_boxes
 from penguin_models.types import Size
 
 SCALE = 1000
@@ -105,35 +108,57 @@ def format_grounding(objects: Sequence[GroundedObject], time_ranges: Sequence[Ti
     return " ".join(filter(None, (listed, *map(format_time_range, time_ranges))))
 
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_FOUR = rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*"
+_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
+COORDINATE = rf"{_NUMBER}(?:\s?%)?"
+"""Pattern of one coordinate as `read_box` accepts it."""
+_FOUR = rf"\s*({COORDINATE})\s*,\s*({COORDINATE})\s*,\s*({COORDINATE})\s*,\s*({COORDINATE})\s*"
 _LINK = re.compile(rf"\[([^\[\]]*)\]\({_FOUR}\)")
-_BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.\-]*(?:\)|$)")
-_TAG = re.compile(r"(?:<ref>(?P<label>.*?)</ref>\s*)?<box>(?P<body>.*?)(?:</box>|$)", re.DOTALL)
-# The length limits keep the search linear in the length of the text.
-_BARE = re.compile(rf"(?<!\w)(?P<phrase>[^\[\].,:;!?\n]{{0,120}}[^\[\].,:;!?\s])[\s:]{{0,8}}\[{_FOUR}\]")
+_BROKEN_LINK = re.compile(r"\[([^\[\]]*)\]\([\d\s,.%\-]*(?:\)|$)")
+_TAG = re.compile(r"(?:<ref>(?P<label>[^<]*)</ref>\s*)?<box>(?P<body>[\d\s,.%()\[\]\-]*)(?:</box>|$)")
+# Characters of a phrase before a bare box; quotes, braces and "=" are those of code. The length limits keep the search
+# linear in the length of the text.
+_WORDS = r"""[^\[\]{}"`=.,:;!?\n\x00]"""
+_BARE = re.compile(rf"(?<!\w)(?P<phrase>{_WORDS}{{0,120}}(?!['\s]){_WORDS})[\s:]{{0,8}}\[{_FOUR}\]")
 # Three or more numbers, because "[1]" and "[2, 3]" are references, years or lists.
-_BARE_BROKEN = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{2,}}\s*,?\s*(?:\]|$)")
-_JSON_START = re.compile(r"(?:```(?:json)?\s*)?(?=[\[{])")
+_BARE_BROKEN = re.compile(rf"(?!['\s]){_WORDS}[\s:]{{0,8}}\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{2,}}\s*,?\s*(?:\]|$)")
+_JSON_START = re.compile(r"(?P<fence>```(?:json)?\s*)?(?=[\[{])")
 _JSON_END = re.compile(r"\s*```")
-# An object with a box that is not valid JSON, or an object in which the text breaks off.
-_BROKEN_JSON = re.compile(r"\{(?:[^{}]*\"bbox_2d\"[^{}]*(?:\}|$)|[^{}]*$)")
+_JSON_KEY = r"""\"(?:b?box_2d\"|(?:bbox|box|bounding_box)\"\s*:\s*\[)"""
+# An object with a box that is not valid JSON; or, next to other boxes, an object in which the text breaks off.
+_BROKEN_JSON = re.compile(rf"\{{[^{{}}]*{_JSON_KEY}[^{{}}]*(?:\}}|$)")
+_CUT_JSON = re.compile(r"\{[^{}]*$")
+_MARK = re.compile("(?P<space>[ \t]*)\x00(?P<number>\\d+)\x00")
 _TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
 
 
 def parse(text: str) -> Grounding:
     """Reads the objects and time ranges of a text; `parse(format_grounding(x, y))` returns x and y."""
     parser = _Parser()
-    text = _LINK.sub(parser.link, text.replace("\x00", ""))
-    if '"bbox_2d"' in text:
-        text = parser.json(text)
-    text = _BROKEN_LINK.sub(parser.broken, text)
-    text = _TAG.sub(parser.tag, text)
-    text = _BARE.sub(parser.bare, text)
-    text = _BARE_BROKEN.sub(parser.broken, text)
+    text = text.replace("\x00", "")
     spans = [span for match in _TIME.finditer(text) if (span := parser.time(match))]
+    text = _LINK.sub(parser.link, text)
+    text = _TAG.sub(parser.tag, text)
+    text = parser.json(text)
+    text = _BROKEN_LINK.sub(parser.broken_link, text)
+    text = _BARE.sub(parser.bare, text)
+    text = _BARE_BROKEN.sub(parser.broken_bare, text)
     clean, objects = parser.resolve(text)
     return Grounding(clean, objects, tuple(spans), parser.malformed)
+
+
+def read_box(numbers: Sequence[str]) -> Box:
+    """Returns the box of four coordinates, each as a model writes it, see the module's docstring.
+
+    Raises:
+        ValueError, OverflowError: They are not four numbers, or out of range or order.
+    """
+    x1, y1, x2, y2 = (float(number.rstrip("% ")) for number in numbers)
+    factor = 1.0
+    if any(number.endswith("%") for number in numbers):
+        factor = SCALE / 100
+    elif any(not number.lstrip("-").isdigit() for number in numbers) and all(abs(v) < 2 for v in (x1, y1, x2, y2)):
+        factor = SCALE  # up to 2, so that 1.01 is out of range instead of one thousandth
+    return Box(*(round(factor * value) for value in (x1, y1, x2, y2)))
 
 
 class _Parser:
@@ -141,57 +166,74 @@ class _Parser:
 
     def __init__(self) -> None:
         self.malformed = 0
-        self._found: list[tuple[GroundedObject, bool]] = []
+        self._marked: list[tuple[GroundedObject | None, str]] = []  # object, if any, and the text to show
 
     def link(self, match: re.Match[str]) -> str:
         return self._add(match[1], match.groups()[1:], shown=True)
 
     def tag(self, match: re.Match[str]) -> str:
-        numbers = re.findall(_NUMBER, match["body"])
+        numbers = re.findall(COORDINATE, match["body"])
         return self._add(match["label"] or "object", numbers, shown=match["label"] is not None)
 
     def bare(self, match: re.Match[str]) -> str:
         phrase = match["phrase"]
         label = re.sub(r"^\s*(?:(?:and|or|the|a|an)\s+)*", "", phrase, flags=re.IGNORECASE) or phrase.strip()
-        return phrase + self._add(label, match.groups()[1:], shown=False)
+        mark = self._add(label, match.groups()[1:], shown=False)
+        return phrase + mark if mark else self._mark(None, match[0])
 
-    def broken(self, match: re.Match[str]) -> str:
-        """Counts a malformed box; returns its label, if the syntax has one."""
+    def broken_link(self, match: re.Match[str]) -> str:
+        """Counts a malformed box and returns its label."""
         self.malformed += 1
-        return "".join(match.groups())
+        return match[1]
+
+    def broken_bare(self, match: re.Match[str]) -> str:
+        """Counts a list that may be a malformed box, and keeps it in the text, because it may as well be none."""
+        self.malformed += 1
+        return match[0]
 
     def json(self, text: str) -> str:
-        """Replaces JSON values with a "bbox_2d" at any depth; a list that breaks off keeps its complete items."""
+        """Replaces JSON values; one with boxes by its labels and what else it holds, others by marks that keep them."""
+        boxed = re.search(_JSON_KEY, text) is not None
         pieces, position = [], 0
         while (start := _JSON_START.search(text, position)) is not None:
             try:
-                value, end = json.JSONDecoder().raw_decode(text, start.end())
+                # Not strict, because marks in strings are control characters.
+                value, end = json.JSONDecoder(strict=False).raw_decode(text, start.end())
+                boxes, rest = list(find_boxes(value)), without_boxes(value)
             except (json.JSONDecodeError, RecursionError):
-                if broken := _BROKEN_JSON.match(text, start.end()):
-                    self.malformed += 1
-                    pieces.append(text[position : start.start()].rstrip(", \n"))
-                    position = broken.end()
-                    continue
-                opens_items = re.match(r"\[\s*\{", text[start.end() :]) is not None
-                pieces.append(text[position : start.start() if opens_items else start.end() + 1])
-                position = start.end() + 1
+                piece, position = self._broken_json(text, position, start, boxed)
+                pieces.append(piece)
                 continue
             if close := _JSON_END.match(text, end):
                 end = close.end()
-            if marks := self._json_boxes(value):
-                pieces += [text[position : start.start()], ", ".join(filter(None, marks))]
+            pieces.append(text[position : start.start()])
+            original, position = text[start.start() : end], end
+            if boxes:
+                shown = ", ".join(filter(None, (self._add(label, numbers, shown=True) for label, numbers in boxes)))
+                kept = "" if rest is None else self._mark(None, self._dumped(rest))
+                pieces.append(" ".join(filter(None, (shown, kept))))
+            elif start["fence"] or isinstance(value, dict) or any(isinstance(item, list | dict) for item in value):
+                pieces.append(self._mark(None, original))
             else:
-                pieces.append(text[position:end])
-            position = end
+                pieces.append(original)  # a flat list may be a bare box
         return "".join(pieces) + text[position:]
 
-    def _json_boxes(self, value: Any) -> list[str]:
-        if isinstance(value, dict) and "bbox_2d" in value:
-            box = value["bbox_2d"]
-            numbers = [str(number) for number in box] if isinstance(box, list) else []
-            return [self._add(str(value.get("label", "object")), numbers, shown=True)]
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return [mark for item in items for mark in self._json_boxes(item)]
+    def _broken_json(self, text: str, position: int, start: re.Match[str], boxed: bool) -> tuple[str, int]:
+        """Returns the text up to something that is not valid JSON, and where to continue."""
+        broken = boxed and (_BROKEN_JSON.match(text, start.end()) or _CUT_JSON.match(text, start.end()))
+        if broken:
+            self.malformed += 1
+            return text[position : start.start()].rstrip(", \n"), broken.end()
+        opens_items = boxed and re.match(r"\[\s*\{", text[start.end() :]) is not None
+        return text[position : start.start() if opens_items else start.end() + 1], start.end() + 1
+
+    def _dumped(self, value: Any) -> str:
+        """Returns a value as JSON in which the marks of its strings are marks again."""
+
+        def restored(match: re.Match[str]) -> str:
+            return f"\x00{match[1]}\x00" if int(match[1]) < len(self._marked) else match[0]
+
+        return re.sub(r"\\u0000(\d{1,6})\\u0000", restored, json.dumps(value, ensure_ascii=False))
 
     def time(self, match: re.Match[str]) -> TimeRange | None:
         try:
@@ -201,23 +243,26 @@ class _Parser:
             return None
 
     def resolve(self, text: str) -> tuple[str, tuple[GroundedObject, ...]]:
-        """Replaces the marks with labels; returns the clean text and the objects in its order."""
+        """Replaces the marks with what they show; returns the clean text and the objects in its order."""
         objects = []
 
-        def label(match: re.Match[str]) -> str:
-            item, shown = self._found[int(match[1])]
-            objects.append(item)
-            return item.label if shown else ""
+        def show(match: re.Match[str]) -> str:
+            item, shown = self._marked[int(match["number"])]
+            if item is not None:
+                objects.append(item)
+            return match["space"] + _MARK.sub(show, shown) if shown else ""
 
-        clean = re.sub("\x00(\\d+)\x00", label, text)
-        return re.sub(r"[ \t]{2,}", " ", clean).strip(), tuple(objects)
+        return _MARK.sub(show, text).strip(), tuple(objects)
 
     def _add(self, label: str, numbers: Sequence[str], shown: bool) -> str:
+        label = label.replace("\x00", " ")
         try:
-            x1, y1, x2, y2 = (round(float(number)) for number in numbers)
-            item = GroundedObject(" ".join(label.split()), Box(x1, y1, x2, y2))
+            item = GroundedObject(" ".join(label.split()), read_box(numbers))
         except (ValueError, OverflowError):  # not four numbers, out of range or order, or an unusable label
             self.malformed += 1
             return label if shown else ""
-        self._found.append((item, shown))
-        return f"\x00{len(self._found) - 1}\x00"
+        return self._mark(item, item.label if shown else "")
+
+    def _mark(self, item: GroundedObject | None, shown: str) -> str:
+        self._marked.append((item, shown))
+        return f"\x00{len(self._marked) - 1}\x00"

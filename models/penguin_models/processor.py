@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from penguin_models.chat import IMAGE, TURN_END, USER_TURN, Message, render, training_segments, video_time
+from penguin_models.chat import IMAGE, USER_TURN, Message, render, training_segments, video_time
 from penguin_models.config import ImageConfig, read_json
+from penguin_models.end_tokens import read_end_token_ids
 from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.images import patch_image
 from penguin_models.token_allocation import SIZE_RULES, Allocation, grid_size, smallest_size, split_budget
@@ -58,7 +59,7 @@ class Processor:
     tokenizer: Tokenizer
     images: ImageConfig
     image_token_id: int  # id of `<image>`
-    end_token_ids: tuple[int, ...]  # ids that end an answer: `<|im_end|>`, and those that config.json names
+    end_token_ids: tuple[int, ...]  # ids that end an answer, see end_tokens.py
     side_files: dict[str, bytes] = field(default_factory=dict, repr=False)  # by name, so that saving loses nothing
 
     @classmethod
@@ -67,7 +68,7 @@ class Processor:
     ) -> Processor:
         """Reads tokenizer and image settings of a checkpoint folder; the id of `<image>` is config.json's if None.
 
-        `end_token_ids` are ids that end an answer, in addition to `<|im_end|>`.
+        `end_token_ids` are ids that end an answer, in addition to those that the folder's files name.
 
         Raises:
             CheckpointError: A file is missing or broken, or the tokenizer gives `<image>` another id.
@@ -78,7 +79,8 @@ class Processor:
             if not isinstance(image_token_id, int):
                 raise CheckpointError(f"{folder / 'config.json'} has no image_token_index")
         images = ImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
-        processor = cls.from_llm(folder, images, end_token_ids)
+        processor = cls.from_llm(folder, images)
+        processor.end_token_ids = tuple(dict.fromkeys((*processor.end_token_ids, *end_token_ids)))
         if processor.image_token_id != image_token_id:
             raise CheckpointError(
                 f"{folder}: the tokenizer gives {IMAGE} the id {processor.image_token_id}, but config.json says "
@@ -87,21 +89,20 @@ class Processor:
         return processor
 
     @classmethod
-    def from_llm(cls, folder: str | Path, images: ImageConfig, end_token_ids: Sequence[int] = ()) -> Processor:
+    def from_llm(cls, folder: str | Path, images: ImageConfig) -> Processor:
         """Returns a processor with the tokenizer of a text-only LLM's folder, to which `<image>` is added if missing.
 
         Raises:
-            CheckpointError: The tokenizer is missing or broken, or has no `<|im_end|>`.
+            CheckpointError: The tokenizer is missing or broken, or has no `<|im_end|>`; or the files name end tokens
+                that it does not have.
         """
         folder = Path(folder)
         tokenizer = _load_tokenizer(folder)
         if tokenizer.token_to_id(IMAGE) is None:
             tokenizer.add_special_tokens([AddedToken(IMAGE, special=True)])
-        end_token_id, image_token_id = tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(IMAGE)
+        image_token_id = tokenizer.token_to_id(IMAGE)
         assert image_token_id is not None
-        if end_token_id is None:
-            raise CheckpointError(f"{folder}: the tokenizer has no {TURN_END} token")
-        ends = tuple(dict.fromkeys((end_token_id, *end_token_ids)))
+        ends = read_end_token_ids(folder, tokenizer)
         side_files = {name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()}
         return cls(tokenizer, images, image_token_id, ends, side_files)
 
@@ -224,5 +225,8 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     from transformers import AutoTokenizer  # only for checkpoints without the single-file form
 
-    slow: Any = AutoTokenizer.from_pretrained(folder)
+    try:
+        slow: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as err:
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read: {err}") from err
     return slow.backend_tokenizer  # type: ignore[no-any-return]

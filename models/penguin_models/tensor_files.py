@@ -133,17 +133,28 @@ def copy_tensors(stored: Mapping[str, StoredTensor], parameters: Mapping[str, nn
         parameters[name][rows] = block
 
 
+def file_inside(folder: Path, name: str) -> Path:
+    """Returns the path of a file or folder that another file of the folder names; raises CheckpointError if it is
+    somewhere else. The model hub's cache keeps files beside the folder and links to them.
+    """
+    path, root = folder / name, folder.resolve()
+    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    if ".." in Path(name).parts or not any(path.resolve().is_relative_to(inside) for inside in roots):
+        raise CheckpointError(f"{folder} names {name[:200]!r}, which is outside the folder; copy it into the folder")
+    return path
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index} is not a safetensors index: it has no weight_map")
-        names = sorted(set(weight_map.values()))
+        names = sorted({str(name) for name in weight_map.values()})
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {_first(missing)}, which its index names; download them again")
-        return [folder / name for name in names]
+        return [file_inside(folder, name) for name in names]
     if single.is_file():
         return [single]
     raise CheckpointError(f"{folder} has neither model.safetensors nor model.safetensors.index.json")

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from penguin_models.config import PenguinConfig
 from penguin_models.encoder import FrameShape, PenguinEncoder
-from penguin_models.errors import PromptError
+from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.projector import Projector
 from penguin_models.types import PatchedImage
 
@@ -25,9 +26,10 @@ class PenguinVL(nn.Module):
     def __init__(self, config: PenguinConfig):
         super().__init__()
         self.config = config
+        self.end_token_ids: tuple[int, ...] = ()  # those of the checkpoint's processor; end what `generate` generates
         self.vision_encoder = PenguinEncoder(config.encoder)
         self.vision_projector = Projector(config.encoder.hidden_size, config.hidden_size)
-        self.language_model = Qwen3ForCausalLM(Qwen3Config(**config.decoder, attn_implementation="sdpa"))
+        self.language_model = _decoder(config)
 
     @property
     def device(self) -> torch.device:
@@ -118,5 +120,13 @@ class PenguinVL(nn.Module):
         """
         embeddings = self._embed(input_ids, images)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
-        generation.setdefault("eos_token_id", list(self.config.eos_token_ids) or None)
+        generation.setdefault("eos_token_id", list(self.end_token_ids) or None)
         return self.language_model.generate(inputs_embeds=embeddings, attention_mask=mask, **generation)  # type: ignore[no-any-return]
+
+
+def _decoder(config: PenguinConfig) -> Qwen3ForCausalLM:
+    try:
+        return Qwen3ForCausalLM(Qwen3Config(**config.decoder, attn_implementation="sdpa"))
+    except (StrictDataclassError, AttributeError, LookupError, TypeError, ValueError) as err:
+        reason = " ".join(str(err).split())[:300]
+        raise CheckpointError(f"config.json: transformers refuses the settings of the decoder: {reason}") from err

@@ -22,6 +22,7 @@ from penguin_ros.cli.output import (
     RevisionOption,
     RuntimeOption,
     print_json,
+    print_note,
     stdout,
     working,
 )
@@ -101,11 +102,14 @@ def ask(
         shown = clip.last if clip is not None else images[-1]
         assert shown is not None
         save_overlay(save, shown, answer.grounding.objects)
+    notes = clip.notes if clip is not None else []
     if as_json:
-        print_json(answer.to_dict())
-        return
-    stdout.out("\n")
-    _print_grounding(answer)
+        print_json({**answer.to_dict(), "notes": notes})
+    else:
+        stdout.out("\n")
+        _print_grounding(answer)
+    for note in notes:
+        print_note(note)
 
 
 _FOR_NODES = {"camera", "horizon"}
@@ -163,6 +167,11 @@ class _RecordingClip:
         for frame in self._clip:
             self.last = frame.rgb
             yield frame
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what is unusual in the file, once it has been read."""
+        return list(getattr(self._clip, "notes", []))
 
 
 def _policy(name: str) -> KeyframePolicy:

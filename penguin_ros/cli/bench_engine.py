@@ -40,7 +40,7 @@ def engine(
     from penguin_engine.bench import variants
     from penguin_engine.bench.worker_process import WorkerSettings
     from penguin_engine.export.staging import writing
-    from penguin_models.checkpoint import resolve_checkpoint
+    from penguin_models.hub import resolve_checkpoint
 
     if layers is not None and model != RANDOM_2B:
         raise typer.BadParameter(f"goes with --model {RANDOM_2B}", param_hint="--layers")

@@ -1,12 +1,11 @@
-"""`penguin-vl demo`: runs a simulated camera or a bag and the node as processes, and asks the node questions."""
+"""`penguin-vl demo`: plays a recording into the node, both as processes, and asks the node questions."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,19 +15,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import PenguinError
-from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
+from penguin_models.grounding import GroundedObject
+from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.shipped import BAG, DEMO_PARAMETERS, MODEL, require_shipped
+from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, MODEL, TRUTH, require_shipped
 
 if TYPE_CHECKING:
     from penguin_ros.tools.demo_client import DemoClient
 
-_LIVE_TOPIC, _BAG_TOPIC = "/sim_camera/image_raw", "/camera/image_raw/compressed"
-_OVERHEAD_S = 52.0
-"""Limit for start-up and shutdown, in addition to the time of the demo itself."""
+_TIMEOUT_S = 80.0
+"""Limit for everything; the recording takes 20 s."""
 _ENDING_S = 6.0
-"""Limit for a process to end; the node needs less, and the whole demo stays below 90 s."""
+"""Limit for a process to end; the node needs less."""
 _MAX_NEW_TOKENS = 64
 
 
@@ -39,22 +39,14 @@ class DemoError(PenguinError):
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the annotated pictures.")] = Path("build/demo"),
     model: Annotated[Path, typer.Option(help="Checkpoint folder. [default: penguin-tiny]", show_default=False)] = MODEL,
-    bag: Annotated[bool, typer.Option("--bag", help="Replay the bag that ships; it has no ground truth.")] = False,
-    seconds: Annotated[float, typer.Option(help="Duration of the live table-top.", min=5.0, max=3600.0)] = 20.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the node on a live simulated table-top, ask it over the service and the action, and score its answers."""
+    """Play a recording of the simulated table-top into the node, ask it over both interfaces, and score its answers."""
     require_ros()
     require_shipped(model, BAG)
     # A domain of its own: robots on this network and other demos on this machine do not hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    if not bag and importlib.util.find_spec("pybullet") is None:
-        bag = True
-        stderr.out("PyBullet is not installed (it has wheels for Python 3.10 and 3.11): the bag is replayed instead")
-    source = ["sim-camera", "--width", "168", "--height", "168", "--rate", "5"]
-    if bag:
-        source = ["replay", str(BAG), "--rate", "0.5", "--wait", "60"]
-    result = _Demo(model, _BAG_TOPIC if bag else _LIVE_TOPIC, 0.0 if bag else seconds, as_json).run(source, out)
+    result = _Demo(model, as_json).run(out)
     if as_json:
         print_json(result)
         return
@@ -63,52 +55,45 @@ def demo(
 
 
 class _Demo:
-    """One run of the demo; `seconds` is 0 for a bag, which ends by itself."""
+    """One run of the demo."""
 
-    def __init__(self, model: Path, topic: str, seconds: float, quiet: bool):
-        from penguin_ros.tools.demo_client import DemoClient
+    def __init__(self, model: Path, quiet: bool):
+        from penguin_ros.tools.demo_client import DemoClient, Recording
 
-        self._model, self._topic, self._seconds, self._quiet = model, topic, seconds, quiet
-        self._deadline_s = monotonic() + _OVERHEAD_S + seconds
-        truth_topic = "/sim_camera/truth" if seconds else None
-        self._client: DemoClient = DemoClient("/penguin", topic, truth_topic, self._show_caption)
+        self._model, self._quiet = model, quiet
+        self._deadline_s = monotonic() + _TIMEOUT_S
+        self._recording = Recording.open(BAG, CAMERA, TRUTH)
+        self._client: DemoClient = DemoClient("/penguin", self._recording, self._show_caption)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def run(self, source: list[str], out: Path) -> dict[str, Any]:
-        """Runs the source and the node until the source ends, and returns the results."""
+    def run(self, out: Path) -> dict[str, Any]:
+        """Plays the recording into the node to its end, and returns the results."""
         from penguin_ros.tools.demo_client import check_diagnostics
 
         client = self._client
-        node = ["node", "--model", str(self._model), "--image-topic", self._topic, "--log-level", "warn"]
+        node = ["node", "--model", str(self._model), "--image-topic", CAMERA, "--log-level", "warn"]
+        node += ["--params-file", str(DEMO_PARAMETERS), "--set", "use_sim_time=true"]
+        player = ["replay", str(BAG), "--clock", "--wait", "60"]
         try:
-            with _process(*node, "--params-file", str(DEMO_PARAMETERS)) as robot, _process(*source) as camera:
-                self._processes = {"node": robot, source[0]: camera}
+            with _process(*node) as robot, _process(*player) as camera:
+                self._processes = {"node": robot, "player": camera}
                 self._wait("a caption", lambda: client.captions)
-                end_s = monotonic() + self._seconds
                 answers = self._ask()
-                if self._seconds:
-                    self._wait("the end of its time", lambda: monotonic() >= end_s)
-                else:
-                    self._wait("the end of the bag", lambda: camera.poll() == 0)
-                self._wait("captions and pictures", self._has_enough_captions)
+                self._wait("the end of the recording", lambda: camera.poll() == 0)
+                self._wait("a picture", lambda: client.pictures)
                 seen = client.statuses
                 self._wait("new diagnostics", lambda: client.statuses is not seen)
-                check_diagnostics(client.statuses, "penguin", self._topic)
+                check_diagnostics(client.statuses, "penguin", CAMERA)
                 result = self._result(answers, out)
         finally:
             client.close()
         self._check_processes()
         return result
 
-    def _has_enough_captions(self) -> bool:
-        pictures = len(self._client.pictures)
-        return min(self._client.compared, pictures) >= 3 if self._client.score else pictures >= 1
-
     def _ask(self) -> list[dict[str, Any]]:
         """Asks questions over the service and the action alternately."""
         client, answers = self._client, []
-        questions = client.score.questions() if client.score else ["What is on the table?", "What happened?"]
-        for number, question in enumerate(questions):
+        for number, question in enumerate(client.questions()):
             by = ("service", "action")[number % 2]
             self._say(f"\n{by}: {question}\n  ", end="")
             if by == "action":
@@ -122,12 +107,13 @@ class _Demo:
         self._say("")
         return answers
 
-    def _show_caption(self, caption: Any, truth: Any) -> None:
+    def _show_caption(self, caption: Any, truth: Sequence[GroundedObject]) -> None:
         kind = "keyframe" if caption.keyframe else "frame"
         self._say(f"[{kind} {caption.header.stamp.sec}.{caption.header.stamp.nanosec // 10**8}] {caption.text}")
-        self._say(f"  model: {_boxes(caption.objects)}")
-        if truth is not None:
-            self._say(f"  truth: {_boxes(truth.objects)}")
+        size = self._recording.size
+        objects = [(o.label, (o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px)) for o in caption.objects]
+        self._say(f"  model: {_boxes(objects)}")
+        self._say(f"  truth: {_boxes([(item.label, item.box.to_pixels(size)) for item in truth])}")
 
     def _say(self, text: str, end: str = "\n") -> None:
         if not self._quiet:
@@ -148,12 +134,12 @@ class _Demo:
 
     def _result(self, answers: list[dict[str, Any]], out: Path) -> dict[str, Any]:
         client = self._client
-        values = {item.key: item.value for item in client.statuses[f"penguin: {self._topic}"].values}
-        out.mkdir(parents=True, exist_ok=True)
+        values = {item.key: item.value for item in client.statuses[f"penguin: {CAMERA}"].values}
         paths = [out / f"caption_{number}.jpg" for number in range(len(client.pictures))]
         for path, picture in zip(paths, client.pictures, strict=True):
-            path.write_bytes(picture)
-        scores = client.score.summary() if client.score else {}
+            with atomic_write(path, "wb") as file:
+                file.write(picture)
+        scores = client.score.summary()
         return {
             "model": str(self._model),
             "frames_in": int(values["images"]),
@@ -168,10 +154,8 @@ class _Demo:
         }
 
 
-def _boxes(objects: Any) -> str:
-    return ", ".join(
-        f"{o.label} ({o.x_min_px:.0f}, {o.y_min_px:.0f}, {o.x_max_px:.0f}, {o.y_max_px:.0f})" for o in objects
-    )
+def _boxes(objects: Iterable[tuple[str, Sequence[float]]]) -> str:
+    return ", ".join(f"{label} ({', '.join(f'{side:.0f}' for side in box)})" for label, box in objects)
 
 
 def _table(result: dict[str, Any]) -> Table:

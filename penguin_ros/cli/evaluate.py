@@ -22,6 +22,7 @@ from penguin_ros.cli.output import (
     ModelOption,
     RuntimeOption,
     print_json,
+    print_note,
     stdout,
     working,
 )
@@ -165,18 +166,23 @@ def record(
 ) -> None:
     """Replay a bag in a browser on this machine and type questions about it."""
     from penguin_ros.evaluation.bags.recording import open_recording
-    from penguin_ros.evaluation.question_recorder import Recorder, RecorderServer
+    from penguin_ros.evaluation.question_recorder import Recorder
+    from penguin_ros.evaluation.recorder_server import RecorderServer
 
     with working(f"reading {bag}"):
-        recorder = Recorder(open_recording(bag, camera or [None]), questions)
-    with RecorderServer(recorder, port) as server:
-        stdout.out(f"open {server.address} in a browser; press Ctrl-C to stop")
-        tunnel = f"ssh -L {server.server_port}:127.0.0.1:{server.server_port} THIS_MACHINE"
-        stdout.out(f"to open it on another machine, first run there: {tunnel}")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            stdout.out(f"\n{len(recorder.questions)} questions in {questions}")
+        recording = open_recording(bag, camera or [None])
+    for note in recording.notes:
+        print_note(note)
+    recorder = Recorder(recording, questions)
+    server = RecorderServer(recorder, port)
+    stdout.out(f"open {server.address} in a browser; press Ctrl-C to stop")
+    stdout.out(
+        f"to open it on another machine, first run there: ssh -L {server.port}:127.0.0.1:{server.port} THIS_MACHINE"
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        stdout.out(f"\n{len(recorder.questions)} questions in {questions}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-from penguin_ros.cli.output import print_json, stderr, stdout
+from penguin_ros.cli.output import print_json, print_note, stderr, stdout
 
 if TYPE_CHECKING:
     from penguin_ros.evaluation.results import Results
@@ -35,8 +35,12 @@ class ProgressBar(Progress):
 def print_results(results: Results, file: Path, page: Path, as_json: bool) -> None:
     """Prints the scores of a run, and where its files are."""
     failed = {item.name: item.failed for item in results.bags if item.failed}
+    notes = _notes(results)
+    for note in notes:
+        print_note(note)
     if as_json:
-        print_json({"results": str(file), "report": str(page), "failed": failed, "summary": results.summary})
+        summary = {"summary": results.summary, "notes": notes}
+        print_json({"results": str(file), "report": str(page), "failed": failed, **summary})
         return
     methods = results.summary["methods"]
     table = Table("score", *methods, box=None)
@@ -57,6 +61,16 @@ def print_results(results: Results, file: Path, page: Path, as_json: bool) -> No
     stdout.out(f"results: {file}\npage: {page}")
     for name, reason in failed.items():
         stderr.out(f"error: bag {name} could not be evaluated: {reason}")
+
+
+def _notes(results: Results) -> list[str]:
+    """Returns what is unusual about the bags: their times, and images that could not be decoded."""
+    bad = {
+        (line.bag, line.camera): f"{line.bad} of {line.images} images cannot be decoded; the last: {line.last_error}"
+        for line in results.timelines
+        if line.bad
+    }
+    return [*(f"bag {bag.name}: {note}" for bag in results.bags for note in bag.notes), *bad.values()]
 
 
 def print_comparison(comparison: dict[str, Any], name_a: str, name_b: str) -> None:

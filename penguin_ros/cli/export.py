@@ -48,7 +48,7 @@ def export(
     from penguin_engine.bench.event_clips import drawn_samples
     from penguin_engine.export.checkpoint_to_onnx import ExportOptions
     from penguin_engine.export.checkpoint_to_onnx import export as run
-    from penguin_models.checkpoint import resolve_checkpoint
+    from penguin_models.hub import resolve_checkpoint
     from penguin_models.media import load_image
 
     if revision is not None:

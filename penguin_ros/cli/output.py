@@ -38,6 +38,11 @@ def print_json(value: Any) -> None:
     stdout.out(json.dumps(value))
 
 
+def print_note(text: str) -> None:
+    """Prints a sentence about what is unusual on standard error."""
+    stderr.out(f"note: {text}")
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Shows a spinner with this text while the block runs, if standard error is a terminal."""

@@ -74,6 +74,8 @@ def lengths(
             lines.append(f"{path}: {len(file)} samples, {mean:.0f} tokens on average, {len(left_out)} unusable")
             lines += [f"  left out {sample['id']}: {sample['reason']}" for sample in left_out]
     print_result({"indexes": made}, "\n".join(lines), as_json)
+    if useless := [item["index"] for item in made if item["unusable"] == item["samples"]]:
+        raise DataError(f"no sample can be used: {', '.join(useless)}")
 
 
 @app.command()

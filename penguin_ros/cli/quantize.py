@@ -71,7 +71,7 @@ def quantize(
     from penguin_engine.bench.quantize_report import quantize_and_compare
     from penguin_engine.export.quantize import REPORT, Quantization
     from penguin_engine.export.staging import writing
-    from penguin_models.checkpoint import resolve_checkpoint
+    from penguin_models.hub import resolve_checkpoint
     from penguin_models.media import load_image
 
     if revision is not None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from penguin_models.errors import PenguinError, SettingError
-from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
+from penguin_ros.cli.output import JsonOption, print_json, print_note, stderr, stdout
 
 
 class NoRosError(PenguinError):
@@ -111,17 +111,23 @@ def replay(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    ros_args = ["--ros-args", *(part for rule in remap or [] for part in ("-r", rule))]
+    notes: list[str] = []
     playback = Playback(rate, 0 if loop else 1, start, clock, wait)
     with stderr.status(f"playing {bag}", spinner="line") as status:
 
         def show(played: Played) -> None:
             status.update(f"playing {bag}: {played.messages} images, {played.seconds:.1f} s")
 
-        played = play(bag, topic or [], playback, ros_args, stop, show)
+        def note(text: str) -> None:
+            notes.append(text)
+            print_note(text)
+
+        played = play(bag, topic or [], playback, remap or [], stop, show, note)
     if as_json:
         seconds = round(played.seconds, 3)
-        print_json({"bag": str(bag), "images": played.messages, "late": played.late, "seconds": seconds})
+        print_json(
+            {"bag": str(bag), "images": played.messages, "late": played.late, "seconds": seconds, "notes": notes}
+        )
     else:
         stdout.out(f"{played.messages} images in {played.seconds:.1f} s, {played.late} of them late")
 

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError, WriteError
-from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.records import (
     AnswerKey,
     AnswerRecord,
@@ -28,6 +27,7 @@ from penguin_ros.evaluation.records import (
     digest,
 )
 from penguin_ros.evaluation.results import ModelInfo
+from penguin_ros.recording import Recording
 
 _FORMAT = 3
 L = TypeVar("L", bound=JsonRecord)

@@ -1,7 +1,7 @@
-"""`penguin-vl evaluate record`: a local web page that replays a bag while a person types questions about it.
+"""`penguin-vl evaluate record`: replays a bag in a browser while a person types questions about it.
 
-The page shows the images on the bag's clock. A question gets the time at which typing began, boxes are drawn with the
-mouse, and every question is checked and saved at once. Only this machine can reach the page.
+The page (recorder_server.py) shows the images on the bag's clock. A question gets the time at which typing began, boxes
+are drawn with the mouse, and every question is checked and saved at once. Only this machine can reach the page.
 """
 
 from __future__ import annotations
@@ -9,21 +9,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlparse
 
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.plan import check_time
-from penguin_ros.evaluation.bags.recording import ImageRef, Recording, StampedImage
 from penguin_ros.evaluation.question_file import Question, format_question, parse_question, read_lines, read_questions
 from penguin_ros.evaluation.records import thumbnail
-
-_MAX_BYTES = 1_000_000
+from penguin_ros.recording import ImageRef, RecordedImage, Recording
 
 
 class Recorder:
@@ -35,7 +29,7 @@ class Recorder:
         self.questions = read_questions(file) if file.exists() and file.stat().st_size else []
         self._refs = {c: [ref for ref in recording.images if ref.camera == c] for c in recording.cameras}
         self._lock = threading.Lock()
-        self._images: Iterator[StampedImage] = iter(())
+        self._images: Iterator[RecordedImage] = iter(())
         self._next: ImageRef | None = None
         self._write(self._lines())
 
@@ -90,78 +84,3 @@ class Recorder:
     def _write(self, lines: Sequence[str]) -> None:
         with atomic_write(self._file) as file:
             file.writelines(line + "\n" for line in lines)
-
-
-class RecorderServer(ThreadingHTTPServer):
-    """Serves the page and its data on this machine only."""
-
-    daemon_threads = True
-
-    def __init__(self, recorder: Recorder, port: int = 0):
-        """Opens a port; 0 chooses a free one."""
-        self.recorder = recorder
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as err:
-            raise EvaluationError(f"port {port} cannot be opened: {err.strerror}; choose another with --port") from err
-
-    @property
-    def address(self) -> str:
-        """URL of the page."""
-        return f"http://127.0.0.1:{self.server_port}/"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: RecorderServer
-
-    def do_GET(self) -> None:
-        url = urlparse(self.path)
-        if url.path == "/":
-            page = resources.files("penguin_ros.evaluation") / "question_recorder.html"
-            self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.read_bytes())
-        elif url.path == "/info":
-            self._send_json(HTTPStatus.OK, self.server.recorder.info())
-        elif url.path == "/frame":
-            query = dict(parse_qsl(url.query))
-            try:
-                jpeg = self.server.recorder.frame(query.get("camera", ""), int(query.get("index", "")))
-                self._send(HTTPStatus.OK, "image/jpeg", jpeg)
-            except ValueError as err:  # every PenguinError is one
-                self._send_json(HTTPStatus.NOT_FOUND, {"error": str(err)})
-        else:
-            self._send_json(HTTPStatus.NOT_FOUND, {"error": f"there is no {url.path}"})
-
-    def do_POST(self) -> None:
-        # Browsers let other sites send JSON only after a preflight request, which is never answered here.
-        length = int(self.headers.get("Content-Length") or 0)
-        if self.path not in ("/question", "/remove") or self.headers.get_content_type() != "application/json":
-            self._send_json(HTTPStatus.NOT_FOUND, {"error": "send JSON to /question or /remove"})
-        elif length > _MAX_BYTES:
-            self._send_json(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"the limit is {_MAX_BYTES} bytes"})
-        else:
-            try:
-                self._send_json(HTTPStatus.OK, self._change(json.loads(self.rfile.read(length))))
-            except ValueError as err:  # every PenguinError is one
-                self._send_json(HTTPStatus.BAD_REQUEST, {"error": str(err)})
-
-    def _change(self, values: Any) -> Any:
-        if not isinstance(values, dict):
-            raise EvaluationError("a question is a JSON object")
-        if self.path == "/question":
-            return json.loads(format_question(self.server.recorder.add(values)))
-        self.server.recorder.remove(str(values.get("id")))
-        return {}
-
-    def log_message(self, *_: Any) -> None:
-        """Logs nothing: the terminal shows the address and the result only."""
-
-    def _send_json(self, status: HTTPStatus, value: Any) -> None:
-        self._send(status, "application/json", json.dumps(value).encode())
-
-    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(body)

@@ -7,10 +7,11 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeAlias
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from penguin_engine.scene.answer import Answer
 from penguin_models.errors import PenguinError
@@ -26,7 +27,7 @@ AnswerKey: TypeAlias = tuple[str, str, str]
 class JsonRecord(BaseModel):
     """Base of everything stored in results: unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ModelSpec(BaseModel, extra="forbid", frozen=True):
@@ -60,6 +61,13 @@ class ObjectRecord(JsonRecord):
     box: tuple[int, int, int, int]
 
 
+def _inside(file: str) -> str:
+    path = PurePath(file)
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".jpg":
+        raise ValueError(f"{file[:200]!r} is not a .jpg file inside the folder of frames")
+    return file
+
+
 class FrameRecord(JsonRecord):
     """The newest frame available to an answer; boxes refer to it."""
 
@@ -68,7 +76,8 @@ class FrameRecord(JsonRecord):
     time_s: float  # capture time on the questions' clock
     width: int  # pixels
     height: int  # pixels
-    file: str  # JPEG of the frame, relative to the folder `frames` next to the results
+    # JPEG of the frame, relative to the folder `frames` next to the results
+    file: Annotated[str, AfterValidator(_inside)]
     jpeg: bytes = Field(default=b"", exclude=True, repr=False)  # what the file will contain; empty once it is written
 
 

@@ -42,6 +42,7 @@ class BagInfo(JsonRecord):
     path: str
     cameras: list[str] = Field(default=[])  # image topics that were read
     failed: str | None = None  # why it could not be evaluated completely; None if it could
+    notes: list[str] = Field(default=[])  # what is unusual about it, in sentences
 
 
 class ScoredRecord(AnswerRecord):

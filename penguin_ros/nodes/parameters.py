@@ -77,8 +77,8 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
             if not self.has_parameter(parameter.name):
                 raise SettingError(unknown_parameter(parameter.name, self._settings_by_name))
             return parameter
-        kind = Parameter.Type.from_parameter_value(setting.default)
-        return Parameter(setting.name, kind, setting.convert(parameter.value))
+        declared = self.get_parameter(setting.name)
+        return Parameter(setting.name, declared.type_, setting.convert(parameter.value))
 
 
 def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:

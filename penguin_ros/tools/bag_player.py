@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shlex
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from penguin_models.errors import MediaError
-from penguin_ros.bags import IMAGE_TYPES, choose_topic, open_bag
+from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
+from penguin_ros.image_times import duration
+from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import start_ros
-
-if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
+from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
-_LATE_S = 0.1
+_LATE_S, _LONG_WAIT_S = 0.1, 60.0
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,14 @@ class Played:
     seconds: float = 0.0  # duration
 
 
-def image_topics(path: Path, wanted: Sequence[str] = ()) -> list[str]:
-    """Returns the requested image topics of a bag, or all of them.
-
-    Raises:
-        MediaError: The bag cannot be read, has no image topic, or lacks a requested one.
-    """
-    with open_bag(path) as reader:
-        if wanted:
-            return [choose_topic(path, reader, topic) for topic in wanted]
-        topics = sorted({c.topic for c in reader.connections if c.msgtype in IMAGE_TYPES})
-        return topics or [choose_topic(path, reader, None)]
-
-
 def play(
     path: Path,
     topics: Sequence[str] = (),
     playback: Playback | None = None,
-    ros_args: Sequence[str] = (),
+    remaps: Sequence[str] = (),
     stop: threading.Event | None = None,
     on_message: Callable[[Played], None] = lambda played: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Played:
     """Plays a bag to its end, or until it is stopped.
 
@@ -75,55 +68,118 @@ def play(
         path: A bag folder, or a single .mcap, .db3 or ROS 1 .bag file.
         topics: Image topics; all of the bag's if empty.
         playback: Rate, loops, start.
-        ros_args: Arguments for rclpy: remappings and the like.
+        remaps: Rules from:=to that rename topics.
         stop: Ends the playback early.
         on_message: Called after each message.
+        on_note: Called with each sentence about what is unusual.
 
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
-        RosArgumentsError: `ros_args` cannot be parsed.
+        RosArgumentsError: A rule cannot be parsed.
     """
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
-    topics = image_topics(path, topics)
-    start_ros(ros_args)
+    recording = read_recording(
+        path, lambda bag: [choose_topic(bag, topic) for topic in topics] or _all_topics(bag, on_note), for_replay=True
+    )
+    names, rules, notes = _names(recording.cameras, remaps)
+    for note in (*recording.notes, *notes):
+        on_note(note)
+    start_ros(["--ros-args", *(part for rule in rules for part in ("-r", rule))])
     node = rclpy.create_node("bag_player")
     began = monotonic()
     try:
-        with open_bag(path) as reader:
-            player = _Player(node, reader, topics, playback, stop)
-            player.wait()
-            loop = 0
-            while not stop.is_set() and (playback.loops == 0 or loop < playback.loops):
-                for late in player.once():
-                    played.messages += 1
-                    played.late += late
-                    played.seconds = monotonic() - began
-                    on_message(played)
-                loop += 1
-            player.flush()
+        player = _Player(node, recording, names, playback, stop)
+        if note := player.long_wait():
+            on_note(note)
+        player.wait()
+        loop = 0
+        while not stop.is_set() and (playback.loops == 0 or loop < playback.loops):
+            for late in player.once():
+                played.messages += 1
+                played.late += late
+                played.seconds = monotonic() - began
+                on_message(played)
+            player.check(on_note if loop == 0 else None)
+            loop += 1
+        player.flush()
     finally:
         node.destroy_node()
         rclpy.shutdown()
     return played
 
 
-class _Player:
-    """One open bag and its publishers."""
+def _all_topics(bag: Bag, on_note: Callable[[str], None]) -> list[str]:
+    topics = image_topics(bag) or [choose_topic(bag, None)]
+    unreadable = {c.topic: c.description for c in bag.connections if c.topic not in topics and "Image" in c.msgtype}
+    if unreadable:
+        listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(unreadable.items()))
+        on_note(f"not played, because only sensor_msgs images in CDR or ROS 1 encoding can be: {listing}")
+    return topics
 
-    def __init__(self, node: Node, reader: AnyReader, topics: Sequence[str], playback: Playback, stop: threading.Event):
-        self._reader, self._playback, self._stop = reader, playback, stop
-        self._connections = [c for c in reader.connections if c.topic in topics]
-        self._publishers: dict[str, Publisher] = {
-            c.topic: node.create_publisher(_TYPES[c.msgtype], c.topic, 10) for c in self._connections
-        }
+
+def _names(topics: Sequence[str], remaps: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Returns the name under which each topic is played, the rules left for ROS, and notes about renamed topics.
+
+    Bags of ROS 1 and of other loggers have names that ROS 2 refuses, also in rules.
+    """
+    rules = dict(rule.split(":=", 1) for rule in remaps if ":=" in rule)
+    names: dict[str, str] = {}
+    notes = []
+    for topic in topics:
+        if _is_valid(topic):
+            names[topic] = topic
+        elif topic in rules:
+            names[topic] = rules.pop(topic)
+        else:
+            names[topic] = _valid_name(topic, {*topics, *names.values()})
+            invalid = f"{topic!r} is not a valid topic name, so it is played as {names[topic]}"
+            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic}:=NAME')}")
+    return names, [rule for rule in remaps if ":=" not in rule or rule.split(":=", 1)[0] in rules], notes
+
+
+def _is_valid(topic: str) -> bool:
+    try:
+        return bool(validate_full_topic_name(topic if topic.startswith("/") else f"/{topic}"))
+    except InvalidTopicNameException:
+        return False
+
+
+def _valid_name(topic: str, taken: Collection[str]) -> str:
+    parts = (re.sub(r"\W", "_", part, flags=re.ASCII) for part in topic.split("/") if part)
+    name = "".join(f"/_{part}" if part[0].isdigit() else f"/{part}" for part in parts) or "/image"
+    while name in taken:
+        name += "_"
+    return name
+
+
+class _Player:
+    """A recording and its publishers."""
+
+    def __init__(
+        self, node: Node, recording: Recording, names: dict[str, str], playback: Playback, stop: threading.Event
+    ):
+        self._node, self._recording, self._names = node, recording, names
+        self._playback, self._stop = playback, stop
+        self.skipped: dict[int, str] = {}  # number of a message that is damaged -> reason
+        self._publishers: dict[tuple[str, str], Publisher] = {}
+        for camera, msgtype in recording.types:
+            self._publisher(camera, msgtype)
         self._clock = node.create_publisher(Clock, "/clock", 10) if playback.clock else None
-        first = next(iter(reader.messages(self._connections)), None)
-        if first is None:
-            raise MediaError(f"the bag has no messages on {', '.join(topics)}")
-        self._start_ns = first[1] + round(playback.start_s * 1e9)
-        if next(iter(reader.messages(self._connections, start=self._start_ns)), None) is None:
-            length_s = (reader.end_time - first[1]) * 1e-9
+        first_ns, last_ns = recording.images[0].stamp_ns, recording.images[-1].stamp_ns
+        self._first_ns, self._start_ns = first_ns, first_ns + round(playback.start_s * 1e9)
+        self._refs = [ref for ref in recording.images if ref.stamp_ns >= self._start_ns]
+        if not self._refs:
+            length_s = (last_ns - first_ns) * 1e-9
             raise MediaError(f"there is no image after {playback.start_s} s; the bag ends at {length_s:.1f} s")
+
+    def long_wait(self) -> str:
+        """Returns a note if nothing will be played for more than a minute."""
+        stamps_ns = [self._start_ns, *(ref.stamp_ns for ref in self._refs)]
+        pause_ns, end_ns = max((after - before, after) for before, after in pairwise(stamps_ns))
+        if pause_ns * 1e-9 / self._playback.rate < _LONG_WAIT_S:
+            return ""
+        end = f"{math.floor((end_ns - self._first_ns) * 1e-8) / 10:.1f}"  # rounded up, --start would skip the image
+        return f"no image was recorded for {duration(pause_ns * 1e-9)} before {end} s; --start {end} begins there"
 
     def wait(self) -> None:
         """Waits for a subscriber on every topic; raises MediaError if there is none in time."""
@@ -137,22 +193,42 @@ class _Player:
 
     def once(self) -> Iterable[bool]:
         """Publishes every message at its time; yields whether it was late."""
-        began = monotonic()
-        for connection, stamp_ns, data in self._reader.messages(self._connections, start=self._start_ns):
-            due_s = began + (stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
+        began = None
+        for image in self._recording.read(self._refs):
+            try:
+                image.message.deserialize()
+            except MediaError as err:  # a subscriber would fail
+                self.skipped[image.ref.number] = str(err)
+                continue
+            began = began or monotonic()  # everything is loaded now
+            due_s = began + (image.ref.stamp_ns - self._start_ns) * 1e-9 / self._playback.rate
             if self._stop.wait(max(0.0, due_s - monotonic())):
                 return
             if self._clock is not None:
-                self._clock.publish(Clock(clock=ns_to_stamp(stamp_ns)))
-            self._publishers[connection.topic].publish(self._cdr(connection, data))
+                self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
+            connection, data = image.message.connection, image.message.data
+            if connection.encoding == "ros1":
+                data = ros1_image_to_cdr(connection.msgtype, data)
+            self._publisher(image.ref.camera, connection.msgtype).publish(data)
             yield monotonic() - due_s > _LATE_S
+
+    def check(self, on_note: Callable[[str], None] | None) -> None:
+        """Reports skipped messages after a loop; raises MediaError if nothing else was there."""
+        if self.skipped:
+            counts = f"{len(self.skipped)} of {len(self._refs)} messages"
+            text = f"{counts} cannot be played; of the first, {next(iter(self.skipped.values()))}"
+            if len(self.skipped) == len(self._refs):
+                raise MediaError(text)
+            if on_note is not None:
+                on_note(text)
 
     def flush(self) -> None:
         """Waits up to a second until reliable subscribers have the last messages."""
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=1.0))
 
-    def _cdr(self, connection: Any, data: bytes) -> bytes:
-        if self._reader.is2:
-            return bytes(data)
-        return bytes(self._reader.typestore.ros1_to_cdr(data, connection.msgtype))
+    def _publisher(self, camera: str, msgtype: str) -> Publisher:
+        key = (camera, msgtype)
+        if key not in self._publishers:
+            self._publishers[key] = self._node.create_publisher(_TYPES[msgtype], self._names[camera], 10)
+        return self._publishers[key]

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer, GroundedCaption, MemoryState
-from penguin_vl.msg import GroundedObject as GroundedObjectMessage
 from penguin_vl.srv import Ask
 from sensor_msgs.msg import CompressedImage
 
 from penguin_models.errors import PenguinError
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Size
+from penguin_ros.bags import BagClip
 from penguin_ros.convert import stamp_to_ns
+from penguin_ros.evaluation.bags.ground_truth import read_truth
 from penguin_ros.tools.node_client import NodeClient, answer_dict, error_of
-
-if TYPE_CHECKING:
-    from penguin_ros.tools.live_score import LiveScore
+from penguin_ros.tools.truth_score import TruthScore
 
 
 class DemoFailedError(PenguinError):
@@ -36,41 +36,59 @@ def check_diagnostics(statuses: Mapping[str, DiagnosticStatus], node: str, topic
             raise DemoFailedError(f"{name}: {values[count]} {count}; its diagnostics say: {statuses[name].message}")
 
 
+class Recording(NamedTuple):
+    """What a bag shows."""
+
+    camera: str  # image topic
+    size: Size  # of its images, in pixels
+    truths: Mapping[int, Sequence[GroundedObject]]  # objects of each image, by its stamp in nanoseconds
+
+    @classmethod
+    def open(cls, bag: Path, camera: str, truth_topic: str) -> Recording:
+        """Reads the true objects; raises PenguinError if the bag lacks a topic or cannot be read."""
+        first, truth = next(iter(BagClip(bag, camera))), read_truth(bag, truth_topic)
+        size = Size(*first.rgb.shape[:2])
+        truths = {
+            stamp_ns: [GroundedObject(item.labels[0], Box.from_pixels(*item.box, size)) for item in objects]
+            for stamp_ns, objects in zip(truth.stamps_ns, truth.objects, strict=True)
+        }
+        return cls(camera, size, truths)
+
+
 class DemoClient:
     """Listens to one node and asks it.
 
     Attributes:
         captions: All captions received.
-        compared: Number of captions compared with the truth about their frame, which can get lost.
         pictures: JPEG of each caption's frame with its boxes.
         memory: The newest memory state.
         statuses: Newest diagnostics by name.
-        score: Score of captions and answers against the truth; None without a truth topic.
+        score: Score of captions and answers.
     """
 
     def __init__(
-        self, node_name: str, camera: str, truth_topic: str | None, on_caption: Callable[[GroundedCaption, Any], None]
+        self,
+        node_name: str,
+        recording: Recording,
+        on_caption: Callable[[GroundedCaption, Sequence[GroundedObject]], None],
     ):
-        """Subscribes; `on_caption` gets each caption and the truth about its frame, None if that is unknown."""
+        """Subscribes; `on_caption` gets each caption and the true objects of its frame."""
         self.captions: list[GroundedCaption] = []
-        self.compared = 0
         self.pictures: list[bytes] = []
         self.memory: MemoryState | None = None
         self.statuses: dict[str, DiagnosticStatus] = {}
-        self.score = _live_score() if truth_topic else None
-        self._truths: dict[int, GroundedCaption] = {}
+        self.score = TruthScore(recording.truths)
+        self._size = recording.size
         self._on_caption_shown = on_caption
         self._changed = threading.Condition()
         self._client = NodeClient("penguin_demo", node_name)
         for kind, topic, callback in (
             (GroundedCaption, f"{node_name}/captions", self._on_caption),
             (CompressedImage, f"{node_name}/annotated/compressed", self._on_picture),
-            (MemoryState, f"{node_name}/memory{camera}", self._on_memory),
+            (MemoryState, f"{node_name}/memory{recording.camera}", self._on_memory),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics),
         ):
             self._client.node.create_subscription(kind, topic, callback, 10)
-        if truth_topic:
-            self._client.node.create_subscription(GroundedCaption, truth_topic, self._on_truth, 50)
         self._client.start()
 
     def close(self) -> None:
@@ -88,6 +106,10 @@ class DemoClient:
                 self._changed.wait(0.2)  # some conditions change without a notification
             if not condition():
                 raise DemoFailedError(f"the demo waited in vain for {what}")
+
+    def questions(self) -> list[str]:
+        """Returns questions that the truth about the newest captioned frame answers."""
+        return self.score.questions(stamp_to_ns(self.captions[-1].header.stamp))
 
     def ask(self, question: str, max_new_tokens: int, deadline_s: float) -> dict[str, Any]:
         """Asks over the service.
@@ -116,35 +138,26 @@ class DemoClient:
         return self._checked(question, response.result.answer)
 
     def _checked(self, question: str, answer: Answer) -> dict[str, Any]:
-        """Returns an answer as plain types, with whether it is right (None if that is unknown)."""
+        """Returns an answer as plain types, with whether it is right."""
         if error := error_of(answer):
             raise DemoFailedError(f"the node answered with an error: {error}")
-        right = None
-        if self.score:
-            stamp_ns = stamp_to_ns(answer.header.stamp)
-            truth = self._truths.get(stamp_ns)
-            predicted = _grounded_objects(answer.objects, _size(truth)) if truth else []
-            scored = self.score.answer(question, stamp_ns, answer.text, predicted)
-            right = scored.right if scored else None
-        return {**answer_dict(answer), "right": right}
+        predicted = self._grounded(answer)
+        scored = self.score.answer(question, stamp_to_ns(answer.header.stamp), answer.text, predicted)
+        return {**answer_dict(answer), "right": scored.right if scored else None}
+
+    def _grounded(self, message: GroundedCaption | Answer) -> list[GroundedObject]:
+        boxes = [(o.label, (o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px)) for o in message.objects]
+        return [GroundedObject(label, Box.from_pixels(*box, self._size)) for label, box in boxes]
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _on_truth(self, message: GroundedCaption) -> None:
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        self._truths[stamp_ns] = message
-        assert self.score is not None
-        self.score.see(stamp_ns, _grounded_objects(message.objects, _size(message)))
-
     def _on_caption(self, message: GroundedCaption) -> None:
         self.captions.append(message)
         stamp_ns = stamp_to_ns(message.header.stamp)
-        if self.score:
-            scored = self.score.caption(stamp_ns, _grounded_objects(message.objects, _size(message)))
-            self.compared += scored is not None
-        self._on_caption_shown(message, self._truths.get(stamp_ns))
+        self.score.caption(stamp_ns, self._grounded(message))
+        self._on_caption_shown(message, self.score.truths.get(stamp_ns, ()))
         self._notify()
 
     def _on_picture(self, message: CompressedImage) -> None:
@@ -158,20 +171,3 @@ class DemoClient:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.statuses = self.statuses | {status.name: status for status in message.status}
         self._notify()
-
-
-def _grounded_objects(messages: Sequence[GroundedObjectMessage], size: Size) -> list[GroundedObject]:
-    """Returns the objects of a message about an image of this size, with boxes in thousandths."""
-    return [
-        GroundedObject(o.label, Box.from_pixels(o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px, size)) for o in messages
-    ]
-
-
-def _live_score() -> LiveScore:
-    from penguin_ros.tools.live_score import LiveScore  # needs the simulated table-top, which a robot may lack
-
-    return LiveScore()
-
-
-def _size(message: GroundedCaption) -> Size:
-    return Size(message.image_height_px, message.image_width_px)

@@ -34,7 +34,22 @@ def test_formatted_text_parses_back(items, ranges):
     assert result.malformed == 0
 
 
-pieces = st.sampled_from([*"[](){},7", '{"bbox_2d":', '"label":', "<box>", "</box>", "9" * 400, "-1", "1e999", " cup "])
+pieces = st.sampled_from(
+    [
+        *"[](){},7%.",
+        "\\u00000\\u0000",
+        '{"bbox":',
+        "```json",
+        '{"bbox_2d":',
+        '"label":',
+        "<box>",
+        "</box>",
+        "9" * 400,
+        "-1",
+        "1e999",
+        " cup ",
+    ]
+)
 
 
 @given(st.text() | st.lists(pieces, max_size=25).map("".join))
@@ -64,11 +79,64 @@ def test_phrases_stay_in_the_text():
         ("<ref>red cube</ref><box>(120,340),(220,480)</box>", (CUBE,), "red cube"),
         ("<ref>mug</ref><box>[[0, 0, 1000, 1000]]</box> here", (MUG,), "mug here"),
         ("<box>120 340 220 480</box>", (GroundedObject("object", CUBE.box),), ""),
+        ("see <box>120 340 220 480</box> there", (GroundedObject("object", CUBE.box),), "see there"),
+        ('{"bbox": [0, 0, 1000, 1000], "name": "mug"}', (MUG,), "mug"),
+        ('[{"box_2d": [120, 340, 220, 480], "category": "red cube"}]', (CUBE,), "red cube"),  # x first, unlike Gemini
+        ('{"box": [120, 340, 220, 480], "text_content": "red cube"}', (CUBE,), "red cube"),
+        (
+            '{"bbox_2d": [[120, 340, 220, 480], [0, 0, 1, 1]], "label": "red cube"}',
+            (CUBE, GroundedObject("red cube", Box(0, 0, 1, 1))),
+            "red cube, red cube",
+        ),
+        ('{"bbox_2d": [0, 0, 1, 1], "label": 7}', (GroundedObject("7", Box(0, 0, 1, 1)),), "7"),
+        ('{"mug": {"bbox": [0, 0, 1000, 1000]}}', (MUG,), "mug"),
+        ('{"items": [{"bbox": [0, 0, 1000, 1000], "label": "mug"}], "count": 1}', (MUG,), 'mug {"count": 1}'),
+        (
+            '{"bbox": [0, 0, 1000, 1000], "label": "mug", "say": "é [red cube](120,340,220,480)"}',
+            (MUG, CUBE),
+            'mug {"say": "é red cube"}',
+        ),
+        ("[mug](0,0,1000,1000) and a red cube [120, 340, 220, 480]", (MUG, CUBE), "mug and a red cube"),
+        ('{"rgb": [1, 2, 3, 4]} the red cube [120, 340, 220, 480]', (CUBE,), '{"rgb": [1, 2, 3, 4]} the red cube'),
     ],
 )
 def test_formats_of_other_models_are_understood(text, expected, clean):
     result = parse(text)
     assert (result.objects, result.text, result.malformed) == (expected, clean, 0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ("0.12,0.34,0.22,0.48", (120, 340, 220, 480)),
+        (".12, .34, .2204, 0.48", (120, 340, 220, 480)),
+        ("0.0,0.0,1.0,1.0", (0, 0, 1000, 1000)),
+        ("0,0.5,1,1", (0, 500, 1000, 1000)),
+        ("0,0,1,1", (0, 0, 1, 1)),
+        ("120.0,340.4,220,480", (120, 340, 220, 480)),
+        ("12%, 34%, 22.0%, 48 %", (120, 340, 220, 480)),
+        ("0.12,0.34,1.02,0.48", None),
+        ("-0.01,0.34,0.22,0.48", None),
+        ("0.22,0.34,0.12,0.48", None),
+        ("10%,20%,30%,101%", None),
+        ("-1,20,30,40", None),
+    ],
+)
+@pytest.mark.parametrize(
+    "syntax", ["[cup]({})", "cup [{}]", "<ref>cup</ref><box>{}</box>", '{{"bbox_2d": [{}], "label": "cup"}}']
+)
+def test_fractions_and_percentages_are_parts_of_the_image(syntax, numbers, expected):
+    if "{{" in syntax:  # JSON has no % and no leading dot
+        numbers = ",".join(f'"{number}"' for number in numbers.split(","))
+    result = parse(syntax.format(numbers))
+    assert [item.box for item in result.objects] == ([Box(*expected)] if expected else [])
+    assert result.malformed == (expected is None)
+
+
+def test_fractions_in_json_keep_their_points():
+    (whole,) = parse('{"bbox_2d": [0.0, 0, 1.0, 1], "label": "cup"}').objects
+    (dot,) = parse('{"bbox_2d": [0, 0, 1, 1], "label": "cup"}').objects
+    assert (whole.box, dot.box) == (Box(0, 0, 1000, 1000), Box(0, 0, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -116,11 +184,29 @@ def test_the_phrase_before_a_bare_box_has_a_limited_length():
         "See [1] and [2, 3] and [the manual](https://example.org), or f(1,2,3,4).",
         "list[int] costs (1,2,3,4) in [2020].",
         'Settings {"speed": 3} and [{"x": [1]}].',
+        '{"rgb": [10, 20, 30, 40], "n": 2}',
+        '{\n  "range": [\n    10,\n    20,\n    30,\n    40\n  ]\n}',
+        '```json\n[{"rgb": [10, 20, 30, 40]}]\n```',
+        "```\n[10, 20, 30, 40]\n```",
+        "[10, 20, 30, 40]",
+        "[[10, 20, 30, 40], [1, 2, 3, 4]]",
+        '{"a": [{"b": {"size": [1, 2, 3, 4]}}]}',
+        '{"bbox": "none", "box": [1, 2, 3], "bounding_box": {"x": 1}, "n": [1, 2, 3, 4]}',
+        '{"rgb": [10, 20, 30, 40], "n"',
+        "{'rgb': [10, 20, 30, 40]}",
+        "x = [10, 20, 30, 40] # `[1, 2, 3, 4]`",
+        "The <box> element, and <box>text</box>.",
     ],
 )
 def test_brackets_without_boxes_are_left_alone(text):
     result = parse(text)
     assert (result.text, result.objects, result.malformed) == (text, (), 0)
+
+
+@pytest.mark.parametrize("text", ["a cube [9, 9, 1, 1] here", "The colour is [10, 20, 30] here.", "a cup [1, 2, 3"])
+def test_lists_that_are_perhaps_no_boxes_are_counted_and_stay(text):
+    result = parse(text)
+    assert (result.text, result.objects, result.malformed) == (text, (), 1)
 
 
 def test_boxes_convert_to_pixels_and_back():

@@ -6,6 +6,7 @@ torch and rosbags are imported only by the fixtures that need them: `colcon test
 from __future__ import annotations
 
 import io
+import struct
 import sys
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class BagMaker:
     def compressed(self, data, image_format, stamp_ns=0):
         array, header = np.frombuffer(data, np.uint8), self._header(stamp_ns)
         return self._message("sensor_msgs/msg/CompressedImage", header=header, format=image_format, data=array)
+
+    def ros1_jpeg(self, rgb, stamp_ns=0):
+        """Returns a serialised JPEG message of ROS 1."""
+        stamp, data = divmod(stamp_ns, 10**9), bytes(self.jpeg(rgb).data)
+        strings = (struct.pack("<I", len(value)) + value for value in (b"camera", b"jpeg", data))
+        return struct.pack("<III", 7, *stamp) + b"".join(strings)
+
+    def serialize(self, message):
+        return bytes(self._store.serialize_cdr(message, message.__msgtype__))
 
     def text(self, content):
         return self._message("std_msgs/msg/String", data=content)

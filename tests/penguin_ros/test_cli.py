@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -194,8 +195,8 @@ def truncated(path, source):
 
 BAD_MEDIA = {
     "missing image": (lambda p, _: ["--image", p / "x.png"], "image .*x.png does not exist"),
-    "image is a folder": (lambda p, _: ["--image", p], "image .* cannot be decoded: .*[Dd]irectory"),
-    "empty image": (lambda p, _: ["--image", write_bytes(p / "x.png", b"")], "x.png is not an image"),
+    "image is a folder": (lambda p, _: ["--image", p], "image .* is a folder; give a file"),
+    "empty image": (lambda p, _: ["--image", write_bytes(p / "x.png", b"")], r"x.png is empty \(0 bytes\)"),
     "truncated image": (
         lambda p, media: ["--image", truncated(p / "x.png", media / "tabletop.png")],
         "image .*x.png cannot be decoded: .*truncated",
@@ -214,7 +215,7 @@ BAD_MEDIA = {
     "endless rate": (lambda p, _: ["--video", CLIP, "--fps", "inf"], "fps inf"),
     "missing bag": (lambda p, _: ["--bag", p / "x.mcap"], "bag .*x.mcap does not exist"),
     "zero-byte bag": (lambda p, _: ["--bag", write_bytes(p / "x.mcap", b"")], r"x.mcap is empty \(0 bytes\)"),
-    "folder as bag": (lambda p, _: ["--bag", p], "has no metadata.yaml; give the folder of a bag"),
+    "folder as bag": (lambda p, _: ["--bag", p], "holds no .mcap, .db3 or .bag file; give the folder of a bag"),
     "budget too small": (
         lambda p, _: ["--video", CLIP, "--max-tokens", 4],
         r"6 frames need at least \d+ visual tokens .*the budget is 4; raise it, or use fewer frames",
@@ -232,6 +233,15 @@ def test_bad_media(cli, asking, reference, tmp_path, case):
     result = cli(*asking, *make(tmp_path, reference / "media"))
     assert re.search(message, result.error)
     assert result.out == ""
+
+
+def test_a_damaged_image_of_a_bag_is_skipped_and_counted(cli, asking, bags, picture):
+    frames = [(n, bags.jpeg(picture(60, 80, n), kept=0.5 if n == 0 else 1)) for n in range(3)]
+    result = cli(*asking, "--bag", bags.write({"/camera": frames}), "--max-tokens", 400, "--json")
+    answer = json.loads(result.out)
+    (note,) = answer["notes"]
+    assert result.code == 0 and answer["frames"] == 2 and result.err == f"note: {note}\n"
+    assert note.startswith("skipped: 1 of 3 images of /camera cannot be decoded; the first is image 0: ")
 
 
 def test_a_bag_without_image_topics(cli, asking, bags):

@@ -55,7 +55,7 @@ def test_only_videos_need_pyav(checkpoint, reference):
 
 def test_only_bags_need_rosbags(checkpoint):
     error = execute(["rosbags"], "ask", "--model", checkpoint, "-q", "What?", "--bag", "B").error
-    assert error == "reading bags needs the Python package rosbags: pip install rosbags"
+    assert error == "this command needs the Python package rosbags, which is not installed: pip install rosbags"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from penguin_models.errors import MediaError
+from penguin_models.errors import MediaError, WriteError
 from penguin_models.grounding import Box, GroundedObject
 from penguin_ros.overlay import draw_objects, label_colour, save_overlay
 
@@ -128,3 +130,23 @@ def test_the_saved_file_holds_the_drawn_image(tmp_path):
 def test_a_path_that_cannot_be_written_is_refused(tmp_path, name):
     with pytest.raises(MediaError, match=r"overlay .* cannot be written: \S"):
         save_overlay(tmp_path / name, black(), [])
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp"])
+def test_an_older_picture_survives_a_full_disk(tmp_path, name):
+    """The limit of a file's size fails in the middle of writing, as a full disk does."""
+    path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    save_overlay(path, black(), [])
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=rf"{name} cannot be written: File too large"):
+            save_overlay(path, noise, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_image_beyond_the_limits_of_its_format_is_refused(tmp_path):
+    with pytest.raises(MediaError, match=r"out\.webp cannot be written"):
+        save_overlay(tmp_path / "out.webp", black(4, 20_000), [])

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from penguin_engine.runtimes.base import RuntimeInfo, check_fits, segment_length
+from penguin_engine.runtimes.base import KVCache, RuntimeInfo, check_fits
 
 BOX_ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
 
@@ -25,7 +25,7 @@ class ScriptedRuntime:
     """Answers every prompt with the same text.
 
     Attributes:
-        text: Answer to every question; "" repeats the question, "boom" raises an error instead.
+        text: Answer to every question; "" repeats the question, "boom" raises an error instead, "nan" makes logits NaN.
         token_s: Duration of every `append` in seconds.
         encode_s: Duration of the encoding of one image in seconds.
         pause_s: Additional duration of the third token of an answer in seconds.
@@ -60,33 +60,26 @@ class ScriptedRuntime:
         return [*answer, next(iter(ends))]
 
 
-class ScriptedCache:
+class ScriptedCache(KVCache):
     def __init__(self, runtime, max_length):
-        self._runtime, self._max_length = runtime, max_length
-        self.length = self._generated = 0
-        self._question = []
+        super().__init__(max_length, runtime.info.dtype)
+        self._runtime, self._generated, self._question = runtime, 0, []
 
-    def append(self, segments):
-        tokens = sum(map(segment_length, segments))
-        check_fits(self.length + tokens, self._max_length, "the cache")
+    def _extend(self, segments, new):
         if self._runtime.text == "boom":
             raise RuntimeError("boom")
         time.sleep(self._runtime.token_s)
-        self.length += tokens
-        self._generated = self._generated + 1 if tokens == 1 else 0
+        self.length += new
+        self._generated = self._generated + 1 if new == 1 else 0
         if self._generated == 0 and not isinstance(segments[-1], ScriptedTokens):
             self._question = segments[-1]
         time.sleep(self._runtime.pause_s if self._generated == 3 else 0)
         if 0 < self._runtime.fails_at == self._generated:
             raise RuntimeError("boom")
         answer = self._runtime.answer_tokens(self._question)
-        logits = np.zeros(self._runtime.info.vocab_size, np.float32)
+        logits = np.full(self._runtime.info.vocab_size, np.nan if self._runtime.text == "nan" else 0, np.float32)
         logits[answer[min(self._generated, len(answer) - 1)]] = 1
         return logits
 
-    def truncate(self, length):
-        assert length <= self.length
-        self.length = length
-
-    def close(self):
+    def _free(self):
         self._runtime.open_caches -= 1

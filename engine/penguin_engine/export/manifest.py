@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -123,6 +123,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise ValueError(f"profile {self.profile!r} is unknown")
+        if outside := [name for name in self.files if PurePath(name).name != name]:
+            raise ValueError(f"it names {outside[0][:200]!r}, which is not a file of this folder")
 
     @property
     def precision(self) -> str:
@@ -174,7 +176,7 @@ def exported_names(folder: Path) -> set[str] | None:
     """Returns the names of the files that an export wrote to a folder; None if it has no valid manifest."""
     try:
         raw = json.loads((folder / MANIFEST).read_text())
-        return {MANIFEST, *raw["files"]} if raw["format"] == FORMAT else None
+        return {MANIFEST, *(PurePath(name).name for name in raw["files"])} if raw["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from penguin_models.errors import ContextLengthError
+import numpy as np
+
+from penguin_models.errors import ContextLengthError, NonFiniteError
 from penguin_models.types import Float32Array, PatchedImage
 
 
@@ -48,12 +50,13 @@ PromptSegment: TypeAlias = TokenIds | VisualTokens
 class KVCache(ABC):
     """The keys and values of one token sequence, with memory for a fixed maximum length.
 
-    This base class counts cached tokens, checks that new ones fit, and undoes an append that failed.
+    This base class counts cached tokens, checks that new ones fit and that logits are finite, and undoes an append that
+    failed. `dtype` is that of the runtime's info.
     """
 
-    def __init__(self, max_length: int):
+    def __init__(self, max_length: int, dtype: str):
         self.length = 0  # number of cached tokens
-        self._max_length = max_length
+        self._max_length, self._dtype = max_length, dtype
         self._closed = False
 
     def append(self, segments: Sequence[PromptSegment]) -> Float32Array:
@@ -70,13 +73,21 @@ class KVCache(ABC):
         Raises:
             ContextLengthError: The segments do not fit; nothing was appended.
             DeviceMemoryError, EngineError: The device failed or has too little memory; nothing was appended.
+            NonFiniteError: No token can be chosen from the logits. The memory may hold NaN, which some kernels read
+                even where it is masked: do not use this cache any more.
         """
         assert not self._closed, "the cache is closed"
         before, new = self.length, sum(segment_length(segment) for segment in segments)
         check_fits(before + new, self._max_length, "the cache")
         assert new > 0, "nothing to append"
         try:
-            return self._extend(segments, new)
+            logits = self._extend(segments, new)
+            if not np.isfinite(logits.max()):  # NaN if any logit is; a single -inf is a token that is never chosen
+                raise NonFiniteError(
+                    f"the model's logits are not finite in {self._dtype}: check its weights for NaN and infinity, and "
+                    "run or export it in bfloat16 or float32 if they overflow float16"
+                )
+            return logits
         except BaseException:
             self.truncate(before)
             raise

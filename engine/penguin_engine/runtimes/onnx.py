@@ -102,7 +102,7 @@ class OnnxCache(KVCache):
     """A `KVCache` whose memory is reserved once."""
 
     def __init__(self, session: Any, table: EmbeddingTable, manifest: Manifest, device: Device, max_length: int):
-        super().__init__(max_length)
+        super().__init__(max_length, manifest.precision)
         self._session, self._table = session, table
         self._dtype, self._vocab = manifest.dtype, manifest.decoder.vocab
         self._binding: Any = session.io_binding()

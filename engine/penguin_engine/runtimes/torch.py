@@ -64,7 +64,7 @@ class TorchRuntime:
         record = self._record
         if record is None and self._device.type == "cuda":
             record = CudaGraphRecorder(self._device)
-        return TorchCache(self._model, max_length, record)
+        return TorchCache(self._model, max_length, self.info.dtype, record)
 
     def synchronize(self) -> None:
         """See `Runtime.synchronize`."""
@@ -82,8 +82,8 @@ class TorchRuntime:
 class TorchCache(KVCache):
     """A `KVCache` whose memory is reserved once: appending never copies cached tokens."""
 
-    def __init__(self, model: PenguinVL, max_length: int, record: Recorder | None):
-        super().__init__(max_length)
+    def __init__(self, model: PenguinVL, max_length: int, dtype: str, record: Recorder | None):
+        super().__init__(max_length, dtype)
         layers = model.language_model.config.num_hidden_layers
         self._model = model
         self._tensors = CacheTensors(layers, max_length, zeroed=record is not None)

@@ -6,7 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 
-from penguin_models.grounding import GroundedObject
+from penguin_models.grounding import COORDINATE, Box, GroundedObject, read_box
+
+_BETWEEN = r"[^\w.]{1,40}"
+# In a lookahead, because a box may begin with the second of four numbers.
+_FOUR = re.compile(
+    rf"(?<![\d.])(?=({COORDINATE}){_BETWEEN}({COORDINATE}){_BETWEEN}({COORDINATE}){_BETWEEN}({COORDINATE}))"
+)
 
 
 def box_scores(
@@ -25,15 +31,20 @@ def box_scores(
     """
     scores, position = [], 0
     for item in objects:
-        box = item.box
-        numbers = r"\D{1,4}".join(rf"(?<!\d){number}(?!\d)" for number in (box.x1, box.y1, box.x2, box.y2))
-        match = re.compile(numbers).search(text, position)
+        match = next((match for match in _FOUR.finditer(text, position) if _is(item.box, match)), None)
         if match is None:
             scores.append(math.nan)
             continue
-        position = match.end()
+        position = match.end(4)
         # A token that extends beyond the numbers counts as well: it determined some of their digits.
         tokens = zip((0, *ends), ends, probabilities, strict=False)
-        chosen = [p for begin, end, p in tokens if begin < match.end() and end > match.start()]
+        chosen = [p for begin, end, p in tokens if begin < match.end(4) and end > match.start(1)]
         scores.append(math.prod(chosen) ** (1 / len(chosen)) if chosen else math.nan)
     return tuple(scores)
+
+
+def _is(box: Box, match: re.Match[str]) -> bool:
+    try:
+        return read_box(match.groups()) == box
+    except (ValueError, OverflowError):
+        return False

@@ -42,6 +42,7 @@ class CameraState:
         camera: Name of the camera.
         session: Its memory and KV cache.
         mailbox: The frame that waits to be taken.
+        failure: The error that cleared the memory; None if there was none, or the memory was cleared since.
         observed_s: When the newest frame entered the memory, on the worker's clock; None before the first.
         bad_frames: Number of images that could not be converted.
         last_error: Why the last of them could not be converted.
@@ -54,6 +55,7 @@ class CameraState:
 
     def __init__(self, camera: str, session: SceneSession, mailbox: Mailbox, clock: Callable[[], float] = monotonic):
         self.camera, self.session, self.mailbox = camera, session, mailbox
+        self.failure: Exception | None = None
         self.observed_s: float | None = None
         self.captioned_s = 0.0
         self.bad_frames = self.captions = self.captions_skipped = 0

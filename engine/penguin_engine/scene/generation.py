@@ -77,7 +77,7 @@ class Sampler:
 
 
 class TextStream:
-    """Turns tokens into text as they arrive, and detects stop strings.
+    """Turns tokens into text as they arrive, and detects stop strings; the pieces add up to the text of all tokens.
 
     Text is held back while it could still change (half a character) or could be the beginning of a stop string.
     """
@@ -85,29 +85,35 @@ class TextStream:
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
         self._decode = decode
         self._stop = stop
+        # Decoded tokens: those that end with the last whole character, and a few before, because some tokenizers join
+        # tokens with spaces.
         self._ids: list[int] = []
-        self._start = 0  # first token whose text has not been released
-        self._context = 0  # decoding starts a little earlier, because some tokenizers join tokens with spaces
+        self._boundary = 0  # number of these tokens up to the last whole character
+        self._released = 0  # length of their text that was released
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Adds a token and returns the text that can no longer change."""
         self._ids.append(token)
-        before = self._decode(self._ids[self._context : self._start])
-        text = self._decode(self._ids[self._context :])
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(self._ids) - self._start < 4:
-            return ""  # the token ends inside a character, which has at most four bytes
-        self._context, self._start = self._start, len(self._ids)
-        return self._release(text[len(before) :])
+        text = self._decode(self._ids)
+        # A character whose bytes are not complete is decoded as replacement characters.
+        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        if len(whole) <= self._released:
+            return ""
+        piece = whole[self._released :]
+        self._released = len(whole)
+        if whole == text:
+            del self._ids[: self._boundary]
+            self._boundary = len(self._ids)
+            self._released = len(self._decode(self._ids))
+        return self._release(piece)
 
     def finish(self) -> str:
         """Returns the text still held back, when no more tokens follow."""
         if self.stopped:
             return ""
-        rest = self._decode(self._ids[self._context :])[len(self._decode(self._ids[self._context : self._start])) :]
-        self._start = len(self._ids)
-        text = self._release(rest)
+        text = self._release(self._decode(self._ids)[self._released :])
         held, self._held = self._held, ""
         return text if self.stopped else text + held
 

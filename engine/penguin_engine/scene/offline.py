@@ -15,7 +15,7 @@ from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.generation import AnswerHooks, Sampling, prefill_and_generate
 from penguin_models.errors import MediaError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
-from penguin_models.media import Clip
+from penguin_models.media import Clip, at_first_size
 from penguin_models.processor import Processor, Visual
 from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, FrameKind, PatchedImage, Size, UInt8Array
@@ -134,16 +134,12 @@ def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
     """Reads a clip once and labels its frames, holding one frame at a time.
 
     Raises:
-        MediaError: The clip is empty, changes its frame size, or cannot be read.
+        MediaError: The clip is empty or cannot be read.
     """
     policy.reset()
     times, kinds, size = [], [], None
-    for time_s, rgb in clip:
+    for time_s, rgb in at_first_size(clip):
         frame = Frame(rgb, round(time_s * 1e9))
-        if size not in (None, frame.size):
-            raise MediaError(
-                f"a frame of {frame.size} follows frames of {size}; all frames of a clip must have one size"
-            )
         kinds.append(policy.observe(frame))
         times.append(time_s)
         size = frame.size
@@ -182,7 +178,7 @@ def _patched(
     for image, visual, allocation in zip(images, visuals, allocations, strict=False):
         yield from processor.patch([image], visual.kinds, allocation)
     if clip is not None:
-        yield from processor.patch((frame.rgb for frame in clip), visuals[-1].kinds, allocations[-1])
+        yield from processor.patch((frame.rgb for frame in at_first_size(clip)), visuals[-1].kinds, allocations[-1])
 
 
 def _batches(images: Iterator[PatchedImage]) -> Iterator[list[PatchedImage]]:

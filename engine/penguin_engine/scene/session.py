@@ -22,7 +22,7 @@ from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.memory import FrameMemory, HeldFrame, MemoryConfig
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
-from penguin_models.errors import NoFramesError
+from penguin_models.errors import NoFramesError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
@@ -99,10 +99,8 @@ class SceneSession:
         config = replace(self.memory.config, token_budget=token_budget)
         capacity = session_capacity(self._runtime, self._processor, config)
         self.memory.set_budget(token_budget)
-        self._cache.close()
-        self._prefilled.clear()
         self._capacity = capacity
-        self._cache = self._runtime.open_cache(capacity)
+        self._reopen_cache()
 
     def reset(self) -> None:
         """Clears memory and cache, after an error that may have left them inconsistent."""
@@ -125,8 +123,8 @@ class SceneSession:
         end = self._cache.length
         try:
             self._cache.append(segments)
-        except BaseException:
-            self._cache.truncate(end)
+        except NonFiniteError:
+            self._reopen_cache()
             raise
         for frame, time_ids in zip(step, segments[::2], strict=True):
             end += segment_length(time_ids) + frame.tokens
@@ -175,6 +173,12 @@ class SceneSession:
         """Frees the cache."""
         self._cache.close()
 
+    def _reopen_cache(self) -> None:
+        """Replaces the cache by an empty one."""
+        self._cache.close()
+        self._prefilled.clear()
+        self._cache = self._runtime.open_cache(self._capacity)
+
     def _ask_prefix(self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer) -> None:
         """Completes the prefix, then prefills only the question; the cache ends as the prefix alone."""
         more = True
@@ -188,8 +192,11 @@ class SceneSession:
         tail = [request.token_ids]
         try:
             prefill_and_generate(answer, timer, self._cache, tail, self._processor, request.sampling, hooks)
+        except NonFiniteError:
+            self._reopen_cache()
+            raise
         finally:
-            self._cache.truncate(prefix)
+            self._cache.truncate(min(prefix, self._cache.length))
 
     def _ask_fresh(
         self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, frames: Sequence[HeldFrame]

@@ -184,6 +184,7 @@ class SceneWorker:
             self._clear = False
             for state in self.camera_states.values():
                 state.session.memory.clear()
+                state.failure = None
                 self._listener.on_memory(state)
         for state in self.camera_states.values():
             load = state.mailbox.take()
@@ -222,6 +223,9 @@ class SceneWorker:
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
         held = {name: frame for name in cameras if (frame := self.camera_states[name].newest) is not None}
         if not held:
+            failure = next(filter(None, (self.camera_states[name].failure for name in cameras)), None)
+            if failure is not None:
+                raise failure
             reasons = [self.camera_states[name].why_empty for name in cameras]
             reason = "; ".join(filter(None, reasons)) or "is the camera publishing?"
             raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet: {reason}")
@@ -269,4 +273,5 @@ class SceneWorker:
         except Exception as err:  # noqa: BLE001 - the node outlives any one piece of work
             if state is not None:
                 state.session.reset()
+                state.failure = err
             self._listener.on_failure(doing, err)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from penguin_models.errors import EvaluationError
-from penguin_ros.bags import open_bag
+from penguin_ros.bag_storage.bag import open_bag
+from penguin_ros.bag_storage.messages import READABLE_ENCODINGS
 from penguin_ros.evaluation.question_file import ExpectedObject
+from penguin_ros.recording import header_stamp_ns
 
 MAX_DISTANCE_S = 0.5
 """Maximum time between an image and the message with its boxes."""
@@ -40,8 +42,8 @@ class TruthTopic:
 
 def read_truth(path: Path, topic: str) -> TruthTopic:
     """Reads the expected boxes of a topic; raises EvaluationError if it is missing, is empty or has another type."""
-    with open_bag(path) as reader:
-        types = {c.topic: c.msgtype for c in reader.connections}
+    with open_bag(path) as bag:
+        types = {c.topic: c.msgtype for c in bag.connections if c.encoding in READABLE_ENCODINGS}
         if topic not in types:
             available = ", ".join(sorted(name for name, kind in types.items() if kind in _TYPES)) or "none"
             raise EvaluationError(f"bag {path} has no topic {topic}; topics with boxes: {available}")
@@ -50,11 +52,10 @@ def read_truth(path: Path, topic: str) -> TruthTopic:
                 f"topic {topic} of bag {path} is {types[topic]}; boxes are read from {' or '.join(_TYPES)}"
             )
         messages = []
-        for connection, recorded_ns, data in reader.messages([c for c in reader.connections if c.topic == topic]):
-            message = reader.deserialize(data, connection.msgtype)
-            stamp_ns = int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+        for recorded in bag.messages([c for c in bag.connections if c.topic == topic and c.msgtype in _TYPES]):
+            message = recorded.deserialize()
             boxes = map(_detection, message.detections) if hasattr(message, "detections") else _caption(message)
-            messages.append((stamp_ns or recorded_ns, tuple(boxes)))
+            messages.append((header_stamp_ns(recorded) or recorded.log_ns, tuple(boxes)))
     if not messages:
         raise EvaluationError(f"topic {topic} of bag {path} has no messages")
     stamps_ns, objects = zip(*sorted(messages, key=lambda item: item[0]), strict=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from penguin_engine.scene.generation import Sampling
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic
-from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.question_file import ExpectedObject, Question
 from penguin_ros.evaluation.records import AnswerKey, AnswerRecord, ModelSpec, RunSettings, answer_key
+from penguin_ros.recording import Recording
 
 _SINGLE_CAMERA_METHODS = ("last-4", "offline")
 

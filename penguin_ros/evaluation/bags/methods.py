@@ -28,8 +28,8 @@ from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
 from penguin_ros.bags import sample_stamps
 from penguin_ros.evaluation.bags.jobs import Asked
-from penguin_ros.evaluation.bags.recording import ImageRef, Recording
 from penguin_ros.evaluation.records import RunSettings, Timeline
+from penguin_ros.recording import ImageRef, Recording
 
 _LAST_FRAMES = 4
 

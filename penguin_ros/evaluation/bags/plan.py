@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from penguin_models.errors import EvaluationError, MediaError
-from penguin_ros.bags import choose_topic, open_bag
+from penguin_ros.bag_storage.bag import open_bag
 from penguin_ros.evaluation.bags.ground_truth import TruthTopic, read_truth
 from penguin_ros.evaluation.bags.jobs import BagJob, question_clock
-from penguin_ros.evaluation.bags.recording import Recording, bag_name, open_recording
+from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import Question, first_ten
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
+from penguin_ros.recording import Recording, bag_name, choose_topic
 
 _SLACK_NS = 1_000_000
 """A question may be this much before the first or after the last image, because times in files are rounded."""
@@ -86,7 +88,7 @@ def _plan_bag(
     if not cameras:
         return None
     try:
-        recording = open_recording(path, cameras)
+        recording = replace(open_recording(path, cameras), mono16_scaling=settings.node()["mono16_scaling"])
     except EvaluationError as err:
         problems.append(str(err))
         return None
@@ -107,11 +109,11 @@ def _list_ids(ids: Sequence[str]) -> str:
 
 def _find_cameras(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> list[str]:
     cameras = []
-    with open_bag(path) as reader:
+    with open_bag(path) as bag:
         for question in questions:
             for topic in question.cameras or (None,):
                 try:
-                    cameras.append(choose_topic(path, reader, topic, option="its field camera"))
+                    cameras.append(choose_topic(bag, topic, option="its field camera"))
                 except MediaError as err:
                     unavailable.setdefault(str(err), []).append(question.id)
     return list(dict.fromkeys(cameras))

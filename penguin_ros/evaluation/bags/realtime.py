@@ -15,13 +15,13 @@ from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.requests import Outcome, PendingRequest, RequestQueue
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import PenguinError
+from penguin_models.errors import NonFiniteError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, MemoryLog
-from penguin_ros.evaluation.bags.recording import StampedImage
 from penguin_ros.evaluation.bags.replay import answer_record, attempt
 from penguin_ros.evaluation.records import AnswerRecord, Timeline
+from penguin_ros.recording import RecordedImage
 
 METHOD = "realtime"
 
@@ -91,7 +91,7 @@ class _SimulatedWorker(SceneWorker):
         self._newest_frames: dict[str, Frame] = {}
         self._loaded_ns = clock.now_ns()
         self._images = job.recording.read()
-        self._next: StampedImage | None
+        self._next: RecordedImage | None
         self._read_next()
 
     def run(self) -> Iterator[AnswerRecord | Timeline]:
@@ -157,7 +157,7 @@ class _SimulatedWorker(SceneWorker):
         """Raises what the live node would log: an evaluation must not hide it."""
         raise error
 
-    def _load(self, image: StampedImage) -> Frame:
+    def _load(self, image: RecordedImage) -> Frame:
         self._loaded_ns = self._time.now_ns()
         frame = image.load()
         self._newest_frames[frame.camera] = frame
@@ -186,7 +186,7 @@ class _SimulatedWorker(SceneWorker):
         self, asked: Asked, pending: PendingRequest, newest: dict[str, Frame], waited_s: float, joules: float | None
     ) -> None:
         error = pending.outcome.exception()
-        if error is not None and not isinstance(error, PenguinError):
+        if error is not None and (isinstance(error, NonFiniteError) or not isinstance(error, PenguinError)):
             raise error
         result: Answer | PenguinError = error if error is not None else pending.outcome.result().answer
         if isinstance(result, Answer):

@@ -15,12 +15,12 @@ from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import newest_last
-from penguin_models.errors import EvaluationError, MediaError, PenguinError
+from penguin_models.errors import EvaluationError, MediaError, NonFiniteError, PenguinError
 from penguin_models.types import Frame
 from penguin_ros.evaluation.bags.jobs import Asked, BagJob
 from penguin_ros.evaluation.bags.methods import Engine, LastFramesMethod, MemoryMethod, Method, OfflineMethod
-from penguin_ros.evaluation.bags.recording import StampedImage
 from penguin_ros.evaluation.records import AnswerRecord, Timeline, answer_fields, answer_key, frame_record, question_key
+from penguin_ros.recording import RecordedImage
 
 T = TypeVar("T")
 _METHODS: dict[str, type[Method]] = {"memory": MemoryMethod, "last-4": LastFramesMethod, "offline": OfflineMethod}
@@ -84,7 +84,7 @@ class _FrameSampler:
         self._errors: dict[str, list[str]] = {camera: [] for camera in job.recording.cameras}
         self.newest: dict[str, Frame] = {}
 
-    def take(self, image: StampedImage) -> Frame | None:
+    def take(self, image: RecordedImage) -> Frame | None:
         mailbox = self._mailboxes[image.ref.camera]
         if not mailbox.offer(image.ref.stamp_ns, image.load):
             return None
@@ -104,10 +104,16 @@ class _FrameSampler:
 
 
 def attempt(ask: Callable[[], T], meter: EnergyMeter | None) -> tuple[T | PenguinError, float | None]:
-    """Calls `ask` and returns its result or its PenguinError, with the energy in joules if a meter measured it."""
+    """Calls `ask` and returns its result or its PenguinError, with the energy in joules if a meter measured it.
+
+    Raises:
+        NonFiniteError: The model is damaged or overflows, so there is nothing to score.
+    """
     with nullcontext(None) if meter is None else meter.measure() as reading:
         try:
             outcome: T | PenguinError = ask()
+        except NonFiniteError:
+            raise
         except PenguinError as err:
             outcome = err
     return outcome, None if reading is None else reading.total

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import machine_facts
-from penguin_models.checkpoint import resolve_checkpoint
 from penguin_models.errors import EvaluationError
+from penguin_models.hub import resolve_checkpoint
 from penguin_ros.evaluation.bags.jobs import BagJob
 from penguin_ros.evaluation.bags.plan import make_plan
-from penguin_ros.evaluation.bags.recording import bag_name
 from penguin_ros.evaluation.bags.workers import Work, load_model, run_in_processes, run_in_turn, run_on_ray
 from penguin_ros.evaluation.journal import Journal, Progress, recording_key, run_key
 from penguin_ros.evaluation.question_file import Question
@@ -29,6 +28,7 @@ from penguin_ros.evaluation.results import (
     score_record,
 )
 from penguin_ros.evaluation.summary import summarise
+from penguin_ros.recording import bag_name
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,13 @@ def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> Answer
 
 
 def _describe_bags(jobs: Sequence[BagJob], failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:
-    cameras = {job.recording.name: list(job.recording.cameras) for job in jobs}
-    return [
-        BagInfo(name=name, path=str(path), cameras=cameras.get(name, []), failed=failed.get(name))
-        for path in paths
-        if (name := bag_name(path)) in {**cameras, **failed}  # bags without questions are left out
-    ]
+    recordings = {job.recording.name: job.recording for job in jobs}
+    bags = []
+    for path in paths:
+        name = bag_name(path)
+        if name in recordings:
+            cameras, notes = list(recordings[name].cameras), list(recordings[name].notes)
+            bags.append(BagInfo(name=name, path=str(path), cameras=cameras, failed=failed.get(name), notes=notes))
+        elif name in failed:  # bags without questions are left out
+            bags.append(BagInfo(name=name, path=str(path), failed=failed[name]))
+    return bags

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from penguin_models.errors import EvaluationError
 from penguin_models.grounding import SCALE
 from penguin_models.types import Size
 from penguin_ros.evaluation.metrics.boxes import BoxTuple
@@ -20,6 +21,7 @@ from penguin_ros.evaluation.results import Results, ScoredRecord, expected_of
 from penguin_ros.evaluation.summary import perception
 
 EXPECTED_COLOUR = "#1f7a1f"
+_JPEG = b"\xff\xd8\xff"  # first bytes of every JPEG file
 
 
 @dataclass(frozen=True)
@@ -139,17 +141,22 @@ class CardMaker:
                 objects = answers[index].objects
                 boxes += [DrawnBox("predicted", item.label, _pixels(item.box, frame), colour) for item in objects]
             names = f" ({', '.join(self._columns[index].name for index in indices)})" if len(by_frame) > 1 else ""
-            image = self._image(self._columns[indices[0]].folder / "frames" / frame.file, frame)
+            image = self._image(self._columns[indices[0]].folder / "frames", frame)
             pictures.append(Picture(frame, image, boxes, f"{frame.camera} at {frame.time_s:.2f} s{names}"))
         return pictures
 
-    def _image(self, file: Path, frame: FrameRecord) -> str | None:
+    def _image(self, folder: Path, frame: FrameRecord) -> str | None:
+        file = (folder / frame.file).resolve()
         if file not in self.images:
+            if not file.is_relative_to(folder.resolve()):  # a link
+                raise EvaluationError(f"frame {folder / frame.file} leads out of the results folder")
             try:
-                data = base64.b64encode(file.read_bytes()).decode()
+                content = file.read_bytes()
             except OSError:
                 return None
-            self.images[file] = (f"frame-{len(self.images)}", frame, data)
+            if not content.startswith(_JPEG):
+                raise EvaluationError(f"frame {file} is not a JPEG image")
+            self.images[file] = (f"frame-{len(self.images)}", frame, base64.b64encode(content).decode())
         return self.images[file][0]
 
 

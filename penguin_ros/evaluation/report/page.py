@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from penguin_models.atomic_write import atomic_write
@@ -28,10 +28,16 @@ def write_report(path: Path, runs: Sequence[Results], folders: Sequence[Path]) -
     Frames are read from the folders of the runs.
 
     Raises:
-        EvaluationError: The runs cannot be compared.
+        EvaluationError: The runs cannot be compared, or results contradict themselves, as after editing by hand.
         WriteError: The page cannot be written.
     """
-    html = render(runs, folders)
+    try:
+        html = render(runs, folders)
+    except EvaluationError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, UndefinedError) as err:
+        names = " or ".join(map(str, folders))
+        raise EvaluationError(f"results in {names} contradict themselves ({err}); run the evaluation again") from err
     with atomic_write(path) as file:
         file.write(html)
     return path

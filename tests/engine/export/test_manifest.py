@@ -40,6 +40,9 @@ def test_folder_that_is_not_an_export_is_refused(tmp_path, name, message):
         Manifest.read(tmp_path / name)
 
 
+HERE = {"bytes": 1, "sha256": ""}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -48,6 +51,11 @@ def test_folder_that_is_not_an_export_is_refused(tmp_path, name, message):
         (lambda raw: raw["decoder"].pop("layers"), r"decoder\.layers: Field required"),
         (lambda raw: raw.update(profile="old"), "profile 'old' is unknown"),
         (lambda raw: raw.update(files=[]), "files: Input should be a valid dictionary"),
+        (
+            lambda raw: raw["files"].update({"../x": {"bytes": 1, "sha256": ""}}),
+            r"it names '\.\./x', which is not a file",
+        ),
+        (lambda raw: raw["files"].update({"/etc/passwd": {"bytes": 1, "sha256": ""}}), "it names '/etc/passwd'"),
     ],
 )
 def test_damaged_manifest_is_refused(folder, change, message):

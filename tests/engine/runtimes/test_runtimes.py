@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.checkpoint import load_pretrained
-from penguin_models.errors import ContextLengthError, DeviceMemoryError
+from penguin_models.errors import ContextLengthError, DeviceMemoryError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.media import load_image
 from penguin_models.novelty_policy import NoveltyPolicy
@@ -128,6 +129,15 @@ def test_info_describes_the_model(runtime):
     length, device = (MAX_TOKENS, "cuda:0") if info.name == "tensorrt" else (40_960, "cpu")
     assert (info.context_length, info.vocab_size) == (length, 1536)
     assert (info.dtype, info.device) == ("float32", device)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(runtime, images, cache, value):
+    cache.append([[5, 6]])
+    (tokens,) = runtime.encode([replace(images[0], patches=np.full_like(images[0].patches, value))])
+    with pytest.raises(NonFiniteError, match=r"not finite in float32: check its weights .* bfloat16 or float32"):
+        cache.append([tokens, [7]])
+    assert cache.length == 2
 
 
 def test_logits_match_torch(runtime, torch_runtime, images, cache):

@@ -1,7 +1,5 @@
 """Scores of boxes, computed from the probabilities of their tokens."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -34,7 +32,10 @@ def test_equal_boxes_are_distinguished_by_their_position():
 def test_every_notation_of_a_box_is_scored():
     assert scored([('[{"bbox_2d": [1, 2, 3, 4], "label": "x"}]', 0.5)]) == (0.5,)
     assert scored([("the cup [1, 2, 3, 4]", 0.5)]) == (0.5,)
-    assert math.isnan(scored([("[a](1.2,2,3,4)", 0.5)])[0])  # parsed as 1, which the text does not contain
+    assert scored([("1 [a](1.2,2,3,4)", 0.5)]) == (0.5,)  # a number precedes the box
+    assert scored([("[a](", 0.1), ("0.12,0.34,", 0.25), (".5, 1.0)", 1.0)]) == (0.5,)
+    assert scored([("[a](12%, 34.5%, 50%, 100 %)", 0.5)]) == (0.5,)
+    assert scored([('{"bbox": [\n    1,\n    2,\n    3,\n    4\n  ]}', 0.5)]) == (0.5,)
 
 
 def test_the_probability_does_not_depend_on_the_sampling():

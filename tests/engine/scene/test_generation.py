@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from penguin_engine.scene.generation import AnswerHooks, Generation, Sampler, Sampling, TextStream, generate
 from penguin_models.errors import PromptError
@@ -79,8 +80,44 @@ def test_characters_of_several_tokens_are_streamed_whole(processor, text):
 def test_streamed_text_never_contains_a_stop_string(processor, tokens, stop):
     generation, _, _ = run(processor, tokens, stop=tuple(stop))
     assert not any(s in generation.text for s in stop)
-    if not stop and "\N{REPLACEMENT CHARACTER}" not in processor.decode(tokens):
+    if not stop:
         assert generation.text == processor.decode(tokens)
+
+
+def streamed(decode, tokens):
+    stream = TextStream(decode)
+    return [stream.push(token) for token in tokens] + [stream.finish()]
+
+
+@given(
+    st.lists(st.sampled_from(["요", "한국", "🐧", "é", "a ", "\u200d"]).map(str.encode) | st.binary(max_size=3)),
+    st.data(),
+)
+def test_pieces_add_up_however_tokens_cut_the_bytes(parts, data):
+    """Tokens may straddle two characters and more, and the bytes may be no text at all."""
+    content = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=len(content))))
+    tokens = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    pieces = streamed(lambda ids: b"".join(ids).decode(errors="replace"), tokens)
+    assert "".join(pieces) == content.decode(errors="replace")
+
+
+def test_characters_are_released_as_soon_as_they_are_complete():
+    tokens = [bytes.fromhex(token) for token in ("ec", "80", "a0ed", "97", "88", "eabf", "bc", "ff", "41")]
+    pieces = streamed(lambda ids: b"".join(ids).decode(errors="replace"), tokens)
+    assert pieces == ["", "", "쀠", "", "허", "", "꿼", "", "\N{REPLACEMENT CHARACTER}A", ""]
+
+
+LLAMA = decoders.Sequence(
+    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+)
+WORDS = ["▁a", "▁", "b", "", "▁é", "🐧"]
+
+
+@given(st.lists(st.sampled_from([*([word] for word in WORDS), [f"<0x{byte:02X}>" for byte in "🐧".encode()]])))
+def test_tokenizers_with_leading_spaces_and_byte_tokens_stream_all_text(parts):
+    tokens = [token for part in parts for token in part]
+    assert "".join(streamed(LLAMA.decode, tokens)) == LLAMA.decode(tokens)
 
 
 def test_text_is_streamed_as_soon_as_it_cannot_be_a_stop_string():

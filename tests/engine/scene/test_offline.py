@@ -1,6 +1,5 @@
 """Questions about images and clips on the small checkpoint: budgets, costs and errors."""
 
-import numpy as np
 import pytest
 
 from penguin_engine.runtimes.torch import TorchRuntime
@@ -103,6 +102,13 @@ def test_an_empty_clip_is_refused():
         label_clip(Frames([]), ReferencePolicy())
 
 
-def test_frames_of_different_sizes_are_refused(picture):
-    with pytest.raises(MediaError, match="follows frames of"):
-        label_clip(Frames([picture(40, 40), np.zeros((50, 50, 3), np.uint8)]), ReferencePolicy())
+def test_frames_of_another_size_are_scaled_to_the_first(runtime, processor, picture, caplog):
+    sizes = (40, 60), (80, 120), (60, 40)
+    clip = Frames([picture(*size) for size in sizes])
+    assert label_clip(clip, ReferencePolicy()).size == (40, 60)
+    answer = ask(runtime, processor, "What?", clip=clip, policy=ReferencePolicy(), sampling=FEW)
+    assert answer.frames == 3 and answer.image_size == (40, 60)
+    assert [record.message for record in caplog.records] == [
+        f"the clip changes from 60x40 to {size} pixels; all its frames are scaled to the first size"
+        for size in ("120x80", "40x60")
+    ]

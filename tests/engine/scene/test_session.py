@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.offline import ask
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
-from penguin_models.errors import ContextLengthError, NoFramesError
+from penguin_models.errors import ContextLengthError, NoFramesError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.media import ClipFrame
 from penguin_models.types import Frame, FrameKind, Size
@@ -196,6 +197,30 @@ def test_an_exception_in_a_callback_leaves_the_session_usable(runtime, processor
     with pytest.raises(RuntimeError, match="listener gone"):
         ask_session(session, processor, "What?", on_text=broken)
     assert ask_session(session, processor, "What?").raw == expected
+
+
+@pytest.mark.parametrize("during", ["prefill", "question"])
+def test_nan_in_the_cache_is_gone_after_the_error(model, processor, picture, during):
+    """Steps of fixed shapes multiply all rows of the cache, also those that they mask."""
+    runtime = TorchRuntime(model, record=lambda work: work)
+    session, control = (make_session(runtime, processor) for _ in range(2))
+    for second in range(3):
+        session.observe(frame(picture, second))
+    while during == "question" and session.prefill_pending():
+        pass
+    weight = model.language_model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        before = weight[0, 0].item()
+        weight[0, 0] = float("nan")
+        try:
+            with pytest.raises(NonFiniteError, match="not finite in float32"):
+                ask_session(session, processor, "What is on the table? " * 9)
+        finally:
+            weight[0, 0] = before
+    session.memory.clear()
+    for each in (session, control):
+        each.observe(frame(picture, 0))
+    assert ask_session(session, processor, "What?").raw == ask_session(control, processor, "What?").raw
 
 
 def test_the_horizon_starts_at_the_newest_frame(runtime, processor, picture):

@@ -196,6 +196,11 @@ def test_an_error_during_prefill_is_reported_and_clears_the_session(make):
     offer_and_wait(worker, 1)
     worker.listener.wait(lambda: worker.listener.failures)
     assert worker.listener.failures[0][0] == "prefilling frames"
+    with pytest.raises(RuntimeError, match="boom"):  # which is why there are no frames
+        answer(worker)
+    worker.clear()
+    with pytest.raises(NoFramesError):
+        answer(worker)
     worker.runtime.text = "fine"
     offer_and_wait(worker, 2)
     assert answer(worker).answer.frames == 1

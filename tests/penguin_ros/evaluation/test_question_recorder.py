@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import socket
 import threading
 
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from penguin_models.errors import EvaluationError, MediaError, WriteError
 from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
-from penguin_ros.evaluation.question_recorder import Recorder, RecorderServer
+from penguin_ros.evaluation.question_recorder import Recorder
+from penguin_ros.evaluation.recorder_server import RecorderServer
 
 PICTURES = [(0.5 * i, 10 * i) for i in range(9)]
 TEXT = [{"type": "text", "accept": ["red"]}]
@@ -31,23 +33,22 @@ def recorder(picture_bag, file):
 
 @pytest.fixture
 def server(recorder):
-    """A running server."""
-    server = RecorderServer(recorder)
-    thread = threading.Thread(target=server.serve_forever)
+    """A running server; a request must arrive within one second."""
+    server = RecorderServer(recorder, read_s=1.0)
+    thread = threading.Thread(target=server.run)
     thread.start()
     yield server
-    server.shutdown()
+    server.stop()
     thread.join()
-    server.server_close()
 
 
 @pytest.fixture
 def ask(server):
     """Sends requests to a running server: (status, content type, body)."""
 
-    def request(method, path, body=None, kind="application/json"):
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-        headers = {"Content-Type": kind} if body is not None else {}
+    def request(method, path, body=None, kind="application/json", **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        headers |= {"Content-Type": kind} if body is not None else {}
         connection.request(method, path, body, headers)
         reply = connection.getresponse()
         content = reply.read()
@@ -182,7 +183,10 @@ def test_a_used_id_is_refused(ask):
     [
         ("/question", "{", "application/json", 400),
         ("/question", "[]", "application/json", 400),
-        ("/question", "{}", "text/plain", 404),  # a form on another site could send this
+        ("/question", "[" * 200_000, "application/json", 400),
+        ("/question", '"\\ud800"', "application/json", 400),
+        ("/question", "{}", "text/plain", 415),  # a form on another site could send this
+        ("/question", "x" * 1_000_001, "application/json", 413),
         ("/elsewhere", "{}", "application/json", 404),
     ],
 )
@@ -192,19 +196,43 @@ def test_other_requests_are_refused(ask, file, path, body, kind, status):
     assert file.read_text() == ""
 
 
-def test_a_request_that_is_too_long_is_refused_unread(recorder):
-    with RecorderServer(recorder) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-        connection.putrequest("POST", "/question")
-        connection.putheader("Content-Type", "application/json")
-        connection.putheader("Content-Length", "1000001")
-        connection.endheaders()
-        reply = connection.getresponse()
-        assert (reply.status, json.loads(reply.read())) == (413, {"error": "the limit is 1000000 bytes"})
-        connection.close()
-        thread.join()
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "attacker.example"}, 400),  # DNS rebinding: the attacker's name resolves to this machine
+        ({"Host": "attacker.example:8765"}, 400),
+        ({"Origin": "https://attacker.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:8765"}, 200),
+    ],
+)
+def test_requests_of_other_sites_are_refused(ask, file, headers, status):
+    body = json.dumps({"camera": "/front", "time_s": 1.0, "question": "What?", "expected": TEXT})
+    assert ask("POST", "/question", body, **headers)[0] == status
+    assert len(read_questions(file) if file.read_text() else []) == (status == 200)
+    if "Host" in headers:
+        assert ask("GET", "/info", **headers)[0] == status
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "99999999999999999999999"])
+def test_an_invalid_length_is_refused(server, file, length):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        head = "POST /question HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {length}\r\n\r\n{{".encode())
+        assert client.recv(100).split()[1] in (b"400", b"413")
+
+
+def test_connections_that_send_no_whole_request_are_closed(server, ask):
+    """The server answers in the meantime."""
+    head = b"POST /question HTTP/1.1\r\nHost: localhost\r\n"
+    parts = [b"", head, head + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"]
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(60)]
+    for number, client in enumerate(clients):
+        client.sendall(parts[number % len(parts)])
+    assert ask("GET", "/info")[0] == 200
+    for client in clients:
+        assert client.recv(10_000) == b""
+        client.close()
 
 
 def test_a_file_that_cannot_be_used_is_a_clear_error(recorder, tmp_path):
@@ -216,6 +244,6 @@ def test_a_file_that_cannot_be_used_is_a_clear_error(recorder, tmp_path):
         Recorder(recorder.recording, bad / "q.jsonl")
 
 
-def test_a_used_port_is_a_clear_error(recorder):
-    with RecorderServer(recorder) as server, pytest.raises(EvaluationError, match="choose another with --port"):
-        RecorderServer(recorder, server.server_port)
+def test_a_used_port_is_a_clear_error(recorder, server):
+    with pytest.raises(EvaluationError, match="choose another with --port"):
+        RecorderServer(recorder, server.port)

@@ -1,5 +1,7 @@
 """While nobody publishes a topic, its type follows from its name, before or after remapping."""
 
+import struct
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -27,5 +29,20 @@ def test_a_topic_named_compressed_before_or_after_remapping_carries_compressed_i
     camera = Camera(node, topic, settings, NodeTime(node), lambda *_: None)
     (subscription,) = [s for s in node.subscriptions if s.topic_name == name]
     assert camera.name == name and subscription.msg_type is kind
+    camera.close()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(("scaling", "levels"), [("percentiles", [0, 255]), ("full_range", [27, 29])])
+def test_16_bit_grey_is_scaled_as_the_parameter_says(robot, scaling, levels):
+    node, frames = rclpy.create_node("camera_node"), []
+    camera = Camera(node, "/grey", "reliable", lambda name, stamp_ns, load: frames.append(load()), scaling)
+    publisher = robot.node.create_publisher(Image, "/grey", 1)
+    robot.wait(lambda: publisher.get_subscription_count() == 1)
+    data = struct.pack("<2H", 7000, 7500)
+    publisher.publish(Image(height=1, width=2, step=4, encoding="mono16", data=data))
+    while not frames:
+        rclpy.spin_once(node, timeout_sec=30)
+    assert frames[0].rgb[0, :, 0].tolist() == levels
     camera.close()
     node.destroy_node()

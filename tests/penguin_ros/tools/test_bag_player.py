@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from mcap_writer import Channel, write_mcap
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
@@ -94,3 +95,102 @@ def test_a_bag_that_cannot_be_played_is_reported_in_one_line(domain, bag, replay
 def test_a_missing_bag_is_reported(domain, tmp_path, replay):
     process = replay(tmp_path / "nothing")
     assert process.returncode == 1 and "does not exist" in process.err
+
+
+SECOND = 10**9
+
+
+def test_topics_that_ros_refuses_are_played_under_other_names(robot, bags, picture, replay):
+    """As in bags of ROS 1 and of other loggers; a rule chooses the name, and is not passed to ROS, which refuses it."""
+    names = {
+        "/usb_cam-front/image": "/usb_cam_front/image",
+        "/3d/left camera": "/_3d/left_camera",
+        "/a//b/": "/a/b",
+        "~/private": "/_/private",
+        "relative/image": "/relative/image",
+        "/valid": "/valid",
+    }
+    bag = bags.write({topic: [(0.1 * n, bags.raw(picture(8, 8))) for n in range(2)] for topic in [*names, "/x-y"]})
+    received = {topic: robot.subscribe(Image, name) for topic, name in [*names.items(), ("/x-y", "/chosen")]}
+    process = replay(bag, "--wait", 30, "--rate", 5, "--remap", "/x-y:=/chosen", "--json")
+    assert process.returncode == 0, process.err
+    robot.wait(lambda: all(len(images) == 2 for images in received.values()))
+    notes = json.loads(process.out)["notes"]
+    assert len(notes) == 4 and all(f"note: {note}" in process.err for note in notes)
+    assert (
+        "'/usb_cam-front/image' is not a valid topic name, so it is played as /usb_cam_front/image; "
+        "choose a name with --remap /usb_cam-front/image:=NAME"
+    ) in notes
+
+
+@pytest.mark.parametrize("set_back", [False, True])
+def test_a_jump_of_the_clock_is_reported_and_not_waited_for(robot, bags, picture, replay, set_back):
+    seconds = [0, 0.1, 0.2, 56 * 31_557_600, 56 * 31_557_600 + 0.1]
+    if set_back:
+        seconds = [*seconds[3:], *seconds[:3]]
+    bag = bags.write({"/a": [(s, bags.raw(picture(8, 8, n))) for n, s in enumerate(seconds)]}, storage="sqlite3")
+    images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
+    process = replay(bag, "--wait", 30, "--json")
+    assert process.returncode == 0, process.err
+    robot.wait(lambda: len(images) == 5)
+    assert [bytes(m.data) for m in images] == [picture(8, 8, n).tobytes() for n in range(5)]
+    result = json.loads(process.out)
+    note = result["notes"][0]
+    assert note.startswith(f"/a: log times jump {'back' if set_back else 'forward'} by 56.0 years at image ")
+    assert "was the clock set while recording?" in note and result["seconds"] < 60
+
+
+def test_a_long_wait_is_announced_with_the_option_that_avoids_it(robot, bags, picture, replay):
+    """The clock was set by some hours, or the robot paused."""
+    bag = bags.write({"/a": [(s, bags.raw(picture(8, 8))) for s in (0, 0.1, 8 * 3600, 8 * 3600 + 0.2)]})
+    waiting = replay(bag, wait=False)
+    note = "no image was recorded for 8.0 hours before 28800.0 s; --start 28800.0 begins there"
+    assert waiting.stderr.readline() == f"note: {note}\n"
+    images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
+    process = replay(bag, "--start", 28800, "--wait", 30, "--json")
+    assert process.returncode == 0 and json.loads(process.out)["notes"] == []
+    robot.wait(lambda: len(images) == 2)
+
+
+def test_images_without_log_times_are_played_by_their_stamps(robot, bags, picture, replay, tmp_path):
+    messages = [(0, 0, bags.serialize(bags.jpeg(picture(8, 8), stamp_ns=n * SECOND // 10))) for n in range(10, 15)]
+    images = robot.subscribe(CompressedImage, "/camera", QoSProfile(depth=50))
+    process = replay(write_mcap(tmp_path / "a.mcap", [Channel("/camera")], messages), "--wait", 30, "--json")
+    assert process.returncode == 0, process.err
+    robot.wait(lambda: len(images) == 5)
+    result = json.loads(process.out)
+    assert result["notes"] == ["/camera: 5 of 5 log times are 0, so header stamps are used"]
+    assert result["seconds"] >= 0.4
+
+
+def test_ros1_images_are_played_and_foreign_ones_named(robot, bags, picture, replay, tmp_path):
+    """Topics that are no images are not worth a word, one without messages does no harm."""
+    channels = [
+        Channel("/camera", "sensor_msgs/CompressedImage", "ros1msg", b"", "ros1"),
+        Channel("/front", "foxglove.CompressedImage", "protobuf", b"\x0a", "protobuf"),
+        Channel("/log", "Log", "jsonschema", b"{}", "json"),
+        Channel("/empty"),
+    ]
+    messages = [(0, n * SECOND // 10, bags.ros1_jpeg(picture(8, 8), n * SECOND)) for n in range(1, 4)]
+    images = robot.subscribe(CompressedImage, "/camera", QoSProfile(depth=50))
+    bag = write_mcap(tmp_path / "a.mcap", channels, [*messages, (1, SECOND, b"\1")], "ros1")
+    process = replay(bag, "--wait", 30, "--topic", "/camera")
+    assert process.returncode == 0, process.err
+    process = replay(bag, "--json")
+    robot.wait(lambda: len(images) >= 3)
+    assert (images[0].header.frame_id, images[0].header.stamp.sec, images[0].format) == ("camera", 1, "jpeg")
+    assert json.loads(process.out)["notes"] == [
+        "not played, because only sensor_msgs images in CDR or ROS 1 encoding can be: "
+        "/front (foxglove.CompressedImage in encoding 'protobuf')"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\1\0\0garbage", b"\0\1"])
+def test_a_message_that_is_no_image_does_not_end_the_replay(robot, bags, picture, replay, data):
+    good = bags.raw(picture(8, 8))
+    images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
+    process = replay(bags.write({"/a": [(0, good), (0.1, data), (0.2, good)]}), "--wait", 30, "--json")
+    assert process.returncode == 0, process.err
+    robot.wait(lambda: len(images) == 2)
+    (note,) = json.loads(process.out)["notes"]
+    assert note.startswith("1 of 3 messages cannot be played; of the first, the message cannot be read: ")

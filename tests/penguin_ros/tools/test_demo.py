@@ -21,32 +21,23 @@ def penguin_vl(*args, **env):
     return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **env})
 
 
-def test_the_demo_replays_a_bag_and_asks_the_node(domain, tmp_path, checkpoint):
-    result = penguin_vl("demo", "--bag", "--model", checkpoint, "--out", tmp_path / "pictures", "--json")
+def test_the_demo_shows_right_answers_and_boxes_on_the_recording(domain, tmp_path):
+    result = penguin_vl("demo", "--out", tmp_path / "pictures", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    # Lost sensor data is not resent, so a busy machine may lose some of the 24 images.
-    assert 20 <= report["frames_in"] <= 24 and report["keyframes"] >= 3 and report["scores"] == {}
+    # Lost sensor data is not resent, so a busy machine may lose some of the 100 images.
+    assert 80 <= report["frames_in"] <= 100 and report["keyframes"] >= 1
     assert 0 < report["tokens_held"] <= report["token_budget"] == 512
-    assert report["captions"] >= 3 and len(report["caption_seconds"]) == report["captions"]
-    assert [answer["by"] for answer in report["answers"]] == ["service", "action"]
+    assert report["captions"] >= 1 and len(report["caption_seconds"]) == report["captions"]
+    assert [answer["by"] for answer in report["answers"]] == ["service", "action", "service"]
     for answer in report["answers"]:
-        assert answer["answer"] and answer["tokens"]["generated"] > 0 and answer["frames"] >= 1
-        assert answer["right"] is None
-    assert len(report["pictures"]) >= 3
+        assert answer["right"] and answer["tokens"]["generated"] > 0 and answer["frames"] >= 1
+    assert report["scores"]["object_f1"]["value"] > 0.9 and report["scores"]["object_f1"]["of"] >= 1
+    assert report["scores"]["labelled_box_share"]["value"] > 0.8 and report["scores"]["accuracy"]["value"] == 1
+    assert report["pictures"]
     for path in report["pictures"]:
         with Image.open(path) as picture:
-            assert picture.size == (320, 240)
-
-
-def test_the_demo_scores_answers_about_a_live_table_top(domain, tmp_path):
-    pytest.importorskip("pybullet", reason="needs the extra sim")
-    result = penguin_vl("demo", "--seconds", "6", "--out", tmp_path / "pictures", "--json")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert report["frames_in"] > 10 and report["captions"] >= 3
-    assert report["scores"]["object_f1"]["of"] >= 3 and report["scores"]["accuracy"]["of"] >= 1
-    assert all(answer["right"] in (True, False) for answer in report["answers"])
+            assert picture.size == (168, 168)
 
 
 def test_the_demo_names_a_missing_checkpoint(domain, tmp_path):
@@ -58,7 +49,7 @@ def test_the_demo_fails_if_the_node_fails(domain, tmp_path, checkpoint):
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").write_bytes(b"nothing")
-    result = penguin_vl("demo", "--bag", "--model", broken, "--out", tmp_path / "pictures")
+    result = penguin_vl("demo", "--model", broken, "--out", tmp_path / "pictures")
     assert result.returncode == 1 and "error: the demo's node failed with exit code 1; see above" in result.stderr
     assert "model.safetensors" in result.stderr and not (tmp_path / "pictures").exists()
 

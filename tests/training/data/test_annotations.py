@@ -51,19 +51,22 @@ def test_null_counts_as_absent(tmp_path, conversation):
     ("raw", "message"),
     [
         ([1], "must be an object"),
-        ({"id": 1}, "neither media nor conversations nor text"),
+        ({"id": 1}, r"none of media, `conversations` .*, `messages` .* or `text`, only id; convert it"),
         ({"text": " "}, "text must be a string that is not blank"),
         ({"text": "a", "image": "b"}, "a sample with text cannot have media"),
         ({"text": "bad \udc80"}, r"text is not valid Unicode \(character 4: '.udc80'\); fix it"),
         ({"image": "\ud800.png"}, "image is not valid Unicode"),
-        ({"conversations": [{"from": "gpt", "value": "\udc80"}]}, "a turn's value is not valid Unicode"),
+        ({"conversations": [{"from": "gpt", "value": "\udc80"}]}, "a turn's text is not valid Unicode"),
         ({"image": [3]}, "image must be a path or a list of paths"),
         ({"conversations": "x"}, "must be a list of turns"),
-        ({"conversations": []}, "neither media nor conversations nor text"),
-        ({"text": None, "conversations": [], "independent_turns": 1}, "neither media nor conversations nor text"),
-        ({"conversations": [{"from": ["human"], "value": "x"}]}, "must have a 'from' among human, user"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "must have a 'from' among human, user"),
-        ({"conversations": [{"from": "human", "value": "x"}]}, "no turn from 'gpt'"),
+        ({"conversations": []}, "none of media, .* only conversations; convert it"),
+        ({"text": None, "independent_turns": 1}, "none of media, .* only independent_turns; convert it"),
+        (
+            {"conversations": [{"from": ["human"], "value": "x"}]},
+            "with a role among human, user, gpt, assistant, system",
+        ),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "with a role among human, user, gpt, assistant, system"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "no turn of the assistant"),
         (
             {
                 "image": ["a", "b"],
@@ -142,7 +145,7 @@ def test_conversations_can_be_ignored(tmp_path, jsonl):
     assert AnnotationFile(path)[0].has_text and AnnotationFile(path)[1].has_text
     file = AnnotationFile(path, conversations=False)
     assert not file[0].has_text and file[0].media[0].path == tmp_path / "x.png"
-    with pytest.raises(DataError, match="neither media nor conversations nor text"):
+    with pytest.raises(DataError, match="none of media, only text"):
         file[1]
 
 

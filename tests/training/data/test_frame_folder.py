@@ -42,5 +42,5 @@ def test_missing_and_broken_frames_are_reported(tmp_path, folder):
     with pytest.raises(MediaError, match="fps 0"):
         FrameFolder(path, fps=0)
     (path / "00001000.png").write_bytes(b"")
-    with pytest.raises(MediaError, match="is not an image"):
+    with pytest.raises(MediaError, match="is empty"):
         list(FrameFolder(path))

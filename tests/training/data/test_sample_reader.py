@@ -100,8 +100,8 @@ def test_an_image_that_cannot_be_read_is_reported(reader, tmp_path, conversation
     Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="has changed since it was measured"):
         reader.encode(sample, measured)
-    (tmp_path / "x.png").write_bytes(b"")
-    with pytest.raises(MediaError, match="cannot be read"):
+    (tmp_path / "x.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(MediaError, match=r"x\.png is a Git LFS pointer, .*: git lfs pull"):
         reader.measure(sample)
 
 
@@ -113,6 +113,18 @@ def test_exif_orientation_is_applied_to_the_measured_size(reader, tmp_path):
     measured = reader.measure(sample)
     assert measured.media[0].visual.source_size == Size(90, 40)
     assert reader.encode(sample, measured).images[0].grid == Size(6, 3)
+
+
+def test_frames_of_a_clip_are_scaled_to_the_first_size(reader, tmp_path, conversation):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for second, side in enumerate((60, 90)):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{second}000.png")
+    raw = {"video": "clip", "conversations": conversation("<video>\nWhat?", "That.")}
+    sample = parse_annotation(raw, tmp_path, "x")
+    measured = reader.measure(sample)
+    assert measured.media[0].visual.source_size == Size(60, 60)
+    assert len(reader.encode(sample, measured).images) == 2
 
 
 def test_frames_without_files_are_sampled_as_those_of_a_folder(reader, drawn):

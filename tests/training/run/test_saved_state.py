@@ -2,14 +2,17 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.api import CheckpointException
 
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.errors import TrainingError
 from penguin_training.run.loop import train
+from penguin_training.run.safe_reader import SafePlanner, SafeReader
 from penguin_training.run.saved_state import find_states
 
 
@@ -156,3 +159,45 @@ def test_metrics_after_the_state_are_dropped(values, start, losses):
     train(resumed)
     steps = [json.loads(line)["step"] for line in (run.output / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_state_whose_metadata_would_run_code_is_refused(values, start, tmp_path):
+    run = start(values)
+    train(run, stop_at=2)
+    file = find_states(run.output)[-1] / "trainer" / ".metadata"
+    whole, proof = pickle.loads(file.read_bytes()), tmp_path / "executed"
+    for content in (Evil(proof), {"storage_data": Evil(proof)}):
+        file.write_bytes(pickle.dumps(content))
+        with pytest.raises(TrainingError, match=r"\.metadata cannot be read: it holds io\.open"):
+            start(values, resume=True)
+    for info in whole.storage_data.values():
+        info.relative_path = f"../trainer/{info.relative_path}"
+    file.write_bytes(pickle.dumps(whole))
+    with pytest.raises(TrainingError, match=r"names a file outside its folder: \.\./trainer"):
+        start(values, resume=True)
+    assert not proof.exists()
+
+
+def test_a_state_whose_values_would_run_code_is_refused(tmp_path):
+    from torch.distributed.checkpoint import load, save
+
+    proof = tmp_path / "executed"
+    state = {"weights": torch.ones(2), "rate": 0.5, "names": ["a"]}
+    save(state, checkpoint_id=str(tmp_path / "good"), no_dist=True)
+    read = {"weights": torch.zeros(2), "rate": 0.0, "names": [""]}
+    load(read, storage_reader=SafeReader(tmp_path / "good"), planner=SafePlanner(), no_dist=True)
+    assert torch.equal(read.pop("weights"), state.pop("weights")) and read == state
+    save({"rate": Evil(proof)}, checkpoint_id=str(tmp_path / "bad"), no_dist=True)
+    with pytest.raises((pickle.UnpicklingError, CheckpointException), match=r"io\.open"):
+        load({"rate": 0.0}, storage_reader=SafeReader(tmp_path / "bad"), planner=SafePlanner(), no_dist=True)
+    assert not proof.exists()

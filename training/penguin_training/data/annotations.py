@@ -1,9 +1,11 @@
 """Annotation files, JSON or JSONL, read sample by sample.
 
-A sample has `id`, `image` and `video` (a path or a list of them, in the order of their placeholders), and one of
+A sample has `id`, `image` and `video` (or `images` and `videos`; a path or a list of them, in the order of their
+placeholders), and one of
   `conversations`: [{"from": "human" | "gpt" | "system", "value": text with <image> and <video>}]
+  `messages`: [{"role": "user" | "assistant" | "system", "content": text or parts}], see conversation_forms.py
   `text`: a text without media, learnt as a whole
-  neither (or an empty list): its media are only used by the reconstruction losses.
+  none of them (or an empty list): its media are only used by the reconstruction losses.
 `"independent_turns": true` says that the questions of a conversation do not build on each other: each is learnt as if
 it were the only one about the media that the first one shows. A null field counts as absent. Other fields are ignored,
 but `only` can select samples by them. Opens no media and knows nothing of tokens.
@@ -12,10 +14,9 @@ but `only` can select samples by them. Opens no media and knows nothing of token
 from __future__ import annotations
 
 import json
-import re
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,17 @@ import numpy as np
 
 from penguin_models.chat import Message
 from penguin_models.errors import DataError
-from penguin_models.media import ClipFrame
 from penguin_models.types import Int64Array
+from penguin_training.data.conversation_forms import Shown, embedded_media, read_conversation
+from penguin_training.data.media_reference import MediaReference, checked_unicode, read_reference
 
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_PLACEHOLDER = re.compile(r"(<image>|<video>)\n?")
-
-
-@dataclass(frozen=True)
-class MediaReference:
-    """An image or a clip that a sample refers to."""
-
-    path: Path  # Its file or folder; only a name for messages if `frames` holds the pixels
-    is_clip: bool  # Whether it is a clip
-    # Decoded frames of media without a file; an image has one
-    frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
+_OTHER_FORMS = {
+    *("instruction", "input", "output", "prompt", "completion", "question", "query", "answer", "response", "chosen"),
+    *("rejected", "dialog", "dialogue", "conversation", "turns", "caption", "texts"),
+}
+"""Fields in which other forms of training data hold what is learnt."""
+FORMS = "`conversations` (from and value), `messages` (role and content) or `text`"
+"""Fields that hold what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Annotation:
     messages: tuple[Message, ...] | None
     text: str | None  # A text that is learnt as a whole, or None
     independent_turns: bool = False
+    keys: tuple[str, ...] = ()  # Names of its fields that are not null
 
     @property
     def has_text(self) -> bool:
@@ -57,33 +55,48 @@ class Annotation:
         return self.messages is not None or self.text is not None
 
 
-def parse_annotation(raw: Any, root: Path, default_id: str) -> Annotation:
-    """Checks one sample as decoded from JSON, with paths relative to `root`; raises DataError if it is malformed."""
+def parse_annotation(raw: Any, root: Path, default_id: str, conversations: bool = True) -> Annotation:
+    """Checks one sample as decoded from JSON, with paths relative to `root`; raises DataError if it is malformed.
+
+    Without `conversations`, only its media are read, for the reconstruction losses.
+    """
     if isinstance(raw, DataError):
         raise raw
     if not isinstance(raw, Mapping):
         raise DataError(f"a sample must be an object, not {raw!r:.60}")
     name = sample_id(raw, default_id)
-    paths = {"<image>": _paths(raw, "image", root), "<video>": _paths(raw, "video", root)}
-    conversation, text = raw.get("conversations") or None, raw.get("text")
-    if text is not None:
-        if conversation is not None:
-            raise DataError("a sample has either conversations or text, not both")
+    keys = tuple(key for key, value in raw.items() if value is not None)
+    media = {"<image>": _media(raw, "image", root), "<video>": _media(raw, "video", root)}
+    forms = [key for key in ("conversations", "messages", "text") if raw.get(key) not in (None, [])]
+    if not conversations:
+        embedded = (found for key in forms for found in embedded_media(raw[key], root))
+        return _media_only(name, [*media["<image>"], *media["<video>"], *embedded], keys, "media")
+    if not forms:
+        if "conversations" not in keys and "messages" not in keys and _OTHER_FORMS.intersection(keys):
+            alone = (
+                ", or set `conversations: false` for the file to learn from its media alone"
+                if any(media.values())
+                else ""
+            )
+            raise DataError(f"the sample has only {', '.join(keys)}, but training reads {FORMS}: convert it{alone}")
+        return _media_only(name, [*media["<image>"], *media["<video>"]], keys, f"media, {FORMS}")
+    if len(forms) > 1:
+        raise DataError(f"a sample has either conversations, messages or text, not {' and '.join(forms)}")
+    (form,) = forms
+    if form == "text":
+        text = raw["text"]
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"text must be a string that is not blank, not {text!r:.60}")
-        if any(paths.values()):
+        if any(media.values()):
             raise DataError("a sample with text cannot have media; use conversations to show them")
-        return Annotation(name, (), None, _checked_unicode(text, "text"))
-    if conversation is None:
-        media = tuple(MediaReference(path, kind == "<video>") for kind in paths for path in paths[kind])
-        if not media:
-            raise DataError("the sample has neither media nor conversations nor text")
-        return Annotation(name, media, None, None)
+        return Annotation(name, (), None, checked_unicode(text, "text"), keys=keys)
     independent_turns = raw.get("independent_turns")
     if not isinstance(independent_turns, bool | None):
         raise DataError(f"independent_turns must be true or false, not {independent_turns!r:.60}")
-    messages, placeholders = _messages(conversation)
-    return Annotation(name, _in_order(placeholders, paths), messages, None, bool(independent_turns))
+    if raw.get("tools"):
+        raise DataError("the sample has tools, which training does not support; leave it out")
+    messages, shown = read_conversation(raw[form], form, root)
+    return Annotation(name, _in_order(shown, media), messages, None, bool(independent_turns), keys)
 
 
 def parse_line(line: str | bytes) -> Any:
@@ -106,11 +119,6 @@ def is_selected(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
     Samples that are not objects are selected, so that parsing them reports the error.
     """
     return not isinstance(raw, Mapping) or all(raw.get(field) in values for field, values in only.items())
-
-
-def without_conversation(raw: Any) -> Any:
-    """Returns a raw sample whose media are only used by the reconstruction losses."""
-    return {**raw, "conversations": [], "text": None} if isinstance(raw, Mapping) else raw
 
 
 class AnnotationFile:
@@ -148,8 +156,7 @@ class AnnotationFile:
 
     def __getitem__(self, row: int) -> Annotation:
         """Parses one sample; raises DataError if it is not JSON or not valid."""
-        raw = self.raw(row)
-        return parse_annotation(raw if self.conversations else without_conversation(raw), self.root, self._place(row))
+        return parse_annotation(self.raw(row), self.root, self._place(row), self.conversations)
 
     def raw(self, row: int) -> Any:
         """Returns a sample as decoded from JSON; a DataError if it is not JSON."""
@@ -189,57 +196,30 @@ def _line_offsets(path: Path) -> Int64Array:
     return np.array(offsets, np.int64)
 
 
-def _checked_unicode(text: str, what: str) -> str:
-    """Returns the text; JSON can hold halves of a surrogate pair (`\\udc80`), which cannot be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
-        raise DataError(f"{what} is not valid Unicode (character {err.start}: {text[err.start]!r}); fix it") from err
-    return text
+def _media(raw: Mapping[str, Any], key: str, root: Path) -> list[MediaReference]:
+    """Reads the images or videos of a sample, from the field `key` or its plural."""
+    named = {name: value for name in (key, f"{key}s") if (value := raw.get(name)) is not None}
+    if len(named) > 1:
+        raise DataError(f"a sample has either {' or '.join(named)}, not both")
+    return [
+        read_reference(item, name, root, key == "video")
+        for name, value in named.items()
+        for item in (value if isinstance(value, list) else [value])
+    ]
 
 
-def _paths(raw: Mapping[str, Any], key: str, root: Path) -> list[Path]:
-    value = raw.get(key)
-    if value is None:
-        return []
-    paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise DataError(f"{key} must be a path or a list of paths, not {value!r:.60}")
-    return [root / _checked_unicode(path, key) for path in paths]
+def _media_only(name: str, media: Sequence[MediaReference], keys: tuple[str, ...], wanted: str) -> Annotation:
+    if not media:
+        raise DataError(f"the sample has none of {wanted}, only {', '.join(keys) or 'null fields'}; convert it")
+    return Annotation(name, tuple(media), None, None, keys=keys)
 
 
-def _messages(conversation: Any) -> tuple[tuple[Message, ...], list[str]]:
-    """Returns the messages of a conversation, and its placeholders in order."""
-    if not isinstance(conversation, list):
-        raise DataError(f"conversations must be a list of turns, not {conversation!r:.60}")
-    messages: list[Message] = []
-    placeholders: list[str] = []
-    for turn in conversation:
-        role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
-        if role is None or not isinstance(turn.get("value"), str):
-            raise DataError(f"a turn must have a 'from' among {', '.join(_ROLES)} and a 'value': {turn!r:.80}")
-        text = _checked_unicode(turn["value"], "a turn's value")
-        if role == "assistant":
-            messages.append({"role": role, "content": text})
-            continue
-        parts: list[dict[str, Any]] = []
-        for piece in _PLACEHOLDER.split(text):
-            if piece in ("<image>", "<video>"):
-                placeholders.append(piece)
-                parts.append({"type": piece[1:-1]})
-            elif piece:
-                parts.append({"type": "text", "text": piece})
-        messages.append({"role": role, "content": parts})
-    if not any(message["role"] == "assistant" for message in messages):
-        raise DataError("the conversation has no turn from 'gpt', so nothing can be learnt from it")
-    return tuple(messages), placeholders
-
-
-def _in_order(placeholders: list[str], paths: Mapping[str, list[Path]]) -> tuple[MediaReference, ...]:
-    for kind in paths:
-        if placeholders.count(kind) != len(paths[kind]):
+def _in_order(shown: Sequence[Shown], media: Mapping[str, list[MediaReference]]) -> tuple[MediaReference, ...]:
+    """Returns the media in the order in which a conversation shows them; placeholders take the sample's."""
+    for placeholder, listed in media.items():
+        if shown.count(placeholder) != len(listed):
             raise DataError(
-                f"the conversation has {placeholders.count(kind)} {kind} but the sample names {len(paths[kind])}"
+                f"the conversation has {shown.count(placeholder)} {placeholder} but the sample names {len(listed)}"
             )
-    remaining = {kind: iter(paths[kind]) for kind in paths}
-    return tuple(MediaReference(next(remaining[kind]), kind == "<video>") for kind in placeholders)
+    remaining = {placeholder: iter(listed) for placeholder, listed in media.items()}
+    return tuple(next(remaining[what]) if isinstance(what, str) else what for what in shown)

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from penguin_models.config import ImageConfig
-from penguin_models.errors import DataError, MediaError
+from penguin_models.errors import DataError
 from penguin_models.images import patch_image
-from penguin_models.media import DECODING_ERRORS, load_image
+from penguin_models.media import load_image, open_image
 from penguin_models.types import PatchedImage, Size, UInt8Array
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.model.tiny_teacher import EDGE_STEPS
@@ -151,8 +151,5 @@ def _read_pairs(file: Path) -> list[tuple[Path, Path]]:
 
 
 def _load_mask(path: Path) -> Any:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("L") if image.mode not in ("L", "P") else image)
-    except DECODING_ERRORS as err:
-        raise MediaError(f"mask {path} cannot be read: {err}") from err
+    with open_image(path) as image:
+        return np.array(image.convert("L") if image.mode not in ("L", "P") else image)

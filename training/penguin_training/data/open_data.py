@@ -30,7 +30,8 @@ def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | St
     if unusable := data.unusable:
         check_unusable(len(unusable), len(sizes), settings.data.max_bad_share, unusable[0])
     if not data.micro_batches_per_epoch:
-        raise DataError("no sample of data.files can be used; run `penguin-vl prepare lengths` for the reasons")
+        example = f" ({': '.join(data.unusable[0])})" if data.unusable else ""
+        raise DataError(f"no sample of data.files can be used{example}; `penguin-vl prepare lengths` names all reasons")
     return data
 
 

@@ -12,26 +12,35 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from penguin_models.chat import checked_text
 from penguin_models.errors import DataError, MediaError
 from penguin_models.keyframe_policy import KeyframePolicy
-from penguin_models.media import DECODING_ERRORS, Clip, VideoFile, load_image, sample_uniformly
+from penguin_models.media import (
+    EXIF_ORIENTATION,
+    Clip,
+    ClipFrame,
+    VideoFile,
+    at_first_size,
+    load_image,
+    open_image,
+    sample_uniformly,
+    warn_once,
+)
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import IGNORE_INDEX, Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Array
-from penguin_training.data.annotations import Annotation, MediaReference
+from penguin_training.data.annotations import FORMS, Annotation
 from penguin_training.data.frame_folder import FrameFolder
 from penguin_training.data.independent_turns import encode_independent_turns
+from penguin_training.data.media_reference import MediaReference
 from penguin_training.settings.data import DataSettings
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 END_OF_TEXT = "<|endoftext|>"
 _REMEASURE = "rebuild the length index with `penguin-vl prepare lengths STAGE.yaml --again`"
-_EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,10 @@ class SampleReader:
         if annotation.media and not self.multimodal:
             raise DataError("it has images or videos, which a text stage cannot use")
         if not annotation.has_text and not self.reconstructs:
-            raise DataError("it has no conversation, and the stage has no reconstruction; filter samples with `only`")
+            raise DataError(
+                f"it has none of {FORMS}, only {', '.join(annotation.keys)}, and the stage has no reconstruction; "
+                "convert it, or filter samples with `only`"
+            )
         media = tuple(self._inspect(reference) for reference in annotation.media)
         visuals = [info.visual for info in media]
         frames = [
@@ -122,8 +134,6 @@ class SampleReader:
         kinds, times, size = [], [], None
         for time_s, rgb in self._clip(reference):
             frame = Frame(rgb, round(time_s * 1e9))
-            if size not in (None, frame.size):
-                raise MediaError(f"{reference.path}: a frame of {frame.size} follows frames of {size}")
             kinds.append(policy.observe(frame))
             times.append(time_s)
             size = frame.size
@@ -131,11 +141,16 @@ class SampleReader:
             raise MediaError(f"{reference.path} has no frames")
         return MediaInfo(Visual.video(size, kinds), tuple(times))
 
-    def _clip(self, reference: MediaReference) -> Clip:
+    def _clip(self, reference: MediaReference) -> Iterator[ClipFrame]:
+        clip: Clip
         if reference.frames:
-            return sample_uniformly(reference.frames, self.data.max_frames)
-        clip_class = FrameFolder if reference.path.is_dir() else VideoFile
-        return clip_class(reference.path, self.data.fps, self.data.max_frames)
+            clip = sample_uniformly(reference.frames, self.data.max_frames)
+        else:
+            clip_class = FrameFolder if reference.path.is_dir() else VideoFile
+            clip = clip_class(reference.path, self.data.fps, self.data.max_frames)
+        yield from at_first_size(clip, f"clip {reference.path}")
+        for note in clip.notes if isinstance(clip, VideoFile) else ():
+            warn_once(note)
 
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
@@ -194,14 +209,9 @@ def _image_size(reference: MediaReference) -> Size:
     if reference.frames:
         height, width = reference.frames[0][1].shape[:2]
         return Size(height, width)
-    try:
-        with Image.open(reference.path) as image:
-            # For a PNG, Pillow would decode all pixels to look for EXIF data after them, where nobody writes it.
-            has_exif = image.format != "PNG" or "exif" in image.info
-            rotated = has_exif and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-            width, height = reversed(image.size) if rotated else image.size
-    except FileNotFoundError as err:
-        raise MediaError(f"image {reference.path} does not exist") from err
-    except (*DECODING_ERRORS, Image.DecompressionBombError) as err:
-        raise MediaError(f"image {reference.path} cannot be read: {err}") from err
+    with open_image(reference.path) as image:
+        # For a PNG, Pillow would decode all pixels to look for EXIF data after them, where nobody writes it.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        rotated = has_exif and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        width, height = reversed(image.size) if rotated else image.size
     return Size(height, width)

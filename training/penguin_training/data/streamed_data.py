@@ -19,14 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from penguin_models.errors import DataError, PenguinError
-from penguin_training.data.annotations import (
-    Annotation,
-    is_selected,
-    parse_annotation,
-    parse_line,
-    sample_id,
-    without_conversation,
-)
+from penguin_training.data.annotations import Annotation, is_selected, parse_annotation, parse_line, sample_id
 from penguin_training.data.batch import Batch, read_batch
 from penguin_training.data.packing import PackingPlan
 from penguin_training.data.sample_reader import MeasuredSample, SampleReader
@@ -154,8 +147,8 @@ class StreamedData:
             for number, raw in enumerate(_raw_samples(stream, _is_jsonl(path))):
                 place = f"{Path(path).name}:{number + 1}"
                 if is_selected(raw, file.only):
-                    shown = raw if file.conversations else without_conversation(raw)
-                    yield _Row(sample_id(raw, place), partial(parse_annotation, shown, media_root, place))
+                    read = partial(parse_annotation, raw, media_root, place, file.conversations)
+                    yield _Row(sample_id(raw, place), read)
         except _stream_errors() as err:
             raise DataError(f"the stream {path} ends early: {' '.join(str(err).split())[:200]}") from err
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_models.checkpoint import read_config, resolve_checkpoint
+from penguin_models.checkpoint import read_config
 from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.processor import Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
 from penguin_training.settings.stage import StageSettings
@@ -39,11 +40,11 @@ def make_blueprint(settings: StageSettings) -> Blueprint:
         blueprint = _new_penguin(model.new_model)
     elif settings.kind == "text":
         folder, raw = read_llm_config(str(model.start))
-        blueprint = Blueprint(decoder_fields(raw), None, Processor.from_llm(folder, ImageConfig(), _end_token_ids(raw)))
+        blueprint = Blueprint(decoder_fields(raw), None, Processor.from_llm(folder, ImageConfig()))
     else:
         folder = resolve_checkpoint(str(model.start), weights=False)
         config = read_config(folder)
-        processor = Processor.from_pretrained(folder, config.image_token_id, config.eos_token_ids)
+        processor = Processor.from_pretrained(folder, config.image_token_id)
         blueprint = Blueprint(config.decoder, config, processor)
     rows, image = int(blueprint.decoder["vocab_size"]), blueprint.processor.image_token_id
     if blueprint.penguin is not None and image >= rows:
@@ -91,12 +92,7 @@ def _new_penguin(new: NewModel) -> Blueprint:
             f"model.new_model.encoder_layers is {layers}, {new.encoder_llm or new.llm} has {encoder.num_hidden_layers}"
         )
     images = ImageConfig(patch_size=encoder.patch_size, min_tokens=new.min_tokens, max_tokens=new.max_tokens)
-    processor = Processor.from_llm(folder, images, _end_token_ids(raw))
+    processor = Processor.from_llm(folder, images)
     decoder = decoder_fields(raw)
     config = PenguinConfig.create(replace(encoder, num_hidden_layers=layers), decoder, processor.image_token_id)
     return Blueprint(decoder, config, processor)
-
-
-def _end_token_ids(raw: dict[str, Any]) -> list[int]:
-    eos = raw.get("eos_token_id")
-    return [int(i) for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int)]

@@ -7,11 +7,12 @@ import transformers
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from penguin_models.checkpoint import load_pretrained, open_checkpoint, resolve_checkpoint
+from penguin_models.checkpoint import load_pretrained, open_checkpoint
 from penguin_models.config import EncoderConfig
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.encoder_from_llm import convert_llm_to_encoder
 from penguin_models.errors import CheckpointError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.projector import Projector
 from penguin_models.tensor_files import check_tensors, index_tensors
 from penguin_training.model.blueprint import Blueprint, decoder_fields, is_local, read_llm_config

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penguin_models.checkpoint import empty_model, load_pretrained, open_checkpoint, read_config, resolve_checkpoint
+from penguin_models.checkpoint import empty_model, load_pretrained, open_checkpoint, read_config
 from penguin_models.config import read_json
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError, SettingError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.tensor_files import index_tensors
 from penguin_training.model.blueprint import is_local
 from penguin_training.model.tiny_teacher import TinyTeacher

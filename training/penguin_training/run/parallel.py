@@ -74,7 +74,8 @@ def clip_gradients(model: nn.Module, limit: float | None) -> float:
     value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if not math.isfinite(value):
         raise TrainingError(
-            f"the norm of the gradients is {value}: training diverged; resume with lower learning_rates or float32"
+            f"the norm of the gradients is {value}: training diverged; resume with lower learning_rates or float32; at "
+            "the first step, check the weights of model.start for NaN"
         )
     return value
 

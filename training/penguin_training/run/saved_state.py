@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from penguin_models.errors import TrainingError
 from penguin_training.run.optimizers import Optimizers
+from penguin_training.run.safe_reader import SafePlanner, SafeReader
 from penguin_training.settings.stage import StageSettings
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended in a single process
@@ -119,9 +121,11 @@ def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: i
     own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
     progress = Progress(**own["progress"])
     state = _tensors(model, optimizers)
+    reader = SafeReader(folder / _TRAINER)
+    reader.read_metadata()  # raises its own errors, which `load` would replace
     try:
-        load(state, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
-    except (RuntimeError, ValueError, KeyError, CheckpointException) as err:
+        load(state, storage_reader=reader, planner=SafePlanner(), no_dist=not dist.is_initialized())
+    except (RuntimeError, ValueError, KeyError, UnpicklingError, CheckpointException) as err:
         reason = " ".join(str(err).split())[:300]
         raise TrainingError(f"{folder} does not fit this stage's model and settings: {reason}") from err
     weights, optimizer_states = state["model"], state["optimizer"]

@@ -73,7 +73,7 @@ class TensorRTRuntime:
         """See `Runtime.open_cache`."""
         assert self._decoder is not None, "the runtime is closed"
         check_fits(max_length, self.info.context_length, "the cache")
-        return TensorRTCache(self._decoder, self._gpu, max_length)
+        return TensorRTCache(self._decoder, self._gpu, max_length, self.info.dtype)
 
     def synchronize(self) -> None:
         """See `Runtime.synchronize`."""
@@ -90,8 +90,8 @@ class TensorRTRuntime:
 class TensorRTCache(KVCache):
     """A `KVCache` in GPU memory that is reserved once, with the decoding steps recorded for it."""
 
-    def __init__(self, decoder: DecoderSteps, gpu: CudaDevice, max_length: int):
-        super().__init__(max_length)
+    def __init__(self, decoder: DecoderSteps, gpu: CudaDevice, max_length: int, dtype: str):
+        super().__init__(max_length, dtype)
         self._decoder, self._gpu = decoder, gpu
         with gpu.active():
             self._memory = decoder.open_memory(max_length)

@@ -136,3 +136,13 @@ def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
     assert make_plan([bag], [question(at=1.9, expected=expected)])[0]  # the newest image is the one of 1 s
     with pytest.raises(EvaluationError, match=r"question q: /truth has no message within 0.5 s"):
         make_plan([bag], [question(at=3, expected=expected)])
+
+
+@pytest.mark.parametrize(("scaling", "levels"), [("percentiles", [0, 255]), ("full_range", [27, 29])])
+def test_16_bit_grey_is_scaled_as_by_the_node(bags, scaling, levels):
+    grey = np.array([[7000, 7500]], "<u2").view(np.uint8).reshape(1, 2, 2)
+    bag = bags.write({"/camera": [(0, bags.raw(grey, "mono16"))]})
+    settings = RunSettings(parameters={"mono16_scaling": scaling})
+    (job,), _ = plan.make_plan([bag], [question(at=0.0)], ModelSpec(path="model"), settings)
+    (image,) = job.recording.read()
+    assert image.load().rgb[0, :, 0].tolist() == levels

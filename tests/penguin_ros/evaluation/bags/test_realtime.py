@@ -117,7 +117,7 @@ def test_a_question_that_waits_for_another(picture_bag, scripted):
 
 
 def test_reading_the_bag_takes_no_time(picture_bag, scripted, monkeypatch):
-    from penguin_ros.evaluation.bags.recording import Recording
+    from penguin_ros.recording import Recording
 
     timer = Timer(encode=0.01)
     read = Recording.read

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penguin_models.errors import EvaluationError, MediaError
-from penguin_ros.evaluation.bags.recording import bag_name, open_recording
+from penguin_ros.evaluation.bags.recording import open_recording
+from penguin_ros.recording import bag_name
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 10**9
@@ -161,3 +162,15 @@ def test_a_bag_split_into_files_is_read_as_one(picture_bag, tmp_path, storage, c
     recording = open_recording(whole, [None])
     assert numbers(recording.read()) == [1, 2, 3, 4]
     assert numbers(recording.read(recording.images[2:])) == [3, 4]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x01\x00\x00garbage"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_message_that_cannot_be_parsed_raises_only_when_loaded(bags, data, place):
+    """It counts at its log time."""
+    good = [(n, bags.raw(_grey(n), stamp_ns=START_NS + n * SECOND)) for n in range(3) if n != place]
+    images = list(open_recording(bags.write({CAMERA: [*good, (place, data)]}), [None]).read())
+    assert len(images) == 3
+    with pytest.raises(MediaError, match="the message cannot be read"):
+        images[place].load()
+    assert [images[n].load().rgb.mean() for n in range(3) if n != place] == [n for n in range(3) if n != place]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from collected import Collected
 
+from penguin_models.errors import NonFiniteError
 from penguin_models.grounding import Box, GroundedObject, TimeRange, format_object, format_time_range
 from penguin_ros.evaluation.bags.methods import Engine
 from penguin_ros.evaluation.bags.plan import make_plan
@@ -42,6 +43,15 @@ def test_a_question_sees_images_up_to_its_time(picture_bag, scripted):
     bag = picture_bag({CAMERA: EVERY_SECOND})
     sink = run(bag, [question(t) for t in (0, 2.9, 3.0, 9.0)], scripted())
     assert seen(sink) == {"at 0": [10], "at 2.9": [10, 11, 12], "at 3": [10, 11, 12, 13], "at 9": list(range(10, 20))}
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_logits_that_are_not_finite_are_no_wrong_answer(picture_bag, scripted, method):
+    def broken(question, numbers):
+        raise NonFiniteError("the model's logits are not finite")
+
+    with pytest.raises(NonFiniteError):
+        run(picture_bag({CAMERA: EVERY_SECOND}), [question(2)], scripted(broken), methods=[method])
 
 
 def test_questions_are_asked_in_order_of_time(picture_bag, scripted):

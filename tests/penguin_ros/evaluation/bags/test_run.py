@@ -18,13 +18,13 @@ from penguin_models.errors import EvaluationError, MediaError
 from penguin_models.grounding import Box, GroundedObject
 from penguin_ros.evaluation.bags import run as run_module
 from penguin_ros.evaluation.bags import workers
-from penguin_ros.evaluation.bags.recording import Recording
 from penguin_ros.evaluation.bags.run import RunOptions, run_bags
 from penguin_ros.evaluation.question_file import ExpectedObjects, ExpectedText, ExpectedTime, Question
 from penguin_ros.evaluation.records import ModelSpec, RunSettings
 from penguin_ros.evaluation.results import load_results
 from penguin_ros.evaluation.tabletop.truth_bag import CAMERA as EXPORTED
 from penguin_ros.evaluation.tabletop.truth_bag import TRUTH, TrueFrame, write_bag
+from penguin_ros.recording import Recording
 
 CAMERA = "/camera"
 PICTURES = [(float(i), 10 + 9 * i) for i in range(6)]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from report_example import EVIL, QUESTIONS, Page, make, question, record
 from penguin_models.errors import EvaluationError, WriteError
 from penguin_ros.evaluation.question_file import ExpectedNumber, ExpectedObjects
 from penguin_ros.evaluation.report.page import render, titles_of, write_report
-from penguin_ros.evaluation.results import BagInfo
+from penguin_ros.evaluation.results import BagInfo, load_results
 from penguin_ros.evaluation.summary import summarise
 
 
@@ -179,3 +180,34 @@ def test_energy_is_shown_if_it_was_measured(result_folder):
     measured = results.model_copy(update={"records": records, "machine": {"cpu": "x", "energy": ["board"]}})
     words = Page(render([measured.model_copy(update={"summary": summarise(measured)})], [result_folder])).words
     assert "joules per answer 2.5" in words and "energy of board" in words and words.count("· 2.5 J") == 4
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../../secret.jpg", "table/../../secret.jpg", "secret.txt"])
+def test_frames_outside_the_folder_are_refused(tmp_path, file):
+    text = make({"memory": "rrrr"}).model_dump_json().replace('"front.jpg"', json.dumps(file))
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(EvaluationError, match=r"is not a \.jpg file inside the folder of frames"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"root:x:0:0", "is not a JPEG image"), (None, "leads out of the results")]
+)
+def test_only_jpeg_files_of_the_folder_are_embedded(tmp_path, content, message):
+    secret, frame = tmp_path / "secret", tmp_path / "run" / "frames" / "front.jpg"
+    frame.parent.mkdir(parents=True)
+    secret.write_bytes(b"secret")
+    if content is None:
+        frame.symlink_to(secret)
+    else:
+        frame.write_bytes(content)
+    with pytest.raises(EvaluationError, match=message):
+        write_report(tmp_path / "report.html", [make({"memory": "rrrr"})], [tmp_path / "run"])
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("summary", [{}, {"methods": 1}, {"methods": {"memory": {}}}])
+def test_results_that_contradict_themselves_are_one_error(result_folder, tmp_path, summary):
+    results = make({"memory": "rrrr"}).model_copy(update={"summary": summary})
+    with pytest.raises(EvaluationError, match=r"contradict themselves .* run the evaluation again"):
+        write_report(tmp_path / "report.html", [results], [result_folder])

@@ -1,11 +1,11 @@
-"""Scores what a node says about the simulated table-top against the truth of the same frame. Does not import ROS.
+"""Scores captions and answers about a recording of the simulated table-top against the truth of the same frame.
 
-Needs the extra `sim`: answers are parsed with the table-top's own words.
+Does not import ROS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penguin_models.grounding import GroundedObject, format_grounding
@@ -13,35 +13,26 @@ from penguin_ros.evaluation.tabletop.scenes import Score, summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
-_MAX_TRUTHS = 2000
-"""Number of truths kept; the oldest are dropped."""
-
 
 @dataclass
-class LiveScore:
-    """Collects truths by the stamps of their frames, and scores predictions about them."""
+class TruthScore:
+    """Scores of predictions about frames whose objects are known."""
 
-    # Objects of each frame, by its stamp in nanoseconds
-    truths: dict[int, tuple[GroundedObject, ...]] = field(default_factory=dict)
+    truths: Mapping[int, Sequence[GroundedObject]]  # objects of each frame, by its stamp in nanoseconds
     scored: list[Scored] = field(default_factory=list)  # scores of all predictions that could be compared
-
-    def see(self, stamp_ns: int, objects: Sequence[GroundedObject]) -> None:
-        """Adds the truth about a frame."""
-        self.truths[stamp_ns] = tuple(objects)
-        while len(self.truths) > _MAX_TRUTHS:
-            del self.truths[next(iter(self.truths))]
 
     def caption(self, stamp_ns: int, predicted: Sequence[GroundedObject]) -> Scored | None:
         """Scores a grounded caption; returns None if the truth about its frame is unknown."""
         truth = self.truths.get(stamp_ns)
         if truth is None:
             return None
-        return self._score(Turn("caption_grounded", "", "", ExpectedReply("boxes", truth)), format_grounding(predicted))
+        return self._score(
+            Turn("caption_grounded", "", "", ExpectedReply("boxes", tuple(truth))), format_grounding(predicted)
+        )
 
-    def questions(self) -> list[str]:
-        """Returns questions that the newest truth answers: how many, whether something is there, where it is."""
-        stamps = list(self.truths)  # copied at once, because another thread may add to it
-        newest = self.truths[max(stamps)] if stamps else ()
+    def questions(self, stamp_ns: int) -> list[str]:
+        """Returns questions that the truth about a frame answers: how many, where one is, whether one is there."""
+        newest = self.truths.get(stamp_ns, ())
         labels = [item.label for item in newest]
         single = [label for label in labels if labels.count(label) == 1]
         asked = ["How many objects are there? Answer with one word."]

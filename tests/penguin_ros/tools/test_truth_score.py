@@ -2,10 +2,8 @@
 
 import pytest
 
-pytest.importorskip("pybullet", reason="needs the extra sim")
-
 from penguin_models.grounding import Box, GroundedObject
-from penguin_ros.tools.live_score import LiveScore
+from penguin_ros.tools.truth_score import TruthScore
 
 CUBE = GroundedObject("red cube", Box(100, 100, 300, 300))
 BALL = GroundedObject("blue ball", Box(500, 500, 700, 700))
@@ -13,11 +11,8 @@ BALL = GroundedObject("blue ball", Box(500, 500, 700, 700))
 
 @pytest.fixture
 def score():
-    """Returns a score that saw a cube in frame 1, and only a ball in frame 2."""
-    made = LiveScore()
-    made.see(1, [CUBE])
-    made.see(2, [BALL])
-    return made
+    """Returns a score that knows of a cube in frame 1, and only of a ball in frame 2."""
+    return TruthScore({1: [CUBE], 2: [BALL]})
 
 
 def test_captions_are_compared_with_their_own_frame(score):
@@ -26,8 +21,8 @@ def test_captions_are_compared_with_their_own_frame(score):
     assert score.summary()["labelled_box_share"].value == 0.5
 
 
-def test_questions_follow_the_newest_truth_and_answers_are_scored_by_their_own_frame(score):
-    how_many, where, is_there = score.questions()
+def test_questions_are_about_one_frame_and_answers_are_scored_by_their_own_frame(score):
+    how_many, where, is_there = score.questions(2)
     assert "blue ball" in where and "blue ball" in is_there
     assert score.answer(how_many, 2, "There is one object.", []).right
     assert score.answer(where, 2, "A blue ball.", [BALL]).right
@@ -38,9 +33,5 @@ def test_questions_follow_the_newest_truth_and_answers_are_scored_by_their_own_f
     assert score.summary()["accuracy"].answers == 3
 
 
-def test_only_the_newest_2000_truths_are_stored():
-    made = LiveScore()
-    for stamp in range(3000):
-        made.see(stamp, [CUBE])
-    assert len(made.truths) == 2000 and min(made.truths) == 1000
-    assert LiveScore().questions() == ["How many objects are there? Answer with one word."]
+def test_without_a_truth_only_a_number_is_asked_for(score):
+    assert score.questions(9) == ["How many objects are there? Answer with one word."]

@@ -1,0 +1,159 @@
+"""Image files of any kind -> RGB as a viewer shows them: upright, 8 bits, on a white ground where transparent.
+
+A density that differs between the axes (JPEG, PNG) is ignored, as viewers do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from penguin_models.errors import MediaError
+from penguin_models.file_checks import check_file
+from penguin_models.types import UInt8Array
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
+"""Errors that Pillow's decoders raise for damaged files."""
+EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
+_CAMERA_RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+_HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|avif|avis)", re.DOTALL)
+_VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |G.{187}G|\x00\x00\x01[\xb3\xba]", re.DOTALL)
+
+
+def load_image(path: str | Path) -> UInt8Array:
+    """Reads an image file with its EXIF orientation applied: uint8 [H, W, 3]. Of an animation, the first frame.
+
+    Raises:
+        MediaError: The file is missing, empty, truncated or not an image.
+    """
+    with open_image(path) as image:
+        rgb = to_rgb(image)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        if orientation == 1:
+            return rgb
+        upright = Image.fromarray(rgb)
+        upright.getexif()[EXIF_ORIENTATION] = orientation
+        return np.array(ImageOps.exif_transpose(upright))
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Opens an image file; raises MediaError in place of what Pillow raises when it opens or decodes a bad file."""
+    head = check_file(path, "image")
+    if Path(path).suffix.lower() in _CAMERA_RAW:  # Pillow would open the thumbnail inside
+        raise MediaError(f"image {path} is a raw file of a camera; develop it to PNG or JPEG")
+    if _HEIC.match(head):
+        _register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is an error at twice its limit
+            image = Image.open(path)
+        with image:
+            yield image
+    except UnidentifiedImageError as err:
+        raise MediaError(f"image {path} {_unidentified(head)}") from err
+    except Image.DecompressionBombError as err:
+        pixels = re.search(r"\d+", str(err))
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        has = f"has {pixels[0]} pixels" if pixels else "is too large"
+        raise MediaError(f"image {path} {has}, the limit is {limit}; scale it down") from err
+    except DECODING_ERRORS as err:
+        raise MediaError(f"image {path} cannot be decoded: {err}") from err
+
+
+def to_rgb(image: Image.Image) -> UInt8Array:
+    """Converts any Pillow image to uint8 [H, W, 3].
+
+    Grey levels of up to 16 bits are scaled by the range of their format. 32-bit integers and floats have none: levels
+    are scaled from the smallest of the ranges 0 to 1 (floats only), 0 to 255 and 0 to 65535 that holds them all, or
+    else from their minimum to their maximum; NaN becomes black. Transparent pixels are laid on white.
+
+    Raises:
+        MediaError: All values are NaN or infinite.
+    """
+    if image.mode[0] in "IF":
+        return np.repeat(_grey(image)[..., None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    return on_white(image)
+
+
+def on_white(image: Image.Image) -> UInt8Array:
+    """Lays an image with transparency on a white ground: uint8 [H, W, 3].
+
+    A picture of which nothing would be left is returned without its transparency: some cameras fill alpha with 0.
+    """
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        # Pillow 13.0 reads 16-bit colours of a PNG as 8 bits, but not the transparent one.
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    rgba = image.convert("RGBA")
+    pixels = np.asarray(rgba)
+    if not pixels[..., 3].any() and (pixels != pixels[0, 0]).any():
+        return np.ascontiguousarray(pixels[..., :3])
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(rgba)
+    return np.array(ground.convert("RGB"))
+
+
+def _grey(image: Image.Image) -> UInt8Array:
+    """Scales an image with one channel of more than 8 bits to uint8 [H, W]."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    is_16_bit = image.mode == "I" and image.format in (
+        "PNG",
+        "PPM",
+    )  # Pillow opens 16-bit PGM as 32-bit, before 11 PNG too
+    if image.mode.startswith("I;16") or is_16_bit:
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        grey: UInt8Array = (values >> (bits - 8)).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey[values == transparent] = 255
+        return grey
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1 and image.format == "TIFF":
+        values = values.view(np.uint32)
+    return _to_8_bits(values)
+
+
+def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not finite.size:
+        raise MediaError("all its values are NaN or infinite")
+    low, high = finite.min(), finite.max()
+    for limit in (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535):
+        if low >= 0 and high <= limit:
+            low, high = 0, limit
+            break
+    scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255 / max(high - low, 1e-300))
+    grey: UInt8Array = np.nan_to_num(scaled).round().astype(np.uint8)
+    return grey
+
+
+def _register_heif() -> None:
+    """Lets Pillow read HEIC by the package pillow-heif, if it is installed."""
+    try:
+        plugin = importlib.import_module("pillow_heif")
+    except ImportError:
+        return
+    plugin.register_heif_opener()
+
+
+def _unidentified(head: bytes) -> str:
+    """Returns what a file is that Pillow cannot read, and what to do."""
+    if found := _HEIC.match(head):
+        if found[1].startswith(b"avi"):
+            return "is AVIF, which this Pillow cannot read: pip install --upgrade pillow, or pip install pillow-heif"
+        return "is HEIC (HEIF), which needs a plugin: pip install pillow-heif"
+    if _VIDEO.match(head):
+        return "is a video; use it as a video (--video)"
+    return "is not an image that Pillow can read, or it is damaged; convert it to PNG or JPEG"

@@ -1,0 +1,209 @@
+"""A video file as a `Clip`: it can be iterated more than once, decodes anew each time, and holds two frames at most.
+
+Of several video streams, that is shown which ffmpeg would choose; `displayed_frames.py` makes pictures of its frames.
+PyAV is imported only when a video is opened.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
+from penguin_models.container_layout import read_layout
+from penguin_models.displayed_frames import displayed
+from penguin_models.errors import MediaError
+from penguin_models.file_checks import check_file
+from penguin_models.frame_sampling import LONGEST_GAP_S, FrameSampler
+
+if TYPE_CHECKING:
+    import av
+
+_TS_DISCONT = 0x200  # AVFMT_TS_DISCONT of libavformat: timestamps of the format may restart
+_DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
+_DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
+
+
+class VideoFile:
+    """A video file as a `Clip`."""
+
+    def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
+        """Opens any file that ffmpeg reads; a sequence of more than `max_frames` frames is thinned evenly.
+
+        Raises:
+            MediaError: The file is missing or broken, or has no video; fps or max_frames is not positive; or PyAV is
+                not installed.
+        """
+        check_sampling(fps, max_frames)
+        self.notes: list[str] = []
+        """Sentences about what is unusual in the file; complete once the clip has been read."""
+        self._path = Path(path)
+        self._fps = Fraction(fps).limit_denominator(1001) or Fraction(fps)
+        check_file(self._path, "video")
+        self._layout = read_layout(self._path)
+        with self._opened(0) as (container, stream):
+            self._start_s, self._aspect = self._start(stream), stream.sample_aspect_ratio
+            self._broadcast = bool(container.format.flags & _TS_DISCONT)
+        self._chosen: Sequence[int] = range(max_frames)
+        # Headers are often wrong about the length. Decode once to count the samples, but only if there may be too many.
+        if self._may_exceed(max_frames):
+            count = sum(len(numbers) for _, numbers in self._samples())
+            self._chosen = sample_uniformly(range(count), max_frames)
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        """Decodes and yields the sampled frames; raises MediaError if the file breaks off or holds none."""
+        return at_first_size(self._frames(), f"video {self._path}", self._note)
+
+    def _frames(self) -> Iterator[ClipFrame]:
+        empty, chosen = True, self._chosen
+        for frame, numbers in self._samples():
+            empty = False
+            shown = chosen[bisect_left(chosen, numbers.start) : bisect_left(chosen, numbers.stop)]
+            if shown:
+                rgb = displayed(frame, self._aspect)
+                yield from (ClipFrame(self._start_s + float(number / self._fps), rgb) for number in shown)
+        if empty:
+            raise MediaError(f"video {self._path} has no frames")
+
+    def _samples(self) -> Iterator[tuple[av.VideoFrame, range]]:
+        """Decodes the file; yields each sampled frame with the numbers of its samples."""
+        from av.error import FFmpegError
+
+        sampler = FrameSampler(self._fps, self._broadcast)
+        try:
+            yield from sampler.sample(self._timed_frames())
+        except FFmpegError as err:
+            raise MediaError(f"video {self._path} cannot be decoded to its end: {err.strerror}") from err
+        if sampler.jumps:
+            self._note(f"video {self._path}: {_told(sampler.jumps)}")
+
+    def _timed_frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
+        for part in range(len(self._layout.parts)):
+            with self._opened(part) as (container, stream):
+                stream.thread_type = "AUTO"
+                yield from _timed(self._decode_whole(container, stream, part), stream, "pts")
+
+    def _may_exceed(self, max_frames: int) -> bool:
+        """Whether the video may have more samples, judged by its packets, which are read but not decoded."""
+        from av.error import FFmpegError
+
+        def packets() -> Iterator[tuple[av.Packet, Fraction, Fraction]]:
+            for part in range(len(self._layout.parts)):
+                with self._opened(part) as (container, stream):
+                    yield from _timed((packet for packet in container.demux(stream) if packet.size), stream, "dts")
+
+        samples = FrameSampler(self._fps, self._broadcast).sample(packets())
+        try:  # In decoding order, so that the last few frames may be missing.
+            return any(numbers.stop > max_frames - 4 for _, numbers in samples)
+        except (FFmpegError, IndexError):
+            return True  # it will be reported by decoding
+
+    @contextmanager
+    def _opened(self, part: int) -> Iterator[tuple[Any, Any]]:
+        """Opens a part of the file; yields its container and the stream to show."""
+        try:
+            import av
+        except ModuleNotFoundError as err:
+            raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
+        url = f"file:{self._path}"  # or ffmpeg would take 10:00.mp4 for a protocol named 10
+        if len(self._layout.parts) > 1:
+            start, end = self._layout.parts[part]
+            url = f"subfile,,start,{start},end,{end},,:{url}"
+        try:
+            container = av.open(url, metadata_errors="replace")  # titles are often not UTF-8
+        except (av.error.FFmpegError, OSError) as err:
+            reason = f"{err.strerror}; it is damaged, or not a video"
+            raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
+        with container:
+            yield container, self._choose(container)
+
+    def _choose(self, container: Any) -> Any:
+        """Returns the video stream that ffmpeg would choose; covers and thumbnails are no videos."""
+        from av.stream import Disposition
+
+        pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+        videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
+        if not videos:
+            only = "only a cover image" if container.streams.video else "and no image"
+            raise MediaError(f"video {self._path} has no video stream, {only}")
+        known = [stream for stream in videos if stream.codec_context is not None]
+        if not known:
+            raise MediaError(f"video {self._path} has a codec that this ffmpeg does not know; convert it to H.264")
+        best = max(known, key=_preference)
+        if len(videos) > 1:
+            used = f"stream {best.index} ({best.width}x{best.height}) is used"
+            self._note(f"video {self._path} has {len(videos)} video streams; {used}")
+        return best
+
+    def _decode_whole(self, container: Any, stream: Any, part: int) -> Iterator[av.VideoFrame]:
+        """Yields all frames of a part; raises MediaError if the file was cut short.
+
+        ffmpeg takes the end of the file for the end of the video. A cut shows only in a damaged last packet or in the
+        length that the file's header announces; the header of a transport stream announces nothing.
+        """
+        end_s = 0.0
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
+                    raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
+                if packet.size and packet.pts is not None:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                yield from packet.decode()
+        except IndexError:  # at the end, PyAV 18.1 flushes streams that it does not know, if new ones have appeared
+            yield from stream.decode(None)
+        if self._layout.breaks_off and part == len(self._layout.parts) - 1:
+            announced = "its header announces more; copy it again"
+            raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")
+
+    def _start(self, stream: Any) -> float:
+        """Returns the time of the first frame in seconds; a time before 0 becomes 0."""
+        start_s = max(0.0, float((stream.start_time or 0) * (stream.time_base or 0)))
+        if start_s <= LONGEST_GAP_S:
+            return start_s
+        self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
+        return 0.0
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def _preference(stream: Any) -> int:
+    from av.stream import Disposition
+
+    marked = bool(stream.disposition & Disposition.default)
+    return int(stream.width * stream.height) + _DEFAULT_STREAM_PIXELS * marked
+
+
+def _timed(items: Iterable[Any], stream: Any, clock: str) -> Iterator[tuple[Any, Fraction, Fraction]]:
+    """Adds start and duration in seconds to frames or packets; those without timestamps follow the one before."""
+    rate = stream.guessed_rate or stream.average_rate or Fraction(_DEFAULT_RATE)
+    end = Fraction(0)
+    for item in items:
+        time_base = item.time_base or stream.time_base
+        start = getattr(item, clock)
+        if start is None and item.pts is not None:
+            continue  # the first packets of a video with B-frames
+        duration = (item.duration or 0) * time_base
+        start = end if start is None else start * time_base
+        end = start + (duration or 1 / rate)
+        yield item, start, duration
+
+
+def _told(jumps: Sequence[tuple[float, float]]) -> str:
+    """Returns a sentence about jumps of timestamps."""
+    (at_s, by_s), more = jumps[0], len(jumps) - 1
+    more_jumps = f", and {more if more < 99 else 'many'} more times" if more else ""
+    return f"timestamps jump by {_span(by_s)} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"
+
+
+def _span(seconds: float) -> str:
+    """Returns a span of time in the unit that suits it."""
+    for unit, name in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours")):
+        if abs(seconds) > 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"

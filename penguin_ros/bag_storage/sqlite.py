@@ -1,0 +1,88 @@
+"""Reads the SQLite files of rosbag2, without changing them or anything next to them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from penguin_models.errors import MediaError
+from penguin_ros.bag_storage.messages import Connection, Message
+
+MAGIC = b"SQLite format 3\0"
+_ATTEMPTS = 3
+
+
+class SqliteFile:
+    """An open database; a copy of it if a crash or a running recorder left messages in files next to it."""
+
+    def __init__(self, path: Path, scratch: Path):
+        """Reads the topics; `scratch` is an empty folder for a copy. Raises any error if the file is damaged."""
+        # SQLite merges pending files into the database when it is opened, so that must be a copy.
+        uri = _copy(path, scratch).as_uri() if pending_files(path) else f"{path.resolve().as_uri()}?immutable=1"
+        self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        try:
+            self.connections = self._read_topics()
+            self.start_ns: int = self._database.execute("SELECT min(timestamp) FROM messages").fetchone()[0] or 0
+        except BaseException:
+            self.close()
+            raise
+
+    def messages(self, wanted: Collection[Connection], start_ns: int) -> Iterator[Message]:
+        """Yields the messages of some connections recorded at or after a time, in the order of their log times."""
+        topics = {connection.id: connection for connection in wanted}
+        rows = self._database.execute(
+            "SELECT topic_id, timestamp, id, data FROM messages "
+            f"WHERE topic_id IN ({','.join('?' * len(topics))}) AND timestamp >= ? ORDER BY timestamp, id",
+            (*topics, start_ns),
+        )
+        for topic, log_ns, place, data in rows:
+            yield Message(topics[topic], log_ns, place, bytes(data or b""))
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
+
+    def _read_topics(self) -> list[Connection]:
+        definitions = {}
+        if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
+            rows = self._database.execute(
+                "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+            )
+            definitions = {name: (encoding, _bytes(text)) for name, encoding, text in rows}
+        topics = self._database.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id")
+        return [
+            Connection(number, name, kind, encoding, *definitions.get(kind, ("", b"")))
+            for number, name, kind, encoding in topics
+        ]
+
+
+def pending_files(path: Path) -> list[Path]:
+    """Returns the files next to a database with messages that it lacks (-wal), or with what to undo (-journal)."""
+    files = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal"))
+    return [file for file in files if file.is_file() and file.stat().st_size]
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    """Copies a database and the files next to it as they were at one time, and returns the copy."""
+    for _ in range(_ATTEMPTS):
+        files = [path, *pending_files(path)]
+        before = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        needed, free = sum(size for _, size, _ in before), shutil.disk_usage(folder).free
+        if needed > free:
+            raise MediaError(
+                f"{files[-1].name} holds messages that {path.name} lacks; a copy of both needs {needed >> 20} MiB, but "
+                f"{folder.parent} has {free >> 20} MiB: set TMPDIR to a folder with more space"
+            )
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        if before == [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in [path, *pending_files(path)]]:
+            return folder / path.name
+        for file in folder.iterdir():
+            file.unlink()
+    raise MediaError(f"{path.name} is being written to; stop the recorder, or copy the bag")
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)

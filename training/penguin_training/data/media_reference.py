@@ -1,0 +1,75 @@
+"""Images and clips that a sample refers to: paths, file:// URLs, and images inside the annotation file (data: URIs)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from penguin_models.errors import DataError
+from penguin_models.media import DECODING_ERRORS, ClipFrame, to_rgb
+from penguin_models.types import UInt8Array
+
+_URL = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
+_DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MediaReference:
+    """An image or a clip that a sample refers to."""
+
+    path: Path  # Its file or folder; only a name for messages if `frames` holds the pixels
+    is_clip: bool  # Whether it is a clip
+    # Decoded frames of media without a file; an image has one
+    frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
+
+
+def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaReference:
+    """Reads what the field `key` says about an image or clip: a path relative to `root`, a file:// URL or a data: URI.
+
+    Raises:
+        DataError: It is none of these, for example a URL of a web server, or a data: URI that holds no image.
+    """
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{key} must be a path or a list of paths, not {value!r:.60}")
+    checked_unicode(value, key)
+    if value[:5].lower() == "data:":
+        if is_clip:
+            raise DataError(f"{key} is a clip in a data: URI; write it to a file and give its path")
+        return MediaReference(Path("data: URI"), is_clip, (ClipFrame(0.0, _decode(value, key)),))
+    scheme = _URL.match(value)
+    if scheme is None:
+        return MediaReference(root / value, is_clip)
+    url = urlsplit(value)
+    if scheme[1].lower() != "file" or url.netloc not in ("", "localhost"):
+        raise DataError(f"{key} is the URL {value!r:.80}; download it and give its path")
+    return MediaReference(Path(unquote(url.path)), is_clip)
+
+
+def checked_unicode(text: str, what: str) -> str:
+    """Returns the text; JSON can hold halves of a surrogate pair (`\\udc80`), which cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise DataError(f"{what} is not valid Unicode (character {err.start}: {text[err.start]!r}); fix it") from err
+    return text
+
+
+def _decode(uri: str, key: str) -> UInt8Array:
+    header = _DATA.match(uri)
+    try:
+        if header is None:
+            raise ValueError("it does not begin with data:image/...;base64,")
+        content = base64.b64decode(uri[header.end() :], validate=True)
+        with Image.open(io.BytesIO(content)) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except (binascii.Error, ValueError, *DECODING_ERRORS, Image.DecompressionBombError) as err:
+        reason = "its bytes are no image" if isinstance(err, UnidentifiedImageError) else str(err)
+        raise DataError(f"{key} is a data: URI that cannot be decoded: {reason}") from err
