@@ -104,7 +104,8 @@ def test_an_exception_without_a_caller_reaches_log_and_diagnostics(robot, start_
     robot.wait(lambda: "prefilling frames: RuntimeError: boom" in node.log)
     status = robot.wait(lambda: [s for s in statuses(robot, node.name) if "unexpected errors" in s.message])[0]
     assert status.level > b"\x00" and "boom" in status.message
-    assert ask(robot, node).error_code == Answer.ERROR_NO_FRAMES  # the camera's memory was cleared
+    answer = ask(robot, node)  # the camera's memory was cleared, and this is why
+    assert (answer.error_code, answer.error_msg) == (Answer.ERROR_INTERNAL, "RuntimeError: boom")
 
 
 def test_bad_images_are_counted_and_the_next_good_one_is_used(robot, start_node, image):
