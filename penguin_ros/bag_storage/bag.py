@@ -11,8 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import zstandard
+
 from penguin_models.errors import MediaError, PenguinError
-from penguin_ros.bag_storage import mcap, ros1, sqlite, zstd
+from penguin_ros.bag_storage import mcap, ros1, sqlite
 from penguin_ros.bag_storage.folder import storage_files
 from penguin_ros.bag_storage.messages import Connection, StorageFile
 from penguin_ros.message_types import deserialize
@@ -86,8 +88,8 @@ def open_bag(path: Path) -> Iterator[Bag]:
 def _plain(data: bytes) -> bytes:
     """Undoes rosbag2's compression mode "message"; no serialised message begins with these bytes."""
     if data.startswith(_ZSTD_MAGIC):
-        with suppress(zstd.ZstdError):  # damaged: it cannot be deserialised either
-            return bytes(zstd.decompress(data))
+        with suppress(zstandard.ZstdError):  # damaged: it cannot be deserialised either
+            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
     return data
 
 
@@ -96,7 +98,7 @@ def _open(path: Path, stack: ExitStack) -> StorageFile:
         magic = file.read(64)
     if magic.startswith(_ZSTD_MAGIC):
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penguin-bag-")))
-        with zstd.open(path, "rb") as packed, (folder / path.stem).open("wb") as plain:
+        with zstandard.open(path, "rb") as packed, (folder / path.stem).open("wb") as plain:
             shutil.copyfileobj(packed, plain)
         return _open(folder / path.stem, stack)
     opened: StorageFile

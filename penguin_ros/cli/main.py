@@ -12,7 +12,6 @@ from penguin_ros.cli.stopping import quiet_ctrl_c
 
 _PYPI_NAMES = {
     "PIL": "pillow",
-    "backports": "backports.zstd",
     "cv2": "opencv-python-headless",
     "ml_dtypes": "ml-dtypes",
     "ruamel": "ruamel.yaml",

@@ -102,6 +102,7 @@ def replay(
     clock: Annotated[bool, typer.Option(help="Publish the recorded time on /clock.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for subscribers; 0 does not wait.", min=0.0)] = 0.0,
     remap: Annotated[list[str] | None, typer.Option(help="Rename a topic, as from:=to.")] = None,
+    namespace: Annotated[str, typer.Option(help="Namespace of topics without a leading slash.")] = "/",
     as_json: JsonOption = False,
 ) -> None:
     """Publish the images of a recorded bag at their recorded times, over DDS."""
@@ -122,7 +123,7 @@ def replay(
             notes.append(text)
             print_note(text)
 
-        played = play(bag, topic or [], playback, remap or [], stop, show, note)
+        played = play(bag, topic or [], playback, remap or [], namespace, stop, show, note)
     if as_json:
         seconds = round(played.seconds, 3)
         print_json(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from time import monotonic
 
 import rclpy
@@ -58,6 +58,7 @@ def play(
     topics: Sequence[str] = (),
     playback: Playback | None = None,
     remaps: Sequence[str] = (),
+    namespace: str = "/",
     stop: threading.Event | None = None,
     on_message: Callable[[Played], None] = lambda played: None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -66,9 +67,11 @@ def play(
 
     Args:
         path: A bag folder, or a single .mcap, .db3 or ROS 1 .bag file.
-        topics: Image topics; all of the bag's if empty.
+        topics: Image topics; all of the bag's if empty. One without a leading slash is played in the namespace, and
+            may be in the bag there or without it.
         playback: Rate, loops, start.
         remaps: Rules from:=to that rename topics.
+        namespace: Of topics without a leading slash.
         stop: Ends the playback early.
         on_message: Called after each message.
         on_note: Called with each sentence about what is unusual.
@@ -78,10 +81,14 @@ def play(
         RosArgumentsError: A rule cannot be parsed.
     """
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
-    recording = read_recording(
-        path, lambda bag: [choose_topic(bag, topic) for topic in topics] or _all_topics(bag, on_note), for_replay=True
-    )
-    names, rules, notes = _names(recording.cameras, remaps)
+    full_names = {topic: topic if topic[:1] == "/" else str(PurePosixPath("/", namespace, topic)) for topic in topics}
+
+    def choose(bag: Bag) -> list[str]:
+        return [choose_topic(bag, _in_bag(bag, *item)) for item in full_names.items()] or _all_topics(bag, on_note)
+
+    recording = read_recording(path, choose, for_replay=True)
+    moves = [f"/{topic}:={name}" for topic, name in full_names.items() if name not in recording.cameras]
+    names, rules, notes = _names(recording.cameras, [*remaps, *moves])
     for note in (*recording.notes, *notes):
         on_note(note)
     start_ros(["--ros-args", *(part for rule in rules for part in ("-r", rule))])
@@ -106,6 +113,12 @@ def play(
         node.destroy_node()
         rclpy.shutdown()
     return played
+
+
+def _in_bag(bag: Bag, topic: str, name: str) -> str:
+    """Returns the name that a topic has in the bag: its full name, or its relative name as recorded in no namespace."""
+    names = {connection.topic for connection in bag.connections}
+    return f"/{topic}" if name not in names and f"/{topic}" in names else name
 
 
 def _all_topics(bag: Bag, on_note: Callable[[str], None]) -> list[str]:

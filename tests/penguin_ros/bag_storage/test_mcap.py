@@ -108,12 +108,6 @@ def test_a_topic_recorded_by_two_publishers_is_read_in_the_order_of_time(jpegs, 
     assert len(brightness) == 6 and brightness == sorted(brightness)
 
 
-def test_an_unknown_compression_is_named(jpegs, tmp_path):
-    path = write_mcap(tmp_path / "a.mcap", [Channel(CAMERA)], jpegs(), compression="xz")
-    with pytest.raises(MediaError, match="compression 'xz' is unknown"):
-        read(path)
-
-
 def test_log_times_may_use_all_64_bits(bags, tmp_path, picture):
     """They are useless; stamps count."""
     images = [bags.serialize(bags.jpeg(picture(16, 24), stamp_ns=number * SECOND)) for number in (1, 2)]

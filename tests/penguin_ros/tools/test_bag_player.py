@@ -44,6 +44,16 @@ def bag(bags, picture):
     )
 
 
+@pytest.mark.parametrize("recorded", ["/robot/eye", "/eye"])
+def test_a_relative_topic_is_played_in_the_namespace(robot, bags, picture, replay, recorded):
+    bag = bags.write({recorded: [(0, bags.raw(picture(24, 32)))], "/other": [(0, bags.raw(picture(24, 32)))]})
+    images, others = (robot.subscribe(Image, topic) for topic in ("/robot/eye", "/other"))
+    process = replay(bag, "--topic", "eye", "--namespace", "robot", "--wait", 30)
+    assert process.returncode == 0, process.err
+    robot.wait(lambda: images)
+    assert not others
+
+
 def test_images_are_published_as_recorded(robot, bag, replay):
     raw = robot.subscribe(Image, "/a/image", QoSProfile(depth=50))
     jpeg = robot.subscribe(CompressedImage, "/b/compressed")
@@ -146,6 +156,8 @@ def test_a_long_wait_is_announced_with_the_option_that_avoids_it(robot, bags, pi
     waiting = replay(bag, wait=False)
     note = "no image was recorded for 8.0 hours before 28800.0 s; --start 28800.0 begins there"
     assert waiting.stderr.readline() == f"note: {note}\n"
+    waiting.kill()
+    waiting.wait()
     images = robot.subscribe(Image, "/a", QoSProfile(depth=50))
     process = replay(bag, "--start", 28800, "--wait", 30, "--json")
     assert process.returncode == 0 and json.loads(process.out)["notes"] == []
