@@ -6,8 +6,9 @@ the files in launch/config set it.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,32 @@ class Setting:
     live: bool = True  # whether it may change while the node is configured; otherwise only while it is unconfigured
     read_only: bool = False  # whether it can be set only when the node starts
 
+    def convert(self, value: Any) -> Any:
+        """Returns a value in this parameter's type: numbers are converted where that is exact.
+
+        Raises:
+            SettingError: The value has another type.
+        """
+        kind = type(self.default)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind is float and is_number:
+            return float(value)
+        if kind is int and is_number and float(value).is_integer():
+            return int(value)
+        if kind is list and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return list(value)
+        if kind in (bool, str) and isinstance(value, kind):
+            return value
+        raise SettingError(f"{self.name} is {value!r}, it must be {_KINDS[kind]}")
+
+
+_KINDS = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a string (quoted, if it looks like a number)",
+    list: "a list of strings, as in ['/camera/image_raw']",
+}
 
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()
 
@@ -45,9 +72,10 @@ SETTINGS = (
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
             choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
     Setting("threads", 0, "Threads per operator on a CPU; 0 for all cores.", 0, 1024, live=False),
-    Setting("image_topics", ["image_raw"], "Image topics; compressed ones end in /compressed.", live=False),
-    Setting("image_reliability", "best_effort", "Reliability of the image subscriptions.",
-            choices=("best_effort", "reliable"), live=False),
+    Setting("image_topics", ["image_raw"], "Image topics, raw or compressed: the type is what is published.",
+            live=False),
+    Setting("image_reliability", "auto", "Reliability of the image subscriptions; auto is what the publishers offer.",
+            choices=("auto", "best_effort", "reliable"), live=False),
     Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
             24, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
@@ -105,13 +133,17 @@ class NodeSettings:
         Raises:
             PenguinError: A value is out of range or contradicts another one.
         """
+        values = {**values, **{setting.name: setting.convert(values[setting.name]) for setting in SETTINGS}}
         for setting in SETTINGS:
             _check(setting, values[setting.name])
         if values["keyframe.policy"] == "reference" and importlib.util.find_spec("torch") is None:
             raise SettingError("keyframe.policy is 'reference', which needs torch; pip install torch, or set novelty")
         topics = values["image_topics"]
         if not topics or len(set(topics)) < len(topics) or not all(topics):
-            raise SettingError(f"image_topics is {list(topics)}, it must name at least one topic, each once")
+            raise SettingError(
+                "image_topics must name at least one topic, each once, as in ['/camera/image_raw']; "
+                f"it is {list(topics)}"
+            )
         share = values["token_budget"] // len(topics)
         memory = MemoryConfig(token_budget=share, **_group(values, "memory."))
         novelty = _group(values, "keyframe.")
@@ -138,6 +170,15 @@ class NodeSettings:
     def changes_to(self, other: NodeSettings) -> set[str]:
         """Returns the names of the parameters that differ."""
         return {name for name, value in self.values.items() if other[name] != value}
+
+
+def unknown_parameter(name: str, known: Iterable[str] = tuple(BY_NAME)) -> str:
+    """Returns a message about a parameter that does not exist, with the names that may have been meant."""
+    known = list(known)
+    meant = difflib.get_close_matches(name, known, n=1) or [
+        other for other in known if name.rpartition(".")[2] == other.rpartition(".")[2]
+    ]
+    return f"there is no parameter {name}" + (f"; did you mean {' or '.join(meant)}?" if meant else "")
 
 
 def _group(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

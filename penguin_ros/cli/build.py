@@ -54,7 +54,7 @@ def build(
 
     limits = PlanLimits(max_tokens, max_patches)
     cancelled = threading.Event()
-    with stopping_like_ctrl_c(), stderr.status("building") as status, ThreadPoolExecutor(1) as pool:
+    with stopping_like_ctrl_c(), stderr.status("building", spinner="line") as status, ThreadPoolExecutor(1) as pool:
 
         def show(phase: str, done: int, steps: int) -> None:
             status.update(f"{phase}: {done} of {steps}")

@@ -1,13 +1,14 @@
 """`penguin-vl`: one command line for everything.
 
-Exit codes: 0 success, 1 failure, 2 bad usage. An error is one line on standard error.
+Exit codes: 0 success, 1 failure, 2 bad usage, 130 Ctrl-C. An error is one line on standard error.
 """
 
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
-from penguin_models.errors import PenguinError
+from penguin_ros.cli.stopping import quiet_ctrl_c
 
 _PYPI_NAMES = {
     "PIL": "pillow",
@@ -22,6 +23,16 @@ _TRAINING_PACKAGES = ("penguin_training", "penguin_tabletop")
 
 def main() -> None:
     """Runs the command line and ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a model's text may have characters that the terminal has not
+            stream.reconfigure(errors="backslashreplace")
+    with quiet_ctrl_c():
+        _run()
+
+
+def _run() -> None:
+    from penguin_models.errors import PenguinError
+
     try:
         from penguin_ros.cli.app import app  # here, because its imports may fail too
 

@@ -46,5 +46,5 @@ def print_note(text: str) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Shows a spinner with this text while the block runs, if standard error is a terminal."""
-    with stderr.status(what):
+    with stderr.status(what, spinner="line"):  # in ASCII
         yield

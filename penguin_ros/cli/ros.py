@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from penguin_models.errors import PenguinError
+from penguin_models.errors import PenguinError, SettingError
 from penguin_ros.cli.output import JsonOption, print_json, print_note, stderr, stdout
 
 
@@ -50,9 +50,9 @@ def node(
     require_ros()
     from penguin_ros.nodes.vlm_main import run
 
-    values = [f"model:={json.dumps(model)}", f"autostart:={str(autostart).lower()}"]
+    values = [f"model:={_quoted(model)}", f"autostart:={str(autostart).lower()}"]
     if image_topic:
-        values.append(f"image_topics:={json.dumps(image_topic)}")
+        values.append(f"image_topics:={_quoted(image_topic)}")
     values += [_parameter_rule(item) for item in set_ or []]
     args = ["penguin-vl", "--ros-args", "-r", f"__node:={name}", "-r", f"__ns:={namespace}", "--log-level", log_level]
     if params_file is not None:
@@ -64,15 +64,31 @@ def node(
 
 def _parameter_rule(item: str) -> str:
     """Converts NAME=VALUE to NAME:=VALUE, and refuses names that ROS would ignore silently."""
-    from penguin_ros.settings import SETTINGS
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
-    known = [*(setting.name for setting in SETTINGS), "use_sim_time"]
+    from penguin_ros.settings import BY_NAME, unknown_parameter
+
+    known = [*BY_NAME, "use_sim_time"]
     name, equals, value = item.partition("=")
     if not equals:
         raise typer.BadParameter(f"{item!r} is not name=value", param_hint="--set")
     if name not in known:
-        raise typer.BadParameter(f"there is no parameter {name}; choose from {', '.join(known)}", param_hint="--set")
+        reason = f"{unknown_parameter(name, known)} The parameters are: {', '.join(known)}"
+        raise typer.BadParameter(reason, param_hint="--set")
+    try:
+        content = YAML(typ="safe").load(value)
+    except YAMLError:
+        content = None
+    if name in BY_NAME and isinstance(BY_NAME[name].default, str):
+        return f"{name}:={_quoted(content if isinstance(content, str) else value)}"
+    if content is None or isinstance(content, dict):
+        raise SettingError(f"{name} is {value!r}, which cannot be read as a number, a list or a string")
     return f"{name}:={value}"
+
+
+def _quoted(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)  # YAML does not join the escapes of surrogates
 
 
 def replay(
@@ -98,7 +114,7 @@ def replay(
         signal.signal(number, lambda *_: stop.set())
     notes: list[str] = []
     playback = Playback(rate, 0 if loop else 1, start, clock, wait)
-    with stderr.status(f"playing {bag}") as status:
+    with stderr.status(f"playing {bag}", spinner="line") as status:
 
         def show(played: Played) -> None:
             status.update(f"playing {bag}: {played.messages} images, {played.seconds:.1f} s")

@@ -1,13 +1,56 @@
-"""SIGTERM and SIGHUP as KeyboardInterrupt, for commands that must clean up when they are ended."""
+"""Signals that end a command: Ctrl-C without a traceback; SIGTERM and SIGHUP like Ctrl-C where there is a clean-up."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_INTERRUPTED = 130
+_AGAIN_S = 0.01
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def quiet_ctrl_c() -> Iterator[None]:
+    """Ends the process with exit code 130 and no traceback if Ctrl-C interrupts the block, imports included.
+
+    A block that handles KeyboardInterrupt, or SIGINT itself, ends as it chooses.
+    """
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    def unraisable(event: sys.UnraisableHookArgs) -> None:
+        if not isinstance(event.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(event)
+            return
+        import threading
+
+        # It hit a destructor or a callback of the import system, where Python ignores it: once more, outside of it.
+        threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background process ignores it
+        signal.signal(signal.SIGINT, interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        yield
+    except BaseException as err:  # imports in C turn the interrupt into errors of their own
+        if not interrupted or (isinstance(err, SystemExit) and err.code != _INTERRUPTED):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(_INTERRUPTED)  # Python's own end would report SIGINT if the interrupt hit a string that was executed
+    finally:
+        sys.unraisablehook = hook
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -3,51 +3,87 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.subscription import Subscription
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from penguin_engine.scene.mailbox import LoadFrame
+from penguin_models.errors import SettingError, UnknownCameraError
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
 from penguin_ros.images import message_to_rgb
+from penguin_ros.nodes.context import without_places
+from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
+from penguin_ros.nodes.node_time import NodeTime
+from penguin_ros.nodes.stamps import Stamps
 from penguin_ros.raw_images import Mono16Scaling
+from penguin_ros.settings import NodeSettings
 
 _RATE_WINDOW_S = 5.0
+_ENOUGH = 0.8  # of the wanted rate
+_MANY_REPEATED = 0.1  # of the images
 
 
 class Camera:
-    """The subscription of one image topic.
+    """The subscription of one image topic, with the type and QoS that its publishers offer.
 
     Attributes:
         name: Full name of the topic.
-        unstamped: Number of images without a stamp; their time of arrival is used.
-        arrived_s: When the newest image arrived, on the monotonic clock; None before the first.
+        stamps: Dates the images.
+        opened_s: When it was subscribed to, on the monotonic clock.
+        arrived_s: When the newest image arrived; None before the first.
     """
 
     def __init__(
         self,
         node: Node,
         topic: str,
-        reliability: str,
+        settings: NodeSettings,
+        time: NodeTime,
         offer: Callable[[str, int, LoadFrame], None],
-        mono16_scaling: Mono16Scaling = "percentiles",
     ):
-        """Subscribes; `offer` takes name, stamp in nanoseconds, and a function that converts the image."""
+        """Subscribes.
+
+        Args:
+            node: The node.
+            topic: Name of the topic, before remapping.
+            settings: The node's parameters.
+            time: Dates images without a usable stamp.
+            offer: Takes name, stamp in nanoseconds, and a function that converts the image.
+        """
         self.name = node.resolve_topic_name(topic)
-        self.unstamped = 0
+        self.stamps, self.opened_s = Stamps(settings.memory.jump_back_s), monotonic()
         self.arrived_s: float | None = None
         self._arrivals: deque[float] = deque(maxlen=1024)
-        self._node, self._offer, self._scaling = node, offer, mono16_scaling
-        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy[reliability.upper()])
-        compressed = any(name.endswith("/compressed") for name in (topic, self.name))
-        message = CompressedImage if compressed else Image
-        self._subscription = node.create_subscription(message, topic, self._on_image, qos)
+        self._first_s: float | None = None
+        self._node, self._topic, self._settings, self._time, self._offer = node, topic, settings, time, offer
+        self._link: Link | None = None
+        self._subscription: Subscription | None = None
+        self.follow_graph()
+
+    def follow_graph(self) -> None:
+        """Subscribes again if the publishers' type or QoS has changed."""
+        self._publishers = self._node.get_publishers_info_by_topic(self._topic)
+        link = choose_link((self._topic, self.name), self._publishers, self._settings["image_reliability"], self._link)
+        if link == self._link and self._subscription is not None:
+            return
+        self.close()  # first: a process cannot subscribe to one topic with two types
+        self._link, logger = link, self._node.get_logger()
+        try:
+            self._subscription = self._node.create_subscription(
+                link.message_type, self._topic, self._on_image, link.qos
+            )
+        except RuntimeError as err:  # the middleware's; the next call tries again
+            logger.warning(f"cannot subscribe to {self.name} ({link}): {err}", throttle_duration_sec=10.0)
+        else:
+            logger.info(f"subscribed to {self.name} ({link})")
 
     def rate_hz(self) -> float:
         """Returns the rate at which images arrived during the last five seconds."""
@@ -56,21 +92,98 @@ class Camera:
             self._arrivals.popleft()
         return len(self._arrivals) / _RATE_WINDOW_S
 
+    def silence(self, timeout_s: float) -> str:
+        """Returns why no image arrives, as far as the graph shows it; "" if one did within the timeout."""
+        assert self._link is not None
+        if self.arrived_s is not None and monotonic() - self.arrived_s <= timeout_s:
+            return ""
+        return silence(self._node, self.name, self._publishers, self._link)
+
+    def warnings(self, wanted_hz: float) -> Iterator[str]:
+        """Yields what is wrong with the images that arrive; `wanted_hz` is the sampling rate, 0 for any."""
+        assert self._link is not None
+        yield from unreachable(self.name, self._publishers, self._link)
+        yield from self._stamp_warnings()
+        rate_hz = self.rate_hz()
+        if self._first_s is not None and monotonic() - self._first_s > _RATE_WINDOW_S and rate_hz < _ENOUGH * wanted_hz:
+            yield f"images arrive at {rate_hz:.1f} Hz, less than sample_rate_hz {wanted_hz}: {self._remedy()}"
+
+    def _stamp_warnings(self) -> Iterator[str]:
+        stamps, clock_trouble = self.stamps, self._time.trouble()
+        if stamps.unstamped:
+            yield f"{stamps.unstamped} images had no stamp and were dated by arrival"
+        if stamps.broken:
+            cleared = f"the memory was cleared {stamps.jumps_back} times, " if stamps.jumps_back else ""
+            yield f"{stamps.broken}: {cleared}images are dated by arrival; check the camera driver"
+        elif stamps.jumps_often(monotonic()):
+            yield (
+                f"stamps jumped back in time {stamps.jumps_back} times, and each time the memory was cleared: check "
+                "the camera driver, or play a longer bag"
+            )
+        elif stamps.repeated > _MANY_REPEATED * stamps.images:
+            yield f"{stamps.repeated} images had the stamp of the image before, and were not used"
+        if clock_trouble:
+            yield clock_trouble
+        elif stamps.ahead_s:
+            side = "ahead of" if stamps.ahead_s > 0 else "behind"
+            yield (
+                f"stamps are {abs(stamps.ahead_s):.1f} s {side} the node's clock: synchronise the clocks, or set "
+                "use_sim_time if a bag is played"
+            )
+
+    def age_s(self, stamp_ns: int) -> float:
+        """Returns the age of an image in seconds."""
+        return self.stamps.age_s(stamp_ns, self._time.now_ns())
+
     def close(self) -> None:
         """Unsubscribes."""
-        self._node.destroy_subscription(self._subscription)
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _remedy(self) -> str:
+        assert self._link is not None
+        if not self._link.reliable and offers_reliable(self._publishers, self._link):
+            return "set image_reliability to reliable or auto"
+        if self._link.message_type is Image:
+            return "if the camera is faster, subscribe to compressed images"
+        return "if the camera is faster, the network loses images"
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.arrived_s = monotonic()
+        self._first_s = self._first_s or self.arrived_s
         self._arrivals.append(self.arrived_s)
-        header = message.header
-        if stamp_to_ns(header.stamp) == 0:
-            self.unstamped += 1
-            stamp_ns = self._node.get_clock().now().nanoseconds
+        header, broken = message.header, self.stamps.broken
+        stamp_ns = self.stamps.date(stamp_to_ns(header.stamp), self._time.now_ns(), self.arrived_s)
+        if stamp_ns != stamp_to_ns(header.stamp):
             # What is published about this frame carries the stamp that was used.
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
-        self._offer(self.name, stamp_to_ns(header.stamp), partial(_load, message, header, self.name, self._scaling))
+        if self.stamps.broken and not broken:
+            self._node.get_logger().warning(f"{self.name}: {self.stamps.broken}: images are dated by arrival")
+        scaling = self._settings["mono16_scaling"]
+        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name, scaling))
 
 
 def _load(message: Image | CompressedImage, header: Header, camera: str, mono16_scaling: Mono16Scaling) -> Frame:
     return Frame(message_to_rgb(message, mono16_scaling), stamp_to_ns(header.stamp), camera, header)
+
+
+def camera_names(node: Node, settings: NodeSettings) -> list[str]:
+    """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
+    try:
+        names = [camera_name(node, topic) for topic in settings["image_topics"]]
+    except UnknownCameraError as err:
+        raise SettingError(f"image_topics: {err}; rename it") from err
+    if len(set(names)) < len(names):
+        raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+    return names
+
+
+def camera_name(node: Node, topic: str) -> str:
+    """Returns the full name of an image topic after remapping; raises UnknownCameraError if it is not a valid name."""
+    try:
+        validate_topic_name(topic)
+        return str(node.resolve_topic_name(topic))
+    except (InvalidTopicNameException, RuntimeError) as err:  # RuntimeError: an unknown substitution
+        reason = without_places(str(err)).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
+        raise UnknownCameraError(f"{topic!r} is not a valid topic name: {reason}") from err

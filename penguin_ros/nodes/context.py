@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.executors import Executor
+from rclpy.logging import LoggingSeverity, get_logger_effective_level, set_logger_level
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
@@ -65,12 +66,16 @@ def start_ros(args: Sequence[str]) -> None:
     Raises:
         RosArgumentsError: The ROS arguments cannot be parsed.
     """
+    set_logger_level("rcl", LoggingSeverity.FATAL)  # the exception says the same
     try:
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:
-        raise RosArgumentsError(_without_places(str(err))) from err
+        reason = " ".join(without_places(str(err)).split()).removeprefix("failed to initialize rcl: ")
+        raise RosArgumentsError(reason) from err
+    if get_logger_effective_level("rcl") == LoggingSeverity.FATAL:  # the arguments set no other
+        set_logger_level("rcl", LoggingSeverity.UNSET)
 
 
-def _without_places(message: str) -> str:
+def without_places(message: str) -> str:
     """Returns a message of ROS's C code without the source locations it lists."""
-    return " ".join(message.split(", at /")[0].split()).removeprefix("failed to initialize rcl: ")
+    return message.split(", at /")[0]

@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from penguin_engine.runtimes.base import RuntimeInfo
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.worker import SceneWorker
+from penguin_ros.bridge import bridge, bridge_fault
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import NodeSettings
@@ -45,20 +46,24 @@ def inactive_status(name: str, state: str, error: str) -> DiagnosticStatus:
 
 
 def node_status(
-    name: str, worker: SceneWorker, settings: NodeSettings, info: RuntimeInfo, outputs: Outputs
+    name: str, worker: SceneWorker, settings: NodeSettings, info: RuntimeInfo, outputs: Outputs, clock_trouble: str
 ) -> DiagnosticStatus:
-    """Returns queue, model, runtime and latencies of an active node."""
+    """Returns queue, model, runtime, latencies and clock of an active node."""
     health, target_s = Health(), settings["latency_target_s"]
     for what, latencies in (("answers", outputs.answers), ("captions", outputs.captions)):
         slow = 0 < target_s < latencies.total_p95_s
         health.warn_if(slow, f"{what} take {latencies.total_p95_s:.2f} s (p95), above the target of {target_s} s")
     health.warn_if(len(worker.queue) >= worker.queue.limit, "the queue of questions is full")
+    health.warn_if(bool(clock_trouble), clock_trouble)
+    fault = bridge_fault()
+    health.warn_if(fault is not None, str(fault), DiagnosticStatus.OK)  # images are converted all the same
     health.warn_if(outputs.errors > 0, f"{outputs.errors} unexpected errors, the last: {outputs.last_error}")
     values = {
         "model": settings["model"],
         "runtime": info.name,
         "device": info.device,
         "precision": info.dtype,
+        "image conversion": "built in" if bridge() is None else "cv_bridge",
         "context length [tokens]": info.context_length,
         "token budget [tokens]": settings["token_budget"],
         "questions waiting": len(worker.queue),
@@ -75,23 +80,28 @@ def node_status(
 
 
 def camera_statuses(
-    name: str, cameras: Iterable[Camera], worker: SceneWorker, timeout_s: float
+    name: str, cameras: Iterable[Camera], worker: SceneWorker, settings: NodeSettings
 ) -> Iterable[DiagnosticStatus]:
-    """Yields rate, age, losses and memory of each camera."""
+    """Yields rate, age, losses, stamps and memory of each camera."""
     for camera in cameras:
-        yield _camera_status(f"{name}: {camera.name}", camera, worker.camera_states[camera.name], timeout_s)
+        yield _camera_status(f"{name}: {camera.name}", camera, worker.camera_states[camera.name], settings)
 
 
-def _camera_status(name: str, camera: Camera, camera_state: CameraState, timeout_s: float) -> DiagnosticStatus:
-    age_s = None if camera.arrived_s is None else monotonic() - camera.arrived_s
+def _camera_status(name: str, camera: Camera, camera_state: CameraState, settings: NodeSettings) -> DiagnosticStatus:
     health, memory, mailbox = Health(), camera_state.session.memory, camera_state.mailbox
+    now_s = monotonic()
+    age_s = None if camera.arrived_s is None else now_s - camera.arrived_s
     if age_s is None:
-        health.warn_if(True, "no image yet")
+        is_late = now_s - camera.opened_s > settings["camera_timeout_s"]
+        level = DiagnosticStatus.ERROR if is_late else DiagnosticStatus.WARN
+        health.warn_if(True, f"no image yet: {camera_state.silence}", level)
+    elif camera_state.silence:
+        health.warn_if(True, f"stale: no image for {age_s:.1f} s: {camera_state.silence}", DiagnosticStatus.ERROR)
     else:
-        health.warn_if(age_s > timeout_s, f"stale: no image for {age_s:.1f} s", DiagnosticStatus.ERROR)
+        for warning in camera.warnings(settings["sample_rate_hz"]):
+            health.warn_if(True, warning)
     health.warn_if(camera_state.newest_failed, f"the newest image could not be read: {camera_state.last_error}")
-    health.warn_if(camera.unstamped > 0, f"{camera.unstamped} images had no stamp")
-    counters = memory.counters
+    counters, stamps = memory.counters, camera.stamps
     values = {
         "rate [Hz]": camera.rate_hz(),
         "age of the newest image [s]": "" if age_s is None else age_s,
@@ -100,7 +110,9 @@ def _camera_status(name: str, camera: Camera, camera_state: CameraState, timeout
         "dropped": mailbox.dropped,
         "late": mailbox.late + counters.late,
         "failed to convert": camera_state.bad_frames,
-        "unstamped": camera.unstamped,
+        "unstamped": stamps.unstamped,
+        "repeated stamps": stamps.repeated,
+        "jumps back in time": stamps.jumps_back,
         "memory [tokens]": memory.tokens,
         "memory budget [tokens]": memory.config.token_budget,
         "frames held": len(memory.frames),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -28,15 +28,16 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
         state: "unconfigured", "loading", "inactive", "active" or "finalized"; set it with `enter`.
     """
 
-    def __init__(self, name: str, load: Callable[[], T], discard: Callable[[T], None]):
+    def __init__(self, name: str, load: Callable[[], T], discard: Callable[[T], None], **options: Any):
         """Replaces rclpy's callback for transitions.
 
         Args:
             name: Name of the node.
             load: Loads the model; called on a thread of its own.
             discard: Frees a model whose node was shut down while it was loading.
+            options: Options of rclpy's Node.
         """
-        super().__init__(name)
+        super().__init__(name, **options)
         self.state = "unconfigured"
         self._load, self._discard = load, discard
         self._loaded: T | Exception | None = None

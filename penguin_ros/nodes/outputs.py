@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from penguin_vl.msg import GroundedCaption, MemoryState
@@ -32,11 +32,17 @@ class Outputs:
         last_error: The last of them.
     """
 
-    def __init__(self, node: LifecycleNode, cameras: Sequence[str]):
-        """Creates the publishers, silent until the node is active; each camera has a latched memory topic."""
+    def __init__(self, node: LifecycleNode, cameras: Sequence[str], age_s: Callable[[str, int], float]):
+        """Creates the publishers, silent until the node is active; each camera has a latched memory topic.
+
+        Args:
+            node: The node.
+            cameras: Names of the cameras.
+            age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
+        """
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
-        self._node = node
+        self._node, self._age_s = node, age_s
         self._publishers: list[LifecyclePublisher] = []
         self._captions = self._advertise(GroundedCaption, "~/captions", 10)
         self._memory = {name: self._advertise(MemoryState, f"~/memory{name}", _LATCHED) for name in cameras}
@@ -62,8 +68,7 @@ class Outputs:
     def on_caption(self, outcome: Outcome) -> None:
         """Publishes a caption, its detections, and its overlay if somebody subscribes to it."""
         self.captions.add(outcome.answer)
-        age_s = (self._node.get_clock().now().nanoseconds - outcome.frame.stamp_ns) * 1e-9
-        caption = convert.caption_message(outcome, age_s)
+        caption = convert.caption_message(outcome, self._age_s(outcome.camera, outcome.frame.stamp_ns))
         self._captions.publish(caption)
         if self._detections is not None:
             self._detections.publish(convert.detections_message(caption))

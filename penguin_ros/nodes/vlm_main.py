@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 
 from penguin_engine.runtimes.base import Runtime
@@ -20,6 +20,7 @@ from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.nodes.context import ExecutorThread, start_ros
+from penguin_ros.nodes.parameters import files_without_effect
 from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
 
@@ -48,13 +49,16 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
     Returns:
         Exit code: 1 if the parameters are wrong, an automatic start failed, or a callback raised.
     """
+    args = sys.argv if args is None else args
     try:
-        start_ros(sys.argv if args is None else args)
+        start_ros(args)
         node = VlmNode(load)
-    except (PenguinError, InvalidParameterTypeException, InvalidParameterValueException) as err:
+    except (PenguinError, ParameterException) as err:
         sys.stderr.write(f"error: {err}\n")
         rclpy.try_shutdown()
         return 1
+    for message in files_without_effect(args, node.get_fully_qualified_name()):
+        node.get_logger().warning(message)
     return _Host(node).run()
 
 

@@ -16,10 +16,8 @@ from functools import partial
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.validate_topic_name import validate_topic_name
 from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
@@ -29,17 +27,20 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import PenguinError, SettingError, UnknownCameraError
+from penguin_models.errors import PenguinError
 from penguin_models.processor import Processor
+from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
-from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
+from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
-from penguin_ros.settings import BY_NAME, NodeSettings
+from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
 _DIAGNOSTICS_PERIOD_S = 1.0
+_GRAPH_PERIOD_S = 0.25
 _REFUSALS = {
     "unconfigured": "the node is unconfigured; configure and activate it",
     "loading": "the node is loading its model; ask again when it is active",
@@ -49,7 +50,7 @@ _REFUSALS = {
 """Why questions are refused, for every state but "active"."""
 
 
-class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
+class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Processor]]):
     """Observes image topics and answers questions; README.md describes its topics and services."""
 
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
@@ -62,9 +63,11 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         Raises:
             PenguinError: The parameters contradict each other.
         """
-        super().__init__(name, lambda: open_model(parameters.read(self)), lambda loaded: loaded[0].close())
-        parameters.declare(self)
+        super().__init__(name, load=self._load_model, discard=lambda loaded: loaded[0].close())
+        self._open_model = open_model
+        self.declare_settings(SETTINGS, lambda values: camera_names(self, NodeSettings.from_values(values)))
         self._settings = parameters.read(self)
+        self._time = NodeTime(self)
         self._last_error = ""
         self._queue = RequestQueue(self._settings["queue_size"], _REFUSALS["unconfigured"])
         self._runtime: Runtime | None = None
@@ -76,8 +79,14 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
+        self.create_timer(_GRAPH_PERIOD_S, self._follow_graph, clock=steady)
         parameters.watch(self, self._check_parameters, self._apply_parameters)
+
+    def _load_model(self) -> tuple[Runtime, Processor]:
+        bridge_fault()  # tries cv_bridge in another process, which takes a second; the result is kept
+        return self._open_model(parameters.read(self))
 
     # Lifecycle
 
@@ -155,22 +164,22 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         self._runtime, self._processor = self.take_loaded()
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings)
-        self._outputs = Outputs(self, [state.camera for state in camera_states])
+        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._worker = SceneWorker(
             self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs
         )
         self._worker.start()
-        info = self._runtime.info
+        info, fault = self._runtime.info, bridge_fault()
+        if fault is not None:
+            self.get_logger().warning(fault)
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
     def _open_sessions(self, settings: NodeSettings) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
-        names, states = [self._camera_name(topic) for topic in settings["image_topics"]], []
-        if len(set(names)) < len(names):
-            raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+        states = []
         with ExitStack() as opened:
-            for name in names:
+            for name in camera_names(self, settings):
                 session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
@@ -180,9 +189,24 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
 
     def _activate(self) -> None:
         assert self._worker is not None
-        reliability, offer = self._settings["image_reliability"], self._worker.offer
-        scaling = self._settings["mono16_scaling"]
-        self._cameras = [Camera(self, topic, reliability, offer, scaling) for topic in self._settings["image_topics"]]
+        for topic in self._settings["image_topics"]:
+            self._cameras.append(Camera(self, topic, self._settings, self._time, self._worker.offer))
+        self._note_silence(self._worker)
+
+    def _follow_graph(self) -> None:
+        for camera in self._cameras:
+            camera.follow_graph()
+
+    def _note_silence(self, worker: SceneWorker) -> None:
+        """Lets the worker know why no images arrive, for the answers to questions without a frame."""
+        for camera in self._cameras:
+            worker.camera_states[camera.name].silence = camera.silence(self._settings["camera_timeout_s"])
+
+    def _age_s(self, camera: str, stamp_ns: int) -> float:
+        for found in self._cameras:
+            if found.name == camera:
+                return found.age_s(stamp_ns)
+        return max(0.0, (self._time.now_ns() - stamp_ns) * 1e-9)  # the node was deactivated meanwhile
 
     def _deactivate(self) -> None:
         for camera in self._cameras:
@@ -208,16 +232,9 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
         sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
-        cameras = [self._camera_name(topic) for topic in goal.cameras]
+        cameras = [camera_name(self, topic) for topic in goal.cameras]
         request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
         return self._worker.submit(request, on_text)
-
-    def _camera_name(self, topic: str) -> str:
-        try:
-            validate_topic_name(topic)
-            return str(self.resolve_topic_name(topic))
-        except InvalidTopicNameException as err:
-            raise UnknownCameraError(f"{topic!r} is not a valid topic name: {' '.join(str(err).split())}") from err
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
@@ -235,6 +252,7 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         """Validates changes, without side effects."""
         try:
             settings = parameters.read(self, changed)
+            camera_names(self, settings)
             if self.state not in ("unconfigured", "finalized"):
                 fixed = sorted(name for name in self._settings.changes_to(settings) if not BY_NAME[name].live)
                 if fixed:
@@ -246,7 +264,7 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
             return SetParametersResult(successful=False, reason=str(err))
         return SetParametersResult(successful=True)
 
-    def _apply_parameters(self, changed: list[Parameter]) -> None:
+    def _apply_parameters(self) -> None:
         """Applies changes that were accepted."""
         before, self._settings = self._settings, parameters.read(self)
         if self._worker is not None:
@@ -269,9 +287,12 @@ class VlmNode(LoadingLifecycleNode[tuple[Runtime, Processor]]):
         if self.state != "active" or worker is None or self._runtime is None or self._outputs is None:
             message.status = [diagnostics.inactive_status(name, self.state, self._last_error)]
         else:
+            self._note_silence(worker)
             message.status = [
-                diagnostics.node_status(name, worker, settings, self._runtime.info, self._outputs),
-                *diagnostics.camera_statuses(name, self._cameras, worker, settings["camera_timeout_s"]),
+                diagnostics.node_status(
+                    name, worker, settings, self._runtime.info, self._outputs, self._time.trouble()
+                ),
+                *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
         self._diagnostics.publish(message)
 

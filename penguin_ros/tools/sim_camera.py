@@ -13,15 +13,14 @@ from collections.abc import Sequence
 
 import rclpy
 from penguin_vl.msg import GroundedCaption
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.node import Node
+from rclpy.exceptions import ParameterException
 from sensor_msgs.msg import Image
 
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
-from penguin_ros.nodes.parameters import descriptor_of
+from penguin_ros.nodes.parameters import SettingsNode
 from penguin_ros.settings import Setting
 from penguin_tabletop.clips.timeline import LiveTabletop
 
@@ -35,7 +34,7 @@ _SETTINGS = (
 _STOP_CHECK_S = 0.1  # longest time between checks whether the process has been asked to stop
 
 
-class SimCamera(Node):  # type: ignore[misc, unused-ignore]
+class SimCamera(SettingsNode):
     """Publishes `~/image_raw` and `~/truth`.
 
     `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes, and as text the
@@ -45,9 +44,9 @@ class SimCamera(Node):  # type: ignore[misc, unused-ignore]
     def __init__(self) -> None:
         """Declares the parameters and plans the first scene; raises TabletopError if PyBullet is not installed."""
         super().__init__("sim_camera")
-        seed, width, height, rate_hz, self._frame_id = (
-            self.declare_parameter(setting.name, setting.default, descriptor_of(setting)).value for setting in _SETTINGS
-        )
+        self.declare_settings(_SETTINGS)
+        values = (self.get_parameter(setting.name).value for setting in _SETTINGS)
+        seed, width, height, rate_hz, self._frame_id = values
         self._table = LiveTabletop(seed, Size(height, width), rate_hz)
         self._images = self.create_publisher(Image, "~/image_raw", 2)
         self._truth = self.create_publisher(GroundedCaption, "~/truth", 10)
@@ -71,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         start_ros(sys.argv if args is None else args)
         node = SimCamera()
-    except (PenguinError, InvalidParameterTypeException, InvalidParameterValueException) as err:
+    except (PenguinError, ParameterException) as err:
         sys.stderr.write(f"error: {err}\n")
         rclpy.try_shutdown()
         return 1

@@ -225,7 +225,7 @@ def test_invalid_options_are_usage_errors(bags_of, options, message):
         (["--param", "sample_rate_hz=-1"], "sample_rate_hz is -1.0, it must be from 0.0 to 1000.0"),
         (["--param", "token_budget=3"], "token_budget is 3, it must be from 24"),
         (["--param", "keyframe.threshold"], "'keyframe.threshold' is not NAME=VALUE"),
-        (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many'; it must be of type float"),
+        (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many', it must be a number"),
         (["--param", "keyframe.policy=best"], "keyframe.policy is 'best', it must be one of novelty, reference"),
         (
             ["--param", "queue_size=3"],

@@ -18,8 +18,6 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 ROOT = Path(__file__).parents[2]
 HUMBLE = json.loads((ROOT / "tests" / "data" / "rclpy_humble.json").read_text())
-FALLBACKS = {"add_post_set_parameters_callback": "nodes/parameters.py: the values are applied when they are checked"}
-"""Names that Humble lacks, with what the package does there."""
 FILES = sorted(
     p for f in ("penguin_ros", "scripts", "launch") for p in (ROOT / f).rglob("*.py") if "rclpy" in p.read_text()
 )
@@ -75,7 +73,7 @@ def used_names(tree, members, parameters):
                     yield keyword.arg in HUMBLE["parameters"].get(function, ()), f"{function}({keyword.arg}=)"
 
 
-def test_every_name_of_rclpy_that_the_package_uses_exists_in_humble_or_has_a_fallback(installed):
+def test_every_name_of_rclpy_that_the_package_uses_exists_in_humble(installed):
     missing, count = {}, 0
     for path in FILES:
         for in_humble, name in used_names(ast.parse(path.read_text()), *installed):
@@ -83,7 +81,7 @@ def test_every_name_of_rclpy_that_the_package_uses_exists_in_humble_or_has_a_fal
             if not in_humble:
                 missing.setdefault(name, set()).add(path.name)
     assert count > 200
-    assert set(missing) == set(FALLBACKS), missing
+    assert not missing, missing
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
-"""SIGTERM and SIGHUP: commands that write for a long time clean up and end as after Ctrl-C."""
+"""Signals: Ctrl-C ends commands without a traceback; SIGTERM and SIGHUP are like it where there is a clean-up."""
 
+import contextlib
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.cli.stopping import quiet_ctrl_c, stopping_like_ctrl_c
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -83,3 +86,44 @@ def test_a_stopped_build_is_cancelled(cli, tmp_path, monkeypatch, number):
     monkeypatch.setattr(Future, "result", result_and_tell)
     result = cli("build", tmp_path)
     assert (result.code, result.err.strip()) == (1, "error: was cancelled")
+
+
+INTERRUPTED = {
+    "import": "os.kill(os.getpid(), signal.SIGINT)",
+    # Python ignores what a destructor or a callback of the import system raises.
+    "destructor": "class Ended:\n def __del__(self): os.kill(os.getpid(), signal.SIGINT)\nEnded()",
+    # Libraries in C turn an interrupt into an error of their own.
+    "library": "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: raise ImportError('no symbols')",
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "module", "command"),
+    [
+        ("import", "typer", ["--help"]),
+        ("import", "tokenizers", ["ask", "--model", "{checkpoint}", "--image", "{image}", "What?"]),
+        ("destructor", "rclpy", ["node", "--model", "{checkpoint}"]),
+        ("library", "rclpy", ["demo"]),
+        ("import", "ruamel", ["evaluate", "bags", "bag", "--questions", "q.jsonl", "--model", "{checkpoint}"]),
+    ],
+)
+def test_ctrl_c_during_an_import_ends_a_command_without_a_traceback(checkpoint, tmp_path, where, module, command):
+    (tmp_path / f"{module}.py").write_text(f"import os, signal, time\n{INTERRUPTED[where]}\ntime.sleep(60)\n")
+    Image.new("RGB", (56, 56)).save(tmp_path / "image.png")
+    command = [part.format(checkpoint=checkpoint, image=tmp_path / "image.png") for part in command]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "penguin_ros.cli.main", *command],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_command_that_handles_ctrl_c_ends_as_it_chooses():
+    with quiet_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(SystemExit, match="1"), quiet_ctrl_c():
+        try:
+            send(signal.SIGINT)
+        except KeyboardInterrupt:
+            sys.exit(1)

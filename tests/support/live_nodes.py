@@ -35,11 +35,11 @@ def domain():
 class NodeProcess:
     """A node with a scripted runtime in a process of its own."""
 
-    def __init__(self, log, namespace, script, parameters):
+    def __init__(self, log, namespace, script, parameters, args=()):
         self.name = f"{namespace}/penguin"
         self.memory = None  # MemoryState messages received by `Robot.publish_and_wait`
         self._log = log
-        args = ["-r", f"__ns:={namespace}"]
+        args = ["-r", f"__ns:={namespace}", *args]
         for key, value in parameters.items():
             args += ["-p", f"{key}:={json.dumps(value)}"]
         command = [sys.executable, str(SUPPORT / "scripted_node.py"), json.dumps(script), "--ros-args", *args]
@@ -208,7 +208,7 @@ def start_node(robot, tmp_path):
     """
     nodes = []
 
-    def start(script=None, autostart=True, **parameters):
+    def start(script=None, autostart=True, args=(), **parameters):
         namespace = f"/test_{uuid.uuid4().hex[:8]}"
         defaults = {
             "model": "scripted",
@@ -218,7 +218,9 @@ def start_node(robot, tmp_path):
             "sample_rate_hz": 0.0,
         }
         parameters = {key.replace("__", "."): value for key, value in parameters.items()}
-        node = NodeProcess(tmp_path / f"node_{len(nodes)}.log", namespace, script or {}, {**defaults, **parameters})
+        node = NodeProcess(
+            tmp_path / f"node_{len(nodes)}.log", namespace, script or {}, {**defaults, **parameters}, args
+        )
         node.topic = f"{namespace}/image"
         nodes.append(node)
         return node

@@ -39,7 +39,8 @@ def change_state(robot, node, transition):
 
 
 def set_parameter(robot, node, name, value):
-    kinds = {bool: ("bool_value", 1), int: ("integer_value", 2), float: ("double_value", 3), str: ("string_value", 4)}
+    kinds = {bool: ("bool_value", 1), int: ("integer_value", 2), float: ("double_value", 3), str: ("string_value", 4),
+             list: ("string_array_value", 9)}  # fmt: skip
     field, kind = kinds[type(value)]
     parameter = Parameter(name=name, value=ParameterValue(**{"type": kind, field: value}))
     return robot.call(

@@ -47,6 +47,7 @@ class CameraState:
         bad_frames: Number of images that could not be converted.
         last_error: Why the last of them could not be converted.
         newest_failed: Whether the newest image could not be converted.
+        silence: Why no images arrive, set by the owner; part of the error if there is no frame.
         captioned_s: When a caption was last made or skipped, on the worker's clock.
         captions: Number of captions made.
         captions_skipped: Number of captions that were due when their frame was already too old.
@@ -58,7 +59,7 @@ class CameraState:
         self.observed_s: float | None = None
         self.captioned_s = 0.0
         self.bad_frames = self.captions = self.captions_skipped = 0
-        self.last_error = ""
+        self.last_error = self.silence = ""
         self.newest_failed = False
         self._clock = clock
         self._keyframe_waits = False
@@ -70,6 +71,11 @@ class CameraState:
         """The newest frame in memory."""
         frames = self.session.memory.frames
         return frames[-1] if frames else None
+
+    @property
+    def why_empty(self) -> str:
+        """Why there is no frame in memory, as far as that is known."""
+        return f"the newest image could not be read: {self.last_error}" if self.newest_failed else self.silence
 
     def observe(self, frame: Frame) -> None:
         """Adds a frame to the memory."""

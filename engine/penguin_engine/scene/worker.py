@@ -226,7 +226,9 @@ class SceneWorker:
             failure = next(filter(None, (self.camera_states[name].failure for name in cameras)), None)
             if failure is not None:
                 raise failure
-            raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet; is the camera publishing?")
+            reasons = [self.camera_states[name].why_empty for name in cameras]
+            reason = "; ".join(filter(None, reasons)) or "is the camera publishing?"
+            raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet: {reason}")
         camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
         return camera, held[camera]
 

@@ -9,8 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from penguin_models.errors import EvaluationError
-from penguin_ros.settings import SETTINGS, NodeSettings
+from penguin_models.errors import EvaluationError, SettingError
+from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 _GROUPS = ("memory.", "keyframe.", "caption.", "answer.")
@@ -35,7 +35,7 @@ def parse_parameter(text: str) -> tuple[str, Any]:
     if name not in RELEVANT:
         reason = "does not change answers" if name in _DEFAULTS else "is not a parameter of the node"
         raise EvaluationError(f"{name} {reason}; parameters that change answers: {', '.join(RELEVANT)}")
-    return name, _convert(name, value)
+    return name, _convert(name, value if isinstance(_DEFAULTS[name], str) else _yaml(value))
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -70,8 +70,14 @@ def _flatten(group: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _convert(name: str, value: Any) -> Any:
-    kind = type(_DEFAULTS[name])
     try:
-        return kind(value)
-    except (TypeError, ValueError) as err:
-        raise EvaluationError(f"{name} is {value!r}; it must be of type {kind.__name__}") from err
+        return BY_NAME[name].convert(value)
+    except SettingError as err:
+        raise EvaluationError(str(err)) from err
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError:
+        return text

@@ -1,4 +1,4 @@
-"""Whether a topic carries compressed images follows from its name, before or after remapping."""
+"""While nobody publishes a topic, its type follows from its name, before or after remapping."""
 
 import struct
 
@@ -10,6 +10,8 @@ import rclpy
 from sensor_msgs.msg import CompressedImage, Image
 
 from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.node_time import NodeTime
+from penguin_ros.settings import SETTINGS, NodeSettings
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,8 @@ from penguin_ros.nodes.cameras import Camera
 )
 def test_a_topic_named_compressed_before_or_after_remapping_carries_compressed_images(robot, topic, rule, name, kind):
     node = rclpy.create_node("camera_node", cli_args=["--ros-args", "-r", rule])
-    camera = Camera(node, topic, "best_effort", lambda *_: None)
+    settings = NodeSettings.from_values({setting.name: setting.default for setting in SETTINGS})
+    camera = Camera(node, topic, settings, NodeTime(node), lambda *_: None)
     (subscription,) = [s for s in node.subscriptions if s.topic_name == name]
     assert camera.name == name and subscription.msg_type is kind
     camera.close()

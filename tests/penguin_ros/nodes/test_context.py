@@ -21,10 +21,11 @@ from penguin_ros.nodes.context import RosArgumentsError, start_ros
         (["--no-such-flag"], "no-such-flag"),
     ],
 )
-def test_arguments_that_cannot_be_parsed_are_reported_in_one_line(args, message):
+def test_arguments_that_cannot_be_parsed_are_reported_in_one_line(args, message, capfd):
     with pytest.raises(RosArgumentsError) as error:
         start_ros(["penguin", "--ros-args", *args])
     assert message in str(error.value) and "arguments.c" not in str(error.value) and "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""  # nothing from ROS itself
 
 
 @pytest.mark.parametrize(

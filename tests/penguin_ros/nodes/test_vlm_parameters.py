@@ -6,9 +6,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+import rclpy
 from node_calls import NO_CAPTIONS, ask, camera_status, set_parameter
 from penguin_vl.msg import GroundedCaption, MemoryFrame
-from rcl_interfaces.srv import DescribeParameters
+from rcl_interfaces.srv import DescribeParameters, GetParameters
+
+from penguin_ros.nodes.parameters import files_without_effect
 
 
 def test_every_parameter_has_a_description_and_its_range(robot, shared_node):
@@ -46,6 +49,14 @@ def test_changes_take_effect_and_bad_ones_are_refused_with_the_reason(robot, sta
         ("image_reliability", "best_effort", "clean it up first"),
         ("model", "other", "clean it up first"),
         ("autostart", False, "read-only"),
+        ("sample_rate_hz", "fast", "sample_rate_hz is 'fast', it must be a number"),
+        ("token_budget", 400.5, "token_budget is 400.5, it must be a whole number"),
+        ("token_budget", True, "token_budget is True"),
+        ("image_topics", "/camera", "it must be a list of strings"),
+        ("image_topics", [], "image_topics must name at least one topic"),
+        ("image_topics", ["a", "a"], "each once"),
+        ("image_topics", ["a b"], "'a b' is not a valid topic name"),
+        ("sample_rate", 2.0, "there is no parameter sample_rate; did you mean sample_rate_hz?"),
     ):
         result = set_parameter(robot, node, name, value)
         assert not result.successful and message in result.reason, (name, result.reason)
@@ -95,3 +106,66 @@ def test_the_sampling_rate_can_change_and_counts_skipped_frames(robot, start_nod
         camera_status(robot, node, 2 + number)
     assert int(camera_status(robot, node, 4)[1]["skipped by the sampling rate"]) == 2
     assert ask(robot, node).frames_used == 2
+
+
+def test_numbers_are_converted_where_that_is_exact(robot, start_node):
+    node = start_node(sample_rate_hz=2, token_budget=400.0)
+    request = GetParameters.Request(names=["sample_rate_hz", "token_budget"])
+
+    def values():
+        rate, budget = robot.call(GetParameters, f"{node.name}/get_parameters", request).values
+        return rate.double_value, budget.integer_value
+
+    assert values() == (2.0, 400)
+    assert set_parameter(robot, node, "sample_rate_hz", 5).successful
+    assert set_parameter(robot, node, "token_budget", 500.0).successful
+    assert values() == (5.0, 500)
+
+
+PARAMETERS = """
+/**:
+  ros__parameters: {use_sim_time: false, sample_rate: 5.0, sample_rate_hz: 3}
+{NODE}:
+  ros__parameters:
+    keyframe: {treshold: 3.0, min_cells: 7}
+    qos_overrides: {/parameter_events: {publisher: {depth: 1}}}
+    image_topics: [left, right]
+"""
+
+
+def test_a_parameter_file_applies_and_names_that_do_not_exist_are_reported(robot, start_node, tmp_path):
+    files = {"own": "/*/penguin", "other": "/front/penguin"}
+    for name, section in files.items():
+        text = PARAMETERS.replace("{NODE}", section)
+        (tmp_path / name).write_text(text if name == "own" else text.replace("/**:", "other_node:"))
+    node = start_node(args=[part for name in files for part in ("--params-file", str(tmp_path / name))])
+    request = GetParameters.Request(names=["keyframe.min_cells"])
+    assert robot.call(GetParameters, f"{node.name}/get_parameters", request).values[0].integer_value == 7
+    warnings = [line.split("]: ")[-1] for line in node.log.splitlines() if "[WARN]" in line]
+    assert sorted(warnings) == [
+        f"{tmp_path}/other has parameters for /other_node, /front/penguin only, not for {node.name}: it has no effect",
+        "keyframe.treshold has no effect: there is no parameter keyframe.treshold; did you mean keyframe.threshold?",
+        "sample_rate has no effect: there is no parameter sample_rate; did you mean sample_rate_hz?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "applies"),
+    [
+        ("penguin", False), ("/a/b/penguin", True), ("a/b/penguin", True), ("/**", True), ("/**/penguin", True),
+        ("/*/penguin", False), ("/*/*/penguin", True), ("/a/*", False), ("/a/**", True), ("/a/b", False),
+    ],
+)  # fmt: skip
+def test_sections_of_a_parameter_file_apply_as_in_ros(section, applies, tmp_path):
+    (tmp_path / "p.yaml").write_text(f"{section}:\n  ros__parameters:\n    found: true\n")
+    args = ["--ros-args", "--params-file", str(tmp_path / "p.yaml")]
+    rclpy.init(args=[])
+    try:
+        node = rclpy.create_node(
+            "penguin", namespace="/a/b", cli_args=args, automatically_declare_parameters_from_overrides=True
+        )
+        assert node.has_parameter("found") == applies
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert bool(list(files_without_effect(args, "/a/b/penguin"))) != applies

@@ -28,6 +28,9 @@ def test_values_are_converted_to_the_parameters_type():
     assert parse_parameter("keyframe.threshold=12") == ("keyframe.threshold", 12.0)
     assert parse_parameter("memory.arrival=by_kind") == ("memory.arrival", "by_kind")
     assert parse_parameter("token_budget=300") == ("token_budget", 300)
+    assert parse_parameter("token_budget=300.0") == ("token_budget", 300)
+    assert parse_parameter("caption.on_keyframe=false") == ("caption.on_keyframe", False)
+    assert parse_parameter("caption.prompt=12: What?") == ("caption.prompt", "12: What?")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,7 @@ def test_values_are_converted_to_the_parameters_type():
         ("token_budget", "'token_budget' is not NAME=VALUE"),
         ("tokens=3", "tokens is not a parameter of the node; parameters that change answers: token_budget"),
         ("queue_size=3", "queue_size does not change answers"),
-        ("token_budget=3.5", "token_budget is '3.5'; it must be of type int"),
+        ("token_budget=3.5", "token_budget is 3.5, it must be a whole number"),
     ],
 )
 def test_an_invalid_parameter_is_an_error(words, message):
@@ -72,7 +75,8 @@ def test_a_parameter_file_is_flattened_and_filtered(tmp_path):
         ("token_budget: 3", "has no 'ros__parameters' below a node name"),
         ("- 1", "has no 'ros__parameters'"),
         ("penguin: {ros__parameters: {tokens: 3}}", "the node has no parameter 'tokens'"),
-        ("penguin: {ros__parameters: {token_budget: many}}", "token_budget is 'many'; it must be of type int"),
+        ("penguin: {ros__parameters: {token_budget: 300.5}}", "token_budget is 300.5, it must be a whole number"),
+        ("penguin: {ros__parameters: {token_budget: many}}", "token_budget is 'many', it must be a whole number"),
     ],
 )
 def test_an_invalid_parameter_file_is_an_error(tmp_path, content, message):
