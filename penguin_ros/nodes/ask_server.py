@@ -5,7 +5,6 @@ The callbacks are coroutines: they wait for the worker without blocking the exec
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future as WorkerFuture
 from typing import Protocol
@@ -34,6 +33,7 @@ from penguin_models.errors import (
 )
 from penguin_ros.convert import answer_message
 from penguin_ros.nodes.context import FEEDBACK_QOS
+from penguin_ros.nodes.outputs import describe, trace_of
 
 _CODES = (
     (UnknownCameraError, Answer.ERROR_UNKNOWN_CAMERA),
@@ -156,8 +156,7 @@ class AskServer:
         except Exception as err:  # noqa: BLE001 - the client gets the reason, and the node continues
             answer.error_code, answer.error_msg = _explain(err)
             if answer.error_code == Answer.ERROR_INTERNAL:
-                trace = "".join(traceback.format_exception(err))
-                self._node.get_logger().error(f"a question failed: {answer.error_msg}\n{trace}")
+                self._node.get_logger().error(f"a question failed: {answer.error_msg}{trace_of(err)}")
         finally:
             self.waiting -= 1
         return answer
@@ -173,4 +172,4 @@ class AskServer:
 
 def _explain(err: Exception) -> tuple[int, str]:
     code = next(code for kinds, code in _CODES if isinstance(err, kinds))
-    return code, f"{type(err).__name__}: {err}" if code == Answer.ERROR_INTERNAL else str(err)
+    return code, describe(err) if code == Answer.ERROR_INTERNAL else str(err)

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.requests import Outcome
+from penguin_models.errors import PenguinError
 from penguin_ros import convert
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
@@ -83,14 +84,23 @@ class Outputs:
     def on_failure(self, doing: str, error: Exception) -> None:
         """Counts and logs an error that no question reports."""
         self.errors += 1
-        self.last_error = f"{doing}: {type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        self._node.get_logger().error(f"{self.last_error}\n{trace}", throttle_duration_sec=1.0)
+        self.last_error = f"{doing}: {describe(error)}"
+        self._node.get_logger().error(f"{self.last_error}{trace_of(error)}", throttle_duration_sec=1.0)
 
     def _advertise(self, message: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher:
         publisher = self._node.create_lifecycle_publisher(message, topic, qos)
         self._publishers.append(publisher)
         return publisher
+
+
+def describe(error: Exception) -> str:
+    """Returns the message of one of the package's errors, and for others their type as well."""
+    return str(error) if isinstance(error, PenguinError) else f"{type(error).__name__}: {error}"
+
+
+def trace_of(error: Exception) -> str:
+    """Returns the traceback of an error that the package does not raise itself, for the log."""
+    return "" if isinstance(error, PenguinError) else "\n" + "".join(traceback.format_exception(error))
 
 
 class Latencies:

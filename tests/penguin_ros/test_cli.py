@@ -61,7 +61,7 @@ def test_executable_answers_about_an_image(asking, tabletop, tmp_path):
     answer = execute(*asking, "--image", tabletop, "--json", folder=tmp_path).json
     assert schema(answer) == {
         **dict.fromkeys(("answer", "raw", "ended_by"), "str"),
-        **dict.fromkeys(("objects", "time_ranges"), "list"),
+        **dict.fromkeys(("objects", "time_ranges", "notes"), "list"),
         **dict.fromkeys(("malformed_boxes", "frames", "keyframes"), "int"),
         "tokens": dict.fromkeys(("visual", "prompt", "generated"), "int"),
         "seconds": dict.fromkeys(("read", "encode", "prefill", "decode"), "float"),
