@@ -17,7 +17,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.task import Future
 
 from penguin_engine.scene.requests import Outcome, PendingRequest
@@ -44,8 +44,8 @@ _CODES = (
     ((PromptError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
-_QOS = QoSProfile(depth=100)
-"""Deep enough that the node refuses a flood of requests with a reason, instead of the middleware dropping them."""
+_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
+"""The node refuses a flood of requests with a reason, instead of the middleware dropping requests or replies."""
 _ORPHANS_PERIOD_S = 1.0
 
 
@@ -85,6 +85,8 @@ class AskServer:
             cancel_callback=self._on_cancel,
             callback_group=group,
             goal_service_qos_profile=_QOS,
+            result_service_qos_profile=_QOS,
+            cancel_service_qos_profile=_QOS,
             feedback_pub_qos_profile=FEEDBACK_QOS,
         )
         self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
