@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penguin_models.media import duration
+
 MAX_DISORDER_S = 1.0
 """Stamps that go back by more than this, in the order of log times, are a jump of one of the clocks."""
 MAX_PAUSE_S = 86_400.0
@@ -134,14 +136,6 @@ def without_jumps(ns: NDArray[np.int64], max_back_s: float = MAX_PAUSE_S) -> NDA
     usual = steps[~jumps & (steps > 0)]
     steps[jumps] = np.median(usual) if len(usual) else 10**9
     return np.concatenate((ns[:1], ns[:1] + np.cumsum(steps)))
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration in a unit that can be read."""
-    for unit, length in (("years", 365.25 * 86_400), ("days", 86_400), ("hours", 3600)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _step_back(ns: NDArray[np.int64]) -> tuple[float, int]:

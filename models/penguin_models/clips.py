@@ -73,3 +73,11 @@ def at_first_size(clip: Clip, name: str = "the clip", tell: Callable[[str], None
 def warn_once(message: str) -> None:
     """Logs a sentence as a warning, once in a process: clips are read several times."""
     _log.warning(message)
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration in a unit that can be read."""
+    for unit, length in (("years", 365.25 * 86_400), ("days", 86_400), ("hours", 3600)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

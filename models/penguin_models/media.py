@@ -10,6 +10,7 @@ from penguin_models.clips import (
     ClipFrame,
     at_first_size,
     check_sampling,
+    duration,
     sample_uniformly,
     warn_once,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "VideoFile",
     "at_first_size",
     "check_sampling",
+    "duration",
     "load_image",
     "open_image",
     "sample_uniformly",

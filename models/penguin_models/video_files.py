@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
+from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, duration, sample_uniformly
 from penguin_models.container_layout import read_layout
 from penguin_models.displayed_frames import displayed
 from penguin_models.errors import MediaError
@@ -164,7 +164,7 @@ class VideoFile:
         start_s = max(0.0, float((stream.start_time or 0) * (stream.time_base or 0)))
         if start_s <= LONGEST_GAP_S:
             return start_s
-        self._note(f"video {self._path}: timestamps start at {_span(start_s)}; times count from its first frame")
+        self._note(f"video {self._path}: timestamps start at {duration(start_s)}; times count from its first frame")
         return 0.0
 
     def _note(self, sentence: str) -> None:
@@ -198,12 +198,4 @@ def _told(jumps: Sequence[tuple[float, float]]) -> str:
     """Returns a sentence about jumps of timestamps."""
     (at_s, by_s), more = jumps[0], len(jumps) - 1
     more_jumps = f", and {more if more < 99 else 'many'} more times" if more else ""
-    return f"timestamps jump by {_span(by_s)} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"
-
-
-def _span(seconds: float) -> str:
-    """Returns a span of time in the unit that suits it."""
-    for unit, name in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours")):
-        if abs(seconds) > 2 * unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} s"
+    return f"timestamps jump by {duration(by_s)} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"

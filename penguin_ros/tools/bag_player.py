@@ -22,9 +22,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from penguin_models.errors import MediaError
+from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
-from penguin_ros.image_times import duration
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import start_ros
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
