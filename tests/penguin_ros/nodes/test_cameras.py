@@ -36,7 +36,9 @@ def test_a_topic_named_compressed_before_or_after_remapping_carries_compressed_i
 @pytest.mark.parametrize(("scaling", "levels"), [("percentiles", [0, 255]), ("full_range", [27, 29])])
 def test_16_bit_grey_is_scaled_as_the_parameter_says(robot, scaling, levels):
     node, frames = rclpy.create_node("camera_node"), []
-    camera = Camera(node, "/grey", "reliable", lambda name, stamp_ns, load: frames.append(load()), scaling)
+    values = {setting.name: setting.default for setting in SETTINGS} | {"mono16_scaling": scaling}
+    settings = NodeSettings.from_values(values)
+    camera = Camera(node, "/grey", settings, NodeTime(node), lambda name, stamp_ns, load: frames.append(load()))
     publisher = robot.node.create_publisher(Image, "/grey", 1)
     robot.wait(lambda: publisher.get_subscription_count() == 1)
     data = struct.pack("<2H", 7000, 7500)
