@@ -20,7 +20,8 @@ from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
 from rcl_interfaces.srv import GetParameters
-from rclpy.qos import QoSProfile
+from rclpy.action import ActionClient
+from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from penguin_ros.nodes.context import FEEDBACK_QOS
@@ -29,6 +30,7 @@ ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
 SLOW = {"token_s": 0.2, "text": "A word " * 100}
 STUCK = {"pause_s": 600}
 QUICK_S = 0.05
+KEEP_ALL = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
 
 
 @pytest.fixture
@@ -210,6 +212,36 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
     for handle in waiting:
         robot.response(handle.cancel_goal_async)
         assert result_of(robot, handle).status == GoalStatus.STATUS_CANCELED
+
+
+def test_a_thousand_questions_at_once_are_all_refused_with_a_reason(robot, stuck):
+    """All but the two that fit the queue; the client keeps every reply."""
+    stuck.start_goal()
+    client = robot.node.create_client(Ask, f"{stuck.name}/ask", qos_profile=KEEP_ALL)
+    assert client.wait_for_service(robot.patience_s)
+    calls = robot.request(lambda: [client.call_async(Ask.Request(question="What?")) for _ in range(1000)])
+    robot.wait(lambda: sum(call.done() for call in calls) == 998)
+    codes = [call.result().answer.error_code for call in calls if call.done()]
+    assert codes == [Answer.ERROR_BUSY] * 998
+
+
+def test_two_hundred_goals_at_once_all_end(robot, stuck):
+    stuck.start_goal()
+    client = ActionClient(
+        robot.node,
+        AskStream,
+        f"{stuck.name}/ask_stream",
+        goal_service_qos_profile=KEEP_ALL,
+        result_service_qos_profile=KEEP_ALL,
+    )
+    assert client.wait_for_server(robot.patience_s)
+    sent = robot.request(lambda: [client.send_goal_async(AskStream.Goal(question="?")) for _ in range(200)])
+    robot.wait(lambda: all(goal.done() for goal in sent))
+    results = robot.request(lambda: [goal.result().get_result_async() for goal in sent])
+    robot.wait(lambda: sum(result.done() for result in results) == 198)
+    statuses = {result.result().status for result in results if result.done()}
+    assert statuses == {GoalStatus.STATUS_ABORTED}
+    client.destroy()
 
 
 def test_of_thirty_questions_the_two_that_fit_the_queue_are_answered(robot, slow):
