@@ -194,6 +194,8 @@ class _Parser:
     def json(self, text: str) -> str:
         """Replaces JSON values; one with boxes by its labels and what else it holds, others by marks that keep them."""
         boxed = re.search(_JSON_KEY, text) is not None
+        if boxed:
+            text = re.sub(r",(?=\s*[}\]])", "", text)  # a comma after the last item, which JSON does not allow
         pieces, position = [], 0
         while (start := _JSON_START.search(text, position)) is not None:
             try:

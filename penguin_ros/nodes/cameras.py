@@ -22,7 +22,7 @@ from penguin_ros.images import message_to_rgb
 from penguin_ros.nodes.context import without_places
 from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
 from penguin_ros.nodes.node_time import NodeTime
-from penguin_ros.nodes.stamps import Stamps
+from penguin_ros.nodes.stamps import STEADY_S, Stamps
 from penguin_ros.raw_images import Mono16Scaling
 from penguin_ros.settings import NodeSettings
 
@@ -114,7 +114,10 @@ class Camera:
             yield f"{stamps.unstamped} images had no stamp and were dated by arrival"
         if stamps.broken:
             cleared = f"the memory was cleared {stamps.jumps_back} times, " if stamps.jumps_back else ""
-            yield f"{stamps.broken}: {cleared}images are dated by arrival; check the camera driver"
+            yield (
+                f"{stamps.broken}: {cleared}images are dated by arrival until stamps have advanced for "
+                f"{STEADY_S:.0f} s; check the camera driver"
+            )
         elif stamps.jumps_often(monotonic()):
             yield (
                 f"stamps jumped back in time {stamps.jumps_back} times, and each time the memory was cleared: check "

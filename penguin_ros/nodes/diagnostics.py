@@ -16,6 +16,9 @@ from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import NodeSettings
 
+_MANY = 0.1
+"""Share of images that are lost which is a warning."""
+
 
 class Health:
     """Level of a status: the worst one wins, and every reason is reported."""
@@ -102,13 +105,23 @@ def _camera_status(name: str, camera: Camera, camera_state: CameraState, setting
             health.warn_if(True, warning)
     health.warn_if(camera_state.newest_failed, f"the newest image could not be read: {camera_state.last_error}")
     counters, stamps = memory.counters, camera.stamps
+    late = mailbox.late + counters.late
+    many = _MANY * mailbox.received
+    bad, error = camera_state.bad_frames, camera_state.last_error
+    is_often_bad = bad > many and not camera_state.newest_failed
+    health.warn_if(is_often_bad, f"{bad} of {mailbox.received} images could not be read, the last: {error}")
+    health.warn_if(
+        late > many,
+        f"{late} of {mailbox.received} images were older than the newest one and were dropped: is there more than one "
+        "publisher?",
+    )
     values = {
         "rate [Hz]": camera.rate_hz(),
         "age of the newest image [s]": "" if age_s is None else age_s,
         "images": mailbox.received,
         "skipped by the sampling rate": mailbox.skipped,
         "dropped": mailbox.dropped,
-        "late": mailbox.late + counters.late,
+        "late": late,
         "failed to convert": camera_state.bad_frames,
         "unstamped": stamps.unstamped,
         "repeated stamps": stamps.repeated,

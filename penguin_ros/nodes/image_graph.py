@@ -98,7 +98,9 @@ def silence(node: Node, topic: str, publishers: Sequence[TopicEndpointInfo], lin
     messages = unreachable(topic, publishers, link)
     if all(publisher.topic_type not in _TYPES for publisher in publishers):
         messages.append(_other_topics(node, topic))
-    return "; ".join(messages) or f"{_names(publishers)} publishes {topic} with matching type and QoS, but no image"
+    return (
+        "; ".join(messages) or f"{_names(publishers)} publishes {topic} with matching type and QoS, but sends no image"
+    )
 
 
 def offers_reliable(publishers: Sequence[TopicEndpointInfo], link: Link) -> bool:
@@ -115,7 +117,9 @@ def _other_topics(node: Node, topic: str) -> str:
         if name != topic and not name.startswith(f"{own}/") and _TYPES.keys() & types and node.count_publishers(name)
     ]
     similar = difflib.get_close_matches(topic, images, n=_SHOWN) or images[:_SHOWN]
-    return f"image topics that exist: {', '.join(similar)}" if similar else "no image topic exists in this ROS domain"
+    if not similar:
+        return "no image topic exists in this ROS domain"
+    return f"image topics that exist: {', '.join(similar)}{', ...' if len(images) > len(similar) else ''}"
 
 
 def _names(publishers: Iterable[TopicEndpointInfo]) -> str:

@@ -15,7 +15,7 @@ _SWINGS = 2
 """Stamps that jumped back and forth this often belong to two clocks."""
 _MANY_JUMPS, _OFTEN_S = 3, 60.0
 """Number of jumps back within this time that is reported."""
-_STEADY_S = 30.0
+STEADY_S = 30.0
 """Stamps are used again after they have advanced for this long."""
 _UNSYNCHRONISED_S = 5.0
 """Stamps that differ from the node's clock by more than this come from another clock."""
@@ -103,12 +103,12 @@ class Stamps:
             self._standing_since_s = arrived_s
         is_standing = self._standing_since_s is not None and arrived_s - self._standing_since_s >= _STANDING_S
         if is_standing:
-            self._distrust(f"stamps do not advance (the newest is {stamp_ns * 1e-9:.3f} s)", arrived_s)
+            self._distrust(f"stamps stood still at {stamp_ns * 1e-9:.3f} s", arrived_s)
         elif self._swings >= _SWINGS and (has_jumped or not self.broken):
-            self._distrust("stamps jump to and fro, as those of two clocks", arrived_s)
+            self._distrust("stamps jumped to and fro, as those of two clocks", arrived_s)
         elif self.broken and has_jumped:
             self._broken_s = arrived_s
-        elif self.broken and arrived_s - self._broken_s >= _STEADY_S:
+        elif self.broken and arrived_s - self._broken_s >= STEADY_S:
             self.broken, self._swings = "", 0
 
     def _count_swings(self, step_ns: int, has_jumped: bool) -> None:

@@ -70,6 +70,7 @@ def test_phrases_stay_in_the_text():
         ("A mug [0,0,1000,1000] and a red cube [120,340,220,480].", (MUG, CUBE), "A mug and a red cube."),
         ('```json\n[{"bbox_2d": [120, 340, 220, 480], "label": "red cube"}]\n```', (CUBE,), "red cube"),
         ('{"bbox_2d": [0, 0, 1000, 1000], "label": "mug"}', (MUG,), "mug"),
+        ('[{"bbox_2d": [0, 0, 1000, 1000,], "label": "mug",},]', (MUG,), "mug"),
         ('{"a": 1} then {"objects": [{"bbox_2d": [0, 0, 1000, 1000], "label": "mug"}]}', (MUG,), '{"a": 1} then mug'),
         (
             '[{"bbox_2d": [0,0,1000,1000], "label": "mug"}] and [{"bbox_2d": [120,340,220,480], "label": "red cube"}]',

@@ -181,10 +181,10 @@ def test_cameras_whose_stamps_cannot_be_used_are_reported_and_answers_are_about_
 
     timer = robot.node.create_timer(0.1, publish)
     for name, text in {
-        "frozen": "stamps do not advance (the newest is 1780000000.000 s): images are dated by arrival",
+        "frozen": "stamps stood still at 1780000000.000 s: images are dated by arrival until",
         "behind": "s behind the node's clock",
         "ahead": "s ahead of the node's clock",
-        "swinging": "stamps jump to and fro, as those of two clocks: the memory was cleared",
+        "swinging": "stamps jumped to and fro, as those of two clocks: the memory was cleared",
         "unstamped": "images had no stamp and were dated by arrival",
         "paired": "images had the stamp of the image before, and were not used",
         "looping": "times, and each time the memory was cleared",

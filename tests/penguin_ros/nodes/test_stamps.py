@@ -35,7 +35,7 @@ def test_stamps_that_do_not_advance_are_replaced_after_a_second(kind, stamps_s):
     stamps = Stamps(1.0)
     times = dated(stamps, stamps_s)
     assert times[-8:] == arrivals(30)[-8:], kind
-    assert "stamps do not advance" in stamps.broken and stamps.ahead_s == 0
+    assert "stamps stood still" in stamps.broken and stamps.ahead_s == 0
     assert stamps.age_s(round((NOW + times[-1]) * 1e9), round((NOW + 3) * 1e9)) == pytest.approx(0.1)
 
 
@@ -66,7 +66,7 @@ def test_stamps_that_jump_to_and_fro_are_replaced_by_arrival(every, jump_s):
     stamps_s = [NOW + i * 0.1 + jump_s * (i // every % 2) for i in range(40)]
     times = dated(stamps, stamps_s)
     assert times[-10:] == arrivals(40)[-10:]
-    assert "stamps jump to and fro" in stamps.broken and stamps.jumps_back <= 3
+    assert "stamps jumped to and fro" in stamps.broken and stamps.jumps_back <= 3
 
 
 def test_stamps_are_used_again_after_they_have_advanced_for_half_a_minute():

@@ -3,6 +3,7 @@
 import array
 import io
 import time
+from itertools import count
 
 import pytest
 
@@ -124,6 +125,22 @@ def test_bad_images_are_counted_and_the_next_good_one_is_used(robot, start_node,
     assert refused.error_code == Answer.ERROR_NO_FRAMES and "is depth" in refused.error_msg
     robot.publish_and_wait(node, image(5.0))
     assert ask(robot, node).frames_used == 1
+    robot.wait(lambda: "4 of 5 images could not be read, the last: " in camera_status(robot, node)[0].message)
+
+
+def test_images_that_are_older_than_the_newest_are_reported(robot, start_node, image):
+    """Two publishers whose stamps differ by less than a jump back in time."""
+    node = start_node(**NO_CAPTIONS)
+    seconds = count(10)
+
+    def is_reported():
+        second = next(seconds)
+        robot.publish(node.topic, image(second + 0.6))
+        robot.publish(node.topic, image(second))
+        status, values = camera_status(robot, node)
+        return int(values["late"]) >= 2 and "were older than the newest one and were dropped" in status.message
+
+    robot.wait(is_reported)
 
 
 def test_a_corrupt_jpeg_is_counted_and_the_next_one_is_used(robot, start_node):

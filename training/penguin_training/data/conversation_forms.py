@@ -20,7 +20,10 @@ from penguin_training.data.media_reference import MediaReference, checked_unicod
 
 Shown: TypeAlias = MediaReference | str
 """What a conversation shows: media that a part names, or "<image>" or "<video>" for the next one of the sample."""
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {
+    **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"},
+    "developer": "system",
+}
 _TURN_KEYS = (("role", "content"), ("from", "value"))
 _NOT_LEARNT = ("tool_calls", "function_call", "tool_call_id", "weight")
 _PLACEHOLDER = re.compile(r"(<image>|<video>)\n?")
@@ -64,6 +67,8 @@ def embedded_media(turns: Any, root: Path) -> Iterator[MediaReference]:
 def _role_and_content(turn: Any) -> tuple[str, Any]:
     keys = next((keys for keys in _TURN_KEYS if isinstance(turn, Mapping) and keys[0] in turn), None)
     role = _ROLES.get(str(turn[keys[0]])) if keys else None
+    if keys and role is None:
+        raise DataError(f"a turn has the role {turn[keys[0]]!r:.40}; supported are {', '.join(_ROLES)}")
     content = turn.get(keys[1]) if keys else None
     if role is None or not isinstance(content, str | list):
         raise DataError(
