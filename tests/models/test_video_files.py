@@ -222,9 +222,18 @@ def test_joined_segments_are_all_shown(tmp_path, codec, name):
     assert [colour(frame.rgb[24, 32]) for frame in VideoFile(joined, max_frames=5)] == list("RRGBB")
 
 
-@pytest.mark.parametrize("start_s", [4.5, 20, 3600, 20 * 3600, -50])
+@pytest.mark.parametrize(
+    ("start_s", "jump"),
+    [
+        (4.5, r"jump back by \d\.\d s"),
+        (20, r"jump by 1\d\.\d s"),
+        (3600, r"jump by 359\d\.\d s"),
+        (20 * 3600, "restart"),
+        (-50, r"jump back by 5\d\.\d s"),
+    ],
+)
 @pytest.mark.parametrize("name", ["x.ts", "x.mpg"])
-def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s):
+def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s, jump):
     """With some overlap, later, or earlier, where ffmpeg takes the restart for a wrap of the 33-bit counter."""
     first = 50 if start_s < 0 else 0
     parts = (RED, first), (BLUE, first + start_s)
@@ -238,7 +247,18 @@ def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s):
     ]
     clip = VideoFile(join(tmp_path / name, *segments))
     assert colours(clip) == "RRRRRBBBBB"
-    assert told(clip, f"video {tmp_path / name}: timestamps jump by")
+    assert len(clip.notes) == 1
+    assert re.match(rf"video {tmp_path / name}: timestamps {jump} after 5\.0 s; the parts are joined", clip.notes[0])
+
+
+@pytest.mark.parametrize(("count", "more"), [(2, ""), (3, ", and once more"), (4, ", and 2 more times")])
+def test_restarts_long_after_the_start_are_told(tmp_path, count, more):
+    """ffmpeg takes them for a wrap of the counter, and reports 26 hours."""
+    late = write(tmp_path / "late.ts", [(RED, [*range(600 * 25, 605 * 25)])], codec="mpeg2video")
+    early = write(tmp_path / "early.ts", [(BLUE, range(125))], codec="mpeg2video")
+    clip = VideoFile(join(tmp_path / "x.ts", *[late, early, early, early][:count]))
+    assert colours(clip) == ("RRRRR" + "BBBBB" * 3)[: 5 * count]
+    assert told(clip, f"x.ts: timestamps restart after 5.0 s{more}; the parts are joined without gaps")
 
 
 def test_a_wrap_of_the_counter_is_no_jump(tmp_path):
@@ -288,6 +308,31 @@ def test_a_jump_of_years_is_left_out(tmp_path):
     far = VideoFile(write(tmp_path / "far.mkv", [(RED, steps(54 * YEAR, 20))], rate=10, time_base=MS))
     assert [f.time_s for f in far] == [0, 1]
     assert told(far, "far.mkv: timestamps start at 54.0 years")
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mov"])
+@pytest.mark.parametrize(
+    ("codec", "jump"), [("mpeg4", 48 * HOUR), ("mpeg4", 54 * YEAR), ("libx264", 48 * HOUR), ("libx264", 54 * YEAR)]
+)
+@pytest.mark.parametrize(("before", "expected"), [(5, "RBB"), (1, "RB+"), (25, "RRBB")])
+def test_a_jump_that_mp4_cannot_store_is_told(tmp_path, name, codec, jump, before, expected):
+    """The muxer has written the frames after it one tick apart."""
+
+    def prepare(stream):
+        stream.codec_context.max_b_frames = 0  # the muxer would refuse them
+
+    parts = [(RED, steps(0, before)), (BLUE, steps(jump, 20))]
+    clip = VideoFile(write(tmp_path / name, parts, rate=10, codec=codec, time_base=MS, prepare=prepare))
+    assert re.fullmatch(expected, colours(clip))
+    assert told(clip, f"{name}: timestamps jump by an unknown time after")
+    if before > 1:  # the interval between frames is known
+        assert colours(VideoFile(tmp_path / name, fps=10)) == "R" * before + "B" * 20
+
+
+def test_two_frames_at_one_time_are_no_jump(tmp_path):
+    parts = [(RED, [0, 1600, 1601, 3200]), (BLUE, steps(16_000, 10, 1600))]
+    clip = VideoFile(write(tmp_path / "x.mp4", parts, rate=10, time_base=Fraction(1, 16_000)))
+    assert colours(clip) == "RB" and not clip.notes
 
 
 def test_clocks_that_were_set_back_are_followed(tmp_path):
