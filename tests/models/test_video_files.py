@@ -207,7 +207,9 @@ def b_frames(stream):
         *(("mpeg2video", name) for name in ("x.mpg", "x.vob", "x.ts", "x.m2v")),
         *(("libx264", name) for name in ("x.ts", "x.m2ts", "x.h264")),
         *(("mpeg1video", "x.mpg"), ("mpeg4", "x.ts"), ("mjpeg", "x.mjpeg")),
-        *(("mpeg4", name) for name in ("x.mp4", "x.mov", "x.mkv", "x.avi")),  # joined byte by byte
+        *(("mpeg4", name) for name in ("x.mp4", "x.mov", "x.mkv", "x.avi", "x.nut")),  # joined byte by byte
+        *(("libx264", "x.flv"), ("libvpx", "x.ogv"), ("libvpx", "x.webm"), ("libvpx", "x.ivf")),
+        *(("msmpeg4v3", "x.wmv"), ("rawvideo", "x.y4m"), ("rv10", "x.rm")),
     ],
 )
 def test_joined_segments_are_all_shown(tmp_path, codec, name):
@@ -220,6 +222,26 @@ def test_joined_segments_are_all_shown(tmp_path, codec, name):
     joined = join(tmp_path / name, *segments)
     assert colours(VideoFile(joined)) == "RRRRRGGGGGBBBBB"
     assert [colour(frame.rgb[24, 32]) for frame in VideoFile(joined, max_frames=5)] == list("RRGBB")
+
+
+def test_joined_ogg_files_with_sound_are_all_shown(tmp_path):
+    """Each begins with the first pages of all its streams."""
+    segments = []
+    for picture in (RED, BLUE):
+        segments.append(tmp_path / f"{picture[0]}.ogv")
+        with av.open(str(segments[-1]), "w") as container:
+            stream, sound = container.add_stream("libvpx", rate=25), container.add_stream("libopus", rate=48_000)
+            stream.width, stream.height, stream.pix_fmt, sound.layout = 64, 48, "yuv420p", "mono"
+            for _ in range(75):
+                rgb = np.full((48, 64, 3), picture, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode())
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 144_000), np.int16), format="s16", layout="mono")
+            samples.sample_rate = 48_000
+            container.mux(sound.encode(samples))
+            container.mux(sound.encode())
+    assert colours(VideoFile(segments[0])) == "RRR"
+    assert colours(VideoFile(join(tmp_path / "x.ogv", *segments))) == "RRRBBB"
 
 
 @pytest.mark.parametrize(
