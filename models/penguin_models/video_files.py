@@ -28,6 +28,7 @@ _WRAP_S = 2**33 / 90_000  # when timestamps of MPEG-TS and MPEG-PS begin anew
 _SHORTEST_INTERVAL_S = Fraction(1, 2000)
 _UNKNOWN_JUMP_S = 10**12
 _DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
 
 
@@ -87,7 +88,6 @@ class VideoFile:
     def _timed_frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
         for part in range(len(self._layout.parts)):
             with self._opened(part) as (container, stream):
-                stream.thread_type = "AUTO"
                 yield from _timed(self._decode_whole(container, stream, part), stream, "pts")
 
     def _may_exceed(self, max_frames: int) -> bool:
@@ -149,18 +149,33 @@ class VideoFile:
         length that the file's header announces; the header of a transport stream announces nothing.
         """
         end_s = 0.0
+        decoder = self._decoder(stream)
+        decoder.thread_type = "AUTO"
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
                     raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
                 if packet.size and packet.pts is not None:
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                yield from packet.decode()
+                yield from decoder.decode(packet)
         except IndexError:  # at the end, PyAV 18.1 flushes streams that it does not know, if new ones have appeared
-            yield from stream.decode(None)
+            yield from decoder.decode(None)
         if self._layout.breaks_off and part == len(self._layout.parts) - 1:
             announced = "its header announces more; copy it again"
             raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")
+
+    def _decoder(self, stream: Any) -> Any:
+        """Returns the decoder of a stream; for transparent VP8 and VP9 libvpx, as libavcodec 62's own show no alpha."""
+        from av.codec import CodecContext
+        from av.codec.codec import UnknownCodecError
+
+        name = _WITH_ALPHA.get(stream.codec_context.name)
+        if name and stream.metadata.get("alpha_mode") == "1":
+            try:
+                return CodecContext.create(name, "r")
+            except UnknownCodecError:
+                self._note(f"video {self._path}: its transparency is not shown, as this ffmpeg has no {name}")
+        return stream.codec_context
 
     def _start(self, stream: Any) -> float:
         """Returns the time of the first frame in seconds; a time before 0 becomes 0."""

@@ -12,6 +12,7 @@ import pytest
 from av.filter import Graph
 from av.stream import Disposition
 
+from penguin_models import video_files
 from penguin_models.errors import MediaError
 from penguin_models.media import VideoFile
 
@@ -567,17 +568,40 @@ def test_the_video_is_chosen_among_streams_as_by_ffmpeg(tmp_path, name, streams,
     assert told(clip, f"{name} has 2 video streams; stream 1 ({width}x{height}) is used") != has_cover
 
 
-def test_transparent_videos_are_laid_on_white(tmp_path):
-    with av.open(str(tmp_path / "x.mov"), "w") as container:
-        stream = container.add_stream("png", rate=2)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "rgba"
-        rgba = np.zeros((16, 16, 4), np.uint8)
-        rgba[:, 8:, 3] = 255
-        for _ in range(2):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
+def write_transparent(path, codec, pixel_format, rate=5):
+    """Writes 2 s of a black square on the right of a transparent ground, which is black as well."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        stream.options = {"auto-alt-ref": "0"} if codec.startswith("libvpx") else {}
+        rgba = np.zeros((64, 64, 4), np.uint8)
+        rgba[:, 32:, 3] = 255
+        for _ in range(2 * rate):
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba")
+            container.mux(stream.encode(frame.reformat(format=pixel_format)))
         container.mux(stream.encode())
-    [frame] = VideoFile(tmp_path / "x.mov")
-    assert frame.rgb[4, 4].tolist() == [255, 255, 255] and frame.rgb[4, 12].tolist() == [0, 0, 0]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "name"),
+    [
+        *(("png", "rgba", "x.mov"), ("qtrle", "argb", "x.mov"), ("ffv1", "bgra", "x.mkv")),
+        *(("libvpx", "yuva420p", "x.webm"), ("libvpx-vp9", "yuva420p", "x.webm"), ("libvpx-vp9", "yuva420p", "x.mkv")),
+    ],
+)
+def test_transparent_videos_are_laid_on_white(tmp_path, codec, pixel_format, name):
+    clip = VideoFile(write_transparent(tmp_path / name, codec, pixel_format))
+    frames = list(clip)
+    assert [frame.time_s for frame in frames] == [0, 1] and not clip.notes
+    for frame in frames:
+        assert frame.rgb[32, 16].min() > 240 and frame.rgb[32, 48].max() < 15
+
+
+def test_transparency_that_cannot_be_decoded_is_told(tmp_path, monkeypatch):
+    path = write_transparent(tmp_path / "x.webm", "libvpx-vp9", "yuva420p")
+    monkeypatch.setitem(video_files._WITH_ALPHA, "vp9", "libmissing")
+    assert told(VideoFile(path), "x.webm: its transparency is not shown, as this ffmpeg has no libmissing")
 
 
 def test_titles_need_not_be_utf8(tmp_path):
