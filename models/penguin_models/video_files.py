@@ -112,15 +112,18 @@ class VideoFile:
             import av
         except ModuleNotFoundError as err:
             raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
+        which = "cannot be opened"
         url = f"file:{self._path}"  # or ffmpeg would take 10:00.mp4 for a protocol named 10
         if len(self._layout.parts) > 1:
             start, end = self._layout.parts[part]
+            if part:
+                which = f"consists of joined files, of which the one from byte {start} cannot be opened"
             url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
             container = av.open(url, metadata_errors="replace")  # titles are often not UTF-8
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
-            raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
+            raise MediaError(f"video {self._path} {which}: {reason}") from err
         with container:
             yield container, self._choose(container)
 

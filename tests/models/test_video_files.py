@@ -225,6 +225,16 @@ def test_joined_segments_are_all_shown(tmp_path, codec, name):
     assert [colour(frame.rgb[24, 32]) for frame in VideoFile(joined, max_frames=5)] == list("RRGBB")
 
 
+@pytest.mark.parametrize("name", ["x.flv", "x.mp4"])
+def test_a_joined_file_that_ends_in_its_header_is_named(tmp_path, name):
+    whole = write(tmp_path / name, [(RED, range(50))], codec="libx264" if name == "x.flv" else "mpeg4")
+    content = whole.read_bytes()
+    cut = write_bytes(tmp_path / f"cut_{name}", content + content[:60])
+    message = rf"cut_{name} consists of joined files, of which the one from byte {len(content)} cannot be opened: "
+    with pytest.raises(MediaError, match=message):
+        list(VideoFile(cut))
+
+
 def test_joined_ogg_files_with_sound_are_all_shown(tmp_path):
     """Each begins with the first pages of all its streams."""
     segments = []
