@@ -13,7 +13,7 @@ from penguin_models.errors import MediaError
 
 _HEAD_BYTES = 4096
 _URL = re.compile(r"(?:.*/)?(https?|ftps?|file|s3|gs|hf|rtsps?|rtmps?|rtp|udp|srt):/+(?=[^/])", re.IGNORECASE)
-_DATA_URI = re.compile(r"(?:.*/)?(data:[\w.+-]+/[^,]{,200},)", re.IGNORECASE)
+_DATA_URI = re.compile(r"(?:.*/)?(data:(?:[\w.+-]+/[^,]{,200})?(?:;base64)?,)", re.IGNORECASE)
 _STREAMS = ("rt", "udp", "srt")
 _MARKUP = rb"(?is)(\xef\xbb\xbf)?\s*<"
 _KINDS = (
@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def url_fault(path: str | Path, kind: str) -> str | None:
-    """Returns a sentence if a path that does not exist is in fact a URL, perhaps after a folder, and None if not."""
+    """Returns a sentence if a path that does not exist is in fact a URL or data: URI, perhaps after a folder; else None."""
     if data := _DATA_URI.match(str(path)):
         return f"{kind} {data[1]}... is a data: URI, and only files are read; decode it to a file first"
     found = _URL.match(str(path))

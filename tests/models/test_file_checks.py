@@ -89,6 +89,7 @@ def test_a_file_without_permission_is_named(tmp_path, kind, read, monkeypatch):
         ("s3://bucket/x.mp4", r"s3://bucket/x.mp4 is a URL, .*; download it first"),
         ("file:///home/a%20b.jpg", r"file:///home/a%20b.jpg is a URL; give the path: /home/a b.jpg"),
         ("data:image/png;base64,iVBORw0KGgo=", r"data:image/png;base64,\.\.\. is a data: URI, .*; decode it to a file"),
+        ("data:;base64,iVBORw0KGgo=", r"data:;base64,\.\.\. is a data: URI, and only files are read"),
         ("data:video/mp4;base64," + "A/b0" * 2000, r"data:video/mp4;base64,\.\.\. is a data: URI, and only files are"),
         ("rtsp://camera:554/live", r"rtsp://camera:554/live is a URL, .*; start a camera driver .* running node"),
     ],
