@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def url_fault(path: str | Path, kind: str) -> str | None:
-    """Returns a sentence if a path that does not exist is in fact a URL or data: URI, perhaps after a folder; else None."""
+    """Returns a sentence if a missing path is in fact a URL or data: URI, perhaps after a folder; else None."""
     if data := _DATA_URI.match(str(path)):
         return f"{kind} {data[1]}... is a data: URI, and only files are read; decode it to a file first"
     found = _URL.match(str(path))
