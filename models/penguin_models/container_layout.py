@@ -6,11 +6,25 @@ the first two.
 
 from __future__ import annotations
 
+import mmap
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_HEADERS = (
+    re.compile(rb"FLV\x01[\0\x01\x04\x05]\0{3}\x09\0{4}"),  # with size 0 of the tag before the first
+    re.compile(rb"nut/multimedia container\0NM\x7aV\x1f_\x04\xad"),
+    re.compile(bytes.fromhex("3026b275 8e66cf11 a6d900aa 0062ce6c")),  # ASF (WMV)
+    re.compile(rb"DKIF\0\0\x20\0"),  # IVF
+    re.compile(rb"YUV4MPEG2 W\d"),
+    re.compile(rb"\.RMF\0\0\0[\x10\x12]\0[\0\x01]"),  # RealMedia
+)
+"""How files begin of which ffmpeg reads only the first; long enough that no other content looks like it."""
+_OGG = re.compile(rb"OggS\0(.)", re.DOTALL)  # a page and its flags (RFC 3533)
+_OGG_FIRST = 2  # flag of the first page of a stream
 _UNKNOWN_RIFF = (0, 0xFFFFFFFF)  # sizes of files that were written without going back to the header
 _Element = tuple[bytes, int, int]  # kind, and its first byte and the one after its last
 
@@ -29,15 +43,15 @@ def read_layout(path: Path) -> Layout:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(64)
         if head.startswith(_EBML):
             starts, end = _starts(_ebml_elements(file, size), _EBML, _SEGMENT)
-        elif head.startswith(b"RIFF") and head[8:] == b"AVI ":
+        elif head.startswith(b"RIFF") and head[8:12] == b"AVI ":
             starts, end = _starts(_riff_chunks(file, size), b"AVI ", b"AVI ")
         elif head[4:8] == b"ftyp":
             starts, end = _starts(_mp4_boxes(file, size), b"ftyp", b"moov")[0], 0
         else:
-            starts, end = [0], 0
+            starts, end = _marked_starts(file, head), 0
     return Layout(list(zip(starts, [*starts[1:], size], strict=True)), end > size)
 
 
@@ -51,6 +65,18 @@ def _starts(elements: Iterator[_Element], first: bytes, content: bytes) -> tuple
         has_content = has_content or kind == content
         end = stop
     return starts, end
+
+
+def _marked_starts(file: BinaryIO, head: bytes) -> list[int]:
+    """Returns where files begin whose headers cannot be mistaken, and 0 for files of other formats."""
+    mark = next((mark for mark in (*_HEADERS, _OGG) if mark.match(head)), None)
+    if mark is None:
+        return [0]
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if mark is not _OGG:
+            return [found.start() for found in mark.finditer(content)]
+        pages = [(page.start(), page[1][0] & _OGG_FIRST) for page in mark.finditer(content)]
+    return [0, *(start for (_, before), (start, first) in pairwise(pages) if first and not before)]
 
 
 def _ebml_elements(file: BinaryIO, size: int) -> Iterator[_Element]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from penguin_models.errors import MediaError
 
 _HEAD_BYTES = 4096
 _URL = re.compile(r"(?:.*/)?(https?|ftps?|file|s3|gs|hf|rtsps?|rtmps?|rtp|udp|srt):/+(?=[^/])", re.IGNORECASE)
+_DATA_URI = re.compile(r"(?:.*/)?(data:(?:[\w.+-]+/[^,]{,200})?(?:;base64)?,)", re.IGNORECASE)
 _STREAMS = ("rt", "udp", "srt")
 _MARKUP = rb"(?is)(\xef\xbb\xbf)?\s*<"
 _KINDS = (
@@ -28,7 +30,9 @@ _KINDS = (
 
 
 def url_fault(path: str | Path, kind: str) -> str | None:
-    """Returns a sentence if a path that does not exist is in fact a URL, perhaps after a folder, and None if not."""
+    """Returns a sentence if a missing path is in fact a URL or data: URI, perhaps after a folder; else None."""
+    if data := _DATA_URI.match(str(path)):
+        return f"{kind} {data[1]}... is a data: URI, and only files are read; decode it to a file first"
     found = _URL.match(str(path))
     if found is None:
         return None
@@ -56,6 +60,8 @@ def check_file(path: str | Path, kind: Literal["image", "video"]) -> bytes:
             raise MediaError(f"{kind} {path} is not in this clone yet; fetch it: git annex get") from err
         raise MediaError(url_fault(path, kind) or f"{kind} {path} does not exist") from err
     except OSError as err:
+        if err.errno == errno.ENAMETOOLONG and (fault := url_fault(path, kind)):
+            raise MediaError(fault) from err
         remedy = "; give yourself the right to read it: chmod" if isinstance(err, PermissionError) else ""
         raise MediaError(f"{kind} {path} cannot be read: {err.strerror}{remedy}") from err
     except ValueError as err:  # a zero byte in the name

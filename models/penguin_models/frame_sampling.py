@@ -22,7 +22,7 @@ _LONGEST_BROADCAST_GAP_S = 10
 _SLIDE_SHOW = 10
 _FIRST_INTERVAL_S = Fraction(60)
 _DISORDER_S = Fraction(1, 10)  # Decoders may return frames slightly out of order
-_MAX_JUMPS = 100
+MAX_JUMPS = 100
 
 
 class FrameSampler:
@@ -90,5 +90,5 @@ class FrameSampler:
 
     def _note(self, at_s: float, by_s: float) -> None:
         self._restarts = self._restarts or abs(by_s) > _LONGEST_BROADCAST_GAP_S  # it may be set right again
-        if len(self.jumps) < _MAX_JUMPS:
+        if len(self.jumps) < MAX_JUMPS:
             self.jumps.append((at_s, by_s))

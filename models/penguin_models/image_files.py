@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
@@ -24,8 +26,13 @@ from penguin_models.types import UInt8Array
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
 """Errors that Pillow's decoders raise for damaged files."""
 EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SAMPLES_PER_PIXEL = 258, 339, 277  # TIFF tags
+_SAMPLE_KINDS = {2: "signed integers", 3: "floats"}  # values of the sample format; others are unsigned integers
+_INTEGER_RANGES = (0, 255), (32768, 65535)  # lowest maximum of an image, and limit
+_FLOAT_RANGES = (0, 1), (128, 255), (32768, 65535)
 _CAMERA_RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+_BIG_TIFF = b"II+\0"
+_TIFF = (b"II*\0", b"MM\0*", _BIG_TIFF)
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|avif|avis)", re.DOTALL)
 _VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |G.{187}G|\x00\x00\x01[\xb3\xba]", re.DOTALL)
 
@@ -56,12 +63,12 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         _register_heif()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is an error at twice its limit
+            warnings.simplefilter("ignore")  # of large images, an error at twice the limit; of damage, one sentence
             image = Image.open(path)
         with image:
             yield image
     except UnidentifiedImageError as err:
-        raise MediaError(f"image {path} {_unidentified(head)}") from err
+        raise MediaError(f"image {path} {_tiff_kind(path, head) or _unidentified(head)}") from err
     except Image.DecompressionBombError as err:
         pixels = re.search(r"\d+", str(err))
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -74,9 +81,10 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 def to_rgb(image: Image.Image) -> UInt8Array:
     """Converts any Pillow image to uint8 [H, W, 3].
 
-    Grey levels of up to 16 bits are scaled by the range of their format. 32-bit integers and floats have none: levels
-    are scaled from the smallest of the ranges 0 to 1 (floats only), 0 to 255 and 0 to 65535 that holds them all, or
-    else from their minimum to their maximum; NaN becomes black. Transparent pixels are laid on white.
+    Grey levels of up to 16 bits are scaled by the range of their format. 32-bit integers and floats have none: it is
+    0 to 1 (floats only), 0 to 255 or 0 to 65535 if it holds all levels, the highest of them in its upper half (for
+    65535, and for 255 in floats), and otherwise their minimum to their maximum. NaN becomes black. Transparent pixels
+    are laid on white.
 
     Raises:
         MediaError: All values are NaN or infinite.
@@ -130,8 +138,8 @@ def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
     if not finite.size:
         raise MediaError("all its values are NaN or infinite")
     low, high = finite.min(), finite.max()
-    for limit in (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535):
-        if low >= 0 and high <= limit:
+    for lowest, limit in _FLOAT_RANGES if values.dtype.kind == "f" else _INTEGER_RANGES:
+        if low >= 0 and lowest <= high <= limit:
             low, high = 0, limit
             break
     scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255 / max(high - low, 1e-300))
@@ -146,6 +154,25 @@ def _register_heif() -> None:
     except ImportError:
         return
     plugin.register_heif_opener()
+
+
+def _tiff_kind(path: str | Path, head: bytes) -> str | None:
+    """Returns the kind of a TIFF that Pillow cannot read, and what to do; None if the file is no TIFF."""
+    if not head.startswith(_TIFF):
+        return None
+    try:
+        tags = ImageFileDirectory_v2(head[: 16 if head.startswith(_BIG_TIFF) else 8])
+        with Path(path).open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file.seek(tags.next)
+            tags.load(file)
+        bits = tags[_BITS_PER_SAMPLE][0]
+    except (*DECODING_ERRORS, LookupError, struct.error):
+        return None  # damaged
+    kind = _SAMPLE_KINDS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "unsigned integers")
+    channels = tags.get(_SAMPLES_PER_PIXEL, 1)
+    values = f"{channels} channel{'s' * (channels != 1)} of {bits}-bit {kind}"
+    return f"is a TIFF with {values}, which Pillow cannot read; convert it to PNG with 8 or 16 bits per channel"
 
 
 def _unidentified(head: bytes) -> str:

@@ -18,13 +18,17 @@ from penguin_models.container_layout import read_layout
 from penguin_models.displayed_frames import displayed
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
-from penguin_models.frame_sampling import LONGEST_GAP_S, FrameSampler
+from penguin_models.frame_sampling import LONGEST_GAP_S, MAX_JUMPS, FrameSampler
 
 if TYPE_CHECKING:
     import av
 
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT of libavformat: timestamps of the format may restart
+_WRAP_S = 2**33 / 90_000  # when timestamps of MPEG-TS and MPEG-PS begin anew
+_SHORTEST_INTERVAL_S = Fraction(1, 2000)
+_UNKNOWN_JUMP_S = 10**12
 _DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
 
 
@@ -79,12 +83,11 @@ class VideoFile:
         except FFmpegError as err:
             raise MediaError(f"video {self._path} cannot be decoded to its end: {err.strerror}") from err
         if sampler.jumps:
-            self._note(f"video {self._path}: {_told(sampler.jumps)}")
+            self._note(f"video {self._path}: {_told(sampler.jumps, self._broadcast)}")
 
     def _timed_frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
         for part in range(len(self._layout.parts)):
             with self._opened(part) as (container, stream):
-                stream.thread_type = "AUTO"
                 yield from _timed(self._decode_whole(container, stream, part), stream, "pts")
 
     def _may_exceed(self, max_frames: int) -> bool:
@@ -109,15 +112,18 @@ class VideoFile:
             import av
         except ModuleNotFoundError as err:
             raise MediaError("reading videos needs PyAV, which is not installed: pip install av") from err
+        which = "cannot be opened"
         url = f"file:{self._path}"  # or ffmpeg would take 10:00.mp4 for a protocol named 10
         if len(self._layout.parts) > 1:
             start, end = self._layout.parts[part]
+            if part:
+                which = f"consists of joined files, of which the one from byte {start} cannot be opened"
             url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
             container = av.open(url, metadata_errors="replace")  # titles are often not UTF-8
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
-            raise MediaError(f"video {self._path} cannot be opened: {reason}") from err
+            raise MediaError(f"video {self._path} {which}: {reason}") from err
         with container:
             yield container, self._choose(container)
 
@@ -146,18 +152,33 @@ class VideoFile:
         length that the file's header announces; the header of a transport stream announces nothing.
         """
         end_s = 0.0
+        decoder = self._decoder(stream)
+        decoder.thread_type = "AUTO"
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
                     raise MediaError(f"video {self._path} is damaged or breaks off after {end_s:.2f} s; copy it again")
                 if packet.size and packet.pts is not None:
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                yield from packet.decode()
+                yield from decoder.decode(packet)
         except IndexError:  # at the end, PyAV 18.1 flushes streams that it does not know, if new ones have appeared
-            yield from stream.decode(None)
+            yield from decoder.decode(None)
         if self._layout.breaks_off and part == len(self._layout.parts) - 1:
             announced = "its header announces more; copy it again"
             raise MediaError(f"video {self._path} breaks off after {end_s:.2f} s, {announced}")
+
+    def _decoder(self, stream: Any) -> Any:
+        """Returns the decoder of a stream; for transparent VP8 and VP9 libvpx, as libavcodec 62's own show no alpha."""
+        from av.codec import CodecContext
+        from av.codec.codec import UnknownCodecError
+
+        name = _WITH_ALPHA.get(stream.codec_context.name)
+        if name and stream.metadata.get("alpha_mode") == "1":
+            try:
+                return CodecContext.create(name, "r")
+            except UnknownCodecError:
+                self._note(f"video {self._path}: its transparency is not shown, as this ffmpeg has no {name}")
+        return stream.codec_context
 
     def _start(self, stream: Any) -> float:
         """Returns the time of the first frame in seconds; a time before 0 becomes 0."""
@@ -180,9 +201,14 @@ def _preference(stream: Any) -> int:
 
 
 def _timed(items: Iterable[Any], stream: Any, clock: str) -> Iterator[tuple[Any, Fraction, Fraction]]:
-    """Adds start and duration in seconds to frames or packets; those without timestamps follow the one before."""
+    """Adds start and duration in seconds to frames or packets; those without timestamps follow the one before.
+
+    libavformat 62 writes frames after a jump of more than 2**31 ticks into MP4 as one tick apart. They are spaced anew,
+    after a jump of unknown length.
+    """
     rate = stream.guessed_rate or stream.average_rate or Fraction(_DEFAULT_RATE)
-    end = Fraction(0)
+    interval = 1 / (stream.codec_context.framerate or Fraction(_DEFAULT_RATE))
+    end, shift, last = Fraction(0), Fraction(0), None
     for item in items:
         time_base = item.time_base or stream.time_base
         start = getattr(item, clock)
@@ -190,12 +216,27 @@ def _timed(items: Iterable[Any], stream: Any, clock: str) -> Iterator[tuple[Any,
             continue  # the first packets of a video with B-frames
         duration = (item.duration or 0) * time_base
         start = end if start is None else start * time_base
-        end = start + (duration or 1 / rate)
-        yield item, start, duration
+        tick = time_base if time_base < _SHORTEST_INTERVAL_S else 0
+        if last is not None and tick and start - last <= 2 * tick:
+            if shift:
+                shift += interval - (start - last)
+            elif duration == tick:
+                shift = Fraction(_UNKNOWN_JUMP_S)
+        duration = duration if duration > tick else Fraction(0)
+        interval = duration or interval
+        last, end = start, start + (duration or 1 / rate)
+        yield item, start + shift, duration
 
 
-def _told(jumps: Sequence[tuple[float, float]]) -> str:
-    """Returns a sentence about jumps of timestamps."""
+def _told(jumps: Sequence[tuple[float, float]], broadcast: bool) -> str:
+    """Returns a sentence about jumps of timestamps; ffmpeg takes a restart of broadcast timestamps for a wrap."""
     (at_s, by_s), more = jumps[0], len(jumps) - 1
-    more_jumps = f", and {more if more < 99 else 'many'} more times" if more else ""
-    return f"timestamps jump by {duration(by_s)} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"
+    if broadcast and by_s > _WRAP_S / 2:
+        what = "restart"
+    elif by_s > _UNKNOWN_JUMP_S / 2:
+        what = "jump by an unknown time"
+    else:
+        what = f"jump {'back ' if by_s < 0 else ''}by {duration(abs(by_s))}"
+    counts = {0: "", 1: ", and once more", MAX_JUMPS - 1: ", and many more times"}
+    more_jumps = counts.get(more, f", and {more} more times")
+    return f"timestamps {what} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"

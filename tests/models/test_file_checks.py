@@ -88,6 +88,9 @@ def test_a_file_without_permission_is_named(tmp_path, kind, read, monkeypatch):
         ("HTTP://example.org/x.mp4", r"http://example.org/x.mp4 is a URL, .*; download it first"),
         ("s3://bucket/x.mp4", r"s3://bucket/x.mp4 is a URL, .*; download it first"),
         ("file:///home/a%20b.jpg", r"file:///home/a%20b.jpg is a URL; give the path: /home/a b.jpg"),
+        ("data:image/png;base64,iVBORw0KGgo=", r"data:image/png;base64,\.\.\. is a data: URI, .*; decode it to a file"),
+        ("data:;base64,iVBORw0KGgo=", r"data:;base64,\.\.\. is a data: URI, and only files are read"),
+        ("data:video/mp4;base64," + "A/b0" * 2000, r"data:video/mp4;base64,\.\.\. is a data: URI, and only files are"),
         ("rtsp://camera:554/live", r"rtsp://camera:554/live is a URL, .*; start a camera driver .* running node"),
     ],
 )
@@ -100,7 +103,7 @@ def test_urls_are_not_taken_for_paths(tmp_path, kind, read, url, message, monkey
 
 def test_names_with_colons_are_no_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("2024-01-01T10:00:00.jpg", "c:/x.jpg", "a:b", "a b://c"):
+    for name in ("2024-01-01T10:00:00.jpg", "c:/x.jpg", "a:b", "a b://c", "data:a.png", "data:/a.png"):
         assert url_fault(name, "image") is None
     (tmp_path / "http:").mkdir()
     (tmp_path / "http:" / "x").write_bytes(b"abc")

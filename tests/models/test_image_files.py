@@ -87,7 +87,8 @@ def png16(path):
         *(saved("u2", 65535), saved("u2", 65535, byteorder=">"), saved("u4", 65535), saved("u4", 2**32 - 1)),
         *(saved("i4", 65535), saved("i4", 255), saved("i4", 200_000, -100_000), saved("i2", 65535, -32768)),
         *(saved("f4"), saved("f4", 255), saved("f4", 65535), saved("f4", 2, -1), saved("f4", 1e6)),
-        saved("f4", byteorder=">"),
+        *(saved("f4", byteorder=">"), saved("f4", 10), saved("f4", 1000), saved("f4", 4095), saved("f4", 50, 20)),
+        *(saved("i4", 1000), saved("i4", 4095), saved("u4", 20_000, 10_000)),
     ],
 )
 def test_ranges_beyond_8_bits_are_scaled(tmp_path, write):
@@ -118,6 +119,29 @@ def test_values_that_are_no_grey_levels(tmp_path):
     assert levels(1e6, 1e6) == [0, 0]
     with pytest.raises(MediaError, match=r"float.tif cannot be decoded: .* NaN or infinite"):
         levels(nan, inf)
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (saved("f8"), "1 channel of 64-bit floats"),
+        (saved("f2"), "1 channel of 16-bit floats"),
+        (saved("u8", 65535), "1 channel of 64-bit unsigned integers"),
+    ],
+)
+def test_a_tiff_that_pillow_cannot_read_is_named(tmp_path, write, kind):
+    with pytest.raises(MediaError, match=rf"x.tif is a TIFF with {kind}, which .*; convert it to PNG with 8 or 16"):
+        load_image(write(tmp_path / "x.tif"))
+    cut = write_bytes(tmp_path / "cut.tif", (tmp_path / "x.tif").read_bytes()[:-100])
+    with pytest.raises(MediaError, match=r"cut.tif is not an image that Pillow can read, or it is damaged"):
+        load_image(cut)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("f4", "32-bit floats"), ("i4", "32-bit signed"), ("f8", "64-bit floats")])
+def test_a_tiff_with_colours_of_many_bits_is_named(tmp_path, dtype, kind):
+    cv2.imwrite(str(tmp_path / "x.tif"), np.ones((4, 5, 3), dtype))
+    with pytest.raises(MediaError, match=rf"x.tif is a TIFF with 3 channels of {kind}.*; convert it to PNG"):
+        load_image(tmp_path / "x.tif")
 
 
 def test_16_bit_colours_are_scaled(tmp_path):

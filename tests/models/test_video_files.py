@@ -12,6 +12,7 @@ import pytest
 from av.filter import Graph
 from av.stream import Disposition
 
+from penguin_models import video_files
 from penguin_models.errors import MediaError
 from penguin_models.media import VideoFile
 
@@ -207,7 +208,9 @@ def b_frames(stream):
         *(("mpeg2video", name) for name in ("x.mpg", "x.vob", "x.ts", "x.m2v")),
         *(("libx264", name) for name in ("x.ts", "x.m2ts", "x.h264")),
         *(("mpeg1video", "x.mpg"), ("mpeg4", "x.ts"), ("mjpeg", "x.mjpeg")),
-        *(("mpeg4", name) for name in ("x.mp4", "x.mov", "x.mkv", "x.avi")),  # joined byte by byte
+        *(("mpeg4", name) for name in ("x.mp4", "x.mov", "x.mkv", "x.avi", "x.nut")),  # joined byte by byte
+        *(("libx264", "x.flv"), ("libvpx", "x.ogv"), ("libvpx", "x.webm"), ("libvpx", "x.ivf")),
+        *(("msmpeg4v3", "x.wmv"), ("rawvideo", "x.y4m"), ("rv10", "x.rm")),
     ],
 )
 def test_joined_segments_are_all_shown(tmp_path, codec, name):
@@ -222,9 +225,48 @@ def test_joined_segments_are_all_shown(tmp_path, codec, name):
     assert [colour(frame.rgb[24, 32]) for frame in VideoFile(joined, max_frames=5)] == list("RRGBB")
 
 
-@pytest.mark.parametrize("start_s", [4.5, 20, 3600, 20 * 3600, -50])
+@pytest.mark.parametrize("name", ["x.flv", "x.mp4"])
+def test_a_joined_file_that_ends_in_its_header_is_named(tmp_path, name):
+    whole = write(tmp_path / name, [(RED, range(50))], codec="libx264" if name == "x.flv" else "mpeg4")
+    content = whole.read_bytes()
+    cut = write_bytes(tmp_path / f"cut_{name}", content + content[:60])
+    message = rf"cut_{name} consists of joined files, of which the one from byte {len(content)} cannot be opened: "
+    with pytest.raises(MediaError, match=message):
+        list(VideoFile(cut))
+
+
+def test_joined_ogg_files_with_sound_are_all_shown(tmp_path):
+    """Each begins with the first pages of all its streams."""
+    segments = []
+    for picture in (RED, BLUE):
+        segments.append(tmp_path / f"{picture[0]}.ogv")
+        with av.open(str(segments[-1]), "w") as container:
+            stream, sound = container.add_stream("libvpx", rate=25), container.add_stream("libopus", rate=48_000)
+            stream.width, stream.height, stream.pix_fmt, sound.layout = 64, 48, "yuv420p", "mono"
+            for _ in range(75):
+                rgb = np.full((48, 64, 3), picture, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode())
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 144_000), np.int16), format="s16", layout="mono")
+            samples.sample_rate = 48_000
+            container.mux(sound.encode(samples))
+            container.mux(sound.encode())
+    assert colours(VideoFile(segments[0])) == "RRR"
+    assert colours(VideoFile(join(tmp_path / "x.ogv", *segments))) == "RRRBBB"
+
+
+@pytest.mark.parametrize(
+    ("start_s", "jump"),
+    [
+        (4.5, r"jump back by \d\.\d s"),
+        (20, r"jump by 1\d\.\d s"),
+        (3600, r"jump by 359\d\.\d s"),
+        (20 * 3600, "restart"),
+        (-50, r"jump back by 5\d\.\d s"),
+    ],
+)
 @pytest.mark.parametrize("name", ["x.ts", "x.mpg"])
-def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s):
+def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s, jump):
     """With some overlap, later, or earlier, where ffmpeg takes the restart for a wrap of the 33-bit counter."""
     first = 50 if start_s < 0 else 0
     parts = (RED, first), (BLUE, first + start_s)
@@ -238,7 +280,18 @@ def test_a_joined_segment_may_start_anywhere(tmp_path, name, start_s):
     ]
     clip = VideoFile(join(tmp_path / name, *segments))
     assert colours(clip) == "RRRRRBBBBB"
-    assert told(clip, f"video {tmp_path / name}: timestamps jump by")
+    assert len(clip.notes) == 1
+    assert re.match(rf"video {tmp_path / name}: timestamps {jump} after 5\.0 s; the parts are joined", clip.notes[0])
+
+
+@pytest.mark.parametrize(("count", "more"), [(2, ""), (3, ", and once more"), (4, ", and 2 more times")])
+def test_restarts_long_after_the_start_are_told(tmp_path, count, more):
+    """ffmpeg takes them for a wrap of the counter, and reports 26 hours."""
+    late = write(tmp_path / "late.ts", [(RED, [*range(600 * 25, 605 * 25)])], codec="mpeg2video")
+    early = write(tmp_path / "early.ts", [(BLUE, range(125))], codec="mpeg2video")
+    clip = VideoFile(join(tmp_path / "x.ts", *[late, early, early, early][:count]))
+    assert colours(clip) == ("RRRRR" + "BBBBB" * 3)[: 5 * count]
+    assert told(clip, f"x.ts: timestamps restart after 5.0 s{more}; the parts are joined without gaps")
 
 
 def test_a_wrap_of_the_counter_is_no_jump(tmp_path):
@@ -288,6 +341,31 @@ def test_a_jump_of_years_is_left_out(tmp_path):
     far = VideoFile(write(tmp_path / "far.mkv", [(RED, steps(54 * YEAR, 20))], rate=10, time_base=MS))
     assert [f.time_s for f in far] == [0, 1]
     assert told(far, "far.mkv: timestamps start at 54.0 years")
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mov"])
+@pytest.mark.parametrize(
+    ("codec", "jump"), [("mpeg4", 48 * HOUR), ("mpeg4", 54 * YEAR), ("libx264", 48 * HOUR), ("libx264", 54 * YEAR)]
+)
+@pytest.mark.parametrize(("before", "expected"), [(5, "RBB"), (1, "RB+"), (25, "RRBB")])
+def test_a_jump_that_mp4_cannot_store_is_told(tmp_path, name, codec, jump, before, expected):
+    """The muxer has written the frames after it one tick apart."""
+
+    def prepare(stream):
+        stream.codec_context.max_b_frames = 0  # the muxer would refuse them
+
+    parts = [(RED, steps(0, before)), (BLUE, steps(jump, 20))]
+    clip = VideoFile(write(tmp_path / name, parts, rate=10, codec=codec, time_base=MS, prepare=prepare))
+    assert re.fullmatch(expected, colours(clip))
+    assert told(clip, f"{name}: timestamps jump by an unknown time after")
+    if before > 1:  # the interval between frames is known
+        assert colours(VideoFile(tmp_path / name, fps=10)) == "R" * before + "B" * 20
+
+
+def test_two_frames_at_one_time_are_no_jump(tmp_path):
+    parts = [(RED, [0, 1600, 1601, 3200]), (BLUE, steps(16_000, 10, 1600))]
+    clip = VideoFile(write(tmp_path / "x.mp4", parts, rate=10, time_base=Fraction(1, 16_000)))
+    assert colours(clip) == "RB" and not clip.notes
 
 
 def test_clocks_that_were_set_back_are_followed(tmp_path):
@@ -500,17 +578,40 @@ def test_the_video_is_chosen_among_streams_as_by_ffmpeg(tmp_path, name, streams,
     assert told(clip, f"{name} has 2 video streams; stream 1 ({width}x{height}) is used") != has_cover
 
 
-def test_transparent_videos_are_laid_on_white(tmp_path):
-    with av.open(str(tmp_path / "x.mov"), "w") as container:
-        stream = container.add_stream("png", rate=2)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "rgba"
-        rgba = np.zeros((16, 16, 4), np.uint8)
-        rgba[:, 8:, 3] = 255
-        for _ in range(2):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
+def write_transparent(path, codec, pixel_format, rate=5):
+    """Writes 2 s of a black square on the right of a transparent ground, which is black as well."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        stream.options = {"auto-alt-ref": "0"} if codec.startswith("libvpx") else {}
+        rgba = np.zeros((64, 64, 4), np.uint8)
+        rgba[:, 32:, 3] = 255
+        for _ in range(2 * rate):
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba")
+            container.mux(stream.encode(frame.reformat(format=pixel_format)))
         container.mux(stream.encode())
-    [frame] = VideoFile(tmp_path / "x.mov")
-    assert frame.rgb[4, 4].tolist() == [255, 255, 255] and frame.rgb[4, 12].tolist() == [0, 0, 0]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "name"),
+    [
+        *(("png", "rgba", "x.mov"), ("qtrle", "argb", "x.mov"), ("ffv1", "bgra", "x.mkv")),
+        *(("libvpx", "yuva420p", "x.webm"), ("libvpx-vp9", "yuva420p", "x.webm"), ("libvpx-vp9", "yuva420p", "x.mkv")),
+    ],
+)
+def test_transparent_videos_are_laid_on_white(tmp_path, codec, pixel_format, name):
+    clip = VideoFile(write_transparent(tmp_path / name, codec, pixel_format))
+    frames = list(clip)
+    assert [frame.time_s for frame in frames] == [0, 1] and not clip.notes
+    for frame in frames:
+        assert frame.rgb[32, 16].min() > 240 and frame.rgb[32, 48].max() < 15
+
+
+def test_transparency_that_cannot_be_decoded_is_told(tmp_path, monkeypatch):
+    path = write_transparent(tmp_path / "x.webm", "libvpx-vp9", "yuva420p")
+    monkeypatch.setitem(video_files._WITH_ALPHA, "vp9", "libmissing")
+    assert told(VideoFile(path), "x.webm: its transparency is not shown, as this ffmpeg has no libmissing")
 
 
 def test_titles_need_not_be_utf8(tmp_path):
