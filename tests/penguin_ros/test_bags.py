@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import numpy as np
@@ -160,9 +161,16 @@ def test_iterating_again_gives_the_same_frames(bags):
         np.testing.assert_array_equal(first.rgb, second.rgb)
 
 
-def test_frames_may_differ_in_size(bags):
-    messages = [(0, bags.raw(frame(0))), (1, bags.raw(frame(1)[:8, :8]))]
-    assert [rgb.shape for _, rgb in BagClip(bags.write({"/camera": messages}))] == [(16, 24, 3), (8, 8, 3)]
+def test_frames_of_another_size_are_scaled_to_the_first_and_noted(bags):
+    messages = [(n, bags.raw(frame(n)[:8, :8] if n else frame(n))) for n in range(3)]
+    clip = BagClip(bags.write({"/camera": messages}))
+    assert clip.notes == []
+    for _ in range(2):
+        assert {rgb.shape for _, rgb in clip} == {(16, 24, 3)} and sampled(clip) == [(n, n) for n in range(3)]
+        (note,) = clip.notes
+        assert re.fullmatch(
+            r"/camera of bag .*/bag changes from 24x16 to 8x8 pixels; all its frames are scaled .*", note
+        )
 
 
 @pytest.fixture
