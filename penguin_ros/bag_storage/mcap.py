@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from heapq import merge
 from operator import itemgetter
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -33,6 +34,8 @@ class McapFile:
         """Reads the index; raises any error if the file is damaged."""
         self._path = path
         with path.open("rb") as file:
+            if not _has_end(file):
+                raise ValueError("its end is missing, as after a crash or while it is being recorded")
             summary = SeekingReader(file).get_summary()
         count = summary.statistics.channel_count if summary and summary.statistics else 0
         self._indexed = summary is not None and bool(summary.chunk_indexes) and len(summary.channels) >= max(count, 1)
@@ -75,6 +78,14 @@ class McapFile:
     def _records(self) -> Iterator[object]:
         with self._path.open("rb") as file:
             yield from StreamReader(file, validate_crcs=True).records
+
+
+def _has_end(file: IO[bytes]) -> bool:
+    size = file.seek(0, SEEK_END)
+    file.seek(max(len(MAGIC), size - len(MAGIC)))
+    end = file.read()
+    file.seek(0)
+    return end == MAGIC
 
 
 def _may_hold(chunk: ChunkIndex, channels: set[int]) -> bool:
