@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from penguin_models.errors import MediaError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, sample_uniformly
+from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
 from penguin_ros.recording import RecordedImage, choose_topic, read_recording
 
 _REPLACEMENTS = 8
@@ -39,6 +39,7 @@ class BagClip:
         self._fps = fps
         self._samples = sample_stamps([ref.stamp_ns for ref in self._recording.images], fps, max_frames)
         self._bad: dict[int, str] = {}  # number of the image -> reason
+        self._resized: dict[str, None] = {}  # sentences about other sizes, without repetitions
 
     @property
     def bad_images(self) -> int:
@@ -48,14 +49,19 @@ class BagClip:
     @property
     def notes(self) -> list[str]:
         """Sentences about what is unusual; complete once the clip has been read."""
-        return [*self._recording.notes, *([f"skipped: {self._describe_bad()}"] if self._bad else [])]
+        skipped = [f"skipped: {self._describe_bad()}"] if self._bad else []
+        return [*self._recording.notes, *self._resized, *skipped]
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yields the sampled frames, with times in seconds since the first image.
+        """Yields the sampled frames at the size of the first, with times in seconds since the first image.
 
         In place of an image that cannot be decoded, the one before it in its interval is taken. Raises MediaError if no
         image can be decoded, or the bag cannot be read to its end.
         """
+        name = f"{self.topic} of bag {self._recording.path}"
+        return at_first_size(self._frames(), name, lambda sentence: self._resized.update({sentence: None}))
+
+    def _frames(self) -> Iterator[ClipFrame]:
         refs, found = self._recording.images, False
         sampled = {refs[index] for index, _ in self._samples}
         recent: deque[RecordedImage] = deque(maxlen=_REPLACEMENTS)  # since the last sample

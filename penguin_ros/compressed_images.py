@@ -24,7 +24,7 @@ def compressed_to_rgb(data: Any, image_format: str = "", mono16_scaling: Mono16S
     """Decodes the data of a `sensor_msgs/CompressedImage` to uint8 [height, width, 3].
 
     The EXIF orientation is applied, a Bayer mosaic is interpolated, 16-bit grey is scaled (see
-    `penguin_ros.raw_images.MONO16_SCALINGS`), and alpha is dropped.
+    `penguin_ros.raw_images.MONO16_SCALINGS`), and transparent pixels are laid on white, as those of image files are.
 
     Raises:
         MediaError: The image is depth, video, truncated or damaged.
@@ -62,7 +62,7 @@ def _picture_to_rgb(image: Image.Image, mono16_scaling: Mono16Scaling) -> UInt8A
     if image.mode.startswith("I"):
         grey = mono16_to_mono8(np.asarray(image).astype(np.uint16), mono16_scaling)
         return np.repeat(grey[..., None], 3, axis=-1)
-    return to_rgb(image if image.mode == "F" else image.convert("RGB"))
+    return to_rgb(image)
 
 
 def _reason(data: bytes, image_format: str, error: Exception) -> str:

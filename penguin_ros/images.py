@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from penguin_models.errors import MediaError
+from penguin_models.media import warn_once
 from penguin_models.types import UInt8Array
 from penguin_ros.bridge import bridge
 from penguin_ros.compressed_images import compressed_to_rgb
-from penguin_ros.raw_images import Mono16Scaling, check_raw, pixel_bytes, raw_to_rgb
+from penguin_ros.raw_images import Mono16Scaling, check_raw, known_encoding, pixel_bytes, raw_to_rgb
 
 _BRIDGED = {
     *("mono8", "yuv422", "yuv422_yuy2"),
@@ -34,19 +34,29 @@ def message_to_rgb(message: Any, mono16_scaling: Mono16Scaling = "percentiles") 
     """
     if hasattr(message, "format"):
         return compressed_to_rgb(message.data, message.format, mono16_scaling)
-    encoding, height, width, step = message.encoding, message.height, message.width, message.step
+    encoding, height, width, step = known_encoding(message.encoding), message.height, message.width, message.step
     # Checked first: cv_bridge reads past the end of short data, and makes pictures of depth.
     check_raw(encoding, height, width, step, len(message.data))
     # cv_bridge fails on the other byte order with NumPy 2, and on rows whose padding is not a whole number of pixels.
-    bridged = encoding in _BRIDGED and not message.is_bigendian and step % pixel_bytes(encoding) == 0
-    cv_bridge = bridge() if bridged else None
+    bridged = message.encoding in _BRIDGED and not message.is_bigendian and step % pixel_bytes(encoding) == 0
+    rgb = _by_cv_bridge(message) if bridged else None
+    if rgb is not None:
+        return rgb
+    return raw_to_rgb(encoding, height, width, step, message.data, bool(message.is_bigendian), mono16_scaling)
+
+
+def _by_cv_bridge(message: Any) -> UInt8Array | None:
+    """Returns None if cv_bridge is not installed, does not work, or fails on this image, which is logged once."""
+    cv_bridge = bridge()
     if cv_bridge is None:
-        big_endian = bool(message.is_bigendian)
-        return raw_to_rgb(encoding, height, width, step, message.data, big_endian, mono16_scaling)
+        return None
     try:
         rgb = np.ascontiguousarray(cv_bridge.imgmsg_to_cv2(message, "rgb8"))
-    except Exception as err:  # its C++ side raises various types
-        raise MediaError(f"cv_bridge cannot convert this {encoding} image: {err}") from err
-    if rgb.shape != (height, width, 3):
-        raise MediaError(f"cv_bridge returned {rgb.shape} for a {width}x{height} {encoding} image")
-    return rgb
+    except Exception as err:  # noqa: BLE001  # its C++ side raises various types
+        fault = type(err).__name__
+    else:
+        if rgb.shape == (message.height, message.width, 3):
+            return rgb
+        fault = f"it returned the shape {rgb.shape}"
+    warn_once(f"cv_bridge cannot convert {message.encoding} images ({fault}), so the package's own conversion is used")
+    return None

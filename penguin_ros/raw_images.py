@@ -66,6 +66,9 @@ Mono16Scaling: TypeAlias = str
 MONO16_SCALINGS = ("percentiles", "full_range")
 """percentiles: the range that a picture uses becomes 0 to 255; full_range: 0 to 65535 becomes 0 to 255."""
 _PERCENTILES = (0.1, 99.9)
+_MIN_SPAN = 32
+"""Of 65535: what spans less is noise."""
+_NAMES = {name.lower(): name for name in (*_LAYOUTS, *DEPTH)}
 
 
 def raw_to_rgb(
@@ -128,12 +131,18 @@ def mono16_to_mono8(grey: NDArray[np.uint16], scaling: Mono16Scaling) -> UInt8Ar
     """Scales 16-bit grey, [height, width], to 8 bits.
 
     With "percentiles", the values between the percentiles 0.1 and 99.9 become 0 to 255 if they span less than half of
-    the scale, as those of thermal, infrared and 12-bit cameras do; a picture without contrast is not stretched.
+    the scale, as those of thermal, infrared and 12-bit cameras do; a picture without contrast, which spans
+    less than 32, is not stretched.
     """
     low, high = (int(grey.min()), int(grey.max())) if grey.size < 1000 else np.percentile(grey, _PERCENTILES).tolist()
-    if scaling == "full_range" or high <= low or high - low >= 65535 / 2:
+    if scaling == "full_range" or high - low < _MIN_SPAN or high - low >= 65535 / 2:
         return to_8_bits(grey)
     return np.clip(np.round((grey - np.float32(low)) * np.float32(255 / (high - low))), 0, 255).astype(np.uint8)
+
+
+def known_encoding(encoding: str) -> str:
+    """Returns an encoding in the case of sensor_msgs, which some drivers change; an unknown one as it is."""
+    return _NAMES.get(encoding.lower(), encoding)
 
 
 def pixel_bytes(encoding: str) -> int:

@@ -133,6 +133,12 @@ def read_recording(
             checksum = crc32(message.data, checksum) if for_questions else 0
             stamped = _Stamped(message.place, message.log_ns, header_stamp_ns(message), number)
             by_camera[message.connection.topic].append(stamped)
+        notes += [
+            f"{camera}: metadata.yaml announces {announced} messages, the files hold {len(images)}; was a file next to "
+            "them, such as one that ends with -wal, not copied?"
+            for camera, images in by_camera.items()
+            if len(images) < (announced := bag.announced.get(camera, 0))
+        ]
     empty = [camera for camera, images in by_camera.items() if not images]
     if empty and not (for_replay and len(empty) < len(by_camera)):
         raise MediaError(f"bag {path} has no images on {', '.join(empty)}")

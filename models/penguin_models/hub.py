@@ -106,8 +106,9 @@ def _held(name: str, revision: str | None) -> str:
     if not others:
         return ""
     return (
-        f" It holds {', '.join(others)}: choose with --revision {next(iter(others))}, or give the folder as the model: "
-        f"{_cache_folder(name) / 'snapshots' / next(iter(others.values()))}."
+        f" It holds {', '.join(others)}: give the folder as the model: "
+        f"{_cache_folder(name) / 'snapshots' / next(iter(others.values()))} "
+        f"(or --revision {next(iter(others))}, where a command has this option)."
     )
 
 

@@ -43,11 +43,12 @@ class Bag:
         path: Its folder or file.
         connections: Its topics; a topic has several if it is in several files, or has several types.
         notes: Sentences about what is unusual.
+        announced: Number of messages by topic that its metadata.yaml announces; empty if it does not say.
     """
 
-    def __init__(self, path: Path, files: list[tuple[Path, StorageFile]], notes: list[str]):
+    def __init__(self, path: Path, files: list[tuple[Path, StorageFile]], notes: list[str], announced: dict[str, int]):
         """Takes the open files in the order of recording."""
-        self.path, self.notes, self._files = path, notes, files
+        self.path, self.notes, self.announced, self._files = path, notes, announced, files
         self.connections = list(dict.fromkeys(c for _, file in files for c in file.connections))
 
     def messages(self, wanted: Collection[Connection], start_ns: int = -(2**63)) -> Iterator[BagMessage]:
@@ -76,13 +77,13 @@ class Bag:
 @contextmanager
 def open_bag(path: Path) -> Iterator[Bag]:
     """Opens a bag folder, or a single .mcap, .db3 or ROS 1 .bag file; raises MediaError if it cannot be read."""
-    paths, notes = storage_files(path)
+    paths, notes, announced = storage_files(path)
     with ExitStack() as stack:
         files = []
         for file in paths:
             with _damage_of(path, file, "cannot be read"):
                 files.append((file, _open(file, stack)))
-        yield Bag(path, files, notes)
+        yield Bag(path, files, notes, announced)
 
 
 def _plain(data: bytes) -> bytes:

@@ -1,13 +1,16 @@
 """Finds the storage files of a bag.
 
-Only the names in metadata.yaml are used: the files themselves say what they hold, and a bag may lack metadata.yaml
-after a crash, or have one that contradicts the files after conversion or editing.
+Of metadata.yaml, only names are used, and numbers of messages, to notice that some are missing: the files themselves
+say what they hold, and a bag may lack metadata.yaml after a crash, or have one that contradicts the files after
+conversion or editing.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -18,18 +21,26 @@ from penguin_models.file_checks import url_fault
 _SUFFIXES = (".mcap", ".db3", ".bag", ".zstd", ".zst")
 
 
-def storage_files(path: Path) -> tuple[list[Path], list[str]]:
-    """Returns the storage files of a bag, a file or a folder, in the order of recording, and notes about oddities.
+class StorageFiles(NamedTuple):
+    """The storage files of a bag."""
+
+    files: list[Path]  # in the order of recording
+    notes: list[str]  # sentences about oddities
+    counts: dict[str, int]  # messages that metadata.yaml announces, by topic; empty if it does not say
+
+
+def storage_files(path: Path) -> StorageFiles:
+    """Finds the storage files of a bag, a file or a folder.
 
     Raises MediaError if there is no file, or the files are those of several bags.
     """
     if not path.exists():
         raise MediaError(url_fault(path, "bag") or f"bag {path} does not exist")
     if path.is_file():
-        return [path], []
+        return StorageFiles([path], [], {})
     visible = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS leaves ._bag_0.mcap behind
     present = sorted((file for file in visible if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
-    listed, notes = _listed(path)
+    listed, counts, notes = _listed(path)
     if not present:
         missing = f"; its metadata.yaml names {', '.join(listed)}" if listed else ""
         raise MediaError(f"{path} holds no .mcap, .db3 or .bag file{missing}; give the folder of a bag, or its file")
@@ -42,20 +53,31 @@ def storage_files(path: Path) -> tuple[list[Path], list[str]]:
     if len(files) < len(listed):
         lost = ", ".join(name for name in listed if not (path / name).is_file())
         notes.append(f"{len(listed) - len(files)} of the {len(listed)} files in metadata.yaml are missing: {lost}")
-    return files, notes
+    filled = [file for file in files if file.stat().st_size]
+    if 0 < len(filled) < len(files):
+        empty = ", ".join(file.name for file in files if file not in filled)
+        notes.append(f"{len(files) - len(filled)} of {len(files)} files are empty (0 bytes), as after a crash: {empty}")
+    return StorageFiles(filled or files, notes, counts)
 
 
-def _listed(path: Path) -> tuple[list[str], list[str]]:
-    """Returns the file names in metadata.yaml, and a note if it cannot be read."""
+def _listed(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
+    """Returns the file names and numbers of messages in metadata.yaml, and a note if it cannot be read."""
     file = path / "metadata.yaml"
     if not file.exists():
-        return [], []
+        return [], {}, []
     try:
         content = YAML(typ="safe").load(file.read_bytes())
-        names = content["rosbag2_bagfile_information"]["relative_file_paths"]
-        return [PurePath(name).name for name in names], []
+        content = content["rosbag2_bagfile_information"]
+        return [PurePath(name).name for name in content["relative_file_paths"]], _counts(content), []
     except (OSError, YAMLError, LookupError, TypeError, ValueError) as err:
-        return [], [f"metadata.yaml cannot be used ({type(err).__name__}); the bag is read without it"]
+        return [], {}, [f"metadata.yaml cannot be used ({type(err).__name__}); the bag is read without it"]
+
+
+def _counts(content: dict[str, Any]) -> dict[str, int]:
+    with suppress(LookupError, TypeError, ValueError):
+        topics = content["topics_with_message_count"]
+        return {topic["topic_metadata"]["name"]: int(topic["message_count"]) for topic in topics}
+    return {}
 
 
 def _bag_of(file: Path) -> tuple[str, str]:

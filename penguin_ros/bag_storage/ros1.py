@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from heapq import merge
 from pathlib import Path
 
 from rosbags.rosbag1 import Reader
@@ -30,8 +31,10 @@ class Ros1File:
         """Yields the messages of some connections recorded at or after a time, in the order of their log times."""
         ours = {connection.id: connection for connection in wanted}
         found = self._reader.messages([self._originals[number] for number in ours], start=start_ns)
-        for place, (original, log_ns, data) in enumerate(found):
-            yield Message(ours[original.id], log_ns, place, data)
+        entries = merge(*(self._reader.indexes[number] for number in ours))  # as rosbags orders messages
+        entries = (entry for entry in entries if entry.time >= start_ns)
+        for entry, (original, log_ns, data) in zip(entries, found, strict=True):
+            yield Message(ours[original.id], log_ns, entry.chunk_pos << 32 | entry.offset, data)
 
     def close(self) -> None:
         """Closes the file."""

@@ -23,6 +23,10 @@ class SqliteFile:
         uri = _copy(path, scratch).as_uri() if pending_files(path) else f"{path.resolve().as_uri()}?immutable=1"
         self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         try:
+            tables = [name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if not {"topics", "messages"} <= set(tables):
+                held = ", ".join(tables[:5]) or "none"
+                raise MediaError(f"{path.name} is another SQLite database, not a bag; its tables: {held}")
             self.connections = self._read_topics()
             self.start_ns: int = self._database.execute("SELECT min(timestamp) FROM messages").fetchone()[0] or 0
         except BaseException:

@@ -18,6 +18,7 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.validate_full_topic_name import validate_full_topic_name
+from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -26,7 +27,7 @@ from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
-from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.context import RosArgumentsError, start_ros
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
@@ -78,8 +79,9 @@ def play(
 
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
-        RosArgumentsError: A rule cannot be parsed.
+        RosArgumentsError: A rule cannot be parsed, or names an invalid topic.
     """
+    _check_names(remaps)
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
     full_names = {topic: topic if topic[:1] == "/" else str(PurePosixPath("/", namespace, topic)) for topic in topics}
 
@@ -148,6 +150,18 @@ def _names(topics: Sequence[str], remaps: Sequence[str]) -> tuple[dict[str, str]
             invalid = f"{topic!r} is not a valid topic name, so it is played as {names[topic]}"
             notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic}:=NAME')}")
     return names, [rule for rule in remaps if ":=" not in rule or rule.split(":=", 1)[0] in rules], notes
+
+
+def _check_names(remaps: Sequence[str]) -> None:
+    for rule in remaps:
+        topic, _, name = rule.partition(":=")
+        try:
+            if ":=" in rule and not topic.startswith("__"):  # __ns and __node are no topics
+                validate_topic_name(name)
+        except InvalidTopicNameException as err:
+            raise RosArgumentsError(
+                f"--remap {rule}: {name!r} is not a valid topic name; use letters, _, / and digits, but not after a /"
+            ) from err
 
 
 def _is_valid(topic: str) -> bool:

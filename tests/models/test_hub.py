@@ -100,9 +100,9 @@ def test_without_network_the_cached_revision_is_used_and_no_other(make_cache):
     folder = cache / "models--tencent--Penguin-VL-2B" / "snapshots" / MAIN
     assert missing == (
         f"error: {NAME} is not a folder here; the model hub is not asked because HF_HUB_OFFLINE is set, and the local "
-        "cache does not hold it at revision v2 completely. It holds main, v1: choose with --revision main, or give the "
-        f"folder as the model: {folder}. With a connection and without that variable, download it: hf download {NAME} "
-        "--revision v2"
+        "cache does not hold it at revision v2 completely. It holds main, v1: give the folder as the model: "
+        f"{folder} (or --revision main, where a command has this option). With a connection and without that variable, "
+        f"download it: hf download {NAME} --revision v2"
     )
     assert unknown.endswith(
         "completely. With a connection and without that variable, download it: hf download tencent/Penguin-VL-8B"
@@ -116,7 +116,11 @@ def test_without_network_the_cached_revision_is_used_and_no_other(make_cache):
 def test_another_revision_than_the_default_branch_is_named_and_not_run(make_cache, ref, named):
     ((found,), log) = offline(make_cache(**{ref: OLDER}), (NAME, None))
     assert "does not hold it at its default branch main completely" in found
-    assert f"It holds {named}: choose with --revision {named}, or give the folder" in found and log == ""
+    assert (
+        f"It holds {named}: give the folder as the model: " in found
+        and f"(or --revision {named}, " in found
+        and log == ""
+    )
 
 
 def test_a_tag_of_the_same_commit_needs_no_warning(make_cache):
@@ -139,7 +143,7 @@ def test_a_partly_cached_revision_is_no_checkpoint(make_cache):
         (404, "RevisionNotFound", "v2", ["has no revision v2 on the model hub", "It holds v1"]),
         (404, "RepoNotFound", None, ["nor a repository that you may read", "hf auth login"]),
         (403, "GatedRepo", "v2", ["gated, request access there"]),
-        (500, "", None, ["answers with error 500", "It holds v1: choose with --revision v1"]),
+        (500, "", None, ["answers with error 500", "It holds v1: give the folder as the model"]),
     ],
 )
 def test_answers_of_the_hub_are_explained(make_cache, status, code, revision, messages):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import numpy as np
 import pytest
 from mcap_writer import Channel, write_mcap
+from rosbags.rosbag1 import Writer
 
 from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bags import BagClip
@@ -16,6 +18,8 @@ STORAGE = [
     ("sqlite3", "none"), ("sqlite3", "message"), ("sqlite3", "file"),
     ("mcap", "none"), ("mcap", "storage"), ("mcap", "message"), ("mcap", "file"),
 ]  # fmt: skip
+SECOND = 10**9
+NOW = 1_700_000_000 * SECOND
 # Recording times: at one frame per second, the intervals [0, 1), [1, 2) and [3, 4) have images.
 SECONDS = (0.0, 0.4, 0.99, 1.0, 1.5, 3.2)
 
@@ -115,6 +119,38 @@ def test_images_are_read_in_order_of_recording_time(bags, storage):
     assert sampled(BagClip(bag)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
+@pytest.mark.parametrize(
+    ("back_s", "order", "reason"),
+    [
+        (3600, [4, 5, 6, 7, 0, 1, 2, 3], "images were not written in the order of their header stamps, by which they"),
+        (50 * 31_557_600, range(8), "back by 50.0 years at image 4: was the clock set while recording? Images are"),
+    ],
+)
+@pytest.mark.parametrize("storage", ["sqlite3", "ros1", "chunks of 1", "chunks of 3", "no index", "no chunks"])
+def test_a_clock_that_was_set_back_is_noticed_in_every_storage(bags, tmp_path, storage, back_s, order, reason):
+    stamps = [NOW + (n - back_s * (n > 3)) * SECOND for n in range(8)]
+    path = tmp_path / "a"
+    if storage == "sqlite3":
+        images = [bags.jpeg(frame(n), stamp_ns=ns) for n, ns in enumerate(stamps)]
+        bags.write({"/camera": [((ns - NOW) / SECOND, m) for ns, m in zip(stamps, images, strict=True)]}, "a", storage)
+    elif storage == "ros1":
+        path = tmp_path / "a.bag"
+        with Writer(path) as writer:
+            camera = writer.add_connection("/camera", "sensor_msgs/msg/CompressedImage", msgdef="x", md5sum="8f7a")
+            for number, ns in enumerate(stamps):
+                writer.write(camera, ns, bags.ros1_jpeg(frame(number), ns))
+    else:
+        options = {"no index": {"indexed": False, "summary": False}, "no chunks": {"chunk_size": 0}}
+        options = options.get(storage) or {"chunk_size": int(storage[-1])}
+        images = [bags.serialize(bags.jpeg(frame(n), stamp_ns=ns)) for n, ns in enumerate(stamps)]
+        messages = [(0, ns, data) for ns, data in zip(stamps, images, strict=True)]
+        write_mcap(path, [Channel("/camera")], messages, **options)
+    clip = BagClip(path)
+    assert [number for _, number in sampled(clip)] == list(order)
+    (note,) = clip.notes
+    assert reason in note
+
+
 def test_iterating_again_gives_the_same_frames(bags):
     clip = BagClip(bags.write({"/camera": raw_frames(bags)}))
     next(iter(clip))  # an abandoned iteration
@@ -125,9 +161,16 @@ def test_iterating_again_gives_the_same_frames(bags):
         np.testing.assert_array_equal(first.rgb, second.rgb)
 
 
-def test_frames_may_differ_in_size(bags):
-    messages = [(0, bags.raw(frame(0))), (1, bags.raw(frame(1)[:8, :8]))]
-    assert [rgb.shape for _, rgb in BagClip(bags.write({"/camera": messages}))] == [(16, 24, 3), (8, 8, 3)]
+def test_frames_of_another_size_are_scaled_to_the_first_and_noted(bags):
+    messages = [(n, bags.raw(frame(n)[:8, :8] if n else frame(n))) for n in range(3)]
+    clip = BagClip(bags.write({"/camera": messages}))
+    assert clip.notes == []
+    for _ in range(2):
+        assert {rgb.shape for _, rgb in clip} == {(16, 24, 3)} and sampled(clip) == [(n, n) for n in range(3)]
+        (note,) = clip.notes
+        assert re.fullmatch(
+            r"/camera of bag .*/bag changes from 24x16 to 8x8 pixels; all its frames are scaled .*", note
+        )
 
 
 @pytest.fixture

@@ -101,7 +101,8 @@ def test_narrow_sixteen_bit_grey_is_stretched(way, low, high):
 @pytest.mark.parametrize("way", ["little", "big", "png"])
 @pytest.mark.parametrize("size", [(1, 8), (64, 96)])
 def test_sixteen_bit_grey_that_uses_the_scale_or_is_uniform_stays_as_it_is(way, size):
-    for stored in (np.linspace(0, 65535, size[0] * size[1]).reshape(size), np.full(size, 7000), np.zeros(size)):
+    noise = 7000 + np.arange(size[0] * size[1]).reshape(size) % 32
+    for stored in (np.linspace(0, 65535, noise.size).reshape(size), np.full(size, 7000), np.zeros(size), noise):
         np.testing.assert_array_equal(mono16(stored.astype(np.uint16), way), eight_bit(stored.astype(np.uint16)))
 
 
@@ -243,8 +244,14 @@ def test_jpeg_round_trips_approximately(picture):
     assert np.abs(got.astype(int) - pixels).mean() < 2
 
 
-def test_compressed_alpha_is_dropped_and_grey_repeated():
+def test_compressed_transparency_is_laid_on_white_and_grey_repeated():
+    """A black drawing on (0, 0, 0, 0); a picture whose alpha is 0 throughout keeps its colours."""
+    drawing = np.zeros((5, 7, 4), np.uint8)
+    drawing[2, 3, 3] = 255
+    got = compressed_to_rgb(compress(drawing, "png"), "rgba8; png compressed bgra8")
+    assert (got[2, 3] == 0).all() and (got.sum(axis=(0, 1)) == 34 * 255).all()
     rgba = random_values("rgba8", 5, 7, 4)
+    rgba[..., 3] = 0
     np.testing.assert_array_equal(compressed_to_rgb(compress(rgba, "png")), rgba[..., :3])
     np.testing.assert_array_equal(compressed_to_rgb(compress(rgba[..., 0], "png")), rgba[..., [0, 0, 0]])
 
@@ -418,14 +425,29 @@ def test_cv_bridge_is_used_only_for_images_it_converts_correctly(bridge):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (RuntimeError("no memory"), "cv_bridge cannot convert this rgb8 image: no memory"),
-        (np.zeros((8, 9, 3), np.uint8), r"cv_bridge returned \(8, 9, 3\) for a 10x8 rgb8 image"),
+        (RuntimeError("no memory"), "cannot convert rgb8 images (RuntimeError), so the package's own conversion"),
+        (np.zeros((8, 9, 3), np.uint8), "cannot convert rgb8 images (it returned the shape (8, 9, 3)), so the"),
     ],
 )
-def test_failures_of_cv_bridge_are_reported(bridge, result, message):
+def test_an_image_on_which_cv_bridge_fails_is_converted_without_it_and_that_is_said_once(
+    bridge, caplog, result, message
+):
     bridge.result = result
-    with pytest.raises(MediaError, match=message):
-        message_to_rgb(raw_message())
+    images.warn_once.cache_clear()
+    for value in (1, 2):
+        assert (message_to_rgb(raw_message(data=array.array("B", [value] * 240))) == value).all()
+    (logged,) = caplog.messages
+    assert logged.startswith("cv_bridge ") and message in logged
+
+
+@pytest.mark.parametrize("encoding", ["BGR8", "Bgr8", "bgr8", "8uc3"])
+def test_the_case_of_an_encoding_does_not_matter(encoding):
+    data = array.array("B", [1, 2, 3] * 80)
+    assert (message_to_rgb(raw_message(encoding, data=data)) == (3, 2, 1)).all()
+    planes = raw_message("NV12", step=10, data=array.array("B", [128] * 120))
+    assert (message_to_rgb(planes) == 130).all()
+    with pytest.raises(MediaError, match="encoding 16UC1 is depth"):
+        message_to_rgb(raw_message("16uc1"))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,10 @@ def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[s
 def _plan_bag(
     path: Path, questions: Sequence[Question], model: ModelSpec, settings: RunSettings, problems: list[str]
 ) -> BagJob | None:
-    """Returns the job of a bag, and adds the problems found: those of topics first, then those of times."""
+    """Returns the job of a bag, and adds the problems found: those of topics first, then those of times.
+
+    Raises MediaError if the bag cannot be read, or no image of a camera can be decoded.
+    """
     unavailable: dict[str, list[str]] = {}  # reason -> question ids
     cameras = _find_cameras(path, questions, unavailable)
     truth = _read_truths(path, questions, unavailable)
@@ -92,6 +95,7 @@ def _plan_bag(
     except EvaluationError as err:
         problems.append(str(err))
         return None
+    _check_pictures(recording)
     job = BagJob(recording, tuple(questions), truth, model, settings)
     for question in questions:
         if question.id not in reported:
@@ -101,6 +105,23 @@ def _plan_bag(
             except EvaluationError as err:
                 problems.append(str(err))
     return job
+
+
+def _check_pictures(recording: Recording) -> None:
+    """Raises MediaError if no image of a camera can be decoded; reads up to the first good image of each."""
+    reasons: dict[str, list[str]] = {camera: [] for camera in recording.cameras}  # of cameras without a good image
+    for image in recording.read():
+        if image.ref.camera in reasons:
+            try:
+                image.decode()
+                del reasons[image.ref.camera]
+            except MediaError as err:
+                reasons[image.ref.camera].append(str(err))
+        if not reasons:
+            return
+    camera, found = next(iter(reasons.items()))
+    counts = f"{len(found)} of {len(found)} images of {camera}"
+    raise MediaError(f"bag {recording.path}: {counts} cannot be decoded; the first: {found[0]}")
 
 
 def _list_ids(ids: Sequence[str]) -> str:

@@ -79,6 +79,7 @@ def run_bags(
     if not any(records for records, _ in bag_records):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise EvaluationError(f"no question was answered; {reasons}")
+    timelines = [timeline for _, timelines in bag_records for timeline in timelines]
     results = Results(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         package=metadata.version("penguin-vl"),
@@ -86,10 +87,10 @@ def run_bags(
         model=info,
         settings=settings,
         machine={**machine_facts(), "energy": EnergyMeter().sources},
-        bags=_describe_bags(jobs, failed, bags),
+        bags=_describe_bags(jobs, failed, bags, timelines),
         questions=list(questions),
         records=[record for records, _ in bag_records for record in records],
-        timelines=[timeline for _, timelines in bag_records for timeline in timelines],
+        timelines=timelines,
     )
     results = results.model_copy(update={"summary": summarise(results)})
     save_results(options.out, results)
@@ -155,13 +156,20 @@ def _with_truth(job: BagJob, question: Question, record: AnswerRecord) -> Answer
         return record.model_copy(update={"error": describe_error(err)})
 
 
-def _describe_bags(jobs: Sequence[BagJob], failed: dict[str, str], paths: Sequence[Path]) -> list[BagInfo]:
+def _describe_bags(
+    jobs: Sequence[BagJob], failed: dict[str, str], paths: Sequence[Path], timelines: Sequence[Timeline]
+) -> list[BagInfo]:
     recordings = {job.recording.name: job.recording for job in jobs}
     bags = []
     for path in paths:
         name = bag_name(path)
         if name in recordings:
-            cameras, notes = list(recordings[name].cameras), list(recordings[name].notes)
+            skipped = [
+                f"{line.camera}, method {line.method}: {line.bad} images cannot be decoded; the last: {line.last_error}"
+                for line in timelines
+                if line.bag == name and line.bad
+            ]
+            cameras, notes = list(recordings[name].cameras), [*recordings[name].notes, *skipped]
             bags.append(BagInfo(name=name, path=str(path), cameras=cameras, failed=failed.get(name), notes=notes))
         elif name in failed:  # bags without questions are left out
             bags.append(BagInfo(name=name, path=str(path), failed=failed[name]))

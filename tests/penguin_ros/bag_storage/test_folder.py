@@ -100,6 +100,25 @@ def test_a_missing_part_is_noted(split):
     assert read(folder) == ([0, 2], ["1 of the 3 files in metadata.yaml are missing: bag_1.mcap"])
 
 
+def test_missing_messages_are_noted(split):
+    folder = split("sqlite3", count=2)
+    counts = [{"topic_metadata": {"name": name}, "message_count": 8} for name in ("/camera", "/other")]
+    edit(folder, topics_with_message_count=counts)
+    times, (note,) = read(folder)
+    assert times == [0, 1] and note.startswith("/camera: metadata.yaml announces 8 messages, the files hold 2; was")
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_an_empty_part_is_noted_and_the_others_are_read(split, storage, metadata):
+    folder = split(storage, count=3)
+    last = max(folder.glob("bag_2.*"))
+    last.write_bytes(b"")
+    if not metadata:
+        (folder / "metadata.yaml").unlink()
+    assert read(folder) == ([0, 1], [f"1 of 3 files are empty (0 bytes), as after a crash: {last.name}"])
+
+
 def test_the_files_of_two_bags_are_told_apart(split):
     folder, other = split(count=2), split("sqlite3", name="other", count=3)
     for file in other.glob("*.db3"):
@@ -136,6 +155,6 @@ def test_a_folder_without_recordings_is_an_error(tmp_path, split):
 def test_a_file_that_is_not_a_recording_is_an_error(split, content, reason, name):
     folder = split("mcap" if name.endswith("mcap") else "sqlite3", count=2)
     (folder / name).write_bytes(content)
-    for path in (folder, folder / name):
+    for path in (folder, folder / name)[not content :]:  # an empty part of several is left out
         with pytest.raises(MediaError, match=rf"^bag {path} cannot be read: {name} {reason}$"):
             BagClip(path)

@@ -122,5 +122,7 @@ def test_only_a_damaged_file_gets_the_advice_to_recover(jpegs, tmp_path, damage)
     if damage == "bit":
         data[len(data) // 2] ^= 1
     path.write_bytes(data if damage == "bit" else data[: -1 if damage == "end" else len(data) // 2])
-    with pytest.raises(MediaError, match=rf"a.mcap is damaged: .*; to recover what it holds, run: mcap recover {path}"):
+    reason = ".*" if damage == "bit" else "its end is missing, as after a crash or while it is being recorded"
+    advice = f"to recover what it holds, run: mcap recover {path}"
+    with pytest.raises(MediaError, match=rf"a.mcap is damaged: {reason}; {advice}"):
         read(path)

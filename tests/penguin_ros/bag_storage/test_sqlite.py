@@ -133,6 +133,16 @@ def test_tables_of_every_version_are_read_and_foreign_topics_skipped(jpegs, tmp_
         BagClip(path, "/front")
 
 
+def test_another_database_is_no_bag_and_not_damaged(tmp_path):
+    path = tmp_path / "a.db3"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE songs(name TEXT)")
+    database.close()
+    with pytest.raises(MediaError) as raised:
+        BagClip(path)
+    assert str(raised.value).endswith("a.db3 is another SQLite database, not a bag; its tables: songs")
+
+
 def test_a_damaged_database_gets_advice_of_its_own(jpegs, tmp_path):
     file = interrupted(tmp_path, jpegs, "DELETE")
     file.with_name("bag_0.db3-journal").unlink()

@@ -14,6 +14,9 @@ from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
+from penguin_ros.nodes.context import RosArgumentsError
+from penguin_ros.tools.bag_player import play
+
 START_NS = 1_700_000_000_123_456_789
 
 
@@ -100,6 +103,13 @@ def test_a_bag_that_cannot_be_played_is_reported_in_one_line(domain, bag, replay
     process = replay(bag, *args)
     assert process.returncode == 1
     assert process.err.startswith("error: ") and message in process.err and process.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("topic", ["/cam 0/image", "/b/compressed"])
+@pytest.mark.parametrize("name", ["/bad name", "/bad-name", "/1x", ""])
+def test_a_rule_with_an_invalid_name_is_reported(domain, bag, topic, name):
+    with pytest.raises(RosArgumentsError, match=rf"--remap {topic}:={name}: '{name}' is not a valid topic name; use"):
+        play(bag, remaps=["__ns:=/robot", f"{topic}:={name}"])
 
 
 def test_a_missing_bag_is_reported(domain, tmp_path, replay):

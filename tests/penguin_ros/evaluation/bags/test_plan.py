@@ -117,6 +117,17 @@ def test_an_unreadable_bag_does_not_stop_the_others(two, tmp_path):
     assert "is empty (0 bytes)" in failed["empty"]
 
 
+def test_a_bag_without_a_good_image_of_a_camera_fails_with_the_reason(bags, two):
+    good, video = bags.jpeg(np.zeros((8, 8, 3), np.uint8)), bags.compressed(b"\0\0\0\1\x67", "jpeg")
+    messages = {"/good": [(0, video), (1, good)], "/video": [(n, video) for n in range(6)]}
+    bag = bags.write(messages, "attic")
+    jobs, failed = make_plan([bag, two[1]], [question("a", bag="attic", camera="/video"), question("b", bag="hall")])
+    assert list(jobs) == ["hall"]
+    start = f"bag {bag}: 6 of 6 images of /video cannot be decoded; the first: "
+    assert failed["attic"].startswith(start) and "it is a packet of a video" in failed["attic"]
+    assert make_plan([bag], [question(camera="/good")]) == ({"attic": ["q"]}, {})
+
+
 def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
     """Detections at 0 and 1 s, images until 4 s."""
     from penguin_ros.message_types import typestore

@@ -241,6 +241,15 @@ def test_an_unreadable_bag_does_not_affect_the_others(run, two, asked):
     assert verdicts(results) == hall
 
 
+def test_skipped_images_are_in_the_notes_of_their_bag(run, bags):
+    good = bags.jpeg(np.full((56, 84, 3), 50, np.uint8))
+    bag = bags.write({"/camera": [(n, bags.compressed(b"", "jpeg") if n == 1 else good) for n in range(3)]}, "attic")
+    asked = [Question(id="q", time_s=2, question="Which?", expected=[ExpectedText(accept=["x"])])]
+    (note,) = run(bags=[bag], questions=asked, settings=RunSettings()).bags[0].notes
+    assert note.startswith("/camera, method memory: 1 images cannot be decoded; the last: ")
+    assert "it is empty (0 bytes)" in note
+
+
 def test_a_bag_that_becomes_unreadable_keeps_its_answers(run, scripted, two, asked):
     before = run()
     (file,) = two[0].glob("*.mcap")
