@@ -61,14 +61,8 @@ def test_null_counts_as_absent(tmp_path, conversation):
         ({"conversations": "x"}, "must be a list of turns"),
         ({"conversations": []}, "none of media, .* only conversations; convert it"),
         ({"text": None, "independent_turns": 1}, "none of media, .* only independent_turns; convert it"),
-        (
-            {"conversations": [{"from": ["human"], "value": "x"}]},
-            r"a turn has the role .*; supported are human, user, gpt, assistant, system",
-        ),
-        (
-            {"conversations": [{"from": "robot", "value": "x"}]},
-            r"a turn has the role .*; supported are human, user, gpt, assistant, system",
-        ),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "; supported are human, user, gpt, assistant, system"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "; supported are human, user, gpt, assistant, system"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no turn of the assistant"),
         (
             {
