@@ -55,6 +55,13 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_python_files_that_documents_name_exist(document):
+    sources = [path.as_posix() for path in SOURCES]
+    names = re.findall(r"`([\w/]+\.py)`", document.read_text())
+    assert [n for n in names if not (ROOT / n).exists() and not any(s.endswith(f"/{n}") for s in sources)] == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))

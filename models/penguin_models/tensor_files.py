@@ -134,8 +134,9 @@ def copy_tensors(stored: Mapping[str, StoredTensor], parameters: Mapping[str, nn
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """Returns the path of a file or folder that another file of the folder names; raises CheckpointError if it is
-    somewhere else. The model hub's cache keeps files beside the folder and links to them.
+    """Returns the path of what a file of this folder names; raises CheckpointError if it is outside the folder.
+
+    Links into `blobs` of the model hub's cache, where the files of a snapshot are stored, count as inside.
     """
     path, root = folder / name, folder.resolve()
     roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]

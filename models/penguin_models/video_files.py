@@ -83,7 +83,7 @@ class VideoFile:
         except FFmpegError as err:
             raise MediaError(f"video {self._path} cannot be decoded to its end: {err.strerror}") from err
         if sampler.jumps:
-            self._note(f"video {self._path}: {_told(sampler.jumps, self._broadcast)}")
+            self._note(f"video {self._path}: {_describe_jumps(sampler.jumps, self._broadcast)}")
 
     def _timed_frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
         for part in range(len(self._layout.parts)):
@@ -228,7 +228,7 @@ def _timed(items: Iterable[Any], stream: Any, clock: str) -> Iterator[tuple[Any,
         yield item, start + shift, duration
 
 
-def _told(jumps: Sequence[tuple[float, float]], broadcast: bool) -> str:
+def _describe_jumps(jumps: Sequence[tuple[float, float]], broadcast: bool) -> str:
     """Returns a sentence about jumps of timestamps; ffmpeg takes a restart of broadcast timestamps for a wrap."""
     (at_s, by_s), more = jumps[0], len(jumps) - 1
     if broadcast and by_s > _WRAP_S / 2:

@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def quiet_ctrl_c() -> Iterator[None]:
     """Ends the process with exit code 130 and no traceback if Ctrl-C interrupts the block, imports included.
 
-    A block that handles KeyboardInterrupt, or SIGINT itself, ends as it chooses.
+    A block that handles KeyboardInterrupt, or SIGINT itself, decides how it ends.
     """
     interrupted = False
 

@@ -1,4 +1,4 @@
-"""Publishes the image topics of a bag at the times of their recording; the messages are not decoded."""
+"""Publishes the image topics of a bag at the times of their recording; the pictures are not decoded."""
 
 from __future__ import annotations
 

@@ -163,6 +163,12 @@ def test_unusable_samples_are_listed(cli, stage, data, tmp_path):
     assert code == 0 and "left out broken: text must be a string" in err
 
 
+def test_preparing_fails_if_no_sample_can_be_used(cli, stage, data):
+    data.write_text('{"id": "broken", "prompt": "x"}\n')
+    code, out, err = cli("prepare", "lengths", stage)
+    assert code == 1 and "left out broken" in out and "no sample can be used: " in err
+
+
 def test_an_image_that_is_back_is_used(cli, stage, tmp_path):
     def unusable(*options):
         code, out, _ = cli("prepare", "lengths", stage, "--json", *options)
