@@ -20,6 +20,9 @@ BOX_ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 secon
 class ScriptedTokens:
     length: int
 
+    def part(self, start, stop):
+        return ScriptedTokens(stop - start)
+
 
 class ScriptedRuntime:
     """Answers every prompt with the same text.

@@ -42,6 +42,10 @@ class VisualTokens(Protocol):
         """Number of visual tokens."""
         ...
 
+    def part(self, start: int, stop: int) -> VisualTokens:
+        """Returns the tokens from `start` to before `stop`; shares the memory."""
+        ...
+
 
 TokenIds: TypeAlias = Sequence[int]
 PromptSegment: TypeAlias = TokenIds | VisualTokens
@@ -155,6 +159,11 @@ class Runtime(Protocol):
 def segment_length(segment: PromptSegment) -> int:
     """Returns the number of tokens of a segment."""
     return len(segment) if isinstance(segment, Sequence) else segment.length
+
+
+def part_of(segment: PromptSegment, start: int, stop: int) -> PromptSegment:
+    """Returns the tokens of a segment from `start` to before `stop`."""
+    return segment[start:stop] if isinstance(segment, Sequence) else segment.part(start, stop)
 
 
 def interleave(texts: Sequence[TokenIds], visuals: Sequence[VisualTokens]) -> list[PromptSegment]:

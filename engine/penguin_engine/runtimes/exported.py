@@ -41,6 +41,10 @@ class HostVisualTokens:
         """Number of visual tokens."""
         return int(self.embeddings.shape[0])
 
+    def part(self, start: int, stop: int) -> HostVisualTokens:
+        """See `VisualTokens.part`."""
+        return HostVisualTokens(self.embeddings[start:stop])
+
 
 class EmbeddingTable:
     """The embedding table, memory-mapped: only rows that are used occupy memory."""

@@ -35,6 +35,10 @@ class TorchVisualTokens:
         """Number of visual tokens."""
         return self.embeddings.shape[0]
 
+    def part(self, start: int, stop: int) -> TorchVisualTokens:
+        """See `VisualTokens.part`."""
+        return TorchVisualTokens(self.embeddings[start:stop])
+
 
 class TorchRuntime:
     """A `Runtime` for a loaded `PenguinVL`.

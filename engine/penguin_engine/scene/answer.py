@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ class Answer:
     start_ns: int = 0  # stamp of the first frame in the prompt; times in the answer count from it. 0 for files
     ended_by: str = ""  # "end" (end token), "stop" (stop string), "length" or "cancelled"
     frames: int = 0  # number of images or sampled frames in the prompt
+    frames_pending: int = 0  # number of frames in memory that were left out to meet the deadline
+    predicted_s: float = math.nan  # predicted seconds from the start of the work to the first token; NaN without a pace
     keyframes: int = 0  # number of those that are keyframes
     visual_tokens: int = 0  # number of visual tokens in the prompt
     prompt_tokens: int = 0  # number of all tokens in the prompt
@@ -53,6 +56,7 @@ class Answer:
             "malformed_boxes": self.grounding.malformed,
             "ended_by": self.ended_by,
             "frames": self.frames,
+            "frames_pending": self.frames_pending,
             "keyframes": self.keyframes,
             "tokens": {"visual": self.visual_tokens, "prompt": self.prompt_tokens, "generated": self.generated_tokens},
             "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
@@ -62,11 +66,12 @@ class Answer:
 class LapTimer:
     """Measures the steps of an answer."""
 
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._last = clock()
 
     def lap(self) -> float:
         """Returns the seconds since the previous lap."""
-        now = time.perf_counter()
+        now = self._clock()
         seconds, self._last = now - self._last, now
         return seconds

@@ -8,9 +8,10 @@ from time import monotonic
 
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.pace import Source
 from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import MediaError, PromptError
-from penguin_models.types import Frame, FrameKind
+from penguin_models.types import Frame, FrameKind, Size
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class CaptionConfig:
     on_keyframe: bool = True  # whether a new keyframe makes a caption due
     max_new_tokens: int = 128  # maximum length of a caption in tokens
     max_age_s: float = 5.0  # a frame that arrived longer ago than this gets no caption
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are captions at all."""
+        return self.on_keyframe or self.period_s > 0
 
     def __post_init__(self) -> None:
         limits = (
@@ -47,6 +53,7 @@ class CameraState:
         bad_frames: Number of images that could not be converted.
         last_error: Why the last of them could not be converted.
         newest_failed: Whether the newest image could not be converted.
+        source_size: Size of the newest image in pixels; None before the first.
         silence: Why no images arrive, set by the owner; part of the error if there is no frame.
         captioned_s: When a caption was last made or skipped, on the worker's clock.
         captions: Number of captions made.
@@ -57,6 +64,7 @@ class CameraState:
         self.camera, self.session, self.mailbox = camera, session, mailbox
         self.failure: Exception | None = None
         self.observed_s: float | None = None
+        self.source_size: Size | None = None
         self.captioned_s = 0.0
         self.bad_frames = self.captions = self.captions_skipped = 0
         self.last_error = self.silence = ""
@@ -71,6 +79,20 @@ class CameraState:
         """The newest frame in memory."""
         frames = self.session.memory.frames
         return frames[-1] if frames else None
+
+    @property
+    def source(self) -> Source:
+        """What frames of the newest image's size cost."""
+        assert self.source_size is not None
+        memory = self.session.memory
+        counters = memory.counters
+        return Source(
+            memory.native_tokens(self.source_size),
+            memory.config.merge_size**2,
+            self.session.text_tokens,
+            counters.patches_encoded / max(1, counters.patches_arrived) or 1.0,
+            counters.tokens_prefilled / max(1, counters.tokens_arrived) or 1.0,
+        )
 
     @property
     def why_empty(self) -> str:

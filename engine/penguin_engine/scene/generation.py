@@ -10,6 +10,7 @@ import numpy as np
 from penguin_engine.runtimes.base import KVCache, PromptSegment
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.box_confidence import box_scores
+from penguin_engine.scene.paced_cache import PacedCache, append
 from penguin_models.errors import PromptError
 from penguin_models.grounding import parse
 from penguin_models.processor import Processor
@@ -46,7 +47,8 @@ class AnswerHooks:
     on_text: Callable[[str, int], None] = lambda piece, tokens: None
     # Polled between tokens and between the frames prefilled for a question; true ends the answer
     cancelled: Callable[[], bool] = lambda: False
-    on_token: Callable[[], None] = lambda: None  # called after each token; frames may be observed from it
+    # Called after each token, and between chunks of a prefill; frames may be observed from it
+    on_token: Callable[[], None] = lambda: None
 
 
 class Sampler:
@@ -140,7 +142,7 @@ class Generation:
 
 
 def generate(
-    cache: KVCache,
+    cache: KVCache | PacedCache,
     logits: Float32Array,
     processor: Processor,
     sampling: Sampling,
@@ -189,7 +191,7 @@ def generate(
 def prefill_and_generate(
     answer: Answer,
     timer: LapTimer,
-    cache: KVCache,
+    cache: KVCache | PacedCache,
     segments: Sequence[PromptSegment],
     processor: Processor,
     sampling: Sampling,
@@ -205,8 +207,16 @@ def prefill_and_generate(
         processor: Decodes tokens.
         sampling: How tokens are chosen and when to stop.
         hooks: Callbacks for streamed text and cancellation.
+
+    Raises:
+        CancelledError: Cancelled between two chunks of the prefill, which only a paced cache has.
     """
-    logits = cache.append(segments)
+
+    def interrupted() -> bool:
+        hooks.on_token()
+        return hooks.cancelled()
+
+    logits = append(cache, segments, interrupted)
     answer.prompt_tokens = cache.length
     answer.seconds["prefill"] = timer.lap()
     generation = Generation()

@@ -36,6 +36,16 @@ class Mailbox:
         self._due_ns: int | None = None
         self.set_rate(sample_rate_hz)
 
+    @property
+    def period_s(self) -> float:
+        """Seconds between two accepted frames; 0 for all."""
+        return self._period_ns * 1e-9
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a frame waits."""
+        return self._waiting is not None
+
     def set_rate(self, sample_rate_hz: float) -> None:
         """Sets the maximum number of frames per second, by their stamps; 0 accepts all."""
         with self._lock:

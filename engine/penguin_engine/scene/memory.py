@@ -112,12 +112,21 @@ class MemoryCounters:
 
 
 class FrameMemory:
-    """The frames of one camera, within a token budget."""
+    """The frames of one camera, within a token budget.
+
+    Attributes:
+        config: Budget and sizes.
+        policy: Labels the frames.
+        counters: Counts since the memory was created.
+        arrival_tokens: Largest number of visual tokens with which a frame arrives, but never below the floor; None for
+            what the budget holds.
+    """
 
     def __init__(self, config: MemoryConfig, policy: KeyframePolicy):
         self.config = config
         self.policy = policy
         self.counters = MemoryCounters()
+        self.arrival_tokens: int | None = None
         self._frames: list[HeldFrame] = []
         self._tokens = 0
         self._saturated = False
@@ -171,7 +180,7 @@ class FrameMemory:
         self._tokens -= newest.tokens
         size = self._fitting(newest.size)
         if size != newest.size:
-            self._change(newest, size, self._tokens_of(size))
+            self._change(newest, size, self.tokens_of(size))
         if self._frames:
             self._compact(newest.tokens)
         self._frames.append(newest)
@@ -185,14 +194,39 @@ class FrameMemory:
         self.policy.reset()
         self.counters.clears += 1
 
+    def native_tokens(self, source_size: Size) -> int:
+        """Returns the visual tokens of a camera's image at its full size."""
+        return self.tokens_of(grid_size(source_size, self.config.factor))
+
+    def tokens_of(self, size: Size) -> int:
+        """Returns the visual tokens of a frame of a size in pixels, which is a multiple of a token's."""
+        return size.area // self.config.factor**2
+
+    def ladder(self, size: Size) -> Iterator[Size]:
+        """Yields a size and the scale levels below it, down to the floor."""
+        yield size
+        for level in range(1, 32):
+            smaller = self._at_scale_level(size, level)
+            if smaller != size:
+                yield smaller
+            if size.area / 2**level < self._floor_area:
+                return
+
+    def shrunk(self, size: Size, tokens: int) -> Size:
+        """Returns the largest scale level of a size with at most some visual tokens, or the smallest there is."""
+        for smaller in self.ladder(size):
+            if self.tokens_of(smaller) <= tokens:
+                break
+        return smaller
+
     def _smaller(self, kind: FrameKind, size: Size) -> Size | None:
         """Returns the size to which a frame of this size shrinks, or None if that would free too little."""
-        tokens = self._tokens_of(size)
+        tokens = self.tokens_of(size)
         for scale_level in range(_KEY_SCALE_LEVEL if kind == FrameKind.KEY else _CONTEXT_SCALE_LEVEL, 32):
             smaller = self._at_scale_level(size, scale_level)
-            if self._tokens_of(smaller) <= tokens * _LARGEST_SHARE:
+            if self.tokens_of(smaller) <= tokens * _LARGEST_SHARE:
                 return smaller
-            if size.area / 2**scale_level < self.config.floor_tokens * self.config.factor**2:
+            if size.area / 2**scale_level < self._floor_area:
                 return None
         return None
 
@@ -200,6 +234,8 @@ class FrameMemory:
         """Returns the frame at its arrival size: full size, or the largest scale level that fits the budget."""
         source_size = grid_size(frame.size, self.config.factor)
         size = self._fitting(source_size)
+        if self.arrival_tokens is not None:
+            size = self.shrunk(size, self.arrival_tokens)
         if self.config.arrival == "by_kind" and self._saturated and kind == FrameKind.INTERMEDIATE:
             size = self._smaller(kind, size) or size
         return HeldFrame(
@@ -208,7 +244,7 @@ class FrameMemory:
             kind=kind,
             source_size=frame.size,
             size=size,
-            tokens=self._tokens_of(size),
+            tokens=self.tokens_of(size),
             pixels=frame.rgb if size == source_size else resize(frame.rgb, size),
             smaller=self._smaller(kind, size),
             header=frame.header,
@@ -218,10 +254,10 @@ class FrameMemory:
         """Returns the largest scale level that the whole budget holds."""
         factor, size = self.config.factor, source_size
         for scale_level in range(1, 64):
-            if self._tokens_of(size) <= self.config.token_budget:
+            if self.tokens_of(size) <= self.config.token_budget:
                 break
             size = self._at_scale_level(source_size, scale_level)
-        while self._tokens_of(size) > self.config.token_budget:  # an extreme aspect ratio: one side is one token
+        while self.tokens_of(size) > self.config.token_budget:  # an extreme aspect ratio: one side is one token
             size = Size(*(max(factor, side // 2 // factor * factor) for side in size))
         return size
 
@@ -233,7 +269,7 @@ class FrameMemory:
         stale = 0  # tokens after the change, from the first changed frame to the end
         for index, smaller in self._plan(may_shrink=most == count):
             frame = self._frames[index]
-            tokens = 0 if smaller is None else self._tokens_of(smaller)
+            tokens = 0 if smaller is None else self.tokens_of(smaller)
             if index < first_changed:
                 stale += sum(f.tokens for f in self._frames[index:first_changed])
                 first_changed = index
@@ -259,7 +295,7 @@ class FrameMemory:
                 shrunk = False
                 for i in indices:
                     smaller = self._frames[i].smaller
-                    if smaller is not None and self._may_encode_again(self._tokens_of(smaller)):
+                    if smaller is not None and self._may_encode_again(self.tokens_of(smaller)):
                         shrunk = True
                         yield i, smaller
         for indices in order:
@@ -291,9 +327,10 @@ class FrameMemory:
 
     def _at_scale_level(self, size: Size, scale_level: int) -> Size:
         """Returns the size at a scale level: the area halved that many times, down to the allocation rule's floor."""
-        floor = min(self.config.floor_tokens * self.config.factor**2, size.area)
+        floor = min(self._floor_area, size.area)
         smaller = fit_area(size, size.area / 2**scale_level, self.config.factor, floor)
         return Size(min(smaller.height, size.height), min(smaller.width, size.width))
 
-    def _tokens_of(self, size: Size) -> int:
-        return size.area // self.config.factor**2
+    @property
+    def _floor_area(self) -> int:
+        return self.config.floor_tokens * self.config.factor**2

@@ -6,15 +6,18 @@ refer to the camera with the newest frame, which comes last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from penguin_engine.runtimes.base import Runtime, check_fits, interleave, segment_length
 from penguin_engine.scene.answer import Answer, LapTimer
+from penguin_engine.scene.evidence import Candidate, choose
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Request
-from penguin_engine.scene.session import SceneSession, new_answer
-from penguin_models.errors import NoFramesError
+from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
+from penguin_models.errors import CancelledError, NoFramesError
 from penguin_models.processor import Processor
 
 
@@ -32,6 +35,8 @@ def ask_cameras(
     sessions: Mapping[str, SceneSession],
     request: Request,
     hooks: AnswerHooks | None = None,
+    pace: Pace | None = None,
+    due_s: float = math.inf,
 ) -> Answer:
     """Answers a question about the memories of cameras: of one through its session, of several by a fresh prefill.
 
@@ -41,13 +46,15 @@ def ask_cameras(
         sessions: Session by camera name. Cameras without a frame are left out of the prompt.
         request: The question; its horizon counts from the newest frame of any camera.
         hooks: Callbacks for streamed text and cancellation.
+        pace: The pace of the sessions.
+        due_s: When the first token is due, on the clock of the pace.
 
     Raises:
         NoFramesError: None of the cameras has a frame.
         ContextLengthError: The frames of all cameras exceed the model's context; nothing was run.
     """
     if len(sessions) == 1:
-        return next(iter(sessions.values())).ask(request, hooks)
+        return next(iter(sessions.values())).ask(request, hooks, due_s)
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
         raise NoFramesError(f"no frame of {', '.join(sessions)} has been seen yet; are the cameras publishing?")
@@ -55,29 +62,40 @@ def ask_cameras(
     order = newest_last(newest)
     horizon_s = request.horizon_s
     oldest_ns = newest[order[-1]] - round(horizon_s * 1e9) if horizon_s else -(2**63)
-    shown = {name: [f for f in seen[name].memory.frames if f.stamp_ns >= oldest_ns] for name in order}
-    shown = {name: frames for name, frames in shown.items() if frames}
-    frames = [frame for name in shown for frame in shown[name]]
+    candidates = [
+        Candidate(frame, seen[name].memory, name, newest=frame is seen[name].memory.frames[-1])
+        for name in order
+        for frame in seen[name].memory.frames
+        if frame.stamp_ns >= oldest_ns
+    ]
 
-    timer, answer = LapTimer(), new_answer(frames)
-    answer.start_ns = min(frame.stamp_ns for frame in frames)
+    hooks, timer = hooks or AnswerHooks(), LapTimer(pace.clock) if pace else LapTimer()
+    text_tokens = len(processor.encode_text(LONGEST_TIME))
+    chosen, predicted_s = choose(pace, candidates, text_tokens, len(request.token_ids), due_s)
+    answer = new_answer([], chosen)
+    answer.frames_pending, answer.predicted_s = len(candidates) - len(chosen), predicted_s
+    answer.start_ns = min(item.frame.stamp_ns for item in chosen)
+    shown = {name: [item for item in chosen if item.candidate.camera == name] for name in order}
+    shown = {name: items for name, items in shown.items() if items}
     content: list[dict[str, Any]] = []
-    for name, held in shown.items():
-        times = [(frame.stamp_ns - answer.start_ns) * 1e-9 for frame in held]
+    for name, items in shown.items():
+        times = [(item.frame.stamp_ns - answer.start_ns) * 1e-9 for item in items]
         content.append({"type": "text", "text": f"Camera {name}:\n"})
-        content.append({"type": "video", "num_frames": len(held), "timestamps": times})
+        content.append({"type": "video", "num_frames": len(items), "timestamps": times})
     # Everything up to the last frame; the question after it is tokenised already.
     texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
     length = sum(map(len, texts)) + answer.visual_tokens + request.sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, f"a question about {len(shown)} cameras with its answer")
-    for name, held in shown.items():
-        seen[name].encode(held)
-    answer.seconds["encode"] = timer.lap()
-    segments = interleave(texts, [frame.encoded for frame in frames])
-    assert sum(map(segment_length, segments)) + request.sampling.max_new_tokens == length
-    cache = runtime.open_cache(length)
     try:
-        prefill_and_generate(answer, timer, cache, segments, processor, request.sampling, hooks or AnswerHooks())
-    finally:
-        cache.close()
+        visual_tokens = [t for name, items in shown.items() for t in seen[name].encode_shown(items, hooks.cancelled)]
+        answer.seconds["encode"] = timer.lap()
+        segments = interleave(texts, visual_tokens)
+        assert sum(map(segment_length, segments)) + request.sampling.max_new_tokens == length
+        cache = next(iter(seen.values())).open_cache(length)
+        try:
+            prefill_and_generate(answer, timer, cache, segments, processor, request.sampling, hooks)
+        finally:
+            cache.close()
+    except CancelledError:
+        answer.ended_by = "cancelled"
     return answer

@@ -34,6 +34,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)  # how the answer is generated
     cameras: tuple[str, ...] = ()  # cameras to look at; empty for all
     horizon_s: float = 0.0  # look back at most this many seconds from the newest frame; 0 for everything in memory
+    deadline_s: float = 0.0  # seconds within which the first token is due, from when the question was put; 0 for none
 
     @classmethod
     def prepare(

@@ -14,22 +14,28 @@ frames keep arriving while an answer is generated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from penguin_engine.runtimes.base import PromptSegment, Runtime, check_fits, segment_length
+from penguin_engine.runtimes.base import KVCache, PromptSegment, Runtime, VisualTokens, check_fits, segment_length
 from penguin_engine.scene.answer import Answer, LapTimer
+from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.memory import FrameMemory, HeldFrame, MemoryConfig
+from penguin_engine.scene.pace import Pace
+from penguin_engine.scene.paced_cache import PacedCache, append, never
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
-from penguin_models.errors import NoFramesError, NonFiniteError
+from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
-from penguin_models.types import Frame, FrameKind, PatchedImage, Size
+from penguin_models.types import Frame, FrameKind, Size
 
 _FRAMES_PER_STEP = 8
-"""Frames encoded together; a question waits at most for one such step."""
+"""Most frames that are encoded together."""
+LONGEST_TIME = ",Time 99999.9s:"
+"""The text before a frame, where it has the most tokens."""
 
 
 def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
@@ -38,19 +44,20 @@ def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfi
     Raises:
         ContextLengthError: The model's context is too short for it.
     """
-    longest_time = len(processor.encode_text(",Time 99999.9s:"))
+    longest_time = len(processor.encode_text(LONGEST_TIME))
     capacity = config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
     check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens")
     return capacity
 
 
-def new_answer(frames: Sequence[HeldFrame]) -> Answer:
-    """Returns an empty answer about some frames; its boxes will refer to the last of them."""
+def new_answer(frames: Sequence[HeldFrame], shown: Sequence[Shown]) -> Answer:
+    """Returns an empty answer about frames as they are held, then others as they are shown."""
+    everything = [*frames, *(item.frame for item in shown)]
     return Answer(
-        image_size=frames[-1].source_size,
-        frames=len(frames),
-        keyframes=sum(frame.kind == FrameKind.KEY for frame in frames),
-        visual_tokens=sum(frame.tokens for frame in frames),
+        image_size=everything[-1].source_size,
+        frames=len(everything),
+        keyframes=sum(frame.kind == FrameKind.KEY for frame in everything),
+        visual_tokens=sum(frame.tokens for frame in frames) + sum(item.tokens for item in shown),
     )
 
 
@@ -64,18 +71,38 @@ class _Prefilled:
 
 
 class SceneSession:
-    """Observes one camera and answers questions about it."""
+    """Observes one camera and answers questions about it.
 
-    def __init__(self, runtime: Runtime, processor: Processor, policy: KeyframePolicy, config: MemoryConfig):
+    Attributes:
+        memory: The frames.
+        text_tokens: Most tokens of the text before a frame.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        processor: Processor,
+        policy: KeyframePolicy,
+        config: MemoryConfig,
+        pace: Pace | None = None,
+    ):
         """Opens a KV cache that holds a full memory, a question and its answer.
+
+        Args:
+            runtime: Runs the model.
+            processor: Processor of the same checkpoint.
+            policy: Labels the frames.
+            config: Configuration of the memory.
+            pace: Bounds single operations and decides what fits a deadline; None for neither.
 
         Raises:
             ContextLengthError: The model's context is too short for this budget.
         """
         self.memory = FrameMemory(config, policy)
-        self._runtime, self._processor = runtime, processor
+        self._runtime, self._processor, self._pace = runtime, processor, pace
+        self.text_tokens = len(processor.encode_text(LONGEST_TIME))
         self._capacity = session_capacity(runtime, processor, config)
-        self._cache = runtime.open_cache(self._capacity)
+        self._cache = self.open_cache(self._capacity)
         self._prefilled: list[_Prefilled] = []
         self._base_ns = 0  # stamp of the prefix's first frame
 
@@ -108,43 +135,65 @@ class SceneSession:
         self._prefilled.clear()
         self._cache.truncate(0)
 
-    def prefill_pending(self) -> bool:
-        """Encodes and prefills the next few frames, while no question waits; returns whether more are pending."""
+    def prefill_pending(self, interrupted: Callable[[], bool] = never) -> bool:
+        """Encodes and prefills the next few frames, while no question waits; returns whether more are pending.
+
+        With a pace, `interrupted` is polled between operations; once it is true, the step ends unfinished.
+        """
         reusable = self._reusable_prefix_len()
         self._truncate(reusable)
-        frames = self.memory.frames
-        step = frames[reusable : reusable + _FRAMES_PER_STEP]
-        if not step:
+        pending = self.memory.frames[reusable:]
+        if not pending:
             return False
         if reusable == 0:
-            self._base_ns = step[0].stamp_ns
-        self.encode(step)
-        segments = self._prefix_segments(step, reusable, self._base_ns)
-        end = self._cache.length
+            self._base_ns = pending[0].stamp_ns
+        step = pending[: self._frames_at_once(pending[0])]
         try:
-            self._cache.append(segments)
+            self.encode(step, interrupted)
+            segments = self._prefix_segments(step, [frame.encoded for frame in step], reusable, self._base_ns)
+            end = self._cache.length
+            append(self._cache, segments, interrupted)
+        except CancelledError:
+            return True
         except NonFiniteError:
             self._reopen_cache()
             raise
         for frame, time_ids in zip(step, segments[::2], strict=True):
             end += segment_length(time_ids) + frame.tokens
             self._prefilled.append(_Prefilled(frame.seq, frame.size, end))
-        return len(self._prefilled) < len(frames)
+        return len(step) < len(pending)
 
-    def ask(self, request: Request, hooks: AnswerHooks | None = None) -> Answer:
+    def ask(self, request: Request, hooks: AnswerHooks | None = None, due_s: float = math.inf) -> Answer:
         """Answers a question about what is in memory now; a horizon that excludes frames needs a prefill of its own.
+
+        Args:
+            request: The question.
+            hooks: Callbacks for streamed text and cancellation.
+            due_s: When the first token is due, on the clock of the pace; without a pace there are no deadlines.
 
         Raises:
             NoFramesError: No frame has been observed yet.
         """
         hooks = hooks or AnswerHooks()
+        timer = LapTimer(self._pace.clock) if self._pace else LapTimer()
         frames = self.frames_within(request.horizon_s)
-        timer, answer = LapTimer(), new_answer(frames)
-        answer.start_ns = frames[0].stamp_ns
-        if len(frames) == len(self.memory.frames):
-            self._ask_prefix(request, hooks, timer, answer)
-        else:
-            self._ask_fresh(request, hooks, timer, answer, frames)
+        whole = len(frames) == len(self.memory.frames)
+        kept = self._reusable_prefix_len() if whole else 0
+        pending = [Candidate(frame, self.memory, newest=frame is frames[-1]) for frame in frames[kept:]]
+        shown, predicted_s = choose(self._pace, pending, self.text_tokens, len(request.token_ids), due_s)
+        answer = new_answer(frames[:kept], shown)
+        answer.frames_pending, answer.predicted_s = len(pending) - len(shown), predicted_s
+        answer.start_ns = frames[0].stamp_ns if kept else shown[0].frame.stamp_ns
+        try:
+            if not whole:
+                self._ask_fresh(request, hooks, timer, answer, shown)
+            elif len(shown) == len(pending) and all(item.as_held for item in shown):
+                self._ask_prefix(request, hooks, timer, answer)
+            else:
+                self._truncate(kept)
+                self._ask_behind(request, hooks, timer, answer, kept, shown)
+        except CancelledError:
+            answer.ended_by = "cancelled"
         return answer
 
     def frames_within(self, horizon_s: float) -> Sequence[HeldFrame]:
@@ -161,13 +210,31 @@ class SceneSession:
         oldest = frames[-1].stamp_ns - round(horizon_s * 1e9)
         return [frame for frame in frames if frame.stamp_ns >= oldest]
 
-    def encode(self, frames: Sequence[HeldFrame]) -> None:
-        """Encodes those frames that have no visual tokens yet, at the size at which the memory holds them."""
+    def encode(self, frames: Sequence[HeldFrame], interrupted: Callable[[], bool] = never) -> None:
+        """Encodes those frames that have no visual tokens yet, at the size at which the memory holds them.
+
+        Raises:
+            CancelledError: `interrupted`, which is polled between steps, was true.
+        """
         missing = [frame for frame in frames if frame.encoded is None]
-        for start in range(0, len(missing), _FRAMES_PER_STEP):
-            batch = missing[start : start + _FRAMES_PER_STEP]
-            for frame, encoded in zip(batch, self._runtime.encode([*self._patched(batch)]), strict=True):
-                frame.encoded = encoded
+        while missing:
+            step = missing[: self._frames_at_once(missing[0])]
+            encoded = self._encode([(frame, frame.size) for frame in step])
+            for frame, tokens in zip(step, encoded, strict=True):
+                frame.encoded = tokens
+            del missing[: len(step)]
+            if missing and interrupted():
+                raise CancelledError("interrupted between two frames")
+
+    def encode_shown(self, shown: Sequence[Shown], interrupted: Callable[[], bool] = never) -> list[VisualTokens]:
+        """Returns the visual tokens of frames as an answer shows them; raises what `encode` does."""
+        self.encode([item.frame for item in shown if item.as_held], interrupted)
+        return [item.frame.encoded if item.as_held else self._encode([(item.frame, item.size)])[0] for item in shown]
+
+    def open_cache(self, max_length: int) -> KVCache | PacedCache:
+        """Opens a KV cache that keeps the pace, if there is one."""
+        cache = self._runtime.open_cache(max_length)
+        return PacedCache(cache, self._pace) if self._pace else cache
 
     def close(self) -> None:
         """Frees the cache."""
@@ -177,21 +244,35 @@ class SceneSession:
         """Replaces the cache by an empty one."""
         self._cache.close()
         self._prefilled.clear()
-        self._cache = self._runtime.open_cache(self._capacity)
+        self._cache = self.open_cache(self._capacity)
 
     def _ask_prefix(self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer) -> None:
         """Completes the prefix, then prefills only the question; the cache ends as the prefix alone."""
         more = True
         while more:
-            more = self.prefill_pending()
+            more = self.prefill_pending(hooks.cancelled)
             if hooks.cancelled():
-                answer.ended_by = "cancelled"
-                return
+                raise CancelledError("cancelled during the prefill")
         answer.seconds["encode"] = timer.lap()
+        self._generate([request.token_ids], request, hooks, timer, answer)
+
+    def _ask_behind(
+        self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, kept: int, shown: Sequence[Shown]
+    ) -> None:
+        """Prefills some frames for this answer only, behind the prefix; the cache ends as the prefix alone."""
+        visual_tokens = self.encode_shown(shown, hooks.cancelled)
+        answer.seconds["encode"] = timer.lap()
+        frames = [item.frame for item in shown]
+        segments = self._prefix_segments(frames, visual_tokens, kept, answer.start_ns)
+        self._generate([*segments, request.token_ids], request, hooks, timer, answer)
+
+    def _generate(
+        self, segments: Sequence[PromptSegment], request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer
+    ) -> None:
+        """Appends the end of the prompt to the prefix, generates, and truncates to the prefix again."""
         prefix = self._cache.length
-        tail = [request.token_ids]
         try:
-            prefill_and_generate(answer, timer, self._cache, tail, self._processor, request.sampling, hooks)
+            prefill_and_generate(answer, timer, self._cache, segments, self._processor, request.sampling, hooks)
         except NonFiniteError:
             self._reopen_cache()
             raise
@@ -199,12 +280,13 @@ class SceneSession:
             self._cache.truncate(min(prefix, self._cache.length))
 
     def _ask_fresh(
-        self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, frames: Sequence[HeldFrame]
+        self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, shown: Sequence[Shown]
     ) -> None:
-        self.encode(frames)
+        visual_tokens = self.encode_shown(shown, hooks.cancelled)
         answer.seconds["encode"] = timer.lap()
-        segments = [*self._prefix_segments(frames, 0, answer.start_ns), request.token_ids]
-        cache = self._runtime.open_cache(self._capacity)
+        frames = [item.frame for item in shown]
+        segments = [*self._prefix_segments(frames, visual_tokens, 0, answer.start_ns), request.token_ids]
+        cache = self.open_cache(self._capacity)
         try:
             prefill_and_generate(answer, timer, cache, segments, self._processor, request.sampling, hooks)
         finally:
@@ -227,14 +309,31 @@ class SceneSession:
             del self._prefilled[reusable:]
             self._cache.truncate(self._prefilled[-1].end if self._prefilled else 0)
 
-    def _patched(self, frames: Sequence[HeldFrame]) -> Iterator[PatchedImage]:
-        merge_size = self.memory.config.merge_size
-        return (patch_image(frame.pixels, frame.size, merge_size, self._processor.images) for frame in frames)
+    def _frames_at_once(self, frame: HeldFrame) -> int:
+        """Returns how many frames like this one make a step."""
+        if self._pace is None:
+            return _FRAMES_PER_STEP
+        patches = frame.tokens * self.memory.config.merge_size**2
+        return min(_FRAMES_PER_STEP, self._pace.frames_at_once(patches, frame.tokens + self.text_tokens))
 
-    def _prefix_segments(self, frames: Sequence[HeldFrame], preceding: int, base_ns: int) -> list[PromptSegment]:
+    def _encode(self, frames: Sequence[tuple[HeldFrame, Size]]) -> Sequence[VisualTokens]:
+        """Encodes frames at given sizes together, and lets the pace learn what one costs."""
+        merge_size = self.memory.config.merge_size
+        start_s = self._pace.clock() if self._pace else 0.0
+        patched = [patch_image(frame.pixels, size, merge_size, self._processor.images) for frame, size in frames]
+        encoded = self._runtime.encode(patched)
+        if self._pace is not None:
+            self._runtime.synchronize()
+            patches = sum(image.grid.area for image in patched)
+            self._pace.encode.observe(patches // len(patched), (self._pace.clock() - start_s) / len(patched))
+        return encoded
+
+    def _prefix_segments(
+        self, frames: Sequence[HeldFrame], visual_tokens: Sequence[VisualTokens], preceding: int, base_ns: int
+    ) -> list[PromptSegment]:
         """Returns time and visual tokens of frames in turn; `preceding` frames come before them in the prompt."""
         segments: list[PromptSegment] = []
-        for number, frame in enumerate(frames, start=preceding):
+        for number, (frame, tokens) in enumerate(zip(frames, visual_tokens, strict=True), start=preceding):
             time_s = (frame.stamp_ns - base_ns) * 1e-9
-            segments += [self._processor.video_time_ids(time_s, first=number == 0), frame.encoded]
+            segments += [self._processor.video_time_ids(time_s, first=number == 0), tokens]
         return segments

@@ -2,16 +2,19 @@
 
 It does one piece of work at a time, the most urgent first: take frames, answer the next question, make a caption that
 is due, prefill a few pending frames. A question that arrives ends a caption before its next token; frames keep
-arriving while an answer is generated.
+arriving while an answer is generated. A pace bounds what is done while nobody asks; pending frames then go before
+captions.
 
 All other threads only enqueue work and return at once. Knows nothing of ROS; a listener is called from the worker.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -22,9 +25,13 @@ from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.multi_camera import ask_cameras, newest_last
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_models.errors import MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
+
+_CAPTION_LOOK_S = 1.0
+"""With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
 
 
 class Listener(Protocol):
@@ -36,6 +43,10 @@ class Listener(Protocol):
 
     def on_bad_frame(self, camera_state: CameraState) -> None:
         """A camera's image could not be converted; `camera_state.last_error` says why."""
+        ...
+
+    def on_pace(self, pace: Pace) -> None:
+        """The pace changed how frames are taken; `pace.reason` says why."""
         ...
 
     def on_caption(self, outcome: Outcome) -> None:
@@ -59,6 +70,7 @@ class SceneWorker:
         queue: Requests that wait. Its owner opens and closes it; the worker takes frames only while it is open.
         caption: When captions are made.
         captions_preempted: Number of captions that a question cut short.
+        pace: The pace of the sessions; None if nothing is bounded.
     """
 
     def __init__(
@@ -70,10 +82,12 @@ class SceneWorker:
         queue: RequestQueue,
         listener: Listener,
         clock: Callable[[], float] = monotonic,
+        pace: Pace | None = None,
     ):
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
         self.captions_preempted = 0
+        self.pace = pace
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
@@ -152,8 +166,9 @@ class SceneWorker:
 
     def _work(self) -> None:
         while not self._stopping:
+            idle_s = self.idle_s()
             with self._wake:
-                self._wake.wait_for(lambda: self._news)
+                self._wake.wait_for(lambda: self._news, idle_s)
                 self._news = False
             busy = True
             while busy and not self._stopping:
@@ -167,17 +182,32 @@ class SceneWorker:
         """Does one piece of work; returns False if there was none. Called by the thread, or by a simulation of it."""
         while self._changes:
             self._guarded("changing settings", self._changes.popleft())
-        self.take_frames()
+        self.take_frames(all_waiting=len(self.queue) > 0)
         pending = self.queue.take()
         if pending is not None:
             self.answer(pending)
             return True
         if self.queue.closed:
             return False
-        return self._make_caption() or self._prefill()
+        if self.pace is None:
+            return self._make_caption() or self._prefill()
+        may_look, may_caption = not self.pace.rest_s(self.caption.wanted), not self.pace.caption_rest_s()
+        return (may_look and self._prefill()) or (may_caption and self._make_caption())
 
-    def take_frames(self) -> None:
-        """Moves waiting frames into the memories."""
+    def idle_s(self) -> float | None:
+        """Returns the seconds after which `step` may find work that it leaves for now; None if it leaves none."""
+        if self.pace is None or self.queue.closed:
+            return None
+        states = self.camera_states.values()
+        rests = [self.pace.frame_due_s(state.camera) for state in states if state.mailbox.is_waiting]
+        if not all(state.session.up_to_date for state in states):
+            rests.append(self.pace.rest_s(self.caption.wanted))
+        if any(state.caption_due(self.caption) for state in states):
+            rests.append(self.pace.caption_rest_s())
+        return min(rests, default=None)
+
+    def take_frames(self, all_waiting: bool = False) -> None:
+        """Moves waiting frames into the memories: those that are due at the pace, or all."""
         while self._frame_changes:
             self._guarded("changing settings", self._frame_changes.popleft())
         if self._clear:
@@ -187,17 +217,35 @@ class SceneWorker:
                 state.failure = None
                 self._listener.on_memory(state)
         for state in self.camera_states.values():
+            if not all_waiting and self.pace is not None and self.pace.frame_due_s(state.camera):
+                continue
             load = state.mailbox.take()
             if load is None:
                 continue
             try:
-                state.observe(load())
+                self._take(state, load)
                 self._listener.on_memory(state)
             except MediaError as err:
                 state.cannot_read(err)
                 self._listener.on_bad_frame(state)
             except Exception as err:  # noqa: BLE001 - not the fault of the question that may be running
                 self._listener.on_failure(f"taking a frame of {state.camera}", err)
+
+    def _take(self, state: CameraState, load: LoadFrame) -> None:
+        start_s = self._clock()
+        frame = load()
+        state.source_size = frame.size
+        if self.pace is None:
+            state.observe(frame)
+            return
+        seen = [state.source for state in self.camera_states.values() if state.source_size is not None]
+        memory = state.session.memory
+        if self.pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, self.caption.wanted):
+            for other in self.camera_states.values():
+                other.session.memory.arrival_tokens = self.pace.arrival_tokens
+            self._listener.on_pace(self.pace)
+        state.observe(frame)
+        self.pace.took(state.camera, self._clock() - start_s)
 
     def answer(self, pending: PendingRequest) -> None:
         """Answers a question and resolves its pending request."""
@@ -217,7 +265,11 @@ class SceneWorker:
         camera, frame = self._newest(cameras)
         pixels = frame.pixels  # the frame may shrink meanwhile
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
-        answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks)
+        due_s = pending.submitted_s + request.deadline_s if request.deadline_s else math.inf
+        left_s = due_s - self._clock()
+        answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks, self.pace, due_s)
+        if self.pace is not None and answer.predicted_s > left_s:
+            self.pace.missed, self.pace.needed_s = self.pace.missed + 1, answer.predicted_s
         return Outcome(answer, camera, frame, pixels, queue_s)
 
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
@@ -247,7 +299,15 @@ class SceneWorker:
         pixels = frame.pixels  # the frame may shrink meanwhile
         sampling = Sampling(max_new_tokens=self.caption.max_new_tokens)
         request = Request.prepare(self._processor, self.caption.prompt, sampling)
-        answer = state.session.ask(request, AnswerHooks(cancelled=cancelled, on_token=self.take_frames))
+        start_s, due_s = self._clock(), math.inf
+        if self.pace is not None:
+            tokens = self.pace.caption_tokens(self.caption.max_new_tokens, len(request.token_ids))
+            request = replace(request, sampling=Sampling(max_new_tokens=tokens))
+            due_s = start_s + _CAPTION_LOOK_S
+        hooks = AnswerHooks(cancelled=cancelled, on_token=self.take_frames)
+        answer = state.session.ask(request, hooks, due_s)
+        if self.pace is not None:
+            self.pace.captioned(self._clock() - start_s)
         if answer.ended_by == "cancelled":
             self.captions_preempted += 1
             return
@@ -264,7 +324,10 @@ class SceneWorker:
 
     def prefill(self, state: CameraState) -> None:
         """Encodes and prefills the next few frames of a camera."""
-        state.session.prefill_pending()
+        start_s = self._clock()
+        state.session.prefill_pending(lambda: len(self.queue) > 0)
+        if self.pace is not None:
+            self.pace.looked(self._clock() - start_s)
 
     def _guarded(self, doing: str, work: Callable[[], object], state: CameraState | None = None) -> None:
         """Does work that nobody waits for; an error is reported, and the camera's session starts over."""

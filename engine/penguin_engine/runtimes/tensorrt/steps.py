@@ -30,6 +30,11 @@ class DeviceVisualTokens:
 
     memory: DeviceMemory
     length: int
+    first: int = 0  # number of the first of these tokens in the memory
+
+    def part(self, start: int, stop: int) -> DeviceVisualTokens:
+        """See `VisualTokens.part`."""
+        return DeviceVisualTokens(self.memory, stop - start, self.first + start)
 
 
 class VisionSteps:
@@ -106,7 +111,7 @@ class DecoderSteps:
         embeddings = stage.addresses()["embeddings"]
         for span in chunk:
             if isinstance(span.segment, DeviceVisualTokens):
-                source = int(span.segment.memory) + span.start * self._row_bytes
+                source = int(span.segment.memory) + (span.segment.first + span.start) * self._row_bytes
                 target = embeddings + span.offset * self._row_bytes
                 self._gpu.copy(target, source, span.length * self._row_bytes)
         memory.prepare(length)

@@ -1,0 +1,251 @@
+"""Pace: ties the cost of looking to the machine.
+
+Looking is what nobody waits for: taking frames, encoding and prefilling them, and captions. From measured costs the
+pace decides how large frames arrive, how often they are taken, how many tokens are prefilled at once, and when the
+worker rests, so that
+
+- no operation delays a question by more than `max_step_s`, or the smallest possible one where that takes longer;
+- looking occupies at most the share `load` of the worker's time.
+
+On a fast machine none of these limits is reached and nothing changes. Pure logic over an injected clock; one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from penguin_engine.scene.step_cost import StepCost
+from penguin_models.errors import SettingError
+
+_LONGEST_PERIOD_S = 5.0
+"""A frame of each camera is taken at least this often, whatever it costs."""
+_TOLERATED_PERIOD_S = 2.0
+"""Frames arrive smaller before they are taken less often than this (or than the sampling rate, if that is slower)."""
+_RELUCTANCE = 0.7
+"""Frames arrive larger only if that needs at most this share of what is allowed, so that sizes do not alternate."""
+_ADAPT_PERIOD_S = 2.0
+"""Sizes and periods change at most this often."""
+_MAX_CREDIT_S = 1.0
+"""Work that may be done at once after a rest."""
+_REFILL = 0.9
+"""Share of the load that is spent on average: the credit comes on top of it."""
+_CAPTION_SHARE = 1 / 3
+"""Share of the load that is kept for captions, if there are any; they also get what frames leave."""
+_CAPTION_S = 4.0
+"""Captions are cut so that they keep the worker from looking for at most about this long."""
+_MIN_CAPTION_TOKENS = 16
+_FRAME_LOAD_S = 10.0
+"""Time over which the load of frames is averaged."""
+_OVERHEAD = 1.25
+"""A chunk may take longer than `max_step_s` up to this multiple of a single token: smaller ones only add overhead."""
+
+
+@dataclass(frozen=True)
+class PaceConfig:
+    """The limits of a pace."""
+
+    max_step_s: float = 0.25  # seconds that an operation may take while a question could arrive
+    load: float = 0.6  # largest share of the worker's time for looking
+
+    def __post_init__(self) -> None:
+        if not self.max_step_s > 0:
+            raise SettingError(f"pace.max_step_s is {self.max_step_s}, it must be above 0")
+        if not 0 < self.load <= 1:
+            raise SettingError(f"pace.load is {self.load}, it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the frames of one camera cost in patches and tokens."""
+
+    tokens: int  # visual tokens of a frame at native size
+    patches_per_token: int  # patches that are merged into one visual token
+    text_tokens: int  # tokens of the text before each frame
+    encodings: float = 1.0  # patches encoded per arriving patch
+    prefills: float = 1.0  # tokens prefilled per arriving token
+
+
+class Pace:
+    """Decides what the worker of a scene may do, and learns what it costs.
+
+    Attributes:
+        config: The limits.
+        encode: Cost of encoding one image, by its patches.
+        append: Cost of appending to a KV cache, by the number of new tokens.
+        arrival_tokens: Largest number of visual tokens with which a frame arrives; None for any.
+        period_s: Seconds between two frames that are taken from a camera; 0 for all.
+        reason: Why; empty while nothing is limited.
+        missed: Number of answers whose first token was predicted to miss its deadline with the least evidence.
+        needed_s: Seconds that the last of them needed.
+    """
+
+    def __init__(self, config: PaceConfig, clock: Callable[[], float] = monotonic):
+        self.config, self.clock = config, clock
+        self.encode, self.append = StepCost(), StepCost()
+        self.arrival_tokens: int | None = None
+        self.period_s = 0.0
+        self.reason = ""
+        self.missed, self.needed_s = 0, 0.0
+        self._take = StepCost()
+        self._frames = _Credit(clock)
+        self._captions = _Credit(clock)
+        self._taken_s: dict[str, float] = {}
+        self._adapted_s, self._known = 0.0, [0]
+        self._frame_load = _Load(clock)
+        self._load = _Load(clock)
+
+    # Steps
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens to append at once."""
+        return self.append.largest(max(self.config.max_step_s, _OVERHEAD * self.append.seconds(1)))
+
+    def encode_s(self, patches: int) -> float:
+        """Returns the predicted seconds to encode an image."""
+        return self.encode.seconds(patches)
+
+    def append_s(self, tokens: int) -> float:
+        """Returns the predicted seconds to append tokens in chunks."""
+        whole, rest = divmod(tokens, self.chunk_tokens)
+        return whole * self.append.seconds(self.chunk_tokens) + (self.append.seconds(rest) if rest else 0.0)
+
+    def frames_at_once(self, patches: int, tokens: int) -> int:
+        """Returns how many frames, of so many patches and tokens each, make a step; at least one."""
+        return max(1, int(self.config.max_step_s / max(self.encode_s(patches), self.append_s(tokens), 1e-9)))
+
+    # Load
+
+    @property
+    def load(self) -> float:
+        """Share of the last seconds that looking took."""
+        return self._load.share
+
+    def looked(self, seconds: float) -> None:
+        """Counts work on frames."""
+        for load in (self._frame_load, self._load):
+            load.add(seconds)
+        self._frames.spend(seconds)
+
+    def captioned(self, seconds: float) -> None:
+        """Counts work on a caption."""
+        self._load.add(seconds)
+        self._captions.spend(seconds)
+
+    def rest_s(self, captions: bool) -> float:
+        """Returns the seconds until work on frames may go on, 0 for now; `captions` says whether there are captions."""
+        share = self.config.load * (1 - _CAPTION_SHARE if captions else 1)
+        return self._frames.wait_s(_REFILL * share)
+
+    def caption_rest_s(self) -> float:
+        """Returns the seconds until a caption may begin, 0 for now."""
+        share = max(_CAPTION_SHARE * self.config.load, self.config.load - self._frame_load.share)
+        return self._captions.wait_s(_REFILL * share)
+
+    def caption_tokens(self, wanted: int, prompt_tokens: int) -> int:
+        """Returns the length at which a caption is cut."""
+        left_s = _CAPTION_S - self.append_s(prompt_tokens)
+        return min(wanted, max(_MIN_CAPTION_TOKENS, int(left_s / max(self.append.seconds(1), 1e-9))))
+
+    # Frames
+
+    def frame_due_s(self, camera: str) -> float:
+        """Returns the seconds until the next frame of a camera is taken, 0 for now."""
+        taken_s = self._taken_s.get(camera)
+        return 0.0 if taken_s is None else max(0.0, taken_s + self.period_s - self.clock())
+
+    def took(self, camera: str, seconds: float) -> None:
+        """Counts a frame that was taken, and the seconds for converting and labelling it."""
+        self._taken_s[camera] = self.clock()
+        self._take.observe(1, seconds)
+        self.looked(seconds)
+
+    def adapt(self, sources: Sequence[Source], sample_period_s: float, floor_tokens: int, captions: bool) -> bool:
+        """Chooses how large frames arrive and how often they are taken; returns whether that changed.
+
+        Args:
+            sources: All cameras that have frames.
+            sample_period_s: Seconds between two frames by the sampling rate; 0 for all frames.
+            floor_tokens: Visual tokens below which no frame shrinks.
+            captions: Whether captions share the load.
+        """
+        now_s = self.clock()
+        known = [source.tokens for source in sources]
+        if known == self._known and now_s - self._adapted_s < _ADAPT_PERIOD_S:
+            return False
+        self._adapted_s, self._known = now_s, known
+        share = _REFILL * self.config.load * (1 - _CAPTION_SHARE if captions else 1)
+        native = max(source.tokens for source in sources)
+        tolerated_s = max(_TOLERATED_PERIOD_S, sample_period_s)
+        present = native if self.arrival_tokens is None else self.arrival_tokens
+        tokens = native
+        while tokens > floor_tokens:
+            margin = _RELUCTANCE if tokens > present else 1.0
+            step_s = max(self.encode_s(min(s.tokens, tokens) * s.patches_per_token) for s in sources)
+            fits = step_s <= margin * self.config.max_step_s
+            if fits and self._cost_s(sources, tokens) / share <= margin * tolerated_s:
+                break
+            tokens = max(floor_tokens, tokens // 2)
+        cost_s = self._cost_s(sources, tokens)
+        arrival = None if tokens >= native else tokens
+        period_s = cost_s / share
+        period_s = 0.0 if period_s <= sample_period_s else min(period_s, _LONGEST_PERIOD_S)
+        steady = abs(period_s - self.period_s) <= 0.2 * self.period_s
+        if arrival == self.arrival_tokens and steady:
+            return False
+        self.arrival_tokens, self.period_s = arrival, period_s
+        self.reason = self._explain(cost_s, share, len(sources))
+        return True
+
+    def _cost_s(self, sources: Sequence[Source], tokens: int) -> float:
+        """Returns the seconds of looking at one frame of each camera that arrives with at most some tokens."""
+        cost_s = 0.0
+        for source in sources:
+            own = min(source.tokens, tokens)
+            cost_s += source.encodings * self.encode_s(own * source.patches_per_token)
+            cost_s += source.prefills * self.append_s(own + source.text_tokens)
+        return cost_s + len(sources) * self._take.seconds(1)
+
+    def _explain(self, cost_s: float, share: float, cameras: int) -> str:
+        if self.arrival_tokens is None and not self.period_s:
+            return ""
+        size = "full size" if self.arrival_tokens is None else f"at most {self.arrival_tokens} visual tokens each"
+        rate = f"one every {self.period_s:.2f} s" if self.period_s else "at the sampling rate"
+        of = "a frame" if cameras == 1 else f"a frame of each of {cameras} cameras"
+        return f"frames are taken at {size}, {rate}: {of} costs {cost_s:.2f} s here, and looking may take {share:.0%}"
+
+
+class _Credit:
+    """Seconds of work that may be done: they refill with time up to a limit, and may be overdrawn by one operation."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._credit_s, self._at_s = clock, _MAX_CREDIT_S, clock()
+
+    def spend(self, seconds: float) -> None:
+        self._credit_s -= seconds
+
+    def wait_s(self, rate: float) -> float:
+        """Refills at this rate in seconds per second, and returns the seconds until there is credit."""
+        now_s = self._clock()
+        self._credit_s = min(_MAX_CREDIT_S, self._credit_s + rate * (now_s - self._at_s))
+        self._at_s = now_s
+        return max(0.0, -self._credit_s / rate)
+
+
+class _Load:
+    """Share of time that was spent on something, averaged over the last seconds."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._share, self._at_s = clock, 0.0, clock()
+
+    def add(self, seconds: float) -> None:
+        self._share = self.share + seconds / _FRAME_LOAD_S
+
+    @property
+    def share(self) -> float:
+        now_s = self._clock()
+        self._share *= max(0.0, 1 - (now_s - self._at_s) / _FRAME_LOAD_S)
+        self._at_s = now_s
+        return self._share
