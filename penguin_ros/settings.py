@@ -16,6 +16,7 @@ from penguin_engine.runtimes.loading import RUNTIMES
 from penguin_engine.scene.camera_state import CaptionConfig
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.pace import PaceConfig
 from penguin_models.errors import SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
@@ -63,6 +64,7 @@ _KINDS = {
 }
 
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()
+_PACE = PaceConfig()
 
 SETTINGS = (
     Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub.", live=False),
@@ -109,8 +111,14 @@ SETTINGS = (
     Setting("camera_timeout_s", 3.0, "A camera without an image for this many seconds is stale.", 0.1, 86_400.0),
     Setting("autostart", False, "Configure and activate at start, without a lifecycle manager.", live=False,
             read_only=True),
-    Setting("latency_target_s", 0.0, "Warn if the 95th percentile of answers or captions takes longer, in seconds; 0 "
-            "for never.", 0.0, 3600.0),
+    Setting("latency_target_s", 2.0, "Seconds within which the first token of an answer is due, unless the question "
+            "sets a deadline: with a pace, frames are left out for it. 0 for no deadline.", 0.0, 3600.0),
+    Setting("pace", True, "Whether looking adapts to the machine: size and rate of frames, captions, and what an "
+            "answer looks at.", live=False),
+    Setting("pace.max_step_s", _PACE.max_step_s, "Seconds that a single operation may take while a question could "
+            "arrive.", 0.01, 60.0, live=False),
+    Setting("pace.load", _PACE.load, "Largest share of the time for looking (frames and captions).", 0.01, 1.0,
+            live=False),
 )  # fmt: skip
 """All parameters, in the order of their documentation."""
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -125,6 +133,7 @@ class NodeSettings:
     novelty: NoveltyConfig
     caption: CaptionConfig
     sampling: Sampling
+    pace: PaceConfig
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NodeSettings:
@@ -154,6 +163,7 @@ class NodeSettings:
             NoveltyConfig(**novelty),
             CaptionConfig(**_group(values, "caption.")),
             Sampling(**_group(values, "answer.")),
+            PaceConfig(**_group(values, "pace.")),
         )
 
     def __getitem__(self, name: str) -> Any:

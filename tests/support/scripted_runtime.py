@@ -54,6 +54,9 @@ class ScriptedRuntime:
         self.open_caches += 1
         return ScriptedCache(self, max_length)
 
+    def synchronize(self):
+        pass
+
     def close(self):
         assert self.open_caches == 0
 

@@ -36,8 +36,8 @@ _CAPTION_SHARE = 1 / 3
 _CAPTION_S = 4.0
 """Captions are cut so that they keep the worker from looking for at most about this long."""
 _MIN_CAPTION_TOKENS = 16
-_FRAME_LOAD_S = 10.0
-"""Time over which the load of frames is averaged."""
+_AVERAGE_S = 30.0
+"""Time over which loads are averaged."""
 _OVERHEAD = 1.25
 """A chunk may take longer than `max_step_s` up to this multiple of a single token: smaller ones only add overhead."""
 
@@ -109,8 +109,9 @@ class Pace:
 
     def append_s(self, tokens: int) -> float:
         """Returns the predicted seconds to append tokens in chunks."""
-        whole, rest = divmod(tokens, self.chunk_tokens)
-        return whole * self.append.seconds(self.chunk_tokens) + (self.append.seconds(rest) if rest else 0.0)
+        chunk = self.chunk_tokens
+        whole, rest = divmod(tokens, chunk)
+        return whole * self.append.seconds(chunk) + (self.append.seconds(rest) if rest else 0.0)
 
     def frames_at_once(self, patches: int, tokens: int) -> int:
         """Returns how many frames, of so many patches and tokens each, make a step; at least one."""
@@ -241,11 +242,11 @@ class _Load:
         self._clock, self._share, self._at_s = clock, 0.0, clock()
 
     def add(self, seconds: float) -> None:
-        self._share = self.share + seconds / _FRAME_LOAD_S
+        self._share = self.share + seconds / _AVERAGE_S
 
     @property
     def share(self) -> float:
         now_s = self._clock()
-        self._share *= max(0.0, 1 - (now_s - self._at_s) / _FRAME_LOAD_S)
+        self._share *= max(0.0, 1 - (now_s - self._at_s) / _AVERAGE_S)
         self._at_s = now_s
         return self._share

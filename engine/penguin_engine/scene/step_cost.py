@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 
 _WEIGHT = 0.3
-"""Weight of a new measurement; earlier ones are forgotten."""
+"""Weight of a new measurement."""
+_GROWTH = 1.5
+"""Costs grow at most with this power of the size; linear layers grow with 1, attention with 2."""
 _MOST = 1 << 20
 _LEAST_SLOPE = 0.25
 """Beyond the largest point the cost grows at least by this share of what is in proportion."""
@@ -14,28 +16,26 @@ _LEAST_SLOPE = 0.25
 class StepCost:
     """Seconds of an operation as a function of its size: linear between measured sizes, and never falling.
 
-    Sizes within a factor of two share one averaged point. Beyond the largest point the slope of the last two continues;
-    with a single point the cost is in proportion to the size. Without any measurement everything costs nothing.
+    Sizes within a factor of two share one averaged point. Where points contradict each other, because the machine has
+    become slower or faster, the latest is right. Beyond the largest point the slope of the last two continues; with a
+    single point the cost is in proportion to the size. Without any measurement everything costs nothing.
     """
 
     def __init__(self) -> None:
-        self._points: dict[int, tuple[float, float]] = {}  # by the size's number of bits: mean size, mean seconds
+        self._points: dict[int, tuple[float, float]] = {}  # by the size's number of bits, latest last: size, seconds
         self._curve: list[tuple[float, float]] = []
+        self._largest: dict[float, int] = {}
 
     def observe(self, size: int, seconds: float) -> None:
         """Learns from an operation of a size (at least 1) that took some seconds."""
         key = size.bit_length()
-        mean_size, mean_s = self._points.get(key, (float(size), seconds))
+        mean_size, mean_s = self._points.pop(key, (float(size), seconds))
         self._points[key] = mean_size + _WEIGHT * (size - mean_size), mean_s + _WEIGHT * (seconds - mean_s)
-        highest = 0.0
-        self._curve = []
-        for _, (mean_size, mean_s) in sorted(self._points.items()):
-            highest = max(highest, mean_s)
-            self._curve.append((mean_size, highest))
+        self._curve, self._largest = [], {}
 
     def seconds(self, size: int) -> float:
         """Returns the predicted seconds of an operation."""
-        curve = self._curve
+        curve = self._consistent()
         if not curve:
             return 0.0
         if size <= curve[0][0]:
@@ -54,9 +54,15 @@ class StepCost:
 
         Twice the largest measured size is tried where that size fits, so that an unknown slope cannot hold it back.
         """
+        if seconds not in self._largest:
+            self._largest[seconds] = self._search(seconds)
+        return self._largest[seconds]
+
+    def _search(self, seconds: float) -> int:
         low, high = 1, _MOST
-        if self._curve and self._curve[-1][1] <= seconds:
-            low = 2 * round(self._curve[-1][0])
+        curve = self._consistent()
+        if curve and curve[-1][1] <= seconds:
+            low = 2 * round(curve[-1][0])
         while low < high:
             middle = (low + high + 1) // 2
             if self.seconds(middle) <= seconds:
@@ -64,3 +70,15 @@ class StepCost:
             else:
                 high = middle - 1
         return low
+
+    def _consistent(self) -> list[tuple[float, float]]:
+        """Returns the points in order of size, earlier ones corrected by later ones; computed when it is needed."""
+        if not self._curve:
+            curve: list[tuple[float, float]] = []
+            for size, seconds in reversed(self._points.values()):
+                for other, other_s in reversed(curve):
+                    bounds = other_s, other_s * (size / other) ** _GROWTH
+                    seconds = min(max(seconds, min(bounds)), max(bounds))
+                curve.append((size, seconds))
+            self._curve = sorted(curve)
+        return self._curve

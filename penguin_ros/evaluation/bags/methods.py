@@ -19,6 +19,7 @@ from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.multi_camera import ask_cameras
 from penguin_engine.scene.offline import ask
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import MediaError, NoFramesError
@@ -43,12 +44,14 @@ class Engine:
     settings: RunSettings
     meter: EnergyMeter | None = None  # measures the energy of answers
 
-    def camera_states(self, cameras: Sequence[str], clock: Callable[[], float] = monotonic) -> dict[str, CameraState]:
+    def camera_states(
+        self, cameras: Sequence[str], clock: Callable[[], float] = monotonic, pace: Pace | None = None
+    ) -> dict[str, CameraState]:
         """Returns memory, session and mailbox of each camera, as the node creates them."""
         node = self.settings.node(cameras)
         states = {}
         for camera in cameras:
-            session = SceneSession(self.runtime, self.processor, node.policy(), node.memory)
+            session = SceneSession(self.runtime, self.processor, node.policy(), node.memory, pace)
             mailbox = Mailbox(node["sample_rate_hz"], node.memory.jump_back_s)
             states[camera] = CameraState(camera, session, mailbox, clock)
         return states

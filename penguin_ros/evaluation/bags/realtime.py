@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.first_costs import measure
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome, PendingRequest, RequestQueue
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import NonFiniteError, PenguinError
@@ -24,6 +27,8 @@ from penguin_ros.evaluation.records import AnswerRecord, Timeline
 from penguin_ros.recording import RecordedImage
 
 METHOD = "realtime"
+_LOADING_NS = 60_000_000_000
+"""The clock starts this long before the recording, so that the pace is measured before it."""
 
 
 class SimulatedClock:
@@ -78,11 +83,18 @@ class _SimulatedWorker(SceneWorker):
     """The node's worker, driven step by step on a simulated clock, and the listener that records what it does."""
 
     def __init__(self, job: BagJob, engine: Engine, timer: Callable[[], float]):
-        clock = SimulatedClock(job.recording.images[0].stamp_ns, job.settings.realtime_factor, timer)
-        states = engine.camera_states(job.recording.cameras, clock.now_s)
+        start_ns = job.recording.images[0].stamp_ns
+        clock = SimulatedClock(start_ns - _LOADING_NS, job.settings.realtime_factor, timer)
         node = job.settings.node(job.recording.cameras)
+        pace = Pace(node.pace, clock.now_s) if node["pace"] else None
+        states = engine.camera_states(job.recording.cameras, clock.now_s, pace)
         queue = RequestQueue(node["queue_size"])
-        super().__init__(engine.runtime, engine.processor, states.values(), node.caption, queue, self, clock.now_s)
+        super().__init__(
+            engine.runtime, engine.processor, states.values(), node.caption, queue, self, clock.now_s, pace
+        )
+        if pace is not None:
+            measure(engine.runtime, engine.processor, pace, node.memory)
+        clock.jump_to(start_ns)
         self._job, self._engine, self._time = job, engine, clock
         self._log = MemoryLog(METHOD, job.recording, states)
         self._waiting = job.asked()
@@ -102,6 +114,8 @@ class _SimulatedWorker(SceneWorker):
                 coming = [asked.stamp_ns for asked in self._waiting[:1]]
                 if self._next is not None:
                     coming.append(self._next.ref.stamp_ns)
+                if (idle_s := self.idle_s()) is not None:
+                    coming.append(self._time.now_ns() + max(1, round(idle_s * 1e9)))
                 self._time.jump_to(min(coming, default=self._time.now_ns()))
             with self._time.excluded():
                 yield from self._records
@@ -116,14 +130,23 @@ class _SimulatedWorker(SceneWorker):
             }
             yield timeline.model_copy(update=counts)
 
-    def take_frames(self) -> None:
-        """Delivers every image and question that is due, then takes frames as the live worker does."""
+    def step(self) -> bool:
+        """Delivers what is due, then works as the live worker does."""
+        self._deliver()
+        return super().step()
+
+    def take_frames(self, all_waiting: bool = False) -> None:
+        """Delivers what is due, then takes frames as the live worker does."""
+        self._deliver()
+        super().take_frames(all_waiting)
+
+    def _deliver(self) -> None:
+        """Offers every image and submits every question that is due."""
         while self._next is not None and self._next.ref.stamp_ns <= self._time.now_ns():
             image = self._next
             self.offer(image.ref.camera, image.ref.stamp_ns, partial(self._load, image))
             self._read_next()
         self._submit_due()
-        super().take_frames()
 
     def answer(self, pending: PendingRequest) -> None:
         """Answers a question and records the answer."""
@@ -146,6 +169,9 @@ class _SimulatedWorker(SceneWorker):
 
     def on_bad_frame(self, camera_state: CameraState) -> None:
         """Does nothing: the camera's state counts bad frames."""
+
+    def on_pace(self, pace: Pace) -> None:
+        """Does nothing: the timeline shows when frames are taken, and at which size."""
 
     def on_caption(self, outcome: Outcome) -> None:
         """Does nothing: captions take their time, and are not scored."""
@@ -176,7 +202,9 @@ class _SimulatedWorker(SceneWorker):
                 self._time.jump_to(self._time.now_ns() + round(sum(earlier.seconds.values()) * 1e9))
                 continue
             try:
-                pending = self.submit(self._engine.request(asked))
+                deadline_s = self._job.settings.node(self._job.recording.cameras)["latency_target_s"]
+                pending = self.submit(replace(self._engine.request(asked), deadline_s=deadline_s))
+                pending.submitted_s = asked.stamp_ns * 1e-9
             except PenguinError as err:
                 self._records.append(answer_record(self._job, asked, METHOD, err, self._newest_frames))
             else:

@@ -32,8 +32,9 @@ def question(at, name=None):
     return Question(id=name or f"at {at:g}", time_s=at, question="Which?", expected=[ExpectedText(accept=["x"])])
 
 
-def live(bag, questions, runtime, timer, done=None, captions=False, max_new_tokens=256, factor=1.0):
-    parameters = {"sample_rate_hz": 0.0, "caption.on_keyframe": captions, "answer.max_new_tokens": max_new_tokens}
+def live(bag, questions, runtime, timer, done=None, captions=False, max_new_tokens=256, factor=1.0, pace=False):
+    parameters = {"pace": pace, "sample_rate_hz": 0.0, "caption.on_keyframe": captions}
+    parameters["answer.max_new_tokens"] = max_new_tokens
     settings = RunSettings(methods=["realtime"], parameters=parameters, realtime_factor=factor)
     ((job,), _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
     runtime.work = timer.work
