@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
 from penguin_models.grounding import GroundedObject
 from penguin_models.types import FrameKind, Size
@@ -81,8 +82,8 @@ def truth_message(
     )
 
 
-def answer_message(outcome: Outcome) -> msg.Answer:
-    """Returns an answer."""
+def answer_message(outcome: Outcome, age_s: float) -> msg.Answer:
+    """Returns an answer; `age_s` is the age of its newest frame now."""
     answer, frame = outcome.answer, outcome.frame
     time_ranges, unrepresentable = _time_ranges(outcome)
     return msg.Answer(
@@ -92,17 +93,20 @@ def answer_message(outcome: Outcome) -> msg.Answer:
         header=_header(frame),
         camera=outcome.camera,
         frames_used=answer.frames,
+        frames_pending=answer.frames_pending,
         visual_tokens=answer.visual_tokens,
         prompt_tokens=answer.prompt_tokens,
         generated_tokens=answer.generated_tokens,
         malformed_boxes=answer.grounding.malformed + unrepresentable,
+        evidence_age_s=age_s,
         queue_s=outcome.queue_s,
         first_token_s=answer.first_token_s,
+        predicted_first_token_s=answer.predicted_s,
         total_s=answer.total_s,
     )
 
 
-def memory_message(camera_state: CameraState) -> msg.MemoryState:
+def memory_message(camera_state: CameraState, pace: Pace | None) -> msg.MemoryState:
     """Returns the state of a camera's memory."""
     memory = camera_state.session.memory
     counters, frames = memory.counters, memory.frames
@@ -112,6 +116,9 @@ def memory_message(camera_state: CameraState) -> msg.MemoryState:
         frames=[_memory_frame(frame) for frame in frames],
         tokens=memory.tokens,
         token_budget=memory.config.token_budget,
+        arrival_tokens=(pace and pace.arrival_tokens) or 0,
+        frame_period_s=pace.period_s if pace else 0.0,
+        pace=pace.reason if pace else "",
         frames_received=counters.received,
         frames_late=counters.late + camera_state.mailbox.late,
         frames_evicted=counters.evicted,

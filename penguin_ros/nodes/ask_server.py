@@ -56,6 +56,7 @@ class AskGoal(Protocol):
     cameras: list[str]
     horizon_s: float
     max_new_tokens: int
+    deadline_s: float
 
 
 Submit = Callable[[AskGoal, Callable[[str, int], None]], PendingRequest]

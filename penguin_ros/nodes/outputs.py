@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage
 
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
 from penguin_models.errors import PenguinError
 from penguin_ros import convert
@@ -33,17 +34,20 @@ class Outputs:
         last_error: The last of them.
     """
 
-    def __init__(self, node: LifecycleNode, cameras: Sequence[str], age_s: Callable[[str, int], float]):
+    def __init__(
+        self, node: LifecycleNode, cameras: Sequence[str], age_s: Callable[[str, int], float], pace: Pace | None
+    ):
         """Creates the publishers, silent until the node is active; each camera has a latched memory topic.
 
         Args:
             node: The node.
             cameras: Names of the cameras.
             age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
+            pace: The worker's pace.
         """
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
-        self._node, self._age_s = node, age_s
+        self._node, self._age_s, self._pace = node, age_s, pace
         self._publishers: list[LifecyclePublisher] = []
         self._captions = self._advertise(GroundedCaption, "~/captions", 10)
         self._memory = {name: self._advertise(MemoryState, f"~/memory{name}", _LATCHED) for name in cameras}
@@ -59,12 +63,17 @@ class Outputs:
 
     def on_memory(self, camera_state: CameraState) -> None:
         """Publishes the state of a camera's memory."""
-        self._memory[camera_state.camera].publish(convert.memory_message(camera_state))
+        self._memory[camera_state.camera].publish(convert.memory_message(camera_state, self._pace))
 
     def on_bad_frame(self, camera_state: CameraState) -> None:
         """Logs a warning, at most one per second."""
         text = f"an image of {camera_state.camera} cannot be read: {camera_state.last_error}"
         self._node.get_logger().warning(text, throttle_duration_sec=1.0)
+
+    def on_pace(self, pace: Pace) -> None:
+        """Logs how frames are taken from now on."""
+        text = pace.reason or "frames are taken at full size and at the sampling rate"
+        self._node.get_logger().info(text, throttle_duration_sec=10.0)
 
     def on_caption(self, outcome: Outcome) -> None:
         """Publishes a caption, its detections, and its overlay if somebody subscribes to it."""
@@ -127,6 +136,6 @@ class Latencies:
         }
 
     @property
-    def total_p95_s(self) -> float:
-        """The 95th percentile of the total latencies in seconds; 0 before the first answer."""
-        return self.percentiles().get("total p95 [s]", 0.0)
+    def first_token_p95_s(self) -> float:
+        """The 95th percentile of the seconds to the first token; 0 before the first answer."""
+        return self.percentiles().get("first token p95 [s]", 0.0)
