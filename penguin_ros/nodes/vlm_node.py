@@ -228,12 +228,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
     # Questions
 
     def _submit(self, goal: AskGoal, on_text: Callable[[str, int], None]) -> PendingRequest:
-        self._queue.check_open()
+        self._queue.check()
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
         sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
-        cameras = [camera_name(self, topic) for topic in goal.cameras]
-        request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
+        request = Request.prepare(
+            self._processor, goal.question, sampling, goal.cameras, goal.horizon_s, partial(camera_name, self)
+        )
         return self._worker.submit(request, on_text)
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
