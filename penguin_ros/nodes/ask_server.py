@@ -44,6 +44,9 @@ _CODES = (
     (Exception, Answer.ERROR_INTERNAL),
 )
 _ORPHANS_PERIOD_S = 1.0
+_RESULT_S = 60
+"""How long the result of a finished goal is kept. Each costs 3 KiB, and every change of a goal publishes
+the states of all that are kept: after 15 minutes, rclpy's default, thousands of goals would make each one slow."""
 
 
 class AskGoal(Protocol):
@@ -85,6 +88,7 @@ class AskServer:
             result_service_qos_profile=REQUEST_QOS,
             cancel_service_qos_profile=REQUEST_QOS,
             feedback_pub_qos_profile=FEEDBACK_QOS,
+            result_timeout=_RESULT_S,
         )
         self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
         node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import SettingError
+from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unknown_parameter
 
 _MAX_IN_MESSAGE = 100
@@ -49,12 +50,13 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
-        """Creates a service; rclpy's for parameters, which it creates here as well, refuse messages that are too long.
+        """Creates a service; those for parameters, which rclpy creates here as well, refuse messages that are too long.
 
         rclpy sets the parameters of a message one by one, in its executor: 50,000 would delay a question for seconds.
         """
         if list_field := _PARAMETER_LISTS.get(srv_type):
             callback = partial(_within_limit, list_field, callback)
+            options["qos_profile"] = REQUEST_QOS
         return super().create_service(srv_type, srv_name, callback, **options)
 
     def declare_parameters(

@@ -33,6 +33,7 @@ from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
+from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
@@ -76,7 +77,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
         self._server = AskServer(self, self._submit, self._queue.cancel)
-        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
+        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory, qos_profile=REQUEST_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -51,7 +51,8 @@ def ask_cameras(
         return next(iter(sessions.values())).ask(request, hooks)
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
-        raise NoFramesError(f"no frame of {shortened(', '.join(sessions))} has been seen yet; are the cameras publishing?")
+        names = shortened(", ".join(sessions))
+        raise NoFramesError(f"no frame of {names} has been seen yet; are the cameras publishing?")
     newest = {name: session.memory.frames[-1].stamp_ns for name, session in seen.items()}
     order = newest_last(newest)
     horizon_s = request.horizon_s
