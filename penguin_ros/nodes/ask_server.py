@@ -17,7 +17,6 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.task import Future
 
 from penguin_engine.scene.requests import Outcome, PendingRequest
@@ -32,7 +31,7 @@ from penguin_models.errors import (
     UnknownCameraError,
 )
 from penguin_ros.convert import answer_message
-from penguin_ros.nodes.context import FEEDBACK_QOS
+from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS
 from penguin_ros.nodes.outputs import describe, trace_of
 
 _CODES = (
@@ -44,9 +43,10 @@ _CODES = (
     ((PromptError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
-_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
-"""The node refuses a flood of requests with a reason, instead of the middleware dropping requests or replies."""
 _ORPHANS_PERIOD_S = 1.0
+_RESULT_S = 60
+"""How long the result of a finished goal is kept. Each costs 3 KiB, and every change of a goal publishes
+the states of all that are kept: after 15 minutes, rclpy's default, thousands of goals would make each one slow."""
 
 
 class AskGoal(Protocol):
@@ -70,14 +70,24 @@ class AskServer:
         waiting: Number of requests without an answer.
     """
 
-    def __init__(self, node: Node, submit: Submit, cancel: Callable[[PendingRequest], None]):
-        """Creates the service and the action server."""
+    def __init__(
+        self, node: Node, submit: Submit, cancel: Callable[[PendingRequest], None], age_s: Callable[[str, int], float]
+    ):
+        """Creates the service and the action server.
+
+        Args:
+            node: The node.
+            submit: Queues a question.
+            cancel: Ends one.
+            age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
+        """
         self.waiting = 0
+        self._age_s = age_s
         self._node, self._submit, self._cancel = node, submit, cancel
         self._pending: dict[bytes, PendingRequest] = {}  # by goal
         self._heard: set[bytes] = set()  # goals that were running when a client was last present
         group = ReentrantCallbackGroup()  # other callbacks must run while a coroutine waits
-        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=_QOS)
+        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=REQUEST_QOS)
         self._action = ActionServer(
             node,
             AskStream,
@@ -85,10 +95,11 @@ class AskServer:
             execute_callback=self._on_goal,
             cancel_callback=self._on_cancel,
             callback_group=group,
-            goal_service_qos_profile=_QOS,
-            result_service_qos_profile=_QOS,
-            cancel_service_qos_profile=_QOS,
+            goal_service_qos_profile=REQUEST_QOS,
+            result_service_qos_profile=REQUEST_QOS,
+            cancel_service_qos_profile=REQUEST_QOS,
             feedback_pub_qos_profile=FEEDBACK_QOS,
+            result_timeout=_RESULT_S,
         )
         self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
         node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -153,7 +164,7 @@ class AskServer:
             on_pending(pending)
             await self._finished(pending.outcome)
             outcome = pending.outcome.result()
-            answer = answer_message(outcome)
+            answer = answer_message(outcome, self._age_s(outcome.camera, outcome.frame.stamp_ns))
             if outcome.answer.ended_by == "cancelled":
                 raise CancelledError("cancelled while the answer was being generated; text holds what was generated")
         except Exception as err:  # noqa: BLE001 - the client gets the reason, and the node continues

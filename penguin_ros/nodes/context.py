@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 import rclpy
 from rclpy.executors import Executor
 from rclpy.logging import LoggingSeverity, get_logger_effective_level, set_logger_level
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from penguin_models.errors import PenguinError
 
+REQUEST_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
+"""QoS of services and their clients. The node refuses a flood of questions with a reason; with the default depth of
+ten, the middleware would drop questions and replies."""
 FEEDBACK_QOS = QoSProfile(depth=1024)
 """QoS of streamed text. Pieces may arrive faster than a busy client takes them; with the default depth of ten, text
 would be lost in the middle of an answer."""

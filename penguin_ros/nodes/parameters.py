@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    GetParameterTypes,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import SettingError
+from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unknown_parameter
 
+_MAX_IN_MESSAGE = 100
+"""Maximum number of parameters in one message to a parameter service."""
+_PARAMETER_LISTS = {
+    SetParameters: "parameters",
+    SetParametersAtomically: "parameters",
+    GetParameters: "names",
+    GetParameterTypes: "names",
+    DescribeParameters: "names",
+    ListParameters: "prefixes",
+}
 _BUILT_IN = ("use_sim_time", "start_type_description_service")
 _BUILT_IN_PREFIX = "qos_overrides."
 
@@ -28,6 +48,16 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
         """Creates the node; `declare_settings` declares the parameters."""
         self._overrides: dict[str, Any] | None = None
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
+        """Creates a service; those for parameters, which rclpy creates here as well, refuse messages that are too long.
+
+        rclpy sets the parameters of a message one by one, in its executor: 50,000 would delay a question for seconds.
+        """
+        if list_field := _PARAMETER_LISTS.get(srv_type):
+            callback = partial(_within_limit, list_field, callback)
+            options["qos_profile"] = REQUEST_QOS
+        return super().create_service(srv_type, srv_name, callback, **options)
 
     def declare_parameters(
         self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False
@@ -126,6 +156,23 @@ def files_without_effect(args: Sequence[str], node_name: str) -> Iterator[str]:
         if sections and not any(re.fullmatch(_pattern(section), node_name) for section in sections):
             names = ", ".join(dict.fromkeys(sections))
             yield f"{path} has parameters for {names} only, not for {node_name}: it has no effect"
+
+
+def _within_limit(list_field: str, callback: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+    """Calls the callback of a parameter service, or refuses a message with too many parameters.
+
+    A reply without results is how ROS refuses to read parameters; a refusal to set them has a reason.
+    """
+    length = len(getattr(request, list_field))
+    if length <= _MAX_IN_MESSAGE:
+        return callback(request, response)
+    reason = f"the message has {length} parameters, the limit is {_MAX_IN_MESSAGE}; nothing was changed"
+    refused = SetParametersResult(successful=False, reason=reason)
+    if isinstance(response, SetParameters.Response):
+        response.results = [refused] * length
+    elif isinstance(response, SetParametersAtomically.Response):
+        response.result = refused
+    return response
 
 
 def _sections(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

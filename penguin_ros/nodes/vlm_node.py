@@ -22,8 +22,10 @@ from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.first_costs import measure
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
+from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.worker import SceneWorker
@@ -33,12 +35,14 @@ from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
+from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
+Loaded = tuple[Runtime, Processor, Pace | None]
 _DIAGNOSTICS_PERIOD_S = 1.0
 _GRAPH_PERIOD_S = 0.25
 _REFUSALS = {
@@ -50,7 +54,7 @@ _REFUSALS = {
 """Why questions are refused, for every state but "active"."""
 
 
-class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Processor]]):
+class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     """Observes image topics and answers questions; README.md describes its topics and services."""
 
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
@@ -75,8 +79,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         self._worker: SceneWorker | None = None
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
-        self._server = AskServer(self, self._submit, self._queue.cancel)
-        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
+        self._server = AskServer(self, self._submit, self._queue.cancel, self._age_s)
+        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory, qos_profile=REQUEST_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -84,9 +88,19 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         self.create_timer(_GRAPH_PERIOD_S, self._follow_graph, clock=steady)
         parameters.watch(self, self._check_parameters, self._apply_parameters)
 
-    def _load_model(self) -> tuple[Runtime, Processor]:
+    def _load_model(self) -> Loaded:
         bridge_fault()  # tries cv_bridge in another process, which takes a second; the result is kept
-        return self._open_model(parameters.read(self))
+        settings = parameters.read(self)
+        runtime, processor = self._open_model(settings)
+        if not settings["pace"]:
+            return runtime, processor, None
+        pace = Pace(settings.pace)
+        try:
+            measure(runtime, processor, pace, settings.memory)
+        except BaseException:
+            runtime.close()
+            raise
+        return runtime, processor, pace
 
     # Lifecycle
 
@@ -161,13 +175,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
 
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
-        self._runtime, self._processor = self.take_loaded()
+        self._runtime, self._processor, pace = self.take_loaded()
         self._check_against_model(settings)
-        camera_states = self._open_sessions(settings)
-        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s)
+        camera_states = self._open_sessions(settings, pace)
+        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._worker = SceneWorker(
-            self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs
+            self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs, pace=pace
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
@@ -175,12 +189,12 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
             self.get_logger().warning(fault)
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
-    def _open_sessions(self, settings: NodeSettings) -> list[CameraState]:
+    def _open_sessions(self, settings: NodeSettings, pace: Pace | None) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
         states = []
         with ExitStack() as opened:
             for name in camera_names(self, settings):
-                session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory)
+                session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory, pace)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
                 states.append(CameraState(name, session, mailbox))
@@ -228,12 +242,19 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
     # Questions
 
     def _submit(self, goal: AskGoal, on_text: Callable[[str, int], None]) -> PendingRequest:
-        self._queue.check_open()
+        self._queue.check()
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
         sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
-        cameras = [camera_name(self, topic) for topic in goal.cameras]
-        request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
+        request = Request.prepare(
+            self._processor,
+            goal.question,
+            sampling,
+            goal.cameras,
+            goal.horizon_s,
+            partial(camera_name, self),
+            goal.deadline_s or self._settings["latency_target_s"],
+        )
         return self._worker.submit(request, on_text)
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

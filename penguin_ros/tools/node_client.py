@@ -19,7 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import stamp_to_ns
-from penguin_ros.nodes.context import FEEDBACK_QOS, ExecutorThread, start_ros
+from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS, ExecutorThread, start_ros
 
 _CHECK_PERIOD_S = 0.5
 
@@ -47,9 +47,16 @@ class NodeClient:
         start_ros(ros_args)
         try:
             self.node = rclpy.create_node(name)
-            self.ask = self.node.create_client(Ask, f"{node_name.rstrip('/')}/ask")
-            action = f"{node_name.rstrip('/')}/ask_stream"
-            self.stream = ActionClient(self.node, AskStream, action, feedback_sub_qos_profile=FEEDBACK_QOS)
+            self.ask = self.node.create_client(Ask, f"{node_name.rstrip('/')}/ask", qos_profile=REQUEST_QOS)
+            self.stream = ActionClient(
+                self.node,
+                AskStream,
+                f"{node_name.rstrip('/')}/ask_stream",
+                goal_service_qos_profile=REQUEST_QOS,
+                result_service_qos_profile=REQUEST_QOS,
+                cancel_service_qos_profile=REQUEST_QOS,
+                feedback_sub_qos_profile=FEEDBACK_QOS,
+            )
         except NameValidationException as err:
             rclpy.shutdown()
             raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err

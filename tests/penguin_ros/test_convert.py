@@ -54,7 +54,7 @@ def test_times_beyond_the_range_of_stamps_are_omitted_and_counted():
     spans = (TimeRange(0.0, 99_999_999_999.0), TimeRange(1.0, 2.5), TimeRange(1e300, 1e300))
     answer = Answer(grounding=Grounding("", (), spans, 1), image_size=size, start_ns=start_ns)
     outcome = Outcome(answer, "camera", frame, frame.pixels)
-    for message in (convert.answer_message(outcome), convert.caption_message(outcome, 0.0)):
+    for message in (convert.answer_message(outcome, 0.0), convert.caption_message(outcome, 0.0)):
         (span,) = message.time_ranges
         assert (span.start.sec, span.end.sec, span.end.nanosec) == (1_700_000_001, 1_700_000_002, 500_000_000)
         assert message.malformed_boxes == 3

@@ -36,7 +36,7 @@ def test_questions_are_taken_in_order_and_a_full_queue_refuses_more(queue):
 
 def test_a_closed_queue_gives_the_reason_for_its_refusal():
     queue = RequestQueue(2, "the node is unconfigured; configure and activate it")
-    for refused in (queue.check_open, lambda: queue.put(pending())):
+    for refused in (queue.check, lambda: queue.put(pending())):
         with pytest.raises(NotActiveError, match="unconfigured; configure and activate"):
             refused()
     queue.open()
