@@ -70,9 +70,11 @@ class ScriptedCache(KVCache):
     def __init__(self, runtime, max_length):
         super().__init__(max_length, runtime.info.dtype)
         self._runtime, self._generated, self._question = runtime, 0, []
+        self._faulty = False  # faults begin with the first image, so that a node can be configured
 
     def _extend(self, segments, new):
-        if self._runtime.text == "boom":
+        self._faulty |= any(isinstance(segment, ScriptedTokens) for segment in segments)
+        if self._runtime.text == "boom" and self._faulty:
             raise RuntimeError("boom")
         time.sleep(self._runtime.token_s)
         self.length += new
@@ -80,10 +82,10 @@ class ScriptedCache(KVCache):
         if self._generated == 0 and not isinstance(segments[-1], ScriptedTokens):
             self._question = segments[-1]
         time.sleep(self._runtime.pause_s if self._generated == 3 else 0)
-        if 0 < self._runtime.fails_at == self._generated:
+        if self._faulty and 0 < self._runtime.fails_at == self._generated:
             raise RuntimeError("boom")
         answer = self._runtime.answer_tokens(self._question)
-        logits = np.full(self._runtime.info.vocab_size, np.nan if self._runtime.text == "nan" else 0, np.float32)
+        logits = np.full(self._runtime.info.vocab_size, np.nan if self._runtime.text == "nan" and self._faulty else 0, np.float32)
         logits[answer[min(self._generated, len(answer) - 1)]] = 1
         return logits
 

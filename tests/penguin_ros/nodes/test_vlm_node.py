@@ -238,7 +238,7 @@ def test_diagnostics_report_node_and_camera(robot, start_node, image):
         return None
 
     status, values = robot.wait(lambda: newest(b"\x01"))
-    assert "above the target of 0.001 s" in status.message and status.hardware_id == "scripted"
+    assert "above latency_target_s = 0.001" in status.message and status.hardware_id == "scripted"
     assert (values["model"], values["runtime"], values["device"]) == ("scripted", "scripted", "cpu")
     assert (values["token budget [tokens]"], values["captions"], values["errors"]) == ("600", "1", "0")
     assert (values["questions waiting"], values["question running"], values["questions refused"]) == ("0", "False", "0")
