@@ -133,7 +133,7 @@ def test_a_tiff_that_pillow_cannot_read_is_named(tmp_path, write, kind):
     with pytest.raises(MediaError, match=rf"x.tif is a TIFF with {kind}, which .*; convert it to PNG with 8 or 16"):
         load_image(write(tmp_path / "x.tif"))
     cut = write_bytes(tmp_path / "cut.tif", (tmp_path / "x.tif").read_bytes()[:-100])
-    with pytest.raises(MediaError, match=r"cut.tif is not an image that Pillow can read, or it is damaged"):
+    with pytest.raises(MediaError, match=r"cut.tif is not an image of a format that is read .*, or it is damaged"):
         load_image(cut)
 
 
@@ -173,7 +173,7 @@ def drawing(mode):
 @pytest.mark.parametrize(
     ("mode", "name", "options"),
     [
-        *(("RGBA", name, {}) for name in ("x.png", "x.tif", "x.gif", "x.ico")),
+        *(("RGBA", name, {}) for name in ("x.png", "x.tif", "x.gif")),
         ("RGBA", "x.webp", {"lossless": True, "exact": True}),
         ("LA", "x.png", {}),
         ("LA", "x.tif", {}),
@@ -184,7 +184,7 @@ def drawing(mode):
     ],
 )
 def test_transparent_pictures_are_laid_on_white(tmp_path, mode, name, options):
-    drawing(mode).save(tmp_path / name, **({"sizes": [(24, 24)]} if name == "x.ico" else options))
+    drawing(mode).save(tmp_path / name, **options)
     rgb = load_image(tmp_path / name)
     assert rgb[12, 12].tolist() == BLACK and rgb[2, 2].tolist() == rgb[20, 12].tolist() == WHITE
 

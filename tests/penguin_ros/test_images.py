@@ -327,8 +327,8 @@ def test_bayer_images_that_were_compressed_in_colour_stay_as_they_are(picture, i
     ("data", "reason"),
     [
         (b"", r"it is empty \(0 bytes\)"),
-        (bytes(100), "its 100 bytes, which begin with 00 00 00 00 00 00 00 00, are not an image"),
-        (b"not an image", "its 12 bytes, which begin with 6e 6f 74 20 61 6e 20 69, are not an image"),
+        (bytes(100), "its 100 bytes, which begin with 00 00 00 00 00 00 00 00, are not JPEG, PNG, TIFF or WebP"),
+        (b"not an image", "its 12 bytes, which begin with 6e 6f 74 20 61 6e 20 69, are not JPEG, PNG, TIFF or WebP"),
         (b"\xff\xd8\xff\xe0" + bytes(20), r"\S"),
     ],
 )
