@@ -18,7 +18,7 @@ from penguin_ros.raw_images import BAYER_CONVERSIONS, DEPTH, Mono16Scaling, chec
 _VIDEO_FORMAT = re.compile(r"[hx]\.?26[345]|hevc|avc|av1|vp[89]|theora|ffmpeg|mpeg-?[124]|mp4", re.IGNORECASE)
 _ANNEX_B = (b"\0\0\0\1", b"\0\0\1")
 """How a packet of H.264 or H.265 begins."""
-_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP")  # MPO: a JPEG with further pictures behind it
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 
 
 def compressed_to_rgb(

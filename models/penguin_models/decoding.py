@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import io
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from penguin_models.errors import MediaError
 
@@ -63,15 +65,15 @@ def opened(source: Path | bytes, what: str, formats: Sequence[str], max_pixels: 
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit for a process: it warns above it, fails at twice it
     Image.init()
     known = [name for name in formats if name in Image.OPEN]  # Pillow may have been built without a codec
-    large: Image.Image | None = None
+    image: Image.Image | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damage; what matters becomes an error
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=known) as image:
                 check_size("it", *image.size, max_pixels)
-                large = image if image.width * image.height > _LARGE else None
-                if image.format == "TIFF":  # a tile is decoded as a whole, and may be larger than the image
-                    check_size("its tile", *(image.tag_v2.get(tag, 1) for tag in _TILE_SIZE), max_pixels)
+                if isinstance(image, TiffImageFile):  # a tile is decoded as a whole, and may be larger than the image
+                    width, height = (image.tag_v2.get(tag, 1) for tag in _TILE_SIZE)
+                    check_size("its tile", width, height, max_pixels)
                 if image.info.get("progressive"):
                     _check_scans(source)
                 yield image
@@ -84,9 +86,9 @@ def opened(source: Path | bytes, what: str, formats: Sequence[str], max_pixels: 
     except Exception as err:
         raise MediaError(f"{what} cannot be decoded: {_reason(err)}") from err
     finally:
-        if large is not None:
-            large.close()
-            _return_memory()
+        if image is not None:
+            image.close()
+            return_memory(image.width * image.height)
 
 
 def _check_scans(source: Path | bytes) -> None:
@@ -99,8 +101,9 @@ def _reason(error: Exception) -> str:
     return _ADDRESS.sub("", " ".join(str(error).split()))[:_MAX_REASON] or type(error).__name__
 
 
-def _return_memory() -> None:
-    """Gives freed memory back to the system; glibc would keep several hundred megabytes after a large image."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def return_memory(pixels: int) -> None:
+    """Gives freed memory back to the system after a large image, of which glibc would keep hundreds of megabytes."""
+    if pixels > _LARGE and sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+        if trim is not None:
+            trim(0)

@@ -24,7 +24,7 @@ from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
 from penguin_models.types import UInt8Array
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Formats of files that are read. Rare ones are left out, and EPS above all, for which Pillow starts Ghostscript."""
 _ORIENTATION = 0x0112  # EXIF tag
 _BAND_PIXELS = 1_000_000
@@ -113,8 +113,8 @@ def on_white(image: Image.Image) -> UInt8Array:
         # Pillow 13.0 reads 16-bit colours of a PNG as 8 bits, but not the transparent one.
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    *colours, (_, highest_alpha) = rgba.getextrema()
-    if highest_alpha == 0 and any(low < high for low, high in colours):
+    *colours, alpha = np.reshape(rgba.getextrema(), (4, 2)).tolist()  # lowest and highest value of each
+    if alpha[0] == 255 or (alpha[1] == 0 and any(low < high for low, high in colours)):
         return _by_bands(rgba, lambda band: band.convert("RGB"))
     return _by_bands(
         rgba, lambda band: Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
@@ -126,7 +126,8 @@ def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image])
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        rgb[top : top + rows] = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb[top : top + rows] = np.asarray(convert(band))
     return rgb
 
 

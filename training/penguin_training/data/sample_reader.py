@@ -155,11 +155,8 @@ class SampleReader:
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
         is_file = not (reference.is_clip or reference.frames)
-        frames = (
-            [load_image(reference.path, self.data.max_image_pixels)]
-            if is_file
-            else (rgb for _, rgb in self._clip(reference))
-        )
+        max_pixels = self.data.max_image_pixels
+        frames = [load_image(reference.path, max_pixels)] if is_file else (rgb for _, rgb in self._clip(reference))
         for rgb, kind in zip_longest(frames, info.visual.kinds):
             if rgb is None or kind is None or rgb.shape[:2] != tuple(info.visual.source_size):
                 raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
