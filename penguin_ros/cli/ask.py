@@ -143,6 +143,7 @@ def _check(context: typer.Context) -> None:
         (_FOR_NODES, False, "--node"),
         ({"topic"}, options["bag"] is not None, "--bag"),
         ({"fps", "max_frames", "policy"}, has_clip, "--video or --bag"),
+        ({"max_image_pixels"}, has_clip or bool(options["image"]), "--image, --video or --bag"),
         ({"top_p", "seed"}, options["temperature"] > 0, "--temperature above 0"),
     ):
         for name in used:
