@@ -72,6 +72,7 @@ def test_a_refused_image_takes_no_memory_and_a_large_one_gives_it_back():
     assert status_mb("VmRSS") - before < 20
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -127,13 +128,14 @@ def test_formats_that_nobody_needs_are_not_opened(tmp_path, monkeypatch, kind):
     assert not started
 
 
-def test_damaged_exif_data_leave_the_picture_readable(tmp_path, caplog):
-    for number, data in enumerate(
-        (b"MM\0*\0\0\0\x08\xff\xff", b"II*\0" + b"\xff" * 30, b"II*\0\x08\0\0\0\x01\0\x12\x01")
-    ):
-        path = tmp_path / f"{number}.jpg"
-        path.write_bytes(encoded("JPEG", exif=b"Exif\0\0" + data))
-        assert load_image(path).shape == (10, 11, 3)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("data", [b"no TIFF", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0" + b"\xff" * 30])
+def test_damaged_exif_data_leave_the_picture_readable(tmp_path, caplog, data):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(encoded("JPEG", exif=b"Exif\0\0" + data))
+    assert load_image(path).shape == (10, 11, 3)
+    if data == b"no TIFF":  # Pillow takes what it can of the others
+        assert "x.jpg has damaged EXIF data (SyntaxError) and is shown without rotation" in caplog.text
 
 
 def write_h264(path, sizes, aspect=1):
