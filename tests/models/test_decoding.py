@@ -114,7 +114,7 @@ def test_a_jpeg_of_many_scans_is_refused():
     refused(many, "JPEG", r"progressive JPEG of 20\d scans, the limit is 200; save it again")
 
 
-@pytest.mark.parametrize("kind", ["EPS", "SPIDER", "IM", "ICNS", "SGI", "PCX", "QOI", "MSP", "TGA", "ICO", "DDS"])
+@pytest.mark.parametrize("kind", ["EPS", "SPIDER", "ICNS", "SGI", "PCX", "MSP", "TGA", "ICO", "DDS"])
 def test_formats_that_nobody_needs_are_not_opened(tmp_path, monkeypatch, kind):
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *values: started.append(values))

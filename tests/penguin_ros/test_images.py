@@ -361,7 +361,7 @@ def test_messages_are_converted_up_to_the_limit(kind):
         message_to_rgb(message, Decoding(max_pixels=109))
 
 
-@pytest.mark.parametrize("kind", ["EPS", "GIF", "BMP", "PPM", "JPEG2000", "SPIDER", "IM", "PDF", "TGA"])
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "BMP", "PPM", "JPEG2000", "SPIDER", "PDF", "TGA"])
 def test_formats_that_no_camera_sends_are_not_opened(monkeypatch, kind):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.exit("Ghostscript was started"))
     pixels = random_values("rgb8", 16, 16, 3)
