@@ -28,6 +28,7 @@ from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
@@ -94,7 +95,8 @@ def play(
     for note in (*recording.notes, *notes):
         on_note(note)
     start_ros(["--ros-args", *(part for rule in rules for part in ("-r", rule))])
-    node = rclpy.create_node("bag_player")
+    with middleware_errors():
+        node = rclpy.create_node("bag_player")
     began = monotonic()
     try:
         player = _Player(node, recording, names, playback, stop)
