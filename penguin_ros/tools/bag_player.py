@@ -55,6 +55,7 @@ class Played:
     seconds: float = 0.0  # duration
 
 
+@middleware_errors()
 def play(
     path: Path,
     topics: Sequence[str] = (),
@@ -81,6 +82,7 @@ def play(
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
         RosArgumentsError: A rule cannot be parsed, or names an invalid topic.
+        MiddlewareError: The middleware refuses the node or a topic.
     """
     _check_names(remaps)
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
@@ -95,8 +97,7 @@ def play(
     for note in (*recording.notes, *notes):
         on_note(note)
     start_ros(["--ros-args", *(part for rule in rules for part in ("-r", rule))])
-    with middleware_errors():
-        node = rclpy.create_node("bag_player")
+    node = rclpy.create_node("bag_player")
     began = monotonic()
     try:
         player = _Player(node, recording, names, playback, stop)
