@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -88,6 +89,23 @@ def edit_checkpoint(checkpoint, tmp_path):
         return folder
 
     return edit
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a function that mounts an empty disk, or changes its size in KiB; skips the test without that right."""
+    folder = tmp_path / "disk"
+
+    def mount(kib):
+        options = f"{'remount,' if folder.is_mount() else ''}size={kib}k"
+        folder.mkdir(exist_ok=True)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True).returncode:
+            pytest.skip("file systems cannot be mounted here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(scope="session")

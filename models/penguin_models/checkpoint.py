@@ -22,6 +22,7 @@ from penguin_models.hub import WEIGHTS, resolve_checkpoint
 from penguin_models.processor import Processor
 from penguin_models.tensor_files import (
     ENCODER_PREFIX,
+    FLOATS,
     StoredTensor,
     check_tensors,
     copy_tensors,
@@ -182,8 +183,10 @@ def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
     if head is None or EMBEDDINGS not in stored:
         return
     table = stored[EMBEDDINGS]
+    if 0 in table.shape or len(table.shape) != 2 or table.dtype not in FLOATS:
+        return  # `check_tensors` refuses it
     heads, tables = read_tensors({"head": head}), read_tensors({"table": table})
-    same = head.shape == table.shape and all(
+    same = (head.shape, head.dtype) == (table.shape, table.dtype) and all(
         torch.equal(ours, theirs) for (_, _, ours), (_, _, theirs) in zip(heads, tables, strict=True)
     )
     if not same:

@@ -129,9 +129,9 @@ def test_pictures_are_written_once_until_they_are_discarded(tmp_path):
 def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "progress").touch()
     (tmp_path / "frames").touch()
-    with pytest.raises(WriteError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"bag.jsonl cannot be written: .*, or choose another place"):
         journal_of(tmp_path).write(record())
-    with pytest.raises(WriteError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"a.jpg cannot be written: .*, or choose another place"):
         journal_of(tmp_path).write(pictured("bag", b"jpeg"))
 
 
