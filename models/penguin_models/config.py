@@ -213,10 +213,19 @@ class ImageConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises CheckpointError if the file is missing or holds anything else."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as err:
         raise CheckpointError(f"{path} is missing; a checkpoint folder needs it") from err
-    except (OSError, ValueError, RecursionError) as err:
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror}") from err
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """Returns the JSON object in the content of a file; raises CheckpointError if it holds anything else."""
+    try:
+        values = json.loads(content.decode())
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path} cannot be read as JSON: {err}") from err
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
@@ -228,7 +237,7 @@ def _validated(kind: type[T], values: Any, where: str) -> T:
     if isinstance(values, dict):
         values = {name: value for name, value in values.items() if value is not None}
     try:
-        return _adapter(kind).validate_python(values)  # type: ignore[no-any-return]
+        return _adapter(kind).validate_python(values)  # type: ignore[no-any-return, arg-type]
     except ValidationError as err:
         fault = err.errors()[0]
         name = ".".join(map(str, fault["loc"]))

@@ -179,7 +179,7 @@ class Manifest:
             manifest = read_json(cls, path)
         except (OSError, ValueError) as err:
             raise EngineError(f"{path} cannot be read as a manifest ({err}); export the checkpoint again") from err
-        manifest._check_complete(path)
+        manifest.check_complete(path)
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != file.bytes:
@@ -188,7 +188,7 @@ class Manifest:
         manifest.verify(folder, _SMALL_BYTES)
         return manifest
 
-    def _check_complete(self, path: Path) -> None:
+    def check_complete(self, path: Path) -> None:
         """Raises EngineError if it lacks a file, or if the embedding table has another size than its shape needs."""
         if missing := [name for name in _NEEDED if name not in self.files]:
             raise EngineError(f"{path} lacks {', '.join(missing)}; export the checkpoint again")
@@ -246,7 +246,7 @@ def parse_json(kind: type[T], content: bytes) -> T:
     if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
         raise ValueError(f"it is not a JSON object of format {FORMAT}")
     try:
-        return _adapter(kind).validate_python(raw)  # type: ignore[no-any-return]
+        return _adapter(kind).validate_python(raw)  # type: ignore[no-any-return, arg-type]
     except ValidationError as err:
         first = err.errors()[0]
         where, value = ".".join(map(str, first["loc"]))[:200], repr(first["input"])[:200]
