@@ -93,13 +93,13 @@ def edit_checkpoint(checkpoint, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Returns a function that mounts an empty disk, or changes its size in KiB; skips the test without that right."""
+    """Returns a function that mounts an empty disk of some KiB and returns its folder; skips without that right."""
     folder = tmp_path / "disk"
+    folder.mkdir()
 
     def mount(kib):
-        options = f"{'remount,' if folder.is_mount() else ''}size={kib}k"
-        folder.mkdir(exist_ok=True)
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True).returncode:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", folder]
+        if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("file systems cannot be mounted here")
         return folder
 

@@ -16,6 +16,7 @@ PARTIAL_SUFFIX = ".partial"
 """Ending of temporary files; one that a killed process left behind can be deleted."""
 _ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust (tokenizers, safetensors) show the number of an operating-system error."""
+_TORCH_WRITER = "inline_container.cc"
 
 
 @contextmanager
@@ -95,10 +96,13 @@ def atomic_files(folder: Path) -> Iterator[Path]:
 
 def _reason(err: BaseException | None) -> str | None:
     """Returns what the operating system reported: in this error, or in those that led to it."""
+    reason = None
     while err is not None:
         if isinstance(err, OSError) and err.strerror:
             return err.strerror
         if number := _ERROR_NUMBER.search(str(err)):
             return os.strerror(int(number[1]))
+        if _TORCH_WRITER in str(err):  # with the operating system's error before it, unless another process raised it
+            reason = "a file is shorter than what was written to it"
         err = err.__cause__ or (None if err.__suppress_context__ else err.__context__)
-    return None
+    return reason

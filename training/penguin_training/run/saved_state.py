@@ -109,10 +109,13 @@ def end_state(folder: Path, final: Path, keep: int) -> None:
 def save_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, progress: Progress, rank: int) -> None:
     """Writes what resuming needs into a partial folder; every process must call this."""
     tensors = _tensors(model, optimizers)
+    failure: BaseException | None = None
     try:
         save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
-    except CheckpointException as err:  # derived from BaseException
-        raise next(iter(err.failures.values()))[0] from None
+    except CheckpointException as err:  # a BaseException
+        failure = next(iter(err.failures.values()))[0]
+    if failure is not None:
+        raise failure  # with its own context, which holds the reason
     own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
