@@ -43,7 +43,8 @@ def _run() -> None:
     except OSError as err:  # what no command expects, such as a full disk under a temporary file or standard output
         if err.strerror is None:
             raise
-        sys.stderr.write(f"error: {err.filename or 'output'} cannot be read or written: {err.strerror}\n")
+        what = f"{err.filename} cannot be read or written" if err.filename else "input or output failed"
+        sys.stderr.write(f"error: {what}: {err.strerror}\n")
         sys.exit(1)
     except ModuleNotFoundError as err:
         package = str(err.name).partition(".")[0]

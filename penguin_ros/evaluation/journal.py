@@ -110,10 +110,11 @@ class Journal:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; raises WriteError if its last line does not fit on the disk."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with writing(self._path):
+                file.close()
 
     def _write_picture(self, frame: FrameRecord) -> None:
         target = self._pictures / frame.file
