@@ -23,14 +23,14 @@ _TORCH_WRITER = "inline_container.cc"
 def writing(path: Path) -> Iterator[None]:
     """Raises WriteError, which names the path and the reason, if the block fails to write to the disk.
 
-    The block may call libraries that report a full disk as an error of their own; other errors are passed on.
+    The block may call libraries that report a full disk as an error of their own; other errors are passed on. In place
+    of a temporary path, for which a block inside raised WriteError, the error names `path`.
     """
     try:
         yield
-    except PenguinError:
-        raise
     except Exception as err:
-        if (reason := _reason(err)) is None:
+        is_elsewhere = isinstance(err, WriteError) and not str(err).startswith((f"{path} ", f"{path}{os.sep}"))
+        if (isinstance(err, PenguinError) and not is_elsewhere) or (reason := _reason(err)) is None:
             raise
         raise WriteError(f"{path} cannot be written: {reason}; free space there, or choose another place") from err
 

@@ -34,9 +34,10 @@ def read_end_token_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
         eos_token = eos_token.get("content")
     if not isinstance(eos_token, str | None):
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: eos_token is {repr(eos_token)[:200]}, not a token")
-    encodable = eos_token is not None and eos_token == eos_token.encode(errors="replace").decode()
-    if encodable and (eos := tokenizer.token_to_id(eos_token)) is not None:
-        ids.append(eos)
+    # JSON may hold half of a surrogate pair, which is no token.
+    if eos_token is not None and eos_token.encode(errors="ignore").decode() == eos_token:
+        eos = tokenizer.token_to_id(eos_token)
+        ids += [] if eos is None else [eos]
     generation, config = _read(folder / "generation_config.json"), _read(folder / "config.json")
     text_config = config.get("text_config")
     # The embedding table may have more rows than the tokenizer has tokens.

@@ -101,9 +101,9 @@ class Journal:
     def write(self, item: AnswerRecord | Timeline) -> None:
         """Appends an answer, with its picture, or a timeline."""
         line = _Line(answer=item) if isinstance(item, AnswerRecord) else _Line(timeline=item)
+        if line.answer is not None and line.answer.frame is not None:
+            self._write_picture(line.answer.frame)
         with writing(self._path):
-            if line.answer is not None and line.answer.frame is not None:
-                self._write_picture(line.answer.frame)
             if self._file is None:
                 self._file = self._open()
             self._file.write(line.model_dump_json(exclude_none=True) + "\n")

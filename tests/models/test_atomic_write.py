@@ -138,6 +138,13 @@ def test_names_may_be_as_long_as_the_system_allows(tmp_path):
         pass
 
 
+def test_the_error_names_the_result_and_not_its_staging_folder(tmp_path):
+    for path, named in ((".staging/model", "out"), ("out/model", "out/model")):
+        message = rf"^{tmp_path / named} cannot be written: No space"
+        with pytest.raises(WriteError, match=message), writing(tmp_path / "out"), writing(tmp_path / path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("our own"), ValueError("Errno"), SettingError("a setting")])
 def test_other_errors_are_passed_on(error):
     with pytest.raises(type(error), match=str(error)), writing(Path("out")):

@@ -148,7 +148,10 @@ def _read_own(file: Path) -> dict[str, Any]:
     """Reads the random states and the progress of a process; raises TrainingError if they are damaged."""
     try:
         own: dict[str, Any] = torch.load(file, weights_only=True)
-        return own | {"progress": TypeAdapter(Progress).validate_python(own["progress"]), "torch": own["torch"]}
+        return own | {
+            "progress": TypeAdapter(Progress).validate_python(vars(Progress(**own["progress"]))),
+            "torch": own["torch"],
+        }
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, UnpicklingError) as err:
         raise TrainingError(f"{file} cannot be read: {' '.join(str(err).split())[:200]}") from err
 
