@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -333,3 +334,18 @@ def test_bad_usage(cli, args, message):
     result = cli(*args)
     assert result.code == 2
     assert message in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "input or output failed: No space left on device"),
+        (OSError(errno.EROFS, "Read-only", "/a/b"), "/a/b cannot be read or written: Read-only"),
+    ],
+)
+def test_an_error_of_the_system_that_no_command_expects_is_one_line(cli, monkeypatch, error, message):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("penguin_ros.cli.app.app", fail)
+    assert cli("doctor").error == message
