@@ -73,17 +73,16 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         wanted = request.transition
-        if self._is_possible(wanted) and self.state == "unconfigured" and _is_configure(wanted):
+        is_loading = self.state == "loading" and _is_configure(wanted)
+        if self.state == "unconfigured" and _is_configure(wanted):
             await self._load_first()
-        if self._is_possible(wanted):  # rclpy would raise if not, and ROS would log every refusal
+        if not is_loading and self._is_possible(wanted):  # if not, rclpy would raise, and ROS would log every refusal
             return self._change_state(request, response)
         text = f"transition {wanted.label[:_MOST_CHARACTERS] or wanted.id} refused in state {self.state}"
         self._refusals.warning(f"transition refused in state {self.state}", lambda: text)
         return response
 
     def _is_possible(self, wanted: Transition) -> bool:
-        if self.state == "loading" and _is_configure(wanted):
-            return False
         available = self._state_machine.available_transitions
         return any(wanted.label == label if wanted.label else wanted.id == id_ for id_, label, *_ in available)
 

@@ -24,6 +24,7 @@ from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unkno
 _BUILT_IN = ("use_sim_time", "start_type_description_service")
 _BUILT_IN_PREFIX = "qos_overrides."
 _MOST_CHARACTERS = 200
+_TYPES = {kind.value for kind in Parameter.Type}
 
 
 class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
@@ -104,12 +105,16 @@ class _Services(ParameterService):  # type: ignore[misc, unused-ignore]
         return response
 
     def _set(self, messages: Sequence[ParameterMessage]) -> SetParametersResult:
+        for message in messages:
+            if message.value.type not in _TYPES:
+                name, most = message.name[:_MOST_CHARACTERS], max(_TYPES)
+                reason = f"{name} has type {message.value.type}; the types of parameters are 0 to {most}"
+                return SetParametersResult(successful=False, reason=reason)
+        parameters = [Parameter.from_parameter_msg(message) for message in messages]
         try:
-            parameters = [Parameter.from_parameter_msg(message) for message in messages]
             return self._get_node().set_parameters_atomically(parameters)
-        except (ValueError, ParameterException) as err:
-            name = messages[0].name[:_MOST_CHARACTERS] if len(messages) == 1 else "a parameter"
-            return SetParametersResult(successful=False, reason=f"{name} cannot be set: {err}"[:_MOST_CHARACTERS])
+        except ParameterException as err:
+            return SetParametersResult(successful=False, reason=str(err)[:_MOST_CHARACTERS])
 
 
 def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:
