@@ -123,7 +123,7 @@ def stopping_like_ctrl_c() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         _ignore_signals()
         on_ctrl_c = before[signal.SIGINT]
-        if callable(on_ctrl_c):
+        if number == signal.SIGINT and callable(on_ctrl_c):
             on_ctrl_c(number, frame)
         raise KeyboardInterrupt
 

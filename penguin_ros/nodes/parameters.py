@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType, SetParametersResult
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.exceptions import ParameterException
@@ -24,7 +24,7 @@ from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unkno
 _BUILT_IN = ("use_sim_time", "start_type_description_service")
 _BUILT_IN_PREFIX = "qos_overrides."
 _MOST_CHARACTERS = 200
-_TYPES = {kind.value for kind in Parameter.Type}
+_LAST_TYPE = ParameterType.PARAMETER_STRING_ARRAY
 
 
 class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
@@ -106,9 +106,9 @@ class _Services(ParameterService):  # type: ignore[misc, unused-ignore]
 
     def _set(self, messages: Sequence[ParameterMessage]) -> SetParametersResult:
         for message in messages:
-            if message.value.type not in _TYPES:
-                name, most = message.name[:_MOST_CHARACTERS], max(_TYPES)
-                reason = f"{name} has type {message.value.type}; the types of parameters are 0 to {most}"
+            if message.value.type > _LAST_TYPE:
+                name = message.name[:_MOST_CHARACTERS]
+                reason = f"{name} has type {message.value.type}; the types of parameters are 0 to {_LAST_TYPE}"
                 return SetParametersResult(successful=False, reason=reason)
         parameters = [Parameter.from_parameter_msg(message) for message in messages]
         try:
