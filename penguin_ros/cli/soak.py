@@ -12,6 +12,7 @@ import typer
 
 from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 from penguin_ros.shipped import MODEL
 
 _TOPICS = tuple(f"/soak/camera_{number}" for number in range(4))
@@ -43,12 +44,13 @@ def soak(
                 f"{sample.captions:4d} captions  p50 {sample.total_p50_s:.3f} s  p95 {sample.total_p95_s:.3f} s"
             )
 
-    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-    try:
-        samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show)
-    finally:
-        node.terminate()
-        exit_code = node.wait(60)
+    with stopping_like_ctrl_c():
+        node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        try:
+            samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show)
+        finally:
+            node.terminate()
+            exit_code = node.wait(60)
     settled = samples[len(samples) // 4 :]
     result: dict[str, Any] = {
         "minutes": minutes,

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import rclpy
-from rclpy.executors import Executor
 from rclpy.logging import LoggingSeverity, get_logger_effective_level, set_logger_level
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 
 FEEDBACK_QOS = QoSProfile(depth=1024)
 """QoS of streamed text. Pieces may arrive faster than a busy client takes them; with the default depth of ten, text
@@ -25,10 +25,10 @@ class ExecutorThread(threading.Thread):
     `Executor.shutdown` of rclpy destroys what a spinning thread waits on; here the thread ends before it.
 
     Attributes:
-        failed: Whether a callback raised.
+        failed: Whether the executor could not continue.
     """
 
-    def __init__(self, executor: Executor, on_end: Callable[[], None] = lambda: None):
+    def __init__(self, executor: LastingExecutor, on_end: Callable[[], None] = lambda: None):
         super().__init__(name="executor")
         self.failed = False
         self._executor, self._on_end = executor, on_end

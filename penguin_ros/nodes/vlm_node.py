@@ -33,6 +33,7 @@ from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
@@ -298,6 +299,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
                 ),
                 *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
+        if isinstance(self.executor, LastingExecutor):
+            diagnostics.add_callback_errors(message.status[0], self.executor.errors, self.executor.newest_error)
         self._diagnostics.publish(message)
 
 

@@ -12,6 +12,9 @@ from penguin_models.errors import PenguinError
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.tools.node_client import NoAnswerError, NodeClient, answer_dict, error_of
 
+_CANCELLING_S = 5.0
+"""How long the node has to end a cancelled answer; further Ctrl-C's are ignored meanwhile."""
+
 
 class AskFailedError(PenguinError):
     """A node could not be asked, or answered with an error."""
@@ -77,5 +80,5 @@ def _ask(
     try:
         return client.wait(finished, check).result
     except KeyboardInterrupt:
-        client.wait(client.begin(handle.cancel_goal_async), check)
-        return client.wait(finished, check).result
+        client.wait(client.begin(handle.cancel_goal_async), check, _CANCELLING_S)
+        return client.wait(finished, check, _CANCELLING_S).result

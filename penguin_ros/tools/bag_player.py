@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from penguin_models.errors import MediaError
 from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
+from penguin_ros.cli.stopping import StopFlag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
@@ -62,7 +62,7 @@ def play(
     playback: Playback | None = None,
     remaps: Sequence[str] = (),
     namespace: str = "/",
-    stop: threading.Event | None = None,
+    stop: StopFlag | None = None,
     on_message: Callable[[Played], None] = lambda played: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Played:
@@ -85,7 +85,7 @@ def play(
         MiddlewareError: The middleware refuses the node or a topic.
     """
     _check_names(remaps)
-    playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
+    playback, stop, played = playback or Playback(), stop or StopFlag(), Played()
     full_names = {topic: topic if topic[:1] == "/" else str(PurePosixPath("/", namespace, topic)) for topic in topics}
 
     def choose(bag: Bag) -> list[str]:
@@ -185,9 +185,7 @@ def _valid_name(topic: str, taken: Collection[str]) -> str:
 class _Player:
     """A recording and its publishers."""
 
-    def __init__(
-        self, node: Node, recording: Recording, names: dict[str, str], playback: Playback, stop: threading.Event
-    ):
+    def __init__(self, node: Node, recording: Recording, names: dict[str, str], playback: Playback, stop: StopFlag):
         self._node, self._recording, self._names = node, recording, names
         self._playback, self._stop = playback, stop
         self.skipped: dict[int, str] = {}  # number of a message that is damaged -> reason

@@ -15,11 +15,11 @@ from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
 from penguin_ros.convert import stamp_to_ns
 from penguin_ros.nodes.context import FEEDBACK_QOS, ExecutorThread, start_ros
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 
 _CHECK_PERIOD_S = 0.5
 
@@ -53,8 +53,7 @@ class NodeClient:
         except NameValidationException as err:
             rclpy.shutdown()
             raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
+        self._executor = LastingExecutor(self.node)
         self._thread = ExecutorThread(self._executor)
 
     def start(self) -> None:

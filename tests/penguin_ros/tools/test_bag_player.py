@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from live_nodes import shower
 from mcap_writer import Channel, write_mcap
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -84,9 +86,9 @@ def test_a_loop_runs_until_a_signal(robot, bag, replay):
     images = robot.subscribe(Image, "/a/image", QoSProfile(depth=50))
     process = replay(bag, "--topic", "/a/image", "--rate", 10, "--loop", "--wait", 30, "--json", wait=False)
     robot.wait(lambda: len(images) > 25)
-    process.terminate()
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
+    assert shower(process, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) == 0
+    out, err = process.communicate()
+    assert err == ""
     assert json.loads(out)["images"] > 25
 
 
