@@ -45,7 +45,7 @@ class Setting:
         """
         kind = type(self.default)
         _check_length(self.name, value)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
         if kind is float and is_number:
             return float(value)
         if kind is int and is_number and float(value).is_integer():
