@@ -80,8 +80,6 @@ def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
         ({"cameras": ["/nowhere"]}, Answer.ERROR_UNKNOWN_CAMERA, "camera '/nowhere' is not configured"),
         ({"cameras": ["a b"]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
         ({"cameras": ["x" * 10_000_000]}, Answer.ERROR_UNKNOWN_CAMERA, "has 10000000 characters, the limit is 255"),
-        ({"cameras": ["/" + "x" * 250]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
-        ({"cameras": ["/x"] * 65}, Answer.ERROR_BAD_REQUEST, "names 65 cameras, the limit is 64"),
         ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
