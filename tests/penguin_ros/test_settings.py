@@ -22,6 +22,7 @@ DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
     settings = NodeSettings.from_values(DEFAULTS)
     assert settings.memory.token_budget == settings["token_budget"] == 4096
+    assert settings.decoding == ("percentiles", 50_000_000)
     assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
     assert isinstance(settings.policy(), NoveltyPolicy)
     assert isinstance(NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"}).policy(), ReferencePolicy)
@@ -41,6 +42,7 @@ def test_cameras_share_the_budget_evenly():
         ("image_topics", ["a", "a"], "each once"),
         ("image_topics", [f"b{i}" for i in range(300)], "image_topics has 300 elements, the limit is 64"),
         ("model", "x" * 10_000_000, "model has 10000000 characters, the limit is 4096"),
+        ("max_image_pixels", 0, "from 1 to 1000000000"),
         ("keyframe.min_cells", 26, "from 1 to 25"),
         ("caption.prompt", "", "non-empty"),
         ("memory.arrival", "late", "full_size, by_kind"),

@@ -91,7 +91,7 @@ def _plan_bag(
     if not cameras:
         return None
     try:
-        recording = replace(open_recording(path, cameras), mono16_scaling=settings.node()["mono16_scaling"])
+        recording = replace(open_recording(path, cameras), decoding=settings.node().decoding)
     except EvaluationError as err:
         problems.append(str(err))
         return None
