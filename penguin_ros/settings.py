@@ -16,10 +16,12 @@ from penguin_engine.runtimes.loading import RUNTIMES
 from penguin_engine.scene.camera_state import CaptionConfig
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.requests import MAX_CAMERAS
 from penguin_models.decoding import MAX_IMAGE_PIXELS
 from penguin_models.errors import SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
+from penguin_models.quoting import quoted, shortened
 from penguin_ros.images import Decoding
 from penguin_ros.raw_images import MONO16_SCALINGS
 
@@ -41,10 +43,11 @@ class Setting:
         """Returns a value in this parameter's type: numbers are converted where that is exact.
 
         Raises:
-            SettingError: The value has another type.
+            SettingError: The value has another type, or is too long.
         """
         kind = type(self.default)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _check_length(self.name, value)
+        is_number = isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
         if kind is float and is_number:
             return float(value)
         if kind is int and is_number and float(value).is_integer():
@@ -53,7 +56,7 @@ class Setting:
             return list(value)
         if kind in (bool, str) and isinstance(value, kind):
             return value
-        raise SettingError(f"{self.name} is {value!r}, it must be {_KINDS[kind]}")
+        raise SettingError(f"{self.name} is {quoted(value)}, it must be {_KINDS[kind]}")
 
 
 _KINDS = {
@@ -64,6 +67,8 @@ _KINDS = {
     list: "a list of strings, as in ['/camera/image_raw']",
 }
 
+_MAX_CHARS = 4096
+"""Maximum length of a string: the longest path of Linux."""
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()
 
 SETTINGS = (
@@ -146,7 +151,7 @@ class NodeSettings:
         if not topics or len(set(topics)) < len(topics) or not all(topics):
             raise SettingError(
                 "image_topics must name at least one topic, each once, as in ['/camera/image_raw']; "
-                f"it is {list(topics)}"
+                f"it is {quoted(list(topics))}"
             )
         share = values["token_budget"] // len(topics)
         memory = MemoryConfig(token_budget=share, **_group(values, "memory."))
@@ -183,7 +188,7 @@ class NodeSettings:
 
 def unknown_parameter(name: str, known: Iterable[str] = tuple(BY_NAME)) -> str:
     """Returns a message about a parameter that does not exist, with the names that may have been meant."""
-    known = list(known)
+    name, known = shortened(name), list(known)
     meant = difflib.get_close_matches(name, known, n=1) or [
         other for other in known if name.rpartition(".")[2] == other.rpartition(".")[2]
     ]
@@ -194,8 +199,18 @@ def _group(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
+def _check_length(name: str, value: Any) -> None:
+    if isinstance(value, str) and len(value) > _MAX_CHARS:
+        raise SettingError(f"{name} has {len(value)} characters, the limit is {_MAX_CHARS}; shorten it")
+    if isinstance(value, list | tuple):
+        if len(value) > MAX_CAMERAS:
+            raise SettingError(f"{name} has {len(value)} elements, the limit is {MAX_CAMERAS}")
+        for item in value:
+            _check_length(f"an element of {name}", item)
+
+
 def _check(setting: Setting, value: Any) -> None:
     if setting.choices and value not in setting.choices:
-        raise SettingError(f"{setting.name} is {value!r}, it must be one of {', '.join(setting.choices)}")
+        raise SettingError(f"{setting.name} is {quoted(value)}, it must be one of {', '.join(setting.choices)}")
     if setting.low is not None and setting.high is not None and not setting.low <= value <= setting.high:
         raise SettingError(f"{setting.name} is {value}, it must be from {setting.low} to {setting.high}")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penguin_models.errors import PromptError
+from penguin_models.quoting import quoted
 
 Message = Mapping[str, Any]
 
@@ -74,7 +75,7 @@ def video_time(time_s: float) -> str:
 def checked_text(text: Any) -> str:
     """Returns a text; raises PromptError if it is not a string or Unicode, or contains one of `RESERVED`."""
     if not isinstance(text, str):
-        raise PromptError(f"a text must be a string, not {text!r}")
+        raise PromptError(f"a text must be a string, not {quoted(text)}")
     try:
         text.encode()
     except UnicodeEncodeError as err:
@@ -88,7 +89,7 @@ def checked_text(text: Any) -> str:
 def _role(message: Message) -> str:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in _ROLES:
-        raise PromptError(f"a message's role must be one of {', '.join(_ROLES)}, not {role!r}")
+        raise PromptError(f"a message's role must be one of {', '.join(_ROLES)}, not {quoted(role)}")
     return str(role)
 
 
@@ -97,7 +98,7 @@ def _content(message: Message) -> str:
     if isinstance(content, str):
         return checked_text(content)
     if not isinstance(content, Sequence):
-        raise PromptError(f"a message's content must be a string or a list of parts, not {content!r}")
+        raise PromptError(f"a message's content must be a string or a list of parts, not {quoted(content)}")
     return "".join(_render_part(part) for part in content)
 
 
@@ -111,15 +112,15 @@ def _render_part(part: Any) -> str:
     if kind == "video":
         frames, times = part.get("num_frames"), part.get("timestamps") or []
         if not isinstance(frames, int) or frames < 1:
-            raise PromptError(f"a video part must have num_frames of at least 1, not {frames!r}")
+            raise PromptError(f"a video part must have num_frames of at least 1, not {quoted(frames)}")
         if len(times) not in (0, frames):
             raise PromptError(f"a video of {frames} frames has {len(times)} timestamps; give one each, or none")
         labels = [video_time(_seconds(time)) for time in times] or [""] * frames
         return ",".join(label + IMAGE for label in labels) + "\n"
-    raise PromptError(f"a content part must have type 'text', 'image' or 'video': {part!r}")
+    raise PromptError(f"a content part must have type 'text', 'image' or 'video': {quoted(part)}")
 
 
 def _seconds(time: Any) -> float:
     if not isinstance(time, int | float):
-        raise PromptError(f"a time must be a number of seconds, not {time!r}")
+        raise PromptError(f"a time must be a number of seconds, not {quoted(time)}")
     return float(time)

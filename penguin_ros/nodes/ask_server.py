@@ -17,7 +17,6 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.task import Future
 
 from penguin_engine.scene.requests import Outcome, PendingRequest
@@ -32,7 +31,7 @@ from penguin_models.errors import (
     UnknownCameraError,
 )
 from penguin_ros.convert import answer_message
-from penguin_ros.nodes.context import FEEDBACK_QOS
+from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS
 from penguin_ros.nodes.outputs import describe, trace_of
 
 _CODES = (
@@ -44,9 +43,10 @@ _CODES = (
     ((PromptError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
-_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
-"""The node refuses a flood of requests with a reason, instead of the middleware dropping requests or replies."""
 _ORPHANS_PERIOD_S = 1.0
+_RESULT_S = 60
+"""How long the result of a finished goal is kept. Each costs 3 KiB, and every change of a goal publishes
+the states of all that are kept: after 15 minutes, rclpy's default, thousands of goals would make each one slow."""
 
 
 class AskGoal(Protocol):
@@ -76,7 +76,7 @@ class AskServer:
         self._pending: dict[bytes, PendingRequest] = {}  # by goal
         self._heard: set[bytes] = set()  # goals that were running when a client was last present
         group = ReentrantCallbackGroup()  # other callbacks must run while a coroutine waits
-        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=_QOS)
+        node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=REQUEST_QOS)
         self._action = ActionServer(
             node,
             AskStream,
@@ -84,10 +84,11 @@ class AskServer:
             execute_callback=self._on_goal,
             cancel_callback=self._on_cancel,
             callback_group=group,
-            goal_service_qos_profile=_QOS,
-            result_service_qos_profile=_QOS,
-            cancel_service_qos_profile=_QOS,
+            goal_service_qos_profile=REQUEST_QOS,
+            result_service_qos_profile=REQUEST_QOS,
+            cancel_service_qos_profile=REQUEST_QOS,
             feedback_pub_qos_profile=FEEDBACK_QOS,
+            result_timeout=_RESULT_S,
         )
         self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
         node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_models.errors import SettingError, UnknownCameraError
+from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
 from penguin_ros.images import Decoding, message_to_rgb
@@ -25,6 +26,7 @@ from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.stamps import STEADY_S, Stamps
 from penguin_ros.settings import NodeSettings
 
+_MAX_NAME_CHARS = 255
 _RATE_WINDOW_S = 5.0
 _ENOUGH = 0.8  # of the wanted rate
 _MANY_REPEATED = 0.1  # of the images
@@ -176,15 +178,18 @@ def camera_names(node: Node, settings: NodeSettings) -> list[str]:
     except UnknownCameraError as err:
         raise SettingError(f"image_topics: {err}; rename it") from err
     if len(set(names)) < len(names):
-        raise SettingError(f"image_topics resolves to {', '.join(names)}; it must name each topic once")
+        raise SettingError(f"image_topics resolves to {shortened(', '.join(names))}; it must name each topic once")
     return names
 
 
 def camera_name(node: Node, topic: str) -> str:
     """Returns the full name of an image topic after remapping; raises UnknownCameraError if it is not a valid name."""
+    if len(topic) > _MAX_NAME_CHARS:
+        raise UnknownCameraError(f"{quoted(topic)} has {len(topic)} characters, the limit is {_MAX_NAME_CHARS}")
     try:
-        validate_topic_name(topic)
+        # rclpy takes nothing but Unicode, and reads a name up to its first NUL.
+        validate_topic_name(topic.encode("ascii", "replace").replace(b"\0", b"?").decode())
         return str(node.resolve_topic_name(topic))
     except (InvalidTopicNameException, RuntimeError) as err:  # RuntimeError: an unknown substitution
         reason = without_places(str(err)).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
-        raise UnknownCameraError(f"{topic!r} is not a valid topic name: {reason}") from err
+        raise UnknownCameraError(f"{quoted(topic)} is not a valid topic name: {shortened(reason)}") from err

@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.logging import LoggingSeverity, get_logger_effective_level, set_logger_level
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from penguin_models.errors import PenguinError
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 
+REQUEST_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
+"""QoS of services and their clients. The node refuses a flood of questions with a reason; with the default depth of
+ten, the middleware would drop questions and replies."""
 FEEDBACK_QOS = QoSProfile(depth=1024)
 """QoS of streamed text. Pieces may arrive faster than a busy client takes them; with the default depth of ten, text
 would be lost in the middle of an answer."""

@@ -33,6 +33,7 @@ from penguin_ros.bridge import bridge_fault
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
+from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
@@ -79,7 +80,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
         self._server = AskServer(self, self._submit, self._queue.cancel)
-        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory)
+        self.create_service(Trigger, "~/clear_memory", self._on_clear_memory, qos_profile=REQUEST_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -233,12 +234,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
     # Questions
 
     def _submit(self, goal: AskGoal, on_text: Callable[[str, int], None]) -> PendingRequest:
-        self._queue.check_open()
+        self._queue.check()
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
         sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
-        cameras = [camera_name(self, topic) for topic in goal.cameras]
-        request = Request.prepare(self._processor, goal.question, sampling, cameras, goal.horizon_s)
+        request = Request.prepare(
+            self._processor, goal.question, sampling, goal.cameras, goal.horizon_s, partial(camera_name, self)
+        )
         return self._worker.submit(request, on_text)
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

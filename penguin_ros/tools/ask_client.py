@@ -51,7 +51,8 @@ def ask_node(
         MiddlewareError: The middleware refuses the client.
         RosArgumentsError: `ros_args` cannot be parsed.
     """
-    goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
+    tokens = min(max_new_tokens, 2**32 - 1)  # refused by the node; rclpy would send the remainder of a larger number
+    goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=tokens)
     with closing(NodeClient("penguin_ask", node_name, ros_args)) as client:
         client.start()
         answer = _ask(client, node_name, goal, on_text, timeout_s).answer

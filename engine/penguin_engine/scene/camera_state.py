@@ -10,6 +10,7 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import MediaError, PromptError
+from penguin_models.quoting import quoted
 from penguin_models.types import Frame, FrameKind
 
 
@@ -32,7 +33,7 @@ class CaptionConfig:
         )
         for name, value, valid, wanted in limits:
             if not valid:
-                raise PromptError(f"caption.{name} is {value!r}, it must be {wanted}")
+                raise PromptError(f"caption.{name} is {quoted(value)}, it must be {wanted}")
 
 
 class CameraState:

@@ -13,6 +13,7 @@ from penguin_engine.scene.box_confidence import box_scores
 from penguin_models.errors import PromptError
 from penguin_models.grounding import parse
 from penguin_models.processor import Processor
+from penguin_models.quoting import quoted
 from penguin_models.types import Float32Array
 
 
@@ -35,7 +36,7 @@ class Sampling:
         )
         for name, value, valid, wanted in limits:
             if not valid:
-                raise PromptError(f"{name} is {value!r}, it must be {wanted}")
+                raise PromptError(f"{name} is {quoted(value)}, it must be {wanted}")
 
 
 @dataclass(frozen=True)

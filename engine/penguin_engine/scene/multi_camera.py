@@ -16,6 +16,7 @@ from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import SceneSession, new_answer
 from penguin_models.errors import NoFramesError
 from penguin_models.processor import Processor
+from penguin_models.quoting import shortened
 
 
 def newest_last(stamps_ns: Mapping[str, int]) -> list[str]:
@@ -50,7 +51,8 @@ def ask_cameras(
         return next(iter(sessions.values())).ask(request, hooks)
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
-        raise NoFramesError(f"no frame of {', '.join(sessions)} has been seen yet; are the cameras publishing?")
+        names = shortened(", ".join(sessions))
+        raise NoFramesError(f"no frame of {names} has been seen yet; are the cameras publishing?")
     newest = {name: session.memory.frames[-1].stamp_ns for name, session in seen.items()}
     order = newest_last(newest)
     horizon_s = request.horizon_s

@@ -18,6 +18,8 @@ from penguin_models.errors import BusyError, CancelledError, NotActiveError, Pro
 from penguin_models.processor import Processor
 from penguin_models.types import UInt8Array
 
+MAX_CAMERAS = 64
+"""Maximum number of cameras in a question, and of a node."""
 RESERVED_TOKENS = 2048
 """Tokens that every session keeps free in its KV cache for a question and its answer."""
 _MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
@@ -43,28 +45,43 @@ class Request:
         sampling: Sampling | None = None,
         cameras: Sequence[str] = (),
         horizon_s: float = 0.0,
+        camera_name: Callable[[str], str] = str,
     ) -> Request:
-        """Checks and tokenises a question.
+        """Checks a question, its limits before anything else, and tokenises it.
+
+        Args:
+            processor: Processor of the checkpoint that answers.
+            question: Plain text.
+            sampling: How the answer is generated.
+            cameras: Cameras to look at, in any form that `camera_name` takes; empty for all.
+            horizon_s: Look back at most this many seconds; 0 for everything in memory.
+            camera_name: Returns the name of a camera, or raises UnknownCameraError.
 
         Raises:
-            PromptError: The question is empty, too long or contains reserved tokens, or the horizon is negative or
-                not finite.
+            PromptError: The question is empty, too long, not Unicode, or contains reserved tokens; there are too many
+                cameras; or the horizon is negative or not finite.
+            UnknownCameraError: A camera has no valid name.
             ContextLengthError: Question and answer need more tokens than a session keeps free for them.
         """
         sampling = sampling or Sampling()
-        if not question.strip():
-            raise PromptError("the question is empty")
         if len(question) > _MAX_QUESTION_CHARS:
             raise PromptError(
                 f"the question has {len(question)} characters, the limit is {_MAX_QUESTION_CHARS}; shorten it"
             )
+        if not question.strip():
+            raise PromptError("the question is empty")
+        if len(cameras) > MAX_CAMERAS:
+            raise PromptError(
+                f"the question names {len(cameras)} cameras, the limit is {MAX_CAMERAS}; leave cameras empty for all"
+            )
         if not 0 <= horizon_s < math.inf:
             raise PromptError(f"horizon_s is {horizon_s}, it must be 0 (everything in memory) or above, and finite")
+        names = tuple(dict.fromkeys(map(camera_name, cameras)))
         video = {"type": "video", "num_frames": 1, "timestamps": [0.0]}
         content = [video, {"type": "text", "text": question}]
         token_ids = processor.prompt_segments([{"role": "user", "content": content}])[-1]
         check_fits(len(token_ids) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
-        return cls(question, token_ids, sampling, tuple(cameras), horizon_s)
+        return cls(question, token_ids, sampling, names, horizon_s)
 
 
 @dataclass(frozen=True)
@@ -107,8 +124,8 @@ class PendingRequest:
 class RequestQueue:
     """Pending requests in order of arrival, at most `limit` of them. Every method returns at once.
 
-    A queue is closed until `open` is called. Whether a question is accepted is decided here alone: `check_open` and
-    `put` raise with the reason for which the queue is closed.
+    A queue is closed until `open` is called. Whether a question is accepted is decided here alone: `check` and `put`
+    raise with the reason for which it is not.
 
     Attributes:
         limit: Maximum number of requests that wait.
@@ -151,11 +168,19 @@ class RequestQueue:
         for pending in waiting:
             pending.outcome.set_exception(CancelledError(f"cancelled before the answer began: {because}"))
 
-    def check_open(self) -> None:
-        """Raises NotActiveError if requests are refused."""
-        because = self._closed_because
+    def check(self) -> None:
+        """Raises if `put` would: a question that is refused anyway must not cost the work of preparing it.
+
+        Raises:
+            NotActiveError: The queue is closed.
+            BusyError: The queue is full.
+        """
+        because, waiting = self._closed_because, len(self._waiting)
         if because is not None:
             raise NotActiveError(because)
+        if waiting >= self.limit:
+            self.refused += 1
+            raise BusyError(f"{waiting} questions are waiting, the limit is {self.limit}; try again later")
 
     def put(self, pending: PendingRequest) -> None:
         """Adds a request.
@@ -165,12 +190,7 @@ class RequestQueue:
             BusyError: The queue is full.
         """
         with self._lock:
-            self.check_open()
-            if len(self._waiting) >= self.limit:
-                self.refused += 1
-                raise BusyError(
-                    f"{len(self._waiting)} questions are waiting, the limit is {self.limit}; try again later"
-                )
+            self.check()
             self._waiting.append(pending)
 
     def take(self) -> PendingRequest | None:

@@ -25,6 +25,7 @@ from penguin_engine.scene.multi_camera import ask_cameras, newest_last
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_models.errors import MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
+from penguin_models.quoting import quoted, shortened
 
 
 class Listener(Protocol):
@@ -126,8 +127,8 @@ class SceneWorker:
         """
         unknown = [name for name in request.cameras if name not in self.camera_states]
         if unknown:
-            known = ", ".join(self.camera_states)
-            raise UnknownCameraError(f"camera {unknown[0]!r} is not configured; the cameras are: {known}")
+            known = shortened(", ".join(self.camera_states))
+            raise UnknownCameraError(f"camera {quoted(unknown[0])} is not configured; the cameras are: {known}")
         pending = PendingRequest(request, on_text, self._clock)
         self.queue.put(pending)
         self.wake()
@@ -228,7 +229,7 @@ class SceneWorker:
                 raise failure
             reasons = [self.camera_states[name].why_empty for name in cameras]
             reason = "; ".join(filter(None, reasons)) or "is the camera publishing?"
-            raise NoFramesError(f"no frame of {', '.join(cameras)} has been seen yet: {reason}")
+            raise NoFramesError(f"no frame of {shortened(', '.join(cameras))} has been seen yet: {reason}")
         camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
         return camera, held[camera]
 

@@ -79,12 +79,14 @@ def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
         ({"max_new_tokens": 4_000_000_000}, Answer.ERROR_BAD_REQUEST, "more than the"),
         ({"cameras": ["/nowhere"]}, Answer.ERROR_UNKNOWN_CAMERA, "camera '/nowhere' is not configured"),
         ({"cameras": ["a b"]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
+        ({"cameras": ["x" * 10_000_000]}, Answer.ERROR_UNKNOWN_CAMERA, "has 10000000 characters, the limit is 255"),
         ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
 def test_a_bad_question_is_refused_with_its_error_code_and_reason(robot, shared_node, fields, code, message):
     answer = ask(robot, shared_node, **{"question": "What?", **fields})
     assert (answer.error_code, answer.text) == (code, "") and message in answer.error_msg
+    assert len(answer.error_msg) < 400
 
 
 def test_an_exception_reaches_caller_and_log_and_the_node_survives(robot, start_node, image):
