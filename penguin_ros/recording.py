@@ -16,7 +16,8 @@ from zlib import crc32
 
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame, UInt8Array
-from penguin_ros.bag_storage.bag import Bag, BagMessage, open_bag
+from penguin_ros.bag_storage.bag import MAX_NS, Bag, BagMessage, open_bag
+from penguin_ros.bag_storage.decompression import MAX_HELD_BYTES
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 from penguin_ros.image_times import image_times, without_jumps
 from penguin_ros.images import message_to_rgb
@@ -95,15 +96,25 @@ class Recording:
         recorded_ns = sorted(ref.recorded_ns for ref in self.images)  # in the order of their numbers
         start_ns = recorded_ns[min(wanted)]
         ahead: dict[int, RecordedImage] = {}  # images that were recorded before one with an earlier time
+        ahead_bytes = 0
         with open_bag(self.path) as bag:
             messages = bag.messages(_image_connections(bag, self.cameras), start_ns)
             for number, message in enumerate(messages, start=bisect_left(recorded_ns, start_ns)):
                 if number in wanted:
                     ahead[number] = RecordedImage(wanted[number], message, self.path, self.mono16_scaling)
+                    ahead_bytes += len(message.data)
                 while pending and pending[0].number in ahead:
-                    yield ahead.pop(pending.popleft().number)
+                    image = ahead.pop(pending.popleft().number)
+                    ahead_bytes -= len(image.message.data)
+                    yield image
                 if not pending:
-                    break
+                    return
+                if ahead_bytes > MAX_HELD_BYTES:
+                    raise MediaError(
+                        f"bag {self.path} has more than {MAX_HELD_BYTES >> 20} MiB of images that were recorded before "
+                        "earlier ones; record them in the order of their stamps"
+                    )
+        raise MediaError(f"bag {self.path} has other images than when it was opened, or its index is wrong")
 
 
 def bag_name(path: Path) -> str:
@@ -179,7 +190,7 @@ def header_stamp_ns(message: BagMessage) -> int:
         return 0
     layout = _ROS1_STAMP if message.connection.encoding == "ros1" else _CDR_STAMP[data[1] & 1]
     seconds, nanoseconds = layout.unpack_from(data)
-    return max(0, int(seconds) * 10**9 + int(nanoseconds))
+    return min(max(0, int(seconds) * 10**9 + int(nanoseconds)), MAX_NS)
 
 
 def choose_topic(bag: Bag, topic: str | None, option: str = "--topic") -> str:

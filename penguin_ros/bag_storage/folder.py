@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.events import AliasEvent
 
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import url_fault
 
+_MAX_METADATA_BYTES = 2 << 20
 _SUFFIXES = (".mcap", ".db3", ".bag", ".zstd", ".zst")
 
 
@@ -66,15 +69,34 @@ def _listed(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
     if not file.exists():
         return [], {}, []
     try:
-        content = YAML(typ="safe").load(file.read_bytes())
-        content = content["rosbag2_bagfile_information"]
+        if (size := file.stat().st_size) > _MAX_METADATA_BYTES:
+            raise ValueError(f"{size >> 10} KiB, the limit is {_MAX_METADATA_BYTES >> 10} KiB")
+        content = _parse(file.read_bytes())["rosbag2_bagfile_information"]
         return [PurePath(name).name for name in content["relative_file_paths"]], _counts(content), []
-    except (OSError, YAMLError, LookupError, TypeError, ValueError) as err:
-        return [], {}, [f"metadata.yaml cannot be used ({type(err).__name__}); the bag is read without it"]
+    except Exception as err:  # noqa: BLE001  # the parser raises many types of error on damaged files
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())[:200]}".rstrip(": ")
+        return [], {}, [f"metadata.yaml cannot be used ({reason}); the bag is read without it"]
+
+
+class _NoAliases(Composer):
+    """Refuses aliases, with which a few lines can hold billions of values; rosbag2 writes none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            raise ValueError("it has aliases")
+        return super().compose_node(parent, index)
+
+
+@lru_cache(maxsize=8)
+def _parse(text: bytes) -> Any:
+    """Parses YAML, which takes seconds for a bag of many files."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _NoAliases
+    return yaml.load(text)
 
 
 def _counts(content: dict[str, Any]) -> dict[str, int]:
-    with suppress(LookupError, TypeError, ValueError):
+    with suppress(LookupError, TypeError, ValueError, OverflowError):
         topics = content["topics_with_message_count"]
         return {topic["topic_metadata"]["name"]: int(topic["message_count"]) for topic in topics}
     return {}

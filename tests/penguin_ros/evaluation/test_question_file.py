@@ -110,7 +110,7 @@ def test_at_most_ten_malformed_lines_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "cannot be read: .*utf-8")],
+    [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "line 1: Invalid JSON")],
 )
 def test_files_without_questions_are_refused(tmp_path, content, message):
     file = tmp_path / "q.jsonl"
