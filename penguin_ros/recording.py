@@ -14,6 +14,8 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
+import numpy as np
+
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame, UInt8Array
 from penguin_ros.bag_storage.bag import MAX_NS, Bag, BagMessage, open_bag
@@ -158,7 +160,7 @@ def read_recording(
     for camera in [camera for camera in by_camera if camera not in empty]:
         images = sorted(by_camera[camera])
         times = image_times(camera, [i.log_ns for i in images], [i.header_ns for i in images], for_replay)
-        stamps = times.ns if for_questions else without_jumps(times.ns)
+        stamps = np.clip(times.ns if for_questions else without_jumps(times.ns), 0, MAX_NS)
         refs += (ImageRef(camera, int(ns), i.log_ns, i.number) for ns, i in zip(stamps, images, strict=True))
         notes += times.notes
         if (stamps != times.ns).any():
