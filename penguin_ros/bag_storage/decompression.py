@@ -29,7 +29,7 @@ def decompress(data: bytes, compression: str, limit: int = MAX_PART_BYTES) -> by
         while part := file.read(_PIECE_BYTES):
             parts.append(part)
             if len(parts) * _PIECE_BYTES > limit + _PIECE_BYTES:
-                raise ValueError(f"a part of it has more than {limit >> 20} MiB after decompression")
+                raise ValueError(f"a part of it has more than {limit} bytes after decompression")
     return b"".join(parts)
 
 

@@ -5,24 +5,34 @@ The reader of rosbags 0.11 is not used: it refuses a whole file if one schema in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import merge
+from io import BytesIO
 from operator import itemgetter
 from os import SEEK_END
 from pathlib import Path
+from struct import Struct
 from typing import IO, TypeAlias
+from zlib import crc32
 
 from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Footer, Schema, Statistics
 from mcap.records import Message as McapMessage
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader
 
 from penguin_ros.bag_storage.decompression import MAX_HELD_BYTES, MAX_PART_BYTES, decompress
 from penguin_ros.bag_storage.messages import Connection, Message, ros2_type
 
 MAGIC = b"\x89MCAP0\r\n"
-_RECORD_HEADER_BYTES, _FOOTER_BYTES = 9, 29
+_RECORD_HEADER, _FOOTER_BYTES = Struct("<BQ"), 29
+_MAX_RECORDS = 2_000_000
+"""Limit of the records of a chunk; reading this many takes some seconds."""
+_READERS: dict[int, Callable[[ReadDataStream, int], object]] = {
+    Opcode.SCHEMA: lambda content, length: Schema.read(content),
+    Opcode.CHANNEL: lambda content, length: Channel.read(content),
+    Opcode.MESSAGE: McapMessage.read,
+}
 _Placed: TypeAlias = tuple[int, int, McapMessage]
 """Log time, place in the order of writing, message."""
 
@@ -117,12 +127,24 @@ def _check_memory(chunks: Iterable[ChunkIndex]) -> None:
             )
 
 
-def _break_up(chunk: Chunk) -> list[object]:
+def _break_up(chunk: Chunk) -> Iterator[object]:
+    """Yields the records of a chunk. The package's own function limits neither their number nor their bytes."""
     if chunk.uncompressed_size > MAX_PART_BYTES:
         size_mib = chunk.uncompressed_size >> 20
         raise ValueError(f"a chunk has {size_mib} MiB after decompression, the limit is {MAX_PART_BYTES >> 20} MiB")
     data = decompress(chunk.data, chunk.compression, chunk.uncompressed_size)
-    return list(breakup_chunk(replace(chunk, compression="", data=data), validate_crc=True))
+    if chunk.uncompressed_crc and crc32(data) != chunk.uncompressed_crc:
+        raise ValueError("the checksum of a chunk is wrong")
+    place = 0
+    for _ in range(_MAX_RECORDS):
+        if place >= len(data):
+            return
+        kind, length = _RECORD_HEADER.unpack_from(data, place)
+        start = place + _RECORD_HEADER.size
+        place = start + length
+        if kind in _READERS:
+            yield _READERS[kind](ReadDataStream(BytesIO(data[start:place])), length)
+    raise ValueError(f"a chunk has more than {_MAX_RECORDS} records")
 
 
 def _may_hold(chunk: ChunkIndex, channels: set[int]) -> bool:
@@ -135,7 +157,7 @@ def _messages_of(
     """Yields the messages of a chunk; first only its start, so that it is read when those before it have been used."""
     place = index.chunk_start_offset << 32
     yield index.message_start_time, place, None
-    file.seek(index.chunk_start_offset + _RECORD_HEADER_BYTES)
+    file.seek(index.chunk_start_offset + _RECORD_HEADER.size)
     chunk = Chunk.read(ReadDataStream(file))
     if chunk.uncompressed_size > index.uncompressed_size:
         raise ValueError("a chunk is larger than the index says")

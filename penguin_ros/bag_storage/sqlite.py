@@ -29,10 +29,15 @@ class SqliteFile:
         self._limit_steps(path.stat().st_size)
         self.notes: list[str] = []
         try:
-            tables = [name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            # Virtual tables have no root page. They, and generated columns, would compute any amount of data.
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+            tables = [name for (name,) in self._database.execute(query)]
             if not {"topics", "messages"} <= set(tables):
                 held = ", ".join(tables[:5]) or "none"
                 raise MediaError(f"{path.name} is another SQLite database, not a bag; its tables: {held}")
+            for table in ("topics", "messages", "message_definitions"):
+                if any(column[6] for column in self._database.execute(f"PRAGMA table_xinfo({table})")):
+                    raise MediaError(f"{path.name} is not a bag: its table {table} has generated columns")
             self.connections = self._read_topics()
             self.start_ns: int = self._read_start(path)
         except BaseException:
@@ -70,7 +75,9 @@ class SqliteFile:
 
     def _read_topics(self) -> list[Connection]:
         definitions = {}
-        if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
+        if self._database.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'message_definitions' AND rootpage > 0"
+        ).fetchone():
             rows = self._database.execute(
                 "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
             )
