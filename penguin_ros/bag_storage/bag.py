@@ -125,7 +125,8 @@ def _open(path: Path, stack: ExitStack, packed: bool = True) -> StorageFile:
         return _open(_decompress_file(path, folder), stack, packed=False)
     opened: StorageFile
     if magic.startswith(sqlite.MAGIC):
-        scratch = stack.enter_context(TemporaryDirectory(prefix="penguin-bag-"))
+        copied = sqlite.pending_files(path)
+        scratch = stack.enter_context(TemporaryDirectory(prefix="penguin-bag-")) if copied else "."
         opened = sqlite.SqliteFile(path, Path(scratch))
     elif magic.startswith(mcap.MAGIC):
         opened = mcap.McapFile(path)
