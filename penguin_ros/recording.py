@@ -26,6 +26,7 @@ from penguin_ros.images import message_to_rgb
 from penguin_ros.message_types import IMAGE_TYPES
 from penguin_ros.raw_images import Mono16Scaling
 
+_MAX_LISTED = 20
 _VIDEO_TYPES = ("CompressedVideo", "FFMPEGPacket", "H264Packet")
 
 
@@ -204,19 +205,25 @@ def choose_topic(bag: Bag, topic: str | None, option: str = "--topic") -> str:
     types = {c.topic: c.description for c in bag.connections}
     images = image_topics(bag)
     if not images:
-        listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "none"
+        listing = listed([f"{name} ({kind})" for name, kind in sorted(types.items())])
         raise MediaError(f"bag {bag.path} has no image topic; its topics: {listing}{_video_remedy(types)}")
     if topic is None:
         if len(images) > 1:
-            raise MediaError(f"bag {bag.path} has several image topics, choose one with {option}: {', '.join(images)}")
+            raise MediaError(f"bag {bag.path} has several image topics, choose one with {option}: {listed(images)}")
         return images[0]
     if topic not in types:
-        raise MediaError(f"bag {bag.path} has no topic {topic}; its image topics: {', '.join(images)}")
+        raise MediaError(f"bag {bag.path} has no topic {topic}; its image topics: {listed(images)}")
     if topic not in images:
         raise MediaError(
-            f"topic {topic} of bag {bag.path} is {types[topic]}, not an image; image topics: {', '.join(images)}"
+            f"topic {topic} of bag {bag.path} is {types[topic]}, not an image; image topics: {listed(images)}"
         )
     return topic
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a message; of very many, or very long ones, the beginning."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(f"{name:.200}" for name in names[:_MAX_LISTED]) + more or "none"
 
 
 def image_topics(bag: Bag) -> list[str]:

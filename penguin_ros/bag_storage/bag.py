@@ -20,8 +20,8 @@ from penguin_ros.bag_storage.folder import storage_files
 from penguin_ros.bag_storage.messages import Connection, StorageFile
 from penguin_ros.message_types import deserialize
 
-MAX_NS = 2**31 * 10**9 - 1
-"""Latest time of a ROS message, in 2038: its seconds are an int32. Later log times count as this one."""
+MAX_NS = 2**62
+"""Latest time, in 2116, so that differences of times fit into 64 bits. Later log times count as this one."""
 _FREE_BYTES = 1 << 30
 """What a decompressed file leaves free on the disk."""
 

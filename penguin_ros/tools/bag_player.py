@@ -32,6 +32,7 @@ from penguin_ros.recording import Recording, choose_topic, image_topics, read_re
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S, _LONG_WAIT_S = 0.1, 60.0
+_LAST_NS = 2**31 * 10**9 - 1  # seconds of ROS times are int32
 _MAX_NAME = 200  # characters of a topic that is renamed; the middleware allows 247
 
 
@@ -234,7 +235,7 @@ class _Player:
             if self._stop.wait(max(0.0, due_s - monotonic())):
                 return
             if self._clock is not None:
-                self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
+                self._clock.publish(Clock(clock=ns_to_stamp(min(image.ref.stamp_ns, _LAST_NS))))
             connection, data = image.message.connection, image.message.data
             if connection.encoding == "ros1":
                 data = ros1_image_to_cdr(connection.msgtype, data)

@@ -14,7 +14,7 @@ from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bag_storage.bag import open_bag
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS
 from penguin_ros.evaluation.question_file import ExpectedObject, describe
-from penguin_ros.recording import header_stamp_ns
+from penguin_ros.recording import header_stamp_ns, listed
 
 MAX_DISTANCE_S = 0.5
 """Maximum time between an image and the message with its boxes."""
@@ -50,7 +50,7 @@ def read_truth(path: Path, topic: str) -> TruthTopic:
     with open_bag(path) as bag:
         types = {c.topic: c.msgtype for c in bag.connections if c.encoding in READABLE_ENCODINGS}
         if topic not in types:
-            available = ", ".join(sorted(name for name, kind in types.items() if kind in _TYPES)) or "none"
+            available = listed(sorted(name for name, kind in types.items() if kind in _TYPES))
             raise EvaluationError(f"bag {path} has no topic {topic}; topics with boxes: {available}")
         if types[topic] not in _TYPES:
             raise EvaluationError(
