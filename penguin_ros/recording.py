@@ -22,9 +22,8 @@ from penguin_ros.bag_storage.bag import MAX_NS, Bag, BagMessage, open_bag
 from penguin_ros.bag_storage.decompression import MAX_HELD_BYTES
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 from penguin_ros.image_times import image_times, without_jumps
-from penguin_ros.images import message_to_rgb
+from penguin_ros.images import DEFAULT_DECODING, Decoding, message_to_rgb
 from penguin_ros.message_types import IMAGE_TYPES
-from penguin_ros.raw_images import Mono16Scaling
 
 _MAX_LISTED = 20
 _VIDEO_TYPES = ("CompressedVideo", "FFMPEGPacket", "H264Packet")
@@ -47,18 +46,18 @@ class RecordedImage:
     ref: ImageRef
     message: BagMessage
     path: Path  # of the bag, for errors
-    mono16_scaling: Mono16Scaling = "percentiles"
+    decoding: Decoding = DEFAULT_DECODING
 
     def decode(self) -> UInt8Array:
         """Returns the pixels, [height, width, 3]; raises MediaError if the image is damaged."""
-        return message_to_rgb(self.message.deserialize(), self.mono16_scaling)
+        return message_to_rgb(self.message.deserialize(), self.decoding)
 
     def load(self) -> Frame:
         """Returns the image with its time; raises MediaError, which names bag and image, if it is damaged."""
         ref = self.ref
         try:
             message = self.message.deserialize()
-            return Frame(message_to_rgb(message, self.mono16_scaling), ref.stamp_ns, ref.camera, message.header)
+            return Frame(message_to_rgb(message, self.decoding), ref.stamp_ns, ref.camera, message.header)
         except MediaError as err:
             raise MediaError(f"bag {self.path}, an image of {ref.camera} with stamp {ref.stamp_ns}: {err}") from err
 
@@ -75,7 +74,7 @@ class Recording:
     checksum: int  # CRC-32 of all messages, in recording order; 0 if it was not computed
     notes: tuple[str, ...] = ()  # what is unusual about the bag, in sentences
     fault: str = ""  # one sentence if times do not identify images, because time jumps back or does not pass
-    mono16_scaling: Mono16Scaling = "percentiles"
+    decoding: Decoding = DEFAULT_DECODING
 
     @property
     def name(self) -> str:
@@ -104,7 +103,7 @@ class Recording:
             messages = bag.messages(_image_connections(bag, self.cameras), start_ns)
             for number, message in enumerate(messages, start=bisect_left(recorded_ns, start_ns)):
                 if number in wanted:
-                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.mono16_scaling)
+                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.decoding)
                     ahead_bytes += len(message.data)
                 while pending and pending[0].number in ahead:
                     image = ahead.pop(pending.popleft().number)

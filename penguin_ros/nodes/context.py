@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 
 import rclpy
@@ -67,6 +68,7 @@ def start_ros(args: Sequence[str]) -> None:
         RosArgumentsError: The ROS arguments cannot be parsed.
     """
     set_logger_level("rcl", LoggingSeverity.FATAL)  # the exception says the same
+    warnings.filterwarnings("ignore", "Failed to fini rosout publisher")  # follows an exception of rclpy 7.1
     try:
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:

@@ -36,6 +36,7 @@ from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -53,6 +54,7 @@ _REFUSALS = {
 class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Processor]]):
     """Observes image topics and answers questions; README.md describes its topics and services."""
 
+    @middleware_errors()
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
         """Declares parameters and creates the services; nothing is loaded yet.
 
@@ -159,6 +161,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
             self._last_error = ""
         return TransitionCallbackReturn.SUCCESS
 
+    @middleware_errors()
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
         self._runtime, self._processor = self.take_loaded()
@@ -187,6 +190,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[tuple[Runtime, Proce
             opened.pop_all()
         return states
 
+    @middleware_errors()
     def _activate(self) -> None:
         assert self._worker is not None
         for topic in self._settings["image_topics"]:

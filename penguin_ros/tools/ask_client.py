@@ -9,6 +9,7 @@ from typing import Any
 from penguin_vl.action import AskStream
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.tools.node_client import NoAnswerError, NodeClient, answer_dict, error_of
 
 
@@ -16,6 +17,7 @@ class AskFailedError(PenguinError):
     """A node could not be asked, or answered with an error."""
 
 
+@middleware_errors()
 def ask_node(
     node_name: str,
     question: str,
@@ -43,6 +45,7 @@ def ask_node(
 
     Raises:
         PenguinError: There is no such node, or it answered with an error code; the message says why.
+        MiddlewareError: The middleware refuses the client.
         RosArgumentsError: `ros_args` cannot be parsed.
     """
     goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)

@@ -28,6 +28,7 @@ from penguin_ros.bag_storage.bag import Bag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
@@ -56,6 +57,7 @@ class Played:
     seconds: float = 0.0  # duration
 
 
+@middleware_errors()
 def play(
     path: Path,
     topics: Sequence[str] = (),
@@ -82,6 +84,7 @@ def play(
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
         RosArgumentsError: A rule cannot be parsed, or names an invalid topic.
+        MiddlewareError: The middleware refuses the node or a topic.
     """
     _check_names(remaps)
     playback, stop, played = playback or Playback(), stop or threading.Event(), Played()

@@ -21,6 +21,7 @@ from penguin_models.types import Size
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
 from penguin_ros.nodes.parameters import SettingsNode
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.settings import Setting
 from penguin_tabletop.clips.timeline import LiveTabletop
 
@@ -41,6 +42,7 @@ class SimCamera(SettingsNode):
     event in progress ("" if there is none).
     """
 
+    @middleware_errors()
     def __init__(self) -> None:
         """Declares the parameters and plans the first scene; raises TabletopError if PyBullet is not installed."""
         super().__init__("sim_camera")

@@ -19,6 +19,7 @@ DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
     settings = NodeSettings.from_values(DEFAULTS)
     assert settings.memory.token_budget == settings["token_budget"] == 4096
+    assert settings.decoding == ("percentiles", 50_000_000)
     assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
     assert isinstance(settings.policy(), NoveltyPolicy)
     assert isinstance(NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"}).policy(), ReferencePolicy)
@@ -37,6 +38,7 @@ def test_cameras_share_the_budget_evenly():
         ("image_topics", [], "at least one"),
         ("image_topics", ["a", "a"], "each once"),
         ("image_topics", ["a"] + [f"b{i}" for i in range(300)], "cannot hold one frame"),
+        ("max_image_pixels", 0, "from 1 to 1000000000"),
         ("keyframe.min_cells", 26, "from 1 to 25"),
         ("caption.prompt", "", "non-empty"),
         ("memory.arrival", "late", "full_size, by_kind"),

@@ -95,12 +95,12 @@ def _plan_bag(
     if len(reported) == len(questions):
         return None
     try:
-        recording = open_recording(path, cameras)
+        recording = replace(open_recording(path, cameras), decoding=settings.node().decoding)
     except EvaluationError as err:
         raise MediaError(str(err)) from err
     _check_pictures(recording)
     notes = (*recording.notes, *(note for topic in truth.values() for note in topic.notes))
-    recording = replace(recording, mono16_scaling=settings.node()["mono16_scaling"], notes=notes)
+    recording = replace(recording, notes=notes)
     job = BagJob(recording, (), truth, model, settings)
     asked = []
     for question in questions:

@@ -11,11 +11,11 @@ from struct import pack
 import lz4.frame
 import pytest
 import zstandard
+from damage import STRANGE, damaged
 from fuzzing import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap_writer import Channel, write_mcap
-from mutation import STRANGE, damaged
 
 from penguin_models.errors import MediaError
 from penguin_ros.bag_storage import bag as bag_storage

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from damage import damaged_json
 from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
-from mutation import damaged_json
 
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.bags.plan import check_time

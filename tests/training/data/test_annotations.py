@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from damage import damaged_json
 from fuzzing import FUZZ
 from hypothesis import given
-from mutation import damaged_json
 
 from penguin_models.errors import DataError
 from penguin_training.data.annotations import Annotation, AnnotationFile, parse_annotation, parse_line, sample_id

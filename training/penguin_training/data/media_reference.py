@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from penguin_models.errors import DataError
-from penguin_models.media import DECODING_ERRORS, ClipFrame, to_rgb
+from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
+from penguin_models.errors import DataError, MediaError
+from penguin_models.image_files import FORMATS
+from penguin_models.media import ClipFrame, orientation, to_rgb, turned
 from penguin_models.types import UInt8Array
 
 _URL = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
@@ -74,8 +74,13 @@ def _decode(uri: str, key: str) -> UInt8Array:
         if header is None:
             raise ValueError("it does not begin with data:image/...;base64,")
         content = base64.b64decode(uri[header.end() :], validate=True)
-        with Image.open(io.BytesIO(content)) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (binascii.Error, ValueError, *DECODING_ERRORS, Image.DecompressionBombError) as err:
-        reason = "its bytes are no image" if isinstance(err, UnidentifiedImageError) else str(err)
-        raise DataError(f"{key} is a data: URI that cannot be decoded: {reason}") from err
+    except ValueError as err:
+        raise DataError(f"{key} is a data: URI that cannot be decoded: {err}") from err
+    what = f"{key} is a data: URI that"
+    try:
+        with opened(content, what, FORMATS, MAX_IMAGE_PIXELS) as image:
+            return turned(to_rgb(image), orientation(image, what))
+    except UnidentifiedImageError as err:
+        raise DataError(f"{what} cannot be decoded: its bytes are no image") from err
+    except MediaError as err:
+        raise DataError(str(err)) from err

@@ -5,10 +5,10 @@ from struct import pack
 
 import numpy as np
 import pytest
+from damage import damaged
 from fuzzing import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutation import damaged
 from rosbags.typesys import get_types_from_msg
 
 from penguin_models.errors import EvaluationError, MediaError

@@ -153,6 +153,13 @@ def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
         make_plan([bag], [question(at=3, expected=expected)])
 
 
+def test_images_are_limited_as_in_the_node(bags, picture):
+    bag = bags.write({"/camera": [(0, bags.raw(picture(11, 10)))]})
+    settings = RunSettings(parameters={"max_image_pixels": 109})
+    _, failed, _ = plan.make_plan([bag], [question(at=0.0)], ModelSpec(path="model"), settings)
+    assert re.search(r"1 of 1 images .*10x11 = 110 pixels, the limit is 109; .* max_image_pixels", *failed.values())
+
+
 @pytest.mark.parametrize(("scaling", "levels"), [("percentiles", [0, 255]), ("full_range", [27, 29])])
 def test_16_bit_grey_is_scaled_as_by_the_node(bags, scaling, levels):
     grey = np.array([[7000, 7500]], "<u2").view(np.uint8).reshape(1, 2, 2)
