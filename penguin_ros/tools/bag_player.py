@@ -33,6 +33,8 @@ from penguin_ros.recording import Recording, choose_topic, image_topics, read_re
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S, _LONG_WAIT_S = 0.1, 60.0
+_LAST_NS = 2**31 * 10**9 - 1  # seconds of ROS times are int32
+_MAX_NAME = 200  # characters of a topic that is renamed; the middleware allows 247
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def _names(topics: Sequence[str], remaps: Sequence[str]) -> tuple[dict[str, str]
             names[topic] = rules.pop(topic)
         else:
             names[topic] = _valid_name(topic, {*topics, *names.values()})
-            invalid = f"{topic!r} is not a valid topic name, so it is played as {names[topic]}"
-            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic}:=NAME')}")
+            invalid = f"{topic!r:.200} is not a valid topic name, so it is played as {names[topic]}"
+            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic:.200}:=NAME')}")
     return names, [rule for rule in remaps if ":=" not in rule or rule.split(":=", 1)[0] in rules], notes
 
 
@@ -177,6 +179,7 @@ def _is_valid(topic: str) -> bool:
 def _valid_name(topic: str, taken: Collection[str]) -> str:
     parts = (re.sub(r"\W", "_", part, flags=re.ASCII) for part in topic.split("/") if part)
     name = "".join(f"/_{part}" if part[0].isdigit() else f"/{part}" for part in parts) or "/image"
+    name = name[:_MAX_NAME].rstrip("/")
     while name in taken:
         name += "_"
     return name
@@ -233,7 +236,7 @@ class _Player:
             if self._stop.wait(max(0.0, due_s - monotonic())):
                 return
             if self._clock is not None:
-                self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
+                self._clock.publish(Clock(clock=ns_to_stamp(min(image.ref.stamp_ns, _LAST_NS))))
             connection, data = image.message.connection, image.message.data
             if connection.encoding == "ros1":
                 data = ros1_image_to_cdr(connection.msgtype, data)

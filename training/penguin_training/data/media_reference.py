@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from PIL import UnidentifiedImageError
 
@@ -18,6 +19,8 @@ from penguin_models.media import ClipFrame, orientation, to_rgb, turned
 from penguin_models.types import UInt8Array
 
 _URL = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
+_FILE = re.compile(r"file://(?:localhost)?(/[^?#]*).*", re.IGNORECASE | re.DOTALL)
+_MAX_NAME_BYTES = 255  # of a file or folder
 _DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
@@ -45,12 +48,15 @@ def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaRefe
             raise DataError(f"{key} is a clip in a data: URI; write it to a file and give its path")
         return MediaReference(Path("data: URI"), is_clip, (ClipFrame(0.0, _decode(value, key)),))
     scheme = _URL.match(value)
-    if scheme is None:
-        return MediaReference(root / value, is_clip)
-    url = urlsplit(value)
-    if scheme[1].lower() != "file" or url.netloc not in ("", "localhost"):
-        raise DataError(f"{key} is the URL {value!r:.80}; download it and give its path")
-    return MediaReference(Path(unquote(url.path)), is_clip)
+    path = root / value
+    if scheme is not None:
+        url = _FILE.fullmatch(value)
+        if url is None:
+            raise DataError(f"{key} is the URL {value!r:.80}; download it and give its path")
+        path = Path(unquote(url[1]))
+    if "\0" in str(path) or any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
+        raise DataError(f"{key} is not a path: {value!r:.80}")
+    return MediaReference(path, is_clip)
 
 
 def checked_unicode(text: str, what: str) -> str:
