@@ -31,6 +31,8 @@ _SHORTEST_INTERVAL_S = Fraction(1, 2000)
 _UNKNOWN_JUMP_S = 10**12
 _DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_REFERRING = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
+"""Formats of ffmpeg that only name other files or addresses, which a stranger's file must not open."""
 _DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
 
 
@@ -129,7 +131,7 @@ class VideoFile:
             url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
             # Titles are often not UTF-8. The option is for the frames that are decoded to find out what is in the file.
-            options = {"max_pixels": str(self._max_pixels)}
+            options = {"max_pixels": str(self._max_pixels), "format_whitelist": ",".join(_formats())}
             container = av.open(url, metadata_errors="replace", options=options)
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
@@ -255,3 +257,10 @@ def _describe_jumps(jumps: Sequence[tuple[float, float]], broadcast: bool) -> st
     counts = {0: "", 1: ", and once more", MAX_JUMPS - 1: ", and many more times"}
     more_jumps = counts.get(more, f", and {more} more times")
     return f"timestamps {what} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"
+
+
+def _formats() -> list[str]:
+    """Returns the formats that ffmpeg may take a file for."""
+    import av
+
+    return sorted(av.formats_available - _REFERRING)
