@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from penguin_models.errors import MediaError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, sample_uniformly
+from penguin_models.media import (
+    FPS,
+    MAX_FRAMES,
+    MAX_IMAGE_PIXELS,
+    ClipFrame,
+    at_first_size,
+    check_sampling,
+    sample_uniformly,
+)
+from penguin_ros.images import Decoding
 from penguin_ros.recording import RecordedImage, choose_topic, read_recording
 
 _REPLACEMENTS = 8
@@ -27,14 +37,23 @@ class BagClip:
         bad_images: Number of images that could not be decoded so far.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None, fps: float = FPS, max_frames: int = MAX_FRAMES):
+    def __init__(
+        self,
+        path: str | Path,
+        topic: str | None = None,
+        fps: float = FPS,
+        max_frames: int = MAX_FRAMES,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ):
         """Reads the times of the topic's images and selects `fps` images per second, at most `max_frames` in total.
 
-        The path is a bag folder, or a single .mcap, .db3 or .bag file; the topic is None if the bag has only one.
+        The path is a bag folder, or a single .mcap, .db3 or .bag file; the topic is None if the bag has only one; an
+        image with more than `max_pixels` pixels counts as damaged.
         Raises MediaError if the bag cannot be read, the topic is missing, ambiguous or empty, or a number is invalid.
         """
         check_sampling(fps, max_frames)
-        self._recording = read_recording(Path(path), lambda bag: [choose_topic(bag, topic)])
+        recording = read_recording(Path(path), lambda bag: [choose_topic(bag, topic)])
+        self._recording = replace(recording, decoding=Decoding(max_pixels=max_pixels))
         self.topic = self._recording.cameras[0]
         self._fps = fps
         self._samples = sample_stamps([ref.stamp_ns for ref in self._recording.images], fps, max_frames)

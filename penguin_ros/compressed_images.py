@@ -1,61 +1,57 @@
-"""Decodes the data of a CompressedImage message to RGB: JPEG, PNG, WebP and whatever else Pillow reads."""
+"""Decodes the data of a CompressedImage message to RGB: JPEG, PNG, TIFF (what image_transport sends) and WebP."""
 
 from __future__ import annotations
 
-import io
 import re
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
 from penguin_models.errors import MediaError
-from penguin_models.media import DECODING_ERRORS, to_rgb
+from penguin_models.media import orientation, to_rgb, turned
 from penguin_models.types import UInt8Array
 from penguin_ros.raw_images import BAYER_CONVERSIONS, DEPTH, Mono16Scaling, check_mosaic, mono16_to_mono8, to_8_bits
 
 _VIDEO_FORMAT = re.compile(r"[hx]\.?26[345]|hevc|avc|av1|vp[89]|theora|ffmpeg|mpeg-?[124]|mp4", re.IGNORECASE)
 _ANNEX_B = (b"\0\0\0\1", b"\0\0\1")
 """How a packet of H.264 or H.265 begins."""
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 
 
-def compressed_to_rgb(data: Any, image_format: str = "", mono16_scaling: Mono16Scaling = "percentiles") -> UInt8Array:
+def compressed_to_rgb(
+    data: Any, image_format: str = "", mono16_scaling: Mono16Scaling = "percentiles", max_pixels: int = MAX_IMAGE_PIXELS
+) -> UInt8Array:
     """Decodes the data of a `sensor_msgs/CompressedImage` to uint8 [height, width, 3].
 
     The EXIF orientation is applied, a Bayer mosaic is interpolated, 16-bit grey is scaled (see
     `penguin_ros.raw_images.MONO16_SCALINGS`), and transparent pixels are laid on white, as those of image files are.
 
     Raises:
-        MediaError: The image is depth, video, truncated or damaged.
+        MediaError: The image is depth, video, of another format, larger than `max_pixels`, truncated or damaged.
     """
     # compressed_image_transport writes "<encoding of the raw image>; jpeg compressed <encoding in the JPEG>".
     encoding, _, rest = image_format.lower().partition(";")
     encoding, converted_to = encoding.strip(), rest.partition("compressed")[2].strip()
     if "compresseddepth" in image_format.lower() or encoding.upper() in DEPTH:
-        raise MediaError(f"format {image_format!r} is a depth image; subscribe to a colour topic")
+        raise MediaError(f"format {image_format!r:.80} is a depth image; subscribe to a colour topic")
     is_mosaic = encoding in BAYER_CONVERSIONS and converted_to in ("", encoding)
+    data, what = bytes(data), f"compressed image ({repr(image_format)[1:-1][:80] or 'no format'})"
     try:
-        with Image.open(io.BytesIO(bytes(data))) as image:
+        with opened(data, what, _FORMATS, max_pixels) as image:
             if is_mosaic and image.mode.startswith(("L", "I")):
                 return _mosaic_to_rgb(np.asarray(image), encoding)
-            return _picture_to_rgb(_upright(image), mono16_scaling)
-    except (UnidentifiedImageError, Image.DecompressionBombError, *DECODING_ERRORS) as err:
-        reason = _reason(bytes(data), image_format, err)
-        raise MediaError(f"compressed image ({image_format or 'no format'}) cannot be decoded: {reason}") from err
+            return turned(_picture_to_rgb(image, mono16_scaling), orientation(image, what))
+    except UnidentifiedImageError as err:
+        raise MediaError(f"{what} cannot be decoded: {_reason(data, image_format)}") from err
 
 
 def _mosaic_to_rgb(mosaic: Any, encoding: str) -> UInt8Array:
     check_mosaic(encoding, *mosaic.shape)
     values = mosaic if mosaic.dtype == np.uint8 else mosaic.astype(np.uint16)  # Pillow before 11 has 16 bits as int32
     return to_8_bits(cv2.cvtColor(values, BAYER_CONVERSIONS[encoding]))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except DECODING_ERRORS:  # damaged EXIF: the picture itself may be intact
-        return image
 
 
 def _picture_to_rgb(image: Image.Image, mono16_scaling: Mono16Scaling) -> UInt8Array:
@@ -65,7 +61,7 @@ def _picture_to_rgb(image: Image.Image, mono16_scaling: Mono16Scaling) -> UInt8A
     return to_rgb(image)
 
 
-def _reason(data: bytes, image_format: str, error: Exception) -> str:
+def _reason(data: bytes, image_format: str) -> str:
     if not data:
         return "it is empty (0 bytes)"
     if _VIDEO_FORMAT.search(image_format) or data.startswith(_ANNEX_B):
@@ -73,6 +69,7 @@ def _reason(data: bytes, image_format: str, error: Exception) -> str:
             "it is a packet of a video, not an image; use a topic with raw or JPEG images, or convert the video to one "
             "with `ros2 run image_transport republish`"
         )
-    if isinstance(error, UnidentifiedImageError):  # its text is the address of an object
-        return f"its {len(data)} bytes, which begin with {data[:8].hex(' ')}, are not an image that Pillow can read"
-    return str(error)
+    return (
+        f"its {len(data)} bytes, which begin with {data[:8].hex(' ')}, are not JPEG, PNG, TIFF or WebP; publish one of "
+        "these"
+    )

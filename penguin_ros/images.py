@@ -6,10 +6,11 @@ the encodings it handles correctly; raw_images.py converts the others, and all o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
 from penguin_models.media import warn_once
 from penguin_models.types import UInt8Array
 from penguin_ros.bridge import bridge
@@ -24,17 +25,27 @@ _BRIDGED = {
 """Encodings that cv_bridge converts to RGB in every distribution."""
 
 
-def message_to_rgb(message: Any, mono16_scaling: Mono16Scaling = "percentiles") -> UInt8Array:
+class Decoding(NamedTuple):
+    """How messages are decoded."""
+
+    mono16_scaling: Mono16Scaling = "percentiles"  # see `penguin_ros.raw_images.MONO16_SCALINGS`
+    max_pixels: int = MAX_IMAGE_PIXELS  # images with more are refused
+
+
+DEFAULT_DECODING = Decoding()
+
+
+def message_to_rgb(message: Any, decoding: Decoding = DEFAULT_DECODING) -> UInt8Array:
     """Converts an Image or CompressedImage message of rclpy or rosbags to uint8 [height, width, 3].
 
-    16-bit grey is scaled as `penguin_ros.raw_images.MONO16_SCALINGS` says.
-
     Raises:
-        MediaError: The message is not a colour image, its sizes contradict each other, or its data are damaged.
+        MediaError: The message is not a colour image, it is too large, its sizes contradict each other, or its data are
+            damaged.
     """
     if hasattr(message, "format"):
-        return compressed_to_rgb(message.data, message.format, mono16_scaling)
+        return compressed_to_rgb(message.data, message.format, *decoding)
     encoding, height, width, step = known_encoding(message.encoding), message.height, message.width, message.step
+    check_size("the image", width, height, decoding.max_pixels)
     # Checked first: cv_bridge reads past the end of short data, and makes pictures of depth.
     check_raw(encoding, height, width, step, len(message.data))
     # cv_bridge fails on the other byte order with NumPy 2, and on rows whose padding is not a whole number of pixels.
@@ -42,7 +53,7 @@ def message_to_rgb(message: Any, mono16_scaling: Mono16Scaling = "percentiles") 
     rgb = _by_cv_bridge(message) if bridged else None
     if rgb is not None:
         return rgb
-    return raw_to_rgb(encoding, height, width, step, message.data, bool(message.is_bigendian), mono16_scaling)
+    return raw_to_rgb(encoding, height, width, step, message.data, bool(message.is_bigendian), decoding.mono16_scaling)
 
 
 def _by_cv_bridge(message: Any) -> UInt8Array | None:

@@ -9,13 +9,18 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from penguin_models.errors import MediaError
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 
 _SEPARATOR = 80 * "=" + "\n"
+_FORMATS = ("ros2msg", "ros1msg")
+_MAX_DEFINITION_BYTES = 64 << 10
+_MAX_FIELDS = 1000
+"""Limit of the fields, and items of arrays of fixed size, of a type: rosbags writes code for each."""
 _CAPTION = f"""\
 std_msgs/Header header
 string camera
@@ -85,6 +90,8 @@ def typestore() -> Typestore:
 def deserialize(connection: Connection, data: bytes) -> Any:
     """Returns a message of a bag; raises MediaError if its type is unknown, or its data are damaged."""
     store = _types(connection.msgtype, connection.encoding, connection.definition_format, connection.definition)
+    if isinstance(store, str):
+        raise MediaError(store)
     try:
         read = store.deserialize_ros1 if connection.encoding == "ros1" else store.deserialize_cdr
         return read(data, connection.msgtype)
@@ -99,31 +106,40 @@ def ros1_image_to_cdr(msgtype: str, data: bytes) -> bytes:
 
 
 @cache
-def _types(msgtype: str, encoding: str, definition_format: str, definition: bytes) -> Typestore:
-    """Returns the types of a bag's definition; those of a distribution if it has none that can be used."""
+def _types(msgtype: str, encoding: str, definition_format: str, definition: bytes) -> Typestore | str:
+    """Returns the types of a bag's definition, those of a distribution if it has none, or why there are none.
+
+    Definitions in IDL are not used: rosbags 0.11 needs time that is exponential in the depth of its expressions.
+    """
     if encoding not in READABLE_ENCODINGS:
-        raise MediaError(f"messages in encoding {encoding!r} cannot be read")
+        return f"messages in encoding {encoding!r} cannot be read"
     known = _known_types(encoding)
-    if msgtype in IMAGE_TYPES or (msgtype in known.fielddefs and not definition_format):
+    if msgtype in known.fielddefs and (msgtype in IMAGE_TYPES or definition_format not in _FORMATS):
         return known
     store = get_typestore(Stores.EMPTY)
     try:
-        store.register(_parse(msgtype, definition_format, definition.decode()))
-    except Exception as err:  # the parser raises many types of error on damaged definitions
+        store.register(_parse(msgtype, definition_format, definition))
+        store.get_msgdef(msgtype)  # fails if a type contains itself
+    except Exception as err:  # noqa: BLE001  # the parser raises many types of error on damaged definitions
         if msgtype in known.fielddefs:
             return known
-        raise MediaError(f"the bag defines {msgtype} in a way that cannot be read: {type(err).__name__}") from err
+        reason = str(err) if isinstance(err, MediaError) else type(err).__name__
+        return f"the bag defines {msgtype} in a way that cannot be read: {reason}"
     return store
 
 
-def _parse(msgtype: str, definition_format: str, text: str) -> Any:
-    if definition_format in ("ros2msg", "ros1msg"):
-        return get_types_from_msg(text, msgtype)
-    if definition_format != "ros2idl":
-        raise ValueError(f"format {definition_format!r}")
-    # Files of several types follow each other: a line of =, a line "IDL: name", the file.
-    files = [part.split("\n", 1)[1] if part.startswith("IDL: ") else part for part in text.split(_SEPARATOR) if part]
-    return {name: fields for file in files for name, fields in get_types_from_idl(file).items()}
+def _parse(msgtype: str, definition_format: str, definition: bytes) -> Any:
+    """Parses a definition; raises MediaError if reading it would take too long, or any error if it is damaged."""
+    if definition_format not in _FORMATS:
+        raise MediaError(f"its format is {definition_format[:40]!r}, not {' or '.join(_FORMATS)}")
+    if len(definition) > _MAX_DEFINITION_BYTES:
+        raise MediaError(f"it has {len(definition)} bytes, the limit is {_MAX_DEFINITION_BYTES}")
+    types = get_types_from_msg(definition.decode(), msgtype)
+    fields = [kind for _, fields in types.values() for _, kind in fields]
+    fields_and_items = len(fields) + sum(abs(kind[1][1]) for kind in fields if kind[0] == Nodetype.ARRAY)
+    if fields_and_items > _MAX_FIELDS:
+        raise MediaError(f"it has {fields_and_items} fields and items of arrays, the limit is {_MAX_FIELDS}")
+    return types
 
 
 @cache

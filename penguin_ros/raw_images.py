@@ -196,5 +196,5 @@ def _layout(encoding: str) -> _Layout:
     if encoding in DEPTH:
         raise MediaError(f"encoding {encoding} is depth or a measurement, not a colour image; use a colour topic")
     if encoding not in _LAYOUTS:
-        raise MediaError(f"encoding {encoding!r} is not supported; supported are {', '.join(_LAYOUTS)}")
+        raise MediaError(f"encoding {encoding!r:.80} is not supported; supported are {', '.join(_LAYOUTS)}")
     return _LAYOUTS[encoding]

@@ -14,15 +14,18 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
+import numpy as np
+
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame, UInt8Array
-from penguin_ros.bag_storage.bag import Bag, BagMessage, open_bag
+from penguin_ros.bag_storage.bag import MAX_NS, Bag, BagMessage, open_bag
+from penguin_ros.bag_storage.decompression import MAX_HELD_BYTES
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 from penguin_ros.image_times import image_times, without_jumps
-from penguin_ros.images import message_to_rgb
+from penguin_ros.images import DEFAULT_DECODING, Decoding, message_to_rgb
 from penguin_ros.message_types import IMAGE_TYPES
-from penguin_ros.raw_images import Mono16Scaling
 
+_MAX_LISTED = 20
 _VIDEO_TYPES = ("CompressedVideo", "FFMPEGPacket", "H264Packet")
 
 
@@ -43,18 +46,18 @@ class RecordedImage:
     ref: ImageRef
     message: BagMessage
     path: Path  # of the bag, for errors
-    mono16_scaling: Mono16Scaling = "percentiles"
+    decoding: Decoding = DEFAULT_DECODING
 
     def decode(self) -> UInt8Array:
         """Returns the pixels, [height, width, 3]; raises MediaError if the image is damaged."""
-        return message_to_rgb(self.message.deserialize(), self.mono16_scaling)
+        return message_to_rgb(self.message.deserialize(), self.decoding)
 
     def load(self) -> Frame:
         """Returns the image with its time; raises MediaError, which names bag and image, if it is damaged."""
         ref = self.ref
         try:
             message = self.message.deserialize()
-            return Frame(message_to_rgb(message, self.mono16_scaling), ref.stamp_ns, ref.camera, message.header)
+            return Frame(message_to_rgb(message, self.decoding), ref.stamp_ns, ref.camera, message.header)
         except MediaError as err:
             raise MediaError(f"bag {self.path}, an image of {ref.camera} with stamp {ref.stamp_ns}: {err}") from err
 
@@ -71,7 +74,7 @@ class Recording:
     checksum: int  # CRC-32 of all messages, in recording order; 0 if it was not computed
     notes: tuple[str, ...] = ()  # what is unusual about the bag, in sentences
     fault: str = ""  # one sentence if times do not identify images, because time jumps back or does not pass
-    mono16_scaling: Mono16Scaling = "percentiles"
+    decoding: Decoding = DEFAULT_DECODING
 
     @property
     def name(self) -> str:
@@ -95,15 +98,25 @@ class Recording:
         recorded_ns = sorted(ref.recorded_ns for ref in self.images)  # in the order of their numbers
         start_ns = recorded_ns[min(wanted)]
         ahead: dict[int, RecordedImage] = {}  # images that were recorded before one with an earlier time
+        ahead_bytes = 0
         with open_bag(self.path) as bag:
             messages = bag.messages(_image_connections(bag, self.cameras), start_ns)
             for number, message in enumerate(messages, start=bisect_left(recorded_ns, start_ns)):
                 if number in wanted:
-                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.mono16_scaling)
+                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.decoding)
+                    ahead_bytes += len(message.data)
                 while pending and pending[0].number in ahead:
-                    yield ahead.pop(pending.popleft().number)
+                    image = ahead.pop(pending.popleft().number)
+                    ahead_bytes -= len(image.message.data)
+                    yield image
                 if not pending:
-                    break
+                    return
+                if ahead_bytes > MAX_HELD_BYTES:
+                    raise MediaError(
+                        f"bag {self.path} has more than {MAX_HELD_BYTES >> 20} MiB of images that were recorded before "
+                        "earlier ones; record them in the order of their stamps"
+                    )
+        raise MediaError(f"bag {self.path} has other images than when it was opened, or its index is wrong")
 
 
 def bag_name(path: Path) -> str:
@@ -147,7 +160,7 @@ def read_recording(
     for camera in [camera for camera in by_camera if camera not in empty]:
         images = sorted(by_camera[camera])
         times = image_times(camera, [i.log_ns for i in images], [i.header_ns for i in images], for_replay)
-        stamps = times.ns if for_questions else without_jumps(times.ns)
+        stamps = np.clip(times.ns if for_questions else without_jumps(times.ns), 0, MAX_NS)
         refs += (ImageRef(camera, int(ns), i.log_ns, i.number) for ns, i in zip(stamps, images, strict=True))
         notes += times.notes
         if (stamps != times.ns).any():
@@ -179,7 +192,7 @@ def header_stamp_ns(message: BagMessage) -> int:
         return 0
     layout = _ROS1_STAMP if message.connection.encoding == "ros1" else _CDR_STAMP[data[1] & 1]
     seconds, nanoseconds = layout.unpack_from(data)
-    return max(0, int(seconds) * 10**9 + int(nanoseconds))
+    return min(max(0, int(seconds) * 10**9 + int(nanoseconds)), MAX_NS)
 
 
 def choose_topic(bag: Bag, topic: str | None, option: str = "--topic") -> str:
@@ -191,19 +204,25 @@ def choose_topic(bag: Bag, topic: str | None, option: str = "--topic") -> str:
     types = {c.topic: c.description for c in bag.connections}
     images = image_topics(bag)
     if not images:
-        listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "none"
+        listing = listed([f"{name} ({kind})" for name, kind in sorted(types.items())])
         raise MediaError(f"bag {bag.path} has no image topic; its topics: {listing}{_video_remedy(types)}")
     if topic is None:
         if len(images) > 1:
-            raise MediaError(f"bag {bag.path} has several image topics, choose one with {option}: {', '.join(images)}")
+            raise MediaError(f"bag {bag.path} has several image topics, choose one with {option}: {listed(images)}")
         return images[0]
     if topic not in types:
-        raise MediaError(f"bag {bag.path} has no topic {topic}; its image topics: {', '.join(images)}")
+        raise MediaError(f"bag {bag.path} has no topic {topic}; its image topics: {listed(images)}")
     if topic not in images:
         raise MediaError(
-            f"topic {topic} of bag {bag.path} is {types[topic]}, not an image; image topics: {', '.join(images)}"
+            f"topic {topic} of bag {bag.path} is {types[topic]}, not an image; image topics: {listed(images)}"
         )
     return topic
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a message; of very many, or very long ones, the beginning."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(f"{name:.200}" for name in names[:_MAX_LISTED]) + more or "none"
 
 
 def image_topics(bag: Bag) -> list[str]:

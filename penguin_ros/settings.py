@@ -18,10 +18,12 @@ from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.pace import PaceConfig
 from penguin_engine.scene.requests import MAX_CAMERAS
+from penguin_models.decoding import MAX_IMAGE_PIXELS
 from penguin_models.errors import SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
 from penguin_models.quoting import quoted, shortened
+from penguin_ros.images import Decoding
 from penguin_ros.raw_images import MONO16_SCALINGS
 
 
@@ -46,7 +48,7 @@ class Setting:
         """
         kind = type(self.default)
         _check_length(self.name, value)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
         if kind is float and is_number:
             return float(value)
         if kind is int and is_number and float(value).is_integer():
@@ -89,6 +91,8 @@ SETTINGS = (
             0.0, 1000.0),
     Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
             "full_range keeps 0 to 65535.", choices=MONO16_SCALINGS, live=False),
+    Setting("max_image_pixels", MAX_IMAGE_PIXELS, "An image with more pixels is refused before it is decoded.",
+            1, 1_000_000_000, live=False),
     Setting("memory.arrival", _MEMORY.arrival, "full_size: frames arrive as large as fits; by_kind: once the budget "
             "has been reached, intermediate frames arrive small.", choices=("full_size", "by_kind"), live=False),
     Setting("memory.jump_back_s", _MEMORY.jump_back_s, "A stamp older than the newest one by this many seconds means "
@@ -173,6 +177,11 @@ class NodeSettings:
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image messages are decoded."""
+        return Decoding(self["mono16_scaling"], self["max_image_pixels"])
 
     def policy(self) -> KeyframePolicy:
         """Returns a new keyframe policy."""

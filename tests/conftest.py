@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -88,6 +89,23 @@ def edit_checkpoint(checkpoint, tmp_path):
         return folder
 
     return edit
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a function that mounts an empty disk of some KiB and returns its folder; skips without that right."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kib):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", folder]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("file systems cannot be mounted here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,48 @@ def test_links_between_documents_lead_somewhere(path):
         assert (path.parent / link).exists(), link
 
 
+SAFE_OPTIONS = {
+    "torch.load": ("weights_only", "True"),
+    "np.load": ("allow_pickle", "False"),
+    "YAML": ("typ", "'safe'"),
+    "from_pretrained": ("trust_remote_code", "False"),
+}
+"""Calls that may run code which a file holds, unless this option forbids it."""
+UNSAFE = re.compile(
+    r"eval|exec|__import__|pickle\.loads?|yaml\.(unsafe|full)_load|torch\.hub\..*|(importlib\.)?import_module"
+)
+
+
+def unsafe_calls(source):
+    """Yields the calls that may run code which a data file holds."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if re.match(r"(Auto|Qwen|VideoLlama)\w*\.from_pretrained$", name):
+                name = "from_pretrained"  # of transformers
+            options = [(keyword.arg, ast.unparse(keyword.value)) for keyword in node.keywords]
+            constant = node.args and isinstance(node.args[0], ast.Constant)  # the name of a module, written out
+            if (name in SAFE_OPTIONS and SAFE_OPTIONS[name] not in options) or (
+                UNSAFE.fullmatch(name) and not constant
+            ):
+                yield name
+
+
+def test_no_call_runs_code_that_a_file_holds():
+    assert {path: found for path in SOURCES if (found := list(unsafe_calls(path.read_text())))} == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)", "YAML()", "eval(x)"),
+        *("pickle.load(f)", "AutoModel.from_pretrained(f)", "importlib.import_module(name)", "yaml.unsafe_load(f)"),
+    ],
+)
+def test_calls_that_run_code_are_found(call):
+    assert list(unsafe_calls(call))
+
+
 def test_readme_is_short_and_its_make_targets_exist():
     readme = (ROOT / "README.md").read_text()
     assert len(readme.encode()) <= 10_000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
 
+from penguin_models.atomic_write import atomic_files
 from penguin_models.config import ENCODER_KEY, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, oom_as_error
 from penguin_models.hub import WEIGHTS, resolve_checkpoint
 from penguin_models.processor import Processor
 from penguin_models.tensor_files import (
     ENCODER_PREFIX,
+    FLOATS,
     StoredTensor,
     check_tensors,
     copy_tensors,
@@ -117,30 +118,23 @@ def save_pretrained(
     Files are complete before they replace those of an earlier save, whose weights are removed last.
 
     Raises:
-        CheckpointError: The folder cannot be created.
+        WriteError: The folder cannot be written; an earlier save in it is unchanged.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise CheckpointError(f"{folder} cannot be created as a folder: {err.strerror}") from err
     state = {released_name(name): p.detach() for name, p in model.named_parameters()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     config = model.config.to_dict(str(model.dtype).removeprefix("torch."))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        staging = Path(temporary)
+    with atomic_files(folder) as staging:
         save_torch_state_dict(state, staging, max_shard_size=max_shard_size)
         (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         processor.save_pretrained(staging)
         written = {file.name for file in staging.iterdir()}
         for weights in staging.glob(WEIGHTS):  # safetensors makes them readable for their owner only
             shutil.copymode(staging / "config.json", weights)
-        for name in written:
-            (staging / name).replace(folder / name)
-        for stale in folder.glob("model*.safetensors*"):
-            if stale.name not in written:
-                stale.unlink()
+    for stale in folder.glob("model*.safetensors*"):
+        if stale.name not in written:
+            stale.unlink()
 
 
 def empty_model(config: PenguinConfig) -> PenguinVL:
@@ -189,8 +183,10 @@ def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
     if head is None or EMBEDDINGS not in stored:
         return
     table = stored[EMBEDDINGS]
+    if 0 in table.shape or len(table.shape) != 2 or table.dtype not in FLOATS:
+        return  # `check_tensors` refuses it
     heads, tables = read_tensors({"head": head}), read_tensors({"table": table})
-    same = head.shape == table.shape and all(
+    same = (head.shape, head.dtype) == (table.shape, table.dtype) and all(
         torch.equal(ours, theirs) for (_, _, ours), (_, _, theirs) in zip(heads, tables, strict=True)
     )
     if not same:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +22,8 @@ BICUBIC = 3
 T = TypeVar("T")
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
 Layers = Annotated[int, Field(strict=True, ge=1, le=1000)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class DecoderFields(TypedDict, total=False):
@@ -38,16 +40,16 @@ class DecoderFields(TypedDict, total=False):
     hidden_act: Literal["silu"]
     rms_norm_eps: Positive
     rope_theta: Positive
-    rope_scaling: Any
-    rope_parameters: Any
-    attention_bias: Any
-    attention_dropout: Any
-    tie_word_embeddings: Any
-    initializer_range: Any
-    use_sliding_window: Any
-    sliding_window: Any
-    max_window_layers: Any
-    layer_types: Any
+    rope_scaling: dict[str, Any]
+    rope_parameters: dict[str, Any]
+    attention_bias: bool
+    attention_dropout: Annotated[float, Field(ge=0, le=1)]
+    tie_word_embeddings: bool
+    initializer_range: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    use_sliding_window: bool
+    sliding_window: Count
+    max_window_layers: Annotated[int, Field(strict=True, ge=0, le=1000)]
+    layer_types: Annotated[list[Literal["full_attention", "sliding_attention"]], Field(max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class EncoderConfig:
             if missing := {"hidden_size", "num_hidden_layers", "num_attention_heads"} - set(values):
                 raise CheckpointError(f"{where} lacks {', '.join(sorted(missing))}")
             # Qwen3 files hold `rope_theta`; transformers 5 writes it into `rope_parameters`.
-            values = values | (values.get("rope_parameters") or {})
+            rope = values.get("rope_parameters")
+            values = values | (rope if isinstance(rope, dict) else {})
         return _validated(cls, values, where)
 
 
@@ -139,13 +142,12 @@ class PenguinConfig:
         """
         where = "config.json"
         if raw.get("model_type") != MODEL_TYPE:
-            raise CheckpointError(
-                f"{where} is of a {raw.get('model_type')!r} model; a Penguin-VL checkpoint says {MODEL_TYPE!r}"
-            )
+            found = repr(raw.get("model_type"))[:200]
+            raise CheckpointError(f"{where} is of a {found} model; a Penguin-VL checkpoint says {MODEL_TYPE!r}")
         encoder = raw.get(ENCODER_KEY) or encoder or {}
         image_token_id = raw.get("image_token_index")
-        if not isinstance(image_token_id, int):
-            raise CheckpointError(f"{where}: image_token_index is {image_token_id!r}, not a token id")
+        if type(image_token_id) is not int or image_token_id < 0:
+            raise CheckpointError(f"{where}: image_token_index is {repr(image_token_id)[:200]}, not a token id")
         decoder: Any = _validated(DecoderFields, raw, where)
         return cls(EncoderConfig.from_dict(encoder), decoder, image_token_id, raw | {ENCODER_KEY: encoder})
 
@@ -179,7 +181,7 @@ class ImageConfig:
     patch_size: Count = 14  # side of a square patch in pixels
     min_tokens: Count = 16  # token allocation gives a frame at least 1.5 times this many visual tokens
     max_tokens: Count = 16384  # default budget of one prompt in visual tokens
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of each colour, for values in [0, 1]
+    mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)  # of each colour, for values in [0, 1]
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
     @classmethod
@@ -187,7 +189,7 @@ class ImageConfig:
         """Reads a released `preprocessor_config.json`; raises CheckpointError if a field is not supported."""
         where = "preprocessor_config.json"
         if raw.get("resample", BICUBIC) != BICUBIC:
-            raise CheckpointError(f"{where}: resample {raw['resample']} is not bicubic ({BICUBIC})")
+            raise CheckpointError(f"{where}: resample {repr(raw['resample'])[:200]} is not bicubic ({BICUBIC})")
         return _validated(cls, raw | {"mean": raw.get("image_mean"), "std": raw.get("image_std")}, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,10 +213,19 @@ class ImageConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises CheckpointError if the file is missing or holds anything else."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as err:
         raise CheckpointError(f"{path} is missing; a checkpoint folder needs it") from err
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror}") from err
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """Returns the JSON object in the content of a file; raises CheckpointError if it holds anything else."""
+    try:
+        values = json.loads(content.decode())
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path} cannot be read as JSON: {err}") from err
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
@@ -226,11 +237,16 @@ def _validated(kind: type[T], values: Any, where: str) -> T:
     if isinstance(values, dict):
         values = {name: value for name, value in values.items() if value is not None}
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)  # type: ignore[no-any-return, arg-type]
     except ValidationError as err:
         fault = err.errors()[0]
         name = ".".join(map(str, fault["loc"]))
         if fault["type"] == "missing":
             raise CheckpointError(f"{where} lacks {name}") from err
         subject = f"{where}: {name}" if name else where
-        raise CheckpointError(f"{subject} is {fault['input']!r}: {fault['msg']}") from err
+        raise CheckpointError(f"{subject} is {repr(fault['input'])[:200]}: {fault['msg']}") from err
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 _MAX_ASPECT = 8  # A pixel that is longer is taken for a damaged header
 
 
-def displayed(frame: av.VideoFrame, aspect: Fraction | None) -> UInt8Array:
+def displayed(frame: av.VideoFrame, size: Size) -> UInt8Array:
     """Returns the pixels of a frame as players show it: uint8 [H, W, 3].
 
     Args:
         frame: A decoded frame of any pixel format.
-        aspect: Width of a pixel relative to its height; None or 0 if unknown.
+        size: Its size with square pixels, before it is turned.
     """
-    size = _square_pixels(Size(frame.height, frame.width), aspect)
     format_ = frame.format
     if format_.has_palette or any(component.is_alpha for component in format_.components):
         rgba = frame.to_ndarray(format="rgba", width=size.width, height=size.height)
@@ -33,8 +32,11 @@ def displayed(frame: av.VideoFrame, aspect: Fraction | None) -> UInt8Array:
     return _upright(frame, frame.to_ndarray(format="rgb24", width=size.width, height=size.height))
 
 
-def _square_pixels(size: Size, aspect: Fraction | None) -> Size:
-    """Returns the size with square pixels, enlarged along one axis; a ratio of 0 is unknown."""
+def square_pixels(size: Size, aspect: Fraction | None) -> Size:
+    """Returns the size of a frame with square pixels, enlarged along one axis.
+
+    `aspect` is the width of a pixel relative to its height; None or 0 if unknown.
+    """
     if not aspect or not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         return size
     if aspect > 1:

@@ -32,8 +32,12 @@ def read_end_token_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     eos_token = _read(folder / "tokenizer_config.json").get("eos_token")
     if isinstance(eos_token, dict):  # as transformers writes tokens that have properties
         eos_token = eos_token.get("content")
-    if isinstance(eos_token, str) and (eos := tokenizer.token_to_id(eos_token)) is not None:
-        ids.append(eos)
+    if not isinstance(eos_token, str | None):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: eos_token is {repr(eos_token)[:200]}, not a token")
+    # JSON may hold half of a surrogate pair, which is no token.
+    if eos_token is not None and eos_token.encode(errors="ignore").decode() == eos_token:
+        eos = tokenizer.token_to_id(eos_token)
+        ids += [] if eos is None else [eos]
     generation, config = _read(folder / "generation_config.json"), _read(folder / "config.json")
     text_config = config.get("text_config")
     # The embedding table may have more rows than the tokenizer has tokens.
@@ -57,7 +61,7 @@ def _checked(field: str, value: Any, vocabulary: int) -> Iterator[int]:
     for token in [] if value is None else value if isinstance(value, list) else [value]:
         if type(token) is not int or not 0 <= token < vocabulary:
             raise CheckpointError(
-                f"{field} is {value!r}, which must be a token id below {vocabulary}, or a list of them; correct it, or "
-                "remove the field if the tokenizer's end token is enough"
+                f"{field} is {repr(value)[:200]}, which must be a token id below {vocabulary}, or a list of them; "
+                "correct it, or remove the field if the tokenizer's end token is enough"
             )
         yield token

@@ -22,6 +22,7 @@ _KINDS = (
     (_MARKUP + rb"(?:.*<)?(!doctype\s+html|html|head|body)\b", "is a web page; download the file itself"),
     (_MARKUP + rb"(?:.*<)?svg\b", "is an SVG drawing; convert it to PNG"),
     (_MARKUP + rb"\?xml\b", "is an XML document, perhaps an error message of a server; download the file again"),
+    (rb"(\xef\xbb\xbf)?#EXTM3U|ffconcat version", "is a playlist; give the video that it names"),
     (rb"%PDF-", "is a PDF document; convert its page to PNG"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "is an archive; unpack it"),
     (rb"\x89MCAP0|SQLite format 3|#ROSBAG", "is a bag; use it as a bag (--bag)"),

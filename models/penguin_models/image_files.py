@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import importlib
 import re
-import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from penguin_models.clips import warn_once
+from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
 from penguin_models.types import UInt8Array
 
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, RuntimeError)
-"""Errors that Pillow's decoders raise for damaged files."""
-EXIF_ORIENTATION = 0x0112  # values from 5 to 8 are rotated by a quarter turn
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Formats of files that are read. Rare ones are left out, and EPS above all, for which Pillow starts Ghostscript."""
+_ORIENTATION = 0x0112  # EXIF tag
+_BAND_PIXELS = 1_000_000
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SAMPLES_PER_PIXEL = 258, 339, 277  # TIFF tags
 _SAMPLE_KINDS = {2: "signed integers", 3: "floats"}  # values of the sample format; others are unsigned integers
 _INTEGER_RANGES = (0, 255), (32768, 65535)  # lowest maximum of an image, and limit
@@ -37,45 +39,50 @@ _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|avif|avis
 _VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |G.{187}G|\x00\x00\x01[\xb3\xba]", re.DOTALL)
 
 
-def load_image(path: str | Path) -> UInt8Array:
+def load_image(path: str | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8Array:
     """Reads an image file with its EXIF orientation applied: uint8 [H, W, 3]. Of an animation, the first frame.
 
     Raises:
-        MediaError: The file is missing, empty, truncated or not an image.
+        MediaError: The file is missing, empty, truncated, not an image, or has more than `max_pixels` pixels.
     """
-    with open_image(path) as image:
-        rgb = to_rgb(image)
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        if orientation == 1:
-            return rgb
-        upright = Image.fromarray(rgb)
-        upright.getexif()[EXIF_ORIENTATION] = orientation
-        return np.array(ImageOps.exif_transpose(upright))
+    with open_image(path, max_pixels) as image:
+        return turned(to_rgb(image), orientation(image, f"image {path}"))
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Opens an image file; raises MediaError in place of what Pillow raises when it opens or decodes a bad file."""
+def open_image(path: str | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[Image.Image]:
+    """Opens an image file; raises MediaError as `load_image` does, also while the file is used."""
     head = check_file(path, "image")
     if Path(path).suffix.lower() in _CAMERA_RAW:  # Pillow would open the thumbnail inside
         raise MediaError(f"image {path} is a raw file of a camera; develop it to PNG or JPEG")
     if _HEIC.match(head):
         _register_heif()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, an error at twice the limit; of damage, one sentence
-            image = Image.open(path)
-        with image:
+        with opened(Path(path), f"image {path}", FORMATS, max_pixels) as image:
             yield image
     except UnidentifiedImageError as err:
         raise MediaError(f"image {path} {_tiff_kind(path, head) or _unidentified(head)}") from err
-    except Image.DecompressionBombError as err:
-        pixels = re.search(r"\d+", str(err))
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        has = f"has {pixels[0]} pixels" if pixels else "is too large"
-        raise MediaError(f"image {path} {has}, the limit is {limit}; scale it down") from err
-    except DECODING_ERRORS as err:
-        raise MediaError(f"image {path} cannot be decoded: {err}") from err
+
+
+def orientation(image: Image.Image, what: str) -> int:
+    """Returns the EXIF orientation of an image, from 1 to 8: 1 if it has none, or if it is damaged, which is logged."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception as err:  # noqa: BLE001 - Pillow's parser raises errors of every type; the picture may be intact
+        warn_once(f"{what} has damaged EXIF data ({type(err).__name__}) and is shown without rotation")
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def turned(rgb: UInt8Array, orientation: int) -> UInt8Array:
+    """Returns pixels turned and mirrored as an EXIF orientation says."""
+    if orientation == 1:
+        return rgb
+    if orientation >= 5:
+        rgb = rgb.transpose(1, 0, 2)
+    return np.ascontiguousarray(
+        rgb[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
+    )
 
 
 def to_rgb(image: Image.Image) -> UInt8Array:
@@ -92,7 +99,7 @@ def to_rgb(image: Image.Image) -> UInt8Array:
     if image.mode[0] in "IF":
         return np.repeat(_grey(image)[..., None], 3, axis=2)
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
+        return _by_bands(image, lambda band: band.convert("RGB"))
     return on_white(image)
 
 
@@ -105,13 +112,23 @@ def on_white(image: Image.Image) -> UInt8Array:
     if isinstance(transparent, tuple) and max(transparent) > 255:
         # Pillow 13.0 reads 16-bit colours of a PNG as 8 bits, but not the transparent one.
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
-    rgba = image.convert("RGBA")
-    pixels = np.asarray(rgba)
-    if not pixels[..., 3].any() and (pixels != pixels[0, 0]).any():
-        return np.ascontiguousarray(pixels[..., :3])
-    ground = Image.new("RGBA", image.size, "white")
-    ground.alpha_composite(rgba)
-    return np.array(ground.convert("RGB"))
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    *colours, alpha = np.reshape(rgba.getextrema(), (4, 2)).tolist()  # lowest and highest value of each
+    if alpha[0] == 255 or (alpha[1] == 0 and any(low < high for low, high in colours)):
+        return _by_bands(rgba, lambda band: band.convert("RGB"))
+    return _by_bands(
+        rgba, lambda band: Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+    )
+
+
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> UInt8Array:
+    """Converts an image to uint8 [H, W, 3] some rows at a time: Pillow would hold several copies of a large one."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb[top : top + rows] = np.asarray(convert(band))
+    return rgb
 
 
 def _grey(image: Image.Image) -> UInt8Array:
@@ -134,16 +151,18 @@ def _grey(image: Image.Image) -> UInt8Array:
 
 
 def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
-    finite = values[np.isfinite(values)].astype(np.float64)
+    finite = values[np.isfinite(values)]
     if not finite.size:
         raise MediaError("all its values are NaN or infinite")
-    low, high = finite.min(), finite.max()
+    low, high = float(finite.min()), float(finite.max())
     for lowest, limit in _FLOAT_RANGES if values.dtype.kind == "f" else _INTEGER_RANGES:
         if low >= 0 and lowest <= high <= limit:
             low, high = 0, limit
             break
-    scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255 / max(high - low, 1e-300))
-    grey: UInt8Array = np.nan_to_num(scaled).round().astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for row, levels in zip(grey, values, strict=True):  # the whole image as 64-bit floats would be large
+        scaled = (np.clip(levels.astype(np.float64), low, high) - low) * (255 / max(high - low, 1e-300))
+        row[:] = np.nan_to_num(scaled).round()
     return grey
 
 
@@ -167,7 +186,7 @@ def _tiff_kind(path: str | Path, head: bytes) -> str | None:
             file.seek(tags.next)
             tags.load(file)
         bits = tags[_BITS_PER_SAMPLE][0]
-    except (*DECODING_ERRORS, LookupError, struct.error):
+    except Exception:  # noqa: BLE001 - Pillow's parser raises errors of every type
         return None  # damaged
     kind = _SAMPLE_KINDS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "unsigned integers")
     channels = tags.get(_SAMPLES_PER_PIXEL, 1)
@@ -183,4 +202,6 @@ def _unidentified(head: bytes) -> str:
         return "is HEIC (HEIF), which needs a plugin: pip install pillow-heif"
     if _VIDEO.match(head):
         return "is a video; use it as a video (--video)"
-    return "is not an image that Pillow can read, or it is damaged; convert it to PNG or JPEG"
+    return (
+        f"is not an image of a format that is read ({', '.join(FORMATS)}), or it is damaged; convert it to PNG or JPEG"
+    )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from penguin_models.config import ImageConfig
+from penguin_models.decoding import return_memory
 from penguin_models.types import Float32Array, Int64Array, PatchedImage, Size, UInt8Array
 
 
@@ -18,8 +19,9 @@ def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
     """Resizes as Pillow does (bicubic): uint8 [H, W, 3] -> [size.height, size.width, 3]."""
     if rgb.shape[:2] == size:
         return rgb
-    resized = Image.fromarray(rgb).resize((size.width, size.height), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+    resized = np.asarray(Image.fromarray(rgb).resize((size.width, size.height), Image.Resampling.BICUBIC))
+    return_memory(rgb.shape[0] * rgb.shape[1])
+    return resized
 
 
 def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfig) -> PatchedImage:

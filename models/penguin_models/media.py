@@ -14,15 +14,15 @@ from penguin_models.clips import (
     sample_uniformly,
     warn_once,
 )
+from penguin_models.decoding import MAX_IMAGE_PIXELS
 from penguin_models.errors import MediaError
-from penguin_models.image_files import DECODING_ERRORS, EXIF_ORIENTATION, load_image, open_image, to_rgb
+from penguin_models.image_files import load_image, open_image, orientation, to_rgb, turned
 from penguin_models.video_files import VideoFile
 
 __all__ = [
-    "DECODING_ERRORS",
-    "EXIF_ORIENTATION",
     "FPS",
     "MAX_FRAMES",
+    "MAX_IMAGE_PIXELS",
     "Clip",
     "ClipFrame",
     "MediaError",
@@ -32,7 +32,9 @@ __all__ = [
     "duration",
     "load_image",
     "open_image",
+    "orientation",
     "sample_uniformly",
     "to_rgb",
+    "turned",
     "warn_once",
 ]

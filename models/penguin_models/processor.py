@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
+from penguin_models.atomic_write import atomic_files
 from penguin_models.chat import IMAGE, USER_TURN, Message, render, training_segments, video_time
 from penguin_models.config import ImageConfig, read_json
 from penguin_models.end_tokens import read_end_token_ids
@@ -107,13 +108,12 @@ class Processor:
         return cls(tokenizer, images, image_token_id, ends, side_files)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the files that `from_pretrained` reads."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "preprocessor_config.json").write_text(json.dumps(self.images.to_dict(), indent=2) + "\n")
-        for name, content in self.side_files.items():
-            (folder / name).write_bytes(content)
+        """Writes the files that `from_pretrained` reads; raises WriteError and changes nothing if that fails."""
+        with atomic_files(Path(folder)) as staging:
+            self.tokenizer.save(str(staging / "tokenizer.json"))
+            (staging / "preprocessor_config.json").write_text(json.dumps(self.images.to_dict(), indent=2) + "\n")
+            for name, content in self.side_files.items():
+                (staging / name).write_bytes(content)
 
     def allocate(
         self, visuals: Sequence[Visual], max_tokens: int | None = None, rule: str = "strict"

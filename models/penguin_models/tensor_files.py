@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,6 +38,7 @@ _TO_RELEASED = (
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Stored types that can be read; quantised checkpoints cannot."""
 _BLOCK_BYTES = 32 * 2**20
+_LONGEST_NAME = 256  # bytes, as file systems have it
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,17 @@ def copy_tensors(stored: Mapping[str, StoredTensor], parameters: Mapping[str, nn
         parameters[name][rows] = block
 
 
+def shard_names(index: dict[str, Any], path: Path) -> list[str]:
+    """Returns the files that a safetensors index names; raises CheckpointError if it is damaged."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{path} is not a safetensors index: it has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or "\0" in name or not 0 < len(name.encode(errors="replace")) < _LONGEST_NAME:
+            raise CheckpointError(f"{path} names {repr(name)[:200]}, which is not a file; download it again")
+    return sorted(set(weight_map.values()))
+
+
 def file_inside(folder: Path, name: str) -> Path:
     """Returns the path of what a file of this folder names; raises CheckpointError if it is outside the folder.
 
@@ -148,14 +161,11 @@ def file_inside(folder: Path, name: str) -> Path:
 def _weight_files(folder: Path) -> list[Path]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index} is not a safetensors index: it has no weight_map")
-        names = sorted({str(name) for name in weight_map.values()})
-        missing = [name for name in names if not (folder / name).is_file()]
+        files = {name: file_inside(folder, name) for name in shard_names(read_json(index), index)}
+        missing = [name for name, file in files.items() if not file.is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {_first(missing)}, which its index names; download them again")
-        return [file_inside(folder, name) for name in names]
+        return list(files.values())
     if single.is_file():
         return [single]
     raise CheckpointError(f"{folder} has neither model.safetensors nor model.safetensors.index.json")

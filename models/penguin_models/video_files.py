@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from penguin_models.clips import FPS, MAX_FRAMES, ClipFrame, at_first_size, check_sampling, duration, sample_uniformly
 from penguin_models.container_layout import read_layout
-from penguin_models.displayed_frames import displayed
+from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
+from penguin_models.displayed_frames import displayed, square_pixels
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import check_file
 from penguin_models.frame_sampling import LONGEST_GAP_S, MAX_JUMPS, FrameSampler
+from penguin_models.types import Size
 
 if TYPE_CHECKING:
     import av
@@ -29,28 +31,34 @@ _SHORTEST_INTERVAL_S = Fraction(1, 2000)
 _UNKNOWN_JUMP_S = 10**12
 _DEFAULT_RATE = 25  # ffmpeg's, where a format has neither timestamps nor a rate
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_REFERRING = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
+"""Formats of ffmpeg that only name other files or addresses, which a stranger's file must not open."""
 _DEFAULT_STREAM_PIXELS = 5_000_000  # what ffmpeg adds to the area of a stream that is marked as the default
 
 
 class VideoFile:
     """A video file as a `Clip`."""
 
-    def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
+    def __init__(
+        self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_IMAGE_PIXELS
+    ):
         """Opens any file that ffmpeg reads; a sequence of more than `max_frames` frames is thinned evenly.
 
         Raises:
-            MediaError: The file is missing or broken, or has no video; fps or max_frames is not positive; or PyAV is
-                not installed.
+            MediaError: The file is missing or broken, has no video, or has frames of more than `max_pixels` pixels; fps
+                or max_frames is not positive; or PyAV is not installed.
         """
         check_sampling(fps, max_frames)
         self.notes: list[str] = []
         """Sentences about what is unusual in the file; complete once the clip has been read."""
         self._path = Path(path)
+        self._max_pixels = max_pixels
         self._fps = Fraction(fps).limit_denominator(1001) or Fraction(fps)
         check_file(self._path, "video")
         self._layout = read_layout(self._path)
         with self._opened(0) as (container, stream):
             self._start_s, self._aspect = self._start(stream), stream.sample_aspect_ratio
+            self._check_size(Size(stream.height, stream.width))
             self._broadcast = bool(container.format.flags & _TS_DISCONT)
         self._chosen: Sequence[int] = range(max_frames)
         # Headers are often wrong about the length. Decode once to count the samples, but only if there may be too many.
@@ -68,7 +76,9 @@ class VideoFile:
             empty = False
             shown = chosen[bisect_left(chosen, numbers.start) : bisect_left(chosen, numbers.stop)]
             if shown:
-                rgb = displayed(frame, self._aspect)
+                size = square_pixels(Size(frame.height, frame.width), self._aspect)
+                self._check_size(size)
+                rgb = displayed(frame, size)
                 yield from (ClipFrame(self._start_s + float(number / self._fps), rgb) for number in shown)
         if empty:
             raise MediaError(f"video {self._path} has no frames")
@@ -120,7 +130,9 @@ class VideoFile:
                 which = f"consists of joined files, of which the one from byte {start} cannot be opened"
             url = f"subfile,,start,{start},end,{end},,:{url}"
         try:
-            container = av.open(url, metadata_errors="replace")  # titles are often not UTF-8
+            # Titles are often not UTF-8. The option is for the frames that are decoded to find out what is in the file.
+            options = {"max_pixels": str(self._max_pixels), "format_whitelist": ",".join(_formats())}
+            container = av.open(url, metadata_errors="replace", options=options)
         except (av.error.FFmpegError, OSError) as err:
             reason = f"{err.strerror}; it is damaged, or not a video"
             raise MediaError(f"video {self._path} {which}: {reason}") from err
@@ -154,6 +166,7 @@ class VideoFile:
         end_s = 0.0
         decoder = self._decoder(stream)
         decoder.thread_type = "AUTO"
+        decoder.options = {"max_pixels": str(self._max_pixels)}  # of frames that are larger than the header says
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt and container.format.name != "mpegts":  # there, gaps are flagged as well
@@ -179,6 +192,10 @@ class VideoFile:
             except UnknownCodecError:
                 self._note(f"video {self._path}: its transparency is not shown, as this ffmpeg has no {name}")
         return stream.codec_context
+
+    def _check_size(self, size: Size) -> None:
+        if size.area:  # 0: unknown before a frame has been decoded
+            check_size(f"video {self._path}", size.width, size.height, self._max_pixels)
 
     def _start(self, stream: Any) -> float:
         """Returns the time of the first frame in seconds; a time before 0 becomes 0."""
@@ -240,3 +257,10 @@ def _describe_jumps(jumps: Sequence[tuple[float, float]], broadcast: bool) -> st
     counts = {0: "", 1: ", and once more", MAX_JUMPS - 1: ", and many more times"}
     more_jumps = counts.get(more, f", and {more} more times")
     return f"timestamps {what} after {at_s:.1f} s{more_jumps}; the parts are joined without gaps"
+
+
+def _formats() -> list[str]:
+    """Returns the formats that ffmpeg may take a file for."""
+    import av
+
+    return sorted(av.formats_available - _REFERRING)

@@ -15,11 +15,15 @@ import zstandard
 
 from penguin_models.errors import MediaError, PenguinError
 from penguin_ros.bag_storage import mcap, ros1, sqlite
+from penguin_ros.bag_storage.decompression import MAX_PART_BYTES, ZSTD_MAGIC, decompress
 from penguin_ros.bag_storage.folder import storage_files
 from penguin_ros.bag_storage.messages import Connection, StorageFile
 from penguin_ros.message_types import deserialize
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAX_NS = 2**62
+"""Latest time, in 2116, so that differences of times fit into 64 bits. Later log times count as this one."""
+_FREE_BYTES = 1 << 30
+"""What a decompressed file leaves free on the disk."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class BagMessage:
 
     def deserialize(self) -> Any:
         """Returns the message; raises MediaError if its type is unknown or its data are damaged."""
+        if self.data.startswith(ZSTD_MAGIC):
+            limit = f"has more than {MAX_PART_BYTES >> 20} MiB after decompression"
+            raise MediaError(f"the message cannot be decompressed: it is damaged, or {limit}")
         return deserialize(self.connection, self.data)
 
 
@@ -48,7 +55,8 @@ class Bag:
 
     def __init__(self, path: Path, files: list[tuple[Path, StorageFile]], notes: list[str], announced: dict[str, int]):
         """Takes the open files in the order of recording."""
-        self.path, self.notes, self.announced, self._files = path, notes, announced, files
+        self.path, self.announced, self._files = path, announced, files
+        self.notes = notes + [note for _, file in files for note in file.notes]
         self.connections = list(dict.fromkeys(c for _, file in files for c in file.connections))
 
     def messages(self, wanted: Collection[Connection], start_ns: int = -(2**63)) -> Iterator[BagMessage]:
@@ -66,11 +74,12 @@ class Bag:
         self, number: int, wanted: Collection[Connection], start_ns: int
     ) -> Iterator[tuple[int, BagMessage | None]]:
         path, file = self._files[number]
-        yield file.start_ns, None
+        yield min(file.start_ns, MAX_NS), None
         with _damage_of(self.path, path, "cannot be read to its end"):
             for connection, log_ns, place, data in file.messages(
                 [c for c in file.connections if c in wanted], start_ns
             ):
+                log_ns = min(log_ns, MAX_NS)
                 yield log_ns, BagMessage(connection, log_ns, (number, place), _plain(data))
 
 
@@ -88,23 +97,36 @@ def open_bag(path: Path) -> Iterator[Bag]:
 
 def _plain(data: bytes) -> bytes:
     """Undoes rosbag2's compression mode "message"; no serialised message begins with these bytes."""
-    if data.startswith(_ZSTD_MAGIC):
-        with suppress(zstandard.ZstdError):  # damaged: it cannot be deserialised either
-            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    if data.startswith(ZSTD_MAGIC):
+        with suppress(zstandard.ZstdError, ValueError):  # `deserialize` reports it
+            return decompress(data, "zstd")
     return data
 
 
-def _open(path: Path, stack: ExitStack) -> StorageFile:
+def _decompress_file(path: Path, folder: Path) -> Path:
+    target = folder / path.stem
+    with zstandard.open(path, "rb") as packed, target.open("wb") as plain:
+        while block := packed.read(1 << 24):
+            plain.write(block)
+            if shutil.disk_usage(folder).free < _FREE_BYTES:
+                raise MediaError(
+                    f"{path.name} has more than {plain.tell() >> 20} MiB after decompression, which {folder.parent} "
+                    "has no space for: set TMPDIR to a folder with more space"
+                )
+    return target
+
+
+def _open(path: Path, stack: ExitStack, packed: bool = True) -> StorageFile:
+    """Opens a file; `packed` says whether it may be compressed as a whole."""
     with path.open("rb") as file:
         magic = file.read(64)
-    if magic.startswith(_ZSTD_MAGIC):
+    if magic.startswith(ZSTD_MAGIC) and packed:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penguin-bag-")))
-        with zstandard.open(path, "rb") as packed, (folder / path.stem).open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-        return _open(folder / path.stem, stack)
+        return _open(_decompress_file(path, folder), stack, packed=False)
     opened: StorageFile
     if magic.startswith(sqlite.MAGIC):
-        scratch = stack.enter_context(TemporaryDirectory(prefix="penguin-bag-"))
+        copied = sqlite.pending_files(path)
+        scratch = stack.enter_context(TemporaryDirectory(prefix="penguin-bag-")) if copied else "."
         opened = sqlite.SqliteFile(path, Path(scratch))
     elif magic.startswith(mcap.MAGIC):
         opened = mcap.McapFile(path)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.events import AliasEvent
 
 from penguin_models.errors import MediaError
 from penguin_models.file_checks import url_fault
 
+_MAX_METADATA_BYTES = 2 << 20
 _SUFFIXES = (".mcap", ".db3", ".bag", ".zstd", ".zst")
 
 
@@ -27,6 +30,12 @@ class StorageFiles(NamedTuple):
     files: list[Path]  # in the order of recording
     notes: list[str]  # sentences about oddities
     counts: dict[str, int]  # messages that metadata.yaml announces, by topic; empty if it does not say
+
+
+class _Listed(NamedTuple):
+    names: list[str]
+    counts: dict[str, int]
+    notes: list[str]
 
 
 def storage_files(path: Path) -> StorageFiles:
@@ -40,7 +49,8 @@ def storage_files(path: Path) -> StorageFiles:
         return StorageFiles([path], [], {})
     visible = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS leaves ._bag_0.mcap behind
     present = sorted((file for file in visible if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
-    listed, counts, notes = _listed(path)
+    listed, counts, found = _listed(path)
+    notes = list(found)
     if not present:
         missing = f"; its metadata.yaml names {', '.join(listed)}" if listed else ""
         raise MediaError(f"{path} holds no .mcap, .db3 or .bag file{missing}; give the folder of a bag, or its file")
@@ -60,21 +70,47 @@ def storage_files(path: Path) -> StorageFiles:
     return StorageFiles(filled or files, notes, counts)
 
 
-def _listed(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
+def _listed(path: Path) -> _Listed:
     """Returns the file names and numbers of messages in metadata.yaml, and a note if it cannot be read."""
     file = path / "metadata.yaml"
-    if not file.exists():
-        return [], {}, []
     try:
-        content = YAML(typ="safe").load(file.read_bytes())
-        content = content["rosbag2_bagfile_information"]
-        return [PurePath(name).name for name in content["relative_file_paths"]], _counts(content), []
-    except (OSError, YAMLError, LookupError, TypeError, ValueError) as err:
-        return [], {}, [f"metadata.yaml cannot be used ({type(err).__name__}); the bag is read without it"]
+        if not file.exists():
+            return _Listed([], {}, [])
+        if (size := file.stat().st_size) <= _MAX_METADATA_BYTES:
+            return _parse(file.read_bytes())
+        reason = f"it has {size >> 10} KiB, the limit is {_MAX_METADATA_BYTES >> 10} KiB"
+    except OSError as err:
+        reason = str(err.strerror)
+    return _unusable(reason)
+
+
+def _unusable(reason: str) -> _Listed:
+    return _Listed([], {}, [f"metadata.yaml cannot be used ({reason[:200]}); the bag is read without it"])
+
+
+@lru_cache(maxsize=8)
+def _parse(text: bytes) -> _Listed:
+    """Parses metadata.yaml, which takes seconds for a bag of many files."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _NoAliases
+    try:
+        content = yaml.load(text)["rosbag2_bagfile_information"]
+        return _Listed([PurePath(name).name for name in content["relative_file_paths"]], _counts(content), [])
+    except Exception as err:  # noqa: BLE001  # the parser raises many types of error on damaged files
+        return _unusable(f"{type(err).__name__}: {' '.join(str(err).split())}".rstrip(": "))
+
+
+class _NoAliases(Composer):
+    """Refuses aliases, with which a few lines can hold billions of values; rosbag2 writes none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            raise ValueError("it has aliases")
+        return super().compose_node(parent, index)
 
 
 def _counts(content: dict[str, Any]) -> dict[str, int]:
-    with suppress(LookupError, TypeError, ValueError):
+    with suppress(LookupError, TypeError, ValueError, OverflowError):
         topics = content["topics_with_message_count"]
         return {topic["topic_metadata"]["name"]: int(topic["message_count"]) for topic in topics}
     return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -41,6 +41,10 @@ class StorageFile(Protocol):
     @property
     def connections(self) -> list[Connection]:
         """The topics of the file."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about what is unusual."""
 
     @property
     def start_ns(self) -> int:

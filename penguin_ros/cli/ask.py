@@ -12,7 +12,7 @@ import typer
 from penguin_engine.scene.answer import Answer
 from penguin_models.errors import MediaError
 from penguin_models.keyframe_policy import KeyframePolicy
-from penguin_models.media import FPS, MAX_FRAMES, Clip, ClipFrame, VideoFile, load_image
+from penguin_models.media import FPS, MAX_FRAMES, MAX_IMAGE_PIXELS, Clip, ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.cli.output import (
@@ -43,6 +43,9 @@ def ask(
     topic: Annotated[str | None, typer.Option(help="Image topic of the bag; required if it has several.")] = None,
     fps: Annotated[float, typer.Option(help="Sampled frames per second of video.", min=0.001)] = FPS,
     max_frames: Annotated[int, typer.Option(help="Maximum number of sampled frames.", min=1)] = MAX_FRAMES,
+    max_image_pixels: Annotated[
+        int, typer.Option(help="Refuse images and frames with more pixels, before they are decoded.", min=1)
+    ] = MAX_IMAGE_PIXELS,
     policy: Annotated[
         Literal["reference", "novelty"],
         typer.Option(help="Keyframe policy for videos: the released rule, or the node's default."),
@@ -80,8 +83,8 @@ def ask(
 
         check_writable(save)
     sampling = Sampling(max_new_tokens or Sampling.max_new_tokens, temperature, top_p, seed=seed)
-    images = [load_image(path) for path in image or []]
-    clip = _open_clip(video, bag, topic, fps, max_frames)
+    images = [load_image(path, max_image_pixels) for path in image or []]
+    clip = _open_clip(video, bag, topic, fps, max_frames, max_image_pixels)
     with working(f"loading {model}"):
         opened, processor = open_runtime(runtime, model, device, dtype, revision=revision)
     answer = run(
@@ -140,6 +143,7 @@ def _check(context: typer.Context) -> None:
         (_FOR_NODES, False, "--node"),
         ({"topic"}, options["bag"] is not None, "--bag"),
         ({"fps", "max_frames", "policy"}, has_clip, "--video or --bag"),
+        ({"max_image_pixels"}, has_clip or bool(options["image"]), "--image, --video or --bag"),
         ({"top_p", "seed"}, options["temperature"] > 0, "--temperature above 0"),
     ):
         for name in used:
@@ -187,14 +191,14 @@ def _policy(name: str) -> KeyframePolicy:
 
 
 def _open_clip(
-    video: Path | None, bag: Path | None, topic: str | None, fps: float, max_frames: int
+    video: Path | None, bag: Path | None, topic: str | None, fps: float, max_frames: int, max_pixels: int
 ) -> _RecordingClip | None:
     if video is not None:
-        return _RecordingClip(VideoFile(video, fps, max_frames))
+        return _RecordingClip(VideoFile(video, fps, max_frames, max_pixels))
     if bag is not None:
         from penguin_ros.bags import BagClip
 
-        return _RecordingClip(BagClip(bag, topic, fps, max_frames))
+        return _RecordingClip(BagClip(bag, topic, fps, max_frames, max_pixels))
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from penguin_models.grounding import parse
 from penguin_ros.cli.output import print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 
 def ask_running(
@@ -27,7 +28,8 @@ def ask_running(
         if not as_json:
             stdout.out(piece, end="")
 
-    result = ask_node(node, question, cameras, horizon_s, max_new_tokens or 0, show)
+    with stopping_like_ctrl_c():
+        result = ask_node(node, question, cameras, horizon_s, max_new_tokens or 0, show)
     if as_json:
         print_json(result)
         return

@@ -39,7 +39,7 @@ def engine(
     """Compare runtimes and precisions: loading time, memory, rates, first token, energy, share of machine limits."""
     from penguin_engine.bench import variants
     from penguin_engine.bench.worker_process import WorkerSettings
-    from penguin_engine.export.staging import writing
+    from penguin_models.atomic_write import writing
     from penguin_models.hub import resolve_checkpoint
 
     if layers is not None and model != RANDOM_2B:
@@ -63,11 +63,10 @@ def engine(
 
 def _random_2b(folder: Path, layers: int | None) -> Path:
     from penguin_engine.bench.random_model import LAYERS_2B, config_2b, write_random_checkpoint
-    from penguin_engine.export.staging import writing
 
     checkpoint = folder / f"random-2b-{layers or LAYERS_2B}"
     if not (checkpoint / "config.json").is_file():
-        with working("writing random weights"), writing(checkpoint):
+        with working("writing random weights"):
             write_random_checkpoint(checkpoint, config_2b(layers or LAYERS_2B))
     return checkpoint
 

@@ -20,6 +20,7 @@ from penguin_models.errors import PenguinError
 from penguin_models.grounding import GroundedObject
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, MODEL, TRUTH, require_shipped
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def demo(
     require_shipped(model, BAG)
     # A domain of its own: robots on this network and other demos on this machine do not hear it.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    result = _Demo(model, as_json).run(out)
+    with stopping_like_ctrl_c():
+        result = _Demo(model, as_json).run(out)
     if as_json:
         print_json(result)
         return

@@ -266,14 +266,16 @@ def tabletop(
 def _run_and_report(
     bags: list[Path], questions: Path, model: ModelSpec, settings: RunSettings, options: RunOptions, as_json: bool
 ) -> None:
-    """Runs an evaluation, writes and prints its results, and exits with 1 if a bag failed."""
+    """Runs an evaluation, writes and prints its results, and exits with 1 if a bag or a question failed."""
     from penguin_ros.evaluation.bags.run import run_bags
-    from penguin_ros.evaluation.question_file import read_questions
+    from penguin_ros.evaluation.question_file import read_good_questions
     from penguin_ros.evaluation.report.page import write_report
 
     with ProgressBar(show=not as_json) as bar:
-        results = run_bags(bags, read_questions(questions), model, settings, options, bar.set_total, bar.add)
+        asked, problems = read_good_questions(questions)
+        bad_lines = [f"{questions}: {problem}" for problem in problems]
+        results = run_bags(bags, asked, model, settings, options, bar.set_total, bar.add, bad_lines)
     page = write_report(options.out / "report.html", [results], [options.out])
     print_results(results, options.out / "results.json", page, as_json)
-    if any(item.failed for item in results.bags):
+    if results.problems or any(item.failed for item in results.bags):
         sys.exit(1)

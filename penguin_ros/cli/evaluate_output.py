@@ -39,7 +39,7 @@ def print_results(results: Results, file: Path, page: Path, as_json: bool) -> No
     for note in notes:
         print_note(note)
     if as_json:
-        summary = {"summary": results.summary, "notes": notes}
+        summary = {"summary": results.summary, "notes": notes, "problems": results.problems}
         print_json({"results": str(file), "report": str(page), "failed": failed, **summary})
         return
     methods = results.summary["methods"]
@@ -61,6 +61,8 @@ def print_results(results: Results, file: Path, page: Path, as_json: bool) -> No
     stdout.out(f"results: {file}\npage: {page}")
     for name, reason in failed.items():
         stderr.out(f"error: bag {name} could not be evaluated: {reason}")
+    for problem in results.problems:
+        stderr.out(f"error: {problem}")
 
 
 def _notes(results: Results) -> list[str]:

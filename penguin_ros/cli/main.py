@@ -40,6 +40,12 @@ def _run() -> None:
     except PenguinError as err:
         sys.stderr.write(f"error: {err}\n")
         sys.exit(1)
+    except OSError as err:  # what no command expects, such as a full disk under a temporary file or standard output
+        if err.strerror is None:
+            raise
+        what = f"{err.filename} cannot be read or written" if err.filename else "input or output failed"
+        sys.stderr.write(f"error: {what}: {err.strerror}\n")
+        sys.exit(1)
     except ModuleNotFoundError as err:
         package = str(err.name).partition(".")[0]
         if package in _TRAINING_PACKAGES:

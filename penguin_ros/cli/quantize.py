@@ -70,7 +70,7 @@ def quantize(
     from penguin_engine.bench.quantize_comparison import Limits
     from penguin_engine.bench.quantize_report import quantize_and_compare
     from penguin_engine.export.quantize import REPORT, Quantization
-    from penguin_engine.export.staging import writing
+    from penguin_models.atomic_write import atomic_write
     from penguin_models.hub import resolve_checkpoint
     from penguin_models.media import load_image
 
@@ -87,8 +87,8 @@ def quantize(
     with stopping_like_ctrl_c(), working(f"quantising {model}"):
         report = quantize_and_compare(model, out, profile, quantization, samples, vision_dtype, score, limits)
     report["scored_on"] = {"scenes": scenes, "seed": seed} if scenes else None
-    with writing(out / REPORT):
-        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    with atomic_write(out / REPORT) as file:
+        file.write(json.dumps(report, indent=1) + "\n")
     if as_json:
         print_json(report)
     else:

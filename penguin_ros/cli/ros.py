@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ import typer
 
 from penguin_models.errors import PenguinError, SettingError
 from penguin_ros.cli.output import JsonOption, print_json, print_note, stderr, stdout
+from penguin_ros.cli.stopping import stop_on_signals
 
 
 class NoRosError(PenguinError):
@@ -109,9 +108,7 @@ def replay(
     require_ros()
     from penguin_ros.tools.bag_player import Playback, Played, play
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     notes: list[str] = []
     playback = Playback(rate, 0 if loop else 1, start, clock, wait)
     with stderr.status(f"playing {bag}", spinner="line") as status:

@@ -12,9 +12,11 @@ import typer
 
 from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
+from penguin_ros.cli.stopping import stopping_like_ctrl_c
 from penguin_ros.shipped import MODEL
 
 _TOPICS = tuple(f"/soak/camera_{number}" for number in range(4))
+_FAULT_TOPICS = "/soak/bad_raw", "/soak/bad/compressed"
 
 
 def soak(
@@ -22,6 +24,10 @@ def soak(
     model: Annotated[str, typer.Option(help="Checkpoint or exported folder, or owner/name on the hub.")] = str(MODEL),
     runtime: RuntimeOption = "torch",
     every: Annotated[float, typer.Option(help="Seconds between two samples.", min=1.0)] = 60.0,
+    faults: Annotated[
+        bool,
+        typer.Option("--faults", help="Inject bad images and requests, floods, wrong transitions, killed clients."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Load a node with four cameras, questions, cancellations, memory resets and changes of its token budget."""
@@ -30,8 +36,9 @@ def soak(
     from penguin_ros.tools.soak import soak as run
 
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    fault_topics = _FAULT_TOPICS if faults else ()
     command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", model, "--log-level", "warn"]
-    command += [part for topic in _TOPICS for part in ("--image-topic", topic)]
+    command += [part for topic in (*_TOPICS, *fault_topics) for part in ("--image-topic", topic)]
     for value in ("token_budget=2500", "sample_rate_hz=5.0", "caption.max_new_tokens=16", f"runtime={runtime}"):
         command += ["--set", value]
 
@@ -43,17 +50,19 @@ def soak(
                 f"{sample.captions:4d} captions  p50 {sample.total_p50_s:.3f} s  p95 {sample.total_p95_s:.3f} s"
             )
 
-    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-    try:
-        samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show)
-    finally:
-        node.terminate()
-        exit_code = node.wait(60)
+    with stopping_like_ctrl_c():
+        node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        try:
+            samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show, fault_topics)
+        finally:
+            node.terminate()
+            exit_code = node.wait(60)
     settled = samples[len(samples) // 4 :]
     result: dict[str, Any] = {
         "minutes": minutes,
         "runtime": runtime,
         "answers": sum(sample.answers for sample in samples),
+        "faults": samples[-1].faults,
         "captions": sum(sample.captions for sample in samples),
         "resident_growth_mib": round(settled[-1].resident_mib - settled[0].resident_mib, 1),
         "threads": sorted({sample.threads for sample in settled}),
@@ -64,7 +73,7 @@ def soak(
         print_json(result)
     else:
         stdout.out(
-            "{answers} answers, {captions} captions; memory grew by {resident_growth_mib} MiB after the first quarter; "
-            "threads {threads}; exit code of the node {node_exit_code}".format(**result)
+            "{answers} answers, {captions} captions, {faults} faults; memory grew by {resident_growth_mib} MiB after "
+            "the first quarter; threads {threads}; exit code of the node {node_exit_code}".format(**result)
         )
     raise typer.Exit(1 if exit_code else 0)

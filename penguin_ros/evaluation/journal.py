@@ -7,16 +7,14 @@ can still be read after their recording has become unreadable.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from penguin_models.atomic_write import atomic_write
-from penguin_models.errors import EvaluationError, WriteError
+from penguin_models.atomic_write import atomic_write, writing
+from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.records import (
     AnswerKey,
     AnswerRecord,
@@ -95,7 +93,7 @@ class Journal:
 
     def discard(self) -> None:
         """Deletes the journal and the bag's pictures."""
-        with self._writing():
+        with writing(self._path):
             self._path.unlink(missing_ok=True)
             if (self._pictures / self._bag).is_dir():
                 shutil.rmtree(self._pictures / self._bag)
@@ -103,19 +101,20 @@ class Journal:
     def write(self, item: AnswerRecord | Timeline) -> None:
         """Appends an answer, with its picture, or a timeline."""
         line = _Line(answer=item) if isinstance(item, AnswerRecord) else _Line(timeline=item)
-        with self._writing():
-            if line.answer is not None and line.answer.frame is not None:
-                self._write_picture(line.answer.frame)
+        if line.answer is not None and line.answer.frame is not None:
+            self._write_picture(line.answer.frame)
+        with writing(self._path):
             if self._file is None:
                 self._file = self._open()
             self._file.write(line.model_dump_json(exclude_none=True) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; raises WriteError if its last line does not fit on the disk."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with writing(self._path):
+                file.close()
 
     def _write_picture(self, frame: FrameRecord) -> None:
         target = self._pictures / frame.file
@@ -129,15 +128,6 @@ class Journal:
         with atomic_write(self._path, "wb") as file:
             file.writelines(line + b"\n" for line in lines)
         return self._path.open("a", encoding="utf-8")
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except WriteError as err:
-            raise WriteError(f"results {err}; choose another --out") from err
-        except OSError as err:
-            raise WriteError(f"results {self._path} cannot be written: {err.strerror}; choose another --out") from err
 
     def _lines(self) -> list[bytes]:
         """Returns the complete lines."""

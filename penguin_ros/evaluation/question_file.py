@@ -11,6 +11,7 @@ was captured up to its time. If several results are expected, all of them must b
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -31,8 +32,10 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
+_MAX_PROBLEM = 300
+"""Characters of a problem that are shown; it may quote a field's name or value."""
 NonEmpty = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=2**31)]  # as long as ROS time lasts
 Span = Annotated[tuple[Seconds, Seconds], AfterValidator(_ordered)]
 
 
@@ -128,17 +131,17 @@ Expected: TypeAlias = Annotated[
 class Question(_Strict):
     """A question about a bag."""
 
-    id: NonEmpty  # unique in its file; comparisons pair questions by id
+    id: Annotated[NonEmpty, Field(max_length=200)]  # unique in its file; comparisons pair questions by id
     bag: NonEmpty | None = None  # name of the bag's folder or file; optional if one bag is evaluated
     camera: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] | None = None  # optional if the bag has one
     time_s: Seconds | None = None  # when it is asked, since the (first) camera's first image
-    stamp_ns: Annotated[int, Field(ge=0)] | None = None  # the same as an absolute stamp, instead of time_s
+    stamp_ns: Annotated[int, Field(ge=0, lt=2**63)] | None = None  # the same as an absolute stamp, instead of time_s
     question: NonEmpty  # text, as the model receives it
     expected: list[Expected] = Field(min_length=1)  # all of them must be met
     kind: str = ""  # group in the report; by default the type of the first expected result
     evidence_s: Span | None = None  # when the evidence was last visible; by default see results.py
     horizon_s: Seconds = 0.0  # how far back to look; 0 for everything in memory
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # maximum length of the answer; default: the run's
+    max_new_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None  # of the answer; default: the run's
 
     @model_validator(mode="after")
     def _consistent(self) -> Question:
@@ -168,31 +171,39 @@ class Question(_Strict):
 
 def read_questions(path: Path) -> list[Question]:
     """Reads a file of questions; raises EvaluationError that names up to ten malformed lines."""
+    questions, problems = read_good_questions(path)
+    if problems:
+        raise EvaluationError(f"{path}: {first_ten(problems)}")
+    return questions
+
+
+def read_good_questions(path: Path) -> tuple[list[Question], list[str]]:
+    """Reads a file of questions; returns those of valid lines, and a sentence about each malformed line.
+
+    Raises EvaluationError if the file cannot be read, or no line is valid.
+    """
     try:
         lines = read_lines(path)
-    except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror if isinstance(err, OSError) else err
-        raise EvaluationError(f"questions {path} cannot be read: {reason}") from err
+    except OSError as err:
+        raise EvaluationError(f"questions {path} cannot be read: {err.strerror}") from err
     questions: list[Question] = []
-    errors: list[str] = []
+    problems: list[str] = []
     line_by_id: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             question = parse_question(line)
+            if question.id in line_by_id:
+                raise EvaluationError(f"id {question.id!r} is already used in line {line_by_id[question.id]}")
         except EvaluationError as err:
-            errors.append(f"line {number}: {err}")
+            problems.append(f"line {number}: {err}")
             continue
-        if question.id in line_by_id:
-            errors.append(f"line {number}: id {question.id!r} is already used in line {line_by_id[question.id]}")
         line_by_id[question.id] = number
         questions.append(question)
-    if errors:
-        raise EvaluationError(f"{path}: {first_ten(errors)}")
     if not questions:
-        raise EvaluationError(f"{path} has no questions")
-    return questions
+        raise EvaluationError(f"{path}: {first_ten(problems)}" if problems else f"{path} has no questions")
+    return questions, problems
 
 
 def first_ten(problems: Sequence[str]) -> str:
@@ -200,12 +211,12 @@ def first_ten(problems: Sequence[str]) -> str:
     return "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
 
 
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a UTF-8 file. Only line feeds end a line, because JSON may contain other line breaks."""
-    return path.read_text(encoding="utf-8-sig").split("\n")
+def read_lines(path: Path) -> list[bytes]:
+    """Returns the lines of a file, without a byte-order mark. Only line feeds end a line, as JSON has other breaks."""
+    return path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
 
 
-def parse_question(line: str) -> Question:
+def parse_question(line: str | bytes) -> Question:
     """Parses one line, or raises EvaluationError with its first three problems."""
     try:
         return Question.model_validate_json(line)
@@ -218,7 +229,8 @@ def describe(error: ValidationError) -> str:
     problems = []
     for item in error.errors(include_url=False, include_context=False)[:3]:
         place = "".join(f"{part}." for part in item["loc"])[:-1]
-        problems.append((f"{place}: " if place else "") + item["msg"].removeprefix("Value error, "))
+        text = (f"{place}: " if place else "") + item["msg"].removeprefix("Value error, ")
+        problems.append(text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}...")
     return ", ".join(problems)
 
 

@@ -63,7 +63,7 @@ class Recorder:
             if question.id in ids:
                 raise EvaluationError(f"the id {question.id} is already used; choose another")
             check_time(self.recording, question)
-            self._write([*self._lines(), format_question(question)])
+            self._write([*self._lines(), format_question(question).encode()])
             self.questions.append(question)
         return question
 
@@ -78,9 +78,9 @@ class Recorder:
     def _about_this_bag(self) -> list[Question]:
         return [question for question in self.questions if question.bag in (None, self.recording.name)]
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[bytes]:
         return [line for line in read_lines(self._file) if line.strip()] if self._file.exists() else []
 
-    def _write(self, lines: Sequence[str]) -> None:
-        with atomic_write(self._file) as file:
-            file.writelines(line + "\n" for line in lines)
+    def _write(self, lines: Sequence[bytes]) -> None:
+        with atomic_write(self._file, "wb") as file:
+            file.writelines(line + b"\n" for line in lines)

@@ -72,6 +72,7 @@ class Results(JsonRecord):
     recent_s: float = 2.0  # evidence at most this old counts as recent perception
     seed: int = 0  # of the bootstrap intervals
     bags: list[BagInfo]
+    problems: list[str] = Field(default=[])  # sentences about questions that could not be read or asked
     questions: list[Question]
     records: list[ScoredRecord]  # one per question and method
     timelines: list[Timeline] = Field(default=[])

@@ -19,12 +19,11 @@ from penguin_models.errors import SettingError, UnknownCameraError
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
-from penguin_ros.images import message_to_rgb
+from penguin_ros.images import Decoding, message_to_rgb
 from penguin_ros.nodes.context import without_places
 from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.stamps import STEADY_S, Stamps
-from penguin_ros.raw_images import Mono16Scaling
 from penguin_ros.settings import NodeSettings
 
 _MAX_NAME_CHARS = 255
@@ -165,12 +164,11 @@ class Camera:
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
         if self.stamps.broken and not broken:
             self._node.get_logger().warning(f"{self.name}: {self.stamps.broken}: images are dated by arrival")
-        scaling = self._settings["mono16_scaling"]
-        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name, scaling))
+        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name, self._settings.decoding))
 
 
-def _load(message: Image | CompressedImage, header: Header, camera: str, mono16_scaling: Mono16Scaling) -> Frame:
-    return Frame(message_to_rgb(message, mono16_scaling), stamp_to_ns(header.stamp), camera, header)
+def _load(message: Image | CompressedImage, header: Header, camera: str, decoding: Decoding) -> Frame:
+    return Frame(message_to_rgb(message, decoding), stamp_to_ns(header.stamp), camera, header)
 
 
 def camera_names(node: Node, settings: NodeSettings) -> list[str]:

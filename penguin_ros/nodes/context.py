@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 
 import rclpy
-from rclpy.executors import Executor
 from rclpy.logging import LoggingSeverity, get_logger_effective_level, set_logger_level
 from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 
 REQUEST_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
 """QoS of services and their clients. The node refuses a flood of questions with a reason; with the default depth of
@@ -27,10 +28,10 @@ class ExecutorThread(threading.Thread):
     `Executor.shutdown` of rclpy destroys what a spinning thread waits on; here the thread ends before it.
 
     Attributes:
-        failed: Whether a callback raised.
+        failed: Whether the executor could not continue.
     """
 
-    def __init__(self, executor: Executor, on_end: Callable[[], None] = lambda: None):
+    def __init__(self, executor: LastingExecutor, on_end: Callable[[], None] = lambda: None):
         super().__init__(name="executor")
         self.failed = False
         self._executor, self._on_end = executor, on_end
@@ -70,6 +71,7 @@ def start_ros(args: Sequence[str]) -> None:
         RosArgumentsError: The ROS arguments cannot be parsed.
     """
     set_logger_level("rcl", LoggingSeverity.FATAL)  # the exception says the same
+    warnings.filterwarnings("ignore", "Failed to fini rosout publisher")  # follows an exception of rclpy 7.1
     try:
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:

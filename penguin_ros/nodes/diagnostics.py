@@ -40,6 +40,15 @@ class Health:
         return DiagnosticStatus(level=self.level, name=name, message=message, hardware_id=hardware_id, values=shown)
 
 
+def add_callback_errors(status: DiagnosticStatus, errors: int, newest: str) -> None:
+    """Adds how many messages, requests and timers of a node failed, and why the last one did."""
+    status.values = [
+        *status.values,
+        KeyValue(key="callback errors", value=str(errors)),
+        KeyValue(key="newest callback error", value=newest),
+    ]
+
+
 def inactive_status(name: str, state: str, error: str) -> DiagnosticStatus:
     """Returns the status of a node that is not active: its state, and the error that led to it, if any."""
     health = Health()

@@ -18,6 +18,9 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.task import Future
 
+from penguin_ros.nodes.lasting_executor import ThrottledLog
+
+_MOST_CHARACTERS = 200
 T = TypeVar("T")
 
 
@@ -40,6 +43,7 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
         super().__init__(name, **options)
         self.state = "unconfigured"
         self._load, self._discard = load, discard
+        self._refusals = ThrottledLog(self)
         self._loaded: T | Exception | None = None
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
@@ -51,8 +55,10 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
         """Called when the state changes; sets `state`."""
 
     async def start_automatically(self) -> bool:
-        """Configures and activates the node; returns whether it is active."""
+        """Configures and activates the node; returns False if that failed."""
         await self._load_first()
+        if self.state != "loading":  # it was shut down meanwhile
+            return True
         success = TransitionCallbackReturn.SUCCESS
         return bool(self.trigger_configure() == success and self.trigger_activate() == success)
 
@@ -67,20 +73,20 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         wanted = request.transition
-        configure = (wanted.label or wanted.id) in ("configure", Transition.TRANSITION_CONFIGURE)
-        try:
-            if configure and self.state == "loading":
-                raise RuntimeError("the model is being loaded")
-            if configure and self.state == "unconfigured":
-                await self._load_first()
+        is_loading = self.state == "loading" and _is_configure(wanted)
+        if self.state == "unconfigured" and _is_configure(wanted):
+            await self._load_first()
+        if not is_loading and self._is_possible(wanted):  # if not, rclpy would raise, and ROS would log every refusal
             return self._change_state(request, response)
-        except RuntimeError as err:  # rclpy's, if the transition is not possible in this state
-            self.get_logger().warning(f"transition {wanted.label or wanted.id} refused in state {self.state}: {err}")
-            response.success = False
-            return response
+        text = f"transition {wanted.label[:_MOST_CHARACTERS] or wanted.id} refused in state {self.state}"
+        self._refusals.warning(f"transition refused in state {self.state}", lambda: text)
+        return response
+
+    def _is_possible(self, wanted: Transition) -> bool:
+        available = self._state_machine.available_transitions
+        return any(wanted.label == label if wanted.label else wanted.id == id_ for id_, label, *_ in available)
 
     async def _load_first(self) -> None:
-        self.enter("loading")
         executor, done = self.executor, Future(executor=self.executor)
 
         def load() -> None:
@@ -90,9 +96,17 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
                 loaded = err
             executor.create_task(done.set_result, loaded)
 
-        threading.Thread(target=load, name="model-loader", daemon=True).start()
+        self.enter("loading")
+        try:
+            threading.Thread(target=load, name="model-loader", daemon=True).start()
+        except RuntimeError as err:  # no memory for a thread
+            done.set_result(err)
         loaded = await done
         if self.state == "loading":
             self._loaded = loaded
         elif not isinstance(loaded, Exception):
             self._discard(loaded)
+
+
+def _is_configure(wanted: Transition) -> bool:
+    return (wanted.label or wanted.id) in ("configure", Transition.TRANSITION_CONFIGURE)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType, SetParametersResult
+from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import (
     DescribeParameters,
     GetParameters,
@@ -18,12 +19,15 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.parameter_service import ParameterService
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import SettingError
+from penguin_models.quoting import shortened
 from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unknown_parameter
 
@@ -39,6 +43,7 @@ _PARAMETER_LISTS = {
 }
 _BUILT_IN = ("use_sim_time", "start_type_description_service")
 _BUILT_IN_PREFIX = "qos_overrides."
+_LAST_TYPE = ParameterType.PARAMETER_STRING_ARRAY
 
 
 class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
@@ -47,7 +52,9 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
     def __init__(self, name: str, **options: Any):
         """Creates the node; `declare_settings` declares the parameters."""
         self._overrides: dict[str, Any] | None = None
-        super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
+        options = {"automatically_declare_parameters_from_overrides": True, "start_parameter_services": False} | options
+        super().__init__(name, **options)
+        self._parameter_service = _Services(self)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
         """Creates a service; those for parameters, which rclpy creates here as well, refuse messages that are too long.
@@ -109,6 +116,34 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
             return parameter
         declared = self.get_parameter(setting.name)
         return Parameter(setting.name, declared.type_, setting.convert(parameter.value))
+
+
+class _Services(ParameterService):  # type: ignore[misc, unused-ignore]
+    """The parameter services; a parameter that rclpy 7.1.5 raises for is refused instead."""
+
+    def _set_parameters_callback(
+        self, request: SetParameters.Request, response: SetParameters.Response
+    ) -> SetParameters.Response:
+        response.results = [self._set([message]) for message in request.parameters]
+        return response
+
+    def _set_parameters_atomically_callback(
+        self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
+    ) -> SetParametersAtomically.Response:
+        response.result = self._set(request.parameters)
+        return response
+
+    def _set(self, messages: Sequence[ParameterMessage]) -> SetParametersResult:
+        for message in messages:
+            if message.value.type > _LAST_TYPE:
+                name = shortened(message.name)
+                reason = f"{name} has type {message.value.type}; the types of parameters are 0 to {_LAST_TYPE}"
+                return SetParametersResult(successful=False, reason=reason)
+        parameters = [Parameter.from_parameter_msg(message) for message in messages]
+        try:
+            return self._get_node().set_parameters_atomically(parameters)
+        except ParameterException as err:
+            return SetParametersResult(successful=False, reason=shortened(str(err)))
 
 
 def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:

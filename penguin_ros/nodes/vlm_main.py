@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from time import monotonic
 from typing import NoReturn
@@ -13,13 +12,14 @@ from typing import NoReturn
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
+from penguin_ros.cli.stopping import end_process, stop_on_signals
 from penguin_ros.nodes.context import ExecutorThread, start_ros
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.parameters import files_without_effect
 from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
@@ -40,14 +40,14 @@ def open_model(settings: NodeSettings) -> tuple[Runtime, Processor]:
 
 
 def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int:
-    """Spins the node until SIGINT or SIGTERM; then questions end as cancelled and the model is freed.
+    """Spins the node until SIGINT, SIGTERM or SIGHUP; then questions end as cancelled and the model is freed.
 
     Args:
         args: Command line with --ros-args; the process's own if None.
         load: Opens the model.
 
     Returns:
-        Exit code: 1 if the parameters are wrong, an automatic start failed, or a callback raised.
+        Exit code: 1 if the parameters are wrong, an automatic start failed, or the executor could not continue.
     """
     args = sys.argv if args is None else args
     try:
@@ -64,10 +64,12 @@ def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int
 
 def run(args: Sequence[str] | None = None, load: OpenModel = open_model) -> NoReturn:
     """Runs `main` and ends the process at once: everything is closed, and interpreter teardown takes a second."""
-    exit_code = main(args, load)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    exit_code = 1
+    try:
+        exit_code = main(args, load)
+    except Exception:  # noqa: BLE001 - the end of the process would wait for the executor's thread
+        traceback.print_exc()
+    end_process(exit_code)
 
 
 class _Host:
@@ -75,34 +77,35 @@ class _Host:
 
     def __init__(self, node: VlmNode):
         self._node = node
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
-        self._stop, self._failed = threading.Event(), threading.Event()
+        self._executor = LastingExecutor(node)
+        self._stop = stop_on_signals()
+        self._failed, self._may_close = threading.Event(), threading.Event()
         self._spinning = ExecutorThread(self._executor, on_end=self._stop.set)
+        self._closing = threading.Thread(target=self._close, name="closing", daemon=True)
 
     def run(self) -> int:
         """Runs until told to stop; returns the exit code."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())  # launch sends SIGINT a second time
         self._executor.create_task(self._start)
+        self._closing.start()  # now: there may be no memory for a thread later
         self._spinning.start()
         self._stop.wait()  # this thread handles the signals, so that none of them interrupts a callback
         if self._node.pending and self._spinning.is_alive():
             self._say_goodbye()
-        closing = threading.Thread(target=self._close, name="closing")
-        closing.start()
-        closing.join(_CLOSING_S)
+        self._may_close.set()
+        self._closing.join(_CLOSING_S)
         exit_code = 1 if self._failed.is_set() or self._spinning.failed else 0
-        if closing.is_alive():  # the runtime is working, and nothing can interrupt that
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(exit_code)
+        if self._closing.is_alive():  # the runtime is working, and nothing can interrupt that
+            end_process(exit_code)
         return exit_code
 
     async def _start(self) -> None:
-        if self._node.get_parameter("autostart").value and not await self._node.start_automatically():
-            self._failed.set()
-            self._stop.set()
+        try:
+            if not self._node.get_parameter("autostart").value or await self._node.start_automatically():
+                return
+        except Exception:  # noqa: BLE001 - ends the process, as a failed start does
+            traceback.print_exc()
+        self._failed.set()
+        self._stop.set()
 
     def _say_goodbye(self) -> None:
         """Ends all questions, so that their clients are told before the process is gone."""
@@ -123,6 +126,7 @@ class _Host:
         done.wait(_GOODBYE_S + 1.0)
 
     def _close(self) -> None:
+        self._may_close.wait()
         self._spinning.close()
         self._node.destroy_node()
         rclpy.shutdown()

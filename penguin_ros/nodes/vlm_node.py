@@ -36,9 +36,11 @@ from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.context import REQUEST_QOS
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -57,6 +59,7 @@ _REFUSALS = {
 class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     """Observes image topics and answers questions; README.md describes its topics and services."""
 
+    @middleware_errors()
     def __init__(self, open_model: OpenModel, name: str = "penguin"):
         """Declares parameters and creates the services; nothing is loaded yet.
 
@@ -173,6 +176,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._last_error = ""
         return TransitionCallbackReturn.SUCCESS
 
+    @middleware_errors()
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
         self._runtime, self._processor, pace = self.take_loaded()
@@ -201,6 +205,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             opened.pop_all()
         return states
 
+    @middleware_errors()
     def _activate(self) -> None:
         assert self._worker is not None
         for topic in self._settings["image_topics"]:
@@ -315,6 +320,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
                 ),
                 *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
+        if isinstance(self.executor, LastingExecutor):
+            diagnostics.add_callback_errors(message.status[0], self.executor.errors, self.executor.newest_error)
         self._diagnostics.publish(message)
 
 

@@ -9,13 +9,18 @@ from typing import Any
 from penguin_vl.action import AskStream
 
 from penguin_models.errors import PenguinError
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.tools.node_client import NoAnswerError, NodeClient, answer_dict, error_of
+
+_CANCELLING_S = 5.0
+"""How long the node has to end a cancelled answer; further Ctrl-C's are ignored meanwhile."""
 
 
 class AskFailedError(PenguinError):
     """A node could not be asked, or answered with an error."""
 
 
+@middleware_errors()
 def ask_node(
     node_name: str,
     question: str,
@@ -43,9 +48,11 @@ def ask_node(
 
     Raises:
         PenguinError: There is no such node, or it answered with an error code; the message says why.
+        MiddlewareError: The middleware refuses the client.
         RosArgumentsError: `ros_args` cannot be parsed.
     """
-    goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=max_new_tokens)
+    tokens = min(max_new_tokens, 2**32 - 1)  # refused by the node; rclpy would send the remainder of a larger number
+    goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=tokens)
     with closing(NodeClient("penguin_ask", node_name, ros_args)) as client:
         client.start()
         answer = _ask(client, node_name, goal, on_text, timeout_s).answer
@@ -74,5 +81,5 @@ def _ask(
     try:
         return client.wait(finished, check).result
     except KeyboardInterrupt:
-        client.wait(client.begin(handle.cancel_goal_async), check)
-        return client.wait(finished, check).result
+        client.wait(client.begin(handle.cancel_goal_async), check, _CANCELLING_S)
+        return client.wait(finished, check, _CANCELLING_S).result

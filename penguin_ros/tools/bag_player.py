@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,13 +24,17 @@ from sensor_msgs.msg import CompressedImage, Image
 from penguin_models.errors import MediaError
 from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
+from penguin_ros.cli.stopping import StopFlag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S, _LONG_WAIT_S = 0.1, 60.0
+_LAST_NS = 2**31 * 10**9 - 1  # seconds of ROS times are int32
+_MAX_NAME = 200  # characters of a topic that is renamed; the middleware allows 247
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,14 @@ class Played:
     seconds: float = 0.0  # duration
 
 
+@middleware_errors()
 def play(
     path: Path,
     topics: Sequence[str] = (),
     playback: Playback | None = None,
     remaps: Sequence[str] = (),
     namespace: str = "/",
-    stop: threading.Event | None = None,
+    stop: StopFlag | None = None,
     on_message: Callable[[Played], None] = lambda played: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Played:
@@ -80,9 +84,10 @@ def play(
     Raises:
         MediaError: The bag cannot be read, or holds nothing to play.
         RosArgumentsError: A rule cannot be parsed, or names an invalid topic.
+        MiddlewareError: The middleware refuses the node or a topic.
     """
     _check_names(remaps)
-    playback, stop, played = playback or Playback(), stop or threading.Event(), Played()
+    playback, stop, played = playback or Playback(), stop or StopFlag(), Played()
     full_names = {topic: topic if topic[:1] == "/" else str(PurePosixPath("/", namespace, topic)) for topic in topics}
 
     def choose(bag: Bag) -> list[str]:
@@ -147,8 +152,8 @@ def _names(topics: Sequence[str], remaps: Sequence[str]) -> tuple[dict[str, str]
             names[topic] = rules.pop(topic)
         else:
             names[topic] = _valid_name(topic, {*topics, *names.values()})
-            invalid = f"{topic!r} is not a valid topic name, so it is played as {names[topic]}"
-            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic}:=NAME')}")
+            invalid = f"{topic!r:.200} is not a valid topic name, so it is played as {names[topic]}"
+            notes.append(f"{invalid}; choose a name with --remap {shlex.quote(f'{topic:.200}:=NAME')}")
     return names, [rule for rule in remaps if ":=" not in rule or rule.split(":=", 1)[0] in rules], notes
 
 
@@ -174,6 +179,7 @@ def _is_valid(topic: str) -> bool:
 def _valid_name(topic: str, taken: Collection[str]) -> str:
     parts = (re.sub(r"\W", "_", part, flags=re.ASCII) for part in topic.split("/") if part)
     name = "".join(f"/_{part}" if part[0].isdigit() else f"/{part}" for part in parts) or "/image"
+    name = name[:_MAX_NAME].rstrip("/")
     while name in taken:
         name += "_"
     return name
@@ -182,9 +188,7 @@ def _valid_name(topic: str, taken: Collection[str]) -> str:
 class _Player:
     """A recording and its publishers."""
 
-    def __init__(
-        self, node: Node, recording: Recording, names: dict[str, str], playback: Playback, stop: threading.Event
-    ):
+    def __init__(self, node: Node, recording: Recording, names: dict[str, str], playback: Playback, stop: StopFlag):
         self._node, self._recording, self._names = node, recording, names
         self._playback, self._stop = playback, stop
         self.skipped: dict[int, str] = {}  # number of a message that is damaged -> reason
@@ -232,7 +236,7 @@ class _Player:
             if self._stop.wait(max(0.0, due_s - monotonic())):
                 return
             if self._clock is not None:
-                self._clock.publish(Clock(clock=ns_to_stamp(image.ref.stamp_ns)))
+                self._clock.publish(Clock(clock=ns_to_stamp(min(image.ref.stamp_ns, _LAST_NS))))
             connection, data = image.message.connection, image.message.data
             if connection.encoding == "ros1":
                 data = ros1_image_to_cdr(connection.msgtype, data)

@@ -15,11 +15,12 @@ from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import SingleThreadedExecutor
 
 from penguin_models.errors import PenguinError
+from penguin_models.quoting import quoted, shortened
 from penguin_ros.convert import stamp_to_ns
 from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS, ExecutorThread, start_ros
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 
 _CHECK_PERIOD_S = 0.5
 
@@ -57,11 +58,10 @@ class NodeClient:
                 cancel_service_qos_profile=REQUEST_QOS,
                 feedback_sub_qos_profile=FEEDBACK_QOS,
             )
-        except NameValidationException as err:
+        except (NameValidationException, TypeError) as err:  # TypeError: the name is not Unicode
             rclpy.shutdown()
-            raise NoAnswerError(f"{node_name!r} is not a valid node name; an example is /penguin") from err
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
+            raise NoAnswerError(f"{quoted(node_name)} is not a valid node name; an example is /penguin") from err
+        self._executor = LastingExecutor(self.node)
         self._thread = ExecutorThread(self._executor)
 
     def start(self) -> None:
@@ -113,8 +113,21 @@ class NodeClient:
 
         Runs in the executor's thread: an action client registers a request after sending it, and would lose a response
         that another thread has read by then.
+
+        Raises:
+            NoAnswerError: A value does not fit into the message.
         """
-        return self.wait(self._executor.create_task(request, *args))
+
+        def send() -> Any:
+            try:
+                return request(*args)
+            except Exception as err:  # noqa: BLE001 - it would end the executor, and nobody would learn of it
+                return NoAnswerError(f"the question cannot be sent: {shortened(str(err.__cause__ or err))}")
+
+        sent = self.wait(self._executor.create_task(send))
+        if isinstance(sent, NoAnswerError):
+            raise sent
+        return sent
 
 
 def error_of(answer: Answer) -> str | None:

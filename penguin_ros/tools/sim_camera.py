@@ -6,9 +6,7 @@ Objects appear, move, fall and leave now and then. Needs PyBullet: `pip install 
 from __future__ import annotations
 
 import array
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 import rclpy
@@ -18,9 +16,12 @@ from sensor_msgs.msg import Image
 
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
+from penguin_ros.cli.stopping import stop_on_signals
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
+from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.parameters import SettingsNode
+from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.settings import Setting
 from penguin_tabletop.clips.timeline import LiveTabletop
 
@@ -41,6 +42,7 @@ class SimCamera(SettingsNode):
     event in progress ("" if there is none).
     """
 
+    @middleware_errors()
     def __init__(self) -> None:
         """Declares the parameters and plans the first scene; raises TabletopError if PyBullet is not installed."""
         super().__init__("sim_camera")
@@ -66,7 +68,7 @@ class SimCamera(SettingsNode):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM; returns the exit code."""
+    """Runs the node until SIGINT, SIGTERM or SIGHUP; returns the exit code."""
     try:
         start_ros(sys.argv if args is None else args)
         node = SimCamera()
@@ -74,11 +76,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {err}\n")
         rclpy.try_shutdown()
         return 1
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # rclpy's own handlers would end ROS during a render
-        signal.signal(number, lambda *_: stop.set())
+    stop, executor = stop_on_signals(), LastingExecutor(node)
     while not stop.is_set():
-        rclpy.spin_once(node, timeout_sec=_STOP_CHECK_S)
+        executor.spin_once(_STOP_CHECK_S)
+    executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
     return 0

@@ -1,7 +1,8 @@
 """Keeps a node busy for a long time and samples its process: does memory grow, do threads pile up, does it get slower?
 
 Four cameras publish moving pictures; questions come over the service and the action, some are cancelled, memories are
-cleared and budgets changed now and then. The node runs in a process of its own, over DDS.
+cleared and budgets changed now and then. Faults may be injected besides (faults.py). The node runs in a process of its
+own, over DDS.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from penguin_models.errors import PenguinError
+from penguin_ros.tools.faults import Faults
 from penguin_ros.tools.node_client import NodeClient, error_of
 
 SIZE = (240, 320)
@@ -33,6 +35,8 @@ _STARTING_S = 300.0
 _ANSWER_S = 60.0
 _PAUSE_S = 0.5
 """Pause between two questions, so that captions are made as well."""
+_FAULT_EVERY = 5
+"""Questions between two faults."""
 
 
 class SoakError(PenguinError):
@@ -52,6 +56,7 @@ class Sample:
     captions: int  # number of captions during the interval
     total_p50_s: float  # median latency of the answers, from the client's side
     total_p95_s: float  # 95th percentile of the latency
+    faults: int = 0  # number of faults injected since the start
 
 
 def process_state(pid: int) -> tuple[float, int, int]:
@@ -66,14 +71,30 @@ def process_state(pid: int) -> tuple[float, int, int]:
 
 
 def soak(
-    pid: int, node_name: str, topics: Sequence[str], minutes: float, every_s: float, on_sample: Callable[[Sample], None]
+    pid: int,
+    node_name: str,
+    topics: Sequence[str],
+    minutes: float,
+    every_s: float,
+    on_sample: Callable[[Sample], None],
+    faults: Sequence[str] = (),
 ) -> list[Sample]:
     """Runs the load against a node that subscribes to the topics.
+
+    Args:
+        pid: Process of the node.
+        node_name: Its full name.
+        topics: Topics of images.
+        minutes: Duration of the load.
+        every_s: Seconds between two samples.
+        on_sample: Called with each sample.
+        faults: Topics for bad images, one raw and one compressed, to which the node subscribes as well; faults are
+            injected if they are given.
 
     Raises:
         PenguinError: The node did not start, died, did not answer, or answered with an error.
     """
-    with closing(_Load(pid, node_name, topics)) as load:
+    with closing(_Load(pid, node_name, topics, faults)) as load:
         load.wait_until_it_answers()
         samples, began = [], monotonic()
         while monotonic() - began < minutes * 60:
@@ -86,7 +107,7 @@ def soak(
 class _Load:
     """Publishers and clients of one node."""
 
-    def __init__(self, pid: int, node_name: str, topics: Sequence[str]):
+    def __init__(self, pid: int, node_name: str, topics: Sequence[str], faults: Sequence[str]):
         self._pid = pid
         self._client = NodeClient("soak", node_name)
         node = self._client.node
@@ -98,9 +119,12 @@ class _Load:
         self._pause = threading.Event()
         self._captions = self._tick = self._asked = 0
         self._background = np.random.default_rng(0).integers(60, 200, (*SIZE, 3), dtype=np.uint8)
+        self._faults = Faults(self._client, node_name, faults[0], faults[1], _ANSWER_S) if faults else None
         self._client.start()
 
     def close(self) -> None:
+        if self._faults is not None:
+            self._faults.close()
         self._client.close()
 
     def wait_until_it_answers(self) -> None:
@@ -125,13 +149,17 @@ class _Load:
                 self._answered(Ask.Request(question=f"What is there, question {self._asked}?", max_new_tokens=16))
             durations.append(monotonic() - began)
             self._pause.wait(_PAUSE_S)
+            if self._faults is not None and self._asked % _FAULT_EVERY == 0:
+                self._faults.inject()
             if self._asked % 50 == 0:
                 self._result(self._clear.call_async(Trigger.Request()))
             if self._asked % 30 == 0:
                 self._change_budget(1500 if self._asked % 60 else 2500)
         resident, threads, files = process_state(self._pid)
         p50, p95 = (float(np.percentile(durations, share)) for share in (50, 95))
-        return Sample(minute, resident, threads, files, len(durations), cancelled, self._captions - captions, p50, p95)
+        faults = self._faults.injected if self._faults is not None else 0
+        captions = self._captions - captions
+        return Sample(minute, resident, threads, files, len(durations), cancelled, captions, p50, p95, faults)
 
     def _answered(self, request: Ask.Request) -> bool:
         """Asks a question; returns False if the node is still loading or has no frame yet."""

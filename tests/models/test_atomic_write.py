@@ -7,10 +7,14 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
-from penguin_models.atomic_write import atomic_write
-from penguin_models.errors import WriteError
+from penguin_models.atomic_write import atomic_files, atomic_write, writing
+from penguin_models.errors import SettingError, WriteError
 
 
 @pytest.mark.parametrize(("mode", "content"), [("w", "größer\n"), ("wb", b"\x00\xff")])
@@ -86,6 +90,65 @@ def test_paths_that_cannot_be_written_are_clear_errors(tmp_path):
         with pytest.raises(WriteError, match=rf"{path} cannot be written: {reason}"), atomic_write(path):
             pass
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def save_tokenizer(folder):
+    Tokenizer(models.BPE(vocab={f"{i:032d}": i for i in range(50_000)}, merges=[])).save(str(folder / "tokenizer.json"))
+
+
+def save_torch(folder):
+    import torch
+
+    with (folder / "state.pt").open("wb") as file:
+        torch.save(torch.zeros(2**19), file)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda folder: (folder / "text").write_text("x" * 2**21),
+        lambda folder: save_file({"a": np.zeros(2**19, np.float32)}, folder / "model.safetensors"),
+        lambda folder: Image.effect_noise((1000, 2000), 50).save(folder / "noise.png"),
+        lambda folder: np.savez(folder / "numbers.npz", a=np.zeros(2**18)),
+        save_tokenizer,
+        save_torch,
+    ],
+)
+def test_on_a_full_disk_several_files_are_written_together_or_not_at_all(small_disk, save):
+    disk = small_disk(1024)
+    with atomic_files(disk) as staging:
+        (staging / "old").write_text("old")
+    for folder in (disk, disk / "new"):
+        message = rf"^{folder} cannot be written: No space left on device; free space there, or choose another place$"
+        with pytest.raises(WriteError, match=message), atomic_files(folder) as staging:
+            (staging / "old").write_text("new")
+            save(staging)
+    assert [path.name for path in disk.iterdir()] == ["old"] and (disk / "old").read_text() == "old"
+
+
+def test_names_may_be_as_long_as_the_system_allows(tmp_path):
+    for name in ("ü" * 127, "a" * 255):
+        with atomic_write(tmp_path / name) as file:
+            file.write("text")
+        assert (tmp_path / name).read_text() == "text"
+    with (
+        pytest.raises(WriteError, match="a cannot be written: File name too long"),
+        atomic_write(tmp_path / (name * 2)),
+    ):
+        pass
+
+
+def test_the_error_names_the_result_and_not_its_staging_folder(tmp_path):
+    for path, named in ((".staging/model", "out"), ("out/model", "out/model")):
+        message = rf"^{tmp_path / named} cannot be written: No space"
+        with pytest.raises(WriteError, match=message), writing(tmp_path / "out"), writing(tmp_path / path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("our own"), ValueError("Errno"), SettingError("a setting")])
+def test_other_errors_are_passed_on(error):
+    with pytest.raises(type(error), match=str(error)), writing(Path("out")):
+        raise error
 
 
 def test_readers_never_see_a_part(tmp_path):

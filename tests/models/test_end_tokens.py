@@ -57,6 +57,15 @@ def test_ids_outside_the_vocabulary_are_refused(edit_checkpoint, file, value):
         Processor.from_pretrained(folder)
 
 
+def test_an_end_token_that_is_no_text_is_refused(edit_checkpoint):
+    folder = edit_checkpoint()
+    write(folder, "tokenizer_config.json", eos_token=5)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: eos_token is 5, not a token"):
+        Processor.from_pretrained(folder)
+    write(folder, "tokenizer_config.json", eos_token="\ud800")
+    assert Processor.from_pretrained(folder).end_token_ids == (TURN_END,)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
 def test_a_damaged_generation_config_is_refused(edit_checkpoint, content):
     folder = edit_checkpoint()

@@ -31,6 +31,7 @@ READERS = pytest.mark.parametrize(("kind", "read"), [("image", load_image), ("vi
         (b"%PDF-1.7\n", "is a PDF document; convert its page to PNG"),
         (b"PK\x03\x04" + bytes(20), "is an archive; unpack it"),
         (b"\x1f\x8b\x08" + bytes(20), "is an archive; unpack it"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/a.mp4\n", "is a playlist; give the video that it names"),
         (b"\x89MCAP0\r\n" + bytes(20), r"is a bag; use it as a bag \(--bag\)"),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_tiff_that_pillow_cannot_read_is_named(tmp_path, write, kind):
     with pytest.raises(MediaError, match=rf"x.tif is a TIFF with {kind}, which .*; convert it to PNG with 8 or 16"):
         load_image(write(tmp_path / "x.tif"))
     cut = write_bytes(tmp_path / "cut.tif", (tmp_path / "x.tif").read_bytes()[:-100])
-    with pytest.raises(MediaError, match=r"cut.tif is not an image that Pillow can read, or it is damaged"):
+    with pytest.raises(MediaError, match=r"cut.tif is not an image of a format that is read .*, or it is damaged"):
         load_image(cut)
 
 
@@ -173,7 +173,7 @@ def drawing(mode):
 @pytest.mark.parametrize(
     ("mode", "name", "options"),
     [
-        *(("RGBA", name, {}) for name in ("x.png", "x.tif", "x.gif", "x.ico")),
+        *(("RGBA", name, {}) for name in ("x.png", "x.tif", "x.gif")),
         ("RGBA", "x.webp", {"lossless": True, "exact": True}),
         ("LA", "x.png", {}),
         ("LA", "x.tif", {}),
@@ -184,7 +184,7 @@ def drawing(mode):
     ],
 )
 def test_transparent_pictures_are_laid_on_white(tmp_path, mode, name, options):
-    drawing(mode).save(tmp_path / name, **({"sizes": [(24, 24)]} if name == "x.ico" else options))
+    drawing(mode).save(tmp_path / name, **options)
     rgb = load_image(tmp_path / name)
     assert rgb[12, 12].tolist() == BLACK and rgb[2, 2].tolist() == rgb[20, 12].tolist() == WHITE
 
@@ -286,17 +286,6 @@ def test_a_plugin_for_heic_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     path = write_bytes(tmp_path / "x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     assert load_image(path)[0, 0].tolist() == [1, 2, 3]
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        Image.new("L", (12, 12)).save(tmp_path / "large.png")  # Pillow warns, but does not refuse
-        assert load_image(tmp_path / "large.png").shape == (12, 12, 3)
-    bomb = write_bytes(tmp_path / "x.pgm", b"P5 20000 20000 255\n")
-    with pytest.raises(MediaError, match=r"x.pgm has 400000000 pixels, the limit is \d{9}; scale it down"):
-        load_image(bomb)
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")

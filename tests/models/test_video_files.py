@@ -624,3 +624,12 @@ def test_names_with_colons_are_no_protocols(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "2024-01-01T10:00:00 50%.mp4", [(RED, range(50))])
     assert colours(VideoFile("2024-01-01T10:00:00 50%.mp4")) == "RR"
+
+
+def test_a_file_cannot_name_others(tmp_path):
+    """ffmpeg takes this for a description of a stream, which names an address."""
+    path = tmp_path / "x.mp4"
+    path.write_text("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 26\n")
+    assert "sdp" in av.formats_available
+    with pytest.raises(MediaError, match="Invalid argument; it is damaged, or not a video"):
+        VideoFile(path)

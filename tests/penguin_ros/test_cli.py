@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -201,6 +202,11 @@ BAD_MEDIA = {
         lambda p, media: ["--image", truncated(p / "x.png", media / "tabletop.png")],
         "image .*x.png cannot be decoded: .*truncated",
     ),
+    "large image": (
+        lambda _, media: ["--image", media / "tabletop.png", "--max-image-pixels", 1000],
+        r"tabletop.png cannot be decoded: it has \d+x\d+ = \d+ pixels, the limit is 1000; .* raise max_image_pixels",
+    ),
+    "large video": (lambda *_: ["--video", CLIP, "--max-image-pixels", 1000], r"video .* pixels, the limit is 1000"),
     "missing video": (lambda p, _: ["--video", p / "x.mp4"], "video .*x.mp4 does not exist"),
     "text as video": (
         lambda p, _: ["--video", write_bytes(p / "x.mp4", b"hello\n" * 99)],
@@ -303,6 +309,7 @@ def test_a_tensor_of_a_wrong_shape_is_named(cli, asking, edit_checkpoint):
         (["ask", "--model", "x", "-q", "x", "--topic", "/a", "--video", "b"], "--topic: it goes with --bag"),
         (["ask", "--model", "x", "-q", "x", "--save", "a.png"], "there is no image to draw into"),
         (["ask", "--model", "x", "-q", "x", "--image", "a.png", "--fps", "1"], "--fps: it goes with --video or --bag"),
+        (["ask", "--model", "x", "-q", "x", "--max-image-pixels", "9"], "it goes with --image, --video or --bag"),
         (["ask", "--model", "x", "-q", "x", "--camera", "/a"], "--camera: it goes with --node"),
         (["ask", "--model", "x", "-q", "x", "--horizon", "3"], "--horizon: it goes with --node"),
         (["ask", "--node", "/a", "-q", "x", "--temperature", "1"], "leave out --temperature"),
@@ -327,3 +334,18 @@ def test_bad_usage(cli, args, message):
     result = cli(*args)
     assert result.code == 2
     assert message in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "input or output failed: No space left on device"),
+        (OSError(errno.EROFS, "Read-only", "/a/b"), "/a/b cannot be read or written: Read-only"),
+    ],
+)
+def test_an_error_of_the_system_that_no_command_expects_is_one_line(cli, monkeypatch, error, message):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("penguin_ros.cli.app.app", fail)
+    assert cli("doctor").error == message

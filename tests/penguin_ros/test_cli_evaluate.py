@@ -150,9 +150,9 @@ def test_a_question_that_does_not_fit_its_bag_is_an_error(bags_of, tmp_path, fie
     assert re.search(message, result.error)
 
 
-def test_malformed_lines_are_numbered(bags_of, tmp_path):
+def test_a_file_without_questions_is_an_error(bags_of, tmp_path):
     file = tmp_path / "q.jsonl"
-    file.write_text((EXAMPLE / "questions.jsonl").read_text().splitlines()[0] + "\n\n{\n")
+    file.write_text("\n\n{\n")
     assert re.search(r"q.jsonl: line 3: Invalid JSON", bags_of(BAGS[:1], file).error)
     assert "cannot be read: No such file" in bags_of(BAGS[:1], tmp_path / "none.jsonl").error
 
@@ -163,8 +163,12 @@ def test_an_unreadable_bag_fails_the_command_and_keeps_the_others(bags_of, tmp_p
     lines = [json.loads(line) for line in (EXAMPLE / "questions.jsonl").read_text().splitlines()]
     numbers = [next(i for i, line in enumerate(lines) if line["bag"] == bag.name) for bag in BAGS]
     questions = short(tmp_path, *numbers)
+    with questions.open("ab") as file:  # neither do a bad line, nor a question about another time
+        file.write(b"\xff[" * 5000 + b"\n" + json.dumps(lines[numbers[1]] | {"id": "late", "time_s": 99}).encode())
     result = bags_of([broken, BAGS[1]], questions)
-    assert result.code == 1 and "1 of 2 questions were not asked" in result.out
+    assert result.code == 1 and "2 of 3 questions were not asked" in result.out
+    assert f"error: {questions}: line 3: Invalid JSON" in result.err
+    assert "error: question late is asked at 99.00 s, but bag tabletop-1 has images of" in result.err
     assert re.search(r"error: bag tabletop-0 could not be evaluated: bag .*tabletop-0.mcap cannot be read", result.err)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [record["bag"] for record in results["records"]] == ["tabletop-1"]

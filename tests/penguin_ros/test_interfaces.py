@@ -8,6 +8,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from penguin_vl import action, msg, srv
 
+from penguin_engine.scene.requests import MAX_CAMERAS
 from penguin_models.types import FrameKind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ def fields(file):
     """Yields the definition and the comment of every field."""
     for line in file.read_text().splitlines():
         definition, _, comment = line.partition("#")
-        if definition.strip() not in ("", "---") and "=" not in definition:
+        if definition.strip() not in ("", "---") and "=" not in definition.replace("<=", ""):
             yield definition.strip(), comment.strip()
 
 
@@ -27,6 +28,11 @@ def test_every_field_is_documented(file):
     assert file.read_text().startswith("# ")
     nested = {"Answer answer"}  # documented in Answer.msg
     assert [definition for definition, comment in fields(file) if not comment and definition not in nested] == []
+
+
+def test_the_bound_of_the_cameras_is_the_limit_of_a_question():
+    for file in (ROOT / "srv" / "Ask.srv", ROOT / "action" / "AskStream.action"):
+        assert f"string[<={MAX_CAMERAS}] cameras" in [definition for definition, _ in fields(file)]
 
 
 def test_service_and_action_have_the_same_fields():

@@ -4,13 +4,16 @@ import re
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
+from fuzzing import FUZZ
+from hypothesis import strategies as st
 
 from penguin_models.errors import PenguinError
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.reference_policy import ReferencePolicy
-from penguin_ros.settings import SETTINGS, NodeSettings
+from penguin_ros.settings import SETTINGS, NodeSettings, unknown_parameter
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
@@ -19,6 +22,7 @@ DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
     settings = NodeSettings.from_values(DEFAULTS)
     assert settings.memory.token_budget == settings["token_budget"] == 4096
+    assert settings.decoding == ("percentiles", 50_000_000)
     assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
     assert isinstance(settings.policy(), NoveltyPolicy)
     assert isinstance(NodeSettings.from_values({**DEFAULTS, "keyframe.policy": "reference"}).policy(), ReferencePolicy)
@@ -36,7 +40,9 @@ def test_cameras_share_the_budget_evenly():
         ("token_budget", 1, "from 24 to"),
         ("image_topics", [], "at least one"),
         ("image_topics", ["a", "a"], "each once"),
-        ("image_topics", ["a"] + [f"b{i}" for i in range(300)], "cannot hold one frame"),
+        ("image_topics", [f"b{i}" for i in range(300)], "image_topics has 300 elements, the limit is 64"),
+        ("model", "x" * 10_000_000, "model has 10000000 characters, the limit is 4096"),
+        ("max_image_pixels", 0, "from 1 to 1000000000"),
         ("keyframe.min_cells", 26, "from 1 to 25"),
         ("caption.prompt", "", "non-empty"),
         ("memory.arrival", "late", "full_size, by_kind"),
@@ -46,6 +52,32 @@ def test_cameras_share_the_budget_evenly():
 def test_an_invalid_value_is_refused_with_its_limit(name, value, message):
     with pytest.raises(PenguinError, match=re.escape(message)):
         NodeSettings.from_values({**DEFAULTS, name: value})
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-(10**400), 10**400), st.floats(), st.binary(max_size=9),
+    st.text(st.characters(exclude_categories=()), max_size=20) | st.just("x" * 10_000),
+    st.lists(st.text(max_size=3), max_size=3), st.lists(st.integers(), max_size=3), st.just(["x"] * 1000),
+    st.sampled_from([choice for setting in SETTINGS for choice in setting.choices]),
+)  # fmt: skip
+
+
+@FUZZ
+@hypothesis.given(st.sampled_from(SETTINGS), VALUES)
+def test_any_value_is_taken_in_the_type_of_its_parameter_or_refused_in_one_short_line(setting, value):
+    try:
+        taken = NodeSettings.from_values({**DEFAULTS, setting.name: value})[setting.name]
+    except PenguinError as err:
+        assert len(str(err)) < 500 and str(err).isprintable()
+        return
+    assert type(taken) is type(setting.default)
+    assert setting.low is None or setting.low <= taken <= setting.high
+
+
+@pytest.mark.parametrize("name", ["x" * 1_000_000, "a\nb", "\udcff"])
+def test_a_parameter_that_does_not_exist_is_named_in_one_short_line(name):
+    message = unknown_parameter(name)
+    assert len(message) < 350 and message.isprintable()
 
 
 def test_the_reference_policy_needs_torch(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -183,3 +184,20 @@ def test_an_image_that_is_back_is_used(cli, stage, tmp_path):
     assert unusable() == []
     (tmp_path / "3.png").unlink()
     assert unusable() == [] and unusable("--again") == ["3"]
+
+
+def test_on_a_full_disk_the_last_state_stays_and_is_resumed(cli, stage, small_disk):
+    disk = small_disk(32768)
+    run = disk / "run"
+    options = ("--set", f"output={run}", "--set", "schedule.steps=3", "--set", "engine.save_every=1")
+    assert cli("prepare", "lengths", stage)[0] == 0 and cli("train", stage, *options, "--stop-at", 1)[0] == 0
+    for kib, place in ((700, "checkpoints/step-00000002"), (0, "")):
+        (disk / "filler").unlink(missing_ok=True)
+        (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - kib * 1024)))
+        code, _, err = cli("train", stage, *options, "--resume")
+        assert code == 1 and f"error: {run / place}" in err and "cannot be written: No space left on device" in err
+        assert "Traceback" not in err and err.count("error: ") == 1
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    (disk / "filler").unlink()
+    assert cli("train", stage, *options, "--resume", "--json")[0] == 0
+    load_pretrained(run)

@@ -6,6 +6,8 @@ Only the model's runtime is scripted (scripted_runtime.py); rclpy, the lifecycle
 from __future__ import annotations
 
 import array
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -30,6 +32,16 @@ def domain():
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(worker)) % 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+def shower(process, *numbers, pause_s=POLL_S):
+    """Sends signals in turn until the process has ended, and returns its exit code."""
+    for number in itertools.cycle(numbers):
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(pause_s)
+            break
+    return process.returncode
 
 
 class NodeProcess:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import cv2
 from PIL import Image
 
-from penguin_models.atomic_write import atomic_write
+from penguin_models.atomic_write import atomic_write, writing
 from penguin_models.errors import TabletopError
 from penguin_models.types import UInt8Array
 from penguin_tabletop.dataset import CLASSES, Sample, TabletopDataset, TabletopSettings
@@ -55,8 +55,13 @@ def write(
     """Writes samples 0 to `count`, except those already there, in `jobs` processes.
 
     `on_progress` is called with the number of samples written and the total. Raises TabletopError if the folder holds
-    something else, such as samples of other settings.
+    something else, such as samples of other settings, and WriteError if the disk is full; a later run continues.
     """
+    with writing(out):
+        _write(out, settings, count, jobs, on_progress)
+
+
+def _write(out: Path, settings: WriterSettings, count: int, jobs: int, on_progress: Progress) -> None:
     _prepare(out, settings)
     annotations, scenes = (_partial(out / name) for name in _LINE_FILES)
     done = _resume(out, count)
@@ -144,6 +149,6 @@ def _paths(folder: str, sample: Sample, ending: str) -> list[str]:
 def _write_images(out: Path, paths: list[str], images: Sequence[UInt8Array]) -> list[str]:
     (out / paths[0]).parent.mkdir(exist_ok=True)
     for path, pixels in zip(paths, images, strict=True):
-        # PNG ignores the settings of JPEG.
-        Image.fromarray(pixels).save(out / path, quality=92, subsampling=0)
+        with writing(out / path):  # PNG ignores the settings of JPEG
+            Image.fromarray(pixels).save(out / path, quality=92, subsampling=0)
     return paths

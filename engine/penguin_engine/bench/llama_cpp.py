@@ -12,6 +12,7 @@ import numpy as np
 
 from penguin_engine.export.checkpoint_to_onnx import decoder_shape
 from penguin_engine.export.graphs.weights import CheckpointWeights
+from penguin_models.atomic_write import PARTIAL_SUFFIX, writing
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.errors import EngineError
 from penguin_models.tensor_files import released_name
@@ -21,16 +22,30 @@ PRECISIONS = ("f32", "f16", "q8_0", "q4_0")
 
 
 def write_gguf(model: Path, path: Path, precision: str) -> Path:
-    """Writes the decoder of a checkpoint as GGUF without vocabulary unless the file exists, and returns its path."""
+    """Writes the decoder of a checkpoint as GGUF without vocabulary unless the file exists, and returns its path.
+
+    Raises WriteError if it cannot be written.
+    """
     if precision not in PRECISIONS:
         raise EngineError(f"llama.cpp precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
-    import gguf
-
     if path.is_file():
         return path
+    partial = path.with_suffix(PARTIAL_SUFFIX)
+    try:
+        with writing(path):
+            _write(model, partial, precision)
+            partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _write(model: Path, path: Path, precision: str) -> None:
+    import gguf
+
     checkpoint, stored, _ = open_checkpoint(model)
     shape, _ = decoder_shape(checkpoint)
-    writer = gguf.GGUFWriter(path.with_suffix(".partial"), "qwen3", use_temp_file=True)
+    writer = gguf.GGUFWriter(path, "qwen3", use_temp_file=True)
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context_length)
     writer.add_embedding_length(shape.hidden)
@@ -59,8 +74,6 @@ def write_gguf(model: Path, path: Path, precision: str) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    path.with_suffix(".partial").rename(path)
-    return path
 
 
 def weight_bytes(path: Path) -> int:

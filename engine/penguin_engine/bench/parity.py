@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -28,6 +27,7 @@ from penguin_models.chat import render
 from penguin_models.checkpoint import load_pretrained
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import MediaError, PenguinError
+from penguin_models.media import open_image
 from penguin_models.processor import Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import reference_sizes
@@ -246,7 +246,7 @@ def _sizes(folder: Path) -> Iterator[Row]:
 
 
 def _read(path: Path, crop: list[int] | None = None) -> UInt8Array:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.array((image.crop(tuple(crop)) if crop else image).convert("RGB"))  # type: ignore[arg-type]
 
 

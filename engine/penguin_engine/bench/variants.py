@@ -28,8 +28,8 @@ from penguin_engine.bench.machine import machine_facts
 from penguin_engine.bench.rates import FRAME
 from penguin_engine.bench.worker_process import WorkerSettings
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
-from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, DecoderShape
-from penguin_engine.export.quantize import KINDS, Quantization
+from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, QUANTIZED, DecoderShape
+from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.config import EncoderConfig
@@ -139,7 +139,7 @@ def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> P
     if variant.profile is None:
         return model
     quantization = None
-    if variant.precision in KINDS:
+    if variant.precision in QUANTIZED:
         quantization = Quantization.default(variant.precision, variant.profile == "onnxruntime")
     folder = work / f"{variant.profile}-{variant.precision}-{_checkpoint_key(model)}"
     if not (folder / MANIFEST).is_file():

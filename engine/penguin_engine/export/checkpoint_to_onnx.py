@@ -46,8 +46,8 @@ from penguin_engine.export.manifest import (
     write_json,
 )
 from penguin_engine.export.quantize import REPORT, Quantization
-from penguin_engine.export.staging import check_movable, put_into_place, staging, writing
-from penguin_models.atomic_write import PARTIAL_SUFFIX
+from penguin_engine.export.staging import check_movable, put_into_place, staging
+from penguin_models.atomic_write import PARTIAL_SUFFIX, writing
 from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, UInt8Array
@@ -74,8 +74,9 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
 
     Raises:
         CheckpointError: The checkpoint is missing or incomplete.
-        EngineError: An option is unknown, the folder contains other files or cannot be written, or the model cannot be
-            exported with these options.
+        EngineError: An option is unknown, the folder contains other files, or the model cannot be exported with these
+            options.
+        WriteError: The folder cannot be written; nothing in it was changed.
     """
     options = options or ExportOptions()
     profile = PROFILES[_check_known("profile", options.profile, PROFILES)]

@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from penguin_models.config import Count, Layers, Positive
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor
 
@@ -30,9 +32,25 @@ MASKED = -1e9
 """Added to masked attention scores. It is finite so that a fully masked row gives 0 and not NaN."""
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
+QUANTIZED = ("int8", "int4", "fp8")
+_NEEDED = (VISION, DECODER, EMBEDDINGS, "tokenizer.json", "preprocessor_config.json")
 _HASH_BLOCK_BYTES = 2**24
 _SMALL_BYTES = 2**24
 """Files up to this size (graphs and tokenizer) are verified by hash each time a folder is read."""
+
+
+def _one_of(names: Iterable[str]) -> Any:
+    return Field(pattern=f"^({'|'.join(names)})$")
+
+
+def _file_name(name: str) -> str:
+    if PurePath(name).name != name or "\0" in name or not 0 < len(name.encode(errors="replace")) < 256:
+        raise ValueError(f"it names {name[:200]!r}, which is not a file of this folder")
+    return name
+
+
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=100_000_000)]
+Dtype = Annotated[str, _one_of(DTYPES)]
 
 
 @dataclass(frozen=True)
@@ -66,16 +84,16 @@ PROFILES = {
 class DecoderShape:
     """Sizes of the decoder."""
 
-    layers: int  # transformer blocks
-    hidden: int  # width of an embedding
-    intermediate: int  # width of the gated feed-forward layer
-    heads: int  # query heads
-    kv_heads: int  # key and value heads
-    head_dim: int  # width of a head
-    vocab: int  # rows of the embedding table
-    context_length: int  # longest sequence in tokens
-    eps: float  # epsilon of every norm
-    rope_theta: float  # base of the rotary frequencies
+    layers: Layers  # transformer blocks
+    hidden: Count  # width of an embedding
+    intermediate: Count  # width of the gated feed-forward layer
+    heads: Count  # query heads
+    kv_heads: Count  # key and value heads
+    head_dim: Count  # width of a head
+    vocab: Count  # rows of the embedding table
+    context_length: Count  # longest sequence in tokens
+    eps: Positive  # epsilon of every norm
+    rope_theta: Positive  # base of the rotary frequencies
 
     @property
     def cache_names(self) -> list[str]:
@@ -98,33 +116,43 @@ class DecoderShape:
 class ExportedFile:
     """Size and hash of one file."""
 
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(strict=True, ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+Files = dict[Annotated[str, AfterValidator(_file_name)], ExportedFile]
+"""Files of a folder by name."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Description of an exported folder."""
 
-    source: str  # checkpoint from which it was exported
-    profile: str  # name of the profile
-    opset: int  # version of the standard operators in the graphs
-    dtype: str  # type of the decoder's embeddings, and of its weights that are not quantised
-    cache_dtype: str  # type of the KV cache
-    vision_dtype: str  # type of the vision graph's weights
-    patch_dim: int  # values in one flattened patch
+    source: Annotated[str, Field(max_length=4096)]  # checkpoint from which it was exported
+    profile: Annotated[str, _one_of(PROFILES)]  # name of the profile
+    opset: Annotated[int, Field(strict=True, ge=1, le=100)]  # version of the standard operators in the graphs
+    dtype: Dtype  # type of the decoder's embeddings, and of its weights that are not quantised
+    cache_dtype: Dtype  # type of the KV cache
+    vision_dtype: Dtype  # type of the vision graph's weights
+    patch_dim: Count  # values in one flattened patch
     decoder: DecoderShape
-    image_token_id: int  # id of `<image>`
-    end_token_ids: tuple[int, ...]  # ids that end an answer
+    image_token_id: TokenId  # id of `<image>`
+    end_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=1000)]  # ids that end an answer
     quantization: dict[str, Any] | None = None  # how the decoder's weights were quantised; None if they were not
     activation_ranges: dict[str, float] = field(default_factory=dict)  # result of the float16 check; empty without it
-    files: dict[str, ExportedFile] = field(default_factory=dict)  # every file by name
+    files: Files = field(default_factory=dict)  # every file
 
     def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile {self.profile!r} is unknown")
-        if outside := [name for name in self.files if PurePath(name).name != name]:
-            raise ValueError(f"it names {outside[0][:200]!r}, which is not a file of this folder")
+        shape, ids = self.decoder, (self.image_token_id, *self.end_token_ids)
+        if shape.heads % shape.kv_heads or shape.head_dim % 2:
+            raise ValueError(
+                f"decoder: {shape.heads} heads of width {shape.head_dim} with {shape.kv_heads} key-value heads; the "
+                "first is a multiple of the last, and the width is even"
+            )
+        if max(ids) >= shape.vocab:
+            raise ValueError(f"token id {max(ids)} is not below the vocabulary's {shape.vocab}")
+        if self.quantization is not None and self.quantization.get("kind") not in QUANTIZED:
+            raise ValueError(f"quantization.kind is not one of {', '.join(QUANTIZED)}")
 
     @property
     def precision(self) -> str:
@@ -151,6 +179,7 @@ class Manifest:
             manifest = read_json(cls, path)
         except (OSError, ValueError) as err:
             raise EngineError(f"{path} cannot be read as a manifest ({err}); export the checkpoint again") from err
+        manifest.check_complete(path)
         for name, file in manifest.files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != file.bytes:
@@ -158,6 +187,17 @@ class Manifest:
                 raise EngineError(f"{folder / name} {found}; copy or export the folder again")
         manifest.verify(folder, _SMALL_BYTES)
         return manifest
+
+    def check_complete(self, path: Path) -> None:
+        """Raises EngineError if it lacks a file, or if the embedding table has another size than its shape needs."""
+        if missing := [name for name in _NEEDED if name not in self.files]:
+            raise EngineError(f"{path} lacks {', '.join(missing)}; export the checkpoint again")
+        needed = self.decoder.head_weights * (4 if self.dtype == "float32" else 2)
+        if self.files[EMBEDDINGS].bytes != needed:
+            raise EngineError(
+                f"{path}: {EMBEDDINGS} has {self.files[EMBEDDINGS].bytes} bytes, but {self.decoder.vocab} rows of "
+                f"{self.decoder.hidden} {self.dtype} numbers take {needed}; export the checkpoint again"
+            )
 
     def verify(self, folder: Path, largest_bytes: float = math.inf) -> None:
         """Raises EngineError if the hash of a file of at most this size has changed since the export."""
@@ -168,8 +208,14 @@ class Manifest:
                 )
 
     def processor(self, folder: Path) -> Processor:
-        """Returns the processor of the exported checkpoint."""
-        return Processor.from_pretrained(folder, self.image_token_id, self.end_token_ids)
+        """Returns the processor of the exported checkpoint; raises EngineError if its patches have another size."""
+        processor = Processor.from_pretrained(folder, self.image_token_id, self.end_token_ids)
+        if (patch_dim := 3 * processor.images.patch_size**2) != self.patch_dim:
+            raise EngineError(
+                f"{folder}: preprocessor_config.json has patches of {patch_dim} values, {MANIFEST} of "
+                f"{self.patch_dim}; export the checkpoint again"
+            )
+        return processor
 
 
 def exported_names(folder: Path) -> set[str] | None:
@@ -177,7 +223,7 @@ def exported_names(folder: Path) -> set[str] | None:
     try:
         raw = json.loads((folder / MANIFEST).read_text())
         return {MANIFEST, *(PurePath(name).name for name in raw["files"])} if raw["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -188,14 +234,31 @@ def write_json(content: Any, path: Path) -> None:
 
 def read_json(kind: type[T], path: Path) -> T:
     """Reads a dataclass that `write_json` wrote; raises ValueError if it is damaged or of another version."""
-    raw = json.loads(path.read_text())
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+    return parse_json(kind, path.read_bytes())
+
+
+def parse_json(kind: type[T], content: bytes) -> T:
+    """Returns a dataclass from the content of its file; raises ValueError if it is damaged or of another version."""
+    try:
+        raw = json.loads(content)
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
+    if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
         raise ValueError(f"it is not a JSON object of format {FORMAT}")
     try:
-        return TypeAdapter(kind).validate_python(raw)
+        return _adapter(kind).validate_python(raw)  # type: ignore[no-any-return, arg-type]
     except ValidationError as err:
         first = err.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+        where, value = ".".join(map(str, first["loc"]))[:200], repr(first["input"])[:200]
+        if first["type"] == "value_error":
+            raise ValueError(str(first["ctx"]["error"])) from err
+        found = "" if first["type"] == "missing" else f" is {value}"
+        raise ValueError(f"{where}{found}: {first['msg'][:200]}") from err
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def hash_file(path: Path) -> ExportedFile:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penguin_engine.export.graphs.decoder import HEAD
+from penguin_engine.export.manifest import QUANTIZED
 from penguin_models.errors import EngineError
 
-KINDS = ("int8", "int4", "fp8")
 REPORT = "quantization.json"
 """File that `penguin-vl quantize` adds to the exported folder."""
 LAYERS = (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -26,8 +26,8 @@ class Quantization:
     sensitive: str | None = None  # kind of sensitive layers: "int8", or None to leave them unquantised
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(KINDS)}")
+        if self.kind not in QUANTIZED:
+            raise EngineError(f"weights {self.kind!r} are unknown; choose from {', '.join(QUANTIZED)}")
 
     @classmethod
     def default(cls, kind: str, contrib: bool) -> Quantization:

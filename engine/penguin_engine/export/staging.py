@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from penguin_models.atomic_write import writing
 from penguin_models.errors import EngineError
 
 _LOCK = "lock"
@@ -23,7 +24,8 @@ def staging(folder: Path, result: Path) -> Iterator[Path]:
     """Provides an empty folder, always the same for one result, and removes it at the end.
 
     Raises:
-        EngineError: Another process is writing the result, or the folder cannot be created.
+        EngineError: Another process is writing the result.
+        WriteError: The folder cannot be created.
     """
     lock = FileLock(folder / _LOCK, timeout=0)
     with writing(result):
@@ -43,20 +45,6 @@ def staging(folder: Path, result: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an operating-system error raised while writing to a path into an EngineError with a remedy."""
-    try:
-        yield
-    except Exception as err:
-        # Libraries written in Rust (tokenizers, safetensors) raise plain exceptions that end in "(os error N)".
-        if not isinstance(err, OSError) and "(os error " not in str(err):
-            raise
-        raise EngineError(
-            f"{path} cannot be written ({err}); free some space there, or choose a folder that you may write to"
-        ) from err
 
 
 def check_movable(folder: Path) -> None:

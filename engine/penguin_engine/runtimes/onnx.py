@@ -6,7 +6,7 @@ copies cached tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from penguin_models.types import Float32Array, PatchedImage
 
 _ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 """ONNX's numbers of types, for bindings."""
+_TYPE_NAMES = {"float32": "tensor(float)", "float16": "tensor(float16)", "bfloat16": "tensor(bfloat16)"}
 
 
 class OnnxRuntime:
@@ -51,8 +52,13 @@ class OnnxRuntime:
             )
         self._vision = open_session(folder / VISION, self._device, threads)
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
-        self._table = EmbeddingTable(folder, manifest)
         decoder = manifest.decoder
+        row = [decoder.kv_heads, decoder.head_dim]
+        cache = manifest.cache_dtype, row if PROFILES[manifest.profile].cache == "rows" else [1, *row]
+        caches = {f"past_{name}": cache for name in decoder.cache_names}
+        _check_inputs(self._vision, {"patches": ("float32", [manifest.patch_dim])}, folder / VISION)
+        _check_inputs(self._decoder, {"embeddings": (manifest.dtype, [decoder.hidden]), **caches}, folder / DECODER)
+        self._table = EmbeddingTable(folder, manifest)
         self.info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
@@ -176,6 +182,19 @@ class _Rows:
             self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
             self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
         return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
+
+
+def _check_inputs(session: Any, expected: Mapping[str, tuple[str, list[int]]], path: Path) -> None:
+    """Raises EngineError unless a graph has inputs of these types and fixed sizes, as the manifest says."""
+    inputs = {item.name: item for item in session.get_inputs()}
+    for name, (dtype, sizes) in expected.items():
+        found = inputs.get(name)
+        fixed = [size for size in found.shape if isinstance(size, int)] if found else []
+        if found is None or (found.type, fixed) != (_TYPE_NAMES[dtype], sizes):
+            raise EngineError(
+                f"{path} does not fit manifest.json, whose input {name} has the type {dtype} and the sizes {sizes}; "
+                "export the checkpoint again"
+            )
 
 
 def _bind_host_input(binding: Any, name: str, value: Array, dtype: str) -> None:

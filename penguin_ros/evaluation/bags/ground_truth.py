@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from penguin_models.errors import EvaluationError
+from penguin_models.errors import EvaluationError, MediaError
 from penguin_ros.bag_storage.bag import open_bag
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS
-from penguin_ros.evaluation.question_file import ExpectedObject
-from penguin_ros.recording import header_stamp_ns
+from penguin_ros.evaluation.question_file import ExpectedObject, describe
+from penguin_ros.recording import header_stamp_ns, listed
 
 MAX_DISTANCE_S = 0.5
 """Maximum time between an image and the message with its boxes."""
@@ -27,6 +28,7 @@ class TruthTopic:
     topic: str
     stamps_ns: tuple[int, ...]  # stamps of its messages, in order
     objects: tuple[tuple[ExpectedObject, ...], ...]  # objects of each message, with boxes in pixels
+    notes: tuple[str, ...] = ()  # a sentence about messages that were left out because they are damaged
 
     def at(self, stamp_ns: int) -> tuple[ExpectedObject, ...]:
         """Returns the objects of the message closest to an image; raises EvaluationError if none is within 0.5 s."""
@@ -41,25 +43,43 @@ class TruthTopic:
 
 
 def read_truth(path: Path, topic: str) -> TruthTopic:
-    """Reads the expected boxes of a topic; raises EvaluationError if it is missing, is empty or has another type."""
+    """Reads the expected boxes of a topic; messages that are damaged are left out.
+
+    Raises EvaluationError if the topic is missing or has another type, or no message is left.
+    """
     with open_bag(path) as bag:
         types = {c.topic: c.msgtype for c in bag.connections if c.encoding in READABLE_ENCODINGS}
         if topic not in types:
-            available = ", ".join(sorted(name for name, kind in types.items() if kind in _TYPES)) or "none"
+            available = listed(sorted(name for name, kind in types.items() if kind in _TYPES))
             raise EvaluationError(f"bag {path} has no topic {topic}; topics with boxes: {available}")
         if types[topic] not in _TYPES:
             raise EvaluationError(
                 f"topic {topic} of bag {path} is {types[topic]}; boxes are read from {' or '.join(_TYPES)}"
             )
-        messages = []
+        messages, bad = [], []
         for recorded in bag.messages([c for c in bag.connections if c.topic == topic and c.msgtype in _TYPES]):
-            message = recorded.deserialize()
-            boxes = map(_detection, message.detections) if hasattr(message, "detections") else _caption(message)
-            messages.append((header_stamp_ns(recorded) or recorded.log_ns, tuple(boxes)))
+            try:
+                messages.append((header_stamp_ns(recorded) or recorded.log_ns, _boxes(recorded.deserialize())))
+            except MediaError as err:
+                bad.append(str(err))
     if not messages:
-        raise EvaluationError(f"topic {topic} of bag {path} has no messages")
+        fault = f"no message that can be read; the first: {bad[0]}" if bad else "no messages"
+        raise EvaluationError(f"topic {topic} of bag {path} has {fault}")
     stamps_ns, objects = zip(*sorted(messages, key=lambda item: item[0]), strict=True)
-    return TruthTopic(topic, stamps_ns, objects)
+    total = len(messages) + len(bad)
+    notes = [f"{topic}: {len(bad)} of {total} messages cannot be read; the first: {reason}" for reason in bad[:1]]
+    return TruthTopic(topic, stamps_ns, objects, tuple(notes))
+
+
+def _boxes(message: Any) -> tuple[ExpectedObject, ...]:
+    """Returns the objects of a message, whose fields a bag may define otherwise; raises MediaError if they are bad."""
+    try:
+        items = map(_detection, message.detections) if hasattr(message, "detections") else _caption(message)
+        return tuple(items)
+    except ValidationError as err:
+        raise MediaError(f"a box or label of the message is not valid: {describe(err)}") from err
+    except (AttributeError, TypeError, ValueError) as err:
+        raise MediaError(f"the message has other fields than its type: {err}") from err
 
 
 def _detection(item: Any) -> ExpectedObject:

@@ -14,7 +14,7 @@ from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 _GROUPS = ("memory.", "keyframe.", "caption.", "answer.")
-_SINGLE = ("token_budget", "sample_rate_hz", "mono16_scaling")
+_SINGLE = ("token_budget", "sample_rate_hz", "mono16_scaling", "max_image_pixels")
 RELEVANT = tuple(name for name in _DEFAULTS if name in _SINGLE or name.startswith(_GROUPS))
 """Parameters that change answers (captions take time, which `--realtime` measures); the others do not."""
 

@@ -21,19 +21,20 @@ _SLACK_NS = 1_000_000
 
 def make_plan(
     paths: Sequence[Path], questions: Sequence[Question], model: ModelSpec, settings: RunSettings
-) -> tuple[list[BagJob], dict[str, str]]:
+) -> tuple[list[BagJob], dict[str, str], list[str]]:
     """Opens the bags and checks that every question can be asked.
 
     Returns:
-        The jobs of readable bags that have questions, and the name of each unreadable bag -> reason.
+        The jobs of readable bags, with the questions that can be asked; the name of each unreadable bag -> reason; and
+        a sentence about each question that names a bag, topic or time that does not exist.
 
     Raises:
-        EvaluationError: Questions name bags, topics or times that do not exist; the first ten are listed.
+        EvaluationError: No question can be asked, because of what the questions say; the first ten are listed.
     """
     jobs: list[BagJob] = []
     failed: dict[str, str] = {}
     problems: list[str] = []
-    by_bag = _group_by_bag([bag_name(path) for path in paths], questions)
+    by_bag = _group_by_bag([bag_name(path) for path in paths], questions, problems)
     for path, (name, asked) in zip(paths, by_bag.items(), strict=True):
         try:
             job = _plan_bag(path, asked, model, settings, problems) if asked else None
@@ -42,9 +43,9 @@ def make_plan(
             continue
         if job is not None:
             jobs.append(job)
-    if problems:
+    if problems and not jobs and not failed:
         raise EvaluationError(first_ten(problems))
-    return jobs, failed
+    return jobs, failed, problems
 
 
 def check_time(recording: Recording, question: Question) -> None:
@@ -61,18 +62,21 @@ def check_time(recording: Recording, question: Question) -> None:
         )
 
 
-def _group_by_bag(names: Sequence[str], questions: Sequence[Question]) -> dict[str, list[Question]]:
+def _group_by_bag(
+    names: Sequence[str], questions: Sequence[Question], problems: list[str]
+) -> dict[str, list[Question]]:
     by_bag: dict[str, list[Question]] = {name: [] for name in names}
     if len(by_bag) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
         raise EvaluationError(f"two bags are named {duplicate}; rename one, because questions refer to bags by name")
     for question in questions:
-        if question.bag is None and len(names) > 1:
-            raise EvaluationError(f"question {question.id} does not name one of the {len(names)} bags")
         bag = question.bag or names[0]
-        if bag not in by_bag:
-            raise EvaluationError(f"question {question.id} is about bag {bag}; the bags are {', '.join(names)}")
-        by_bag[bag].append(question)
+        if question.bag is None and len(names) > 1:
+            problems.append(f"question {question.id} does not name one of the {len(names)} bags")
+        elif bag not in by_bag:
+            problems.append(f"question {question.id} is about bag {bag}; the bags are {', '.join(names)}")
+        else:
+            by_bag[bag].append(question)
     return by_bag
 
 
@@ -81,30 +85,33 @@ def _plan_bag(
 ) -> BagJob | None:
     """Returns the job of a bag, and adds the problems found: those of topics first, then those of times.
 
-    Raises MediaError if the bag cannot be read, or no image of a camera can be decoded.
+    Raises MediaError if the bag cannot be read, its times jump, or no image of a camera can be decoded.
     """
     unavailable: dict[str, list[str]] = {}  # reason -> question ids
     cameras = _find_cameras(path, questions, unavailable)
     truth = _read_truths(path, questions, unavailable)
     problems += [f"question {_list_ids(ids)}: {reason}" for reason, ids in unavailable.items()]
     reported = {question_id for ids in unavailable.values() for question_id in ids}
-    if not cameras:
+    if len(reported) == len(questions):
         return None
     try:
-        recording = replace(open_recording(path, cameras), mono16_scaling=settings.node()["mono16_scaling"])
+        recording = replace(open_recording(path, cameras), decoding=settings.node().decoding)
     except EvaluationError as err:
-        problems.append(str(err))
-        return None
+        raise MediaError(str(err)) from err
     _check_pictures(recording)
-    job = BagJob(recording, tuple(questions), truth, model, settings)
+    notes = (*recording.notes, *(note for topic in truth.values() for note in topic.notes))
+    recording = replace(recording, notes=notes)
+    job = BagJob(recording, (), truth, model, settings)
+    asked = []
     for question in questions:
         if question.id not in reported:
             try:
                 check_time(recording, question)
                 _check_truth(job, question)
+                asked.append(question)
             except EvaluationError as err:
                 problems.append(str(err))
-    return job
+    return replace(job, questions=tuple(asked)) if asked else None
 
 
 def _check_pictures(recording: Recording) -> None:
@@ -129,14 +136,15 @@ def _list_ids(ids: Sequence[str]) -> str:
 
 
 def _find_cameras(path: Path, questions: Sequence[Question], unavailable: dict[str, list[str]]) -> list[str]:
-    cameras = []
+    cameras: list[str] = []
     with open_bag(path) as bag:
         for question in questions:
-            for topic in question.cameras or (None,):
-                try:
-                    cameras.append(choose_topic(bag, topic, option="its field camera"))
-                except MediaError as err:
-                    unavailable.setdefault(str(err), []).append(question.id)
+            try:
+                cameras += [
+                    choose_topic(bag, topic, option="its field camera") for topic in question.cameras or (None,)
+                ]
+            except MediaError as err:
+                unavailable.setdefault(str(err), []).append(question.id)
     return list(dict.fromkeys(cameras))
 
 

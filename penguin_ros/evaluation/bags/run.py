@@ -51,24 +51,26 @@ def run_bags(
     options: RunOptions,
     on_start: Callable[[int, int], None] = lambda total, done: None,
     on_answers: Callable[[int], None] = lambda count: None,
+    bad_lines: Sequence[str] = (),
 ) -> Results:
     """Evaluates a model on bags, resumes an earlier run in the same folder, and returns the results.
 
     At the start, `on_start` gets the number of answers in total and of those already known; `on_answers` gets the
-    number of new answers since its last call.
+    number of new answers since its last call. `bad_lines` are sentences about questions that could not be read.
 
-    The results are also written to the folder. They name bags that failed, and keep the answers made before.
+    The results are also written to the folder. They name bags that failed, and keep the answers made before, and they
+    name questions that could not be asked.
 
     Raises:
-        PenguinError: The questions do not fit the bags, the model cannot be loaded, the folder has results of other
-            settings, or nothing was answered. Earlier results are unchanged.
+        PenguinError: No question fits the bags, the model cannot be loaded, the folder has results of other settings,
+            or nothing was answered. Earlier results are unchanged.
     """
     settings = settings.model_copy(update={"methods": list(dict.fromkeys(settings.methods))})
     if "realtime" in settings.methods and (options.jobs > 1 or options.ray is not None):
         raise EvaluationError("method realtime measures this machine and needs all of it: remove --jobs and --ray")
     if options.out.exists() and not options.out.is_dir():
         raise EvaluationError(f"results need a folder, but {options.out} is a file; choose another --out")
-    jobs, unreadable = make_plan(bags, questions, model, settings)
+    jobs, unreadable, problems = make_plan(bags, questions, model, settings)
     info = _describe_model(model)
     work, earlier = _resume(jobs, unreadable, run_key(info, settings), options)
     on_start(sum(len(job.wanted()) for job, _ in work), sum(len(job.done) for job, _ in work))
@@ -77,7 +79,7 @@ def run_bags(
     for name, progress in earlier.items():
         bag_records.append(_score(name, [q for q in questions if q.bag in (None, name)], settings, progress, None))
     if not any(records for records, _ in bag_records):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        reasons = "; ".join([*(f"{name}: {reason}" for name, reason in failed.items()), *problems])
         raise EvaluationError(f"no question was answered; {reasons}")
     timelines = [timeline for _, timelines in bag_records for timeline in timelines]
     results = Results(
@@ -88,6 +90,7 @@ def run_bags(
         settings=settings,
         machine={**machine_facts(), "energy": EnergyMeter().sources},
         bags=_describe_bags(jobs, failed, bags, timelines),
+        problems=[*bad_lines, *problems],
         questions=list(questions),
         records=[record for records, _ in bag_records for record in records],
         timelines=timelines,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_engine.bench.keyframe_policies import AnnotatedClip
+from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import MediaError
 from penguin_models.types import Frame, Size
 from penguin_tabletop.clips.timeline import TabletopClip
@@ -49,6 +50,7 @@ def draw_timelines(path: Path, policies: Mapping[str, Sequence[dict[str, Any]]])
     """Writes a plot with one row per clip of each policy; every second clip is a calm one, without events.
 
     Clips have "events" (start and end in seconds) and "keyframes" (seconds). The path's ending names the format.
+    Raises WriteError.
     """
     from matplotlib.figure import Figure
 
@@ -64,4 +66,5 @@ def draw_timelines(path: Path, policies: Mapping[str, Sequence[dict[str, Any]]])
         axis.set(title=f"{name}: events with 1 s of grace (bars), keyframes (strokes)", xlabel="seconds")
         axis.set_yticks(range(len(clips)), [f"clip {n // 2 + 1}{', calm' * (n % 2)}" for n in range(len(clips))])
         axis.set_ylim(len(clips) - 0.5, -0.5)
-    figure.savefig(path)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))

@@ -6,6 +6,7 @@ The frames can come from anywhere, for example from a simulation or a labelled v
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2 import StoragePlugin, Writer
 
+from penguin_models.atomic_write import writing
 from penguin_models.errors import EvaluationError
 from penguin_models.grounding import GroundedObject
 from penguin_models.types import Size, UInt8Array
@@ -39,25 +41,32 @@ class TrueFrame:
 def write_bag(path: Path, frames: Iterable[TrueFrame]) -> Path:
     """Writes an mcap bag with a JPEG image on CAMERA and a `vision_msgs/Detection2DArray` on TRUTH for each frame.
 
-    Frames are in order of time; time 0 gets the stamp START_NS. Raises EvaluationError if the folder exists already, or
-    cannot be written.
+    Frames are in order of time; time 0 gets the stamp START_NS. Raises EvaluationError if the folder exists already,
+    and WriteError, leaving no folder behind, if it cannot be written.
     """
-    store = typestore()
+    if path.exists():
+        raise EvaluationError(f"bag {path} cannot be written: it exists already; choose another folder")
     try:
-        with Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            images = writer.add_connection(CAMERA, _IMAGE, typestore=store)
-            detections = writer.add_connection(TRUTH, _DETECTIONS, typestore=store)
-            for frame in frames:
-                stamp_ns = START_NS + round(frame.time_s * 1e9)
-                header, size = _header(stamp_ns), Size(*frame.rgb.shape[:2])
-                image = _make(_IMAGE, header=header, format="jpeg", data=_jpeg(frame.rgb))
-                boxes = [_detection(header, item, size) for item in frame.objects]
-                array = _make(_DETECTIONS, header=header, detections=boxes)
-                writer.write(images, stamp_ns, store.serialize_cdr(image, _IMAGE))
-                writer.write(detections, stamp_ns, store.serialize_cdr(array, _DETECTIONS))
-    except (WriterError, OSError) as err:
-        raise EvaluationError(f"bag {path} cannot be written: {err}") from err
+        with writing(path), Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            _write_frames(writer, frames)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return path
+
+
+def _write_frames(writer: Writer, frames: Iterable[TrueFrame]) -> None:
+    store = typestore()
+    images = writer.add_connection(CAMERA, _IMAGE, typestore=store)
+    detections = writer.add_connection(TRUTH, _DETECTIONS, typestore=store)
+    for frame in frames:
+        stamp_ns = START_NS + round(frame.time_s * 1e9)
+        header, size = _header(stamp_ns), Size(*frame.rgb.shape[:2])
+        image = _make(_IMAGE, header=header, format="jpeg", data=_jpeg(frame.rgb))
+        boxes = [_detection(header, item, size) for item in frame.objects]
+        array = _make(_DETECTIONS, header=header, detections=boxes)
+        writer.write(images, stamp_ns, store.serialize_cdr(image, _IMAGE))
+        writer.write(detections, stamp_ns, store.serialize_cdr(array, _DETECTIONS))
 
 
 def _jpeg(rgb: UInt8Array) -> UInt8Array:

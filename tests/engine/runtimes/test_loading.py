@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -132,6 +133,45 @@ def test_graph_that_cannot_be_loaded_is_an_error(exported, tmp_path):
     write_json(replace(manifest, files=files), folder / MANIFEST)
     with pytest.raises(EngineError, match=r"cannot load .*decoder\.onnx on cpu"):
         open_runtime("onnx", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_dim": 1200}, r"vision\.onnx does not fit manifest.json, whose input patches .* \[1200\]"),
+        ({"cache_dtype": "float16"}, r"decoder\.onnx does not fit .* input past_key_0 has the type float16"),
+        ({"layers": 4}, r"decoder\.onnx does not fit .* input past_key_3"),
+        ({"heads": 100_000_000, "kv_heads": 50_000_000}, r"decoder\.onnx does not fit .* input past_key_0"),
+        ({"vocab": 1_000_000}, r"embeddings.bin has \d+ bytes, but 1000000 rows .* take \d+; export"),
+    ],
+)
+def test_sizes_that_the_graphs_do_not_have_are_refused(exported, tmp_path, change, message):
+    folder = shutil.copytree(exported(profile="portable"), tmp_path / "copy")
+    raw = json.loads((folder / MANIFEST).read_text())
+    for name, value in change.items():
+        (raw if name in raw else raw["decoder"])[name] = value
+    (folder / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(EngineError, match=message):
+        open_runtime("onnx", folder)
+
+
+@pytest.mark.parametrize("location", ["{outside}", "../outside", "link", "folder/outside", "/proc/self/environ"])
+def test_weights_outside_the_folder_are_refused(tmp_path, location):
+    """ONNX Runtime itself refuses them, before it opens them."""
+    outside, folder = tmp_path / "outside", tmp_path / "model"
+    folder.mkdir()
+    outside.write_bytes(bytes(16))
+    (folder / "link").symlink_to(outside)
+    (folder / "folder").symlink_to(tmp_path)
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", location.format(outside=outside)), ("offset", "0"), ("length", "16")):
+        weight.external_data.add(key=key, value=value)
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [4]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match=r"cannot load .*External data path"):
+        open_session(folder / "m.onnx", Device.parse("cpu"), 1)
 
 
 ROBOT = """

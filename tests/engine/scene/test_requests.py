@@ -1,10 +1,23 @@
 """Requests are checked before they are queued, the queue is bounded, and every pending request is resolved."""
 
+import math
+
+import hypothesis
 import pytest
+from fuzzing import FUZZ
+from hypothesis import strategies as st
 
 from penguin_engine.scene.generation import Sampling
-from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
-from penguin_models.errors import BusyError, CancelledError, ContextLengthError, NotActiveError, PromptError
+from penguin_engine.scene.requests import MAX_CAMERAS, RESERVED_TOKENS, PendingRequest, Request, RequestQueue
+from penguin_models.chat import RESERVED
+from penguin_models.errors import (
+    BusyError,
+    CancelledError,
+    ContextLengthError,
+    NotActiveError,
+    PenguinError,
+    PromptError,
+)
 
 
 def pending():
@@ -104,6 +117,8 @@ def test_a_request_holds_the_prompt_tokens_after_the_last_frame(processor):
     ("question", "options", "error", "message"),
     [
         ("  ", {}, PromptError, "is empty"),
+        ("What?", {"cameras": ["/a"] * 1_000_000}, PromptError, "names 1000000 cameras, the limit is 64"),
+        ("\udcff?", {}, PromptError, "not valid Unicode"),
         ("x" * 1_000_000, {}, PromptError, "has 1000000 characters, the limit is 16384"),
         ("<image>?", {}, PromptError, "<image>"),
         ("What?", {"horizon_s": -1.0}, PromptError, "horizon_s is -1.0"),
@@ -113,5 +128,52 @@ def test_a_request_holds_the_prompt_tokens_after_the_last_frame(processor):
     ],
 )
 def test_bad_questions_are_refused_before_they_are_queued(processor, question, options, error, message):
+    def no_work(camera):
+        raise AssertionError("a limit is checked before any work is done")
+
     with pytest.raises(error, match=message):
-        Request.prepare(processor, question, **options)
+        Request.prepare(processor, question, camera_name=no_work, **options)
+
+
+def test_a_question_that_is_refused_anyway_costs_no_work(queue):
+    queue.put(pending())
+    queue.check()
+    queue.put(pending())
+    with pytest.raises(BusyError, match="2 questions are waiting"):
+        queue.check()
+    assert queue.refused == 1
+
+
+def test_each_camera_counts_once(processor):
+    request = Request.prepare(
+        processor, "What?", cameras=["a", "/b", "/a"], camera_name=lambda name: f"/{name.strip('/')}"
+    )
+    assert request.cameras == ("/a", "/b")
+
+
+TEXTS = st.lists(
+    st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates and NUL as well
+    | st.sampled_from([*RESERVED, "<|im_", " ", "/image", "x" * 20_000, "\U0001f600" * 700]),
+    max_size=4,
+).map("".join)
+
+
+@FUZZ
+@hypothesis.given(
+    TEXTS,
+    st.sampled_from([[], ["/a", "/a"], ["/a"] * 65]),
+    st.just(0.0) | st.floats(width=32),
+    st.sampled_from([1, 256]) | st.integers(0, 2**32 - 1),
+)
+def test_any_request_becomes_tokens_that_fit_or_one_short_error(
+    processor, question, cameras, horizon_s, max_new_tokens
+):
+    try:
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        request = Request.prepare(processor, question, sampling, cameras, horizon_s)
+    except PenguinError as err:
+        assert len(str(err)) < 400 and str(err).isprintable()
+        return
+    assert len(request.token_ids) + max_new_tokens <= RESERVED_TOKENS
+    assert len(request.cameras) <= MAX_CAMERAS and math.isfinite(request.horizon_s) and request.horizon_s >= 0
+    assert not any(token in request.question for token in RESERVED)

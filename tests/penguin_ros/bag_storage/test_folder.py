@@ -49,11 +49,12 @@ def read(path):
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("compression", ["none", "file", "message"])
 def test_a_split_bag_is_read_with_and_without_metadata(split, storage, compression):
-    folder = split(storage, compression)
+    count = 12 if storage == "mcap" else 3  # SQLite files take long to write
+    folder = split(storage, compression, count=count)
     (folder / "._bag_0.mcap").write_bytes(b"Mac OS X")  # what copying leaves behind
-    assert read(folder) == (list(range(12)), [])
+    assert read(folder) == (list(range(count)), [])
     (folder / "metadata.yaml").unlink()
-    assert read(folder) == (list(range(12)), [])
+    assert read(folder) == (list(range(count)), [])
 
 
 @pytest.mark.parametrize(

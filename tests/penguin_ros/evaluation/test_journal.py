@@ -1,6 +1,7 @@
 """The journal: what an interrupted run leaves on disk, and that answers of other runs are refused."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -129,10 +130,22 @@ def test_pictures_are_written_once_until_they_are_discarded(tmp_path):
 def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "progress").touch()
     (tmp_path / "frames").touch()
-    with pytest.raises(WriteError, match=r"results .*bag.jsonl cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"bag.jsonl cannot be written: .*, or choose another place"):
         journal_of(tmp_path).write(record())
-    with pytest.raises(WriteError, match=r"results .*a.jpg cannot be written: .*; choose another --out"):
+    with pytest.raises(WriteError, match=r"a.jpg cannot be written: .*, or choose another place"):
         journal_of(tmp_path).write(pictured("bag", b"jpeg"))
+
+
+def test_on_a_full_disk_complete_answers_stay(small_disk):
+    disk = small_disk(16)
+    journal, written = journal_of(disk), 0
+    with pytest.raises(WriteError, match=r"bag.jsonl cannot be written: No space left on device"):
+        while True:
+            journal.write(record(str(written)))
+            written += 1
+    with suppress(WriteError):
+        journal.close()
+    assert written > 3 and len(journal_of(disk).read().answers) == written
 
 
 def test_the_run_key_changes_with_everything_that_answers_depend_on():

@@ -2,22 +2,28 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from damage import damaged_json
+from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.bags.plan import check_time
 from penguin_ros.evaluation.question_file import (
     ExpectedChoice,
     ExpectedObjects,
     Question,
     format_question,
     parse_question,
+    read_good_questions,
     read_questions,
     write_questions,
 )
+from penguin_ros.recording import ImageRef, Recording
 
 TEXT = {"type": "text", "accept": ["red"]}
 GOOD = {"id": "q1", "time_s": 1.5, "question": "What colour is it?", "expected": [TEXT]}
@@ -110,7 +116,7 @@ def test_at_most_ten_malformed_lines_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "cannot be read: .*utf-8")],
+    [(b"", "has no questions"), (b"\n \n", "has no questions"), (b"\xff\xfe", "line 1: Invalid JSON")],
 )
 def test_files_without_questions_are_refused(tmp_path, content, message):
     file = tmp_path / "q.jsonl"
@@ -175,3 +181,46 @@ def test_the_examples_in_the_documentation_are_valid():
     kinds = {"text", "number", "choice", "objects", "time_range", "not_there"}
     assert {question.expected[0].type for question in questions} == kinds
     assert set(re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE)) == set(Question.model_fields)
+
+
+RECORDING = Recording(Path("kitchen"), ("/left",), (), (ImageRef("/left", 5, 5, 0),), {}, 0)
+FULL = line(
+    bag="kitchen",
+    camera=["/left", "/right"],
+    evidence_s=[3.25, 4.75],
+    horizon_s=30.5,
+    max_new_tokens=64,
+    expected=[
+        {"type": "number", "value": 17.5, "tolerance": 0.125},
+        {"type": "objects", "objects": [{"label": "mug", "box": [11, 12, 13, 14]}]},
+        {"type": "time_range", "accept": [[21, 22]]},
+        {"type": "choice", "options": ["p", "q"], "answer": "A"},
+    ],
+)
+PLACES = [*('"kitchen"', '["/left", "/right"]', "[3.25, 4.75]", "30.5", "64", "17.5", "0.125", "11", "14", '"mug"')]
+PLACES += ["1.5", '"What colour is it?"', "[[21, 22]]", "22", '"A"', '["p", "q"]', '"number"', '"id"', "{"]
+
+
+@FUZZ
+@given(damaged_json(FULL, PLACES))
+def test_a_damaged_line_is_a_question_or_an_error(text):
+    """Whatever it says, its time can be compared with a recording, and it can be written."""
+    try:
+        question = parse_question(text)
+    except EvaluationError as err:
+        assert len(str(err)) < 1_000
+        return
+    assert parse_question(format_question(question)) == question
+    with suppress(EvaluationError):
+        check_time(RECORDING, question)
+
+
+def test_good_lines_are_read_next_to_bad_ones(tmp_path):
+    file = tmp_path / "q.jsonl"
+    bad = [b"\xff\xfe", b"[" * 100_000, b'{"id": ' + b"9" * 5000, line(time_s=1e300).encode(), b'{"id": "\\ud800"}']
+    bad += [line(time_s=...).encode()[:-1] + b', "stamp_ns": 1' + b"0" * 5000 + b"}", b'"' + b"x" * 1_000_000 + b'"']
+    file.write_bytes(b"\n".join([*bad, line(id="good").encode()]))
+    questions, problems = read_good_questions(file)
+    assert [question.id for question in questions] == ["good"]
+    assert [problem.split(":")[0] for problem in problems] == [f"line {number}" for number in range(1, 1 + len(bad))]
+    assert max(map(len, problems)) < 400

@@ -6,10 +6,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+import hypothesis
 import rclpy
+from fuzzing import FUZZ
+from hypothesis import strategies as st
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
-from penguin_ros.nodes.cameras import Camera
+from penguin_models.errors import UnknownCameraError
+from penguin_ros.nodes.cameras import Camera, camera_name
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.settings import SETTINGS, NodeSettings
 
@@ -48,3 +53,27 @@ def test_16_bit_grey_is_scaled_as_the_parameter_says(robot, scaling, levels):
     assert frames[0].rgb[0, :, 0].tolist() == levels
     camera.close()
     node.destroy_node()
+
+
+PARTS = st.sampled_from([*"~/{}_a1 ", "image", "{node}", "{ns}", "\0", "\udcff", "x" * 200]) | st.characters()
+
+
+def test_any_text_is_the_full_name_of_a_topic_or_no_camera(domain):
+    rclpy.init(args=[])
+    node = rclpy.create_node("camera_node")
+
+    @FUZZ
+    @hypothesis.given(st.lists(PARTS, max_size=6).map("".join))
+    def check(topic):
+        try:
+            assert validate_full_topic_name(camera_name(node, topic))
+        except UnknownCameraError as err:
+            assert len(str(err)) < 500 and str(err).isprintable()
+
+    try:
+        check()
+        with pytest.raises(UnknownCameraError, match="not a valid topic name"):
+            camera_name(node, "/image\0x")
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()

@@ -8,7 +8,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+import rclpy
+
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
+from penguin_ros.nodes.rcl_errors import MiddlewareError
+from penguin_ros.tools.ask_client import ask_node
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,15 @@ def test_the_command_reports_arguments_with_which_no_node_can_start(domain, args
     command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", "5", *args]
     result = subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, "COLUMNS": "200"})
     assert result.returncode == code and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_node_that_the_middleware_refuses_is_one_line(domain, tmp_path, monkeypatch, recwarn):
+    (tmp_path / "enclaves" / "robot").mkdir(parents=True)  # without keys
+    for name, value in (("ENABLE", "true"), ("STRATEGY", "Enforce"), ("KEYSTORE", str(tmp_path))):
+        monkeypatch.setenv(f"ROS_SECURITY_{name}", value)
+    try:
+        with pytest.raises(MiddlewareError, match=r"^error creating node: .*security") as error:
+            ask_node("/penguin", "What?", ros_args=["--ros-args", "--enclave", "/robot"])
+    finally:
+        rclpy.try_shutdown()
+    assert "\n" not in str(error.value) and ", at /" not in str(error.value) and not recwarn.list

@@ -21,16 +21,15 @@ from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
 from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
-from rclpy.qos import QoSHistoryPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
-from penguin_ros.nodes.context import FEEDBACK_QOS
+from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS
 
 ANSWER = "A [red cube](100,200,300,400). During the period 0.50 - 1.00 seconds."
 SLOW = {"token_s": 0.2, "text": "A word " * 100}
 STUCK = {"pause_s": 600}
 QUICK_S = 0.05
-KEEP_ALL = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL)
 
 
 @pytest.fixture
@@ -215,14 +214,20 @@ def test_a_full_queue_refuses_questions_and_goals_at_once(robot, stuck):
 
 
 def test_a_thousand_questions_at_once_are_all_refused_with_a_reason(robot, stuck):
-    """All but the two that fit the queue; the client keeps every reply."""
+    """All but the two that fit the queue; the client keeps every reply, those of the other services as well."""
     stuck.start_goal()
-    client = robot.node.create_client(Ask, f"{stuck.name}/ask", qos_profile=KEEP_ALL)
+    others = []
+    for kind, name in ((Trigger, "clear_memory"), (GetParameters, "get_parameters")):
+        other = robot.node.create_client(kind, f"{stuck.name}/{name}", qos_profile=REQUEST_QOS)
+        assert other.wait_for_service(robot.patience_s)
+        others += robot.request(lambda: [other.call_async(kind.Request()) for _ in range(200)])  # noqa: B023
+    client = robot.node.create_client(Ask, f"{stuck.name}/ask", qos_profile=REQUEST_QOS)
     assert client.wait_for_service(robot.patience_s)
     calls = robot.request(lambda: [client.call_async(Ask.Request(question="What?")) for _ in range(1000)])
     robot.wait(lambda: sum(call.done() for call in calls) == 998)
     codes = [call.result().answer.error_code for call in calls if call.done()]
     assert codes == [Answer.ERROR_BUSY] * 998
+    robot.wait(lambda: all(call.done() for call in others))
 
 
 def test_two_hundred_goals_at_once_all_end(robot, stuck):
@@ -231,8 +236,8 @@ def test_two_hundred_goals_at_once_all_end(robot, stuck):
         robot.node,
         AskStream,
         f"{stuck.name}/ask_stream",
-        goal_service_qos_profile=KEEP_ALL,
-        result_service_qos_profile=KEEP_ALL,
+        goal_service_qos_profile=REQUEST_QOS,
+        result_service_qos_profile=REQUEST_QOS,
     )
     assert client.wait_for_server(robot.patience_s)
     sent = robot.request(lambda: [client.send_goal_async(AskStream.Goal(question="?")) for _ in range(200)])
@@ -241,7 +246,7 @@ def test_two_hundred_goals_at_once_all_end(robot, stuck):
     robot.wait(lambda: sum(result.done() for result in results) == 198)
     statuses = {result.result().status for result in results if result.done()}
     assert statuses == {GoalStatus.STATUS_ABORTED}
-    client.destroy()
+    robot.request(client.destroy)  # in the executor's thread, which waits for it
 
 
 def test_of_thirty_questions_the_two_that_fit_the_queue_are_answered(robot, slow):

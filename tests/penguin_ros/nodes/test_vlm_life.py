@@ -1,16 +1,23 @@
 """The lifecycle of the node: transitions, what survives them, and the end of its process."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from live_nodes import shower
 from node_calls import NO_CAPTIONS, ask, change_state, set_parameter, statuses
 from penguin_vl.msg import Answer
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
+from type_description_interfaces.srv import GetTypeDescription
 
 
 def test_lifecycle_cycles_leak_nothing(robot, start_node, image):
@@ -81,7 +88,7 @@ def test_two_names_of_one_topic_are_refused(robot, start_node):
 def test_a_signal_ends_the_process_while_the_model_loads(robot, start_node):
     node = start_node({"load_s": 600})
     robot.wait(lambda: "is being loaded" in node.log)
-    assert node.stop() == 0
+    assert shower(node.process, signal.SIGTERM) == 0
 
 
 def test_the_node_answers_while_the_model_loads(robot, start_node):
@@ -106,10 +113,26 @@ def test_the_node_answers_while_the_model_loads(robot, start_node):
     assert not configuring.done()
 
 
-def test_an_impossible_transition_is_refused_and_the_node_stays_usable(robot, start_node):
-    node = start_node(autostart=False)
-    assert not change_state(robot, node, Transition.TRANSITION_ACTIVATE)
-    assert not change_state(robot, node, 200)
+def test_requests_and_messages_that_ros_refuses_leave_the_node_usable_and_its_log_short(robot, start_node):
+    node = start_node(autostart=False, use_sim_time=True)
+    clock = robot.node.create_publisher(Clock, "/clock", 1000)
+    robot.wait(clock.get_subscription_count)
+    for _ in range(50):
+        clock.publish(Clock(clock=Time(sec=-1)))
+        assert not change_state(robot, node, Transition.TRANSITION_ACTIVATE)
+        assert not change_state(robot, node, 200)
+        request = GetTypeDescription.Request(type_name="x", type_hash="y")
+        assert "RIHS01_" in robot.call(GetTypeDescription, f"{node.name}/get_type_description", request).failure_reason
+    request = SetParameters.Request(parameters=[Parameter(name="model", value=ParameterValue(type=200))])
+    (result,) = robot.call(SetParameters, f"{node.name}/set_parameters", request).results
+    assert not result.successful and result.reason == "model has type 200; the types of parameters are 0 to 9"
+    reason = "subscription /clock: ValueError: Seconds value must not be negative"
+    robot.wait(lambda: [s for s in statuses(robot, node.name) if reason in {v.value for v in s.values}])
+    warnings = [line.split("]: ")[-1] for line in node.log.splitlines()]
+    assert len(warnings) == 2 and {line.split(" (")[0] for line in warnings} == {
+        "transition 3 refused in state unconfigured",
+        reason,
+    }
     assert ask(robot, node).error_msg == "the node is unconfigured; configure and activate it"
     assert change_state(robot, node, Transition.TRANSITION_CONFIGURE)
     assert ask(robot, node).error_msg == "the node is inactive; activate it"

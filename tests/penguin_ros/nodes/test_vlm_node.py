@@ -79,12 +79,14 @@ def test_an_answer_reports_its_costs_and_its_frame(robot, start_node, image):
         ({"max_new_tokens": 4_000_000_000}, Answer.ERROR_BAD_REQUEST, "more than the"),
         ({"cameras": ["/nowhere"]}, Answer.ERROR_UNKNOWN_CAMERA, "camera '/nowhere' is not configured"),
         ({"cameras": ["a b"]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
+        ({"cameras": ["x" * 10_000_000]}, Answer.ERROR_UNKNOWN_CAMERA, "has 10000000 characters, the limit is 255"),
         ({}, Answer.ERROR_NO_FRAMES, "has been seen yet"),
     ],
 )
 def test_a_bad_question_is_refused_with_its_error_code_and_reason(robot, shared_node, fields, code, message):
     answer = ask(robot, shared_node, **{"question": "What?", **fields})
     assert (answer.error_code, answer.text) == (code, "") and message in answer.error_msg
+    assert len(answer.error_msg) < 400
 
 
 def test_an_exception_reaches_caller_and_log_and_the_node_survives(robot, start_node, image):
@@ -143,19 +145,23 @@ def test_images_that_are_older_than_the_newest_are_reported(robot, start_node, i
     robot.wait(is_reported)
 
 
-def test_a_corrupt_jpeg_is_counted_and_the_next_one_is_used(robot, start_node):
+LARGE_WEBP = bytes.fromhex("524946461e000000574542505650384c110000002ffeffa40a0750e42ad4a3ff8188e87f0000")
+"""16383x10900 pixels in 38 bytes."""
+
+
+def test_corrupt_and_huge_images_are_counted_and_the_next_good_one_is_used(robot, start_node):
     node = start_node(image_topics=["camera/compressed"], **NO_CAPTIONS)
     node.topic = node.topic.replace("/image", "/camera/compressed")
     file = io.BytesIO()
     Picture.new("RGB", (112, 84), (200, 10, 10)).save(file, "jpeg")
-    for second, data in ((1, file.getvalue()[:90]), (2, file.getvalue())):
+    for second, data in enumerate((file.getvalue()[:90], LARGE_WEBP, file.getvalue()), start=1):
         message = CompressedImage(format="jpeg", data=array.array("B", data))
         message.header.stamp.sec = second
         robot.publish(node.topic, message)
         camera_status(robot, node, second)
     answer = robot.wait(lambda: (a := ask(robot, node)).error_code == 0 and a)
-    assert answer.header.stamp.sec == 2 and answer.frames_used == 1
-    assert robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "1" and s)
+    assert answer.header.stamp.sec == 3 and answer.frames_used == 1
+    assert robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "2" and s)
 
 
 def test_the_image_size_may_change_within_a_stream(robot, start_node, image):

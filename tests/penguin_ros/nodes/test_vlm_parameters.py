@@ -9,7 +9,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
 from node_calls import NO_CAPTIONS, ask, camera_status, set_parameter
 from penguin_vl.msg import GroundedCaption, MemoryFrame
-from rcl_interfaces.srv import DescribeParameters, GetParameters
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters, SetParametersAtomically
+from rclpy.parameter import Parameter
 
 from penguin_ros.nodes.parameters import files_without_effect
 
@@ -169,3 +170,19 @@ def test_sections_of_a_parameter_file_apply_as_in_ros(section, applies, tmp_path
     finally:
         rclpy.shutdown()
     assert bool(list(files_without_effect(args, "/a/b/penguin"))) != applies
+
+
+def test_a_message_with_too_many_parameters_is_refused_before_anything_is_done(robot, shared_node):
+    def call(kind, service, **fields):
+        return robot.call(kind, f"{shared_node.name}/{service}", kind.Request(**fields))
+
+    changes = [Parameter("sample_rate_hz", value=5.0).to_parameter_msg()] * 101
+    for result in [
+        *(results := call(SetParameters, "set_parameters", parameters=changes).results),
+        call(SetParametersAtomically, "set_parameters_atomically", parameters=changes).result,
+    ]:
+        assert not result.successful
+        assert result.reason == "the message has 101 parameters, the limit is 100; nothing was changed"
+    assert len(results) == 101
+    assert len(call(GetParameters, "get_parameters", names=["caption.prompt"] * 101).values) == 0
+    assert call(GetParameters, "get_parameters", names=["sample_rate_hz"]).values[0].double_value == 2.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from live_nodes import shower
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("pybullet", reason="needs the extra sim")
@@ -34,8 +35,8 @@ def test_every_image_is_published_with_its_ground_truth(robot):
     try:
         robot.wait(lambda: len(images) >= 10 and len(truths) >= 10)
     finally:
-        process.send_signal(signal.SIGINT)
-    assert process.wait(180) == 0, process.stderr.read()
+        code = shower(process, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    assert (code, process.stderr.read()) == (0, "")
 
     # The topics are discovered at different times, so the first messages of one have no counterpart.
     def stamp(message):

@@ -1,11 +1,15 @@
 """Annotation files: valid samples and the order of their media, and errors of invalid ones."""
 
 import json
+from pathlib import Path
 
 import pytest
+from damage import damaged_json
+from fuzzing import FUZZ
+from hypothesis import given
 
 from penguin_models.errors import DataError
-from penguin_training.data.annotations import AnnotationFile, parse_annotation
+from penguin_training.data.annotations import Annotation, AnnotationFile, parse_annotation, parse_line, sample_id
 
 
 def parse(raw, root):
@@ -150,3 +154,53 @@ def test_paths_are_relative_to_the_file_or_the_root(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"image": "x.png"}])
     assert AnnotationFile(path)[0].media[0].path == tmp_path / "x.png"
     assert AnnotationFile(path, tmp_path / "root")[0].media[0].path == tmp_path / "root" / "x.png"
+
+
+SAMPLE = json.dumps(
+    {
+        "id": 7,
+        "image": ["a.png", "file:///b.png"],
+        "video": "c",
+        "independent_turns": True,
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "image_url", "image_url": {"url": "d.png"}}]},
+            {"role": "user", "content": "<image><video>?"},
+            {"role": "assistant", "content": "Yes."},
+        ],
+    }
+)
+PLACES = [*("7", '["a.png", "file:///b.png"]', '"file:///b.png"', '"c"', "true", '"user"', '"image"', '"image_url"')]
+PLACES += ['{"url": "d.png"}', '"d.png"', '"<image><video>?"', '"Yes."', '"assistant"', '"messages"', '"id"', "[{", "{"]
+
+
+@FUZZ
+@given(damaged_json(SAMPLE, PLACES))
+def test_a_damaged_line_is_a_sample_or_an_error(text):
+    """Its error and its id can be printed, and its paths are possible ones."""
+    raw = parse_line(text)
+    assert len(sample_id(raw, "file:1").encode()) < 1_000
+    for conversations in (True, False):
+        try:
+            sample = parse_annotation(raw, Path("/data"), "file:1", conversations)
+        except DataError as err:
+            assert len(str(err).encode()) < 3_000
+        else:
+            assert isinstance(sample, Annotation)
+            for reference in sample.media:
+                assert reference.frames or not reference.path.exists()
+
+
+def test_a_strange_line_costs_no_other(tmp_path):
+    strange = [b"\xff\xfe", b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}", b'{"\\ud800": 1}', b'{"id": 1e999}']
+    strange += [b'{"id": 1, "image": "file://["}', b'{"video": "' + b"x" * 5000 + b'"}', b'{"video": "a\\u0000b"}']
+    strange += [b'{"id": ' + b"[" * 900 + b"]" * 900 + b"}", b'{"messages": ' + b"[" * 900 + b"]" * 900 + b"}"]
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + b"\n".join([b'{"text": "first"}', *strange, b'{"text": "last"}']))
+    samples = AnnotationFile(file)
+    for row in range(1, 1 + len(strange)):
+        assert samples.name(row)
+        with pytest.raises(DataError):
+            samples[row]
+    assert (samples[0].text, samples[len(strange) + 1].text) == ("first", "last")
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf[{"text": "first"}]')
+    assert AnnotationFile(tmp_path / "a.json")[0].text == "first"

@@ -97,6 +97,9 @@ def test_an_image_that_cannot_be_read_is_reported(reader, tmp_path, conversation
     assert reader.measure(sample) == measured
     with pytest.raises(MediaError, match="cannot be decoded"):
         reader.encode(sample, measured)
+    limited = replace(reader, data=replace(reader.data, max_image_pixels=3599))
+    with pytest.raises(MediaError, match="60x60 = 3600 pixels, the limit is 3599"):
+        limited.measure(sample)
     Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="has changed since it was measured"):
         reader.encode(sample, measured)

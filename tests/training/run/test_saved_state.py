@@ -132,11 +132,22 @@ def test_settings_without_influence_on_the_loss_may_change(values, start, losses
     assert resumed.progress.step == 2 and len(losses(resumed)) == 2
 
 
-def test_a_state_with_unreadable_settings_is_refused(values, start):
+def test_a_state_with_damaged_files_is_refused(values, start):
     train(start(values), stop_at=1)
-    (find_states(start(values, resume=True).output)[-1] / "trainer" / "settings.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"settings\.json cannot be read .* begin a new run"):
-        start(values, resume=True)
+    trainer = find_states(start(values, resume=True).output)[-1] / "trainer"
+    (trainer / "process-0.pt").rename(trainer / "whole.pt")
+    for content in (b"", b"damaged", (trainer / "whole.pt").read_bytes()[:-100]):
+        (trainer / "process-0.pt").write_bytes(content)
+        with pytest.raises(TrainingError, match=r"process-0\.pt cannot be read: "):
+            start(values, resume=True)
+    for progress in (None, {"step": -1}, {"step": "many"}, {"steps": 1}):
+        torch.save({"torch": torch.get_rng_state(), "progress": progress}, trainer / "process-0.pt")
+        with pytest.raises(TrainingError, match=r"process-0\.pt cannot be read: "):
+            start(values, resume=True)
+    for content in ("{", "[]", "[" * 100_000):
+        (trainer / "settings.json").write_text(content)
+        with pytest.raises(TrainingError, match=r"settings\.json .* begin a new run"):
+            start(values, resume=True)
 
 
 def test_an_incomplete_line_of_metrics_is_dropped(values, start, losses):

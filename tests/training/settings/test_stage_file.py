@@ -110,6 +110,10 @@ def test_overrides_replace_settings_of_a_file(tmp_path):
     ("text", "overrides", "message"),
     [
         ("a: [", (), "line 1 is not valid YAML: expected the node content"),
+        ("a: \x01", (), "is not valid YAML: .*special characters are not allowed"),
+        ("a: 2001-99-99", (), "is not valid YAML: month must be in"),
+        ("[" * 1200, (), "is not valid YAML"),
+        ("a: !!python/object/apply:os.system [id]", (), "is not valid YAML: could not determine a constructor"),
         ("- a", (), "holds a list; a stage file is a mapping"),
         ("name: a\nname: b", (), "line 2 is not valid YAML: found duplicate key"),
         (STAGE, ["engine"], "--set 'engine' must have the form key=value"),

@@ -60,6 +60,13 @@ def parse_annotation(raw: Any, root: Path, default_id: str, conversations: bool 
 
     Without `conversations`, only its media are read, for the reconstruction losses.
     """
+    try:
+        return _parse(raw, root, default_id, conversations)
+    except RecursionError as err:  # a message quotes a value
+        raise DataError("the sample is malformed, and its values are nested too deeply to be shown") from err
+
+
+def _parse(raw: Any, root: Path, default_id: str, conversations: bool) -> Annotation:
     if isinstance(raw, DataError):
         raise raw
     if not isinstance(raw, Mapping):
@@ -78,7 +85,7 @@ def parse_annotation(raw: Any, root: Path, default_id: str, conversations: bool 
                 if any(media.values())
                 else ""
             )
-            raise DataError(f"the sample has only {', '.join(keys)}, but training reads {FORMS}: convert it{alone}")
+            raise DataError(f"the sample has only {_names(keys)}, but training reads {FORMS}: convert it{alone}")
         return _media_only(name, [*media["<image>"], *media["<video>"]], keys, f"media, {FORMS}")
     if len(forms) > 1:
         raise DataError(f"a sample has either conversations, messages or text, not {' and '.join(forms)}")
@@ -108,9 +115,17 @@ def parse_line(line: str | bytes) -> Any:
 
 
 def sample_id(raw: Any, default: str) -> str:
-    """Returns the id of a raw sample, well-formed or not; `default` if it has none."""
+    """Returns the id of a raw sample, well-formed or not; `default` if it has none, neither a string nor a number."""
     found = raw.get("id") if isinstance(raw, Mapping) else None
-    return default if found is None else str(found).encode(errors="backslashreplace").decode()
+    return _printable(str(found)) if isinstance(found, str | int | float) else default
+
+
+def _names(keys: Sequence[str]) -> str:
+    return ", ".join(map(_printable, keys[:10])) + (", ..." if len(keys) > 10 else "")
+
+
+def _printable(text: str) -> str:
+    return text[:200].encode(errors="backslashreplace").decode()
 
 
 def is_selected(raw: Any, only: Mapping[str, Sequence[str]]) -> bool:
@@ -177,7 +192,7 @@ class AnnotationFile:
 
 def _read_list(path: Path) -> list[Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as err:
         raise DataError(f"annotation file {path} is not JSON: {err}") from err
     if not isinstance(values, list):
@@ -210,7 +225,7 @@ def _media(raw: Mapping[str, Any], key: str, root: Path) -> list[MediaReference]
 
 def _media_only(name: str, media: Sequence[MediaReference], keys: tuple[str, ...], wanted: str) -> Annotation:
     if not media:
-        raise DataError(f"the sample has none of {wanted}, only {', '.join(keys) or 'null fields'}; convert it")
+        raise DataError(f"the sample has none of {wanted}, only {_names(keys) or 'null fields'}; convert it")
     return Annotation(name, tuple(media), None, None, keys=keys)
 
 

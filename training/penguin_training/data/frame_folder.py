@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from penguin_models.errors import MediaError
-from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, check_sampling, load_image, sample_uniformly
+from penguin_models.media import (
+    FPS,
+    MAX_FRAMES,
+    MAX_IMAGE_PIXELS,
+    ClipFrame,
+    check_sampling,
+    load_image,
+    sample_uniformly,
+)
 
 _SLACK = 1e-6
 
@@ -15,9 +23,12 @@ _SLACK = 1e-6
 class FrameFolder:
     """A folder of frames as a `Clip`."""
 
-    def __init__(self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES):
+    def __init__(
+        self, path: str | Path, fps: float = FPS, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_IMAGE_PIXELS
+    ):
         """Chooses the frames without reading them: at most `fps` per second, and `max_frames` of these, uniformly."""
         check_sampling(fps, max_frames)
+        self._max_pixels = max_pixels
         folder = Path(path)
         if not folder.is_dir():
             raise MediaError(f"clip {folder} is not a folder of frames")
@@ -35,4 +46,4 @@ class FrameFolder:
     def __iter__(self) -> Iterator[ClipFrame]:
         """Reads the chosen frames, one at a time; raises MediaError if one cannot be read."""
         for time_s, file in self._frames:
-            yield ClipFrame(time_s, load_image(file))
+            yield ClipFrame(time_s, load_image(file, self._max_pixels))

@@ -68,6 +68,7 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
         "tokenizer": hashlib.sha256(reader.processor.tokenizer.to_str().encode()).hexdigest(),
         "images": vars(reader.processor.images),
         "clips": [data.fps, data.max_frames, data.keyframe_policy, data.sizes],
+        "max_image_pixels": data.max_image_pixels,
         "visual_tokens": reader.max_visual_tokens,
         "tokens": reader.max_tokens,
         "stage": [reader.multimodal, reader.reconstructs],

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from penguin_models.errors import DataError
-from penguin_models.media import DECODING_ERRORS, ClipFrame, to_rgb
+from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
+from penguin_models.errors import DataError, MediaError
+from penguin_models.image_files import FORMATS
+from penguin_models.media import ClipFrame, orientation, to_rgb, turned
 from penguin_models.types import UInt8Array
 
 _URL = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
+_FILE = re.compile(r"file://(?:localhost)?(/[^?#]*).*", re.IGNORECASE | re.DOTALL)
+_MAX_NAME_BYTES = 255  # of a file or folder
 _DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
@@ -45,12 +48,15 @@ def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaRefe
             raise DataError(f"{key} is a clip in a data: URI; write it to a file and give its path")
         return MediaReference(Path("data: URI"), is_clip, (ClipFrame(0.0, _decode(value, key)),))
     scheme = _URL.match(value)
-    if scheme is None:
-        return MediaReference(root / value, is_clip)
-    url = urlsplit(value)
-    if scheme[1].lower() != "file" or url.netloc not in ("", "localhost"):
-        raise DataError(f"{key} is the URL {value!r:.80}; download it and give its path")
-    return MediaReference(Path(unquote(url.path)), is_clip)
+    path = root / value
+    if scheme is not None:
+        url = _FILE.fullmatch(value)
+        if url is None:
+            raise DataError(f"{key} is the URL {value!r:.80}; download it and give its path")
+        path = Path(unquote(url[1]))
+    if "\0" in str(path) or any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
+        raise DataError(f"{key} is not a path: {value!r:.80}")
+    return MediaReference(path, is_clip)
 
 
 def checked_unicode(text: str, what: str) -> str:
@@ -68,8 +74,13 @@ def _decode(uri: str, key: str) -> UInt8Array:
         if header is None:
             raise ValueError("it does not begin with data:image/...;base64,")
         content = base64.b64decode(uri[header.end() :], validate=True)
-        with Image.open(io.BytesIO(content)) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (binascii.Error, ValueError, *DECODING_ERRORS, Image.DecompressionBombError) as err:
-        reason = "its bytes are no image" if isinstance(err, UnidentifiedImageError) else str(err)
-        raise DataError(f"{key} is a data: URI that cannot be decoded: {reason}") from err
+    except ValueError as err:
+        raise DataError(f"{key} is a data: URI that cannot be decoded: {err}") from err
+    what = f"{key} is a data: URI that"
+    try:
+        with opened(content, what, FORMATS, MAX_IMAGE_PIXELS) as image:
+            return turned(to_rgb(image), orientation(image, what))
+    except UnidentifiedImageError as err:
+        raise DataError(f"{what} cannot be decoded: its bytes are no image") from err
+    except MediaError as err:
+        raise DataError(str(err)) from err

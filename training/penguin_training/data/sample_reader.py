@@ -17,13 +17,13 @@ from penguin_models.chat import checked_text
 from penguin_models.errors import DataError, MediaError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import (
-    EXIF_ORIENTATION,
     Clip,
     ClipFrame,
     VideoFile,
     at_first_size,
     load_image,
     open_image,
+    orientation,
     sample_uniformly,
     warn_once,
 )
@@ -129,7 +129,7 @@ class SampleReader:
 
     def _inspect(self, reference: MediaReference) -> MediaInfo:
         if not reference.is_clip:
-            return MediaInfo(Visual(_image_size(reference)))
+            return MediaInfo(Visual(_image_size(reference, self.data.max_image_pixels)))
         policy = POLICIES[self.data.keyframe_policy]()
         kinds, times, size = [], [], None
         for time_s, rgb in self._clip(reference):
@@ -147,7 +147,7 @@ class SampleReader:
             clip = sample_uniformly(reference.frames, self.data.max_frames)
         else:
             clip_class = FrameFolder if reference.path.is_dir() else VideoFile
-            clip = clip_class(reference.path, self.data.fps, self.data.max_frames)
+            clip = clip_class(reference.path, self.data.fps, self.data.max_frames, self.data.max_image_pixels)
         yield from at_first_size(clip, f"clip {reference.path}")
         for note in clip.notes if isinstance(clip, VideoFile) else ():
             warn_once(note)
@@ -155,7 +155,8 @@ class SampleReader:
     def _frames(self, reference: MediaReference, info: MediaInfo) -> Iterator[UInt8Array]:
         """Yields the frames, which must be as they were measured."""
         is_file = not (reference.is_clip or reference.frames)
-        frames = [load_image(reference.path)] if is_file else (rgb for _, rgb in self._clip(reference))
+        max_pixels = self.data.max_image_pixels
+        frames = [load_image(reference.path, max_pixels)] if is_file else (rgb for _, rgb in self._clip(reference))
         for rgb, kind in zip_longest(frames, info.visual.kinds):
             if rgb is None or kind is None or rgb.shape[:2] != tuple(info.visual.source_size):
                 raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
@@ -204,14 +205,14 @@ def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dic
     ]
 
 
-def _image_size(reference: MediaReference) -> Size:
+def _image_size(reference: MediaReference, max_pixels: int) -> Size:
     """Reads the size of an image from its header, with its EXIF orientation applied."""
     if reference.frames:
         height, width = reference.frames[0][1].shape[:2]
         return Size(height, width)
-    with open_image(reference.path) as image:
+    with open_image(reference.path, max_pixels) as image:
         # For a PNG, Pillow would decode all pixels to look for EXIF data after them, where nobody writes it.
         has_exif = image.format != "PNG" or "exif" in image.info
-        rotated = has_exif and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        rotated = has_exif and orientation(image, f"image {reference.path}") >= 5
         width, height = reversed(image.size) if rotated else image.size
     return Size(height, width)

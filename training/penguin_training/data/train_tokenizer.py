@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from penguin_models.atomic_write import atomic_files
 from penguin_models.chat import IMAGE, TURN_END, TURN_START
 from penguin_models.errors import PenguinError, SettingError
 from penguin_training.data.annotations import Annotation, AnnotationFile
@@ -54,7 +55,10 @@ def train_tokenizer(files: Iterable[AnnotationFile], vocabulary: int) -> Tokeniz
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes tokenizer.json and the small files that every version of transformers reads with it."""
+    """Writes tokenizer.json and the small files that every version of transformers reads with it.
+
+    Raises WriteError and changes nothing if the folder cannot be written.
+    """
     flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     added = {
         str(number): {flag: getattr(token, flag) for flag in flags}
@@ -68,13 +72,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",  # Qwen2Tokenizer would split digits
         "unk_token": None,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(folder / "tokenizer.json"))
+    with atomic_files(folder) as staging:
+        tokenizer.save(str(staging / "tokenizer.json"))
         for name, content in (("tokenizer_config", config | special), ("special_tokens_map", special)):
-            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as err:
-        raise SettingError(f"{folder} cannot be written: {err.strerror}") from err
+            (staging / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _texts(files: Iterable[AnnotationFile]) -> Iterator[str]:

@@ -11,10 +11,9 @@ from penguin_models.checkpoint import load_pretrained, open_checkpoint
 from penguin_models.config import EncoderConfig
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.encoder_from_llm import convert_llm_to_encoder
-from penguin_models.errors import CheckpointError
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.projector import Projector
-from penguin_models.tensor_files import check_tensors, index_tensors
+from penguin_models.tensor_files import StoredTensor, check_tensors, copy_tensors, index_tensors
 from penguin_training.model.blueprint import Blueprint, decoder_fields, is_local, read_llm_config
 from penguin_training.model.lora import add_lora
 from penguin_training.model.stage_model import ReadingLoss, StageModel, part_of
@@ -64,7 +63,7 @@ def check_weights(settings: StageSettings) -> None:
     llms += [model.new_model.llm, model.new_model.encoder_llm] if model.new_model else []
     for llm in llms:
         if llm and is_local(llm):
-            _check_llm_tensors(llm)
+            _open_llm(llm)
 
 
 def _assemble(settings: StageSettings, teacher_width: int | None, modules: _Modules) -> StageModel:
@@ -112,15 +111,17 @@ def _new_encoder(new: NewModel, config: EncoderConfig, seed: int) -> PenguinEnco
 
 
 def _load_llm(path: str) -> Qwen3ForCausalLM:
-    folder = resolve_checkpoint(path)
-    _check_llm_tensors(path)
-    try:
-        return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as err:
-        raise CheckpointError(f"{folder} cannot be loaded: {' '.join(str(err).split())[:200]}") from err
+    resolve_checkpoint(path)
+    model, stored = _open_llm(path)
+    model.to_empty(device="cpu")
+    copy_tensors(stored, {name: model.get_parameter(name.removeprefix(f"{_DECODER}.")) for name in stored})
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies are not parameters
+    return model
 
 
-def _check_llm_tensors(path: str) -> None:
+def _open_llm(path: str) -> tuple[Qwen3ForCausalLM, dict[str, StoredTensor]]:
+    """Returns the model on the meta device and the places of its parameters on disk, or raises CheckpointError."""
     folder, raw = read_llm_config(path)
     with torch.device("meta"):
         model = Qwen3ForCausalLM(Qwen3Config(**decoder_fields(raw)))
@@ -130,3 +131,4 @@ def _check_llm_tensors(path: str) -> None:
     short = {name: name.removeprefix(f"{_DECODER}.model.") for name in expected}
     found = {name: stored[key] for name in expected for key in (name, short[name]) if key in stored}
     check_tensors(folder, expected, found)
+    return model, found

@@ -96,9 +96,8 @@ def _load_siglip(path: str, weights: bool) -> SiglipTeacher:
         with torch.device("meta"):
             return SiglipTeacher(VideoLlama3VisionModel(config))
     # The architecture is transformers'; code in the repository is never run.
-    model, report = VideoLlama3VisionModel.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True
-    )
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = VideoLlama3VisionModel.from_pretrained(folder, config=config, trust_remote_code=False, **options)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the teacher, the first is {missing[0]}")
     return SiglipTeacher(model)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from penguin_models.atomic_write import atomic_files
 from penguin_models.config import read_json
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError
@@ -105,14 +106,11 @@ class TinyTeacher(nn.Module):
         return words, edges.unflatten(1, (4, -1))  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes `config.json` and `model.safetensors`; raises CheckpointError if the folder cannot be written."""
+        """Writes `config.json` and `model.safetensors`; raises WriteError if the folder cannot be written."""
         config = {"model_type": MODEL_TYPE, "hidden_size": self.width, "patch_size": PATCH_SIZE, "words": self.words}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-            save_file({name: p.detach().contiguous() for name, p in self.named_parameters()}, folder / _WEIGHTS)
-        except (OSError, SafetensorError) as err:
-            raise CheckpointError(f"{folder} cannot be written: {err}") from err
+        with atomic_files(folder) as staging:
+            (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            save_file({name: p.detach().contiguous() for name, p in self.named_parameters()}, staging / _WEIGHTS)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TinyTeacher:

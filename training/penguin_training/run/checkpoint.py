@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from penguin_models.atomic_write import atomic_files
 from penguin_models.checkpoint import DTYPES, empty_model, save_pretrained
 from penguin_training.model.blueprint import Blueprint
 from penguin_training.model.lora import merge_lora
@@ -30,7 +31,7 @@ def gather_weights(model: nn.Module) -> dict[str, Tensor]:
 def write_checkpoint(state: dict[str, Tensor], settings: StageSettings, blueprint: Blueprint, folder: Path) -> None:
     """Writes gathered weights as a checkpoint for `load_pretrained`, after a text stage one for transformers.
 
-    Low-rank adapters are merged. Raises CheckpointError if the folder cannot be written.
+    Low-rank adapters are merged. Raises WriteError if the folder cannot be written.
     """
     if settings.lora:
         state = merge_lora(state, settings.lora)
@@ -44,7 +45,8 @@ def write_checkpoint(state: dict[str, Tensor], settings: StageSettings, blueprin
     with torch.device("meta"):
         decoder = Qwen3ForCausalLM(Qwen3Config(**blueprint.decoder))
     _assign(decoder, decoder, {name.removeprefix(_DECODER): tensor for name, tensor in state.items()})
-    decoder.save_pretrained(folder)
+    with atomic_files(folder) as staging:
+        decoder.save_pretrained(staging)
     blueprint.processor.save_pretrained(folder)
 
 

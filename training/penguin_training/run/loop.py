@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,7 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from penguin_models.errors import TrainingError
+from penguin_models.atomic_write import writing
+from penguin_models.errors import TrainingError, WriteError
 from penguin_training.data.batch import Batch
 from penguin_training.data.open_data import check_unusable
 from penguin_training.model.stage_model import RECONSTRUCTION
@@ -61,17 +63,25 @@ def _run_steps(run: Run, end: int) -> None:
 
 
 def save_state(run: Run) -> None:
-    """Writes a state that a run can be resumed from, with a checkpoint for use."""
+    """Writes a state that a run can be resumed from, with a checkpoint for use.
+
+    Raises WriteError if the disk is full; earlier states are unchanged.
+    """
     main = run.accelerator.is_main_process
     name = f"step-{run.progress.step:08d}"
     folder = run.output / "checkpoints" / f".{name}.partial"
-    if main:
-        begin_state(folder, run.fingerprint)
-    run.accelerator.wait_for_everyone()
-    save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
-    _save_checkpoint(run, folder)
-    if main:
-        end_state(folder, folder.with_name(name), run.settings.engine.keep)
+    try:
+        with writing(folder.with_name(name)):
+            if main:
+                begin_state(folder, run.fingerprint)
+            run.accelerator.wait_for_everyone()
+            save_trainer(folder, run.model, run.optimizers, run.progress, run.accelerator.process_index)
+            _save_checkpoint(run, folder)
+            if main:
+                end_state(folder, folder.with_name(name), run.settings.engine.keep)
+    except WriteError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     run.accelerator.wait_for_everyone()
 
 

@@ -14,17 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field, TypeAdapter
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from penguin_models.errors import TrainingError
+from penguin_models.config import read_json
+from penguin_models.errors import CheckpointError, TrainingError
 from penguin_training.run.optimizers import Optimizers
 from penguin_training.run.safe_reader import SafePlanner, SafeReader
 from penguin_training.settings.stage import StageSettings
@@ -43,9 +45,9 @@ _CHANGEABLE_ENGINE = ("compile", "gradient_checkpointing", "sharding", "keep", "
 class Progress:
     """Where a run is."""
 
-    step: int = 0  # Optimiser steps done
-    read: int = 0  # Samples read by all processes
-    unusable: int = 0  # How many of them were left out
+    step: Annotated[int, Field(ge=0)] = 0  # Optimiser steps done
+    read: Annotated[int, Field(ge=0)] = 0  # Samples read by all processes
+    unusable: Annotated[int, Field(ge=0)] = 0  # How many of them were left out
     stream: dict[str, Any] = field(default_factory=dict)  # Position of this process in streamed data
 
 
@@ -70,11 +72,11 @@ def check_fingerprint(state: Path, now: Mapping[str, Any]) -> None:
     file = state / _TRAINER / _FINGERPRINT
     remedy = f"begin a new run from it: another output, with model.start {state}"
     try:
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise TrainingError(f"{file} cannot be read ({err}); {remedy}") from err
+        before = read_json(file)
+    except CheckpointError as err:
+        raise TrainingError(f"{err}; {remedy}") from err
     changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        f"{key} was {repr(before.get(key))[:200]}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -107,7 +109,13 @@ def end_state(folder: Path, final: Path, keep: int) -> None:
 def save_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, progress: Progress, rank: int) -> None:
     """Writes what resuming needs into a partial folder; every process must call this."""
     tensors = _tensors(model, optimizers)
-    save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    failure: BaseException | None = None
+    try:
+        save(tensors, checkpoint_id=str(folder / _TRAINER), no_dist=not dist.is_initialized())
+    except CheckpointException as err:  # a BaseException
+        failure = next(iter(err.failures.values()))[0]
+    if failure is not None:
+        raise failure  # with its own context, which holds the reason
     own = {"torch": torch.get_rng_state(), "progress": vars(progress)}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -118,8 +126,8 @@ def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: i
     """Restores a state into model and optimisers, and returns where the run was; every process must call this."""
     # Random states and counts are per process; a process that did not exist then uses those of the first.
     own_file = folder / _TRAINER / f"process-{rank}.pt"
-    own = torch.load(own_file if own_file.is_file() else own_file.with_name("process-0.pt"), weights_only=True)
-    progress = Progress(**own["progress"])
+    own = _read_own(own_file if own_file.is_file() else own_file.with_name("process-0.pt"))
+    progress: Progress = own["progress"]
     state = _tensors(model, optimizers)
     reader = SafeReader(folder / _TRAINER)
     reader.read_metadata()  # raises its own errors, which `load` would replace
@@ -134,6 +142,18 @@ def load_trainer(folder: Path, model: nn.Module, optimizers: Optimizers, rank: i
     if "cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["cuda"])
     return progress
+
+
+def _read_own(file: Path) -> dict[str, Any]:
+    """Reads the random states and the progress of a process; raises TrainingError if they are damaged."""
+    try:
+        own: dict[str, Any] = torch.load(file, weights_only=True)
+        return own | {
+            "progress": TypeAdapter(Progress).validate_python(vars(Progress(**own["progress"]))),
+            "torch": own["torch"],
+        }
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, UnpicklingError) as err:
+        raise TrainingError(f"{file} cannot be read: {' '.join(str(err).split())[:200]}") from err
 
 
 def _tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
+
+from penguin_models.atomic_write import atomic_write, writing
 
 _SHOWN_UNUSABLE = 5  # Unusable samples that are printed; all of them are in unusable.jsonl
 
@@ -26,10 +29,12 @@ class Tracking:
 
     def start(self, name: str, settings: Mapping[str, Any], step: int) -> None:
         """Begins at a step, and drops metrics that an interrupted run wrote for later steps."""
-        self._output.mkdir(parents=True, exist_ok=True)
-        if self._main:
-            self._drop_after(step)
-        self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})
+        threading.excepthook = _print_unless_reported
+        with writing(self._output):
+            self._output.mkdir(parents=True, exist_ok=True)
+            if self._main:
+                self._drop_after(step)
+            self._accelerator.init_trackers(name, config={key: str(value) for key, value in settings.items()})
         self._progress.start()
         self.advance(step)
 
@@ -38,7 +43,8 @@ class Tracking:
         if not self._main:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
-        self._accelerator.log(dict(metrics), step=step)
+        with writing(self._output):
+            self._accelerator.log(dict(metrics), step=step)
         line = f"step {step}/{self._steps} {_summary(metrics)}"
         self._progress.update(self._task, description=line)
         if not self._console.is_terminal:
@@ -59,10 +65,12 @@ class Tracking:
     def close(self) -> None:
         """Ends the progress line and the trackers."""
         self._progress.stop()
-        self._accelerator.end_training()
+        with writing(self._output):
+            self._accelerator.end_training()
 
     def _append(self, file: str, entry: Mapping[str, Any]) -> None:
-        with (self._output / file).open("a", encoding="utf-8") as out:
+        path = self._output / file
+        with writing(path), path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
 
     def _drop_after(self, step: int) -> None:
@@ -72,7 +80,14 @@ class Tracking:
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut short
                 kept = [line for line in whole if step and json.loads(line)["step"] <= step]
-                path.write_text("".join(kept), encoding="utf-8")
+                with atomic_write(path) as out:
+                    out.writelines(kept)
+
+
+def _print_unless_reported(event: threading.ExceptHookArgs) -> None:
+    """Leaves out failed writes of tensorboard's thread, which the next call of the main thread raises again."""
+    if not isinstance(event.exc_value, OSError):
+        threading.__excepthook__(event)
 
 
 def _summary(metrics: Mapping[str, float]) -> str:

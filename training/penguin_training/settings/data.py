@@ -67,6 +67,7 @@ class DataSettings:
     block: PositiveInt = 1024  # Number of streamed samples that are packed together
     fps: PositiveFloat = 1.0  # Frames per second sampled from a video
     max_frames: PositiveInt = 180  # Maximum number of frames of a video; longer ones are sampled uniformly
+    max_image_pixels: PositiveInt = 50_000_000  # An image or frame with more pixels cannot be used
     keyframe_policy: Literal["novelty", "reference"] = "novelty"  # Policy that labels keyframes
     sizes: Literal["strict", "reference"] = "strict"  # Rule that allocates visual tokens, as at inference
     # "answers", or "all" for every text token (for a language model trained from scratch)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from penguin_models.errors import SettingError
 from penguin_training.settings.stage import StageSettings
@@ -56,6 +56,9 @@ def _parse_yaml(text: str, where: str) -> Any:
     except MarkedYAMLError as err:
         line = f", line {err.problem_mark.line + 1}" if err.problem_mark else ""
         raise SettingError(f"{where}{line} is not valid YAML: {err.problem}") from err
+    except (YAMLError, ValueError, RecursionError) as err:  # control characters, a 13th month, deep nesting
+        reason = " ".join(str(err).split())[:200]
+        raise SettingError(f"{where} is not valid YAML: {reason}") from err
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -93,7 +96,7 @@ def _describe(problem: Any) -> str:
     if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} is {problem['input']!r}: {message}"
+    return f"{key} is {repr(problem['input'])[:200]}: {message}"
 
 
 def _suggestion(path: Sequence[str]) -> str:

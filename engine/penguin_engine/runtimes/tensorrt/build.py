@@ -27,7 +27,7 @@ from penguin_engine.export.manifest import (
     hash_files,
     write_json,
 )
-from penguin_engine.export.staging import put_into_place, staging, writing
+from penguin_engine.export.staging import put_into_place, staging
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest, check_buildable, export_hash
 from penguin_engine.runtimes.tensorrt.shapes import (
@@ -37,7 +37,7 @@ from penguin_engine.runtimes.tensorrt.shapes import (
     plan_shapes,
     vision_profiles,
 )
-from penguin_models.atomic_write import atomic_write
+from penguin_models.atomic_write import atomic_write, writing
 from penguin_models.errors import EngineError
 
 Progress = Callable[[str, int, int], None]
@@ -62,6 +62,7 @@ def build(
     Raises:
         EngineError: The GPU does not exist, the folder is damaged, TensorRT cannot build it, or the build failed or was
             cancelled.
+        WriteError: The plans cannot be written; earlier ones are unchanged.
     """
     gpu = CudaDevice(device)
     manifest = Manifest.read(folder)

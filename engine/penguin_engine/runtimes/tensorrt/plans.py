@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penguin_engine.export.manifest import (
-    MANIFEST,
-    PLAN_FOLDER,
-    PLAN_MANIFEST,
-    ExportedFile,
-    Manifest,
-    hash_file,
-    read_json,
-)
+from penguin_engine.export.manifest import MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, Files, Manifest, hash_file, read_json
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
 from penguin_models.errors import EngineError
 
@@ -47,7 +39,7 @@ class PlanManifest:
     limits: PlanLimits
     shapes: dict[str, Any]  # result of `plan_shapes`
     export_sha256: str  # hash of the exported folder's manifest
-    files: dict[str, ExportedFile]  # the plans
+    files: Files  # the plans
 
     @classmethod
     def read(cls, exported: Path) -> PlanManifest:

@@ -97,8 +97,8 @@ def test_folder_without_plans_is_refused(folder):
     ("change", "reason"),
     [
         ({"format": 9}, "not a JSON object of format 1"),
-        ({"machine": None}, "machine: "),
-        ({"files": []}, "files: "),
+        ({"machine": None}, "machine is None: "),
+        ({"files": []}, r"files is \[\]: "),
         ({"limits": {"max_tokens": 5}}, "max_tokens is 5"),
     ],
 )

@@ -14,7 +14,7 @@ TEXT = [ExpectedText(accept=["x"])]
 
 
 def make_plan(bags, questions):
-    jobs, failed = plan.make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
+    jobs, failed, _ = plan.make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
     return {job.recording.name: [question.id for question in job.questions] for job in jobs}, failed
 
 
@@ -89,10 +89,14 @@ def test_a_missing_topic_of_many_questions_is_reported_once(two):
 
 
 def test_questions_must_name_one_of_two_cameras(picture_bag):
+    """Those that do not are named, and the others are asked."""
     bag = picture_bag({"/front": [(0, 1), (4, 2)], "/rear": [(0, 3), (4, 4)]})
-    message = "question q, r: bag .* has several image topics, choose one with its field camera: /front, /rear"
-    with pytest.raises(EvaluationError, match=message):
-        make_plan([bag], [question("q"), question("r"), question("s", camera="/rear")])
+    asked = [question("q"), question("r"), question("s", camera="/rear"), question("t", camera="/front", at=9)]
+    (job,), failed, problems = plan.make_plan([bag], asked, ModelSpec(path="model"), RunSettings())
+    assert ([item.id for item in job.questions], failed) == (["s"], {})
+    several = f"bag {bag} has several image topics, choose one with its field camera: /front, /rear"
+    assert problems[0] == f"question q, r: {several}"
+    assert problems[1].startswith("question t is asked at 9.00 s, but bag bag has images of /front from 0 to 4.00 s")
 
 
 def test_a_rounded_time_after_the_last_image_is_accepted(two):
@@ -149,11 +153,18 @@ def test_expected_boxes_must_be_close_to_the_image(bags, picture_bag):
         make_plan([bag], [question(at=3, expected=expected)])
 
 
+def test_images_are_limited_as_in_the_node(bags, picture):
+    bag = bags.write({"/camera": [(0, bags.raw(picture(11, 10)))]})
+    settings = RunSettings(parameters={"max_image_pixels": 109})
+    _, failed, _ = plan.make_plan([bag], [question(at=0.0)], ModelSpec(path="model"), settings)
+    assert re.search(r"1 of 1 images .*10x11 = 110 pixels, the limit is 109; .* max_image_pixels", *failed.values())
+
+
 @pytest.mark.parametrize(("scaling", "levels"), [("percentiles", [0, 255]), ("full_range", [27, 29])])
 def test_16_bit_grey_is_scaled_as_by_the_node(bags, scaling, levels):
     grey = np.array([[7000, 7500]], "<u2").view(np.uint8).reshape(1, 2, 2)
     bag = bags.write({"/camera": [(0, bags.raw(grey, "mono16"))]})
     settings = RunSettings(parameters={"mono16_scaling": scaling})
-    (job,), _ = plan.make_plan([bag], [question(at=0.0)], ModelSpec(path="model"), settings)
+    (job,), _, _ = plan.make_plan([bag], [question(at=0.0)], ModelSpec(path="model"), settings)
     (image,) = job.recording.read()
     assert image.load().rgb[0, :, 0].tolist() == levels
