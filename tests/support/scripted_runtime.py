@@ -85,7 +85,8 @@ class ScriptedCache(KVCache):
         if self._faulty and 0 < self._runtime.fails_at == self._generated:
             raise RuntimeError("boom")
         answer = self._runtime.answer_tokens(self._question)
-        logits = np.full(self._runtime.info.vocab_size, np.nan if self._runtime.text == "nan" and self._faulty else 0, np.float32)
+        value = np.nan if self._runtime.text == "nan" and self._faulty else 0
+        logits = np.full(self._runtime.info.vocab_size, value, np.float32)
         logits[answer[min(self._generated, len(answer) - 1)]] = 1
         return logits
 
