@@ -7,6 +7,7 @@ import typer
 from penguin_ros.cli import (
     ask,
     bench,
+    bench_node,
     build,
     demo,
     doctor,
@@ -44,3 +45,4 @@ app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 bench.app.command("soak")(soak.soak)
+bench.app.command("node")(bench_node.node)

@@ -51,7 +51,7 @@ def engine(
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = _random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
+        checkpoint = random_2b(folder, layers) if model == RANDOM_2B else resolve_checkpoint(model)
         rows = []
         running = variants.compare_variants(checkpoint, folder, chosen, settings)
         for name in map(str, chosen):
@@ -61,7 +61,8 @@ def engine(
     (print_json if as_json else print_table)(result)
 
 
-def _random_2b(folder: Path, layers: int | None) -> Path:
+def random_2b(folder: Path, layers: int | None) -> Path:
+    """Returns a checkpoint with random weights in the 2B's shapes in a folder; written if it is not there yet."""
     from penguin_engine.bench.random_model import LAYERS_2B, config_2b, write_random_checkpoint
 
     checkpoint = folder / f"random-2b-{layers or LAYERS_2B}"
