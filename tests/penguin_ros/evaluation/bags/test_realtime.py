@@ -36,7 +36,7 @@ def live(bag, questions, runtime, timer, done=None, captions=False, max_new_toke
     parameters = {"pace": pace, "sample_rate_hz": 0.0, "caption.on_keyframe": captions}
     parameters["answer.max_new_tokens"] = max_new_tokens
     settings = RunSettings(methods=["realtime"], parameters=parameters, realtime_factor=factor)
-    ((job,), _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
+    ((job,), _, _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
     runtime.work = timer.work
     engine = Engine(runtime, runtime.processor, settings)
     return Collected(replay_realtime(replace(job, done=done or {}), engine, timer))

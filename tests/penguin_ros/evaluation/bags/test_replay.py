@@ -28,7 +28,7 @@ def question(at, name=None, **fields):
 
 def run(bag, questions, runtime, done=None, meter=None, sample_rate_hz=0.0, token_budget=4096, **settings):
     settings = RunSettings(parameters={"sample_rate_hz": sample_rate_hz, "token_budget": token_budget}, **settings)
-    ((job,), _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
+    ((job,), _, _) = make_plan([bag], questions, ModelSpec(path="scripted"), settings)
     engine = Engine(runtime, runtime.processor, settings, meter)
     return Collected(replay(replace(job, done=done or {}), engine))
 
