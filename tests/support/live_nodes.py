@@ -216,7 +216,7 @@ def robot(domain):
 def start_node(robot, tmp_path):
     """Returns a function that starts a node with a scripted runtime.
 
-    By default the node activates itself, subscribes to `image` and keeps every frame.
+    By default the node activates itself, subscribes to `image` and keeps every frame, whatever else the machine does.
     """
     nodes = []
 
@@ -228,6 +228,7 @@ def start_node(robot, tmp_path):
             "image_topics": ["image"],
             "image_reliability": "reliable",  # tests publish single images
             "sample_rate_hz": 0.0,
+            "pace": False,
         }
         parameters = {key.replace("__", "."): value for key, value in parameters.items()}
         node = NodeProcess(

@@ -24,8 +24,8 @@ def test_signals_of_every_kind_cancel_the_question_and_end_the_node(robot, start
     handle = robot.response(client.send_goal_async, AskStream.Goal(question="What?"), pieces.append)
     result = robot.request(handle.get_result_async)
     robot.wait(lambda: pieces)
-    if not has_memory:  # no thread can be started
+    if not has_memory:  # no thread can be started: its stack has 8 MiB
         pages = int(Path(f"/proc/{node.process.pid}/statm").read_text().split()[0])
-        resource.prlimit(node.process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+        resource.prlimit(node.process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**22,) * 2)
     assert shower(node.process, *EVERY) == 0, node.log
     assert robot.result(result).result.answer.error_code == Answer.ERROR_CANCELLED

@@ -47,7 +47,7 @@ def test_questions_about_simulated_clips_match_their_bags(tmp_path):
 
     bags = write_clips(tmp_path, clips=2, seed=7, seconds=6.0, fps=2.0, size=Size(112, 112))
     questions = read_questions(tmp_path / "questions.jsonl")
-    jobs, failed, problems = make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
+    jobs, failed, _ = make_plan(bags, questions, ModelSpec(path="model"), RunSettings())
     assert len(jobs) == 2 and failed == {}
     assert all(3.0 <= question.time_s <= 5.5 for question in questions)
     types = {item.type for question in questions for item in question.expected}
