@@ -112,7 +112,7 @@ class _Bench:
             self._pause.wait(min(left, 1.0))
 
     def ask(self, max_new_tokens: int) -> dict[str, Any]:
-        request = Ask.Request(question="What do you see, and what has changed?", max_new_tokens=max_new_tokens)
+        request = Ask.Request(question="What has changed?", max_new_tokens=max_new_tokens)
         began = monotonic()
         answer = self._client.wait(self._client.ask.call_async(request), self._check, _ANSWER_S).answer
         if (error := error_of(answer)) is not None:

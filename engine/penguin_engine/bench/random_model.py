@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from penguin_models.chat import IMAGE, TURN_END
+from penguin_models.chat import IMAGE, TURN_END, TURN_START
 from penguin_models.checkpoint import save_pretrained
 from penguin_models.config import EncoderConfig, ImageConfig, PenguinConfig
 from penguin_models.processor import Processor
@@ -33,6 +33,8 @@ DECODER_2B: dict[str, Any] = {
 ENCODER_2B = EncoderConfig()
 _END_ID, _IMAGE_ID = 256, 257
 """Ids of the special tokens, after those of the bytes."""
+_WORDS = TURN_START, "<think>", "</think>", "user", "assistant", "Time"
+"""Words of the chat template that are one token in the released tokenizer, too: they make prompts as long."""
 
 
 def config_2b(layers: int = LAYERS_2B) -> PenguinConfig:
@@ -63,5 +65,6 @@ def write_random_checkpoint(folder: Path, config: PenguinConfig, dtype: torch.dt
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (TURN_END, IMAGE)])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
     processor = Processor(tokenizer, ImageConfig(), _IMAGE_ID, (_END_ID,))
     save_pretrained(random_model(config, dtype), processor, folder)

@@ -12,14 +12,15 @@ On a fast machine none of these limits is reached and nothing changes. Pure logi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
 from penguin_engine.scene.step_cost import StepCost
 from penguin_models.errors import SettingError
 
-_LONGEST_PERIOD_S = 5.0
+_LONGEST_PERIOD_S = 4.0
 """A frame of each camera is taken at least this often, whatever it costs."""
 _TOLERATED_PERIOD_S = 2.0
 """Frames arrive smaller before they are taken less often than this (or than the sampling rate, if that is slower)."""
@@ -38,6 +39,8 @@ _CAPTION_S = 4.0
 _MIN_CAPTION_TOKENS = 16
 _AVERAGE_S = 30.0
 """Time over which loads are averaged."""
+_ANSWERING = 4
+"""Chunks of an answer's own prefill may take this multiple of `max_step_s`: small chunks cost more per token."""
 _OVERHEAD = 1.25
 """A chunk may take longer than `max_step_s` up to this multiple of a single token: smaller ones only add overhead."""
 
@@ -88,6 +91,7 @@ class Pace:
         self.period_s = 0.0
         self.reason = ""
         self.missed, self.needed_s = 0, 0.0
+        self._answering = False
         self._take = StepCost()
         self._frames = _Credit(clock)
         self._captions = _Credit(clock)
@@ -101,7 +105,17 @@ class Pace:
     @property
     def chunk_tokens(self) -> int:
         """Tokens to append at once."""
-        return self.append.largest(max(self.config.max_step_s, _OVERHEAD * self.append.seconds(1)))
+        step_s = self.config.max_step_s * (_ANSWERING if self._answering else 1)
+        return self.append.largest(max(step_s, _OVERHEAD * self.append.seconds(1)))
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Allows larger chunks while a question is answered: they delay no other question."""
+        self._answering = True
+        try:
+            yield
+        finally:
+            self._answering = False
 
     def encode_s(self, patches: int) -> float:
         """Returns the predicted seconds to encode an image."""

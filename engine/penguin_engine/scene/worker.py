@@ -2,8 +2,7 @@
 
 It does one piece of work at a time, the most urgent first: take frames, answer the next question, make a caption that
 is due, prefill a few pending frames. A question that arrives ends a caption before its next token; frames keep
-arriving while an answer is generated. A pace bounds what is done while nobody asks; pending frames then go before
-captions.
+arriving while an answer is generated. A pace bounds what is done while nobody asks.
 
 All other threads only enqueue work and return at once. Knows nothing of ROS; a listener is called from the worker.
 """
@@ -14,6 +13,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -193,7 +193,7 @@ class SceneWorker:
         if self.pace is None:
             return self._make_caption() or self._prefill()
         may_look, may_caption = not self.pace.rest_s(self.caption.wanted), not self.pace.caption_rest_s()
-        return (may_look and self._prefill()) or (may_caption and self._make_caption())
+        return (may_caption and self._make_caption()) or (may_look and self._prefill())
 
     def idle_s(self) -> float | None:
         """Returns the seconds after which `step` may find work that it leaves for now; None if it leaves none."""
@@ -252,7 +252,8 @@ class SceneWorker:
         """Answers a question and resolves its pending request."""
         queue_s = self._clock() - pending.submitted_s
         try:
-            outcome = self._ask(pending, queue_s)
+            with self.pace.answering() if self.pace is not None else nullcontext():
+                outcome = self._ask(pending, queue_s)
             self._listener.on_answer(outcome)
         except Exception as err:  # noqa: BLE001 - the caller gets it, and the worker continues
             self.queue.done(err)
