@@ -6,7 +6,7 @@ import array
 import io
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -149,7 +149,8 @@ class _Bench:
         process_state(self._pid)
 
     def _sample(self) -> None:
-        self._resident.append(process_state(self._pid)[0])
+        with suppress(SoakError):  # the process is gone: the thread that waits for an answer reports it
+            self._resident.append(process_state(self._pid)[0])
 
     def _on_memory(self, message: MemoryState) -> None:
         self._stamps.append(monotonic())

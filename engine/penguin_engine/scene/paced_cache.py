@@ -31,13 +31,13 @@ class PacedCache:
         """See `KVCache.append`.
 
         Raises:
-            CancelledError: `interrupted`, which is called between two chunks, was true; nothing was appended.
+            CancelledError: `interrupted`, which is called before each chunk, was true; nothing was appended.
         """
         before = self.length
         single = len(segments) == 1 and segment_length(segments[0]) == 1  # a step of decoding
         try:
             for chunk in [segments] if single else chunks(segments, self._pace.chunk_tokens):
-                if self.length > before and interrupted():
+                if interrupted():
                     raise CancelledError("interrupted during the prefill")
                 start_s, length = self._pace.clock(), self.length
                 logits = self._cache.append(chunk)
