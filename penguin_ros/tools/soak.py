@@ -149,7 +149,7 @@ class _Load:
                 self._answered(Ask.Request(question=f"What is there, question {self._asked}?", max_new_tokens=16))
             durations.append(monotonic() - began)
             self._pause.wait(_PAUSE_S)
-            if self._faults is not None and self._asked % _FAULT_EVERY == 0:
+            if self._faults is not None and self._asked % _FAULT_EVERY == 1:
                 self._faults.inject()
             if self._asked % 50 == 0:
                 self._result(self._clear.call_async(Trigger.Request()))

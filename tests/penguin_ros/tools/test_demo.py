@@ -1,4 +1,4 @@
-"""The demo and the soak test as a user runs them: whole graphs in processes of their own."""
+"""The demo, the soak and the benchmark of the node as a user runs them: whole graphs in processes of their own."""
 
 import json
 import os
@@ -67,13 +67,22 @@ def test_the_demo_fails_if_diagnostics_report_errors(name, key):
 
 
 def test_the_soak_measures_a_node_that_stays_alive(domain):
-    result = penguin_vl("bench", "soak", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
+    result = penguin_vl("bench", "soak", "--faults", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
+    assert report["faults"] >= 1
     assert report["node_exit_code"] == 0 and report["answers"] == sum(s["answers"] for s in report["samples"]) > 0
     assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
 
 
-def test_the_soak_fails_if_the_node_does_not_start(domain):
-    result = penguin_vl("bench", "soak", "--model", "/nowhere", "--minutes", "0.05", ROS_DOMAIN_ID="100")
-    assert result.returncode == 1 and "the node's process" in result.stderr and "/nowhere" in result.stderr
+def test_the_node_is_measured_with_a_camera_and_questions(domain, checkpoint):
+    options = ("--model", checkpoint, "--minutes", "0.05", "--every", "1.5", "--size", "160x120", "--compressed")
+    result = penguin_vl("bench", "node", *options, "--json", ROS_DOMAIN_ID="100")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    for name in ("first_token_s", "queue_s"):
+        assert 0 <= report[name]["p50"] <= report[name]["p95"] <= report[name]["max"] < 60
+    assert report["sampled_hz"] > 0 and report["rss_mib"] > 50 and 0 <= report["load"] <= 1
+    assert len(report["answers"]) >= 1 and report["node_exit_code"] == 0
+    failed = penguin_vl("bench", "node", "--model", "/nowhere", "--minutes", "0.05", ROS_DOMAIN_ID="100")
+    assert failed.returncode == 1 and "the node's process" in failed.stderr and "/nowhere" in failed.stderr
