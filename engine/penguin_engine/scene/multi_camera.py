@@ -89,7 +89,9 @@ def ask_cameras(
     length = sum(map(len, texts)) + answer.visual_tokens + request.sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, f"a question about {len(shown)} cameras with its answer")
     try:
-        visual_tokens = [t for name, items in shown.items() for t in seen[name].encode_shown(items, hooks.cancelled)]
+        visual_tokens = [
+            t for name, items in shown.items() for t in seen[name].encoder.encode_shown(items, hooks.cancelled)
+        ]
         answer.seconds["encode"] = timer.lap()
         segments = interleave(texts, visual_tokens)
         assert sum(map(segment_length, segments)) + request.sampling.max_new_tokens == length

@@ -21,19 +21,17 @@ from dataclasses import dataclass, replace
 from penguin_engine.runtimes.base import KVCache, PromptSegment, Runtime, VisualTokens, check_fits, segment_length
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.evidence import Candidate, Shown, choose
+from penguin_engine.scene.frame_encoder import FrameEncoder
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.memory import FrameMemory, HeldFrame, MemoryConfig
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.paced_cache import PacedCache, append, never
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
 from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError
-from penguin_models.images import patch_image
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Frame, FrameKind, Size
 
-_FRAMES_PER_STEP = 8
-"""Most frames that are encoded together."""
 LONGEST_TIME = ",Time 99999.9s:"
 """The text before a frame, where it has the most tokens."""
 
@@ -75,6 +73,7 @@ class SceneSession:
 
     Attributes:
         memory: The frames.
+        encoder: Encodes them.
         text_tokens: Most tokens of the text before a frame.
     """
 
@@ -101,6 +100,7 @@ class SceneSession:
         self.memory = FrameMemory(config, policy)
         self._runtime, self._processor, self._pace = runtime, processor, pace
         self.text_tokens = len(processor.encode_text(LONGEST_TIME))
+        self.encoder = FrameEncoder(runtime, processor, config.merge_size, self.text_tokens, pace)
         self._capacity = session_capacity(runtime, processor, config)
         self._cache = self.open_cache(self._capacity)
         self._prefilled: list[_Prefilled] = []
@@ -147,9 +147,9 @@ class SceneSession:
             return False
         if reusable == 0:
             self._base_ns = pending[0].stamp_ns
-        step = pending[: self._frames_at_once(pending[0])]
+        step = pending[: self.encoder.at_once(pending[0])]
         try:
-            self.encode(step, interrupted)
+            self.encoder.encode(step, interrupted)
             segments = self._prefix_segments(step, [frame.encoded for frame in step], reusable, self._base_ns)
             end = self._cache.length
             append(self._cache, segments, interrupted)
@@ -210,27 +210,6 @@ class SceneSession:
         oldest = frames[-1].stamp_ns - round(horizon_s * 1e9)
         return [frame for frame in frames if frame.stamp_ns >= oldest]
 
-    def encode(self, frames: Sequence[HeldFrame], interrupted: Callable[[], bool] = never) -> None:
-        """Encodes those frames that have no visual tokens yet, at the size at which the memory holds them.
-
-        Raises:
-            CancelledError: `interrupted`, which is polled between steps, was true.
-        """
-        missing = [frame for frame in frames if frame.encoded is None]
-        while missing:
-            step = missing[: self._frames_at_once(missing[0])]
-            encoded = self._encode([(frame, frame.size) for frame in step])
-            for frame, tokens in zip(step, encoded, strict=True):
-                frame.encoded = tokens
-            del missing[: len(step)]
-            if missing and interrupted():
-                raise CancelledError("interrupted between two frames")
-
-    def encode_shown(self, shown: Sequence[Shown], interrupted: Callable[[], bool] = never) -> list[VisualTokens]:
-        """Returns the visual tokens of frames as an answer shows them; raises what `encode` does."""
-        self.encode([item.frame for item in shown if item.as_held], interrupted)
-        return [item.frame.encoded if item.as_held else self._encode([(item.frame, item.size)])[0] for item in shown]
-
     def open_cache(self, max_length: int) -> KVCache | PacedCache:
         """Opens a KV cache that keeps the pace, if there is one."""
         cache = self._runtime.open_cache(max_length)
@@ -260,7 +239,7 @@ class SceneSession:
         self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, kept: int, shown: Sequence[Shown]
     ) -> None:
         """Prefills some frames for this answer only, behind the prefix; the cache ends as the prefix alone."""
-        visual_tokens = self.encode_shown(shown, hooks.cancelled)
+        visual_tokens = self.encoder.encode_shown(shown, hooks.cancelled)
         answer.seconds["encode"] = timer.lap()
         frames = [item.frame for item in shown]
         segments = self._prefix_segments(frames, visual_tokens, kept, answer.start_ns)
@@ -282,7 +261,7 @@ class SceneSession:
     def _ask_fresh(
         self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, shown: Sequence[Shown]
     ) -> None:
-        visual_tokens = self.encode_shown(shown, hooks.cancelled)
+        visual_tokens = self.encoder.encode_shown(shown, hooks.cancelled)
         answer.seconds["encode"] = timer.lap()
         frames = [item.frame for item in shown]
         segments = [*self._prefix_segments(frames, visual_tokens, 0, answer.start_ns), request.token_ids]
@@ -308,25 +287,6 @@ class SceneSession:
         if reusable < len(self._prefilled):
             del self._prefilled[reusable:]
             self._cache.truncate(self._prefilled[-1].end if self._prefilled else 0)
-
-    def _frames_at_once(self, frame: HeldFrame) -> int:
-        """Returns how many frames like this one make a step."""
-        if self._pace is None:
-            return _FRAMES_PER_STEP
-        patches = frame.tokens * self.memory.config.merge_size**2
-        return min(_FRAMES_PER_STEP, self._pace.frames_at_once(patches, frame.tokens + self.text_tokens))
-
-    def _encode(self, frames: Sequence[tuple[HeldFrame, Size]]) -> Sequence[VisualTokens]:
-        """Encodes frames at given sizes together, and lets the pace learn what one costs."""
-        merge_size = self.memory.config.merge_size
-        start_s = self._pace.clock() if self._pace else 0.0
-        patched = [patch_image(frame.pixels, size, merge_size, self._processor.images) for frame, size in frames]
-        encoded = self._runtime.encode(patched)
-        if self._pace is not None:
-            self._runtime.synchronize()
-            patches = sum(image.grid.area for image in patched)
-            self._pace.encode.observe(patches // len(patched), (self._pace.clock() - start_s) / len(patched))
-        return encoded
 
     def _prefix_segments(
         self, frames: Sequence[HeldFrame], visual_tokens: Sequence[VisualTokens], preceding: int, base_ns: int

@@ -17,11 +17,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Protocol
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
 from penguin_engine.scene.generation import AnswerHooks, Sampling
+from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.multi_camera import ask_cameras, newest_last
@@ -33,34 +33,6 @@ from penguin_models.quoting import quoted, shortened
 
 _CAPTION_LOOK_S = 1.0
 """With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
-
-
-class Listener(Protocol):
-    """Receives the worker's events, in the worker's thread."""
-
-    def on_memory(self, camera_state: CameraState) -> None:
-        """A camera's memory added a frame, dropped a late one, or was cleared."""
-        ...
-
-    def on_bad_frame(self, camera_state: CameraState) -> None:
-        """A camera's image could not be converted; `camera_state.last_error` says why."""
-        ...
-
-    def on_pace(self, pace: Pace) -> None:
-        """The pace changed how frames are taken; `pace.reason` says why."""
-        ...
-
-    def on_caption(self, outcome: Outcome) -> None:
-        """A caption is complete."""
-        ...
-
-    def on_answer(self, outcome: Outcome) -> None:
-        """A question was answered; the caller gets the answer from its pending request."""
-        ...
-
-    def on_failure(self, doing: str, error: Exception) -> None:
-        """Something failed unexpectedly; the work continues."""
-        ...
 
 
 class SceneWorker:

@@ -120,7 +120,7 @@ def no_pixels():
         return PatchedImage(np.broadcast_to(np.float32(0), (grid.area, 588)), grid, merge_size)
 
     with (
-        mock.patch("penguin_engine.scene.session.patch_image", patched),
+        mock.patch("penguin_engine.scene.frame_encoder.patch_image", patched),
         mock.patch("penguin_engine.scene.memory.resize", lambda rgb, size: np.broadcast_to(rgb[:1, :1], (*size, 3))),
     ):
         yield
