@@ -200,36 +200,52 @@ class Pace:
             margin = _RELUCTANCE if tokens > present else 1.0
             step_s = max(self.encode_s(min(s.tokens, tokens) * s.patches_per_token) for s in sources)
             fits = step_s <= margin * self.config.max_step_s
-            if fits and self._cost_s(sources, tokens) / share <= margin * tolerated_s:
+            if fits and self._cost(sources, tokens).total_s / share <= margin * tolerated_s:
                 break
             tokens = max(floor_tokens, tokens // 2)
-        cost_s = self._cost_s(sources, tokens)
+        cost = self._cost(sources, tokens)
         arrival = None if tokens >= native else tokens
-        period_s = cost_s / share
+        period_s = cost.total_s / share
         period_s = 0.0 if period_s <= sample_period_s else min(period_s, _LONGEST_PERIOD_S)
         steady = abs(period_s - self.period_s) <= 0.2 * self.period_s
         if arrival == self.arrival_tokens and steady:
             return False
         self.arrival_tokens, self.period_s = arrival, period_s
-        self.reason = self._explain(cost_s, share, len(sources))
+        self.reason = self._explain(cost, share, len(sources))
         return True
 
-    def _cost_s(self, sources: Sequence[Source], tokens: int) -> float:
-        """Returns the seconds of looking at one frame of each camera that arrives with at most some tokens."""
-        cost_s = 0.0
+    def _cost(self, sources: Sequence[Source], tokens: int) -> _Cost:
+        """Returns what looking costs at one frame of each camera that arrives with at most some tokens."""
+        encode_s = append_s = 0.0
         for source in sources:
             own = min(source.tokens, tokens)
-            cost_s += source.encodings * self.encode_s(own * source.patches_per_token)
-            cost_s += source.prefills * self.append_s(own + source.text_tokens)
-        return cost_s + len(sources) * self._take.seconds(1)
+            encode_s += source.encodings * self.encode_s(own * source.patches_per_token)
+            append_s += source.prefills * self.append_s(own + source.text_tokens)
+        return _Cost(len(sources) * self._take.seconds(1), encode_s, append_s)
 
-    def _explain(self, cost_s: float, share: float, cameras: int) -> str:
+    def _explain(self, cost: _Cost, share: float, cameras: int) -> str:
         if self.arrival_tokens is None and not self.period_s:
             return ""
         size = "full size" if self.arrival_tokens is None else f"at most {self.arrival_tokens} visual tokens each"
         rate = f"one every {self.period_s:.2f} s" if self.period_s else "at the sampling rate"
         of = "a frame" if cameras == 1 else f"a frame of each of {cameras} cameras"
-        return f"frames are taken at {size}, {rate}: {of} costs {cost_s:.2f} s here, and looking may take {share:.0%}"
+        return (
+            f"frames are taken at {size}, {rate}: {of} costs {cost.total_s:.2f} s here (converting {cost.take_s:.2f}, "
+            f"encoding {cost.encode_s:.2f}, prefilling {cost.append_s:.2f}), and looking may take {share:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of converting, encoding and prefilling frames."""
+
+    take_s: float
+    encode_s: float
+    append_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.take_s + self.encode_s + self.append_s
 
 
 class _Credit:

@@ -62,11 +62,17 @@ class ScriptedRuntime:
         check_fits(max_length, 40_960, "the cache")
         return _ScriptedCache(self)
 
+    def synchronize(self):
+        pass
+
 
 @dataclass(frozen=True)
 class _EncodedImage:
     length: int
     number: int
+
+    def part(self, start, stop):
+        return _EncodedImage(stop - start, self.number)
 
 
 class _ScriptedCache:

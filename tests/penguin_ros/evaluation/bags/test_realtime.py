@@ -1,6 +1,7 @@
 """A bag as it would reach the live node, on a clock that the tests control."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from collected import Collected
@@ -65,6 +66,15 @@ def test_a_slow_machine_takes_the_newest_frame_when_it_is_done(picture_bag, scri
     assert timeline.time_s == [0, 0.5, 1, 1.75, 2.25, 3]  # the last one while the answer is generated
     assert timeline.dropped == 7  # 0.25, 0.75, 1.25, 1.5, 2.0, 2.5 and 2.75
     assert timeline.seconds[:4] == pytest.approx([0.6] * 4)
+
+
+def test_with_a_pace_a_slow_machine_answers_in_time(picture_bag, scripted):
+    """A frame costs 0.6 s and is taken every 1.1 s (0.6 s / 0.54), so that the worker rests when the question comes."""
+    sink = live(picture_bag({CAMERA: QUARTERS}), [question(4)], scripted(), Timer(encode=0.6), pace=True)
+    (record,) = sink.answers
+    assert record.waited_s + record.seconds["encode"] + record.seconds["prefill"] <= 2.0
+    assert record.frame.time_s >= 3.75  # the newest one when the work began
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(sink.timelines[0].time_s[:3]))
 
 
 def test_captions_take_their_time_and_a_question_preempts_them(picture_bag, scripted):
