@@ -155,6 +155,8 @@ def answer_dict(message: Answer) -> dict[str, Any]:
         "stamp": stamp_to_ns(message.header.stamp) * 1e-9,
         "frame_id": message.header.frame_id,
         "frames": message.frames_used,
+        "frames_pending": message.frames_pending,
+        "evidence_age_s": message.evidence_age_s,
         "tokens": {
             "visual": message.visual_tokens,
             "prompt": message.prompt_tokens,
