@@ -24,7 +24,7 @@ class StopFlag:
     """Is set once, by signal handlers too, and wakes the one thread that waits for it.
 
     `threading.Event` would deadlock if a signal interrupts its `set` or `wait`. The wait looks at the flag from time to
-    time: Python runs signal handlers in the main thread, and does not wake it for a signal that another thread received,
+    time: Python runs signal handlers in the main thread, and does not wake it for one that another thread received,
     or that came just before the wait.
     """
 
