@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -98,6 +99,8 @@ def _reason(err: BaseException | None) -> str | None:
     """Returns what the operating system reported: in this error, or in those that led to it."""
     reason = None
     while err is not None:
+        if isinstance(err, FileExistsError):  # of mkdir, if a file has the name of a folder
+            return os.strerror(errno.ENOTDIR)
         if isinstance(err, OSError) and err.strerror:
             return err.strerror
         if number := _ERROR_NUMBER.search(str(err)):

@@ -21,6 +21,7 @@ from penguin_models.config import ImageConfig, read_json
 from penguin_models.end_tokens import read_end_token_ids
 from penguin_models.errors import CheckpointError, PromptError
 from penguin_models.images import patch_image
+from penguin_models.quoting import shortened
 from penguin_models.token_allocation import SIZE_RULES, Allocation, grid_size, smallest_size, split_budget
 from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 
@@ -220,7 +221,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
         try:
             return Tokenizer.from_file(str(file))
         except Exception as err:
-            raise CheckpointError(f"{file} cannot be read: {err}") from err
+            raise CheckpointError(f"{file} cannot be read: {shortened(str(err))}; download it again") from err
     if not (folder / "vocab.json").is_file():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     from transformers import AutoTokenizer  # only for checkpoints without the single-file form
@@ -228,5 +229,6 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
     try:
         slow: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as err:
-        raise CheckpointError(f"the tokenizer of {folder} cannot be read: {err}") from err
+        reason = shortened(" ".join(str(err).split()))
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read: {reason}; download it again") from err
     return slow.backend_tokenizer  # type: ignore[no-any-return]

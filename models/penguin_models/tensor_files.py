@@ -167,7 +167,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{folder} lacks {_first(missing)}, which its index names; download them again")
         return list(files.values())
     if single.is_file():
-        return [single]
+        return [file_inside(folder, single.name)]
     raise CheckpointError(f"{folder} has neither model.safetensors nor model.safetensors.index.json")
 
 

@@ -41,12 +41,21 @@ class _Listed(NamedTuple):
 def storage_files(path: Path) -> StorageFiles:
     """Finds the storage files of a bag, a file or a folder.
 
-    Raises MediaError if there is no file, or the files are those of several bags.
+    Raises MediaError if there is no file, it cannot be read, or the files are those of several bags.
     """
+    try:
+        return _find(path)
+    except OSError as err:  # no permission, a name that is too long
+        raise MediaError(f"bag {path} cannot be read: {err.strerror}; check its permissions and its name") from err
+
+
+def _find(path: Path) -> StorageFiles:
     if not path.exists():
         raise MediaError(url_fault(path, "bag") or f"bag {path} does not exist")
     if path.is_file():
         return StorageFiles([path], [], {})
+    if not path.is_dir():  # a pipe would wait for a writer
+        raise MediaError(f"bag {path} is neither a file nor a folder; give the folder of a bag, or its file")
     visible = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS leaves ._bag_0.mcap behind
     present = sorted((file for file in visible if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
     listed, counts, found = _listed(path)
@@ -76,6 +85,8 @@ def _listed(path: Path) -> _Listed:
     try:
         if not file.exists():
             return _Listed([], {}, [])
+        if not file.is_file():
+            return _unusable("it is no file")
         if (size := file.stat().st_size) <= _MAX_METADATA_BYTES:
             return _parse(file.read_bytes())
         reason = f"it has {size >> 10} KiB, the limit is {_MAX_METADATA_BYTES >> 10} KiB"

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -223,8 +224,7 @@ def tabletop(
         int | None, typer.Option(help="Visual token budget; default: the checkpoint's.", min=1)
     ] = None,
     answers: Annotated[
-        typer.FileTextWrite | None,
-        typer.Option(help="File for all questions and answers, as JSON lines.", encoding="utf-8", lazy=False),
+        Path | None, typer.Option(help="File for all questions and answers, as JSON lines.", dir_okay=False)
     ] = None,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
@@ -233,6 +233,7 @@ def tabletop(
 ) -> None:
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
     from penguin_engine.runtimes.loading import open_runtime
+    from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
@@ -240,13 +241,13 @@ def tabletop(
         seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
     )
     opened, processor = open_runtime(runtime, model, device, dtype)
-    with ProgressBar(show=not as_json) as bar:
+    output = nullcontext() if answers is None else atomic_write(answers)
+    with output as file, ProgressBar(show=not as_json) as bar:
         bar.set_total(scenes)
 
         def write(asked: Sequence[AskedTurn]) -> None:
-            if answers is not None:
-                answers.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
-                answers.flush()
+            if file is not None:
+                file.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
             bar.add()
 
         scores = evaluate_tabletop(opened, processor, run, write)

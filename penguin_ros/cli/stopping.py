@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
+from time import monotonic
 from types import FrameType
 from typing import NoReturn
 
 _INTERRUPTED = 130
 _AGAIN_S = 0.01
+_LOOK_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopFlag:
     """Is set once, by signal handlers too, and wakes the one thread that waits for it.
 
-    `threading.Event` would deadlock if a signal interrupts its `set` or `wait`.
+    `threading.Event` would deadlock if a signal interrupts its `set` or `wait`. The wait looks at the flag from time to
+    time: Python runs signal handlers in the main thread, and does not wake it for one that another thread received,
+    or that came just before the wait.
     """
 
     def __init__(self) -> None:
@@ -38,9 +43,10 @@ class StopFlag:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until the flag is set or the time is over; returns whether it is set."""
-        if not self._is_set:
+        end_s = math.inf if timeout_s is None else monotonic() + timeout_s
+        while not self._is_set and (left_s := end_s - monotonic()) > 0:
             with suppress(Empty):
-                self._waking.get(timeout=timeout_s)
+                self._waking.get(timeout=min(left_s, _LOOK_S))
         return self._is_set
 
 

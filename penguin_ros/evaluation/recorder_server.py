@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial, wraps
 from importlib import resources
 from typing import Any
@@ -27,6 +27,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from penguin_models.errors import EvaluationError, PenguinError
+from penguin_models.quoting import shortened
 from penguin_ros.evaluation.question_file import format_question
 from penguin_ros.evaluation.question_recorder import Recorder
 
@@ -115,25 +116,28 @@ def _app(recorder: Recorder, port: int) -> Starlette:
         return Response(jpeg, media_type="image/jpeg")
 
     async def question(request: Request) -> Response:
-        added = await run_in_threadpool(recorder.add, await _values(request, port))
+        added = await run_in_threadpool(recorder.add, await _values(request))
         return JSONResponse(json.loads(format_question(added)))
 
     async def remove(request: Request) -> Response:
-        await run_in_threadpool(recorder.remove, str((await _values(request, port)).get("id")))
+        await run_in_threadpool(recorder.remove, str((await _values(request)).get("id")))
         return JSONResponse({})
 
     gets, posts = {"/": page, "/info": info, "/frame": frame}, {"/question": question, "/remove": remove}
+    origins = (None, *(f"http://{host}:{port}" for host in _HOSTS))
     routes = [
-        *(Route(path, _closing(endpoint)) for path, endpoint in gets.items()),
-        *(Route(path, _closing(endpoint), methods=["POST"]) for path, endpoint in posts.items()),
+        *(Route(path, _closing(endpoint, origins)) for path, endpoint in gets.items()),
+        *(Route(path, _closing(endpoint, origins), methods=["POST"]) for path, endpoint in posts.items()),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(_HOSTS), www_redirect=False)
     return Starlette(routes=routes, middleware=[hosts], exception_handlers={HTTPException: _error})
 
 
-def _closing(endpoint: _Endpoint) -> _Endpoint:
+def _closing(endpoint: _Endpoint, origins: Sequence[str | None]) -> _Endpoint:
     @wraps(endpoint)
     async def closing(request: Request) -> Response:
+        if (origin := request.headers.get("Origin")) not in origins:
+            raise HTTPException(403, f"requests from {shortened(str(origin))} are refused")
         try:
             response = await endpoint(request)
         except PenguinError as err:
@@ -149,11 +153,8 @@ async def _error(request: Request, err: Exception) -> Response:
     return JSONResponse({"error": err.detail}, err.status_code, {"Connection": "close"})
 
 
-async def _values(request: Request, port: int) -> dict[str, Any]:
-    """Returns the JSON object that a page of this server sent; raises HTTPException for anything else."""
-    origin = request.headers.get("Origin")
-    if origin is not None and origin not in [f"http://{host}:{port}" for host in _HOSTS]:
-        raise HTTPException(403, f"requests from {origin[:200]} are refused")
+async def _values(request: Request) -> dict[str, Any]:
+    """Returns the JSON object that a page sent; raises HTTPException for anything else."""
     if request.headers.get("Content-Type", "").split(";")[0].strip() != "application/json":
         raise HTTPException(415, "send JSON")
     body = b""

@@ -19,8 +19,9 @@ from rclpy.executors import ConditionReachedException, ShutdownException, Single
 from rclpy.node import Node
 from rclpy.task import Task
 
+from penguin_models.quoting import shortened
+
 _SUMMARY_PERIOD_S = 60.0
-_MOST_CHARACTERS = 200
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -97,7 +98,7 @@ class LastingExecutor(SingleThreadedExecutor):  # type: ignore[misc, unused-igno
     def _note(self, entity: Any, error: BaseException) -> None:
         kind = f"{_name_of(entity)}: {type(error).__name__}"
         self.errors += 1
-        self.newest_error = f"{kind}: {str(error)[:_MOST_CHARACTERS]}"
+        self.newest_error = f"{kind}: {shortened(str(error))}"
         self._log.warning(kind, lambda: f"{self.newest_error}{_origin_of(error)}")
 
 

@@ -18,9 +18,9 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.task import Future
 
+from penguin_models.quoting import shortened
 from penguin_ros.nodes.lasting_executor import ThrottledLog
 
-_MOST_CHARACTERS = 200
 T = TypeVar("T")
 
 
@@ -78,7 +78,7 @@ class LoadingLifecycleNode(LifecycleNode, Generic[T]):
             await self._load_first()
         if not is_loading and self._is_possible(wanted):  # if not, rclpy would raise, and ROS would log every refusal
             return self._change_state(request, response)
-        text = f"transition {wanted.label[:_MOST_CHARACTERS] or wanted.id} refused in state {self.state}"
+        text = f"transition {shortened(wanted.label) or wanted.id} refused in state {self.state}"
         self._refusals.warning(f"transition refused in state {self.state}", lambda: text)
         return response
 

@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType, SetParametersResult
-from rcl_interfaces.msg import Parameter as ParameterMessage
-from rcl_interfaces.srv import (
-    DescribeParameters,
-    GetParameters,
-    GetParameterTypes,
-    ListParameters,
-    SetParameters,
-    SetParametersAtomically,
-)
-from rclpy.exceptions import ParameterException
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.parameter_service import ParameterService
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from penguin_models.errors import SettingError
-from penguin_models.quoting import shortened
 from penguin_ros.nodes.context import REQUEST_QOS
+from penguin_ros.nodes.parameter_services import LISTS, ParameterServices, within_limit
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings, Setting, unknown_parameter
 
-_MAX_IN_MESSAGE = 100
-"""Maximum number of parameters in one message to a parameter service."""
-_PARAMETER_LISTS = {
-    SetParameters: "parameters",
-    SetParametersAtomically: "parameters",
-    GetParameters: "names",
-    GetParameterTypes: "names",
-    DescribeParameters: "names",
-    ListParameters: "prefixes",
-}
 _BUILT_IN = ("use_sim_time", "start_type_description_service")
 _BUILT_IN_PREFIX = "qos_overrides."
-_LAST_TYPE = ParameterType.PARAMETER_STRING_ARRAY
 
 
 class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
@@ -54,16 +31,15 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
         self._overrides: dict[str, Any] | None = None
         options = {"automatically_declare_parameters_from_overrides": True, "start_parameter_services": False} | options
         super().__init__(name, **options)
-        self._parameter_service = _Services(self)
+        self._parameter_service = ParameterServices(self)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
         """Creates a service; those for parameters, which rclpy creates here as well, refuse messages that are too long.
 
         rclpy sets the parameters of a message one by one, in its executor: 50,000 would delay a question for seconds.
         """
-        if list_field := _PARAMETER_LISTS.get(srv_type):
-            callback = partial(_within_limit, list_field, callback)
-            options["qos_profile"] = REQUEST_QOS
+        if srv_type in LISTS:
+            callback, options["qos_profile"] = within_limit(srv_type, callback), REQUEST_QOS
         return super().create_service(srv_type, srv_name, callback, **options)
 
     def declare_parameters(
@@ -118,34 +94,6 @@ class SettingsNode(Node):  # type: ignore[misc, unused-ignore]
         return Parameter(setting.name, declared.type_, setting.convert(parameter.value))
 
 
-class _Services(ParameterService):  # type: ignore[misc, unused-ignore]
-    """The parameter services; a parameter that rclpy 7.1.5 raises for is refused instead."""
-
-    def _set_parameters_callback(
-        self, request: SetParameters.Request, response: SetParameters.Response
-    ) -> SetParameters.Response:
-        response.results = [self._set([message]) for message in request.parameters]
-        return response
-
-    def _set_parameters_atomically_callback(
-        self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
-    ) -> SetParametersAtomically.Response:
-        response.result = self._set(request.parameters)
-        return response
-
-    def _set(self, messages: Sequence[ParameterMessage]) -> SetParametersResult:
-        for message in messages:
-            if message.value.type > _LAST_TYPE:
-                name = shortened(message.name)
-                reason = f"{name} has type {message.value.type}; the types of parameters are 0 to {_LAST_TYPE}"
-                return SetParametersResult(successful=False, reason=reason)
-        parameters = [Parameter.from_parameter_msg(message) for message in messages]
-        try:
-            return self._get_node().set_parameters_atomically(parameters)
-        except ParameterException as err:
-            return SetParametersResult(successful=False, reason=shortened(str(err)))
-
-
 def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeSettings:
     """Returns the current settings with some changes applied; other parameters among the changes are ignored.
 
@@ -191,23 +139,6 @@ def files_without_effect(args: Sequence[str], node_name: str) -> Iterator[str]:
         if sections and not any(re.fullmatch(_pattern(section), node_name) for section in sections):
             names = ", ".join(dict.fromkeys(sections))
             yield f"{path} has parameters for {names} only, not for {node_name}: it has no effect"
-
-
-def _within_limit(list_field: str, callback: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
-    """Calls the callback of a parameter service, or refuses a message with too many parameters.
-
-    A reply without results is how ROS refuses to read parameters; a refusal to set them has a reason.
-    """
-    length = len(getattr(request, list_field))
-    if length <= _MAX_IN_MESSAGE:
-        return callback(request, response)
-    reason = f"the message has {length} parameters, the limit is {_MAX_IN_MESSAGE}; nothing was changed"
-    refused = SetParametersResult(successful=False, reason=reason)
-    if isinstance(response, SetParameters.Response):
-        response.results = [refused] * length
-    elif isinstance(response, SetParametersAtomically.Response):
-        response.result = refused
-    return response
 
 
 def _sections(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -84,7 +84,7 @@ def test_paths_that_cannot_be_written_are_clear_errors(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path, reason in (
-        (tmp_path / "file" / "below", os.strerror(errno.EEXIST)),
+        (tmp_path / "file" / "below", os.strerror(errno.ENOTDIR)),
         (tmp_path / "folder", os.strerror(errno.EISDIR)),
     ):
         with pytest.raises(WriteError, match=rf"{path} cannot be written: {reason}"), atomic_write(path):

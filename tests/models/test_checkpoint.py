@@ -196,15 +196,17 @@ def test_missing_and_broken_files_are_named(edit_checkpoint, file, content, mess
         load_pretrained(folder)
 
 
-@pytest.mark.parametrize("form", ["../weights", "absolute", "link"])
+@pytest.mark.parametrize("form", ["../weights", "absolute", "link", "only"])
 def test_shards_outside_the_folder_are_refused(edit_checkpoint, tmp_path, form):
     folder = edit_checkpoint()
     outside = tmp_path / "weights"
     (folder / "model.safetensors").rename(outside)
-    name = {"absolute": str(outside), "link": "shard.safetensors", "../weights": f"../{outside.name}"}[form]
-    if form == "link":
+    links = {"link": "shard.safetensors", "only": "model.safetensors"}
+    name = {"absolute": str(outside), "../weights": f"../{outside.name}"}.get(form) or links[form]
+    if form in links:
         (folder / name).symlink_to(outside)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    if form != "only":
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
     with pytest.raises(CheckpointError, match=rf"names '{name}', which is outside the folder"):
         load_pretrained(folder)
 
@@ -241,7 +243,7 @@ def test_code_in_a_checkpoint_never_runs(edit_checkpoint, tmp_path):
     (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
     settings = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}, "tokenizer_class": "Tokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=r"the tokenizer of .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"the tokenizer of .* cannot be read: .*; download it again$"):
         load_pretrained(folder)
     assert not proof.exists()
 

@@ -4,10 +4,11 @@ from random import Random
 
 import numpy as np
 import pytest
+from damage import damage
 from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged, small_images
+from small_images import small_images
 
 from penguin_models.errors import MediaError
 from penguin_models.media import load_image
@@ -25,7 +26,7 @@ def path(tmp_path_factory):
 @given(seed=st.integers(0, 2**64 - 1))
 def test_damaged_files(path, seed):
     random = Random(seed)
-    path.write_bytes(damaged(random.choice(_VALID), random))
+    path.write_bytes(damage(random.choice(_VALID), random))
     try:
         rgb = load_image(path, _MAX_PIXELS)
     except MediaError as err:

@@ -4,10 +4,11 @@ from random import Random
 from types import SimpleNamespace
 
 import numpy as np
+from damage import damage
 from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged, small_images
+from small_images import small_images
 
 from penguin_models.errors import MediaError
 from penguin_ros.images import Decoding, message_to_rgb
@@ -37,8 +38,8 @@ def test_compressed_images(seed):
     random = Random(seed)
     image_format = random.choice(_FORMATS)
     if not random.randrange(10):
-        image_format = damaged(image_format.encode(), random).decode(errors="replace")
-    data = damaged(random.choice(_VALID), random)
+        image_format = damage(image_format.encode(), random).decode(errors="replace")
+    data = damage(random.choice(_VALID), random)
     scaling = random.choice(MONO16_SCALINGS)
     _checked(SimpleNamespace(format=image_format, data=data), Decoding(scaling, _MAX_PIXELS))
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.stopping import quiet_ctrl_c, stopping_like_ctrl_c
+from penguin_ros.cli.stopping import StopFlag, quiet_ctrl_c, stopping_like_ctrl_c
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -54,6 +54,15 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
     with stopping_like_ctrl_c():
         send(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_a_wait_ends_at_a_signal_that_another_thread_received():
+    flag = StopFlag()
+    signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    sender = threading.Timer(0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+    sender.start()
+    assert flag.wait(60)
+    sender.join()
 
 
 @pytest.mark.parametrize("command", ["export", "quantize", "bench engine"])

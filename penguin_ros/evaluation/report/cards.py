@@ -185,6 +185,12 @@ def in_words(item: Expected) -> str:
 def _unasked_card(question: Question, results: Results) -> Card:
     bag = question.bag or results.bags[0].name
     failed = next((info.failed for info in results.bags if info.name == bag and info.failed), None)
+    if failed:
+        reason = f"bag {bag} could not be evaluated completely: {failed}"
+    elif results.problems:
+        reason = "the reason is among the problems at the top of the page"
+    else:
+        reason = "no method supports it"
     return Card(
         question=question,
         bag=bag,
@@ -192,7 +198,7 @@ def _unasked_card(question: Question, results: Results) -> Card:
         time_s=question.time_s,
         expected=[in_words(item) for item in question.expected],
         tags=["unasked"],
-        unasked=f"bag {bag} could not be evaluated completely: {failed}" if failed else "no method supports it",
+        unasked=reason,
     )
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EvaluationError
 from penguin_ros.evaluation.metrics.scoring import METRICS
+from penguin_ros.evaluation.question_file import first_ten
 from penguin_ros.evaluation.records import Timeline
 from penguin_ros.evaluation.report import plots
 from penguin_ros.evaluation.report.cards import Card, CardMaker, Column, anchor
@@ -56,6 +57,7 @@ def render(runs: Sequence[Results], folders: Sequence[Path]) -> str:
         style=Markup((files / "page.css").read_text(encoding="utf-8")),
         script=Markup((files / "page.js").read_text(encoding="utf-8")),
         anchor=anchor,
+        first_ten=first_ten,
         runs=runs,
         columns=columns,
         metrics=METRICS,

@@ -7,11 +7,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from damage import RANDOMS, damage, damage_json
 from fuzzing import FUZZ
 from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import save
-from strange_json import json_bytes, mutate_bytes
 
 from penguin_engine.export.manifest import PROFILES, Manifest
 from penguin_engine.export.manifest import parse_json as parse_manifest
@@ -31,7 +30,6 @@ MANIFEST = {
     **{"image_token_id": 1503, "end_token_ids": [1500], "quantization": {"kind": "int8"}, "activation_ranges": {}},
     "files": {name: {"bytes": 48 * 1504 * 4, "sha256": "0" * 64} for name in NEEDED},
 }
-SEEDS = st.integers(0, 2**63)
 
 
 def positive(*values):
@@ -67,22 +65,22 @@ def check_index(content):
 
 
 @FUZZ
-@given(seed=SEEDS)
-def test_json_files_are_refused_or_within_their_ranges(seed):
+@given(random=RANDOMS)
+def test_json_files_are_refused_or_within_their_ranges(random):
     checks = (check_manifest, MANIFEST), (check_config, CONFIG), (check_images, IMAGES), (check_index, INDEX)
     for check, valid in checks:
         try:
-            check(json_bytes(valid, seed))
+            check(damage_json(valid, random))
         except ValueError as err:
             assert isinstance(err, PenguinError) or check is check_manifest, err  # whose reader adds path and remedy
             assert len(str(err)) < 1000
 
 
 @FUZZ
-@given(seed=SEEDS)
-def test_a_tensor_file_is_refused_or_has_shapes(seed, in_memory):
+@given(random=RANDOMS)
+def test_a_tensor_file_is_refused_or_has_shapes(random, in_memory):
     tensors = {"model.norm.weight": np.ones(3, np.float32), "lm_head.weight": np.ones((2, 3), np.float16)}
-    (in_memory / "model.safetensors").write_bytes(mutate_bytes(save(tensors), seed))
+    (in_memory / "model.safetensors").write_bytes(damage(save(tensors), random))
     try:
         found = index_tensors(in_memory)
     except CheckpointError as err:

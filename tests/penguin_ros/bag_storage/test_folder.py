@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 
 from penguin_models.errors import MediaError
+from penguin_ros.bag_storage.folder import storage_files
 from penguin_ros.bags import BagClip
 
 
@@ -129,6 +132,19 @@ def test_the_files_of_two_bags_are_told_apart(split):
     files = "bag_0.mcap, bag_1.mcap, other_0.db3, other_1.db3, other_2.db3"
     with pytest.raises(MediaError, match=rf"holds the files of 2 bags \({files}\); give one of the files"):
         BagClip(folder)
+
+
+def test_a_pipe_is_no_bag_and_nothing_waits_for_its_writer(tmp_path, split):
+    """Nor does a path that the system refuses end a command that has other bags to read."""
+    os.mkfifo(tmp_path / "a.mcap")
+    with pytest.raises(MediaError, match=r"a\.mcap is neither a file nor a folder; give the folder of a bag"):
+        storage_files(tmp_path / "a.mcap")
+    with pytest.raises(MediaError, match="cannot be read: File name too long; check"):
+        storage_files(tmp_path / ("x" * 300))
+    folder = split()
+    (folder / "metadata.yaml").unlink()
+    os.mkfifo(folder / "metadata.yaml")
+    assert storage_files(folder).notes == ["metadata.yaml cannot be used (it is no file); the bag is read without it"]
 
 
 def test_a_folder_without_recordings_is_an_error(tmp_path, split):

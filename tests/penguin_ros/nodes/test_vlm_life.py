@@ -121,6 +121,8 @@ def test_requests_and_messages_that_ros_refuses_leave_the_node_usable_and_its_lo
         clock.publish(Clock(clock=Time(sec=-1)))
         assert not change_state(robot, node, Transition.TRANSITION_ACTIVATE)
         assert not change_state(robot, node, 200)
+        forged = ChangeState.Request(transition=Transition(label="x\n[FATAL] forged" * 100))
+        assert not robot.call(ChangeState, f"{node.name}/change_state", forged).success
         request = GetTypeDescription.Request(type_name="x", type_hash="y")
         assert "RIHS01_" in robot.call(GetTypeDescription, f"{node.name}/get_type_description", request).failure_reason
     request = SetParameters.Request(parameters=[Parameter(name="model", value=ParameterValue(type=200))])

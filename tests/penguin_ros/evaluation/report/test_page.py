@@ -152,7 +152,7 @@ def test_unasked_questions_are_shown(result_folder):
     page = Page(html)
     articles = {a["id"]: a for a in page.all("article")}
     assert [articles[name]["data-verdict"] for name in ("q-lost", "q-stamped")] == ["unasked", "unasked"]
-    assert "2 of 6 questions were not asked because their bags failed; they count in no score." in page.words
+    assert "2 of 6 questions were not asked; they count in no score." in page.words
     assert "lost · hall · /front at 3.00 s · objects" in page.words and "stamped · hall · number" in page.words
     assert "boxes of /truth not asked bag hall could not be evaluated completely: breaks off" in page.words
     assert [page.all("option", value=value) for value in ("unasked", "hall")] == [
@@ -160,6 +160,15 @@ def test_unasked_questions_are_shown(result_folder):
     ]
     assert len(page.all("option", value="")) == 4  # no filter has an empty choice but "all"
     assert "not asked" not in render([make({"memory": "rrwr"})], [result_folder])
+
+
+def test_problems_of_questions_are_shown(result_folder):
+    problems = [f"question q{i} is about bag <b>; the bags are table" for i in range(12)]
+    questions = [*QUESTIONS, question("q1", [ExpectedNumber(value=1)])]
+    results = make({"memory": "rrwr"}).model_copy(update={"problems": problems, "questions": questions})
+    page = Page(render([results.model_copy(update={"summary": summarise(results)})], [result_folder]))
+    assert "could not be read or asked: question q0 is about bag <b>; the bags are table; question q1" in page.words
+    assert "; and 2 more" in page.words and "the reason is among the problems at the top of the page" in page.words
 
 
 def test_missing_pictures_are_reported(tmp_path):

@@ -140,10 +140,12 @@ def test_the_command_prints_scores_and_writes_answers(run, tmp_path):
     assert all(score["value"] == 0 or score["answers"] > 0 for score in found["scores"].values())
     code, out, _ = run("--mixture", "clip=1", "--size", "112")
     assert code == 0 and "95 % interval" in out
-    code, _, err = run("--answers", str(tmp_path / "none" / "answers.jsonl"))
-    assert code == 2 and "Invalid value for '--answers'" in err and "No such file" in err
+    code, _, err = run("--answers", str(file / "answers.jsonl"))
+    assert code == 1 and f"{file / 'answers.jsonl'} cannot be written: Not a directory" in err
     for family in ("chart", "text"):
         code, out, err = run("--mixture", f"image=1,{family}=1")
         assert code == 1 and f"no questions are asked about the family {family}; use image, pair and clip" in err
-    code, _, err = run("--max-tokens", "3")
+    earlier = file.read_text()
+    code, _, err = run("--max-tokens", "3", "--answers", str(file))
     assert code == 1 and "3" in err and len(err.splitlines()) == 1
+    assert file.read_text() == earlier and list(tmp_path.iterdir()) == [file]

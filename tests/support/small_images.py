@@ -1,15 +1,13 @@
-"""Small images of every kind, and random damage to valid data, for fuzz tests."""
+"""Small image files of every kind, for fuzz tests."""
 
 from __future__ import annotations
 
 import io
 import struct
-from random import Random
 
 import numpy as np
 from PIL import Image, features
 
-_STRANGE = (b"\0", b"\xff", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff\xd8\xff\xda")
 _MODES = {
     "RGB": ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"),
     "RGBA": ("PNG", "WEBP", "TIFF", "AVIF", "GIF"),
@@ -45,24 +43,3 @@ def small_images() -> list[bytes]:
                     image.save(file, kind, **options)
                     contents.append(file.getvalue())
     return contents
-
-
-def damaged(data: bytes, random: Random) -> bytes:
-    """Returns data in which one to four runs of bytes are flipped, replaced, removed, repeated or inserted."""
-    changed = bytearray(data)
-    for _ in range(random.randint(1, 4)):
-        start = random.randrange(len(changed) + 1)
-        end = min(len(changed), start + random.choice((1, 2, 4, 16, 1000)))
-        match random.randrange(5):
-            case 0:
-                changed[start:end] = bytes(byte ^ 1 << random.randrange(8) for byte in changed[start:end])
-            case 1:
-                strange = random.choice(_STRANGE)
-                changed[start : start + len(strange)] = strange
-            case 2:
-                del changed[start:end]
-            case 3:
-                changed[start:start] = changed[start:end]
-            case 4:
-                changed[start:start] = random.randbytes(random.choice((1, 4, 32)))
-    return bytes(changed)
