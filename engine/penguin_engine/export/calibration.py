@@ -138,7 +138,7 @@ def calibrate(
             hooks.enter_context(block.register_forward_hook(lambda *args: phase.add()))
         for batch in batches:
             patched = [image for _, image in batch]
-            model(torch.from_numpy(np.stack([ids for ids, _ in batch])), patched, logits_to_keep=1)
+            model(torch.from_numpy(np.stack([ids for ids, _ in batch])), patched, logits_to_keep=1, use_cache=False)
     rotated, products = _attention_bounds(longest_rows, model)
     return Calibration(
         {name: r.largest_input for name, r in ranges.items()} | rotated,
