@@ -191,12 +191,8 @@ def test_lines_of_progress(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--min-agreement", 0.9), "--compare"),
-        (("--max-score-loss", 0.1), "--compare"),
-        (("--no-calibrate",), "--sample"),
-    ],
+    ("option", "message"),
+    [("--min-agreement=0.9", "--compare"), ("--max-score-loss=0.1", "--compare"), ("--no-calibrate", "--sample")],
 )
 def test_quantize_ignores_no_option(quantize, tmp_path, option, message):
     result = quantize(option)
