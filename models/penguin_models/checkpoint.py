@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def load_pretrained(
         f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
         "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
     ):
-        _reserve(model, stored, weights_dtype, target)
+        reserve(model, stored, weights_dtype, target)
     copy_tensors(stored, dict(model.named_parameters()))
     decoder = model.language_model
     if model.config.tie_word_embeddings:
@@ -196,8 +197,8 @@ def _check_tied(folder: Path, stored: dict[str, StoredTensor]) -> None:
         )
 
 
-def _reserve(model: nn.Module, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> None:
-    """Allocates memory for the parameters."""
+def reserve(model: nn.Module, stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> None:
+    """Allocates memory for the parameters that are stored."""
     for name, tensor in stored.items():
         parent, _, leaf = name.rpartition(".")
         value = torch.empty(tensor.shape, dtype=dtype, device=device)

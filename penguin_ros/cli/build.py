@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
+from penguin_ros.cli.output import JsonOption, print_json, stdout
+from penguin_ros.cli.phases import Phases
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -54,12 +55,8 @@ def build(
 
     limits = PlanLimits(max_tokens, max_patches)
     cancelled = threading.Event()
-    with stopping_like_ctrl_c(), stderr.status("building", spinner="line") as status, ThreadPoolExecutor(1) as pool:
-
-        def show(phase: str, done: int, steps: int) -> None:
-            status.update(f"{phase}: {done} of {steps}")
-
-        building = pool.submit(run, folder, device, limits, precision, workspace_mib, show, cancelled.is_set)
+    with stopping_like_ctrl_c(), Phases() as phases, ThreadPoolExecutor(1) as pool:
+        building = pool.submit(run, folder, device, limits, precision, workspace_mib, phases.show, cancelled.is_set)
         plan = _wait(building, cancelled)
     if as_json:
         print_json({"folder": str(folder), "precision": plan.precision, "machine": vars(plan.machine)})

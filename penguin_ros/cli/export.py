@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout, working
+from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout
+from penguin_ros.cli.phases import Phases
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 _DRAWN_SAMPLES = 4
@@ -54,8 +55,8 @@ def export(
     if revision is not None:
         model = str(resolve_checkpoint(model, revision))
     samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)
-    with stopping_like_ctrl_c(), working(f"exporting {model}"):
-        manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples))
+    with stopping_like_ctrl_c(), Phases() as phases:
+        manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples), phases.show)
     size = sum(file.bytes for file in manifest.files.values())
     if as_json:
         names = ("profile", "opset", "precision", "activation_ranges")

@@ -1,4 +1,4 @@
-"""`penguin-vl quantize`: a checkpoint -> an exported folder with an int8, int4 or fp8 decoder, and how good it is."""
+"""`penguin-vl quantize`: a checkpoint -> an exported folder with an int8, int4 or fp8 decoder, and how exact it is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import typer
 from penguin_models.errors import EngineError
 from penguin_ros.cli.evaluate_output import ProgressBar
 from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
-from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout, working
+from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout
+from penguin_ros.cli.phases import Phases
 from penguin_ros.cli.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
-    from penguin_engine.bench.quantize_comparison import ScoreChange
+    from penguin_engine.bench.quantize_comparison import Limits, ScoreChange
     from penguin_engine.bench.quantize_report import Scorer
     from penguin_engine.runtimes.base import Runtime
     from penguin_models.processor import Processor
@@ -45,30 +46,48 @@ def quantize(
         bool | None, typer.Option(help="Keep the head at better precision; default: for int4.")
     ] = None,
     vision_dtype: VisionDtypeOption = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            help="Run the model on the samples to weigh rounding errors and check that values fit float16; without, "
+            "int8 and int4 weights are rounded by themselves."
+        ),
+    ] = True,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare the logits with full precision and judge the variant, which takes memory for the checkpoint "
+            "in float32.",
+        ),
+    ] = False,
     scenes: Annotated[
         int,
         typer.Option(
-            help="Score both on this many scenes of the simulated table-top, as `evaluate tabletop` does; 400 show "
-            "small losses. Without scores a variant can be refused, but not called good.",
+            help="Compare, and score both on this many scenes of the simulated table-top, as `evaluate tabletop` does; "
+            "400 show small losses. Without scores a variant can be refused, but not called good.",
             min=0,
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.", min=0)] = 0,
     max_score_loss: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Refuse a variant if a score falls by more; if chance may explain the loss, it is not judged.", min=0.0
+            help="Refuse a variant if a score falls by more; if chance may explain the loss, it is not judged. "
+            "[default: 0.02]",
+            min=0.0,
         ),
-    ] = 0.02,
+    ] = None,
     min_agreement: Annotated[
-        float, typer.Option(help="Refuse a variant with a smaller share of equal next tokens.", max=1.0)
-    ] = 0.95,
+        float | None,
+        typer.Option(help="Refuse a variant with a smaller share of equal next tokens. [default: 0.95]", max=1.0),
+    ] = None,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantise the decoder, compare with full precision, and judge the result; exit code 1 if it is not good."""
-    from penguin_engine.bench.quantize_comparison import Limits
-    from penguin_engine.bench.quantize_report import quantize_and_compare
+    """Quantise the decoder and report its errors; with --compare or --scenes, exit code 1 if it is not good."""
+    from penguin_engine.bench.quantize_report import Comparing, quantize_and_report
+    from penguin_engine.export.checkpoint_to_onnx import ExportOptions
     from penguin_engine.export.quantize import REPORT, Quantization
     from penguin_models.atomic_write import atomic_write
     from penguin_models.hub import resolve_checkpoint
@@ -81,11 +100,16 @@ def quantize(
         quantization = replace(quantization, keep_blocks=keep_blocks)
     if keep_head is not None:
         quantization = replace(quantization, keep_head=keep_head)
+    if sample and not (calibrate or compare or scenes):
+        raise typer.BadParameter("goes with --calibrate or --compare", param_hint="--sample")
+    limits = _limits(min_agreement, max_score_loss, compare or scenes > 0)
     samples = [load_image(path) for path in sample or []]
-    score = tabletop_scorer(scenes, seed) if scenes else None
-    limits = Limits(agreement=min_agreement, score_loss=max_score_loss)
-    with stopping_like_ctrl_c(), working(f"quantising {model}"):
-        report = quantize_and_compare(model, out, profile, quantization, samples, vision_dtype, score, limits)
+    comparing = None
+    if limits is not None:
+        comparing = Comparing(limits, tabletop_scorer(scenes, seed) if scenes else None)
+    options = ExportOptions(profile, vision_dtype=vision_dtype, quantization=quantization)
+    with stopping_like_ctrl_c(), Phases() as phases:
+        report = quantize_and_report(model, out, options, samples, calibrate, comparing, phases.show)
     report["scored_on"] = {"scenes": scenes, "seed": seed} if scenes else None
     with atomic_write(out / REPORT) as file:
         file.write(json.dumps(report, indent=1) + "\n")
@@ -93,12 +117,26 @@ def quantize(
         print_json(report)
     else:
         _print(out, report)
-    if report["comparison"]["good"] is False:
+    if report["comparison"] and report["comparison"]["good"] is False:
         finer = "use int8, " if weights == "int4" and profile == "onnxruntime" else ""
         raise EngineError(
             f"the {weights} variant in {out} is not good: {'; '.join(report['comparison']['failures'])}; keep more "
             f"blocks (--keep-blocks, --keep-head), {finer}or calibrate with your own images (--sample)"
         )
+
+
+def _limits(min_agreement: float | None, max_score_loss: float | None, compared: bool) -> Limits | None:
+    """Returns the limits of a comparison, and None if there is none; then no limit may be set."""
+    from penguin_engine.bench.quantize_comparison import Limits
+
+    chosen: dict[str, float] = {}
+    if min_agreement is not None:
+        chosen["agreement"] = min_agreement
+    if max_score_loss is not None:
+        chosen["score_loss"] = max_score_loss
+    if not compared and chosen:
+        raise typer.BadParameter("goes with --compare or --scenes", param_hint="--min-agreement, --max-score-loss")
+    return Limits(**chosen) if compared else None
 
 
 def tabletop_scorer(scenes: int, seed: int) -> Scorer:
@@ -141,10 +179,23 @@ def tabletop_scorer(scenes: int, seed: int) -> Scorer:
 
 
 def _print(out: Path, report: dict[str, Any]) -> None:
-    comparison, size, sides = report["comparison"], report["bytes"], report["runtimes"]
+    size, quantization, comparison = report["bytes"], report["quantization"], report["comparison"]
     stdout.out(
         f"{out}: decoder {size['decoder'] / 2**20:.1f} MiB, in float32 {size['float32_decoder'] / 2**20:.1f} MiB"
     )
+    if errors := quantization["relative_error"]:
+        parts = ", ".join(f"{100 * error:.2f} % in the {part}" for part, error in errors.items())
+        weighed = "weighed by the samples" if quantization["calibrated"] else "not calibrated"
+        stdout.out(f"relative error of quantised weights, {weighed}: {parts}")
+    if not report["activation_ranges"]:
+        stdout.out("not checked: whether activations fit float16; calibrate for that")
+    if comparison is None:
+        stdout.out("not compared with full precision; --compare does, and --scenes 400 also judges its scores")
+    else:
+        _print_comparison(comparison, report["runtimes"])
+
+
+def _print_comparison(comparison: dict[str, Any], sides: dict[str, dict[str, str]]) -> None:
     full, variant = (f"{sides[side]['runtime']} ({sides[side]['device']})" for side in ("full", "variant"))
     stdout.out(f"compared: full precision on {full}, this variant on {variant}")
     stdout.out(

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from penguin_engine.export.manifest import Manifest
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.runtimes.onnx_session import best_device
 from penguin_ros.cli.bench_engine import not_measured, print_table
+from penguin_ros.cli.phases import Phases
 
 
 def test_export(cli, checkpoint, tmp_path):
@@ -155,8 +157,51 @@ def test_quantize_scores_both_on_the_tabletop(quantize, tmp_path):
     assert Manifest.read(out).precision == "int8"
 
 
+@pytest.mark.parametrize("calibrate", ["--calibrate", "--no-calibrate"])
+def test_quantize_reports_errors_without_a_comparison(cli, checkpoint, tmp_path, monkeypatch, calibrate):
+    """Of an int4 head and of the blocks; a comparison, which would load the whole model, is not run."""
+    monkeypatch.setattr("penguin_models.checkpoint.load_pretrained", None)
+    folders = ("--model", checkpoint, "--out", tmp_path / "out")
+    report = cli("quantize", *folders, "--weights", "int4", "--no-keep-head", calibrate, "--json").json
+    assert report["comparison"] is None and "runtimes" not in report
+    assert report["quantization"]["calibrated"] is (calibrate == "--calibrate") is bool(report["activation_ranges"])
+    errors = report["quantization"]["relative_error"]
+    assert 0.05 < errors["head"] < 0.15 and 0.005 < errors["blocks"] < errors["head"]
+    assert json.loads((tmp_path / "out" / "quantization.json").read_text()) == report | {"scored_on": None}
+
+
+def test_progress_in_a_log(quantize):
+    """A line for each phase, in order; a terminal has a bar instead."""
+    result = quantize("--weights", "int4", "--compare", "--min-agreement", 0)
+    lines = [line for line in result.err.splitlines() if line.startswith("progress: ")]
+    phases = list(dict.fromkeys(line.removeprefix("progress: ").partition(",")[0] for line in lines))
+    assert phases == ["calibration", "embedding table", "vision", "decoder", "hashing", "comparison"]
+    assert all(f"progress: {phase}, 0 % after 0 s" in result.err for phase in phases[:1]) and not result.messages
+
+
+def test_lines_of_progress(capsys, monkeypatch):
+    """Each tenth of a phase gets a line, but at most one is printed in 5 seconds."""
+    now = iter([0.0, 0.0, 3.0, 6.0, 6.5, 20.0, 30.0])
+    monkeypatch.setattr("penguin_ros.cli.phases.time", SimpleNamespace(monotonic=lambda: next(now)))
+    with Phases() as phases:
+        for done in (0, 50, 60, 61, 62, 100):
+            phases.show("decoder", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"progress: decoder, {text} s" for text in ("0 % after 0", "60 % after 6", "100 % after 30")]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--min-agreement=0.9", "--compare"), ("--max-score-loss=0.1", "--compare"), ("--no-calibrate", "--sample")],
+)
+def test_quantize_ignores_no_option(quantize, tmp_path, option, message):
+    result = quantize(option)
+    assert result.code == 2 and message in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_variant_without_scores_is_not_judged(quantize):
-    result = quantize("--profile", "portable", "--weights", "int4", "--min-agreement", 0)
+    result = quantize("--profile", "portable", "--weights", "int4", "--compare")
     assert result.code == 0, result.err
     assert "full precision on torch (cpu), this variant on onnx (cpu)" in result.out
     assert result.out.splitlines()[-1].startswith("not judged: no scores were compared; ") and "--scenes" in result.out
@@ -164,7 +209,7 @@ def test_a_variant_without_scores_is_not_judged(quantize):
 
 def test_a_variant_that_breaks_a_limit_is_an_error(quantize):
     worst = ("--profile", "portable", "--weights", "int4", "--keep-blocks", 0, "--no-keep-head")
-    result = quantize(*worst, "--min-agreement", 1)
+    result = quantize(*worst, "--compare", "--min-agreement", 1)
     assert result.code == 1 and "agreement is" in result.err and "--keep-blocks" in result.err
     assert "int8" not in result.err, "it is not available for TensorRT"
 
@@ -196,7 +241,7 @@ def test_scores_of_the_tabletop_are_compared_by_name(monkeypatch):
 def test_bfloat16_images_cannot_be_compared_on_a_cpu(quantize, tmp_path):
     if best_device() != "cpu":
         pytest.skip("ONNX Runtime has a GPU here")
-    assert "no bfloat16 on a CPU" in quantize("--vision-dtype", "bfloat16").error
+    assert "no bfloat16 on a CPU" in quantize("--vision-dtype", "bfloat16", "--compare").error
     assert not (tmp_path / "out").exists()
 
 

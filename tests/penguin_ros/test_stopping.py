@@ -71,7 +71,7 @@ def test_a_stopped_command_leaves_no_files(cli, checkpoint, tmp_path, monkeypatc
     place = "--work" if command == "bench engine" else "--out"
     more = ["--variant", "onnx:float32"] if command == "bench engine" else []
     result = cli(*command.split(), "--model", checkpoint, place, tmp_path / "out", *more)
-    assert (result.code, result.err) == (130, "")
+    assert (result.code, result.messages) == (130, [])
     assert [path for path in tmp_path.rglob("*") if path != tmp_path / "out"] == []
 
 

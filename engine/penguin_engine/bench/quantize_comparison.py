@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from penguin_engine.export.progress import Phase, Progress, silent
 from penguin_engine.runtimes.base import Runtime, interleave
 from penguin_models.types import Float32Array, PatchedImage
 
@@ -71,12 +72,14 @@ def compare_logits(
     variant: Runtime,
     prompts: Sequence[tuple[Sequence[Sequence[int]], Sequence[PatchedImage]]],
     steps: int = 16,
+    show: Progress = silent,
 ) -> Comparison:
     """Lets full precision answer prompts and compares the logits at every step; the variant reads the same tokens.
 
     A prompt is its text split at the images, and the images; each answer has `steps` tokens.
     """
     pairs: list[tuple[Float32Array, Float32Array]] = []
+    phase = Phase(show, "comparison", len(prompts))
     for texts, images in prompts:
         length = sum(map(len, texts)) + sum(image.tokens for image in images) + steps
         caches = [runtime.open_cache(length) for runtime in (full, variant)]
@@ -87,6 +90,7 @@ def compare_logits(
             pairs.append((caches[0].append([[token]]), caches[1].append([[token]])))
         for cache in caches:
             cache.close()
+        phase.add()
     return _summarise(pairs)
 
 

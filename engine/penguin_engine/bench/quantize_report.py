@@ -1,8 +1,9 @@
-"""Quantises a checkpoint and compares the result with full precision: size, logits and scores."""
+"""Quantises a checkpoint and reports size and errors; compares logits and scores with full precision if asked to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from penguin_engine.bench.variants import exported_weight_bytes
 from penguin_engine.export.calibration import QUESTION
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 from penguin_engine.export.manifest import EMBEDDINGS
-from penguin_engine.export.quantize import Quantization
+from penguin_engine.export.progress import Progress, silent
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.runtimes.onnx_session import best_device
@@ -28,58 +29,78 @@ Scorer = Callable[[Runtime, Runtime, Processor], dict[str, ScoreChange]]
 """Scores full precision (first) and the variant in an evaluation."""
 
 
-def quantize_and_compare(
+@dataclass(frozen=True)
+class Comparing:
+    """How a variant is compared with full precision."""
+
+    limits: Limits = field(default_factory=Limits)
+    score: Scorer | None = None  # evaluates both; only logits are compared without it
+
+
+def quantize_and_report(
     model: str | Path,
     folder: Path,
-    profile: str,
-    quantization: Quantization,
+    options: ExportOptions,
     samples: Sequence[UInt8Array] = (),
-    vision_dtype: str | None = None,
-    score: Scorer | None = None,
-    limits: Limits | None = None,
+    calibrated: bool = True,
+    comparing: Comparing | None = None,
+    show: Progress = silent,
 ) -> dict[str, Any]:
-    """Exports a checkpoint with a quantised decoder, and compares the export with the checkpoint on torch.
+    """Exports a checkpoint with a quantised decoder, and with `comparing`, compares it with the checkpoint on torch.
 
-    Calibration and comparison use the samples; without any, drawn images, different for the two purposes.
+    Calibration (if `calibrated`) and comparison use the samples; without any, drawn images, different for the two
+    purposes. A comparison needs memory for the checkpoint in float32.
 
     Returns:
-        Sizes and the verdict as plain types.
+        Sizes, errors of the weights, and the comparison with its verdict, or None, as plain types.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         EngineError: the model cannot be exported with these options, or the export cannot be compared here.
     """
-    if vision_dtype == "bfloat16" and best_device() == "cpu":
+    if comparing and options.vision_dtype == "bfloat16" and best_device() == "cpu":
         raise EngineError(
             "ONNX Runtime has no bfloat16 on a CPU, where the variant would be compared; use --vision-dtype float16 "
             "or float32, or a machine with a GPU and onnxruntime-gpu"
         )
-    calibration = list(samples) or drawn_samples(_CALIBRATION_SAMPLES)
-    compared = list(samples) or drawn_samples(_CALIBRATION_SAMPLES + _COMPARED_SAMPLES)[-_COMPARED_SAMPLES:]
-    options = ExportOptions(profile, vision_dtype=vision_dtype, quantization=quantization, samples=calibration)
-    manifest = export(model, folder, options)
-    variant, processor = open_runtime("onnx", folder)
-    full, _ = open_runtime("torch", model, precision="float32")
-    shown = [(image, number % 2 == 1) for number, image in enumerate(compared)]
-    prompts = [_prompt(processor, *image, question) for image in shown for question in _QUESTIONS]
-    comparison = compare_logits(full, variant, prompts)
-    if score is not None:
-        comparison.scores = score(full, variant, processor)
-    return {
+    calibration = (list(samples) or drawn_samples(_CALIBRATION_SAMPLES)) if calibrated else []
+    manifest = export(model, folder, replace(options, samples=calibration), show)
+    report = {
         "model": str(model),
         "quantization": manifest.quantization,
-        "profile": profile,
+        "profile": manifest.profile,
         "bytes": {
             "decoder": exported_weight_bytes(folder),
             "embeddings": manifest.files[EMBEDDINGS].bytes,
             "float32_decoder": 4 * (manifest.decoder.linear_weights + manifest.decoder.head_weights),
         },
+        "activation_ranges": manifest.activation_ranges,
+    }
+    compared = _compare(model, folder, samples, comparing, show) if comparing else {"comparison": None}
+    return report | compared
+
+
+def _compare(
+    model: str | Path, folder: Path, samples: Sequence[UInt8Array], comparing: Comparing, show: Progress
+) -> dict[str, Any]:
+    shown = list(samples) or drawn_samples(_CALIBRATION_SAMPLES + _COMPARED_SAMPLES)[-_COMPARED_SAMPLES:]
+    variant, processor = open_runtime("onnx", folder)
+    full, _ = open_runtime("torch", model, precision="float32")
+    prompts = [
+        _prompt(processor, image, number % 2 == 1, question)
+        for number, image in enumerate(shown)
+        for question in _QUESTIONS
+    ]
+    comparison = compare_logits(full, variant, prompts, show=show)
+    if comparing.score is not None:
+        comparison.scores = comparing.score(full, variant, processor)
+    return {
         "runtimes": {
             side: {"runtime": info.name, "device": info.device, "dtype": info.dtype}
             for side, info in (("full", full.info), ("variant", variant.info))
         },
         "compared_on": "samples" if samples else "drawn images that were not calibrated on",
-        "comparison": comparison.judge(limits or Limits()),
+        "comparison": comparison.judge(comparing.limits),
     }
 
 

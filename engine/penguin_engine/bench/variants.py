@@ -141,10 +141,13 @@ def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> P
     quantization = None
     if variant.precision in QUANTIZED:
         quantization = Quantization.default(variant.precision, variant.profile == "onnxruntime")
+        if variant.profile == "onnxruntime":
+            quantization = replace(quantization, keep_head=False)  # as llama.cpp's q4_0 has it
     folder = work / f"{variant.profile}-{variant.precision}-{_checkpoint_key(model)}"
     if not (folder / MANIFEST).is_file():
         dtype = None if quantization else variant.precision
-        samples = drawn_samples(_CALIBRATION_SAMPLES)
+        rounded_alone = variant.precision in ("int8", "int4")  # calibration changes the accuracy, not the speed
+        samples = [] if rounded_alone else drawn_samples(_CALIBRATION_SAMPLES)
         export(model, folder, ExportOptions(variant.profile, dtype, quantization=quantization, samples=samples))
     if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
         from penguin_engine.runtimes.tensorrt.build import build

@@ -12,21 +12,25 @@ layer's squared error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from penguin_engine.export.graphs.weights import FLOAT16_LIMIT
+from penguin_engine.export.progress import Phase, Progress, silent
+from penguin_engine.export.streamed_model import blocks
 from penguin_models.encoder import PatchEmbeddings
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor, Visual
-from penguin_models.types import Float32Array, FrameKind, Size, UInt8Array
+from penguin_models.types import Float32Array, FrameKind, PatchedImage, Size, UInt8Array
 from penguin_models.vlm import PenguinVL
 
 HEADROOM = 4.0
@@ -37,6 +41,10 @@ SCORES = "scores"
 VISUAL_TOKENS = "vision_projector.readout.2"
 """The layer that outputs visual tokens."""
 _NORMS = ("q_norm", "k_norm")
+_BATCH_PATCHES = 4096
+"""Patches that are encoded together, which bounds memory; one image may exceed it."""
+_Prompt = tuple[npt.NDArray[np.int64], PatchedImage]
+"""Token ids and the image."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +103,12 @@ def check_fits_float16(largest: Mapping[str, float]) -> None:
 
 
 @torch.inference_mode()
-def calibrate(model: PenguinVL, processor: Processor, images: Sequence[UInt8Array]) -> Calibration:
+def calibrate(
+    model: PenguinVL, processor: Processor, images: Sequence[UInt8Array], show: Progress = silent
+) -> Calibration:
     """Runs the model on a question about each image, uint8 [H, W, 3], shown both as a still image and as a video frame.
 
-    The model must be float32 or bfloat16, which do not overflow.
+    The model must be float32 or bfloat16, which do not overflow. `show` is called after each of its blocks.
 
     Raises:
         EngineError: A layer reads or writes an infinite value or NaN; the message names the first such layer.
@@ -121,10 +131,14 @@ def calibrate(model: PenguinVL, processor: Processor, images: Sequence[UInt8Arra
                 hooks.enter_context(module.register_forward_hook(partial(measure, f"{name}.patch_embedding")))
             elif isinstance(module, nn.Linear):
                 hooks.enter_context(module.register_forward_hook(partial(measure, name)))
-        for image in images:
-            size = Size(*image.shape[:2])
-            for visual in (Visual(size), Visual.video(size, [FrameKind.KEY])):
-                _run(model, processor, image, visual)
+        batches = _batches([prompt for image in images for prompt in _prompts(processor, image)])
+        of_model = blocks(model)
+        phase = Phase(show, "calibration", len(batches) * len(of_model))
+        for block in of_model.values():
+            hooks.enter_context(block.register_forward_hook(lambda *args: phase.add()))
+        for batch in batches:
+            patched = [image for _, image in batch]
+            model(torch.from_numpy(np.stack([ids for ids, _ in batch])), patched, logits_to_keep=1, use_cache=False)
     rotated, products = _attention_bounds(longest_rows, model)
     return Calibration(
         {name: r.largest_input for name, r in ranges.items()} | rotated,
@@ -155,15 +169,21 @@ def _attention_bounds(longest_rows: dict[str, float], model: PenguinVL) -> tuple
 class _LayerRange:
     largest_input: float = 0.0
     largest_output: float = 0.0
-    squares: Any = 0.0
+    squares: Any = 0.0  # float64 [in]
     rows: int = 0
 
     def add(self, name: str, inputs: Tensor, output: Tensor) -> None:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        self.largest_input = max(self.largest_input, _finite(f"{name} reads", rows.abs().max()))
-        self.largest_output = max(self.largest_output, _finite(f"{name} writes", output.abs().max()))
-        self.squares = self.squares + rows.double().square().sum(0).numpy()
+        self.largest_input = max(self.largest_input, _finite(f"{name} reads", _largest(rows)))
+        self.largest_output = max(self.largest_output, _finite(f"{name} writes", _largest(output)))
+        self.squares = self.squares + rows.float().square().sum(0).double().numpy()
         self.rows += rows.shape[0]
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Returns the largest absolute value in one pass; NaN if any is."""
+    low, high = values.aminmax()
+    return torch.maximum(-low, high)
 
 
 def _finite(subject: str, largest: Tensor) -> float:
@@ -176,9 +196,25 @@ def _finite(subject: str, largest: Tensor) -> float:
     return value
 
 
-def _run(model: PenguinVL, processor: Processor, image: UInt8Array, visual: Visual) -> None:
-    (allocation,) = processor.allocate([visual])
-    patched = list(processor.patch([image], visual.kinds, allocation))
-    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    ids = processor.prompt_ids([{"role": "user", "content": content}], [patched[0].tokens])
-    model(torch.from_numpy(ids)[None], patched, logits_to_keep=1)
+def _prompts(processor: Processor, image: UInt8Array) -> Iterator[_Prompt]:
+    """Yields the question about a still image and about a video of one frame."""
+    size = Size(*image.shape[:2])
+    for visual in (Visual(size), Visual.video(size, [FrameKind.KEY])):
+        (allocation,) = processor.allocate([visual])
+        (patched,) = processor.patch([image], visual.kinds, allocation)
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+        yield processor.prompt_ids([{"role": "user", "content": content}], [patched.tokens]), patched
+
+
+def _batches(prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
+    """Groups prompts of the same length, which need no padding."""
+    batches: list[list[_Prompt]] = []
+    for _, group in groupby(sorted(prompts, key=lambda prompt: len(prompt[0])), key=lambda prompt: len(prompt[0])):
+        batch: list[_Prompt] = []
+        for prompt in group:
+            if batch and sum(image.grid.area for _, image in (*batch, prompt)) > _BATCH_PATCHES:
+                batches.append(batch)
+                batch = []
+            batch.append(prompt)
+        batches.append(batch)
+    return batches

@@ -2,7 +2,7 @@
 
     vision.onnx, vision.onnx.data       patches -> visual tokens
     decoder.onnx, decoder.onnx.data     embeddings and KV cache -> logits
-    embeddings.bin                      embedding table, row by row; also the head, if the two are tied
+    embeddings.bin                      embedding table, row by row; also the head, if that is tied and of this type
     tokenizer.json, ...                 as in the checkpoint
     manifest.json                       sizes, settings, hashes
 
@@ -12,19 +12,18 @@ Weights stream from the checkpoint to their files. Running the result needs neit
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from penguin_engine.export.calibration import SCORES, VISUAL_TOKENS, Calibration, calibrate, check_fits_float16
 from penguin_engine.export.graphs.decoder import EMBEDDING_TABLE, build_decoder
 from penguin_engine.export.graphs.graph import Graph
 from penguin_engine.export.graphs.layers import Layers
-from penguin_engine.export.graphs.quantized import QuantizedLinears
+from penguin_engine.export.graphs.quantized import QuantizedLinears, Squares
 from penguin_engine.export.graphs.vision import build_vision
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import (
@@ -45,10 +44,12 @@ from penguin_engine.export.manifest import (
     hash_files,
     write_json,
 )
-from penguin_engine.export.quantize import REPORT, Quantization
+from penguin_engine.export.progress import Progress, silent
+from penguin_engine.export.quantize import REPORT, Quantization, relative_errors
 from penguin_engine.export.staging import check_movable, put_into_place, staging
+from penguin_engine.export.streamed_model import streamed
 from penguin_models.atomic_write import PARTIAL_SUFFIX, writing
-from penguin_models.checkpoint import load_pretrained, open_checkpoint, stored_dtype
+from penguin_models.checkpoint import open_checkpoint, stored_dtype
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, UInt8Array
 from penguin_models.vlm import PenguinVL
@@ -62,12 +63,17 @@ class ExportOptions:
     dtype: str | None = None  # type of the decoder; None for the checkpoint's, or the default of the quantisation
     vision_dtype: str | None = None  # type of encoder and projector; None for the decoder's, 16-bit if quantised
     quantization: Quantization | None = None  # of the decoder's weights
-    samples: Sequence[UInt8Array] = field(default=(), repr=False)  # [H, W, 3], calibrate float16 and quantised exports
+    samples: Sequence[UInt8Array] = field(default=(), repr=False)  # [H, W, 3]; int8 and int4 weights need none
     calibration: Calibration | None = field(default=None, repr=False)  # earlier result, used instead of the samples
 
 
-def export(model: str | Path, folder: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Exports a checkpoint, a folder or `owner/name` on the model hub.
+def export(
+    model: str | Path, folder: str | Path, options: ExportOptions | None = None, show: Progress = silent
+) -> Manifest:
+    """Exports a checkpoint, a folder or `owner/name` on the model hub, and shows its progress.
+
+    The model is run on the samples to calibrate float16 and quantised exports. Without samples, int8 and int4 weights
+    are rounded by themselves, and it is not checked whether activations fit float16.
 
     The folder appears when it is complete. It replaces an earlier export of the same name and that export's TensorRT
     plans, except for their timing cache; a folder that contains anything else is left unchanged.
@@ -90,14 +96,14 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
     shape, frequencies = decoder_shape(checkpoint)
     with staging(folder.parent / f".{folder.name}.exporting", folder) as temporary:
         calibration = options.calibration
-        if calibration is None and (options.quantization or "float16" in vars(types).values()):
-            calibration = _calibrate(model, stored_dtype(stored), options)
-        graphs = _GraphWriter(CheckpointWeights(stored), profile, types, calibration, options.quantization)
+        if calibration is None and (options.quantization or "float16" in (types.decoder, types.vision)):
+            calibration = _calibrate(model, options, show)
+        graphs = _GraphWriter(CheckpointWeights(stored, show), profile, types, calibration, options.quantization)
         graphs.check_fits_float16(shape)
         with writing(folder):
             staged = temporary / "export"
             processor.save_pretrained(staged)
-            graphs.write(staged, checkpoint, shape, frequencies)
+            squares = graphs.write(staged, checkpoint, shape, frequencies)
             manifest = Manifest(
                 source=str(model),
                 profile=profile.name,
@@ -109,9 +115,10 @@ def export(model: str | Path, folder: str | Path, options: ExportOptions | None 
                 decoder=shape,
                 image_token_id=processor.image_token_id,
                 end_token_ids=processor.end_token_ids,
-                quantization=asdict(options.quantization) if options.quantization else None,
+                embeddings_dtype=types.embeddings,
+                quantization=_describe(options.quantization, calibration, squares) if options.quantization else None,
                 activation_ranges=calibration.summary() if calibration else {},
-                files=hash_files(staged, [file.name for file in staged.iterdir()]),
+                files=hash_files(staged, [file.name for file in staged.iterdir()], show),
             )
             write_json(manifest, staged / MANIFEST)
             _check_replaceable(folder)  # again, because the export may have taken hours
@@ -158,18 +165,23 @@ class _Types:
     decoder: str
     cache: str
     vision: str
+    embeddings: str
 
 
 def _types(options: ExportOptions, profile: Profile, stored: str) -> _Types:
     """Chooses types. With quantised weights the default is float16, except that ONNX Runtime's decoder computes in
-    float32 because that is fast on every CPU."""
+    float32 because that is fast on every CPU. A float32 decoder has a 16-bit embedding table if the checkpoint has one
+    or if the weights are quantised."""
     if options.quantization is None:
         decoder = options.dtype or stored
-        types = _Types(decoder, decoder, options.vision_dtype or decoder)
+        table = stored if decoder == "float32" else decoder
+        types = _Types(decoder, decoder, options.vision_dtype or decoder, table)
     else:
         decoder = options.dtype or ("float32" if profile.contrib else "float16")
         cache = "float16" if profile.contrib else decoder
-        types = _Types(decoder, cache, options.vision_dtype or ("float16" if decoder == "float32" else decoder))
+        vision = options.vision_dtype or ("float16" if decoder == "float32" else decoder)
+        table = decoder if decoder != "float32" else "float16" if stored == "float32" else stored
+        types = _Types(decoder, cache, vision, table)
     for name in (types.decoder, types.vision):
         _check_known("type", name, DTYPES)
     return types
@@ -202,21 +214,27 @@ class _GraphWriter:
             names = [f"{prefix}.{name}" for prefix in attention for name in ("v_proj", SCORES)]
             check_fits_float16(self.calibration.largest(names))
 
-    def write(self, folder: Path, checkpoint: PenguinVL, shape: DecoderShape, frequencies: Float32Array) -> None:
-        """Writes embeddings.bin, then the vision and decoder graphs."""
-        types = self.types
+    def write(
+        self, folder: Path, checkpoint: PenguinVL, shape: DecoderShape, frequencies: Float32Array
+    ) -> dict[str, Squares]:
+        """Writes embeddings.bin, then the vision and decoder graphs, and returns the squares of quantised layers."""
+        types, tied = self.types, checkpoint.config.tie_word_embeddings
+        self.weights.begin("embedding table", EMBEDDING_TABLE)
         with (folder / EMBEDDINGS).open("wb") as file:
-            for block in self.weights.blocks(EMBEDDING_TABLE, types.decoder):
+            for block in self.weights.blocks(EMBEDDING_TABLE, types.embeddings):
                 file.write(np.ascontiguousarray(block).view(np.uint8).data)
+        self.weights.begin("vision", "vision_")
         with (folder / f"{VISION}.data").open("wb") as file:
             layers = self._layers("vision", file, types.vision)
             build_vision(layers, checkpoint.config.encoder, shape.hidden, types.decoder)
             layers.graph.save(folder / VISION)
-        tied_head = folder / EMBEDDINGS if checkpoint.config.tie_word_embeddings else None
+        table = folder / EMBEDDINGS if types.embeddings == types.decoder else None
+        self.weights.begin("decoder", "language_model.")
         with (folder / f"{DECODER}.data").open("wb") as file:
             layers = self._layers("decoder", file, types.decoder, shape.layers)
-            build_decoder(layers, shape, frequencies, types.cache, tied_head)
+            build_decoder(layers, shape, frequencies, types.cache, tied, table)
             layers.graph.save(folder / DECODER)
+        return layers.squares
 
     def _layers(self, name: str, file: IO[bytes], dtype: str, decoder_blocks: int = 0) -> Layers:
         graph = Graph(name, self.opset, file, self.profile.contrib)
@@ -229,15 +247,24 @@ class _GraphWriter:
         return Layers(graph, self.weights, self.profile, dtype, factors, quantized)
 
 
-def _calibrate(model: str | Path, stored: torch.dtype, options: ExportOptions) -> Calibration:
-    """Loads the model in a type that does not overflow and runs it on the samples."""
+def _calibrate(model: str | Path, options: ExportOptions, show: Progress) -> Calibration:
+    """Runs the model on the samples in float32."""
+    kind = options.quantization.kind if options.quantization else "float16"
+    if not options.samples and kind in ("int8", "int4"):
+        return Calibration({}, {})
     if not options.samples:
-        raise EngineError(
-            "float16 and quantised exports need sample images for their calibration; pass some, or export float32 or "
-            "bfloat16"
-        )
-    loaded, processor = load_pretrained(model, torch.bfloat16 if stored == torch.float16 else stored)
-    return calibrate(loaded, processor, options.samples)
+        raise EngineError(f"{kind} exports need sample images for their calibration; pass some, or export bfloat16")
+    checkpoint, stored, processor = open_checkpoint(model)
+    with streamed(checkpoint, stored):
+        return calibrate(checkpoint, processor, options.samples, show)
+
+
+def _describe(
+    quantization: Quantization, calibration: Calibration | None, squares: Mapping[str, Squares]
+) -> dict[str, Any]:
+    """Returns what the manifest says about quantised weights."""
+    calibrated = calibration is not None and bool(calibration.mean_squares)
+    return {**asdict(quantization), "calibrated": calibrated, "relative_error": relative_errors(squares)}
 
 
 def _check_replaceable(folder: Path) -> None:

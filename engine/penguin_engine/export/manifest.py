@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from penguin_engine.export.progress import Phase, Progress, silent
 from penguin_models.config import Count, Layers, Positive
 from penguin_models.errors import EngineError
 from penguin_models.processor import Processor
@@ -138,6 +139,7 @@ class Manifest:
     decoder: DecoderShape
     image_token_id: TokenId  # id of `<image>`
     end_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=1000)]  # ids that end an answer
+    embeddings_dtype: Dtype | None = None  # type of the embedding table; None, in older exports, for `dtype`
     quantization: dict[str, Any] | None = None  # how the decoder's weights were quantised; None if they were not
     activation_ranges: dict[str, float] = field(default_factory=dict)  # result of the float16 check; empty without it
     files: Files = field(default_factory=dict)  # every file
@@ -151,8 +153,15 @@ class Manifest:
             )
         if max(ids) >= shape.vocab:
             raise ValueError(f"token id {max(ids)} is not below the vocabulary's {shape.vocab}")
+        if self.embeddings_dtype not in (None, self.dtype) and self.dtype != "float32":
+            raise ValueError(f"embeddings_dtype {self.embeddings_dtype} does not go with the decoder's {self.dtype}")
         if self.quantization is not None and self.quantization.get("kind") not in QUANTIZED:
             raise ValueError(f"quantization.kind is not one of {', '.join(QUANTIZED)}")
+
+    @property
+    def table_dtype(self) -> str:
+        """Type of the embedding table on disk."""
+        return self.embeddings_dtype or self.dtype
 
     @property
     def precision(self) -> str:
@@ -192,11 +201,11 @@ class Manifest:
         """Raises EngineError if it lacks a file, or if the embedding table has another size than its shape needs."""
         if missing := [name for name in _NEEDED if name not in self.files]:
             raise EngineError(f"{path} lacks {', '.join(missing)}; export the checkpoint again")
-        needed = self.decoder.head_weights * (4 if self.dtype == "float32" else 2)
+        needed = self.decoder.head_weights * (4 if self.table_dtype == "float32" else 2)
         if self.files[EMBEDDINGS].bytes != needed:
             raise EngineError(
                 f"{path}: {EMBEDDINGS} has {self.files[EMBEDDINGS].bytes} bytes, but {self.decoder.vocab} rows of "
-                f"{self.decoder.hidden} {self.dtype} numbers take {needed}; export the checkpoint again"
+                f"{self.decoder.hidden} {self.table_dtype} numbers take {needed}; export the checkpoint again"
             )
 
     def verify(self, folder: Path, largest_bytes: float = math.inf) -> None:
@@ -270,6 +279,12 @@ def hash_file(path: Path) -> ExportedFile:
     return ExportedFile(path.stat().st_size, digest.hexdigest())
 
 
-def hash_files(folder: Path, names: Iterable[str]) -> dict[str, ExportedFile]:
+def hash_files(folder: Path, names: Iterable[str], show: Progress = silent) -> dict[str, ExportedFile]:
     """Returns the size and hash of some files of a folder by name."""
-    return {name: hash_file(folder / name) for name in sorted(names)}
+    sizes = {name: (folder / name).stat().st_size for name in sorted(names)}
+    phase = Phase(show, "hashing", sum(sizes.values()))
+    files = {}
+    for name, size in sizes.items():
+        files[name] = hash_file(folder / name)
+        phase.add(size)
+    return files

@@ -5,9 +5,12 @@ Encoder and projector stay 16-bit and the KV cache is float16. The arithmetic is
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penguin_engine.export.graphs.decoder import HEAD
+from penguin_engine.export.graphs.quantized import Squares
 from penguin_engine.export.manifest import QUANTIZED
 from penguin_models.errors import EngineError
 
@@ -45,3 +48,15 @@ class Quantization:
         sensitive = {name: block in ends for name, block in block_of.items()} | {HEAD: self.keep_head}
         kinds = {name: self.sensitive if is_sensitive else self.kind for name, is_sensitive in sensitive.items()}
         return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def relative_errors(squares: Mapping[str, Squares]) -> dict[str, float]:
+    """Returns the relative error of the weights that were rounded to integers, in the head and in all blocks.
+
+    If inputs were calibrated, it estimates the relative error of what these layers output.
+    """
+    sums = {"head": (0.0, 0.0), "blocks": (0.0, 0.0)}
+    for name, (error, total) in squares.items():
+        part = "head" if name == HEAD else "blocks"
+        sums[part] = sums[part][0] + error, sums[part][1] + total
+    return {part: math.sqrt(error / total) for part, (error, total) in sums.items() if total}

@@ -47,11 +47,12 @@ class HostVisualTokens:
 
 
 class EmbeddingTable:
-    """The embedding table, memory-mapped: only rows that are used occupy memory."""
+    """The embedding table, memory-mapped: only rows that are used occupy memory; they get the decoder's type."""
 
     def __init__(self, folder: Path, manifest: Manifest):
         shape = (manifest.decoder.vocab, manifest.decoder.hidden)
-        self._rows = np.memmap(folder / EMBEDDINGS, STORAGE[manifest.dtype], mode="r", shape=shape)
+        self._stored, self._dtype = manifest.table_dtype, manifest.dtype
+        self._rows = np.memmap(folder / EMBEDDINGS, STORAGE[self._stored], mode="r", shape=shape)
 
     def embed(self, segments: Sequence[PromptSegment]) -> Array:
         """Returns the embeddings of text and visual tokens in order, [tokens, hidden]."""
@@ -59,7 +60,10 @@ class EmbeddingTable:
 
     def rows(self, ids: Sequence[int]) -> Array:
         """Returns the embeddings of token ids, [tokens, hidden]."""
-        return np.asarray(self._rows[np.asarray(ids, dtype=np.int64)])
+        rows = np.asarray(self._rows[np.asarray(ids, dtype=np.int64)])
+        if self._stored == "bfloat16" and self._dtype == "float32":
+            return (rows.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
+        return rows.astype(STORAGE[self._dtype], copy=False)
 
     def _embed(self, segment: PromptSegment) -> Array:
         if isinstance(segment, HostVisualTokens):

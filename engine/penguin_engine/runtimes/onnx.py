@@ -140,7 +140,8 @@ class OnnxCache(KVCache):
             _bind_host_input(self._binding, name, value, self._dtype)
         logits: Float32Array = np.empty((1, self._vocab), np.float32)
         _bind_host_output(self._binding, "logits", logits, "float32")
-        run(self._session, self._binding, f"appending {new} tokens to {length}", "lower the token budget")
+        action = f"appending {new} tokens to {length}"
+        run(self._session, self._binding, action, "lower the token budget", keep_memory=new == 1)
         self.length += new
         return logits.reshape(-1)
 

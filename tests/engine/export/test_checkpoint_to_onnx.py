@@ -365,9 +365,9 @@ def large_checkpoint(checkpoint, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.5), ("float16", 1.6)])
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.5), ("float16", 1.3)])
 def test_export_streams_the_weights(large_checkpoint, dtype, most):
-    """Only float16 loads the model, for its calibration."""
+    """Only float16 runs the model, for its calibration, block by block."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, large_checkpoint, dtype], capture_output=True, text=True, check=True
     )

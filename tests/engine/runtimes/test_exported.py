@@ -1,11 +1,18 @@
 """Frames packed for the vision graph, chunks of prompts, and embeddings of prompts."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_engine.export.manifest import Manifest
+from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
+from penguin_engine.export.graphs.decoder import EMBEDDING_TABLE as TABLE
+from penguin_engine.export.manifest import EMBEDDINGS, Manifest
+from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.exported import (
     PATCHES_PER_PASS,
     EmbeddingTable,
@@ -13,7 +20,10 @@ from penguin_engine.runtimes.exported import (
     split_into_chunks,
     vision_passes,
 )
+from penguin_engine.runtimes.loading import open_runtime
+from penguin_models.checkpoint import save_pretrained
 from penguin_models.images import patch_positions
+from penguin_models.tensor_files import index_tensors, read_tensors
 from penguin_models.types import PatchedImage, Size
 
 
@@ -64,6 +74,51 @@ def test_embeddings_of_text_and_images_are_in_order(table, model):
     embedded = table.embed([[5, 6], visual, [], [1535]])
     rows = model.embed_tokens.__self__.language_model.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(embedded, np.concatenate([rows[[5, 6]], visual.embeddings, rows[[1535]]]))
+
+
+@pytest.fixture(scope="module")
+def stored_in_bfloat16(loaded, tmp_path_factory):
+    model, processor = loaded
+    folder = tmp_path_factory.mktemp("bfloat16")
+    save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        (ExportOptions("onnxruntime", "float32"), "bfloat16"),
+        (ExportOptions("onnxruntime", quantization=Quantization("int8")), "bfloat16"),
+        (ExportOptions("portable", quantization=Quantization("int4", keep_head=True)), "float16"),  # as the head
+        (ExportOptions("portable", "bfloat16"), "bfloat16"),
+    ],
+)
+def test_tables_have_16_bits_and_rows_the_type_of_the_decoder(stored_in_bfloat16, tmp_path, options, dtype):
+    manifest = export(stored_in_bfloat16, tmp_path / "out", options)
+    assert manifest.table_dtype == dtype
+    assert manifest.files[EMBEDDINGS].bytes == 2 * manifest.decoder.head_weights
+    rows = EmbeddingTable(tmp_path / "out", manifest).rows([3, 1535])
+    (_, _, stored), *_ = read_tensors({"": index_tensors(stored_in_bfloat16)[TABLE]})
+    expected = stored[[3, 1535]].to(getattr(torch, manifest.dtype))
+    got = torch.from_numpy(rows.view(np.int16) if manifest.dtype == "bfloat16" else rows)
+    assert torch.equal(got.view(expected.dtype), expected)
+
+
+def test_a_tied_head_in_float32_goes_with_a_table_in_bfloat16(stored_in_bfloat16, tmp_path):
+    export(stored_in_bfloat16, tmp_path / "out", ExportOptions("onnxruntime", "float32"))
+    ours, theirs = (
+        open_runtime(name, path, precision="float32")[0].open_cache(4).append([[1, 2]])
+        for name, path in (("onnx", tmp_path / "out"), ("torch", stored_in_bfloat16))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize(("quantization", "dtype"), [(None, "float32"), (Quantization("int8"), "float16")])
+def test_tables_of_float32_checkpoints(exported, quantization, dtype):
+    """Lossless without quantisation. In older exports, whose manifests do not say it, the decoder's type."""
+    folder = exported(profile="onnxruntime", quantization=quantization)
+    assert Manifest.read(folder).table_dtype == dtype
+    assert replace(Manifest.read(folder), embeddings_dtype=None).table_dtype == "float32"
 
 
 @given(st.lists(st.integers(0, 20), max_size=8), st.integers(1, 7))

@@ -25,7 +25,7 @@ HEAD = "language_model.lm_head"
 
 
 def build_decoder(
-    layers: Layers, shape: DecoderShape, frequencies: Float32Array, cache_dtype: str, tied_head: Path | None
+    layers: Layers, shape: DecoderShape, frequencies: Float32Array, cache_dtype: str, tied: bool, table: Path | None
 ) -> None:
     """Writes the whole graph.
 
@@ -33,7 +33,8 @@ def build_decoder(
     cache. Outputs: `logits` float32 [1, vocab] and the cache.
 
     `frequencies` are rotary angles per position, float32 [E / 2]. Only `OnnxRuntimeAttention` allows a `cache_dtype`
-    that is not the narrow type. `tied_head` is the file of the embedding table [vocab, hidden], if the head is tied.
+    that is not the narrow type. `tied` says that the head is the embedding table [vocab, hidden]; `table` is its file,
+    if that has the narrow type.
     """
     g, model = layers.graph, "language_model.model"
     g.input("embeddings", layers.dtype, ["sequence", shape.hidden])
@@ -47,10 +48,7 @@ def build_decoder(
     new = g.op("Gather", g.op("Shape", "embeddings"), g.constant([0]))
     last = g.op("Gather", x, g.op("Sub", new, g.constant([1])), axis=0)  # [1, D]
     normed = layers.narrow(layers.rms_norm(last, f"{model}.norm", shape.eps))
-    if tied_head is None:
-        logits = layers.linear(normed, HEAD)
-    else:
-        logits = layers.tied_linear(normed, HEAD, EMBEDDING_TABLE, tied_head)
+    logits = layers.tied_linear(normed, HEAD, EMBEDDING_TABLE, table) if tied else layers.linear(normed, HEAD)
     g.op("Cast", logits, named="logits", to=ONNX_TYPES["float32"])
     g.output("logits", "float32", [1, shape.vocab])
 

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES, Graph
-from penguin_engine.export.graphs.quantized import QuantizedLinears
+from penguin_engine.export.graphs.quantized import QuantizedLinears, Squares
 from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import Profile
 from penguin_models.tensor_files import released_name
@@ -47,6 +47,11 @@ class Layers:
             {} if dtype == "float32" else {"softmax_precision": int(onnx.TensorProto.FLOAT)}
         )
         self._shrink_factors, self._quantized = shrink_factors or {}, quantized
+
+    @property
+    def squares(self) -> dict[str, Squares]:
+        """Sums of squares of the layers that were quantised; empty without any."""
+        return self._quantized.squares if self._quantized else {}
 
     def narrow(self, x: str) -> str:
         """Casts float32 to the type of the weights."""
@@ -82,11 +87,14 @@ class Layers:
             inputs.append(self.parameter(f"{name}.bias", self.dtype))
         return self.graph.op("Gemm", *inputs, transB=1)
 
-    def tied_linear(self, x: str, name: str, stored: str, file: Path) -> str:
-        """Writes x W^t for a layer whose weight has the name `stored` and fills another file, in the narrow type."""
+    def tied_linear(self, x: str, name: str, stored: str, file: Path | None) -> str:
+        """Writes x W^t for a layer whose weight has the name `stored`, and fills `file` if that has the narrow type."""
         if self._quantized and (done := self._quantized.write(x, name, stored)):
             return done
-        weight = self.graph.shared_weight(released_name(stored), self.dtype, self.weights.shape(stored), file)
+        if file is None:
+            weight = self.parameter(stored, self.dtype)
+        else:
+            weight = self.graph.shared_weight(released_name(stored), self.dtype, self.weights.shape(stored), file)
         return self.graph.op("Gemm", x, weight, transB=1)
 
     def rms_norm(self, x: str, name: str, eps: float) -> str:
