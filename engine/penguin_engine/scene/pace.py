@@ -92,6 +92,7 @@ class Pace:
         self.reason = ""
         self.missed, self.needed_s = 0, 0.0
         self._answering = False
+        self._least_patches = 0  # of a frame at the floor
         self._take = StepCost()
         self._frames = _Credit(clock)
         self._captions = _Credit(clock)
@@ -104,8 +105,9 @@ class Pace:
 
     @property
     def chunk_tokens(self) -> int:
-        """Tokens to append at once."""
-        step_s = self.config.max_step_s * (_ANSWERING if self._answering else 1)
+        """Tokens to append at once: what takes as long as a step may, or as the smallest frame that is encoded."""
+        step_s = max(self.config.max_step_s, self.encode_s(self._least_patches) if self._least_patches else 0.0)
+        step_s *= _ANSWERING if self._answering else 1
         return self.append.largest(max(step_s, _OVERHEAD * self.append.seconds(1)))
 
     @contextmanager
@@ -191,6 +193,7 @@ class Pace:
         if known == self._known and now_s - self._adapted_s < _ADAPT_PERIOD_S:
             return False
         self._adapted_s, self._known = now_s, known
+        self._least_patches = floor_tokens * sources[0].patches_per_token
         share = _REFILL * self.config.load * (1 - _CAPTION_SHARE if captions else 1)
         native = max(source.tokens for source in sources)
         tolerated_s = max(_TOLERATED_PERIOD_S, sample_period_s)
@@ -208,11 +211,11 @@ class Pace:
         period_s = cost.total_s / share
         period_s = 0.0 if period_s <= sample_period_s else min(period_s, _LONGEST_PERIOD_S)
         steady = abs(period_s - self.period_s) <= 0.2 * self.period_s
-        if arrival == self.arrival_tokens and steady:
-            return False
-        self.arrival_tokens, self.period_s = arrival, period_s
+        changed = arrival != self.arrival_tokens or not steady
+        if changed:
+            self.arrival_tokens, self.period_s = arrival, period_s
         self.reason = self._explain(cost, share, len(sources))
-        return True
+        return changed
 
     def _cost(self, sources: Sequence[Source], tokens: int) -> _Cost:
         """Returns what looking costs at one frame of each camera that arrives with at most some tokens."""
