@@ -56,7 +56,6 @@ class Answer:
             "malformed_boxes": self.grounding.malformed,
             "ended_by": self.ended_by,
             "frames": self.frames,
-            "frames_pending": self.frames_pending,
             "keyframes": self.keyframes,
             "tokens": {"visual": self.visual_tokens, "prompt": self.prompt_tokens, "generated": self.generated_tokens},
             "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
