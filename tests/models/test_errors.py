@@ -31,7 +31,7 @@ def test_weights_that_do_not_fit_are_reported(checkpoint, monkeypatch):
     def full(*args, **kwargs):
         raise FULL
 
-    monkeypatch.setattr("penguin_models.checkpoint._reserve", full)
+    monkeypatch.setattr("penguin_models.checkpoint.reserve", full)
     with pytest.raises(
         DeviceMemoryError, match=r"checkpoint as float16 does not fit .* 1\.20 GiB is free.*--device cpu"
     ):
