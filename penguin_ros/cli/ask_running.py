@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from penguin_models.grounding import parse
 from penguin_ros.cli.output import print_json, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 
 def ask_running(

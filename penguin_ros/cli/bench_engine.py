@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.output import DeviceOption, JsonOption, print_json, stdout, working
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 RANDOM_2B = "random-2b"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,8 +14,9 @@ import typer
 from penguin_ros.cli.bench_engine import RANDOM_2B, random_2b
 from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout, working
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.cli.subprocesses import node_arguments, running
 from penguin_ros.shipped import MODEL
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 _TOPIC = "/bench/image_raw"
 
@@ -54,7 +53,7 @@ def node(
     def show(answer: dict[str, Any]) -> None:
         if not as_json:
             stdout.out(
-                "queue {queue_s:.2f} s, first token {first_token_s:.2f} s (predicted {predicted_s:.2f}), total "
+                "queue {queue_s:.2f} s, first token {first_token_s:.2f} s (predicted {predicted_s}), total "
                 "{total_s:.2f} s, {frames} frames, {frames_pending} left out".format(**answer)
             )
 
@@ -63,16 +62,9 @@ def node(
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path, used = _prepared(model, weights, runtime, folder)
         os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-        command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", path, "--log-level", "warn"]
-        command += ["--image-topic", topic, "--set", f"runtime={used}"]
-        for value in settings or []:
-            command += ["--set", value]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-        try:
+        with running(*node_arguments(path, [topic], [f"runtime={used}", *(settings or [])])) as process:
             result = measure(process.pid, "/penguin", camera, minutes, every, max_new_tokens, show)
-        finally:
-            process.terminate()
-            exit_code = process.wait(60)
+    exit_code = process.returncode
     result |= {"model": model, "runtime": used, "minutes": minutes, "node_exit_code": exit_code}
     if as_json:
         print_json(result)

@@ -13,7 +13,7 @@ import typer
 from penguin_models.errors import EngineError
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.phases import Phases
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
     from penguin_engine.runtimes.tensorrt.plans import PlanManifest

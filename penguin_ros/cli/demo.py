@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -20,16 +18,15 @@ from penguin_models.errors import PenguinError
 from penguin_models.grounding import GroundedObject
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.cli.subprocesses import node_arguments, running
 from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, MODEL, TRUTH, require_shipped
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
     from penguin_ros.tools.demo_client import DemoClient
 
 _TIMEOUT_S = 80.0
 """Limit for everything; the recording takes 20 s."""
-_ENDING_S = 6.0
-"""Limit for a process to end; the node needs less."""
 _MAX_NEW_TOKENS = 64
 
 
@@ -73,11 +70,11 @@ class _Demo:
         from penguin_ros.tools.demo_client import check_diagnostics
 
         client = self._client
-        node = ["node", "--model", str(self._model), "--image-topic", CAMERA, "--log-level", "warn"]
-        node += ["--params-file", str(DEMO_PARAMETERS), "--set", "use_sim_time=true"]
+        node = node_arguments(str(self._model), [CAMERA], ["use_sim_time=true"])
+        node += ["--params-file", str(DEMO_PARAMETERS)]
         player = ["replay", str(BAG), "--clock", "--wait", "60"]
         try:
-            with _process(*node) as robot, _process(*player) as camera:
+            with running(*node) as robot, running(*player) as camera:
                 self._processes = {"node": robot, "player": camera}
                 self._wait("a caption", lambda: client.captions)
                 answers = self._ask()
@@ -175,20 +172,3 @@ def _table(result: dict[str, Any]) -> Table:
     for score in result["scores"].values():
         table.add_row(score["title"], f"{score['value']:.2f} (of {score['of']})")
     return table
-
-
-@contextmanager
-def _process(*args: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a `penguin-vl` command in a process of its own, which ends with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penguin_ros.cli.main", *args], stdout=subprocess.DEVNULL, stderr=sys.stderr
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_ENDING_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -9,7 +9,7 @@ import typer
 
 from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout
 from penguin_ros.cli.phases import Phases
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 _DRAWN_SAMPLES = 4
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from penguin_ros.cli.stopping import quiet_ctrl_c
+from penguin_ros.stopping import quiet_ctrl_c
 
 _PYPI_NAMES = {
     "PIL": "pillow",

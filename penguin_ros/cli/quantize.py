@@ -14,7 +14,7 @@ from penguin_ros.cli.evaluate_output import ProgressBar
 from penguin_ros.cli.export import OutOption, Profile, VisionDtypeOption
 from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout
 from penguin_ros.cli.phases import Phases
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
     from penguin_engine.bench.quantize_comparison import Limits, ScoreChange

@@ -11,7 +11,7 @@ import typer
 
 from penguin_models.errors import PenguinError, SettingError
 from penguin_ros.cli.output import JsonOption, print_json, print_note, stderr, stdout
-from penguin_ros.cli.stopping import stop_on_signals
+from penguin_ros.stopping import stop_on_signals
 
 
 class NoRosError(PenguinError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,8 +10,9 @@ import typer
 
 from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
-from penguin_ros.cli.stopping import stopping_like_ctrl_c
+from penguin_ros.cli.subprocesses import node_arguments, running
 from penguin_ros.shipped import MODEL
+from penguin_ros.stopping import stopping_like_ctrl_c
 
 _TOPICS = tuple(f"/soak/camera_{number}" for number in range(4))
 _FAULT_TOPICS = "/soak/bad_raw", "/soak/bad/compressed"
@@ -37,10 +36,7 @@ def soak(
 
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     fault_topics = _FAULT_TOPICS if faults else ()
-    command = [sys.executable, "-m", "penguin_ros.cli.main", "node", "--model", model, "--log-level", "warn"]
-    command += [part for topic in (*_TOPICS, *fault_topics) for part in ("--image-topic", topic)]
-    for value in ("token_budget=2500", "sample_rate_hz=5.0", "caption.max_new_tokens=16", f"runtime={runtime}"):
-        command += ["--set", value]
+    settings = ("token_budget=2500", "sample_rate_hz=5.0", "caption.max_new_tokens=16", f"runtime={runtime}")
 
     def show(sample: Sample) -> None:
         if not as_json:
@@ -50,13 +46,10 @@ def soak(
                 f"{sample.captions:4d} captions  p50 {sample.total_p50_s:.3f} s  p95 {sample.total_p95_s:.3f} s"
             )
 
-    with stopping_like_ctrl_c():
-        node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-        try:
-            samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show, fault_topics)
-        finally:
-            node.terminate()
-            exit_code = node.wait(60)
+    arguments = node_arguments(model, [*_TOPICS, *fault_topics], settings)
+    with stopping_like_ctrl_c(), running(*arguments) as node:
+        samples = run(node.pid, "/penguin", _TOPICS, minutes, every, show, fault_topics)
+    exit_code = node.returncode
     settled = samples[len(samples) // 4 :]
     result: dict[str, Any] = {
         "minutes": minutes,

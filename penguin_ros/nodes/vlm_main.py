@@ -17,12 +17,12 @@ from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
-from penguin_ros.cli.stopping import end_process, stop_on_signals
 from penguin_ros.nodes.context import ExecutorThread, start_ros
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.parameters import files_without_effect
 from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
 from penguin_ros.settings import NodeSettings
+from penguin_ros.stopping import end_process, stop_on_signals
 
 _GOODBYE_S = 2.0
 """How long running questions have to end between two tokens when the process is told to stop."""

@@ -24,12 +24,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from penguin_models.errors import MediaError
 from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
-from penguin_ros.cli.stopping import StopFlag
 from penguin_ros.convert import ns_to_stamp
 from penguin_ros.message_types import IMAGE_TYPES, ros1_image_to_cdr
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
+from penguin_ros.stopping import StopFlag
 
 _TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
 _LATE_S, _LONG_WAIT_S = 0.1, 60.0

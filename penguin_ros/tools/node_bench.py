@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -117,10 +118,11 @@ class _Bench:
         answer = self._client.wait(self._client.ask.call_async(request), self._check, _ANSWER_S).answer
         if (error := error_of(answer)) is not None:
             raise SoakError(f"the node answered with an error: {error}")
+        predicted_s = answer.queue_s + answer.predicted_first_token_s
         return {
             "queue_s": answer.queue_s,
             "first_token_s": answer.queue_s + answer.first_token_s,
-            "predicted_s": answer.queue_s + answer.predicted_first_token_s,
+            "predicted_s": None if math.isnan(predicted_s) else round(predicted_s, 3),  # NaN without a pace
             "total_s": monotonic() - began,
             "evidence_age_s": answer.evidence_age_s - answer.total_s,
             "frames": answer.frames_used,

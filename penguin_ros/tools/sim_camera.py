@@ -16,13 +16,13 @@ from sensor_msgs.msg import Image
 
 from penguin_models.errors import PenguinError
 from penguin_models.types import Size
-from penguin_ros.cli.stopping import stop_on_signals
 from penguin_ros.convert import truth_message
 from penguin_ros.nodes.context import start_ros
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.parameters import SettingsNode
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.settings import Setting
+from penguin_ros.stopping import stop_on_signals
 from penguin_tabletop.clips.timeline import LiveTabletop
 
 _SETTINGS = (

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from penguin_models.errors import EngineError
-from penguin_ros.cli.stopping import StopFlag, quiet_ctrl_c, stopping_like_ctrl_c
+from penguin_ros.stopping import StopFlag, quiet_ctrl_c, stopping_like_ctrl_c
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

@@ -1,4 +1,7 @@
-"""Settings of the fuzz tests at the borders: 2,000 examples each, 100,000 with HYPOTHESIS_PROFILE=long."""
+"""Settings of the fuzz tests at the borders: 2,000 examples each, or 100,000.
+
+Those take HYPOTHESIS_PROFILE=long and pytest --timeout 0.
+"""
 
 import hypothesis
 

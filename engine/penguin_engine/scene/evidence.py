@@ -54,13 +54,13 @@ def choose(
 
     Args:
         pace: Predicts what they cost; without one everything is chosen.
-        candidates: Frames in order of time that are not in the KV cache yet.
+        candidates: Frames in the order of the prompt that are not in the KV cache yet.
         text_tokens: Tokens of the text before each frame.
         fixed_tokens: Tokens of the question.
         due_s: When the first token is due, on the clock of the pace; infinite if there is no deadline.
 
     Returns:
-        The chosen frames in order of time, and the predicted seconds until the first token.
+        The chosen frames in the same order, and the predicted seconds until the first token.
     """
     if pace is None:
         return [Shown(item, item.frame.size, item.frame.tokens) for item in candidates], math.nan

@@ -11,6 +11,7 @@ from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.step_cost import StepCost
+from penguin_models.errors import DeviceMemoryError, EngineError
 from penguin_models.images import patch_image
 from penguin_models.processor import Processor
 from penguin_models.types import Size
@@ -50,7 +51,7 @@ def measure(runtime: Runtime, processor: Processor, pace: Pace, config: MemoryCo
 def _learn(
     cost: StepCost, operations: Sequence[tuple[int, Callable[[], object]]], clock: Callable[[], float], end_s: float
 ) -> None:
-    """Measures operations of growing size until the time is up."""
+    """Measures operations of growing size until the time is up, or one is larger than the runtime supports."""
     first_s = clock()
     operations[0][1]()  # may reserve memory or compile something
     last_s = clock() - first_s
@@ -62,6 +63,11 @@ def _learn(
         start_s = clock()
         if start_s + _GROWTH * last_s > end_s:
             return
-        operation()
+        try:
+            operation()
+        except (EngineError, DeviceMemoryError):
+            if size == operations[0][0]:
+                raise
+            return
         last_s = clock() - start_s
         cost.observe(size, last_s)

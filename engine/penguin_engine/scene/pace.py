@@ -130,7 +130,7 @@ class Pace:
         return whole * self.append.seconds(chunk) + (self.append.seconds(rest) if rest else 0.0)
 
     def frames_at_once(self, patches: int, tokens: int) -> int:
-        """Returns how many frames, of so many patches and tokens each, make a step; at least one."""
+        """Returns the number of frames in a step, given the patches and tokens of each; at least one."""
         return max(1, int(self.config.max_step_s / max(self.encode_s(patches), self.append_s(tokens), 1e-9)))
 
     # Load
@@ -256,16 +256,22 @@ class _Credit:
 
     def __init__(self, clock: Callable[[], float]):
         self._clock, self._credit_s, self._at_s = clock, _MAX_CREDIT_S, clock()
+        self._rate = 0.0
 
     def spend(self, seconds: float) -> None:
+        self._refill()
         self._credit_s -= seconds
 
     def wait_s(self, rate: float) -> float:
-        """Refills at this rate in seconds per second, and returns the seconds until there is credit."""
-        now_s = self._clock()
-        self._credit_s = min(_MAX_CREDIT_S, self._credit_s + rate * (now_s - self._at_s))
-        self._at_s = now_s
+        """Returns the seconds until there is credit, which refills at this rate in seconds per second from now on."""
+        self._refill()
+        self._rate = rate
         return max(0.0, -self._credit_s / rate)
+
+    def _refill(self) -> None:
+        now_s = self._clock()
+        self._credit_s = min(_MAX_CREDIT_S, self._credit_s + self._rate * (now_s - self._at_s))
+        self._at_s = now_s
 
 
 class _Load:

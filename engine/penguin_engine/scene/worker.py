@@ -205,20 +205,25 @@ class SceneWorker:
                 self._listener.on_failure(f"taking a frame of {state.camera}", err)
 
     def _take(self, state: CameraState, load: LoadFrame) -> None:
+        if self.pace is None:
+            state.observe(load())
+            return
         start_s = self._clock()
+        try:
+            self._take_paced(state, load, self.pace)
+        finally:  # an image that cannot be read takes time, too
+            self.pace.took(state.camera, self._clock() - start_s)
+
+    def _take_paced(self, state: CameraState, load: LoadFrame, pace: Pace) -> None:
         frame = load()
         state.source_size = frame.size
-        if self.pace is None:
-            state.observe(frame)
-            return
         seen = [state.source for state in self.camera_states.values() if state.source_size is not None]
         memory = state.session.memory
-        if self.pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, self.caption.wanted):
+        if pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, self.caption.wanted):
             for other in self.camera_states.values():
-                other.session.memory.arrival_tokens = self.pace.arrival_tokens
-            self._listener.on_pace(self.pace)
+                other.session.memory.arrival_tokens = pace.arrival_tokens
+            self._listener.on_pace(pace)
         state.observe(frame)
-        self.pace.took(state.camera, self._clock() - start_s)
 
     def answer(self, pending: PendingRequest) -> None:
         """Answers a question and resolves its pending request."""

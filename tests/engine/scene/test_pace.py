@@ -22,7 +22,7 @@ from penguin_engine.scene.requests import Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.step_cost import StepCost
 from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import SettingError
+from penguin_models.errors import EngineError, MediaError, SettingError
 from penguin_models.types import Frame, FrameKind, PatchedImage, Size
 
 BASE = {"fixed_s": 0.002, "patch_s": 2e-5, "token_s": 1e-4}
@@ -239,6 +239,41 @@ def test_measuring_takes_at_most_its_limit_and_knows_single_tokens(processor):
         assert clock() - start_s <= LIMIT_S + 0.2
         assert pace.append.seconds(1) == pytest.approx(costs["fixed_s"] + costs["token_s"], rel=0.01)
         assert pace.encode.seconds(96) == pytest.approx(costs["fixed_s"] + 96 * costs["patch_s"], rel=0.01)
+
+
+def test_an_image_that_the_runtime_does_not_support_ends_the_measurement(processor):
+    clock = Clock()
+    runtime, pace = TimedRuntime(processor, clock, **BASE), Pace(PaceConfig(), clock)
+    encode = runtime.encode
+
+    def limited(images):
+        if images[0].grid.area > 100:
+            raise EngineError("an image of 384 patches exceeds the plan's limit of 100")
+        return encode(images)
+
+    runtime.encode = limited
+    measure(runtime, processor, pace, MemoryConfig())
+    assert pace.encode.seconds(96) == pytest.approx(BASE["fixed_s"] + 96 * BASE["patch_s"])
+    runtime.encode = mock.Mock(side_effect=EngineError("broken"))
+    with pytest.raises(EngineError, match="broken"):
+        measure(runtime, processor, pace, MemoryConfig())
+
+
+def test_images_that_cannot_be_read_are_paced_too(processor):
+    run = simulate(processor, {name: value * 50 for name, value in BASE.items()}, seconds=20.0)
+    clock, worker, tried = run.pace.clock, run.worker, []
+
+    def bomb():
+        tried.append(clock())
+        clock.now_s += 0.5
+        raise MediaError("it has 4294836225 pixels")
+
+    start_s = clock()
+    while clock() < start_s + 60:
+        worker.offer("a", round(clock() * 1e9), bomb)
+        if not worker.step():
+            clock.now_s += 0.1
+    assert len(tried) < 60 and min(np.diff(tried)) >= run.pace.period_s > 0.5
 
 
 @given(

@@ -75,7 +75,7 @@ def end_process(exit_code: int) -> NoReturn:
 def quiet_ctrl_c() -> Iterator[None]:
     """Ends the process with exit code 130 and no traceback if Ctrl-C interrupts the block, imports included.
 
-    A block that handles KeyboardInterrupt, or SIGINT itself, decides how it ends; a second Ctrl-C ends it at once.
+    A block that handles KeyboardInterrupt or SIGINT decides how it ends; a second Ctrl-C ends the process.
     """
     interrupted = False
 
@@ -110,9 +110,7 @@ def quiet_ctrl_c() -> Iterator[None]:
     except BaseException as err:  # imports in C turn the interrupt into errors of their own
         if not interrupted or (isinstance(err, SystemExit) and err.code != _INTERRUPTED):
             raise
-        end_process(
-            _INTERRUPTED
-        )  # Python's own end would report SIGINT if the interrupt hit a string that was executed
+        end_process(_INTERRUPTED)  # Python itself would report SIGINT if it hit a string that was being executed
     finally:
         sys.unraisablehook = hook
         if signal.getsignal(signal.SIGINT) is interrupt:
