@@ -16,6 +16,7 @@ requirement_files := constraints.txt pyproject.toml setup.py requirements/base.t
 deps_stamp := $(VENV)/.deps-$(call hash,$(requirement_files))
 interface_files := CMakeLists.txt package.xml $(call find,msg srv action)
 installed_names := $(shell echo "$(call find,models engine training penguin_ros launch scripts)" "$(CURDIR)" | sha256sum | cut -c1-16)
+rtx_stamp := $(VENV)/.rtx-$(call hash,constraints.txt pyproject.toml)
 ros_stamp := install/.built-$(call hash,$(interface_files) $(requirement_files))-$(installed_names)
 
 # colcon builds from a folder of links, because CMake refuses a virtual environment inside the source folder.
@@ -37,7 +38,7 @@ demo: $(ros_stamp) ## set up, then play a recorded table-top into the node, ask 
 evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and write a report
 	@$(bin)/penguin-vl evaluate example
 
-test: $(ros_stamp) lint ## set up, then linters, type checks and the whole test suite
+test: $(ros_stamp) $(rtx_stamp) lint ## set up, then linters, type checks and the whole test suite
 	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto $(TESTS)
 
 lint: $(deps_stamp) ## ruff and mypy
@@ -56,6 +57,11 @@ $(deps_stamp): $(requirement_files)
 	$(bin)/pip install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -r requirements/ros-jazzy.txt
 	$(bin)/pip install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev]'
 	@$(bin)/python scripts/relocate_ros_wheels.py $(VENV)
+	@touch $@
+
+# A TensorRT that builds without a GPU; pip skips it where there are no wheels (other systems than Linux x86-64).
+$(rtx_stamp): $(deps_stamp)
+	$(bin)/pip install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[tensorrt-rtx]'
 	@touch $@
 
 $(ros_stamp): $(deps_stamp)

@@ -70,7 +70,7 @@ def test_imports_go_one_way(path):
     if not MAY_IMPORT_ROS.search(path.as_posix()):
         assert not names & ROS, "only penguin_ros/{nodes,tools} and penguin_ros/{convert,bridge}.py import ROS"
     if not MAY_IMPORT_TENSORRT.search(path.as_posix()):
-        assert not names & {"tensorrt", "pycuda"}
+        assert not names & {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

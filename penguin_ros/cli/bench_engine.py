@@ -24,9 +24,9 @@ def engine(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="RUNTIME:PRECISION, can be repeated. Runtimes: torch, onnx, onnx-portable, onnx-fused, tensorrt "
-            "(portable profile), tensorrt-fused, transformers, with float32, float16, bfloat16, int8, int4 or fp8 if "
-            "the runtime has it; llama.cpp with f32, f16, q8_0 or q4_0. int4 and q4_0 have the head in 4 bits too."
+            help="RUNTIME:PRECISION, can be repeated. Runtimes: torch, onnx, onnx-portable, tensorrt, transformers, "
+            "with float32, float16, bfloat16, int8, int4 or fp8 if the runtime has it; llama.cpp with f32, f16, q8_0 "
+            "or q4_0. int4 and q4_0 have the head in 4 bits too."
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Layers of random-2b; default: 28.", min=1)] = None,

@@ -92,6 +92,6 @@ def _print(result: dict[str, Any]) -> None:
         stdout.out("{:15} p50 {p50:8.3f}  p95 {p95:8.3f}  max {max:8.3f}".format(name, **result[name]))
     stdout.out(
         "load {load}, {sampled_hz} frames/s, longest gap {longest_gap_s} s, tokens per frame {frame_tokens}; resident "
-        "{rss_mib} MiB (grew by {rss_growth_mib} after the first quarter)".format(**result)
+        "at most {rss_mib} MiB, by quarter {rss_mib_by_quarter}".format(**result)
     )
     stdout.out(result["pace"] or "the machine keeps up")

@@ -1,4 +1,4 @@
-"""`penguin-vl build`: an exported folder -> TensorRT plans for this machine."""
+"""`penguin-vl build`: an exported folder -> TensorRT plans."""
 
 from __future__ import annotations
 
@@ -39,33 +39,51 @@ def build(
     workspace_mib: Annotated[
         int | None, typer.Option(help="GPU memory for choosing kernels; default: all.", min=16)
     ] = None,
-    device: Annotated[str, typer.Option(help="GPU: cuda, cuda:1, ...")] = "cuda",
+    device: Annotated[str, typer.Option(help="GPU for TensorRT: cuda, cuda:1, ...")] = "cuda",
+    flavour: Annotated[
+        Literal["tensorrt", "rtx"] | None,
+        typer.Option(
+            help="tensorrt: TensorRT, for the GPU of this machine; rtx: TensorRT for RTX, for the GPUs of --for, on "
+            "any machine. Default: the one that is installed, tensorrt before rtx."
+        ),
+    ] = None,
+    for_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="SM",
+            help="Compute capability for rtx: sm86 (RTX 30), sm89 (RTX 40), sm120 (RTX 50), ...; can be repeated. "
+            "Default: all that have the precision.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compile TensorRT plans for this GPU, which takes minutes. Ctrl-C stops it and leaves earlier plans unchanged."""
+    """Compile TensorRT plans, which takes minutes. Ctrl-C stops it and leaves earlier plans unchanged."""
+    from penguin_engine.runtimes.tensorrt import flavour as flavours
     from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 
-    missing = [name for name in ("tensorrt", "pycuda") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"building plans needs {' and '.join(missing)}; on a Jetson, JetPack provides tensorrt and pip provides "
-            "pycuda, see docs/jetson.md"
-        )
+    targets = flavours.parse_capabilities(for_ or [])
+    name: str = flavour or flavours.default()
+    if targets and name != flavours.RTX:
+        raise typer.BadParameter("goes with --flavour rtx; TensorRT builds for the GPU of --device", param_hint="--for")
+    loaded = flavours.load(name)
+    if name == flavours.TENSORRT and importlib.util.find_spec("pycuda") is None:
+        raise EngineError("building plans for the GPU of this machine needs pycuda: pip install pycuda")
     from penguin_engine.runtimes.tensorrt.build import build as run
 
     limits = PlanLimits(max_tokens, max_patches)
     cancelled = threading.Event()
+    options = (folder, loaded, device, targets, limits, precision, workspace_mib)
     with stopping_like_ctrl_c(), Phases() as phases, ThreadPoolExecutor(1) as pool:
-        building = pool.submit(run, folder, device, limits, precision, workspace_mib, phases.show, cancelled.is_set)
+        building = pool.submit(run, *options, phases.show, cancelled.is_set)
         plan = _wait(building, cancelled)
     if as_json:
         print_json({"folder": str(folder), "precision": plan.precision, "machine": vars(plan.machine)})
         return
     size = sum(file.bytes for file in plan.files.values())
-    stdout.out(
-        f"{folder}: {plan.precision} plans of {size / 2**20:.0f} MiB for {plan.machine.gpu}, "
-        f"TensorRT {plan.machine.tensorrt}"
-    )
+    machine = plan.machine
+    gpus = machine.gpu or ", ".join(map(flavours.capability_name, machine.compute_capabilities))
+    stdout.out(f"{folder}: {plan.precision} plans of {size / 2**20:.0f} MiB for {gpus}, {loaded.title}")
 
 
 def _wait(building: Future[PlanManifest], cancelled: threading.Event) -> PlanManifest:

@@ -20,7 +20,7 @@ OutOption = Annotated[
         "anything else is refused."
     ),
 ]
-Profile = Literal["portable", "fused", "onnxruntime"]
+Profile = Literal["portable", "onnxruntime"]
 VisionDtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,
     typer.Option(help="Type of encoder and projector; default: as the decoder, 16-bit if quantised."),
@@ -33,8 +33,8 @@ def export(
     profile: Annotated[
         Profile,
         typer.Option(
-            help="portable: primitive operators, for TensorRT 10.3 and ONNX Runtime; fused: Attention and cache "
-            "operators of opset 24, for TensorRT 10.15; onnxruntime: fastest on ONNX Runtime, and for it alone."
+            help="portable: standard operators, for TensorRT and ONNX Runtime; onnxruntime: fastest on ONNX Runtime's "
+            "CPU provider, and for ONNX Runtime alone."
         ),
     ] = "portable",
     dtype: DtypeOption = None,

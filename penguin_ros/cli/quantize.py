@@ -32,8 +32,8 @@ def quantize(
     profile: Annotated[
         Profile,
         typer.Option(
-            help="onnxruntime for ONNX Runtime (int8, int4); portable or fused for TensorRT (int4, fp8). All are "
-            "compared on ONNX Runtime."
+            help="onnxruntime for ONNX Runtime (int8, int4); portable for TensorRT (int4, fp8). Both are compared on "
+            "ONNX Runtime."
         ),
     ] = "onnxruntime",
     sample: Annotated[

@@ -133,7 +133,7 @@ class _Bench:
     def result(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         seconds = monotonic() - self._began
         gaps = np.diff([self._began, *self._stamps, self._began + seconds])
-        quarter = self._resident[len(self._resident) // 4 :]
+        parts = np.array_split(self._resident, 4)
         names = ("first_token_s", "queue_s", "total_s", "evidence_age_s")
         return {
             **{name: _percentiles([answer[name] for answer in answers]) for name in names},
@@ -142,7 +142,7 @@ class _Bench:
             "longest_gap_s": round(float(gaps.max()), 2),
             "frame_tokens": sorted(self._tokens),
             "rss_mib": round(max(self._resident), 1),
-            "rss_growth_mib": round(quarter[-1] - quarter[0], 1),
+            "rss_mib_by_quarter": [round(float(np.max(part)), 1) for part in parts if len(part)],
             "pace": self._pace,
             "answers": list(answers),
         }

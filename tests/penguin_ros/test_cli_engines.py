@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -15,8 +16,8 @@ from penguin_ros.cli.phases import Phases
 
 
 def test_export(cli, checkpoint, tmp_path):
-    report = cli("export", "--model", checkpoint, "--out", tmp_path / "out", "--profile", "fused", "--json").json
-    assert (report["profile"], report["opset"], report["precision"]) == ("fused", 24, "float32")
+    report = cli("export", "--model", checkpoint, "--out", tmp_path / "out", "--profile", "onnxruntime", "--json").json
+    assert (report["profile"], report["opset"], report["precision"]) == ("onnxruntime", 18, "float32")
     assert report["bytes"] == sum(file.bytes for file in Manifest.read(tmp_path / "out").files.values())
 
 
@@ -249,10 +250,22 @@ def test_doctor_knows_the_onnx_runtime(cli):
     assert "runtime onnx      yes: on the CPU; needs an exported folder" in cli("doctor").out
 
 
-def test_commands_name_missing_tensorrt(cli, exported):
+def test_build_and_run_with_tensorrt_for_rtx(cli, exported, tmp_path):
+    """Plans are built without a GPU; running them says what is missing here."""
+    folder = shutil.copytree(exported(profile="portable", dtype="float16"), tmp_path / "model")
+    result = cli("build", folder, "--flavour", "rtx", "--for", "sm89", "--for", "sm120", "--json")
+    assert result.json["machine"]["compute_capabilities"] == ["8.9", "12.0"]
+    assert "progress: decoder: Building engine, 0 % after" in result.err
+    assert (
+        "does not build for sm90; choose from sm75" in cli("build", folder, "--flavour", "rtx", "--for", "sm90").error
+    )
+    if importlib.util.find_spec("pycuda") is None:
+        assert "needs pycuda" in cli("ask", "--model", folder, "--runtime", "tensorrt", "-q", "what?").error
+
+
+def test_build_names_a_missing_tensorrt(cli, exported):
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("tensorrt is installed here")
     folder = exported(profile="portable", dtype="float16")
-    error = cli("build", folder, "--precision", "fp16").error
-    assert error.startswith("building plans needs tensorrt") and "docs/jetson.md" in error
-    assert "needs tensorrt" in cli("ask", "--model", folder, "--runtime", "tensorrt", "-q", "what?").error
+    assert cli("build", folder, "--flavour", "tensorrt").error.startswith("TensorRT is not installed; on a Jetson")
+    assert "goes with --flavour rtx" in cli("build", folder, "--flavour", "tensorrt", "--for", "sm89").err

@@ -1,168 +1,91 @@
-"""A fake of `tensorrt`, which cannot run here because it needs an NVIDIA GPU: its plans run on ONNX Runtime.
+"""A fake of what runs TensorRT's plans, which cannot run here because it needs an NVIDIA GPU.
 
-It checks what the manuals require: addresses aligned to 256 bytes, shapes inside the profile, one execution context per
-captured graph, a cache output at the address of its input, strongly typed networks, and the same GPU current from the
-creation of a builder to its last use. A plan runs only on the kind of GPU that built it. GPU memory is that of
-fake_cuda.py. The fake does not prove that TensorRT can build or run a graph.
+Its plans, from `write_plans`, name a graph, which runs on ONNX Runtime. It checks what the manuals require: addresses
+aligned to 256 bytes, shapes inside the profile, one execution context per captured graph. A plan runs only on the kind
+of GPU for which it was written. GPU memory is that of fake_cuda.py. Parser and builder are real in the tests; nothing
+here proves that a GPU runs what they build.
 """
 
 import ctypes
 import json
 import types
-from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from fake_cuda import ALIGNMENT, GPUS, new_module, view
-from google.protobuf.message import DecodeError
+
+from penguin_engine.export.manifest import (
+    DECODER,
+    DECODER_PLAN,
+    PLAN_FOLDER,
+    PLAN_MANIFEST,
+    VISION,
+    VISION_PLAN,
+    Manifest,
+    hash_files,
+    write_json,
+)
+from penguin_engine.runtimes.tensorrt.plans import PRECISIONS, Machine, PlanManifest, export_hash
+from penguin_engine.runtimes.tensorrt.shapes import decoder_profiles, plan_shapes, vision_profiles
 
 
-@dataclass
-class Input:
-    name: str
-    shape: tuple
+def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
+    """Writes fake plans of an exported folder for one of the simulated GPUs, as `build` writes real ones."""
+    manifest, plans = Manifest.read(folder), folder / PLAN_FOLDER
+    plans.mkdir(exist_ok=True)
+    for graph, name, profiles in (
+        (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour)),
+        (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour)),
+    ):
+        plan = {"path": str(folder / graph), "profiles": profiles, "gpu": GPUS[gpu]}
+        (plans / name).write_text(json.dumps(plan))
+    name, capability = GPUS[gpu]
+    machine = Machine(flavour, version, (capability,), None if flavour == "rtx" else name)
+    precision = next(key for key, held in PRECISIONS.items() if held == manifest.precision)
+    files = hash_files(plans, [VISION_PLAN, DECODER_PLAN])
+    shapes = plan_shapes(manifest, limits, flavour)
+    plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
+    write_json(plan, plans / PLAN_MANIFEST)
+    return plan
 
 
-@dataclass
-class Network:
-    flags: int
-    path: str = ""
-    inputs: list = field(default_factory=list)
+def fake_tensorrt(device, version):
+    """Returns a module with the parts of `tensorrt` and `tensorrt_rtx` that run plans."""
 
-    @property
-    def num_inputs(self):
-        return len(self.inputs)
+    class Logger:
+        ERROR = "error"
 
-    def get_input(self, index):
-        return self.inputs[index]
-
-
-class Profile:
-    def __init__(self):
-        self.shapes = {}
-
-    def set_shape(self, input, min, opt, max):
-        assert all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True)), (input, min, opt, max)
-        self.shapes[input] = (min, opt, max)
-
-    def __bool__(self):
-        return True
-
-
-class TimingCache:
-    def __init__(self, content):
-        self.content = bytes(content)
-
-    def serialize(self):
-        return self.content + b"t"
-
-
-class Config:
-    def __init__(self):
-        self.profiles, self.pools, self.progress_monitor = [], {}, None
-
-    def add_optimization_profile(self, profile):
-        self.profiles.append(profile)
-        return len(self.profiles) - 1
-
-    def set_memory_pool_limit(self, pool, pool_size):
-        self.pools[pool] = pool_size
-
-    def create_timing_cache(self, serialized_timing_cache):
-        return None if serialized_timing_cache == b"damaged" else TimingCache(serialized_timing_cache)
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        self._cache = cache
-        return not cache.content.startswith(b"other version")
-
-    def get_timing_cache(self):
-        return self._cache
-
-
-class Parser:
-    def __init__(self, network, logger):
-        self._network, self._errors = network, []
-
-    def parse_from_file(self, model):
-        try:
-            graph = onnx.load(model, load_external_data=False).graph
-        except (OSError, DecodeError) as err:
-            self._errors.append(str(err))
-            return False
-        self._network.path = model
-        dimensions = lambda i: tuple(d.dim_value or -1 for d in i.type.tensor_type.shape.dim)  # noqa: E731
-        self._network.inputs = [Input(i.name, dimensions(i)) for i in graph.input]
-        return True
-
-    @property
-    def num_errors(self):
-        return len(self._errors)
-
-    def get_error(self, index):
-        return types.SimpleNamespace(desc=lambda: self._errors[index])
-
-
-class Builder:
-    def __init__(self, logger, device):
-        device.check_current()
-        self._logger, self._device, self._gpu = logger, device, device.current
-
-    def create_network(self, flags=0):
-        assert flags == 1 << 1, "not strongly typed"
-        return Network(flags)
-
-    def create_builder_config(self):
-        return Config()
-
-    def create_optimization_profile(self):
-        return Profile()
-
-    def build_serialized_network(self, network, config):
-        assert self._device.current == self._gpu, "the builder was created while another GPU was current"
-        monitor = config.progress_monitor
-        monitor.phase_start("Building", None, 2)
-        for step in range(2):
-            if not monitor.step_complete("Building", step):
-                return None
-        monitor.phase_finish("Building")
-        for item in network.inputs:
-            for profile in config.profiles:
-                low, _, high = profile.shapes[item.name]
-                assert len(low) == len(item.shape), item
-                fixed = [(n, a, b) for n, a, b in zip(item.shape, low, high, strict=True) if n >= 0]
-                if any(not n == a == b for n, a, b in fixed):
-                    self._logger.log(Severity.ERROR, f"{item.name} is fixed at {item.shape}")
-                    return None
-            in_place = any("TensorScatter" in n.op_type and item.name in n.input for n in self._nodes(network))
-            assert not in_place or min(item.shape) > 0, f"{item.name}: a buffer updated in place needs a fixed size"
-        profiles = [profile.shapes for profile in config.profiles]
-        plan = {"path": network.path, "profiles": profiles, "gpu": GPUS[self._gpu]}
-        return json.dumps(plan).encode()
-
-    def _nodes(self, network):
-        return onnx.load(network.path, load_external_data=False).graph.node
-
-
-class Severity:
-    ERROR, INTERNAL_ERROR, WARNING = "error", "internal error", "warning"
-
-
-def fake_tensorrt(device, version="10.3.0"):
-    """Returns a module with the parts of `tensorrt` that the product uses."""
-
-    class ILogger:
-        ERROR, INTERNAL_ERROR, WARNING = Severity.ERROR, Severity.INTERNAL_ERROR, Severity.WARNING
-
-    class Logger(ILogger):
         def __init__(self, severity):
             pass
 
-    class IProgressMonitor:
-        pass
+    class IRuntimeCache:
+        content = b""
 
-    class ExecutionContext:
-        def __init__(self, engine):
+        def deserialize(self, blob):
+            self.content = bytes(blob)
+            return True
+
+        def serialize(self):
+            return self.content + b"k"
+
+    class IRuntimeConfig:
+        dynamic_shapes_kernel_specialization_strategy = "lazy"
+        strategy = cache = None
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.strategy = strategy
+
+        def create_runtime_cache(self):
+            device.check_current()
+            return IRuntimeCache()
+
+        def set_runtime_cache(self, cache):
+            self.cache = cache
+            return True
+
+    class IExecutionContext:
+        def __init__(self, engine, configuration):
+            self._configuration = configuration
             self._engine, self._shapes, self._addresses, self._profile = engine, {}, {}, None
             self._memory, self._captured = 0, False
 
@@ -196,20 +119,16 @@ def fake_tensorrt(device, version="10.3.0"):
             device.check(self._memory, self._engine.memory_bytes)
             assert not self._captured, "each captured graph needs an execution context of its own"
             self._captured = device.capturing is not None
+            if isinstance(self._configuration, IRuntimeConfig) and self._captured:
+                eager = self._configuration.dynamic_shapes_kernel_specialization_strategy == "eager"
+                assert eager, "kernels that are compiled in the background are not in the recording"
             shapes, addresses = dict(self._shapes), dict(self._addresses)
             assert shapes.keys() == self._engine.inputs.keys(), shapes.keys() ^ self._engine.inputs.keys()
             assert addresses.keys() == self._engine.inputs.keys() | self._engine.outputs.keys()
-            for name in self._engine.outputs:
-                if name.startswith("present_"):
-                    assert addresses[name] == addresses[name.replace("present_", "past_")], "not written in place"
             device.do(lambda: self._engine.execute(shapes, addresses))
             return True
 
-    class DeviceBuilder(Builder):
-        def __init__(self, logger):
-            super().__init__(logger, device)
-
-    class Engine:
+    class ICudaEngine:
         memory_bytes = 3000
 
         def __init__(self, plan):
@@ -224,9 +143,14 @@ def fake_tensorrt(device, version="10.3.0"):
         def num_optimization_profiles(self):
             return len(self.profiles)
 
-        def create_execution_context(self, strategy):
-            assert strategy == "user managed"
-            return ExecutionContext(self)
+        def create_runtime_config(self):
+            return IRuntimeConfig()
+
+        def create_execution_context(self, configuration):
+            is_rtx = isinstance(configuration, IRuntimeConfig)
+            assert (configuration.strategy if is_rtx else configuration) == "user managed"
+            assert not is_rtx or configuration.cache is not None
+            return IExecutionContext(self, configuration)
 
         def get_device_memory_size_for_profile_v2(self, profile_index):
             return (1 + profile_index) * self.memory_bytes // self.num_optimization_profiles
@@ -251,16 +175,14 @@ def fake_tensorrt(device, version="10.3.0"):
                 plan = json.loads(bytes(serialized_engine))
             except ValueError:
                 return None
-            return Engine(plan) if plan["gpu"] == GPUS[device.current] else None
+            return ICudaEngine(plan) if plan["gpu"] == GPUS[device.current] else None
 
     module = new_module("tensorrt")
     module.__version__ = version
-    module.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
-    module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="workspace")
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
-    for kind in (ILogger, Logger, IProgressMonitor, Runtime):
+    module.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager", LAZY="lazy")
+    for kind in (Logger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
         setattr(module, kind.__name__, kind)
-    module.Builder, module.OnnxParser = DeviceBuilder, Parser
     return module
 
 

@@ -30,23 +30,15 @@ from penguin_engine.bench.worker_process import WorkerSettings
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
 from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, QUANTIZED, DecoderShape
 from penguin_engine.export.quantize import Quantization
+from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 from penguin_models.checkpoint import open_checkpoint
 from penguin_models.config import EncoderConfig
 from penguin_models.errors import EngineError
 
-_PROFILES = {
-    "onnx": "onnxruntime",
-    "onnx-portable": "portable",
-    "onnx-fused": "fused",
-    "tensorrt": "portable",
-    "tensorrt-fused": "fused",
-}
+_PROFILES = {"onnx": "onnxruntime", "onnx-portable": "portable", "tensorrt": "portable"}
 WORKERS = ("torch", *_PROFILES, "transformers", "llama.cpp")
-_PACKAGES = {
-    "llama.cpp": {"llama-cpp-python": "llama_cpp", "gguf": "gguf"},
-    "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
-}
+_PACKAGES = {"llama.cpp": {"llama-cpp-python": "llama_cpp", "gguf": "gguf"}, "tensorrt": {"pycuda": "pycuda"}}
 """Packages that a runtime needs in addition, and their modules."""
 _CALIBRATION_SAMPLES = 4
 _PLAN_LIMITS = PlanLimits(max_tokens=4096, max_patches=4096)
@@ -87,7 +79,8 @@ class Variant:
     def missing_packages(self) -> list[str]:
         """Packages that the variant needs and that are not installed."""
         needed = _PACKAGES.get(self.kind, {})
-        return [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
+        missing = [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
+        return missing + (["tensorrt"] if self.kind == "tensorrt" and not flavour.installed() else [])
 
 
 def default_variants() -> list[Variant]:
@@ -152,7 +145,7 @@ def prepare(model: Path, work: Path, variant: Variant, device: str = "cpu") -> P
     if variant.kind == "tensorrt" and not (folder / PLAN_FOLDER / PLAN_MANIFEST).is_file():
         from penguin_engine.runtimes.tensorrt.build import build
 
-        build(folder, device, _PLAN_LIMITS)
+        build(folder, flavour.load(flavour.default()), device, limits=_PLAN_LIMITS)
     return folder
 
 

@@ -59,7 +59,7 @@ from penguin_models.vlm import PenguinVL
 class ExportOptions:
     """Options of an export."""
 
-    profile: str = "portable"  # "portable", "fused" or "onnxruntime"; see manifest.py
+    profile: str = "portable"  # "portable" or "onnxruntime"; see manifest.py
     dtype: str | None = None  # type of the decoder; None for the checkpoint's, or the default of the quantisation
     vision_dtype: str | None = None  # type of encoder and projector; None for the decoder's, 16-bit if quantised
     quantization: Quantization | None = None  # of the decoder's weights
@@ -294,7 +294,7 @@ def _check_operators(profile: Profile, quantization: Quantization | None) -> Non
     """Raises EngineError if a profile has no operators for quantised weights."""
     kind = quantization.kind if quantization else ""
     if (kind == "int8" and not profile.contrib) or (kind == "fp8" and profile.contrib):
-        needed = "onnxruntime" if kind == "int8" else "portable or fused"
+        needed = "onnxruntime" if kind == "int8" else "portable"
         reason = "; TensorRT multiplies 16-bit inputs with 4-bit weights, not with 8-bit ones" if kind == "int8" else ""
         raise EngineError(f"{kind} weights need the profile {needed}, not {profile.name}{reason}")
 

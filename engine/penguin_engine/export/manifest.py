@@ -25,8 +25,8 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 VISION, DECODER, EMBEDDINGS = "vision.onnx", "decoder.onnx", "embeddings.bin"
 PLAN_FOLDER, PLAN_MANIFEST = "tensorrt", "plan.json"
-VISION_PLAN, DECODER_PLAN, TIMING_CACHE = "vision.plan", "decoder.plan", "timing.cache"
-PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE}
+VISION_PLAN, DECODER_PLAN, TIMING_CACHE, KERNEL_CACHE = "vision.plan", "decoder.plan", "timing.cache", "kernel.cache"
+PLAN_FILES = {VISION_PLAN, DECODER_PLAN, PLAN_MANIFEST, TIMING_CACHE, KERNEL_CACHE}
 PLAN_STAGING = ".building"
 """Folder inside an export in which TensorRT plans are staged while they are built."""
 MASKED = -1e9
@@ -63,10 +63,9 @@ class Profile:
     [1, kv_heads, capacity, head_dim] in place.
     """
 
-    name: str  # "portable", "fused" or "onnxruntime"
+    name: str  # "portable" or "onnxruntime"
     opset: int  # version of the standard operators; quantised weights may need a newer one
     contrib: bool  # whether the graphs use ONNX Runtime's own operators (`com.microsoft`)
-    fused_operators: bool  # whether norms, rotary embedding and attention are single operators
     cache: str  # "rows" or "buffer"
     equal_frames: bool  # whether all frames of one vision pass must have the same number of patches
 
@@ -74,9 +73,8 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("portable", 18, contrib=False, fused_operators=False, cache="rows", equal_frames=False),
-        Profile("fused", 24, contrib=False, fused_operators=True, cache="buffer", equal_frames=True),
-        Profile("onnxruntime", 18, contrib=True, fused_operators=False, cache="buffer", equal_frames=True),
+        Profile("portable", 18, contrib=False, cache="rows", equal_frames=False),
+        Profile("onnxruntime", 18, contrib=True, cache="buffer", equal_frames=True),
     )
 }
 

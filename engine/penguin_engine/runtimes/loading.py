@@ -86,7 +86,7 @@ def _open_onnx(folder: Path, device: str, precision: str | None, threads: int | 
 
 
 def _open_tensorrt(folder: Path, device: str, precision: str | None) -> tuple[Runtime, Processor]:
-    _check_installed("tensorrt", "tensorrt", "pycuda")
+    _check_installed("tensorrt", "pycuda")  # the plans say which flavour of TensorRT they need
     from penguin_engine.runtimes.tensorrt.runtime import TensorRTRuntime
 
     if device == "cpu":

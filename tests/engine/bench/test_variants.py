@@ -18,6 +18,7 @@ from penguin_engine.bench.variants import (
 from penguin_engine.bench.worker_process import WorkerSettings, measure
 from penguin_engine.export.checkpoint_to_onnx import decoder_shape
 from penguin_engine.export.manifest import Manifest
+from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest
 from penguin_models.checkpoint import load_pretrained, open_checkpoint
 from penguin_models.config import EncoderConfig
@@ -34,7 +35,7 @@ def test_unknown_variants_are_refused(text):
     ("text", "profile"),
     [
         ("tensorrt:float16", "portable"),
-        ("tensorrt-fused:int4", "fused"),
+        ("onnx-portable:int4", "portable"),
         ("onnx:int8", "onnxruntime"),
         ("torch:x", None),
     ],
@@ -55,21 +56,21 @@ def test_a_worker_that_fails_is_reported(tmp_path):
         measure_in_own_process(Variant("onnx", "int8"), WorkerSettings("onnx", str(tmp_path)))
 
 
-def test_tensorrt_plans_are_built_once(checkpoint, tmp_path, stand_in):
-    gpu = stand_in()
+def test_tensorrt_plans_are_built_once(checkpoint, tmp_path, rtx, monkeypatch):
+    monkeypatch.setattr(Variant, "missing_packages", [])  # pycuda, which only running the plans needs
+    monkeypatch.setattr(flavour, "installed", lambda: ["rtx"])
     variant = Variant.parse("tensorrt:float32")
     folder = prepare(checkpoint, tmp_path, variant, "cuda:1")
     plan = PlanManifest.read(folder)
-    assert (plan.limits.max_tokens, plan.machine.gpu) == (4096, "Thor")
+    assert (plan.limits.max_tokens, plan.machine.flavour) == (4096, "rtx")
     made = (folder / "tensorrt" / "plan.json").stat().st_mtime_ns
     assert prepare(checkpoint, tmp_path, variant, "cuda:1") == folder
     assert (folder / "tensorrt" / "plan.json").stat().st_mtime_ns == made
-    gpu.runtime.TensorRTRuntime(folder, "cuda:1")
 
 
 @pytest.mark.parametrize(
     ("name", "module", "package"),
-    [("tensorrt:float32", "tensorrt", "tensorrt"), ("llama.cpp:f32", "llama_cpp", "llama-cpp-python")],
+    [("tensorrt:float32", "pycuda", "pycuda"), ("llama.cpp:f32", "llama_cpp", "llama-cpp-python")],
 )
 def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)

@@ -30,7 +30,6 @@ VISION_INPUTS = {
 }
 DECODER_INPUTS = {
     "portable": {"positions": ["sequence"], "past_mask": ["past"], "past_key_2": ROW, "past_value_0": ROW},
-    "fused": {"positions": ["sequence"], "past_key_2": BUFFER, "past_value_0": BUFFER},
     "onnxruntime": {"last_position": [1], "total_length": [], "past_key_2": BUFFER, "past_value_0": BUFFER},
 }
 
@@ -57,63 +56,39 @@ def test_dynamic_sizes_are_symbolic(exported, profile):
     assert set(map(tuple, cache.values())) == {("sequence", 2, 32) if profile == "portable" else tuple(BUFFER)}
 
 
-@pytest.mark.parametrize("profile", ["portable", "fused"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_strict_shape_inference_passes(exported, profile, graph):
+def test_strict_shape_inference_passes(exported, graph):
     """A size that was fixed by mistake would conflict with an inferred shape."""
-    onnx.checker.check_model(exported(profile=profile) / graph, full_check=True)
+    onnx.checker.check_model(exported(profile="portable") / graph, full_check=True)
 
 
-OPERATORS = json.loads((Path(__file__).parents[2] / "data" / "tensorrt_operators.json").read_text())
+OPERATORS = json.loads((Path(__file__).parents[2] / "data" / "tensorrt_operators.json").read_text())["10.1"]
+"""What the TensorRT of JetPack 6 parses, which cannot be had here; a later parser reads the graphs in other tests."""
 
 
-@pytest.mark.parametrize(
-    ("profile", "tensorrt", "opsets"), [("portable", "10.1", range(18, 21)), ("fused", "10.15", [24])]
-)
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_operators_are_documented_for_tensorrt(exported, profile, tensorrt, opsets, graph):
-    model = load(exported(profile=profile), graph)
-    assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
-    assert [(o.domain, o.version in opsets) for o in model.opset_import] == [("", True)]
+def test_operators_are_documented_for_tensorrt(exported, graph):
+    model = load(exported(profile="portable"), graph)
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS)
+    assert [(o.domain, o.version in range(18, 21)) for o in model.opset_import] == [("", True)]
     assert not {node.op_type for node in model.graph.node} & {"Loop", "Scan", "If"}
 
 
 @pytest.mark.parametrize("kind", ["int4", "fp8"])
-@pytest.mark.parametrize(("profile", "tensorrt"), [("portable", "10.1"), ("fused", "10.15")])
-def test_operators_of_quantised_decoders_are_documented_for_tensorrt(exported, profile, tensorrt, kind):
-    model = load(exported(profile=profile, quantization=Quantization.default(kind, contrib=False)), DECODER)
-    assert {node.op_type for node in model.graph.node} <= set(OPERATORS[tensorrt])
+def test_operators_of_quantised_decoders_are_documented_for_tensorrt(exported, kind):
+    model = load(exported(profile="portable", quantization=Quantization.default(kind, contrib=False)), DECODER)
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS)
     assert [o.domain for o in model.opset_import] == [""]
 
 
-@pytest.mark.parametrize("profile", ["portable", "fused"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_indices_are_not_negative(exported, profile, graph):
+def test_indices_are_not_negative(exported, graph):
     """TensorRT's documentation says that a negative index into an axis of dynamic length is undefined."""
-    model = load(exported(profile=profile), graph).graph
+    model = load(exported(profile="portable"), graph).graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.initializer if i.data_location == 0}
     indices = {node.input[1] for node in model.node if node.op_type == "Gather"}
     assert all((constants[name] >= 0).all() for name in indices & constants.keys())
-    if profile == "portable":  # padding is marked by -1; the other profiles have no padding
-        assert "slots" not in indices
-
-
-def test_fused_profile_uses_fused_operators(exported):
-    found = {n.op_type for name in GRAPHS for n in load(exported(profile="fused"), name).graph.node}
-    assert found >= {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding"}
-
-
-@pytest.mark.parametrize("name", ["Attention", "TensorScatter"])
-def test_operators_respect_tensorrt_restrictions(exported, name):
-    """Attention: no past, no kv lengths, one output. TensorScatter: axis -2, directly from an input to an output."""
-    graph = load(exported(profile="fused"), DECODER).graph
-    inputs, outputs = ({v.name for v in values} for values in (graph.input, graph.output))
-    for node in (node for node in graph.node if node.op_type == name):
-        if name == "Attention":
-            assert len(node.input) <= 4 and len(node.output) == 1
-        else:
-            assert {a.name: a.i for a in node.attribute}["axis"] == -2
-            assert node.input[0] in inputs and node.output[0] in outputs
+    assert "slots" not in indices  # padding is marked by -1
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -146,18 +121,15 @@ def test_untied_head_matches_torch(edit_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_products_are_16_bit_and_norms_and_softmax_float32(exported, dtype):
-    for profile in ("portable", "fused"):
-        model = onnx.shape_inference.infer_shapes(load(exported(profile=profile, dtype=dtype), DECODER))
-        types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
-        types |= {i.name: i.data_type for i in model.graph.initializer}
-        narrow = onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.BFLOAT16
-        for node in model.graph.node:
-            if node.op_type in ("Gemm", "MatMul"):
-                assert {types[name] for name in node.input} == {narrow}, node.name
-            if node.op_type in ("Softmax", "Pow", "RMSNormalization", "Sigmoid", "RotaryEmbedding"):
-                assert types[node.input[0]] == onnx.TensorProto.FLOAT, node.name
-            if node.op_type == "Attention":
-                assert {a.name: a.i for a in node.attribute}["softmax_precision"] == onnx.TensorProto.FLOAT
+    model = onnx.shape_inference.infer_shapes(load(exported(profile="portable", dtype=dtype), DECODER))
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
+    types |= {i.name: i.data_type for i in model.graph.initializer}
+    narrow = onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.BFLOAT16
+    for node in model.graph.node:
+        if node.op_type in ("Gemm", "MatMul"):
+            assert {types[name] for name in node.input} == {narrow}, node.name
+        if node.op_type in ("Softmax", "Pow", "Sigmoid", "Split"):
+            assert types[node.input[0]] == onnx.TensorProto.FLOAT, node.name
 
 
 def test_vision_can_have_another_type(exported):
@@ -168,7 +140,7 @@ def test_vision_can_have_another_type(exported):
 
 
 def test_second_export_replaces_the_first_but_keeps_timings(checkpoint, tmp_path):
-    export(checkpoint, tmp_path / "out", ExportOptions("fused"))
+    export(checkpoint, tmp_path / "out", ExportOptions("onnxruntime"))
     (tmp_path / "out" / "tensorrt").mkdir()
     for name in ("timing.cache", "decoder.plan", "plan.json"):
         (tmp_path / "out" / "tensorrt" / name).write_text(name)

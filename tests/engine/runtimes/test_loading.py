@@ -27,7 +27,7 @@ def test_torch_opens_a_checkpoint(checkpoint):
 
 
 def test_onnx_opens_an_exported_folder(exported):
-    runtime, processor = open_runtime("onnx", exported(profile="fused"), precision="float32", threads=1)
+    runtime, processor = open_runtime("onnx", exported(profile="portable"), precision="float32", threads=1)
     assert (runtime.info.name, runtime.info.device, runtime.info.dtype) == ("onnx", "cpu", "float32")
     assert processor.image_token_id == 1503
 

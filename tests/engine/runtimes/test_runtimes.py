@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_tensorrt import write_plans
 from safetensors.numpy import load_file
 
 from penguin_engine.bench.event_clips import drawn_samples
@@ -20,6 +21,7 @@ from penguin_engine.export.checkpoint_to_onnx import ExportOptions
 from penguin_engine.export.checkpoint_to_onnx import export as export_checkpoint
 from penguin_engine.runtimes.base import interleave
 from penguin_engine.runtimes.loading import open_runtime
+from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Generation, Sampling, generate
@@ -37,10 +39,10 @@ TOLERANCE = 2e-4
 RUNTIMES = [
     "torch",
     "torch recorded",  # decoding steps in the fixed shapes that CUDA graphs need, without recording
-    *(f"onnx {profile}" for profile in ("portable", "fused", "onnxruntime")),
+    *(f"onnx {profile}" for profile in ("portable", "onnxruntime")),
     "tensorrt portable",
     # Our code of the tensorrt runtime on stand-ins for TensorRT and CUDA, see tests/support.
-    *(f"stand-in {profile}" for profile in ("portable", "fused")),
+    "stand-in portable",
 ]
 MAX_TOKENS = 3072
 SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
@@ -50,13 +52,6 @@ SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
 def opener(stand_in, tmp_path_factory):
     """Returns a function that opens a checkpoint on a named runtime; `export` returns an exported folder."""
     real_tensorrt = importlib.util.find_spec("tensorrt") is not None
-
-    def built(folder):
-        folder = shutil.copytree(folder, tmp_path_factory.mktemp("built") / "model")
-        from penguin_engine.runtimes.tensorrt.build import build
-
-        build(folder, limits=PlanLimits(MAX_TOKENS))
-        return open_runtime("tensorrt", folder, "cuda")
 
     def make(checkpoint, export, name, dtype="float32"):
         kind, _, profile = name.partition(" ")
@@ -68,9 +63,15 @@ def opener(stand_in, tmp_path_factory):
             return TorchRuntime(model, record), processor
         if kind == "onnx":
             return open_runtime("onnx", export(profile, dtype))
+        folder = shutil.copytree(export(profile, dtype), tmp_path_factory.mktemp("built") / "model")
         if kind == "stand-in":
             stand_in()
-        return built(export(profile, dtype))
+            write_plans(folder, PlanLimits(MAX_TOKENS))
+        else:
+            from penguin_engine.runtimes.tensorrt.build import build
+
+            build(folder, flavour.load("tensorrt"), limits=PlanLimits(MAX_TOKENS))
+        return open_runtime("tensorrt", folder, "cuda")
 
     return make
 

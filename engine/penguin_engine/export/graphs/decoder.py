@@ -1,6 +1,6 @@
 """The decoder graph: embeddings of new tokens and the KV cache -> logits after the last token, and new cache rows.
 
-The cache is never copied; `Profile.cache` says how each profile reads and extends it.
+The runtime never copies the cache; `Profile.cache` says how each profile reads and extends it.
 
 Axes: S new tokens; P cached tokens; C cache capacity; D hidden; A heads; K key-value heads, G = A / K; E head_dim.
 """
@@ -38,9 +38,9 @@ def build_decoder(
     """
     g, model = layers.graph, "language_model.model"
     g.input("embeddings", layers.dtype, ["sequence", shape.hidden])
-    kinds = {"rows": PrimitiveAttention, "buffer": FusedAttention}
-    kind = OnnxRuntimeAttention if layers.profile.contrib else kinds[layers.profile.cache]
-    attention = kind(layers, shape, frequencies, cache_dtype)
+    attention = (OnnxRuntimeAttention if layers.profile.contrib else PrimitiveAttention)(
+        layers, shape, frequencies, cache_dtype
+    )
     x = layers.wide("embeddings")
     for i in range(shape.layers):
         x = layers.block(x, f"{model}.layers.{i}", shape.eps, partial(attention.write, layer=i))
@@ -79,13 +79,6 @@ class _Attention:
         v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), s.kv_heads, s.head_dim)
         return layers.wide(layers.linear(self._attend(q, k, v, layer), f"{prefix}.o_proj"))
 
-    def _angles(self) -> str:
-        """Computes rotary angles, float32 [S, E / 2], from the input `positions`."""
-        g = self._graph
-        g.input("positions", "int64", ["sequence"])
-        position = g.op("Unsqueeze", g.op("Cast", "positions", to=ONNX_TYPES["float32"]), g.constant([1]))
-        return g.op("Mul", position, g.constant(self._frequencies[None], "float32"))
-
     def _past(self, layer: int, shape: Sequence[int | str]) -> list[str]:
         return [self._graph.input(f"past_{name}_{layer}", self._cache_dtype, shape) for name in ("key", "value")]
 
@@ -96,102 +89,55 @@ class _Attention:
 class PrimitiveAttention(_Attention):
     """Attention in operators that every runtime has. The cache is rows [past, K, E]; the outputs are the next rows.
 
-    Cached and new keys are attended to separately, so that they need not be concatenated first. The input `past_mask`
-    float32 [past] is added to the scores of cached keys: 0 for valid rows, `MASKED` for rows beyond the cached tokens.
-    The graph always needs at least one row.
+    The input `past_mask` float32 [past] is 0 for valid rows and `MASKED` for rows beyond the cached tokens. The graph
+    always needs at least one row. Scores, mask, softmax and sums stand in the order in which TensorRT fuses them.
     """
 
     def _start(self) -> None:
         g, s = self._graph, self._shape
-        angles = g.op("Unsqueeze", self._angles(), g.constant([1]))  # [S, 1, E / 2]
-        self._angle = g.op("Cos", angles), g.op("Sin", angles)
-        self._past_mask = g.input("past_mask", "float32", ["past"])
-        rows, columns = (g.op("Unsqueeze", "positions", g.constant([axis])) for axis in (1, 0))
-        hidden = g.op("Greater", columns, rows)
-        causal = g.op("Where", hidden, g.constant(MASKED, "float32"), g.constant(0.0, "float32"))
+        positions = g.input("positions", "int64", ["sequence"])
+        new = g.op("Cast", positions, to=ONNX_TYPES["float32"])
+        row, column = g.op("Unsqueeze", new, g.constant([1])), g.constant(self._frequencies[None], "float32")
+        angles = g.op("Unsqueeze", g.op("Mul", row, column), g.constant([1]))  # [S, 1, E / 2]
+        self._key_rotation = self._layers.rotation(angles, angles)
+        self._query_rotation = self._layers.rotation(angles, angles, 1 / math.sqrt(s.head_dim))
+        # Cached rows come before any new token, or after all if they are masked.
+        places = g.op("Concat", g.op("Neg", g.input("past_mask", "float32", ["past"])), new, axis=0)
+        hidden = g.op("Greater", g.op("Unsqueeze", places, g.constant([0])), row)
+        mask = g.op("Where", hidden, g.constant(MASKED, "float32"), g.constant(0.0, "float32"))
         self._groups = s.heads // s.kv_heads
-        self._causal = g.op("Concat", *[causal] * self._groups, axis=0) if self._groups > 1 else causal  # [G * S, S]
-        self._past_length = g.op("Shape", "past_mask")
-        self._scale = g.constant(1 / math.sqrt(s.head_dim), "float32")
+        self._mask = g.op(
+            "Unsqueeze", g.op("Concat", *[mask] * self._groups, axis=0), g.constant([0])
+        )  # [1, G * S, P + S]
 
     def _attend(self, q: str, k: str, v: str, layer: int) -> str:
         g, layers, s = self._graph, self._layers, self._shape
-        half = s.head_dim // 2
-        past_k, past_v = self._past(layer, ["past", s.kv_heads, s.head_dim])
-        rotated_k = layers.rotate(k, half, self._angle, self._angle)
-        new_k = g.op("Cast", rotated_k, named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype])
+        past = self._past(layer, ["past", s.kv_heads, s.head_dim])
+        new_k = g.op(
+            "Cast", layers.rotate(k, self._key_rotation), named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype]
+        )
         new_v = g.op("Identity", v, named=f"new_value_{layer}")
         for name in (new_k, new_v):
             g.output(name, layers.dtype, ["sequence", s.kv_heads, s.head_dim])
+        keys, values = (g.op("Concat", *rows, axis=0) for rows in zip(past, (new_k, new_v), strict=True))
 
-        scaled = layers.narrow(g.op("Mul", layers.rotate(q, half, self._angle, self._angle), self._scale))
-        grouped = g.op("Reshape", scaled, g.constant([-1, s.kv_heads, self._groups, s.head_dim]))
+        rotated = layers.narrow(layers.rotate(q, self._query_rotation))
+        grouped = g.op("Reshape", rotated, g.constant([-1, s.kv_heads, self._groups, s.head_dim]))
         grouped = g.op("Transpose", grouped, perm=[1, 2, 0, 3])  # [K, G, S, E]
         queries = g.op("Reshape", grouped, g.constant([s.kv_heads, -1, s.head_dim]))  # [K, G * S, E]
-        past, new = (
-            layers.wide(g.op("MatMul", queries, g.op("Transpose", keys, perm=[1, 2, 0]))) for keys in (past_k, new_k)
-        )
-        scores = g.op("Concat", g.op("Add", past, self._past_mask), g.op("Add", new, self._causal), axis=-1)
-        weights = layers.narrow(g.op("Softmax", scores, axis=-1))  # [K, G * S, P + S]
-        end = g.constant([np.iinfo(np.int64).max])
-        parts = (
-            (g.op("Slice", weights, g.constant([0]), self._past_length, g.constant([-1])), past_v),
-            (g.op("Slice", weights, self._past_length, end, g.constant([-1])), new_v),
-        )
-        sums = [g.op("MatMul", part, g.op("Transpose", values, perm=[1, 0, 2])) for part, values in parts]
-        split = g.op("Reshape", g.op("Add", *sums), g.constant([s.kv_heads, self._groups, -1, s.head_dim]))
+        scores = layers.wide(g.op("MatMul", queries, g.op("Transpose", keys, perm=[1, 2, 0])))
+        weights = layers.narrow(g.op("Softmax", g.op("Add", scores, self._mask), axis=-1))  # [K, G * S, P + S]
+        sums = g.op("MatMul", weights, g.op("Transpose", values, perm=[1, 0, 2]))
+        split = g.op("Reshape", sums, g.constant([s.kv_heads, self._groups, -1, s.head_dim]))
         return self._merge_heads(g.op("Transpose", split, perm=[2, 0, 1, 3]))
-
-
-class FusedAttention(_Attention):
-    """Attention in the operators Attention, TensorScatter and RotaryEmbedding of recent opsets.
-
-    The cache is a buffer [1, K, capacity, E] that is updated in place: the runtime binds input and output to the same
-    memory. Attention runs over the whole buffer with a mask over its unused rows, so that the shapes of a decoding step
-    never change.
-    """
-
-    def _start(self) -> None:
-        g = self._graph
-        angles = g.op("Unsqueeze", self._angles(), g.constant([0]))  # [1, S, E / 2]
-        self._angle = g.op("Cos", angles), g.op("Sin", angles)
-        self._first = g.op("Gather", "positions", g.constant([0]))
-        self._mask = ""
-
-    def _attend(self, q: str, k: str, v: str, layer: int) -> str:
-        g, layers, s = self._graph, self._layers, self._shape
-        shape: list[int | str] = [1, s.kv_heads, "capacity", s.head_dim]
-        past = self._past(layer, shape)
-        self._mask = self._mask or self._causal(past[0])
-        queries, keys = (layers.narrow(g.op("RotaryEmbedding", self._heads_first(x), *self._angle)) for x in (q, k))
-        values = self._heads_first(v)
-        present = []
-        for name, buffer, new in zip(("key", "value"), past, (keys, values), strict=True):
-            named = f"present_{name}_{layer}"
-            present.append(g.op("TensorScatter", buffer, new, self._first, named=named, axis=-2, mode="linear"))
-            g.output(named, layers.dtype, shape)
-        attended = g.op("Attention", queries, *present, self._mask, **layers.softmax_precision)  # [1, A, S, E]
-        return self._merge_heads(g.op("Transpose", attended, perm=[0, 2, 1, 3]))
-
-    def _causal(self, buffer: str) -> str:
-        """Computes which rows of the buffer each new token attends to, bool [1, 1, S, C]."""
-        g = self._graph
-        capacity = g.op("Gather", g.op("Shape", buffer), g.constant(2))
-        places = g.op("Range", g.constant(0), capacity, g.constant(1))
-        rows = g.op("Unsqueeze", "positions", g.constant([0, 1, 3]))  # [1, 1, S, 1]
-        return g.op("LessOrEqual", g.op("Unsqueeze", places, g.constant([0, 1, 2])), rows)
-
-    def _heads_first(self, x: str) -> str:
-        """Transposes [S, heads, E] to [1, heads, S, E]."""
-        g = self._graph
-        return g.op("Unsqueeze", g.op("Transpose", x, perm=[1, 0, 2]), g.constant([0]))
 
 
 class OnnxRuntimeAttention(_Attention):
     """Attention in ONNX Runtime's GroupQueryAttention, which rotates queries and keys and updates the buffer itself.
 
-    The cache is a buffer as in `FusedAttention`, but attention covers only the cached tokens. Instead of `positions`,
-    the graph takes `last_position` int32 [1] and `total_length` int32 [], the number of tokens cached after the step.
+    The cache is a buffer [1, K, capacity, E] that is updated in place: the runtime binds input and output to the same
+    memory. Instead of `positions`, the graph takes `last_position` int32 [1] and `total_length` int32 [], the number of
+    tokens cached after the step.
     """
 
     def _start(self) -> None:

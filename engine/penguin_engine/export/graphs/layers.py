@@ -12,9 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import onnx
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES, Graph
 from penguin_engine.export.graphs.quantized import QuantizedLinears, Squares
@@ -22,15 +19,15 @@ from penguin_engine.export.graphs.weights import CheckpointWeights
 from penguin_engine.export.manifest import Profile
 from penguin_models.tensor_files import released_name
 
-CosSin = tuple[str, str]
-"""Names of the cosines and sines of rotary angles, float32 [N, 1, pairs]."""
+Rotation = tuple[str, str]
+"""Names of the cosines of rotary angles and of their sines, of which the first half is negated, float32 [N, 1, E]."""
 
 
 class Layers:
     """Writes layers into a graph, with `dtype` as the narrow type.
 
     `shrink_factors` says by which power of two the input of a down projection is divided; `quantized` writes the linear
-    layers that are quantised. `softmax_precision` makes an Attention operator compute its softmax in float32.
+    layers that are quantised.
     """
 
     def __init__(
@@ -43,9 +40,6 @@ class Layers:
         quantized: QuantizedLinears | None = None,
     ):
         self.graph, self.weights, self.profile, self.dtype = graph, weights, profile, dtype
-        self.softmax_precision: dict[str, Any] = (
-            {} if dtype == "float32" else {"softmax_precision": int(onnx.TensorProto.FLOAT)}
-        )
         self._shrink_factors, self._quantized = shrink_factors or {}, quantized
 
     @property
@@ -100,8 +94,6 @@ class Layers:
     def rms_norm(self, x: str, name: str, eps: float) -> str:
         """Writes the root-mean-square norm of the last axis, float32 -> float32."""
         g, scale = self.graph, self.parameter(f"{name}.weight", "float32")
-        if self.profile.fused_operators:
-            return g.op("RMSNormalization", x, scale, axis=-1, epsilon=eps)
         square = g.op("Pow", x, g.constant(2.0, "float32"))
         mean = g.op("ReduceMean", square, g.constant([-1]), keepdims=1)
         root = g.op("Sqrt", g.op("Add", mean, g.constant(eps, "float32")))
@@ -128,22 +120,25 @@ class Layers:
         projected = self.heads(self.wide(self.linear(x, f"{prefix}.{name}_proj")), count, head_dim)
         return self.rms_norm(projected, f"{prefix}.{name}_norm", eps)
 
-    def rotate(self, x: str, half: int, first_angle: CosSin, second_angle: CosSin) -> str:
-        """Rotates pairs of the two halves of the last axis, each half by its own angle."""
+    def rotation(self, first: str, second: str, scale: float = 1.0) -> Rotation:
+        """Writes what `rotate` needs to turn the halves of heads by these angles, [N, 1, E / 2], and scale them."""
         g = self.graph
-        first, second = (
-            g.op("Slice", x, g.constant([start]), g.constant([start + half]), g.constant([-1])) for start in (0, half)
-        )
-        rotated = (
-            g.op("Sub", g.op("Mul", first, first_angle[0]), g.op("Mul", second, first_angle[1])),
-            g.op("Add", g.op("Mul", second, second_angle[0]), g.op("Mul", first, second_angle[1])),
-        )
-        return g.op("Concat", *rotated, axis=-1)
+        cos = g.op("Cos", g.op("Concat", first, second, axis=-1))
+        sin = g.op("Sin", g.op("Concat", g.op("Neg", first), second, axis=-1))
+        if scale == 1.0:
+            return cos, sin
+        factor = g.constant([[[scale]]], "float32")
+        return g.op("Mul", cos, factor), g.op("Mul", sin, factor)
+
+    def rotate(self, x: str, rotation: Rotation) -> str:
+        """Rotates pairs of the two halves of the last axis: x cos + (second, first) (-sin, sin)."""
+        g, (cos, sin) = self.graph, rotation
+        first, second = g.ops("Split", [f"{x}_first", f"{x}_second"], x, axis=-1, num_outputs=2)
+        swapped = g.op("Concat", second, first, axis=-1)
+        return g.op("Add", g.op("Mul", x, cos), g.op("Mul", swapped, sin))
 
     def gelu(self, x: str) -> str:
         """Writes exact GELU, float32 -> float32."""
         g = self.graph
-        if self.profile.fused_operators:
-            return g.op("Gelu", x)
         erf = g.op("Erf", g.op("Div", x, g.constant(2**0.5, "float32")))
         return g.op("Mul", g.op("Mul", x, g.op("Add", erf, g.constant(1.0, "float32"))), g.constant(0.5, "float32"))

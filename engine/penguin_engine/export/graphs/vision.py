@@ -11,10 +11,9 @@ heads, G = A / K; E head_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES
-from penguin_engine.export.graphs.layers import CosSin, Layers
+from penguin_engine.export.graphs.layers import Layers
 from penguin_engine.export.manifest import MASKED
 from penguin_models.config import EncoderConfig
 from penguin_models.encoder import rotary_frequencies
@@ -60,16 +59,13 @@ class VisionAttention:
 
     def __init__(self, layers: Layers, config: EncoderConfig):
         self._layers, self._config = layers, config
-        self._row_angle, self._column_angle = self._angles()
-        self._attend: Callable[[str, str, str], str]
+        g, contrib = layers.graph, layers.profile.contrib
+        row, column = self._angles()
+        self._key_rotation = self._query_rotation = layers.rotation(row, column)
+        self._attend = self._attend_onnxruntime if contrib else self._attend_primitive
         self._slots = "slots"
-        if layers.profile.contrib:
-            self._attend = self._attend_onnxruntime
-        elif layers.profile.fused_operators:
-            self._attend = self._attend_fused
-        else:
-            self._attend = self._attend_primitive
-            g = layers.graph
+        if not contrib:
+            self._query_rotation = layers.rotation(row, column, 1 / math.sqrt(config.head_dim))
             # Padding reads the first patch: for a dynamic axis, TensorRT leaves negative indices undefined.
             self._slots = g.op("Max", "slots", g.constant(0))
             padding = g.op("Less", "slots", g.constant(0))
@@ -80,38 +76,33 @@ class VisionAttention:
         """Writes the attention of one layer, narrow [N, D] -> float32 [N, D]."""
         layers, c = self._layers, self._config
         q, k = (
-            self._rotated(layers.normed_heads(x, prefix, name, heads, c.head_dim, c.rms_norm_eps))
-            for name, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads))
+            layers.narrow(
+                layers.rotate(layers.normed_heads(x, prefix, name, heads, c.head_dim, c.rms_norm_eps), rotation)
+            )
+            for name, heads, rotation in (
+                ("q", c.num_attention_heads, self._query_rotation),
+                ("k", c.num_key_value_heads, self._key_rotation),
+            )
         )
         v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), c.num_key_value_heads, c.head_dim)
         padded = (layers.graph.op("Gather", value, self._slots) for value in (q, k, v))  # [F, L, heads, E]
         attended = self._attend(*padded)  # [F * L, A * E]
         return layers.wide(layers.linear(layers.graph.op("Gather", attended, "places"), f"{prefix}.o_proj"))
 
-    def _angles(self) -> list[CosSin]:
-        """Writes cosine and sine of the rotary angles of rows, then of columns, float32 [N, 1, E / 2] each."""
+    def _angles(self) -> list[str]:
+        """Writes the rotary angles of rows, then of columns, float32 [N, 1, E / 2] each."""
         g = self._layers.graph
         frequencies = rotary_frequencies(self._config.head_dim, self._config.rope_theta)
         f = g.constant(frequencies[None, None].numpy(), "float32")
         positions = g.op("Cast", "positions", to=ONNX_TYPES["float32"])
-        angles = []
-        for axis in (0, 1):
-            position = g.op("Unsqueeze", g.op("Gather", positions, g.constant([axis]), axis=1), g.constant([2]))
-            angle = g.op("Mul", position, f)
-            angles.append((g.op("Cos", angle), g.op("Sin", angle)))
-        return angles
-
-    def _rotated(self, x: str) -> str:
-        """Rotates the first half of a head by the row's angle and the second half by the column's."""
-        half = self._config.head_dim // 2
-        return self._layers.narrow(self._layers.rotate(x, half, self._row_angle, self._column_angle))
+        columns = (g.op("Gather", positions, g.constant([axis]), axis=1) for axis in (0, 1))
+        return [g.op("Mul", g.op("Unsqueeze", column, g.constant([2])), f) for column in columns]
 
     def _attend_primitive(self, q: str, k: str, v: str) -> str:
         """Maps [F, L, A, E] and twice [F, L, K, E] to [F * L, A * E]; heads that share keys are adjacent."""
         layers, g, c = self._layers, self._layers.graph, self._config
         groups = c.num_attention_heads // c.num_key_value_heads
-        scaled = g.op("Mul", q, g.constant(1 / math.sqrt(c.head_dim), layers.dtype))
-        grouped = g.op("Reshape", scaled, g.constant([0, 0, c.num_key_value_heads, groups, c.head_dim]))
+        grouped = g.op("Reshape", q, g.constant([0, 0, c.num_key_value_heads, groups, c.head_dim]))
         grouped = g.op("Transpose", grouped, perm=[0, 2, 3, 1, 4])  # [F, K, G, L, E]
         queries = g.op("Reshape", grouped, g.constant([0, 0, -1, c.head_dim]))  # [F, K, G * L, E]
         scores = g.op("MatMul", queries, g.op("Transpose", k, perm=[0, 2, 3, 1]))
@@ -120,15 +111,8 @@ class VisionAttention:
         split = g.op("Reshape", attended, g.constant([0, 0, groups, -1, c.head_dim]))  # [F, K, G, L, E]
         return g.op("Reshape", g.op("Transpose", split, perm=[0, 3, 1, 2, 4]), self._flat_heads())
 
-    def _attend_fused(self, q: str, k: str, v: str) -> str:
-        """Needs frames of equal length: without a mask, runtimes have kernels that store no score matrix."""
-        g = self._layers.graph
-        heads_first = [g.op("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, k, v)]
-        attended = g.op("Attention", *heads_first, **self._layers.softmax_precision)  # [F, A, L, E]
-        return g.op("Reshape", g.op("Transpose", attended, perm=[0, 2, 1, 3]), self._flat_heads())
-
     def _attend_onnxruntime(self, q: str, k: str, v: str) -> str:
-        """Needs frames of equal length, like `_attend_fused`."""
+        """Needs frames of equal length: without a mask, ONNX Runtime has a kernel that stores no score matrix."""
         g, c = self._layers.graph, self._config
         groups = c.num_attention_heads // c.num_key_value_heads
         repeat = g.constant([1, 1, 1, groups, 1])

@@ -1,18 +1,18 @@
-"""Builds TensorRT plans of an exported folder for this machine, in `DIR/tensorrt`.
+"""Builds TensorRT plans of an exported folder, in `DIR/tensorrt`.
 
-The networks are strongly typed: precisions are those of the graphs. The decoder has an optimisation profile for prefill
-and one for decoding. TensorRT's timings are kept in `timing.cache`, so that a second build is faster. Plans appear when
-all of them are complete.
+TensorRT builds for the GPU of this machine; its timings are kept in `timing.cache`, so that a second build is faster.
+TensorRT for RTX builds for any GPUs on any machine, and times nothing. The networks are strongly typed: precisions are
+those of the graphs. Plans appear when all of them are complete.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import tensorrt as trt
 
 from penguin_engine.export.manifest import (
     DECODER,
@@ -28,8 +28,9 @@ from penguin_engine.export.manifest import (
     write_json,
 )
 from penguin_engine.export.staging import put_into_place, staging
-from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
-from penguin_engine.runtimes.tensorrt.plans import PlanManifest, check_buildable, export_hash
+from penguin_engine.runtimes.tensorrt import flavour as flavours
+from penguin_engine.runtimes.tensorrt.flavour import Flavour
+from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest, check_buildable, export_hash, has_precision
 from penguin_engine.runtimes.tensorrt.shapes import (
     PlanLimits,
     ShapeProfile,
@@ -46,84 +47,138 @@ Progress = Callable[[str, int, int], None]
 
 def build(
     folder: Path,
+    flavour: Flavour,
     device: str = "cuda",
+    targets: Sequence[str] = (),
     limits: PlanLimits | None = None,
     precision: str | None = None,
     workspace_mib: int | None = None,
     progress: Progress = lambda phase, done, steps: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> PlanManifest:
-    """Builds the plans of an exported folder for the GPU "cuda" or "cuda:N".
+    """Builds the plans of an exported folder.
 
-    `precision`, a key of `PRECISIONS`, must be that of the folder; None for any. `workspace_mib` limits the memory for
-    trying kernels, in MiB. `progress` and `cancelled`, which returns whether to stop, are called between steps from
-    TensorRT's threads. A cancelled build leaves earlier plans unchanged.
+    Args:
+        folder: The exported folder.
+        flavour: The TensorRT to build with.
+        device: For TensorRT, the GPU to build on and for: "cuda" or "cuda:N".
+        targets: For TensorRT for RTX, the compute capabilities to build for, as in "8.9"; empty for all that have the
+            folder's precision.
+        limits: Largest inputs.
+        precision: A key of `PRECISIONS`, which must be that of the folder; None for any.
+        workspace_mib: Limit of the memory for trying kernels, in MiB.
+        progress: Called between steps from TensorRT's threads.
+        cancelled: Returns whether to stop; called likewise. A cancelled build leaves earlier plans unchanged.
 
     Raises:
         EngineError: The GPU does not exist, the folder is damaged, TensorRT cannot build it, or the build failed or was
             cancelled.
         WriteError: The plans cannot be written; earlier ones are unchanged.
     """
-    gpu = CudaDevice(device)
+    gpu = None if flavour.is_rtx else _open_gpu(device)
     manifest = Manifest.read(folder)
-    precision = check_buildable(manifest, precision, gpu.machine, folder)
+    if gpu is None:
+        machine = Machine(flavour.name, flavour.version, _chosen_targets(flavour, targets, manifest))
+    else:
+        machine = Machine(flavour.name, flavour.version, (gpu.compute_capability,), gpu.name)
+    precision = check_buildable(manifest, precision, machine, folder)
     manifest.verify(folder)
     target, limits = folder / PLAN_FOLDER, limits or PlanLimits()
     with staging(folder / PLAN_STAGING, target) as temporary, writing(target):
         target.mkdir(exist_ok=True)
         staged = temporary / PLAN_FOLDER
         staged.mkdir()
-        with gpu.active():  # TensorRT builds for the GPU that is current in the thread, by default the first
-            builder = _PlanBuilder(target / TIMING_CACHE, workspace_mib, progress, cancelled)
-            builder.build(folder / VISION, staged / VISION_PLAN, vision_profiles(manifest, limits))
-            builder.build(folder / DECODER, staged / DECODER_PLAN, decoder_profiles(manifest, limits))
+        # TensorRT builds for the GPU that is current in the thread, by default the first.
+        with nullcontext() if gpu is None else gpu.active():
+            builder = _PlanBuilder(flavour, machine, target / TIMING_CACHE, workspace_mib, progress, cancelled)
+            for graph, plan_name, profiles in (
+                (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour.name)),
+                (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour.name)),
+            ):
+                builder.build(folder / graph, staged / plan_name, profiles)
             del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
-        plan = PlanManifest(gpu.machine, precision, limits, plan_shapes(manifest, limits), export_hash(folder), files)
+        shapes = plan_shapes(manifest, limits, flavour.name)
+        plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
         write_json(plan, staged / PLAN_MANIFEST)
-        shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
+        if (target / TIMING_CACHE).is_file():
+            shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
         put_into_place(staged, target, temporary / "replaced")
     return plan
 
 
+def _open_gpu(device: str) -> Any:
+    from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice  # needs pycuda, and so does no other flavour
+
+    return CudaDevice(device)
+
+
+def _chosen_targets(flavour: Flavour, targets: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
+    offered = flavour.compute_capabilities
+    for capability in targets:
+        if capability not in offered:
+            names = ", ".join(map(flavours.capability_name, offered))
+            raise EngineError(
+                f"{flavour.title} does not build for {flavours.capability_name(capability)}; choose from {names}"
+            )
+    return tuple(dict.fromkeys(targets)) or tuple(c for c in offered if has_precision(manifest, c, flavour.name))
+
+
 class _PlanBuilder:
-    """Builds plans one after the other with one timing cache; its GPU must stay current while it exists."""
+    """Builds plans one after the other; if it builds for a GPU, that must stay current while this object exists."""
 
     def __init__(
-        self, timing_cache: Path, workspace_mib: int | None, progress: Progress, cancelled: Callable[[], bool]
+        self,
+        flavour: Flavour,
+        machine: Machine,
+        timing_cache: Path,
+        workspace_mib: int | None,
+        progress: Progress,
+        cancelled: Callable[[], bool],
     ):
+        self._flavour, self._trt, self._machine = flavour, flavour.api, machine
         self._timing_cache, self._workspace_mib = timing_cache, workspace_mib
         self._progress, self._cancelled = progress, cancelled
-        self._logger = _Logger()
-        self._builder = trt.Builder(self._logger)
+        self._errors: list[str] = []
+        self._logger = _logger(self._trt, self._errors)
+        self._builder = self._trt.Builder(self._logger)
 
     def build(self, graph: Path, plan: Path, profiles: list[ShapeProfile]) -> None:
+        """Builds the plan of a graph."""
         network = self._parse(graph)
-        _fix_buffers(network, profiles)
         config = self._builder.create_builder_config()
         for shapes in profiles:
             config.add_optimization_profile(self._profile(graph, shapes))
         if self._workspace_mib is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace_mib * 2**20)
-        self._load_timings(config)
-        monitor = _Monitor(self._progress, self._cancelled)
+            config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, self._workspace_mib * 2**20)
+        # Graphs have phases of the same names.
+        progress = partial(_report, self._progress, graph.stem)
+        monitor = _monitor(self._trt, progress, self._cancelled)  # TensorRT does not keep it alive
         config.progress_monitor = monitor
+        if self._flavour.is_rtx:
+            self._set_targets(config)
+        else:
+            self._load_timings(config)
         serialized = self._builder.build_serialized_network(network, config)
-        self._save_timings(config)
+        if not self._flavour.is_rtx:
+            self._save_timings(config)
         if self._cancelled():
             raise EngineError(f"the build of {graph.name} was cancelled; earlier plans are unchanged")
         if serialized is None:
-            raise EngineError(f"TensorRT {trt.__version__} could not build {graph.name}: {self._logger.reason()}")
-        plan.write_bytes(serialized)
+            raise EngineError(f"{self._flavour.title} could not build {graph.name}: {self._reason()}")
+        with plan.open("wb") as file:
+            file.write(serialized)
 
     def _parse(self, graph: Path) -> Any:
         # From TensorRT 11 on, all networks are strongly typed and the flag is ignored.
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        flags = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._builder.create_network(flags)
-        parser = trt.OnnxParser(network, self._logger)
+        parser = self._trt.OnnxParser(network, self._logger)
         if not parser.parse_from_file(str(graph)):
-            errors = "; ".join(parser.get_error(i).desc() for i in range(min(3, parser.num_errors)))
-            raise EngineError(f"TensorRT {trt.__version__} cannot read {graph}: {errors}")
+            errors = [parser.get_error(i) for i in range(parser.num_errors)]
+            found = dict.fromkeys(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
+            reason = "; ".join(list(found)[:3]) or self._reason()
+            raise EngineError(f"{self._flavour.title} cannot read {graph}: {' '.join(reason.split())[:500]}")
         return network
 
     def _profile(self, graph: Path, shapes: ShapeProfile) -> Any:
@@ -131,8 +186,15 @@ class _PlanBuilder:
         for name, sizes in shapes.items():
             profile.set_shape(name, min=sizes.minimum, opt=sizes.optimum, max=sizes.maximum)
         if not profile:
-            raise EngineError(f"TensorRT {trt.__version__} rejects the shapes of {graph.name}: {self._logger.reason()}")
+            raise EngineError(f"{self._flavour.title} rejects the shapes of {graph.name}: {self._reason()}")
         return profile
+
+    def _set_targets(self, config: Any) -> None:
+        # Recorded steps may not allocate: all working memory is ours.
+        config.set_flag(self._trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        config.num_compute_capabilities = len(self._machine.compute_capabilities)
+        for index, capability in enumerate(self._machine.compute_capabilities):
+            config.set_compute_capability(self._flavour.compute_capabilities[capability], index)
 
     def _load_timings(self, config: Any) -> None:
         """Uses the timings of an earlier build, or none if they are of another version or GPU."""
@@ -146,49 +208,47 @@ class _PlanBuilder:
         with atomic_write(self._timing_cache, "wb") as file:
             file.write(config.get_timing_cache().serialize())
 
-
-def _fix_buffers(network: Any, profiles: list[ShapeProfile]) -> None:
-    """Gives cache buffers a fixed size, without which TensorRT cannot update them in place."""
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        sizes = profiles[0].get(tensor.name)
-        if sizes is not None and tensor.name.startswith("past_") and sizes.minimum == sizes.maximum:
-            tensor.shape = sizes.minimum
-
-
-class _Logger(trt.ILogger):  # type: ignore[misc]
-    """Collects error messages."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self._errors: list[str] = []
-
-    def log(self, severity: Any, msg: str) -> None:
-        """Called by TensorRT, from any of its threads."""
-        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-            self._errors.append(msg)
-
-    def reason(self) -> str:
-        """Returns the last errors in one line."""
+    def _reason(self) -> str:
+        """Returns TensorRT's last error messages in one line."""
         return " ".join("; ".join(self._errors[-3:]).split())[:500] or "no reason was given"
 
 
-class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Reports the phases of a build and stops it on request; TensorRT calls it from any of its threads."""
+def _report(progress: Progress, graph: str, phase: str, done: int, steps: int) -> None:
+    progress(f"{graph}: {phase}", done, steps)
 
-    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
-        trt.IProgressMonitor.__init__(self)
-        self._progress, self._cancelled = progress, cancelled
-        self._steps: dict[str, int] = {}
 
-    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        self._steps[phase_name] = num_steps
-        self._progress(phase_name, 0, num_steps)
+def _logger(trt: Any, errors: list[str]) -> Any:
+    """Returns a logger that appends error messages to a list."""
 
-    def step_complete(self, phase_name: str, step: int) -> bool:
-        self._progress(phase_name, step + 1, self._steps.get(phase_name, step + 1))
-        return not self._cancelled()
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
 
-    def phase_finish(self, phase_name: str) -> None:
-        steps = self._steps.get(phase_name, 0)
-        self._progress(phase_name, steps, steps)
+        def log(self, severity: Any, msg: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(msg)
+
+    return Logger()
+
+
+def _monitor(trt: Any, progress: Progress, cancelled: Callable[[], bool]) -> Any:
+    """Returns what reports the phases of a build and stops it on request; TensorRT calls it from any of its threads."""
+    steps: dict[str, int] = {}
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            steps[phase_name] = num_steps
+            progress(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress(phase_name, step + 1, steps.get(phase_name, step + 1))
+            return not cancelled()
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress(phase_name, steps.get(phase_name, 0), steps.get(phase_name, 0))
+
+    return Monitor()

@@ -1,4 +1,4 @@
-"""How the KV cache of a compiled decoder lies in GPU memory, for each of the two cache layouts of exported graphs."""
+"""The KV cache of a compiled decoder in GPU memory."""
 
 from __future__ import annotations
 
@@ -16,40 +16,7 @@ Shapes: TypeAlias = dict[str, tuple[int, ...]]
 Addresses: TypeAlias = dict[str, int]
 
 
-class BufferMemory:
-    """Buffers [1, kv_heads, capacity, head_dim] that the plan updates in place: each output is also an input."""
-
-    def __init__(self, shape: DecoderShape, capacity: int, itemsize: int, gpu: CudaDevice):
-        size = shape.kv_heads * capacity * shape.head_dim * itemsize
-        self._buffers = {name: gpu.allocate(size) for name in shape.cache_names}
-        for buffer in self._buffers.values():
-            gpu.fill(int(buffer), 0, size // 4)  # masked values must not be NaN
-        self._addresses = {
-            f"{side}_{name}": int(buffer) for name, buffer in self._buffers.items() for side in ("past", "present")
-        }
-        buffer_shape = (1, shape.kv_heads, capacity, shape.head_dim)
-        self._shapes: Shapes = {f"past_{name}": buffer_shape for name in shape.cache_names}
-
-    def prepare(self, length: int) -> None:
-        """Does nothing: the plan masks rows by their positions."""
-
-    def extend(self, length: int, new: int) -> None:
-        """Does nothing: the plan has written the new rows."""
-
-    def shapes(self, length: int) -> Shapes:
-        """Returns the shapes of the plan's inputs, which never change."""
-        return self._shapes
-
-    def addresses(self) -> Addresses:
-        """Returns the addresses of the plan's inputs and outputs, which never change."""
-        return self._addresses
-
-    def bucket(self, length: int) -> int:
-        """Returns the same number for every length, because the shapes never change."""
-        return 0
-
-
-class RowMemory:
+class CacheMemory:
     """Rows [capacity, kv_heads, head_dim] per layer, and a mask over rows that are not cached tokens.
 
     The plan sees a whole number of buckets. It writes new rows to separate memory, and one strided copy moves them to
@@ -97,6 +64,3 @@ class RowMemory:
     def bucket(self, length: int) -> int:
         """Returns the number of buckets that `length` tokens need, at least 1; it determines the shapes of a step."""
         return -(-max(length, 1) // BUCKET_TOKENS)
-
-
-CacheMemory: TypeAlias = BufferMemory | RowMemory

@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import pycuda.driver as cuda
-import tensorrt as trt
 
 from penguin_engine.runtimes.exported import Array
 from penguin_engine.runtimes.tensorrt.cuda_graph import CudaGraph
-from penguin_engine.runtimes.tensorrt.plans import Machine
 from penguin_models.errors import EngineError
 
 
@@ -53,10 +51,15 @@ class CudaDevice:
         return self._streams[0]
 
     @property
-    def machine(self) -> Machine:
-        """What compiled plans depend on."""
+    def name(self) -> str:
+        """Name of the GPU."""
+        return str(self._device.name())
+
+    @property
+    def compute_capability(self) -> str:
+        """Compute capability, for example "8.7"."""
         major, minor = self._device.compute_capability()
-        return Machine(trt.__version__, self._device.name(), f"{major}.{minor}")
+        return f"{major}.{minor}"
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -2,49 +2,111 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorrt as trt
 
+from penguin_engine.export.manifest import KERNEL_CACHE
 from penguin_engine.runtimes.tensorrt.cache_memory import Addresses, Shapes
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice, DeviceMemory
-from penguin_models.errors import EngineError
+from penguin_engine.runtimes.tensorrt.flavour import Flavour
+from penguin_models.atomic_write import atomic_write
+from penguin_models.errors import EngineError, WriteError
+
+_log = logging.getLogger(__name__)
+
+
+class PlanLoader:
+    """Loads plans of a folder onto a GPU; error messages name the `command` that builds them again.
+
+    TensorRT for RTX compiles kernels when shapes first occur; the folder keeps them for the next start.
+    """
+
+    def __init__(self, flavour: Flavour, gpu: CudaDevice, folder: Path, command: str):
+        self.flavour, self.gpu, self.command = flavour, gpu, command
+        self._folder = folder
+        self._kernels: Any = None
+        # The loader must exist as long as what it loads.
+        self._logger = flavour.api.Logger(flavour.api.Logger.ERROR)
+        self._runtime = flavour.api.Runtime(self._logger)
+
+    def load(self, name: str) -> LoadedPlan:
+        """Loads a plan; raises EngineError if TensorRT refuses it, or too little memory is free."""
+        # Memory-mapped, because a copy besides TensorRT's own may not fit if GPU and CPU share their memory.
+        path = self._folder / name
+        engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
+        if engine is None:
+            raise EngineError(f"{self.flavour.title} cannot load {path}; build it again: {self.command}")
+        return LoadedPlan(self, engine, path)
+
+    def use_kernels(self, configuration: Any) -> None:
+        """Makes an execution context use kernels that were compiled before, and keep new ones."""
+        if self._kernels is None:
+            self._kernels = configuration.create_runtime_cache()
+            stored = self._folder / KERNEL_CACHE
+            if stored.is_file():
+                self._kernels.deserialize(stored.read_bytes())  # leaves the cache empty if the GPU or driver differs
+        configuration.set_runtime_cache(self._kernels)
+
+    def save_kernels(self) -> None:
+        """Stores compiled kernels, if there are any; logs a warning if the folder cannot be written."""
+        if self._kernels is None:
+            return
+        try:
+            with atomic_write(self._folder / KERNEL_CACHE, "wb") as file:
+                file.write(self._kernels.serialize())
+        except WriteError as err:
+            _log.warning("kernels will be compiled again at the next start: %s", err)
 
 
 class LoadedPlan:
-    """A loaded plan and the memory for its intermediate results; error messages name the command that builds it again.
+    """A loaded plan and the memory for its intermediate results.
 
     All executions share that memory, because they run on one stream, one after the other.
     """
 
-    def __init__(self, loader: Any, path: Path, gpu: CudaDevice, command: str):
-        self._gpu, self._path, self._command = gpu, path, command
-        # Memory-mapped, because a copy besides TensorRT's own may not fit if GPU and CPU share their memory.
-        self._engine = loader.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
-        if self._engine is None:
-            raise EngineError(f"TensorRT {trt.__version__} cannot load {path}; build it again: {command}")
-        profiles = range(self._engine.num_optimization_profiles)
-        self._size = max(1, *(self._engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles))
+    def __init__(self, loader: PlanLoader, engine: Any, path: Path):
+        self._loader, self._engine, self._path = loader, engine, path
+        self._profiles = range(engine.num_optimization_profiles)
+        self._size = max(1, *(engine.get_device_memory_size_for_profile_v2(profile) for profile in self._profiles))
         try:
-            self._memory = gpu.allocate(self._size)
+            self._memory = loader.gpu.allocate(self._size)
         except EngineError as err:
             raise self._too_little_memory() from err
 
-    def execution(self, profile: int) -> PlanExecution:
-        """Creates an execution context for one of the plan's optimisation profiles."""
-        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream.handle):
+    def execution(self, profile: int, recorded: bool = False) -> PlanExecution:
+        """Creates an execution context for an optimisation profile, or for the last one if the plan has fewer.
+
+        `recorded` says that its second run will be recorded: kernels for its shapes must then exist after the first.
+        """
+        gpu, profile = self._loader.gpu, min(profile, self._profiles[-1])
+        context = self._engine.create_execution_context(self._configuration(recorded))
+        if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
             raise self._too_little_memory()
         context.set_device_memory(int(self._memory), self._size)
-        self._gpu.wait()
-        return PlanExecution(context, self._path.name, self._gpu, self._memory)
+        gpu.wait()
+        return PlanExecution(context, self._path.name, gpu, self._memory)
+
+    def _configuration(self, recorded: bool) -> Any:
+        """Returns the argument of `create_execution_context`."""
+        trt = self._loader.flavour.api
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self._loader.flavour.is_rtx:
+            return strategy
+        configuration = self._engine.create_runtime_config()
+        configuration.set_execution_context_allocation_strategy(strategy)
+        # By default, kernels for new shapes are compiled in the background, and a recording would keep general ones.
+        kinds = trt.DynamicShapesKernelSpecializationStrategy
+        configuration.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER if recorded else kinds.LAZY
+        self._loader.use_kernels(configuration)
+        return configuration
 
     def _too_little_memory(self) -> EngineError:
         return EngineError(
             f"there is not enough GPU memory to run {self._path}, which needs {self._size / 2**20:.0f} MiB besides its "
-            f"weights; lower --max-patches or --max-tokens: {self._command}"
+            f"weights; lower --max-patches or --max-tokens: {self._loader.command}"
         )
 
 

@@ -1,45 +1,53 @@
 """TensorRT plans of an exported folder and the machine on which they run. Does not import tensorrt.
 
-A plan is compiled for one version of TensorRT and one kind of GPU, which `DIR/tensorrt/plan.json` records. A plan that
-does not fit this machine is refused with the command that builds it again.
+A plan is compiled for one flavour and version of TensorRT and some kinds of GPU, which `DIR/tensorrt/plan.json`
+records. A plan that does not fit this machine is refused with the command that builds it again.
 """
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penguin_engine.export.manifest import MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, Files, Manifest, hash_file, read_json
+from penguin_engine.runtimes.tensorrt import flavour
+from penguin_engine.runtimes.tensorrt.flavour import FLAVOURS, RTX, Flavour
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
 from penguin_models.errors import EngineError
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fp8", "int4": "int4"}
 """`--precision` and the precision that the exported folder must have, because networks are strongly typed."""
-_NEEDS_TENSORRT = {"portable": (10, 1), "fused": (10, 15)}
+_OLDEST_TENSORRT = (10, 1)
 _NEEDS_COMPUTE = {"fp8": (8, 9), "bf16": (8, 0), "int4": (8, 0)}
+_RTX_NEEDS_COMPUTE = {"fp32": (8, 0)}  # of TensorRT for RTX, in addition
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan depends on."""
+    """What plans depend on."""
 
-    tensorrt: str  # version of TensorRT
-    gpu: str  # name of the GPU
-    compute_capability: str  # for example "8.7"
+    flavour: str  # key of `FLAVOURS`
+    version: str  # of TensorRT
+    compute_capabilities: tuple[str, ...]  # of the GPUs, for example "8.7"
+    gpu: str | None = None  # name of the GPU whose times chose the kernels; None if no kernel was timed
 
 
 @dataclass(frozen=True)
 class PlanManifest:
     """Content of `plan.json`."""
 
-    machine: Machine  # where the plans were built
+    machine: Machine  # for which the plans were built
     precision: str  # a key of `PRECISIONS`
     limits: PlanLimits
     shapes: dict[str, Any]  # result of `plan_shapes`
     export_sha256: str  # hash of the exported folder's manifest
     files: Files  # the plans
+
+    def __post_init__(self) -> None:
+        if self.machine.flavour not in FLAVOURS:
+            raise EngineError(f"the flavour {self.machine.flavour!r} is unknown")
 
     @classmethod
     def read(cls, exported: Path) -> PlanManifest:
@@ -50,20 +58,35 @@ class PlanManifest:
             raise EngineError(f"{exported} has no TensorRT plans; build them with: {command}")
         try:
             return read_json(cls, path)
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, EngineError) as err:
             raise EngineError(f"{path} cannot be read ({err}); build the plans again: {command}") from err
 
-    def check(self, exported: Path, manifest: Manifest, machine: Machine, device: str = "cuda") -> None:
+    def load_flavour(self, exported: Path) -> Flavour:
+        """Loads the flavour of the plans; raises EngineError with the command for the other one if it is missing."""
+        name = self.machine.flavour
+        present = flavour.installed()
+        if name in present or not present:
+            return flavour.load(name)
+        here = replace(self, machine=Machine(present[0], "", ()))
+        raise EngineError(
+            f"the plans in {exported / PLAN_FOLDER} were built for {FLAVOURS[name]}, here is {FLAVOURS[present[0]]}. "
+            f"Build them again: {here.command(exported)}"
+        )
+
+    def check(self, exported: Path, manifest: Manifest, here: Machine, device: str = "cuda") -> None:
         """Raises EngineError if the plans do not fit the machine and the folder; reads them, which takes seconds."""
-        names = {"tensorrt": "TensorRT", "gpu": "the GPU", "compute_capability": "compute capability"}
-        different = [
-            f"{names[key]} {built!r}, here it is {vars(machine)[key]!r}"
-            for key, built in vars(self.machine).items()
-            if built != vars(machine)[key]
-        ]
+        built = self.machine
+        different = []
+        if built.version != here.version:
+            different.append(f"{FLAVOURS[built.flavour]} {built.version!r}, here it is {here.version!r}")
+        if built.gpu is not None and built.gpu != here.gpu:
+            different.append(f"the GPU {built.gpu!r}, here it is {here.gpu!r}")
+        if not set(here.compute_capabilities) <= set(built.compute_capabilities):
+            capabilities, capability = ", ".join(built.compute_capabilities), ", ".join(here.compute_capabilities)
+            different.append(f"compute capability {capabilities}, here it is {capability}")
         if self.export_sha256 != export_hash(exported):
             different.append("another export of the model than the folder contains now")
-        elif self.shapes != plan_shapes(manifest, self.limits):
+        elif self.shapes != plan_shapes(manifest, self.limits, built.flavour):
             different.append("other shapes than this version of penguin_vl uses")
         for name, file in self.files.items():
             path = exported / PLAN_FOLDER / name
@@ -74,14 +97,19 @@ class PlanManifest:
         if different:
             raise EngineError(
                 f"the plans in {exported / PLAN_FOLDER} do not fit: they were built for {'; '.join(different)}. "
-                f"Build them again: {self.command(exported, device)}"
+                f"Build them again: {replace(self, machine=here).command(exported, device)}"
             )
 
     def command(self, exported: Path, device: str = "cuda", max_patches: int | None = None) -> str:
         """Returns the command that builds these plans again, optionally for larger images."""
         limits = f"--max-tokens {self.limits.max_tokens} --max-patches {max_patches or self.limits.max_patches}"
-        on_device = "" if device == "cuda" else f" --device {device}"
-        return f"penguin-vl build {shlex.quote(str(exported))} --precision {self.precision} {limits}{on_device}"
+        on_device = "" if device == "cuda" or self.machine.flavour == RTX else f" --device {device}"
+        targets = [f" --for {flavour.capability_name(c)}" for c in self.machine.compute_capabilities]
+        for_gpus = "".join(targets) if self.machine.flavour == RTX else ""
+        return (
+            f"penguin-vl build {shlex.quote(str(exported))} --flavour {self.machine.flavour} --precision "
+            f"{self.precision} {limits}{on_device}{for_gpus}"
+        )
 
 
 def export_hash(exported: Path) -> str:
@@ -95,8 +123,8 @@ def check_buildable(manifest: Manifest, precision: str | None, machine: Machine,
     Raises:
         EngineError: TensorRT cannot build the folder; the message says what to do.
     """
-    exported_precision = next((name for name, held in PRECISIONS.items() if held == manifest.precision), None)
-    if manifest.profile not in _NEEDS_TENSORRT or exported_precision is None:
+    exported_precision = _precision(manifest)
+    if manifest.profile != "portable" or exported_precision is None:
         raise EngineError(
             f"{exported} was exported only for ONNX Runtime ({manifest.profile}, {manifest.precision}); for TensorRT, "
             f"export it again: {_export_command(manifest, exported, 'fp16')}"
@@ -106,19 +134,32 @@ def check_buildable(manifest: Manifest, precision: str | None, machine: Machine,
             f"{exported} contains {manifest.precision}, --precision {precision} needs an export of "
             f"{PRECISIONS.get(precision, precision)}: {_export_command(manifest, exported, precision)}"
         )
-    needed = _NEEDS_TENSORRT[manifest.profile]
-    if _version(machine.tensorrt) < needed:
+    if machine.flavour != RTX and _version(machine.version) < _OLDEST_TENSORRT:
         raise EngineError(
-            f"the {manifest.profile} profile needs TensorRT {_dotted(needed)}, this is {machine.tensorrt}; export it "
-            f"again: {_export_command(manifest, exported, exported_precision)}"
+            f"TensorRT {_dotted(_OLDEST_TENSORRT)} or newer is needed, this is {machine.version}; install a newer one"
         )
-    compute = _NEEDS_COMPUTE.get(exported_precision, (0, 0))
-    if _version(machine.compute_capability) < compute:
+    lacking = [c for c in machine.compute_capabilities if not has_precision(manifest, c, machine.flavour)]
+    if lacking:
+        least = _dotted(_least_compute(exported_precision, machine.flavour))
         raise EngineError(
-            f"{exported_precision} needs a GPU of compute capability {_dotted(compute)}, {machine.gpu} has "
-            f"{machine.compute_capability}; use --precision fp16: {_export_command(manifest, exported, 'fp16')}"
+            f"{exported_precision} needs a GPU of compute capability {least}, {machine.gpu or 'the target'} has "
+            f"{', '.join(lacking)}; use --precision fp16: {_export_command(manifest, exported, 'fp16')}"
         )
     return exported_precision
+
+
+def has_precision(manifest: Manifest, compute_capability: str, flavour: str) -> bool:
+    """Returns whether GPUs of a compute capability calculate in the precision of an export."""
+    return _version(compute_capability) >= _least_compute(_precision(manifest) or "", flavour)
+
+
+def _least_compute(precision: str, flavour: str) -> tuple[int, int]:
+    needs = _NEEDS_COMPUTE | (_RTX_NEEDS_COMPUTE if flavour == RTX else {})
+    return needs.get(precision, (0, 0))
+
+
+def _precision(manifest: Manifest) -> str | None:
+    return next((name for name, held in PRECISIONS.items() if held == manifest.precision), None)
 
 
 def _export_command(manifest: Manifest, exported: Path, precision: str) -> str:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import tensorrt as trt
-
-from penguin_engine.export.manifest import DECODER_PLAN, PLAN_FOLDER, PROFILES, VISION_PLAN, Manifest
+from penguin_engine.export.manifest import DECODER_PLAN, PLAN_FOLDER, VISION_PLAN, Manifest
 from penguin_engine.runtimes.base import KVCache, PromptSegment, RuntimeInfo, check_fits
 from penguin_engine.runtimes.exported import (
     TOKENS_PER_STEP,
@@ -22,9 +20,9 @@ from penguin_engine.runtimes.exported import (
 )
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice
 from penguin_engine.runtimes.tensorrt.cuda_graph import CudaGraph
-from penguin_engine.runtimes.tensorrt.loaded_plan import LoadedPlan
-from penguin_engine.runtimes.tensorrt.plans import PlanManifest
-from penguin_engine.runtimes.tensorrt.shapes import check_patches, fits_vision_plan
+from penguin_engine.runtimes.tensorrt.loaded_plan import PlanLoader
+from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest
+from penguin_engine.runtimes.tensorrt.shapes import check_patches, fits_vision_plan, vision_profiles
 from penguin_engine.runtimes.tensorrt.steps import DecoderSteps, DeviceVisualTokens, VisionSteps
 from penguin_models.types import Float32Array, PatchedImage
 
@@ -41,18 +39,18 @@ class TensorRTRuntime:
         self.manifest = manifest = Manifest.read(folder)
         check_precision(manifest, precision, folder)
         plan = PlanManifest.read(folder)
+        self._flavour = flavour = plan.load_flavour(folder)
         self._gpu = gpu = CudaDevice(device)
-        plan.check(folder, manifest, gpu.machine, device)
+        here = Machine(flavour.name, flavour.version, (gpu.compute_capability,), gpu.name)
+        plan.check(folder, manifest, here, device)
         self._limits, self._command_for_patches = plan.limits, partial(plan.command, folder, device)
         with gpu.active():
-            loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-            vision, decoder = (
-                LoadedPlan(loader, folder / PLAN_FOLDER / name, gpu, plan.command(folder, device))
-                for name in (VISION_PLAN, DECODER_PLAN)
-            )
+            self._loader = loader = PlanLoader(flavour, gpu, folder / PLAN_FOLDER, plan.command(folder, device))
+            vision, decoder = map(loader.load, (VISION_PLAN, DECODER_PLAN))
             table = EmbeddingTable(folder, manifest)
-            self._vision: VisionSteps | None = VisionSteps(vision, manifest, plan.limits, gpu)
-            self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, plan.limits, table, gpu)
+            profiles = vision_profiles(manifest, plan.limits, flavour.name)
+            self._vision: VisionSteps | None = VisionSteps(vision, manifest, profiles, gpu)
+            self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, table, gpu)
         context_length = min(manifest.decoder.context_length, plan.limits.max_tokens)
         self.info = RuntimeInfo(
             "tensorrt", f"cuda:{gpu.index}", manifest.precision, context_length, manifest.decoder.vocab
@@ -64,8 +62,8 @@ class TensorRTRuntime:
         check_patches(images, self._limits, self._command_for_patches)
         encoded: dict[int, DeviceVisualTokens] = {}
         with self._gpu.active():
-            equal_frames = PROFILES[self.manifest.profile].equal_frames
-            for vision_pass in vision_passes(images, equal_frames, fits_vision_plan):
+            fits = partial(fits_vision_plan, flavour=self._flavour.name)
+            for vision_pass in vision_passes(images, False, fits):
                 encoded.update(zip(vision_pass.indices, self._vision.run(vision_pass), strict=True))
         return [encoded[i] for i in range(len(images))]
 
@@ -84,6 +82,7 @@ class TensorRTRuntime:
         """See `Runtime.close`."""
         with self._gpu.active():
             self._gpu.wait()
+            self._loader.save_kernels()
             self._vision = self._decoder = None
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from penguin_engine.export.manifest import PROFILES, Manifest
+from penguin_engine.export.manifest import Manifest
 from penguin_engine.runtimes.exported import STORAGE, TOKENS_PER_STEP, Array, EmbeddingTable, SegmentSlice, VisionPass
-from penguin_engine.runtimes.tensorrt.cache_memory import Addresses, BufferMemory, CacheMemory, RowMemory
+from penguin_engine.runtimes.tensorrt.cache_memory import Addresses, CacheMemory
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice, DeviceMemory
 from penguin_engine.runtimes.tensorrt.cuda_graph import CudaGraph
 from penguin_engine.runtimes.tensorrt.loaded_plan import LoadedPlan, PlanExecution
-from penguin_engine.runtimes.tensorrt.shapes import BATCH, DECODE, PREFILL, SINGLE, PlanLimits, vision_profiles
+from penguin_engine.runtimes.tensorrt.shapes import BATCH, DECODE, PREFILL, SINGLE, ShapeProfile
 from penguin_models.types import Float32Array
 
 
@@ -40,12 +40,12 @@ class DeviceVisualTokens:
 class VisionSteps:
     """Runs the vision plan."""
 
-    def __init__(self, plan: LoadedPlan, manifest: Manifest, limits: PlanLimits, gpu: CudaDevice):
-        self._executions = {profile: plan.execution(profile) for profile in (SINGLE, BATCH)}
+    def __init__(self, plan: LoadedPlan, manifest: Manifest, profiles: Sequence[ShapeProfile], gpu: CudaDevice):
+        self._executions = [plan.execution(index) for index in range(len(profiles))]
         self._gpu = gpu
         self._token_bytes = manifest.decoder.hidden * np.dtype(STORAGE[manifest.dtype]).itemsize
         sizes: dict[str, int] = {}
-        for profile in vision_profiles(manifest, limits):
+        for profile in profiles:
             for name, shape in profile.items():
                 size = int(np.prod(shape.maximum)) * (4 if name == "patches" else 8)
                 sizes[name] = max(sizes.get(name, 0), size)
@@ -75,10 +75,8 @@ class VisionSteps:
 class DecoderSteps:
     """Runs the decoder's plan with the memory that all caches share."""
 
-    def __init__(
-        self, plan: LoadedPlan, manifest: Manifest, limits: PlanLimits, table: EmbeddingTable, gpu: CudaDevice
-    ):
-        self._plan, self._gpu, self._table, self._manifest, self._limits = plan, gpu, table, manifest, limits
+    def __init__(self, plan: LoadedPlan, manifest: Manifest, table: EmbeddingTable, gpu: CudaDevice):
+        self._plan, self._gpu, self._table, self._manifest = plan, gpu, table, manifest
         self._prefill = plan.execution(PREFILL)
         self._hidden = manifest.decoder.hidden
         self._dtype = np.dtype(STORAGE[manifest.dtype])
@@ -92,9 +90,7 @@ class DecoderSteps:
     def open_memory(self, max_length: int) -> CacheMemory:
         """Allocates the memory of a cache."""
         itemsize = np.dtype(STORAGE[self._manifest.cache_dtype]).itemsize
-        if PROFILES[self._manifest.profile].cache == "buffer":
-            return BufferMemory(self._manifest.decoder, self._limits.max_tokens, itemsize, self._gpu)
-        return RowMemory(self._manifest.decoder, max_length, itemsize, self._gpu)
+        return CacheMemory(self._manifest.decoder, max_length, itemsize, self._gpu)
 
     def prefill(self, chunk: Sequence[SegmentSlice], length: int, memory: CacheMemory) -> int:
         """Appends a chunk to `length` tokens and returns its number of tokens, while the GPU still works."""
@@ -132,7 +128,7 @@ class DecoderSteps:
         if bucket in recorded:
             recorded[bucket].launch()
         else:
-            execution = self._plan.execution(DECODE)
+            execution = self._plan.execution(DECODE, recorded=True)
 
             def step() -> None:
                 stage.send_written()

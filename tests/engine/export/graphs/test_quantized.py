@@ -62,7 +62,7 @@ def test_two_numbers_a_byte_the_first_in_the_lower_half(values):
     assert [half for byte in packed for half in (int(byte) & 15, int(byte) >> 4)] == values
 
 
-CASES = [("onnxruntime", "int8"), ("onnxruntime", "int4"), ("portable", "int4"), ("portable", "fp8"), ("fused", "int4")]
+CASES = [("onnxruntime", "int8"), ("onnxruntime", "int4"), ("portable", "int4"), ("portable", "fp8")]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_checkpoints_of_bfloat16_become_float16(loaded, tmp_path, profile, kind)
     ("profile", "kind", "message"),
     [
         ("portable", "int8", "need the profile onnxruntime, not portable; TensorRT multiplies 16-bit"),
-        ("onnxruntime", "fp8", "fp8 weights need the profile portable or fused, not onnxruntime"),
+        ("onnxruntime", "fp8", "fp8 weights need the profile portable, not onnxruntime"),
     ],
 )
 def test_weights_that_a_profile_has_no_operators_for(checkpoint, tmp_path, monkeypatch, profile, kind, message):

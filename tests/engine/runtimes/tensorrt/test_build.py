@@ -1,217 +1,185 @@
-"""Our own decisions in building and running plans, on the stand-ins of tests/support (no proof for a real GPU)."""
+"""Parsing and building with the real TensorRT for RTX, which needs no GPU. It cannot load what it built here."""
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from penguin_engine.export.manifest import PLAN_FOLDER, TIMING_CACHE
-from penguin_engine.runtimes.base import interleave
-from penguin_engine.runtimes.onnx import OnnxRuntime
+from penguin_engine.bench.event_clips import drawn_samples
+from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
+from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, TIMING_CACHE, VISION, Manifest, hash_file
+from penguin_engine.export.quantize import Quantization
+from penguin_engine.runtimes.tensorrt import flavour
+from penguin_engine.runtimes.tensorrt.build import build
+from penguin_engine.runtimes.tensorrt.flavour import Flavour, parse_capabilities
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest
-from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
+from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, decoder_profiles, vision_profiles
 from penguin_models.errors import EngineError
-from penguin_models.images import patch_image
-from penguin_models.types import Size
+from penguin_ros.shipped import MODEL
 
 LIMITS = PlanLimits(1024, 1024)
 
 
 @pytest.fixture
 def folder(exported, tmp_path):
-    return shutil.copytree(exported(profile="portable"), tmp_path / "model")
+    return shutil.copytree(exported(profile="portable", dtype="float16"), tmp_path / "model")
 
 
-@pytest.fixture
-def gpu(stand_in):
-    return stand_in()
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """penguin-tiny in float16, whose heads have sizes for which TensorRT has fused attention."""
+    out = tmp_path_factory.mktemp("shipped") / "model"
+    export(MODEL, out, ExportOptions("portable", "float16", samples=drawn_samples(1)))
+    return out
 
 
-@pytest.fixture
-def runtime(gpu, folder):
-    build(gpu, folder)
-    return gpu.runtime.TensorRTRuntime(folder)
+def rewrite(folder, name, change):
+    """Changes a file of an export, and its hash in the manifest."""
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    raw = json.loads((folder / MANIFEST).read_text())
+    raw["files"][name] = vars(hash_file(folder / name))
+    (folder / MANIFEST).write_text(json.dumps(raw))
 
 
-@pytest.fixture
-def image(processor):
-    return patch_image(np.zeros((56, 56, 3), np.uint8), Size(56, 56), 2, processor.images)
-
-
-def build(gpu, folder, limits=LIMITS, device="cuda", cancelled=lambda: False):
-    return gpu.build.build(folder, device, limits, workspace_mib=512, cancelled=cancelled)
-
-
-def in_another_thread(work):
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()
-
-
-def test_build_writes_plans_and_their_manifest(gpu, folder):
-    plan = build(gpu, folder)
-    assert {path.name for path in (folder / PLAN_FOLDER).iterdir()} == {
-        "vision.plan",
-        "decoder.plan",
-        "plan.json",
-        TIMING_CACHE,
-    }
-    assert PlanManifest.read(folder) == plan and plan.precision == "fp32"
+def test_build_writes_plans_and_their_manifest(rtx, folder):
+    phases = []
+    plan = build(folder, rtx, targets=["8.9", "12.0"], limits=LIMITS, progress=lambda *phase: phases.append(phase))
+    assert {path.name for path in (folder / PLAN_FOLDER).iterdir()} == {"vision.plan", "decoder.plan", "plan.json"}
+    assert PlanManifest.read(folder) == plan and plan.precision == "fp16"
     raw = json.loads((folder / PLAN_FOLDER / "plan.json").read_text())
-    assert raw["machine"] == {"tensorrt": "10.16.1", "gpu": "Orin", "compute_capability": "8.7"}
+    assert raw["machine"] == {
+        "flavour": "rtx",
+        "version": rtx.version,
+        "compute_capabilities": ["8.9", "12.0"],
+        "gpu": None,
+    }
     assert raw["limits"] == {"max_tokens": 1024, "max_patches": 1024}
     assert not [path for path in folder.iterdir() if path.name.startswith(".building")]
+    assert {steps for _, done, steps in phases if done} and all(0 <= done <= steps for _, done, steps in phases)
 
 
-def test_plans_are_built_and_run_on_the_requested_gpu(gpu, folder):
-    """Builds in another thread, as `penguin-vl build` does: there no GPU is current at first."""
-    plan = in_another_thread(lambda: build(gpu, folder, device="cuda:1"))
-    assert (plan.machine.gpu, plan.machine.compute_capability) == ("Thor", "11.0")
-    runtime = gpu.runtime.TensorRTRuntime(folder, "cuda:1")
-    cache = runtime.open_cache(30)
-    cache.append([[1], [2]])
-    cache.close()
-    assert gpu.device.current is None
-    with pytest.raises(EngineError, match=r"built for the GPU 'Thor', here it is 'Orin'.* --device cuda:0$"):
-        gpu.runtime.TensorRTRuntime(folder, "cuda:0")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4", "fp8"])
+def test_every_precision_builds_for_the_gpus_that_have_it(rtx, exported, tmp_path, kind):
+    quantized = {"quantization": Quantization.default(kind, contrib=False)} if kind in ("int4", "fp8") else {}
+    options = quantized or {"dtype": kind}
+    folder = shutil.copytree(exported(profile="portable", **options), tmp_path / "model")
+    plan = build(folder, rtx, limits=LIMITS)
+    least = {"float32": "8.0", "bfloat16": "8.0", "int4": "8.0", "fp8": "8.9"}[kind]
+    assert plan.machine.compute_capabilities[0] == least and "12.0" in plan.machine.compute_capabilities
+    assert all((folder / PLAN_FOLDER / name).stat().st_size > 100_000 for name in plan.files)
 
 
-@pytest.mark.parametrize("content", [b"other version", b"damaged"])
-def test_unusable_timings_are_replaced(gpu, folder, content):
-    (folder / PLAN_FOLDER).mkdir()
-    (folder / PLAN_FOLDER / TIMING_CACHE).write_bytes(content)
-    build(gpu, folder)
-    assert (folder / PLAN_FOLDER / TIMING_CACHE).read_bytes() == b"tt"  # one "t" per graph
+def information(rtx, path, profiles):
+    """Returns the number of layers of the parsed network, and the names of the kernels that the builder chose."""
+    trt, messages = rtx.api, []
+
+    class Logger(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+
+        def log(self, severity, msg):
+            messages.append(msg)
+
+    logger = Logger()
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(path))
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, sizes in shapes.items():
+            profile.set_shape(name, sizes.minimum, sizes.optimum, sizes.maximum)
+        config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
+    names = [line.split(",")[0] for message in messages for line in message.splitlines() if line.startswith("Name: ")]
+    return network.num_layers, names
 
 
-def test_cancelled_build_leaves_earlier_plans_and_new_timings(gpu, folder):
-    before = build(gpu, folder)
-    calls = iter([False, False, False, True, True, True])
+@pytest.mark.parametrize(("graph", "profiles_of"), [(VISION, vision_profiles), (DECODER, decoder_profiles)])
+def test_attention_is_one_kernel_per_block(rtx, shipped, graph, profiles_of):
+    """Otherwise the scores of all pairs go through the GPU's memory."""
+    layers, kernels = information(rtx, shipped / graph, profiles_of(Manifest.read(shipped), LIMITS, "rtx"))
+    assert sum("mha" in name for name in kernels) == 5
+    assert layers / 5 < 150 and len(kernels) / 5 < 17
+
+
+def test_cancelled_build_leaves_earlier_plans(rtx, folder):
+    before = build(folder, rtx, targets=["8.9"], limits=LIMITS)
+    cancelled = threading.Event()
+
+    def progress(phase, done, steps):
+        if done:
+            cancelled.set()
+
     with pytest.raises(EngineError, match="was cancelled; earlier plans are unchanged"):
-        build(gpu, folder, PlanLimits(512, 1024), cancelled=lambda: next(calls))
+        build(folder, rtx, limits=PlanLimits(512, 1024), progress=progress, cancelled=cancelled.is_set)
     assert PlanManifest.read(folder) == before
-    assert (folder / PLAN_FOLDER / TIMING_CACHE).read_bytes() == b"tttt"
     assert not [path for path in folder.iterdir() if path.name.startswith(".building")]
 
 
-def test_damaged_export_is_refused_before_the_build(gpu, folder):
+def test_damaged_export_is_refused_before_the_build(rtx, folder):
     content = bytearray((folder / "vision.onnx.data").read_bytes())
     content[100] ^= 1
     (folder / "vision.onnx.data").write_bytes(content)
     with pytest.raises(EngineError, match="has changed since the export: its hash differs"):
-        build(gpu, folder)
+        build(folder, rtx)
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("cpu", "device 'cpu' is unknown"), ("cuda:3", "does not exist: CUDA finds 2 GPUs")]
+    ("change", "message"),
+    [
+        (lambda content: content[: len(content) // 2], r"TensorRT for RTX .* cannot read .*decoder\.onnx: \S"),
+        (lambda content: content.replace(b"Softmax", b"Softmin"), r"cannot read .*decoder\.onnx: .*Softmin"),
+        (lambda content: b"", r"could not build decoder\.onnx: .*Network must have at least one output"),
+    ],
 )
-def test_devices_that_do_not_exist_are_refused(gpu, folder, device, message):
+def test_graphs_that_the_parser_rejects(rtx, folder, change, message):
+    rewrite(folder, DECODER, change)
     with pytest.raises(EngineError, match=message):
-        build(gpu, folder, device=device)
+        build(folder, rtx, limits=LIMITS)
+    assert not (folder / PLAN_FOLDER / "plan.json").exists()
 
 
-def test_cuda_that_cannot_be_started_is_an_error(gpu, folder):
-    gpu.device.broken = "cuInit failed: no CUDA-capable device is detected"
-    with pytest.raises(EngineError, match=r"CUDA cannot be started \(cuInit failed: no CUDA-capable .* its driver"):
-        build(gpu, folder)
+def test_shapes_that_the_builder_rejects(rtx, folder):
+    """As if the manifest belonged to another graph."""
+    raw = json.loads((folder / MANIFEST).read_text())
+    raw["decoder"]["head_dim"] *= 2
+    (folder / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(EngineError, match=r"for RTX .* (could not build|rejects the shapes of) decoder\.onnx: \S"):
+        build(folder, rtx, limits=LIMITS)
 
 
-def test_decoding_is_recorded_once_per_bucket(gpu, runtime):
-    """Starts at 252 tokens and decodes one token at a time past the end of the first bucket of 256."""
-    cache = runtime.open_cache(600)
-    cache.append([list(range(252))])
-    for token in range(8):
-        cache.append([[token]])
-    # Cached before each step: 252 to 256 in the first bucket, 257 to 259 in the second; the first step of each bucket
-    # is not a replay.
-    assert gpu.device.launches == 8 - 2
-    assert [shapes["past_mask"] for shapes in gpu.device.executions[-8:]] == [(256,)] * 5 + [(512,)] * 3
-    cache.close()
+def test_capabilities_are_those_that_the_builder_offers(rtx, folder):
+    assert list(rtx.compute_capabilities)[:2] == ["7.5", "8.0"] and "8.9" in rtx.compute_capabilities
+    with pytest.raises(EngineError, match=r"for RTX .* does not build for sm90; choose from sm75, sm80, .*sm120"):
+        build(folder, rtx, targets=["9.0"])
 
 
-def test_cached_tokens_are_never_copied(gpu, runtime):
-    cache = runtime.open_cache(1024)
-    cache.append([list(range(900))])
-    before = gpu.device.copied_bytes
-    cache.append([[1]])
-    row = 2 * 32 * 4  # key-value heads, head_dim, float32
-    assert gpu.device.copied_bytes - before == 2 * 3 * row  # keys and values of three layers, one row each
-    cache.close()
+def test_names_of_capabilities():
+    assert parse_capabilities(["sm86", "sm120"]) == ["8.6", "12.0"]
+    for name in ("86", "sm", "sm8", "sm8.6", "SM86", "sm1200"):
+        with pytest.raises(EngineError, match=f"--for '{name}' is not a compute capability; write it as sm89"):
+            parse_capabilities([name])
 
 
-def test_closing_frees_all_gpu_memory(gpu, runtime, image):
-    blocks = len(gpu.device.blocks)
-    cache = runtime.open_cache(300)
-    assert len(gpu.device.blocks) > blocks
-    cache.append([[1], *runtime.encode([image])])
-    cache.append([[2]])
-    assert len(gpu.driver.graphs) == len(gpu.driver.executables) == 1
-    cache.close()
-    assert gpu.driver.graphs == gpu.driver.executables == {}
-    in_another_thread(runtime.close)
-    assert gpu.device.blocks == {}
+def test_a_flavour_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(flavour.importlib.util, "find_spec", lambda name: None)
+    assert (flavour.installed(), flavour.default()) == ([], "tensorrt")
+    with pytest.raises(EngineError, match=r"for RTX is not installed; pip install 'penguin_vl\[tensorrt-rtx\]'"):
+        flavour.load("rtx")
 
 
-def test_visual_tokens_may_be_dropped_in_another_thread(gpu, runtime, image):
-    """As in the node: the runtime is opened by one thread and used by another, without a current GPU in between."""
-    for _ in range(2):  # both input stages refer to their last work
-        runtime.encode([image])
-    runtime.synchronize()
-    blocks = len(gpu.device.blocks)
-
-    def encode_and_drop():
-        for _ in range(5):
-            encoded = runtime.encode([image])
-            del encoded
-        runtime.synchronize()
-
-    in_another_thread(encode_and_drop)
-    assert (len(gpu.device.blocks), gpu.device.lost) == (blocks, [])
-
-
-def test_runtime_may_be_dropped_in_another_thread(gpu, folder):
-    build(gpu, folder)
-    runtimes = [gpu.runtime.TensorRTRuntime(folder)]
-    cache = runtimes[0].open_cache(300)
-    cache.append([[1]])
-    in_another_thread(cache.close)
-    del cache
-    in_another_thread(runtimes.clear)
-    assert (gpu.device.blocks, gpu.device.lost) == ({}, [])
-
-
-def test_too_little_gpu_memory_is_an_error(gpu, folder, runtime):
-    gpu.device.limit = 1000
-    with pytest.raises(EngineError, match=r"the GPU has no .* MiB left; lower the token budget"):
-        runtime.open_cache(300)
-    with pytest.raises(EngineError, match=r"GPU memory to run .*vision\.plan, .*lower --max-patches .*penguin-vl"):
-        gpu.runtime.TensorRTRuntime(folder)
-
-
-@pytest.mark.parametrize("step", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags", "cuGraphLaunch"])
-def test_failed_recording_leaves_a_usable_stream_and_no_graph(gpu, runtime, step):
-    cache = runtime.open_cache(30)
-    gpu.driver.fail = step
-    with pytest.raises(EngineError, match=f"{step} failed with CUDA error 719"):
-        for token in range(3):
-            cache.append([[token]])
-    assert gpu.device.capturing is None
-    cache.close()
-    assert gpu.driver.graphs == gpu.driver.executables == {}
-
-
-def test_many_images_of_many_sizes_match_onnx_runtime(runtime, processor, exported):
-    """Encodes more images than there are input stages, so that page-locked memory is reused."""
-    random = np.random.default_rng(0)
-    images = [
-        patch_image(random.integers(0, 256, (h, w, 3), dtype=np.uint8), Size(h, w), m, processor.images)
-        for h, w, m in ((56, 56, 2), (28, 84, 2), (14, 14, 1), (140, 140, 2), (56, 56, 1), (28, 28, 2), (280, 280, 2))
-        * 2
-    ]
-    logits = []
-    for each in (runtime, OnnxRuntime(exported(profile="portable"))):
-        cache = each.open_cache(600)
-        logits.append(cache.append(interleave([[1]] * (len(images) + 1), each.encode(images))))
-        cache.close()
-    np.testing.assert_allclose(*logits, atol=2e-4)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorRT for RTX has no timings
+def test_tensorrt_builds_for_the_gpu_of_the_machine(rtx, stand_in, folder):
+    """With the builder of TensorRT for RTX in place of the other flavour, which needs a GPU, and a simulated GPU."""
+    stand_in()
+    api = SimpleNamespace(**{**vars(rtx.api), "__version__": "10.16.1"})
+    for _ in range(2):
+        plan = build(folder, Flavour("tensorrt", api), "cuda:1", limits=LIMITS, workspace_mib=512)
+        assert (plan.machine.gpu, plan.machine.compute_capabilities) == ("Thor", ("11.0",))
+        assert [len(profiles) for profiles in plan.shapes.values()] == [2, 2]
+    assert (folder / PLAN_FOLDER / TIMING_CACHE).stat().st_size > 0

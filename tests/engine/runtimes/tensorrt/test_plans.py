@@ -3,17 +3,19 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from penguin_engine.export.manifest import PLAN_FOLDER, PLAN_MANIFEST, Manifest, hash_file, write_json
 from penguin_engine.export.quantize import Quantization
+from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest, check_buildable, export_hash
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
 from penguin_models.errors import EngineError
 
-ORIN = Machine("10.3.0", "Orin", "8.7")
-THOR = Machine("10.16.1", "NVIDIA Thor", "11.0")
+ORIN = Machine("tensorrt", "10.3.0", ("8.7",), "Orin")
+THOR = Machine("tensorrt", "10.16.1", ("11.0",), "NVIDIA Thor")
 
 
 @pytest.fixture
@@ -28,7 +30,9 @@ def built(folder, tmp_path):
     (copy / PLAN_FOLDER).mkdir()
     (copy / PLAN_FOLDER / "vision.plan").write_bytes(b"12345")
     limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / PLAN_FOLDER / "vision.plan")}
-    plan = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
+    plan = PlanManifest(
+        ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits, "tensorrt"), export_hash(copy), files
+    )
     write_json(plan, copy / PLAN_FOLDER / PLAN_MANIFEST)
     return copy
 
@@ -49,15 +53,15 @@ def test_plan_on_its_machine_is_accepted(built):
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (replace(ORIN, tensorrt="10.7.0"), "built for TensorRT '10.3.0', here it is '10.7.0'"),
+        (replace(ORIN, version="10.7.0"), "built for TensorRT '10.3.0', here it is '10.7.0'"),
         (replace(ORIN, gpu="Orin Nano"), "the GPU 'Orin', here it is 'Orin Nano'"),
-        (THOR, "compute capability '8.7', here it is '11.0'"),
+        (THOR, r"compute capability 8\.7, here it is 11\.0"),
     ],
 )
 def test_plan_of_another_machine_is_refused_with_the_command_to_rebuild(built, machine, message):
     with pytest.raises(EngineError, match=message) as raised:
         PlanManifest.read(built).check(built, Manifest.read(built), machine)
-    command = f"penguin-vl build '{built}' --precision fp16 --max-tokens 2048 --max-patches 10764"
+    command = f"penguin-vl build '{built}' --flavour tensorrt --precision fp16 --max-tokens 2048 --max-patches 10764"
     assert str(raised.value).endswith(f"Build them again: {command}")
 
 
@@ -98,6 +102,7 @@ def test_folder_without_plans_is_refused(folder):
     [
         ({"format": 9}, "not a JSON object of format 1"),
         ({"machine": None}, "machine is None: "),
+        ({"machine": vars(replace(ORIN, flavour="lite"))}, "the flavour 'lite' is unknown"),
         ({"files": []}, r"files is \[\]: "),
         ({"limits": {"max_tokens": 5}}, "max_tokens is 5"),
     ],
@@ -120,16 +125,34 @@ def test_precision_is_that_of_the_export(folder):
 
 
 def test_versions_and_gpus_that_are_too_old_are_refused(exported):
-    fused = exported(profile="fused", dtype="float16")
-    with pytest.raises(EngineError, match=r"the fused profile needs TensorRT 10\.15, this is 10\.3\.0"):
-        check_buildable(Manifest.read(fused), None, ORIN, fused)
-    assert check_buildable(Manifest.read(fused), None, THOR, fused) == "fp16"
+    manifest = Manifest.read(exported(profile="portable", dtype="float16"))
+    with pytest.raises(EngineError, match=r"TensorRT 10\.1 or newer is needed, this is 8\.6\.1"):
+        check_buildable(manifest, None, replace(ORIN, version="8.6.1"), Path("model"))
+    rtx = Machine("rtx", "1.7.1", ("8.6", "8.9"))
+    assert check_buildable(manifest, None, rtx, Path("model")) == "fp16"
     fp8 = exported(profile="portable", quantization=Quantization("fp8"))
     with pytest.raises(
         EngineError, match=r"fp8 needs a GPU of compute capability 8\.9, Orin has 8\.7; use --precision fp16"
     ):
         check_buildable(Manifest.read(fp8), None, ORIN, fp8)
     assert check_buildable(Manifest.read(fp8), "fp8", THOR, fp8) == "fp8"
+    with pytest.raises(EngineError, match=r"compute capability 8\.9, the target has 8\.6; use"):
+        check_buildable(Manifest.read(fp8), None, rtx, fp8)
+
+
+def test_plans_of_the_other_flavour_are_refused_with_the_command_to_build_them(built, monkeypatch):
+    monkeypatch.setattr(flavour, "installed", lambda: ["rtx"])
+    with pytest.raises(EngineError, match=r"built for TensorRT, here is TensorRT for RTX\. Build .* --flavour rtx "):
+        PlanManifest.read(built).load_flavour(built)
+
+
+def test_plans_for_several_gpus_run_on_each(built):
+    here = Machine("rtx", "1.7.1", ("8.9",), "RTX 4090")
+    plan = replace(PlanManifest.read(built), machine=Machine("rtx", "1.7.1", ("8.6", "8.9")))
+    plan = replace(plan, shapes=plan_shapes(Manifest.read(built), plan.limits, "rtx"))
+    plan.check(built, Manifest.read(built), here)
+    with pytest.raises(EngineError, match=r"capability 8\.6, 8\.9, here it is 12\.0.* --flavour rtx .* --for sm120$"):
+        plan.check(built, Manifest.read(built), replace(here, compute_capabilities=("12.0",)))
 
 
 @pytest.mark.parametrize("options", [{}, {"quantization": Quantization("int8")}])
