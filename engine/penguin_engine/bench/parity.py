@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from penguin_models.vlm import PenguinVL
 
 TOLERANCES = {"pixels": 1e-5, "encoder": 2e-4, "projector": 2e-4, "logits": 2e-4, "similarity": 1e-6}
 """Largest absolute differences at float32; everything else must be equal."""
+_ROUNDED = {"float16": 0.03, "bfloat16": 0.2}
+"""Largest absolute differences of features and logits, which go up to 4, if the weights have 16 bits."""
 _SUM_TOLERANCE = 1e-6
 """Largest relative difference of pixel sums, which the reference computed in float32."""
 _Tensors = dict[str, npt.NDArray[Any]]
@@ -49,11 +52,12 @@ class Row:
     errors: dict[str, float] = field(default_factory=dict)  # largest absolute difference of each compared array
     equal: dict[str, bool] = field(default_factory=dict)  # whether each compared discrete result is equal
     note: str = ""  # the first difference, for people
+    tolerances: dict[str, float] = field(default_factory=lambda: TOLERANCES)
 
     @property
     def passed(self) -> bool:
         """Whether everything is within tolerance, which NaN never is."""
-        return all(self.equal.values()) and all(error <= TOLERANCES[name] for name, error in self.errors.items())
+        return all(self.equal.values()) and all(error <= self.tolerances[name] for name, error in self.errors.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the row for JSON, with infinities and NaN as text."""
@@ -76,12 +80,25 @@ class Row:
             self.errors[name] = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
 
 
-def run_parity(folder: str | Path) -> Iterator[Row]:
+def tolerances(dtype: str) -> dict[str, float]:
+    """Returns the largest absolute differences for weights of type "float32", "float16" or "bfloat16"."""
+    if dtype == "float32":
+        return TOLERANCES
+    return TOLERANCES | dict.fromkeys(("encoder", "projector", "logits"), _ROUNDED[dtype])
+
+
+def run_parity(folder: str | Path, device: str = "cpu", dtype: str = "float32") -> Iterator[Row]:
     """Yields the result of each case in a folder of reference vectors.
+
+    Args:
+        folder: The reference vectors.
+        device: Device of the model: "cpu", "cuda", "cuda:1", ...
+        dtype: Type of its weights, a key of `tolerances`. Generated tokens are compared at float32 only, because
+            rounding to 16 bits changes which of two almost equal logits is larger.
 
     Raises:
         MediaError: the folder is missing, holds nothing to compare, or a file has another form.
-        CheckpointError: its checkpoint cannot be loaded.
+        CheckpointError: its checkpoint cannot be loaded, or not on this device.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -89,7 +106,8 @@ def run_parity(folder: str | Path) -> Iterator[Row]:
     missing = missing_files(folder)
     if len(missing) == len(_COMPARISONS):
         raise MediaError(f"{folder} has no reference vectors, which are {', '.join(missing)}")
-    for name, compare in _COMPARISONS.items():
+    comparisons = _COMPARISONS | {"expected.json": partial(_model_cases, device=device, dtype=dtype)}
+    for name, compare in comparisons.items():
         if name in missing:
             continue
         try:
@@ -111,13 +129,13 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in _COMPARISONS if not (folder / name).is_file()]
 
 
-def _model_cases(folder: Path) -> Iterator[Row]:
-    model, processor = load_pretrained(folder / "checkpoint", dtype="float32")
+def _model_cases(folder: Path, device: str = "cpu", dtype: str = "float32") -> Iterator[Row]:
+    model, processor = load_pretrained(folder / "checkpoint", dtype, device)
     cases = _json(folder / "expected.json")
     tensors = load_file(folder / "expected.safetensors")
     for name, case in cases.items():
         if isinstance(case, dict):
-            row = Row(name)
+            row = Row(name, tolerances=tolerances(dtype))
             expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
             images, conversation, kinds = prepare_case(processor, folder / "media", case)
             if kinds is not None:
@@ -152,13 +170,14 @@ def _compare_model(
 ) -> None:
     patches = torch.cat([torch.from_numpy(image.patches) for image in images])
     features = model.vision_encoder(patches, [FrameShape(image.grid, image.merge_size) for image in images])
-    row.measure("encoder", features.numpy(), expected["encoder"])
-    row.measure("projector", model.vision_projector(features).numpy(), expected["projector"])
+    row.measure("encoder", _array(features), expected["encoder"])
+    row.measure("projector", _array(model.vision_projector(features)), expected["projector"])
     ids = processor.prompt_ids(conversation, [image.tokens for image in images])
     row.check("ids", ids[None], expected["input_ids"])
     output = model(torch.from_numpy(ids)[None], images, logits_to_keep=expected["logits_last8"].shape[1])
-    row.measure("logits", output.logits.numpy(), expected["logits_last8"])
-
+    row.measure("logits", _array(output.logits), expected["logits_last8"])
+    if model.dtype != torch.float32:
+        return
     runtime, new_tokens = TorchRuntime(model), expected["generated"].shape[1]
     prompt = interleave(processor.prompt_segments(conversation), runtime.encode(images))
     cache = runtime.open_cache(sum(map(segment_length, prompt)) + new_tokens)
@@ -167,6 +186,10 @@ def _compare_model(
         pass
     ours = generation.ids + [processor.end_token_ids[0]] * (generation.ended_by == "end")
     row.check("generated", np.array([ours]), expected["generated"])
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    return tensor.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def prepare_case(

@@ -47,19 +47,22 @@ def byte_config(encoder: EncoderConfig, decoder: dict[str, Any]) -> PenguinConfi
     return PenguinConfig.create(encoder, decoder, _IMAGE_ID, eos_token_id=_END_ID)
 
 
-def random_model(config: PenguinConfig, dtype: torch.dtype) -> PenguinVL:
-    """Returns a model with random weights, always the same."""
+def random_model(config: PenguinConfig, dtype: torch.dtype, device: str = "cpu") -> PenguinVL:
+    """Returns a model with random weights, drawn on the device and always the same there."""
     torch.manual_seed(0)
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return PenguinVL(config).eval()
+        with torch.device(device):
+            return PenguinVL(config).eval()
     finally:
         torch.set_default_dtype(previous)
 
 
-def write_random_checkpoint(folder: Path, config: PenguinConfig, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Writes a checkpoint with random weights and a tokenizer of bytes."""
+def write_random_checkpoint(
+    folder: Path, config: PenguinConfig, dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
+) -> None:
+    """Writes a checkpoint with random weights, drawn on the device, and a tokenizer of bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -67,4 +70,4 @@ def write_random_checkpoint(folder: Path, config: PenguinConfig, dtype: torch.dt
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (TURN_END, IMAGE)])
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
     processor = Processor(tokenizer, ImageConfig(), _IMAGE_ID, (_END_ID,))
-    save_pretrained(random_model(config, dtype), processor, folder)
+    save_pretrained(random_model(config, dtype, device), processor, folder)
