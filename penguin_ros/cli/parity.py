@@ -30,9 +30,7 @@ def parity(
         cases = [row.to_dict() for row in rows]
         print_json({"passed": not failed, "not_compared": missing, "tolerances": limits, "cases": cases})
         raise typer.Exit(failed > 0)
-    table = Table(
-        "case", *limits, "equal", "", box=None, title="largest absolute differences", title_justify="left"
-    )
+    table = Table("case", *limits, "equal", "", box=None, title="largest absolute differences", title_justify="left")
     for row in rows:
         different = [name for name, same in row.equal.items() if not same]
         errors = [f"{row.errors[name]:.1e}" if name in row.errors else "" for name in limits]

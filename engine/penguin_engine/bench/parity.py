@@ -189,7 +189,7 @@ def _compare_model(
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    return tensor.float().cpu().numpy()  # type: ignore[no-any-return]
+    return tensor.float().cpu().numpy()
 
 
 def prepare_case(

@@ -1,0 +1,95 @@
+"""The command line of `scripts/gpu_check.sh`: `pack` downloads what the check needs, `run` checks and measures."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from penguin_engine.bench.gpu_check.report import LOG, RESULTS, TABLE, Report, line
+from penguin_engine.bench.gpu_check.step import Finding, Step, run_step
+from penguin_engine.bench.gpu_check.wheels import SITE, install
+from penguin_models.errors import PenguinError
+
+ROOT = Path(__file__).resolve().parents[4]
+TOTAL_S = 480
+"""Seconds for all steps together."""
+
+
+def run(wheels: Path | None, out: Path) -> bool:
+    """Runs all steps, prints a line for each, and returns whether none failed."""
+    deadline = time.monotonic() + TOTAL_S
+    report = Report(out, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / LOG).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as work:
+        for step in _steps(wheels, Path(work)):
+            outcome = run_step(step, Path(work), out / LOG, deadline - time.monotonic())
+            report.add(outcome)
+            sys.stdout.write(line(outcome) + "\n")
+            sys.stdout.flush()
+    return report.passed
+
+
+def _steps(wheels: Path | None, work: Path) -> Iterator[Step]:
+    yield Step("installation", 90, partial(install, wheels))
+    sys.path.insert(0, str(work / SITE))
+    for name, load in {"torch": _torch_steps, "TensorRT": _plan_steps}.items():
+        try:
+            yield from load()
+        except (ImportError, OSError, RuntimeError) as err:
+            yield Step(f"imports of the steps with {name}", 10, partial(_not_imported, f"{type(err).__name__}: {err}"))
+
+
+def _torch_steps() -> Sequence[Step]:
+    from penguin_engine.bench.gpu_check import torch_steps
+
+    return torch_steps.STEPS
+
+
+def _plan_steps() -> Sequence[Step]:
+    from penguin_engine.bench.gpu_check import plan_steps
+
+    return plan_steps.STEPS
+
+
+def _not_imported(reason: str, work: Path) -> Finding:
+    return Finding(" ".join(reason.split())[:300], passed=False)
+
+
+def main() -> None:
+    """Runs `pack` or `run`."""
+    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="download packages; needs a network and the environment of `make setup`")
+    packing.add_argument("folder", type=Path, help="new folder for the parts")
+    packing.add_argument(
+        "--python", default=".".join(map(str, sys.version_info[:2])), help="version of the GPU machine"
+    )
+    running = commands.add_parser("run", help="check and measure; needs torch, and a GPU for most steps")
+    running.add_argument("wheels", type=Path, nargs="?", help="folder with the parts; default: use installed packages")
+    running.add_argument("--out", type=Path, default=Path("gpu-check"), help=f"folder for {RESULTS}, {TABLE} and {LOG}")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if options.command == "run":
+            sys.exit(0 if run(options.wheels, options.out) else 1)
+        from penguin_engine.bench.gpu_check.pack import pack
+
+        needed, plans = pack(options.folder, ROOT / "constraints.txt", options.python)
+    except PenguinError as err:
+        sys.exit(f"error: {err}")
+    sys.stdout.write(
+        f"{options.folder}: part-01 to part-{needed:02} with what PyTorch needs, part-{needed + 1:02} to "
+        f"part-{needed + plans:02} with TensorRT for RTX and pycuda\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
