@@ -21,34 +21,30 @@ PART_BYTES = 30 * 2**20
 
 
 def write_parts(groups: Sequence[Sequence[Path]], folder: Path, part_bytes: int = PART_BYTES) -> list[int]:
-    """Writes files to parts of at most `part_bytes`, part-01, part-02, ..., each group beginning with a new one.
+    """Writes files to parts of `part_bytes`, part-01, part-02, ..., each group beginning with a new one.
 
-    A piece of a file is named after the file and its number. Every part has the checksums of all files.
+    A piece of a file is named after the file and its number. Every part also has the checksums of all files.
 
     Returns:
         The number of parts of each group.
     """
-    counts, number, left = [], 0, 0
+    counts, number = [], 0
     for group in groups:
         before, left = number, 0
         for file in group:
-            for piece, content in enumerate(_pieces(file, part_bytes)):
-                if len(content) > left:
+            content, piece = file.read_bytes(), 0
+            while content:
+                if not left:
                     number, left = number + 1, part_bytes
                 part = folder / f"part-{number:02}"
                 part.mkdir(parents=True, exist_ok=True)
-                (part / f"{file.name}.{piece:02}").write_bytes(content)
-                left -= len(content)
+                (part / f"{file.name}.{piece:02}").write_bytes(content[:left])
+                left, content, piece = max(0, left - len(content)), content[left:], piece + 1
         counts.append(number - before)
     sums = "".join(f"{_sha256(file)}  {file.name}\n" for group in groups for file in group)
     for part in folder.glob("part-*"):
         (part / CHECKSUMS).write_text(sums)
     return counts
-
-
-def _pieces(file: Path, size: int) -> list[bytes]:
-    content = file.read_bytes()
-    return [content[start : start + size] for start in range(0, len(content), size)]
 
 
 def join_parts(folder: Path, target: Path) -> tuple[list[Path], list[str]]:
