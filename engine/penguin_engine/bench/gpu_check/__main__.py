@@ -7,19 +7,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from penguin_engine.bench.gpu_check.report import LOG, RESULTS, TABLE, Report, line
-from penguin_engine.bench.gpu_check.step import Finding, Step, run_step
+from penguin_engine.bench.gpu_check.report import LOG, RESULTS, TABLE, Report
+from penguin_engine.bench.gpu_check.step import FAILED, PASSED, TIMED_OUT, Outcome, Step, run_step
 from penguin_engine.bench.gpu_check.wheels import SITE, install
 from penguin_models.errors import PenguinError
 
 ROOT = Path(__file__).resolve().parents[4]
 TOTAL_S = 480
 """Seconds for all steps together."""
+_IMPORT_S = 60
 
 
 def run(wheels: Path | None, out: Path) -> bool:
@@ -28,23 +29,42 @@ def run(wheels: Path | None, out: Path) -> bool:
     report = Report(out, datetime.now(timezone.utc).isoformat(timespec="seconds"))
     out.mkdir(parents=True, exist_ok=True)
     (out / LOG).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as work:
-        for step in _steps(wheels, Path(work)):
-            outcome = run_step(step, Path(work), out / LOG, deadline - time.monotonic())
-            report.add(outcome)
-            sys.stdout.write(line(outcome) + "\n")
-            sys.stdout.flush()
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as temporary:
+        work = Path(temporary)
+        for step in _steps(report, Step("installation", 90, partial(install, wheels)), work):
+            report.add(run_step(step, work, out / LOG, deadline - time.monotonic()))
     return report.passed
 
 
-def _steps(wheels: Path | None, work: Path) -> Iterator[Step]:
-    yield Step("installation", 90, partial(install, wheels))
+def _steps(report: Report, installation: Step, work: Path) -> Iterator[Step]:
+    """Yields the steps, and imports each group's packages here, so that the processes of its steps need not."""
+    yield installation
     sys.path.insert(0, str(work / SITE))
     for name, load in {"torch": _torch_steps, "TensorRT": _plan_steps}.items():
-        try:
-            yield from load()
-        except (ImportError, OSError, RuntimeError) as err:
-            yield Step(f"imports of the steps with {name}", 10, partial(_not_imported, f"{type(err).__name__}: {err}"))
+        steps, outcome = _imported(f"imports for {name}", load)
+        report.add(outcome)
+        yield from steps
+
+
+def _imported(name: str, load: Callable[[], Sequence[Step]]) -> tuple[Sequence[Step], Outcome]:
+    start = time.monotonic()
+    signal.signal(signal.SIGALRM, _stop_import)
+    signal.alarm(_IMPORT_S)
+    steps: Sequence[Step] = ()
+    try:
+        steps = load()
+        status, note = PASSED, f"{len(steps)} steps"
+    except TimeoutError as err:
+        status, note = TIMED_OUT, str(err)
+    except Exception as err:  # noqa: BLE001 - broken packages raise anything; the other steps still run
+        status, note = FAILED, f"{type(err).__name__}: {' '.join(str(err).split())[:300]}"
+    finally:
+        signal.alarm(0)
+    return steps, Outcome(name, status, time.monotonic() - start, note)
+
+
+def _stop_import(number: int, frame: object) -> None:
+    raise TimeoutError(f"stopped after {_IMPORT_S} s")
 
 
 def _torch_steps() -> Sequence[Step]:
@@ -57,10 +77,6 @@ def _plan_steps() -> Sequence[Step]:
     from penguin_engine.bench.gpu_check import plan_steps
 
     return plan_steps.STEPS
-
-
-def _not_imported(reason: str, work: Path) -> Finding:
-    return Finding(" ".join(reason.split())[:300], passed=False)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +28,10 @@ class Report:
         return not any(outcome.status in (FAILED, TIMED_OUT) for outcome in self.outcomes)
 
     def add(self, outcome: Outcome) -> None:
-        """Adds an outcome and writes both files."""
+        """Adds an outcome, writes both files and prints a line."""
         self.outcomes.append(outcome)
+        sys.stdout.write(f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}\n")
+        sys.stdout.flush()
         result = {
             "started": self._started,
             "passed": self.passed,
@@ -44,11 +47,6 @@ class Report:
 def machine(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Returns the GPU, its driver and the versions of packages; empty if the step that reads them has not run."""
     return next((outcome.figures for outcome in outcomes if "gpu" in outcome.figures), {})
-
-
-def line(outcome: Outcome) -> str:
-    """Returns the line of an outcome for the terminal."""
-    return f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}"
 
 
 def markdown(started: str, outcomes: Sequence[Outcome]) -> str:

@@ -100,6 +100,7 @@ def _receive(receiver: Connection, limit_s: float) -> tuple[str, str, dict[str, 
 def _run(step: Step, work: Path, log: Path, limit_s: float, sender: Connection) -> None:
     os.setsid()  # what the step starts is killed with it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(limit_s) + 2 * _EXIT_S)  # ends the process if the one that watches the limit is gone
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from penguin_engine.bench.gpu_check.agreement import decode
+from penguin_engine.bench.gpu_check.machine_step import machine
 from penguin_engine.bench.gpu_check.step import Finding, Skipped, Step
 from penguin_engine.bench.limits import machine_limits
-from penguin_engine.bench.machine import machine_facts, timed
+from penguin_engine.bench.machine import timed
 from penguin_engine.bench.parity import run_parity, tolerances
 from penguin_engine.bench.random_model import config_2b, random_model
 from penguin_engine.bench.rates import runtime_rates
@@ -37,36 +32,6 @@ LARGEST_ERROR = 0.05
 """Largest relative difference of logits or visual tokens in 16 bits, after the 28 layers of the 2B."""
 FRAMES = (Size(34, 46),) * 4 + (Size(32, 40),) * 4 + (Size(16, 20),) * 8
 """Patches of frames of several sizes: 640x480 pixels and smaller."""
-_PACKAGES = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "tensorrt_rtx_cu13_bindings", "pycuda")
-
-
-def machine(work: Path) -> Finding:
-    """Describes the machine; the import of torch in this process is the first."""
-    versions = {"Python": platform.python_version()}
-    for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    figures: dict[str, Any] = machine_facts() | {"gpu": None, "versions": versions}
-    if not torch.cuda.is_available():
-        return Finding(f"no CUDA GPU; {figures['cpu']}, {figures['cores']} cores", figures)
-    properties = torch.cuda.get_device_properties(0)
-    figures |= {
-        "gpu": properties.name,
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "gpu_memory_bytes": properties.total_memory,
-        "driver": _driver_version(),
-    }
-    versions |= {"CUDA": str(torch.version.cuda), "driver": figures["driver"]}
-    memory_gib = properties.total_memory / 2**30
-    return Finding(f"{properties.name}, {figures['compute_capability']}, {memory_gib:.0f} GiB", figures)
-
-
-def _driver_version() -> str:
-    if shutil.which("nvidia-smi") is None:
-        return "unknown"
-    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else "unknown"
 
 
 def parity_float32(work: Path) -> Finding:
