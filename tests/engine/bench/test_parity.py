@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from penguin_engine.bench.parity import TOLERANCES, run_parity
-from penguin_models.errors import MediaError, PenguinError
+from penguin_engine.bench.parity import TOLERANCES, run_parity, tolerances
+from penguin_models.errors import CheckpointError, MediaError, PenguinError
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,19 @@ def test_a_changed_number_is_found(vectors, tensor, found):
     assert not row.equal.get(found, True) or row.errors[found] > TOLERANCES[found]
 
 
+def test_weights_of_16_bits_have_tolerances_of_their_own(vectors):
+    _only(vectors, "image_small")
+    (row,) = run_parity(vectors, dtype="bfloat16")
+    assert row.passed and "generated" not in row.equal
+    assert all(TOLERANCES[name] < row.errors[name] < tolerances("bfloat16")[name] for name in ("encoder", "logits"))
+    assert row.errors["pixels"] < tolerances("float16")["pixels"] == TOLERANCES["pixels"]
+
+
+def test_a_device_that_is_not_there_is_an_error(reference):
+    with pytest.raises(CheckpointError, match="cannot use device 'cuda:99'"):
+        next(run_parity(reference, "cuda:99"))
+
+
 def test_nan_fails(vectors):
     file = vectors / "expected.safetensors"
     tensors = load_file(file)
@@ -79,9 +92,7 @@ def test_nan_fails(vectors):
 def test_a_changed_result_is_found(vectors, file, change, case):
     values = json.loads((vectors / file).read_text())
     change(values)
-    for other in vectors.glob("*.json"):
-        if other.name != file:
-            other.unlink()
+    _only_file(vectors, file)
     (vectors / file).write_text(json.dumps(values))
     assert [row.case for row in run_parity(vectors) if not row.passed] == [case]
 
@@ -109,6 +120,8 @@ def test_malformed_files_are_errors(vectors, file, content, error):
     (vectors / file).unlink()
     if content is not None:
         (vectors / file).write_text(content)
+    if content is not None and file.endswith(".json"):
+        _only_file(vectors, file)
     with pytest.raises(PenguinError, match=error):
         list(run_parity(vectors))
 
@@ -124,6 +137,11 @@ def _only(vectors, case):
     """Leaves one case of the model to compare."""
     file = vectors / "expected.json"
     file.write_text(json.dumps({case: json.loads(file.read_text())[case]}))
+    _only_file(vectors, file.name)
+
+
+def _only_file(vectors, name):
+    """Leaves one file to compare."""
     for other in vectors.glob("*.json"):
-        if other.name != "expected.json":
+        if other.name != name:
             other.unlink()

@@ -5,6 +5,7 @@ Whatever happens to that process, the step ends in an outcome, even if it crashe
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -89,7 +90,7 @@ def _context() -> Any:
 def _receive(receiver: Connection, limit_s: float) -> tuple[str, str, dict[str, Any]]:
     """Returns status, note and figures; the status is empty if the process ended without a word."""
     if not receiver.poll(max(0.0, limit_s)):
-        return TIMED_OUT, f"stopped after {limit_s:.0f} s", {}
+        return TIMED_OUT, f"stopped after {limit_s:.3g} s", {}
     try:
         received: tuple[str, str, dict[str, Any]] = receiver.recv()
         return received
@@ -102,10 +103,11 @@ def _run(step: Step, work: Path, log: Path, limit_s: float, sender: Connection) 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(limit_s) + 2 * _EXIT_S)  # ends the process if the one that watches the limit is gone
-    with log.open("a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout.write(f"--- {step.name}\n")
+    sys.stdout = sys.stderr = file = log.open("a", buffering=1, encoding="utf-8")
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    faulthandler.enable(file)
+    file.write(f"--- {step.name}\n")
     try:
         finding = step.run(work)
         sender.send((PASSED if finding.passed else FAILED, finding.note, finding.figures))
@@ -114,4 +116,3 @@ def _run(step: Step, work: Path, log: Path, limit_s: float, sender: Connection) 
     except BaseException as err:  # noqa: BLE001 - reported as the outcome of the step
         traceback.print_exc()
         sender.send((FAILED, f"{type(err).__name__}: {' '.join(str(err).split())[:300]}", {}))
-    sys.stdout.flush()
