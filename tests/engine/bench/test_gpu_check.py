@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penguin_engine.bench.gpu_check import pack, torch_steps, wheels
+from penguin_engine.bench.gpu_check import pack, step, torch_steps, wheels
 from penguin_engine.bench.gpu_check.plan_steps import compare_runtimes
 from penguin_engine.bench.gpu_check.step import Finding, Skipped, Step, run_step
 from penguin_engine.runtimes.tensorrt import flavour
@@ -42,8 +42,8 @@ def gpu_check(*arguments, python=(sys.executable,), folder):
 @pytest.mark.skipif(torch_steps.torch.cuda.is_available(), reason="this machine has a GPU: run scripts/gpu_check.sh")
 def test_a_dry_run_says_what_it_skips_and_does_the_rest(tmp_path):
     code, lines, results, table = gpu_check(folder=tmp_path)
-    status = {step["name"]: step["status"] for step in results["steps"]}
-    notes = {step["name"]: step["note"] for step in results["steps"]}
+    status = {found["name"]: found["status"] for found in results["steps"]}
+    notes = {found["name"]: found["note"] for found in results["steps"]}
     built = "passed" if flavour.RTX in flavour.installed() else "skipped"
     assert (code, results["passed"]) == (0, True)
     assert status == {
@@ -69,17 +69,23 @@ def test_a_dry_run_says_what_it_skips_and_does_the_rest(tmp_path):
     assert "10 of 10 cases agree" in notes["parity in float32"]
     assert results["machine"]["gpu"] is None and results["machine"]["versions"]["torch"]
     assert len(lines) == len(status)
-    for step, text in zip(results["steps"], lines, strict=True):
-        assert text.startswith(step["name"]) and text.endswith(step["note"]) and step["status"] in text
-        assert f"| {step['name']} | {step['status']} | {step['note']} | {step['seconds']:.0f} s |" in table
+    for text, found in zip(lines, results["steps"], strict=True):
+        assert text.startswith(found["name"]) and text.endswith(found["note"]) and found["status"] in text
+        assert f"| {found['name']} | {found['status']} | {found['note']} | {found['seconds']:.0f} s |" in table
     assert not list(tmp_path.glob("gpu-check-*")), "temporary files are left"
 
 
 def test_a_python_without_any_package_reports_each_failure(tmp_path):
     code, lines, results, _ = gpu_check(tmp_path, python=(sys.executable, "-S"), folder=tmp_path)
     assert (code, results["passed"], len(lines)) == (1, False, 3)
-    assert {step["status"] for step in results["steps"]} == {"failed"}
+    assert {found["status"] for found in results["steps"]} == {"failed"}
     assert "contains no complete wheel" in lines[0] and "No module named" in lines[1]
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Steps run in forked processes, also on a machine with a GPU."""
+    monkeypatch.setattr(step, "has_driver", lambda: False)
 
 
 def passes(work):
@@ -121,7 +127,7 @@ def hangs(work):
         (hangs, "timed out", "stopped after 0.3 s"),
     ],
 )
-def test_every_end_of_a_step_is_an_outcome(tmp_path, run, status, note):
+def test_every_end_of_a_step_is_an_outcome(forked, tmp_path, run, status, note):
     outcome = run_step(Step("step", 0.3 if run is hangs else 30, run), tmp_path, tmp_path / "log", left_s=100)
     assert (outcome.status, outcome.note) == (status, note)
     assert outcome.figures == ({"value": 1} if run is passes else {})
@@ -165,7 +171,7 @@ check.run(None, Path({str(tmp_path)!r}))
     script.kill()
     script.wait()
     steps = json.loads((tmp_path / "gpu_check.json").read_text())["steps"]
-    assert [(step["name"], step["status"]) for step in steps][-1] == ("first", "passed")
+    assert [(found["name"], found["status"]) for found in steps][-1] == ("first", "passed")
 
 
 def test_parts_have_a_limited_size_and_give_the_same_files(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import shutil
 import time
@@ -58,6 +59,7 @@ def plans_2b(work: Path) -> Finding:
     if (free := shutil.disk_usage(work).free) < _DISK_BYTES:
         raise Skipped(f"needs {_DISK_BYTES / 1e9:.0f} GB of disk, {work} has {free / 1e9:.0f} GB (TMPDIR chooses it)")
     write_random_checkpoint(work / _CHECKPOINT_2B, config_2b(), torch.bfloat16, "cuda")
+    gc.collect()
     torch.cuda.empty_cache()
     export(work / _CHECKPOINT_2B, work / _BUILT_2B, ExportOptions(dtype="bfloat16"))
     built = _build(work / _BUILT_2B, rtx, _capability())
@@ -150,7 +152,7 @@ def _decode(
 STEPS = (
     Step("TensorRT plans of penguin-tiny, built", 45, build_tiny),
     Step("pycuda, compiled", 90, compile_pycuda),
-    Step("TensorRT plans of penguin-tiny, run", 45, run_tiny),
+    Step("TensorRT plans of penguin-tiny, run", 60, run_tiny),
     Step("TensorRT plans of the 2B shapes", 480, plans_2b, needs_s=150),
 )
 """Most valuable first; the last one gets all the time that is left."""

@@ -5,6 +5,7 @@ Whatever happens to that process, the step ends in an outcome, even if it crashe
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -82,9 +83,17 @@ def run_step(step: Step, work: Path, log: Path, left_s: float) -> Outcome:
 
 
 def _context() -> Any:
-    """Forked processes need no imports, but CUDA does not work in them if its driver was loaded before."""
-    has_driver = "libcuda.so" in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    return multiprocessing.get_context("spawn" if has_driver else "fork")
+    """Forked processes need no imports. But CUDA fails in them if anything has used its driver before the fork."""
+    return multiprocessing.get_context("spawn" if has_driver() else "fork")
+
+
+def has_driver() -> bool:
+    """Returns whether this machine has a CUDA driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _receive(receiver: Connection, limit_s: float) -> tuple[str, str, dict[str, Any]]:
