@@ -89,6 +89,8 @@ def test_parity_notices_one_changed_number(cli, vectors):
 def test_parity_in_words(cli, vectors):
     result = cli("parity", vectors)
     assert result.code == 0 and result.out.endswith("all within tolerance\n")
+    rounded = cli("parity", vectors, "--dtype", "float16", "--device", "cpu")
+    assert rounded.code == 0 and "logits 0.03" in rounded.out
     labels = json.loads((vectors / "labels.json").read_text())
     labels[1]["labels"][0] += 1
     (vectors / "labels.json").write_text(json.dumps(labels))

@@ -126,7 +126,8 @@ def compare_attention(
             peaks[name] = _peak()
     error = float(((tokens["packed"] - tokens["runs"]).norm(dim=1) / tokens["runs"].norm(dim=1)).max())
     note = f"visual tokens differ by {100 * error:.2g} %; {rates['packed']:.0f} patches/s, {rates['runs']:.0f} in runs"
-    return Finding(note, {"relative_error": error, "patches_per_s": rates, "peaks": peaks}, error <= limit)
+    figures = {"relative_error": error if np.isfinite(error) else None, "patches_per_s": rates, "peaks": peaks}
+    return Finding(note, figures, error <= limit)
 
 
 def rates_2b(work: Path) -> Finding:
