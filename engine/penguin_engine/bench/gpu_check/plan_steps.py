@@ -151,7 +151,7 @@ def _decode(
 
 STEPS = (
     Step("TensorRT plans of penguin-tiny, built", 75, build_tiny),
-    Step("pycuda, compiled", 90, compile_pycuda),
+    Step("pycuda, compiled", 120, compile_pycuda),
     Step("TensorRT plans of penguin-tiny, run", 75, run_tiny),
     Step("TensorRT plans of the 2B shapes", 480, plans_2b, needs_s=150),
 )

@@ -27,7 +27,8 @@ def install(work: Path) -> Finding:
         raise Skipped(f"pycuda has no wheels and cannot be compiled here without {', '.join(missing)}")
     (work / ".aksetup-defaults.py").write_text(_SETTINGS.format(root=str(root), stub=str(_stub(work))))
     # Compiled fast, because these are only bindings. The linker drops a library without symbols unless told otherwise.
-    environment = os.environ | {"HOME": str(work), "CFLAGS": "-O0 -w", "LDFLAGS": "-Wl,--no-as-needed"}
+    flags = {"CFLAGS": "-O0 -w", "LDFLAGS": "-Wl,--no-as-needed"}
+    environment = os.environ | flags | {"HOME": str(work), "PYTHONPATH": os.pathsep.join(sys.path)}
     options = ("--no-index", "--no-deps", "--no-build-isolation", "--target", work / SITE)
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], env=environment, check=True)
     return Finding(f"compiled with {root}")
