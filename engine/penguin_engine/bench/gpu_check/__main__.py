@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from penguin_engine.bench.gpu_check.report import LOG, RESULTS, TABLE, Report
 from penguin_engine.bench.gpu_check.step import FAILED, PASSED, TIMED_OUT, Outcome, Step, run_step
 from penguin_engine.bench.gpu_check.wheels import SITE, install
+from penguin_models.atomic_write import writing
 from penguin_models.errors import PenguinError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -27,8 +29,9 @@ def run(wheels: Path | None, out: Path) -> bool:
     """Runs all steps, prints a line for each, and returns whether none failed."""
     deadline = time.monotonic() + TOTAL_S
     report = Report(out, datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / LOG).unlink(missing_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / LOG).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
         for step in _steps(report, Step("installation", 90, partial(install, wheels)), work):
@@ -101,6 +104,10 @@ def main() -> None:
         needed, plans = pack(options.folder, ROOT / "constraints.txt", options.python)
     except PenguinError as err:
         sys.exit(f"error: {err}")
+    except subprocess.CalledProcessError:
+        sys.exit("error: pip could not download the packages, see above")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     sys.stdout.write(
         f"{options.folder}: part-01 to part-{needed:02} with what PyTorch needs, part-{needed + 1:02} to "
         f"part-{needed + plans:02} with TensorRT for RTX and pycuda\n"
