@@ -162,10 +162,9 @@ check._torch_steps = lambda: (Step("first", 9, lambda work: Finding("done")), St
 check._plan_steps = lambda: ()
 check.run(None, Path({str(tmp_path)!r}))
 """
-    path = f"{ROOT}:{ROOT / 'models'}:{ROOT / 'engine'}"
-    script = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL
-    )
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'models'}:{ROOT / 'engine'}", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    script = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     while not (tmp_path / "waiting").exists():
         time.sleep(0.02)
     script.kill()
