@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -111,9 +110,8 @@ def dies(work):
 
 
 def hangs(work):
-    child = subprocess.Popen(["sleep", "100"])
-    (work / "child").write_text(str(child.pid))
-    child.wait()
+    with (work / "pipe").open("w") as pipe:
+        subprocess.run(["sleep", "1000"], stdout=pipe, check=True)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +126,17 @@ def hangs(work):
     ],
 )
 def test_every_end_of_a_step_is_an_outcome(forked, tmp_path, run, status, note):
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     outcome = run_step(Step("step", 0.3 if run is hangs else 30, run), tmp_path, tmp_path / "log", left_s=100)
     assert (outcome.status, outcome.note) == (status, note)
     assert outcome.figures == ({"value": 1} if run is passes else {})
     log = (tmp_path / "log").read_text()
     assert ("text of a library" in log) == (run is passes) and ("Traceback" in log) == (run is raises)
     assert ("Segmentation fault" in log) == (run is dies)
-    if run is hangs:
-        pid = int((tmp_path / "child").read_text())
-        assert "zombie" in _state(pid) or not _state(pid), "a process of the step survived"
-
-
-def _state(pid):
-    path = Path(f"/proc/{pid}/status")
-    return path.read_text() if path.exists() else ""
+    os.set_blocking(pipe, True)
+    assert os.read(pipe, 1) == b""  # returns when every process that has the other end is gone
+    os.close(pipe)
 
 
 def test_a_step_that_needs_more_time_than_is_left_is_skipped(tmp_path):
@@ -149,26 +144,27 @@ def test_a_step_that_needs_more_time_than_is_left_is_skipped(tmp_path):
     assert (outcome.status, outcome.note) == ("skipped", "needs about 150 s, 40 s are left")
 
 
-def test_a_killed_script_leaves_the_results_of_finished_steps(tmp_path):
+def test_a_killed_script_leaves_results_and_no_process(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
     code = f"""
-import time
 from pathlib import Path
-from penguin_engine.bench.gpu_check import __main__ as check
+from penguin_engine.bench.gpu_check import __main__ as check, step
 from penguin_engine.bench.gpu_check.step import Finding, Step
+step.has_driver = lambda: False
 def waits(work):
-    Path({str(tmp_path / "waiting")!r}).write_text("")
-    time.sleep(100)
-check._torch_steps = lambda: (Step("first", 9, lambda work: Finding("done")), Step("second", 99, waits))
+    import time
+    with Path({str(tmp_path / "pipe")!r}).open("w"):
+        time.sleep(1000)
+check._torch_steps = lambda: (Step("first", 9, lambda work: Finding("done")), Step("second", 999, waits))
 check._plan_steps = lambda: ()
 check.run(None, Path({str(tmp_path)!r}))
 """
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'models'}:{ROOT / 'engine'}", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", code]
     script = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "waiting").exists():
-        time.sleep(0.02)
-    script.kill()
-    script.wait()
+    with script, (tmp_path / "pipe").open() as pipe:  # opening waits for the second step
+        script.kill()
+        assert pipe.read() == ""  # returns when the step's process is gone
     steps = json.loads((tmp_path / "gpu_check.json").read_text())["steps"]
     assert [(found["name"], found["status"]) for found in steps][-1] == ("first", "passed")
 

@@ -30,8 +30,6 @@ class Report:
     def add(self, outcome: Outcome) -> None:
         """Adds an outcome, writes both files and prints a line."""
         self.outcomes.append(outcome)
-        sys.stdout.write(f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}\n")
-        sys.stdout.flush()
         result = {
             "started": self._started,
             "passed": self.passed,
@@ -42,6 +40,8 @@ class Report:
             file.write(json.dumps(result, indent=1) + "\n")
         with atomic_write(self._folder / TABLE) as file:
             file.write(markdown(self._started, self.outcomes))
+        sys.stdout.write(f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}\n")
+        sys.stdout.flush()
 
 
 def machine(outcomes: Sequence[Outcome]) -> dict[str, Any]:

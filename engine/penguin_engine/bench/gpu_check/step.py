@@ -23,6 +23,7 @@ from typing import Any
 PASSED, FAILED, SKIPPED, TIMED_OUT = "passed", "failed", "skipped", "timed out"
 _EXIT_S = 10
 """Seconds for a process to end after it has sent its finding, before it is killed."""
+_PR_SET_PDEATHSIG = 1
 
 
 class Skipped(Exception):  # noqa: N818 - an outcome, not an error
@@ -66,7 +67,7 @@ def run_step(step: Step, work: Path, log: Path, left_s: float) -> Outcome:
     limit_s = min(step.limit_s, left_s)
     start = time.monotonic()
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = _context().Process(target=_run, args=(step, work, log, limit_s, sender))
+    process = _context().Process(target=_run, args=(step, work, log, sender))
     process.start()
     sender.close()
     try:
@@ -107,11 +108,10 @@ def _receive(receiver: Connection, limit_s: float) -> tuple[str, str, dict[str, 
         return "", "", {}
 
 
-def _run(step: Step, work: Path, log: Path, limit_s: float, sender: Connection) -> None:
+def _run(step: Step, work: Path, log: Path, sender: Connection) -> None:
     os.setsid()  # what the step starts is killed with it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(limit_s) + 2 * _EXIT_S)  # ends the process if the one that watches the limit is gone
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nothing else ends a step if the script is killed
     sys.stdout = sys.stderr = file = log.open("a", buffering=1, encoding="utf-8")
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
