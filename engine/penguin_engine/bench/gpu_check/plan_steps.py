@@ -35,6 +35,8 @@ _BUILT, _CHECKPOINT_2B, _BUILT_2B = "tiny", "checkpoint-2b", "2b"
 _WITHOUT_GPU = "8.9"
 """Compute capability for which plans are built where none can run."""
 _LIMITS = PlanLimits(max_tokens=4096, max_patches=4096)
+_LARGEST_ERROR_TINY = 0.03
+"""Largest relative difference of the logits of penguin-tiny, which has 5 layers, in float16."""
 _DISK_BYTES = 20e9
 """Space for the checkpoint, the export and the plans of the 2B."""
 
@@ -50,7 +52,7 @@ def build_tiny(work: Path) -> Finding:
 def run_tiny(work: Path) -> Finding:
     """Runs the plans of penguin-tiny and compares them with the torch runtime."""
     _check_runnable()
-    return _compare(work / _BUILT, TINY, "float16")
+    return _compare(work / _BUILT, TINY, "float16", _LARGEST_ERROR_TINY)
 
 
 def plans_2b(work: Path) -> Finding:
@@ -63,7 +65,7 @@ def plans_2b(work: Path) -> Finding:
     torch.cuda.empty_cache()
     export(work / _CHECKPOINT_2B, work / _BUILT_2B, ExportOptions(dtype="bfloat16"))
     built = _build(work / _BUILT_2B, rtx, _capability())
-    compared = _compare(work / _BUILT_2B, work / _CHECKPOINT_2B, "bfloat16")
+    compared = _compare(work / _BUILT_2B, work / _CHECKPOINT_2B, "bfloat16", LARGEST_ERROR)
     return Finding(f"{built.note}; {compared.note}", built.figures | compared.figures, compared.passed)
 
 
@@ -114,20 +116,25 @@ def _build(folder: Path, rtx: Flavour, capability: str) -> Finding:
     return Finding(note, {"plan_bytes": sizes, "build_s": seconds, "compute_capability": capability})
 
 
-def _compare(folder: Path, checkpoint: Path, dtype: str) -> Finding:
+def _compare(folder: Path, checkpoint: Path, dtype: str, limit: float) -> Finding:
     """Compares the plans in a folder with the torch runtime on the same weights."""
     free = torch.cuda.mem_get_info()[0]
     plans, _ = open_runtime("tensorrt", folder, "cuda")
     loaded_bytes = free - torch.cuda.mem_get_info()[0]
     model, _ = load_pretrained(checkpoint, dtype, "cuda")
-    finding = compare_runtimes(plans, TorchRuntime(model), random_images(model, [FRAME] * 2))
+    finding = compare_runtimes(plans, TorchRuntime(model), random_images(model, [FRAME] * 2), limit)
     plans.close()
     note = f"{finding.note}; {loaded_bytes / 2**20:.0f} MiB when loaded"
     return Finding(note, finding.figures | {"gpu_bytes_loaded": loaded_bytes}, finding.passed)
 
 
 def compare_runtimes(
-    ours: Runtime, reference: Runtime, images: Sequence[PatchedImage], new_tokens: int = 64, at_least_s: float = 1.0
+    ours: Runtime,
+    reference: Runtime,
+    images: Sequence[PatchedImage],
+    limit: float,
+    new_tokens: int = 64,
+    at_least_s: float = 1.0,
 ) -> Finding:
     """Compares the logits of a prompt with images and of the tokens after it, and measures the rates of `ours`."""
     expected = _decode(reference, images, new_tokens, None, at_least_s)
@@ -135,7 +142,7 @@ def compare_runtimes(
     error, rates = decoded.relative_error(expected), runtime_rates(ours, 512, new_tokens)
     note = f"{decoded.agreement(expected)}; {rates_note(rates, {})}; torch decodes {expected.tokens_per_s:.0f} tokens/s"
     figures = {"relative_error": error, "rates": rates, "torch_decode_tokens_per_s": expected.tokens_per_s}
-    return Finding(note, figures, error <= LARGEST_ERROR)
+    return Finding(note, figures, error <= limit)
 
 
 def _decode(

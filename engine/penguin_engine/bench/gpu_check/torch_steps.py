@@ -28,8 +28,11 @@ from penguin_models.vlm import PenguinVL
 ROOT = Path(__file__).resolve().parents[4]
 """The clone: the check is not for an installed package."""
 REFERENCE = ROOT / "tests" / "data" / "reference"
-LARGEST_ERROR = 0.05
-"""Largest relative difference of logits or visual tokens in 16 bits, after the 28 layers of the 2B."""
+LARGEST_ERROR = 0.1
+"""Largest relative difference of logits or visual tokens of random weights in the 2B's shapes, bfloat16.
+
+Rounding alone, in another order, gave 0.7 % of the logits after 2 layers and 1.4 % after 6; faults give about 100 %.
+"""
 FRAMES = (Size(34, 46),) * 4 + (Size(32, 40),) * 4 + (Size(16, 20),) * 8
 """Patches of frames of several sizes: 640x480 pixels and smaller."""
 
