@@ -79,7 +79,8 @@ def install(folder: Path | None, work: Path) -> Finding:
         return Finding(f"{folder} contains no complete wheel; write one with: scripts/gpu_check.sh pack", passed=False)
     options = ("--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check", "--target", work / SITE)
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *wheels], check=True)
-    note = f"{len(wheels)} wheels" + (f"; missing or damaged: {', '.join(missing)}" if missing else "")
+    packages = [name.partition("-")[0] for name in missing]
+    note = f"{len(wheels)} wheels" + (f"; missing or damaged: {', '.join(packages)}" if missing else "")
     return Finding(note, {"missing": missing})
 
 
