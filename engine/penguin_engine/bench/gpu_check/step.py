@@ -46,7 +46,7 @@ class Step:
     name: str
     limit_s: float
     run: Callable[[Path], Finding]  # gets a folder for temporary files that all steps share
-    needs_s: float = 0.0  # skipped if less time is left for all steps
+    needs_s: float = 10.0  # skipped if less time is left for all steps
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_step(step: Step, work: Path, log: Path, left_s: float) -> Outcome:
         with suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.kill()  # in case it has no group of its own yet
-        process.join()
+        process.join(_EXIT_S)  # a driver can keep a killed process
     if not status:
         status, note = FAILED, f"the process ended with exit code {process.exitcode}, see {log.name}"
     return Outcome(step.name, status, time.monotonic() - start, note, figures)
