@@ -72,11 +72,7 @@ class _Attention:
     def write(self, x: str, prefix: str, layer: int) -> str:
         """Writes the attention of one layer, narrow [S, D] -> float32 [S, D]."""
         layers, s = self._layers, self._shape
-        q, k = (
-            layers.normed_heads(x, prefix, name, heads, s.head_dim, s.eps)
-            for name, heads in (("q", s.heads), ("k", s.kv_heads))
-        )
-        v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), s.kv_heads, s.head_dim)
+        q, k, v = layers.attention_heads(x, prefix, s.heads, s.kv_heads, s.head_dim, s.eps)
         return layers.wide(layers.linear(self._attend(q, k, v, layer), f"{prefix}.o_proj"))
 
     def _past(self, layer: int, shape: Sequence[int | str]) -> list[str]:

@@ -10,7 +10,7 @@ Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES, Graph
@@ -81,6 +81,23 @@ class Layers:
             inputs.append(self.parameter(f"{name}.bias", self.dtype))
         return self.graph.op("Gemm", *inputs, transB=1)
 
+    def projections(self, x: str, prefix: str, names: Sequence[str]) -> list[str]:
+        """Writes x W^t of several layers, narrow [N, in] -> float32 [N, out] each.
+
+        Layers that are not quantised share one product: TensorRT would join their weights itself, in a copy of them.
+        """
+        layers = [f"{prefix}.{name}_proj" for name in names]
+        if self._quantized and any(map(self._quantized.includes, layers)):
+            return [self.wide(self.linear(x, layer)) for layer in layers]
+        shapes = [self.weights.shape(f"{layer}.weight") for layer in layers]
+        rows, columns = [shape[0] for shape in shapes], shapes[0][1]
+        blocks = (block for layer in layers for block in self.weights.blocks(f"{layer}.weight", self.dtype))
+        joint = released_name(f"{prefix}.{'_'.join(names)}_proj.weight")
+        weight = self.graph.weight(joint, self.dtype, (sum(rows), columns), blocks)
+        product = self.wide(self.graph.op("Gemm", x, weight, transB=1))
+        outputs = [f"{product}_{name}" for name in names]
+        return self.graph.ops("Split", outputs, product, self.graph.constant(rows), axis=-1)
+
     def tied_linear(self, x: str, name: str, stored: str, file: Path | None) -> str:
         """Writes x W^t for a layer whose weight has the name `stored`, and fills `file` if that has the narrow type."""
         if self._quantized and (done := self._quantized.write(x, name, stored)):
@@ -102,7 +119,7 @@ class Layers:
     def gated_mlp(self, x: str, prefix: str) -> str:
         """Writes the SiLU-gated feed-forward layer, narrow [N, D] -> float32 [N, D]."""
         g = self.graph
-        gate, up = (self.wide(self.linear(x, f"{prefix}.{name}_proj")) for name in ("gate", "up"))
+        gate, up = self.projections(x, prefix, ("gate", "up"))
         product = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
         down = f"{prefix}.down_proj"
         factor = self._shrink_factors.get(down)
@@ -115,10 +132,16 @@ class Layers:
         """Splits [N, A * E] into [N, A, E]."""
         return self.graph.op("Reshape", x, self.graph.constant([-1, count, head_dim]))
 
-    def normed_heads(self, x: str, prefix: str, name: str, count: int, head_dim: int, eps: float) -> str:
-        """Writes queries ("q") or keys ("k") and their norm, narrow [N, D] -> float32 [N, A, E]."""
-        projected = self.heads(self.wide(self.linear(x, f"{prefix}.{name}_proj")), count, head_dim)
-        return self.rms_norm(projected, f"{prefix}.{name}_norm", eps)
+    def attention_heads(
+        self, x: str, prefix: str, heads: int, kv_heads: int, head_dim: int, eps: float
+    ) -> tuple[str, str, str]:
+        """Writes queries and keys, float32 [N, A, E] and [N, K, E], both normed, and values, narrow [N, K, E]."""
+        q, k, v = self.projections(x, prefix, "qkv")
+        return (
+            self.rms_norm(self.heads(q, heads, head_dim), f"{prefix}.q_norm", eps),
+            self.rms_norm(self.heads(k, kv_heads, head_dim), f"{prefix}.k_norm", eps),
+            self.heads(self.narrow(v), kv_heads, head_dim),
+        )
 
     def rotation(self, first: str, second: str, scale: float = 1.0) -> Rotation:
         """Writes what `rotate` needs to turn the halves of heads by these angles, [N, 1, E / 2], and scale them."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from penguin_engine.export.manifest import (
     DECODER,
@@ -159,15 +159,24 @@ class _PlanBuilder:
             self._set_targets(config)
         else:
             self._load_timings(config)
-        serialized = self._builder.build_serialized_network(network, config)
+        with plan.open("wb") as file:
+            built = self._write(network, config, file)
         if not self._flavour.is_rtx:
             self._save_timings(config)
         if self._cancelled():
             raise EngineError(f"the build of {graph.name} was cancelled; earlier plans are unchanged")
-        if serialized is None:
+        if not built:
             raise EngineError(f"{self._flavour.title} could not build {graph.name}: {self._reason()}")
-        with plan.open("wb") as file:
+
+    def _write(self, network: Any, config: Any, file: IO[bytes]) -> bool:
+        """Builds into a file, piece by piece where TensorRT can; returns whether that was possible."""
+        if hasattr(self._builder, "build_serialized_network_to_stream"):  # not in TensorRT 10.3
+            writer = _writer(self._trt, file)
+            return bool(self._builder.build_serialized_network_to_stream(network, config, writer))
+        serialized = self._builder.build_serialized_network(network, config)
+        if serialized is not None:
             file.write(serialized)
+        return serialized is not None
 
     def _parse(self, graph: Path) -> Any:
         # From TensorRT 11 on, all networks are strongly typed and the flag is ignored.
@@ -230,6 +239,19 @@ def _logger(trt: Any, errors: list[str]) -> Any:
                 errors.append(msg)
 
     return Logger()
+
+
+def _writer(trt: Any, file: IO[bytes]) -> Any:
+    """Returns what writes a plan to a file."""
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: Any) -> int:
+            return file.write(data)
+
+    return Writer()
 
 
 def _monitor(trt: Any, progress: Progress, cancelled: Callable[[], bool]) -> Any:
