@@ -110,14 +110,17 @@ class PrimitiveAttention(_Attention):
         g, layers, s = self._graph, self._layers, self._shape
         past = self._past(layer, ["past", s.kv_heads, s.head_dim])
         new_k = g.op(
-            "Cast", layers.rotate(k, self._key_rotation), named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype]
+            "Cast",
+            layers.rotate(k, self._key_rotation, s.kv_heads, s.head_dim),
+            named=f"new_key_{layer}",
+            to=ONNX_TYPES[layers.dtype],
         )
         new_v = g.op("Identity", v, named=f"new_value_{layer}")
         for name in (new_k, new_v):
             g.output(name, layers.dtype, ["sequence", s.kv_heads, s.head_dim])
         keys, values = (g.op("Concat", *rows, axis=0) for rows in zip(past, (new_k, new_v), strict=True))
 
-        rotated = layers.narrow(layers.rotate(q, self._query_rotation))
+        rotated = layers.narrow(layers.rotate(q, self._query_rotation, s.heads, s.head_dim))
         grouped = g.op("Reshape", rotated, g.constant([-1, s.kv_heads, self._groups, s.head_dim]))
         grouped = g.op("Transpose", grouped, perm=[1, 2, 0, 3])  # [K, G, S, E]
         queries = g.op("Reshape", grouped, g.constant([s.kv_heads, -1, s.head_dim]))  # [K, G * S, E]

@@ -153,11 +153,11 @@ class Layers:
         factor = g.constant([[[scale]]], "float32")
         return g.op("Mul", cos, factor), g.op("Mul", sin, factor)
 
-    def rotate(self, x: str, rotation: Rotation) -> str:
-        """Rotates pairs of the two halves of the last axis: x cos + (second, first) (-sin, sin)."""
+    def rotate(self, x: str, rotation: Rotation, heads: int, head_dim: int) -> str:
+        """Rotates pairs of the two halves of each head, [N, A, E]: x cos + (second, first) (-sin, sin)."""
         g, (cos, sin) = self.graph, rotation
-        first, second = g.ops("Split", [f"{x}_first", f"{x}_second"], x, axis=-1, num_outputs=2)
-        swapped = g.op("Concat", second, first, axis=-1)
+        halves = g.op("Reshape", x, g.constant([-1, heads, 2, head_dim // 2]))
+        swapped = self.heads(g.op("Gather", halves, g.constant([1, 0]), axis=2), heads, head_dim)
         return g.op("Add", g.op("Mul", x, cos), g.op("Mul", swapped, sin))
 
     def gelu(self, x: str) -> str:

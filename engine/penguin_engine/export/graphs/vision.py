@@ -78,8 +78,8 @@ class VisionAttention:
         heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
         q, k, v = layers.attention_heads(x, prefix, heads, kv_heads, c.head_dim, c.rms_norm_eps)
         q, k = (
-            layers.narrow(layers.rotate(rows, rotation))
-            for rows, rotation in ((q, self._query_rotation), (k, self._key_rotation))
+            layers.narrow(layers.rotate(rows, rotation, count, c.head_dim))
+            for rows, rotation, count in ((q, self._query_rotation, heads), (k, self._key_rotation, kv_heads))
         )
         padded = (layers.graph.op("Gather", value, self._slots) for value in (q, k, v))  # [F, L, heads, E]
         attended = self._attend(*padded)  # [F * L, A * E]
