@@ -9,6 +9,7 @@ Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,21 +83,31 @@ class Layers:
         return self.graph.op("Gemm", *inputs, transB=1)
 
     def projections(self, x: str, prefix: str, names: Sequence[str]) -> list[str]:
-        """Writes x W^t of several layers, narrow [N, in] -> float32 [N, out] each.
+        """Writes x W^t of several layers, narrow [N, in] -> narrow [N, out] each.
 
-        Layers that are not quantised share one product: TensorRT would join their weights itself, in a copy of them.
+        For TensorRT, layers that are not quantised share one product: it would join their weights itself, in a copy.
         """
         layers = [f"{prefix}.{name}_proj" for name in names]
-        if self._quantized and any(map(self._quantized.includes, layers)):
-            return [self.wide(self.linear(x, layer)) for layer in layers]
+        if self.profile.contrib or (self._quantized and any(map(self._quantized.includes, layers))):
+            return [self.linear(x, layer) for layer in layers]
         shapes = [self.weights.shape(f"{layer}.weight") for layer in layers]
         rows, columns = [shape[0] for shape in shapes], shapes[0][1]
         blocks = (block for layer in layers for block in self.weights.blocks(f"{layer}.weight", self.dtype))
         joint = released_name(f"{prefix}.{'_'.join(names)}_proj.weight")
         weight = self.graph.weight(joint, self.dtype, (sum(rows), columns), blocks)
-        product = self.wide(self.graph.op("Gemm", x, weight, transB=1))
-        outputs = [f"{product}_{name}" for name in names]
-        return self.graph.ops("Split", outputs, product, self.graph.constant(rows), axis=-1)
+        return self._columns(self.graph.op("Gemm", x, weight, transB=1), rows)
+
+    def _columns(self, x: str, sizes: Sequence[int]) -> list[str]:
+        """Takes the columns of several values apart, [N, sum of sizes] -> [N, size] each.
+
+        Gathers do it, because TensorRT takes a product apart whose result goes through Split.
+        """
+        g, unit = self.graph, math.gcd(*sizes)
+        units = g.op("Reshape", x, g.constant([-1, sum(sizes) // unit, unit]))
+        ends = itertools.accumulate(size // unit for size in sizes)
+        ranges = (range(end - size // unit, end) for size, end in zip(sizes, ends, strict=True))
+        gathered = (g.op("Gather", units, g.constant(list(indices)), axis=1) for indices in ranges)
+        return [g.op("Reshape", part, g.constant([-1, size])) for part, size in zip(gathered, sizes, strict=True)]
 
     def tied_linear(self, x: str, name: str, stored: str, file: Path | None) -> str:
         """Writes x W^t for a layer whose weight has the name `stored`, and fills `file` if that has the narrow type."""
@@ -119,7 +130,7 @@ class Layers:
     def gated_mlp(self, x: str, prefix: str) -> str:
         """Writes the SiLU-gated feed-forward layer, narrow [N, D] -> float32 [N, D]."""
         g = self.graph
-        gate, up = self.projections(x, prefix, ("gate", "up"))
+        gate, up = map(self.wide, self.projections(x, prefix, ("gate", "up")))
         product = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
         down = f"{prefix}.down_proj"
         factor = self._shrink_factors.get(down)
@@ -138,9 +149,9 @@ class Layers:
         """Writes queries and keys, float32 [N, A, E] and [N, K, E], both normed, and values, narrow [N, K, E]."""
         q, k, v = self.projections(x, prefix, "qkv")
         return (
-            self.rms_norm(self.heads(q, heads, head_dim), f"{prefix}.q_norm", eps),
-            self.rms_norm(self.heads(k, kv_heads, head_dim), f"{prefix}.k_norm", eps),
-            self.heads(self.narrow(v), kv_heads, head_dim),
+            self.rms_norm(self.heads(self.wide(q), heads, head_dim), f"{prefix}.q_norm", eps),
+            self.rms_norm(self.heads(self.wide(k), kv_heads, head_dim), f"{prefix}.k_norm", eps),
+            self.heads(v, kv_heads, head_dim),
         )
 
     def rotation(self, first: str, second: str, scale: float = 1.0) -> Rotation:
