@@ -50,8 +50,8 @@ def stand_in():
             api = fake_tensorrt.fake_tensorrt(device, version)
             patch.setattr(flavour, "installed", lambda: [name])
             patch.setattr(flavour, "load", lambda wanted: Flavour(wanted, api))
-            *_, runtime = map(importlib.import_module, USERS)
-            return SimpleNamespace(device=device, driver=driver, runtime=runtime)
+            _, loaded_plan, _, runtime = map(importlib.import_module, USERS)
+            return SimpleNamespace(device=device, driver=driver, loaded_plan=loaded_plan, runtime=runtime)
 
         yield install
     for user in USERS:

@@ -52,11 +52,8 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
 def fake_tensorrt(device, version):
     """Returns a module with the parts of `tensorrt` and `tensorrt_rtx` that run plans."""
 
-    class Logger:
-        ERROR = "error"
-
-        def __init__(self, severity):
-            pass
+    class ILogger:
+        ERROR, INTERNAL_ERROR = "error", "internal error"
 
     class IRuntimeCache:
         content = b""
@@ -113,6 +110,9 @@ def fake_tensorrt(device, version):
             assert name in self._engine.inputs or name in self._engine.outputs, name
             self._addresses[name] = memory
             return True
+
+        def is_stream_capturable(self, stream):
+            return stream == 4711 and device.capturing is None
 
         def execute_async_v3(self, stream_handle):
             assert stream_handle == 4711
@@ -181,7 +181,7 @@ def fake_tensorrt(device, version):
     module.__version__ = version
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     module.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager", LAZY="lazy")
-    for kind in (Logger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
+    for kind in (ILogger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
         setattr(module, kind.__name__, kind)
     return module
 

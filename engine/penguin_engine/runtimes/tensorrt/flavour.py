@@ -58,6 +58,31 @@ class Flavour:
         return {_dotted(name): member for name, member in members.items() if name.startswith("SM")}
 
 
+class Messages:
+    """Collects TensorRT's error messages; `logger` is what TensorRT's objects take, and must outlive them."""
+
+    def __init__(self, trt: Any):
+        self._errors: list[str] = []
+        self.logger = _logger(trt, self._errors)
+
+    def reason(self) -> str:
+        """Returns the last errors in one line."""
+        return " ".join("; ".join(self._errors[-3:]).split())[:500] or "no reason was given"
+
+
+def _logger(trt: Any, errors: list[str]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(msg)
+
+    return Logger()
+
+
 def installed() -> list[str]:
     """Returns the names of the flavours that are installed, without loading them."""
     return [name for name in FLAVOURS if _module(name) is not None]

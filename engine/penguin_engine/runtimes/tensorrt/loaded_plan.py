@@ -11,7 +11,7 @@ import numpy as np
 from penguin_engine.export.manifest import KERNEL_CACHE
 from penguin_engine.runtimes.tensorrt.cache_memory import Addresses, Shapes
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice, DeviceMemory
-from penguin_engine.runtimes.tensorrt.flavour import Flavour
+from penguin_engine.runtimes.tensorrt.flavour import Flavour, Messages
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EngineError, WriteError
 
@@ -29,8 +29,8 @@ class PlanLoader:
         self._folder = folder
         self._kernels: Any = None
         # The loader must exist as long as what it loads.
-        self._logger = flavour.api.Logger(flavour.api.Logger.ERROR)
-        self._runtime = flavour.api.Runtime(self._logger)
+        self.messages = Messages(flavour.api)
+        self._runtime = flavour.api.Runtime(self.messages.logger)
 
     def load(self, name: str) -> LoadedPlan:
         """Loads a plan; raises EngineError if TensorRT refuses it, or too little memory is free."""
@@ -38,7 +38,9 @@ class PlanLoader:
         path = self._folder / name
         engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
         if engine is None:
-            raise EngineError(f"{self.flavour.title} cannot load {path}; build it again: {self.command}")
+            raise EngineError(
+                f"{self.flavour.title} cannot load {path}: {self.messages.reason()}; build it again: {self.command}"
+            )
         return LoadedPlan(self, engine, path)
 
     def use_kernels(self, configuration: Any) -> None:
@@ -87,7 +89,7 @@ class LoadedPlan:
             raise self._too_little_memory()
         context.set_device_memory(int(self._memory), self._size)
         gpu.wait()
-        return PlanExecution(context, self._path.name, gpu, self._memory)
+        return PlanExecution(context, self._path.name, gpu, self._memory, self._loader.messages)
 
     def _configuration(self, recorded: bool) -> Any:
         """Returns the argument of `create_execution_context`."""
@@ -113,8 +115,8 @@ class LoadedPlan:
 class PlanExecution:
     """An execution context; one whose run was recorded must not be used for anything else."""
 
-    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory):
-        self._context, self._name, self._gpu = context, name, gpu
+    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory, messages: Messages):
+        self._context, self._name, self._gpu, self._messages = context, name, gpu, messages
         self._memory = memory  # referenced because TensorRT only has its address
         self._shapes: Shapes = {}
         self._addresses: Addresses = {}
@@ -137,4 +139,10 @@ class PlanExecution:
                     raise EngineError(f"{self._name} does not accept address {address:#x} for {name}")
                 self._addresses[name] = address
         if not self._context.execute_async_v3(self._gpu.stream.handle):
-            raise EngineError(f"{self._name} failed to run; see TensorRT's messages above")
+            raise EngineError(f"{self._name} failed to run: {self._messages.reason()}")
+
+    def check_recordable(self) -> None:
+        """Raises EngineError if a run with these shapes cannot be recorded; only TensorRT for RTX can tell."""
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._gpu.stream.handle):
+            raise EngineError(f"the steps of {self._name} cannot be recorded: {self._messages.reason()}")
