@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from functools import cache
 from typing import Any
@@ -57,8 +56,9 @@ def _register() -> None:
         )
     try:
         load_rtx_libraries()  # the package itself does not load CUDA's runtime library, which it contains
-        library = importlib.import_module(_PACKAGE).get_library_path()
-        ort.register_execution_provider_library(PROVIDER, library)
+        import onnxruntime_ep_nv_tensorrt_rtx as package
+
+        ort.register_execution_provider_library(PROVIDER, package.get_library_path())
     except (ImportError, OSError, ort_errors.Fail) as err:
         reason = str(err).rpartition("with error: ")[2]
         driver = "libcuda" in reason or "libnvidia" in reason
