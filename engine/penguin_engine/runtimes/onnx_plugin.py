@@ -59,7 +59,7 @@ def _register() -> None:
         import onnxruntime_ep_nv_tensorrt_rtx as package
 
         ort.register_execution_provider_library(PROVIDER, package.get_library_path())
-    except (ImportError, OSError, ort_errors.Fail) as err:
+    except (ImportError, OSError, ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.NotImplemented) as err:
         reason = str(err).rpartition("with error: ")[2]
         driver = "libcuda" in reason or "libnvidia" in reason
         remedy = "install the driver of your NVIDIA GPU" if driver else f"install it again: {_INSTALL}"
