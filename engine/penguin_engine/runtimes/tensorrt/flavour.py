@@ -113,7 +113,7 @@ def _import(module: str) -> Any:
         import tensorrt_rtx
 
         return tensorrt_rtx
-    _load_rtx_libraries()
+    load_rtx_libraries()
     import tensorrt_rtx_bindings
 
     return tensorrt_rtx_bindings
@@ -138,11 +138,17 @@ def _dotted(name: str) -> str:
 
 
 def _module(name: str) -> str | None:
-    return next((module for module in _MODULES[name] if importlib.util.find_spec(module) is not None), None)
+    specs = map(importlib.util.find_spec, _MODULES[name])
+    # A folder "tensorrt" with plans is no package, but Python finds it if its parent is on the path.
+    return next((spec.name for spec in specs if spec is not None and spec.origin is not None), None)
 
 
-def _load_rtx_libraries() -> None:
-    """Loads the libraries of the plug-in's wheel, which ships them under names that the bindings do not look for."""
+def load_rtx_libraries() -> None:
+    """Loads the libraries of the plug-in's wheel, which ships them under names that the bindings do not look for.
+
+    Raises:
+        OSError: The wheel lacks one, or it cannot be loaded.
+    """
     wheel = importlib.util.find_spec(_RTX_WHEEL)
     if wheel is None or wheel.origin is None:  # the bindings find libraries that the system has
         return
