@@ -18,7 +18,7 @@ USERS = tuple(f"{TENSORRT}.{name}" for name in ("cuda_device", "loaded_plan", "s
 def rtx():
     """The real TensorRT for RTX, which parses and builds without a GPU."""
     if flavour.RTX not in flavour.installed():
-        pytest.skip("TensorRT for RTX is not installed: pip install 'penguin_vl[tensorrt-rtx]'")
+        pytest.skip("TensorRT for RTX is not installed: make test installs it")
     return flavour.load(flavour.RTX)
 
 

@@ -16,7 +16,7 @@ DEVICE, PROVIDER = "tensorrt-rtx", "NvTensorRTRTXExecutionProvider"
 """Its names as a device of this project and in ONNX Runtime."""
 _PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _TITLE = "ONNX Runtime's plug-in for TensorRT for RTX"
-_INSTALL = "pip install 'penguin_vl[tensorrt-rtx]', on Linux x86-64"
+_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13 (Linux x86-64)"
 _OLDEST = (1, 30)
 """Older versions of ONNX Runtime lack plug-ins, or bind CUDA memory as if it were not the plug-in's."""
 

@@ -15,7 +15,7 @@ PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 NEW_ENOUGH = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 30)
 installed = pytest.mark.skipif(
     importlib.util.find_spec(PLUGIN) is None or not NEW_ENOUGH,
-    reason="needs pip install 'penguin_vl[tensorrt-rtx]' and ONNX Runtime 1.30",
+    reason="needs the extra tensorrt-rtx and ONNX Runtime 1.30",
 )
 
 
@@ -34,7 +34,7 @@ def test_without_a_driver():
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"is not installed; run: pip install 'penguin_vl\[tensorrt-rtx\]'"):
+    with pytest.raises(EngineError, match=r"is not installed; run: pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"):
         Device.parse("tensorrt-rtx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")

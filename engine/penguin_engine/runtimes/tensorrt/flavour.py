@@ -22,7 +22,7 @@ FLAVOURS = {TENSORRT: "TensorRT", RTX: "TensorRT for RTX"}
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _REMEDIES = {
     TENSORRT: "on a Jetson, JetPack provides it; on a PC: pip install tensorrt",
-    RTX: "pip install 'penguin_vl[tensorrt-rtx]', on Linux x86-64",
+    RTX: "pip install tensorrt-rtx-cu13-bindings onnxruntime-ep-nv-tensorrt-rtx-cu13 (Linux x86-64)",
 }
 _RTX_WHEEL = "onnxruntime_ep_nv_tensorrt_rtx"
 """ONNX Runtime's plug-in, whose wheel contains the libraries that the bindings need."""

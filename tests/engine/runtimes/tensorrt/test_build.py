@@ -169,7 +169,7 @@ def test_names_of_capabilities():
 def test_a_flavour_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(flavour.importlib.util, "find_spec", lambda name: None)
     assert (flavour.installed(), flavour.default()) == ([], "tensorrt")
-    with pytest.raises(EngineError, match=r"for RTX is not installed; pip install 'penguin_vl\[tensorrt-rtx\]'"):
+    with pytest.raises(EngineError, match=r"for RTX is not installed; pip install tensorrt-rtx-cu13-bindings"):
         flavour.load("rtx")
 
 
