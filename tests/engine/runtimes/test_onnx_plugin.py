@@ -80,7 +80,7 @@ def test_sessions_on_the_added_provider(exported, monkeypatch):
     with pytest.raises(EngineError, match=r"could not start NvTensorRTRTXExecutionProvider for .*vision\.onnx"):
         open_session(graph, device, 1)
     monkeypatch.setattr(onnxruntime, "InferenceSession", ClaimsPlugin)
-    with pytest.raises(EngineError, match=r"would run 24 Gemm, .* its tensorrt-rtx .*; export with --profile portable"):
+    with pytest.raises(EngineError, match=r"would run 15 Gemm, .* its tensorrt-rtx .*; export with --profile portable"):
         open_session(graph, device, 1)
 
 
