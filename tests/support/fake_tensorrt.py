@@ -34,8 +34,8 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
     manifest, plans = Manifest.read(folder), folder / PLAN_FOLDER
     plans.mkdir(exist_ok=True)
     for graph, name, profiles in (
-        (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour)),
-        (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour)),
+        (VISION, VISION_PLAN, vision_profiles(manifest, limits)),
+        (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits)),
     ):
         plan = {"path": str(folder / graph), "profiles": profiles, "gpu": GPUS[gpu]}
         (plans / name).write_text(json.dumps(plan))
@@ -43,7 +43,7 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
     machine = Machine(flavour, version, (capability,), None if flavour == "rtx" else name)
     precision = next(key for key, held in PRECISIONS.items() if held == manifest.precision)
     files = hash_files(plans, [VISION_PLAN, DECODER_PLAN])
-    shapes = plan_shapes(manifest, limits, flavour)
+    shapes = plan_shapes(manifest, limits)
     plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
     write_json(plan, plans / PLAN_MANIFEST)
     return plan

@@ -92,13 +92,13 @@ def build(
         with nullcontext() if gpu is None else gpu.active():
             builder = _PlanBuilder(flavour, machine, target / TIMING_CACHE, workspace_mib, progress, cancelled)
             for graph, plan_name, profiles in (
-                (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour.name)),
-                (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour.name)),
+                (VISION, VISION_PLAN, vision_profiles(manifest, limits)),
+                (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits)),
             ):
                 builder.build(folder / graph, staged / plan_name, profiles)
             del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
-        shapes = plan_shapes(manifest, limits, flavour.name)
+        shapes = plan_shapes(manifest, limits)
         plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
         write_json(plan, staged / PLAN_MANIFEST)
         if (target / TIMING_CACHE).is_file():

@@ -71,19 +71,19 @@ class LoadedPlan:
 
     def __init__(self, loader: PlanLoader, engine: Any, path: Path):
         self._loader, self._engine, self._path = loader, engine, path
-        self._profiles = range(engine.num_optimization_profiles)
-        self._size = max(1, *(engine.get_device_memory_size_for_profile_v2(profile) for profile in self._profiles))
+        profiles = range(engine.num_optimization_profiles)
+        self._size = max(1, *(engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles))
         try:
             self._memory = loader.gpu.allocate(self._size)
         except EngineError as err:
             raise self._too_little_memory() from err
 
     def execution(self, profile: int, recorded: bool = False) -> PlanExecution:
-        """Creates an execution context for an optimisation profile, or for the last one if the plan has fewer.
+        """Creates an execution context for one of the plan's optimisation profiles.
 
         `recorded` says that its second run will be recorded: kernels for its shapes must then exist after the first.
         """
-        gpu, profile = self._loader.gpu, min(profile, self._profiles[-1])
+        gpu = self._loader.gpu
         context = self._engine.create_execution_context(self._configuration(recorded))
         if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
             raise self._too_little_memory()
