@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,15 +63,15 @@ class Messages:
     """Collects TensorRT's error messages; `logger` is what TensorRT's objects take, and must outlive them."""
 
     def __init__(self, trt: Any):
-        self._errors: list[str] = []
+        self._errors: deque[str] = deque(maxlen=3)
         self.logger = _logger(trt, self._errors)
 
     def reason(self) -> str:
         """Returns the last errors in one line."""
-        return " ".join("; ".join(self._errors[-3:]).split())[:500] or "no reason was given"
+        return " ".join("; ".join(self._errors).split())[:500] or "no reason was given"
 
 
-def _logger(trt: Any, errors: list[str]) -> Any:
+def _logger(trt: Any, errors: deque[str]) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
