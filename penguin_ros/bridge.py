@@ -8,14 +8,11 @@ in a process of its own, because a crash would end this one.
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import subprocess
-import sys
 from functools import cache
 from typing import Any
 
-_TIMEOUT_S = 60
+from penguin_ros.probe import probe
+
 _CONVERSION = """\
 from types import SimpleNamespace
 from cv_bridge import CvBridge
@@ -40,21 +37,9 @@ def bridge_fault() -> str | None:
     """Returns one sentence that says why the installed cv_bridge is not used; None if it works or is not installed."""
     if importlib.util.find_spec("cv_bridge") is None:
         return None
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", _CONVERSION]
-    try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        reason = f"it could not be tried ({type(err).__name__})"
-    else:
-        if done.returncode == 0:
-            return None
-        if done.returncode < 0:
-            reason = f"it ends the process with {signal.Signals(-done.returncode).name}"
-        else:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    _, reason = probe(_CONVERSION)
+    if reason is None:
+        return None
     return (
         f"cv_bridge is installed but cannot convert images ({reason}), so the package's own conversion is used; to use "
         "cv_bridge, rebuild it for this version of NumPy"

@@ -77,7 +77,8 @@ SETTINGS = (
     Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub.", live=False),
     Setting("runtime", "torch", "What runs the model; onnx and tensorrt need an exported folder.", choices=RUNTIMES,
             live=False),
-    Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one.", live=False),
+    Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one. The onnx "
+            "runtime also takes tensorrt and tensorrt-rtx.", live=False),
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
             choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
     Setting("threads", 0, "Threads per operator on a CPU; 0 for all cores.", 0, 1024, live=False),

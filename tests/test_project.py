@@ -42,7 +42,7 @@ ENGINE_LAYERS = ("export", "runtimes", "scene", "bench")
 MAY_IMPORT_BENCH = re.compile(r"penguin_engine/bench/|penguin_ros/(cli|evaluation)/")
 """Nothing that runs on a robot may import measurements."""
 MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools)/.*|convert|bridge)\.py$")
-MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/.*\.py$")
+MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/(flavour|cuda_device)\.py$")
 
 
 def imports(path):

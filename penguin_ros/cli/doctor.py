@@ -12,8 +12,16 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from penguin_engine.runtimes.tensorrt import flavour
 from penguin_ros.bridge import bridge_fault
 from penguin_ros.cli.output import JsonOption, print_json, stdout
+from penguin_ros.probe import probe
+
+_FLAVOURS = {flavour.TENSORRT: "tensorrt", flavour.RTX: "tensorrt-rtx"}
+_ENGINE_ERROR = "penguin_models.errors.EngineError: "
+_LOAD_FLAVOUR = "from penguin_engine.runtimes.tensorrt import flavour; print(flavour.load({!r}).version)"
+_FIND_PLUGIN_GPU = "from penguin_engine.runtimes import onnx_plugin; onnx_plugin.find_gpu(0)"
+_FIND_CUDA_GPU = "import pycuda.driver as cuda; cuda.init(); print(cuda.Device(0).name())"
 
 
 @dataclass(frozen=True)
@@ -43,24 +51,21 @@ def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding
     """Returns the findings about the machine and about each runtime; /proc and /etc are read below `root`."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch, torch_runtime = _torch()
-    onnxruntime, onnx_runtime = _onnxruntime()
-    tensorrt, pycuda = _package("tensorrt"), _package("pycuda")
+    onnx, onnx_runtime = _onnxruntime()
+    tensorrt, tensorrt_runtime = _tensorrt()
     findings = [
         Finding("machine", f"{platform.machine()}, {cpus} cores, {_memory(root)}, {platform.system()}"),
         Finding("python", f"{sys.version.split()[0]} ({sys.executable})"),
         torch,
         _package("transformers"),
-        onnxruntime,
-        tensorrt,
-        pycuda,
+        *onnx,
+        *tensorrt,
         _ros(),
         _cv_bridge(),
         _package("vision_msgs", ": ~/detections is not published"),
         _jetson(root),
     ]
-    missing = ", ".join(package.name for package in (tensorrt, pycuda) if not package.present)
-    verdict = f"not installed: {missing}" if missing else "needs an exported folder and `penguin-vl build`"
-    return findings, [torch_runtime, onnx_runtime, Finding("runtime tensorrt", verdict, not missing)]
+    return findings, [torch_runtime, onnx_runtime, tensorrt_runtime]
 
 
 def _torch() -> tuple[Finding, Finding]:
@@ -78,18 +83,52 @@ def _torch() -> tuple[Finding, Finding]:
     return package, Finding("runtime torch", "on the CPU, --device cuda")
 
 
-def _onnxruntime() -> tuple[Finding, Finding]:
-    """Returns the findings about the package and the runtime."""
-    package = _package("onnxruntime")
+def _onnxruntime() -> tuple[list[Finding], Finding]:
+    """Returns the findings about the package and its plug-in, and about the runtime."""
+    package, plugin = _package("onnxruntime"), _package("onnxruntime-ep-nv-tensorrt-rtx")
     if not package.present:
-        return package, Finding("runtime onnx", "onnxruntime is not installed: pip install onnxruntime", False)
+        return [package], Finding("runtime onnx", "onnxruntime is not installed: pip install onnxruntime", False)
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
     options = {"CUDAExecutionProvider": "--device cuda", "TensorrtExecutionProvider": "--device tensorrt"}
     devices = ["on the CPU", *(option for provider, option in options.items() if provider in providers)]
-    package = Finding("onnxruntime", ", ".join([package.value, *providers]))
-    return package, Finding("runtime onnx", f"{', '.join(devices)}; needs an exported folder")
+    if plugin.present:
+        plugin = _tried(plugin, _FIND_PLUGIN_GPU)
+        devices += ["--device tensorrt-rtx"] if plugin.present else []
+    findings = [
+        Finding("onnxruntime", ", ".join([package.value, *providers])),
+        Finding("rtx plug-in", plugin.value, plugin.present),
+    ]
+    return findings, Finding("runtime onnx", f"{', '.join(devices)}; needs an exported folder")
+
+
+def _tensorrt() -> tuple[list[Finding], Finding]:
+    """Returns the findings about both flavours and pycuda, and about the runtime."""
+    flavours = {name: _flavour(name, label) for name, label in _FLAVOURS.items()}
+    pycuda = _package("pycuda")
+    if pycuda.present:
+        pycuda = _tried(pycuda, _FIND_CUDA_GPU)
+    loaded = [name for name, found in flavours.items() if found.present]
+    builds = [flavour.FLAVOURS[name] for name in loaded if pycuda.present or name == flavour.RTX]
+    missing = ([] if loaded else ["TensorRT"]) + ([] if pycuda.present else ["pycuda with a GPU"])
+    runs = f"missing to run plans: {', '.join(missing)}" if missing else "runs plans"
+    verdict = "; ".join([runs, f"builds plans of {' and '.join(builds)}" if builds else "builds no plans"])
+    return [*flavours.values(), pycuda], Finding("runtime tensorrt", verdict, not missing)
+
+
+def _flavour(name: str, label: str) -> Finding:
+    if name not in flavour.installed():
+        return Finding(label, "not installed", False)
+    return _tried(Finding(label, ""), _LOAD_FLAVOUR.format(name))
+
+
+def _tried(package: Finding, code: str) -> Finding:
+    """Returns the finding about an installed package with what `code` prints, or with the reason why it fails."""
+    printed, fault = probe(code)
+    if fault is not None:
+        fault = fault.removeprefix(_ENGINE_ERROR) if fault.startswith(_ENGINE_ERROR) else f"cannot be used: {fault}"
+    return Finding(package.name, "; ".join(filter(None, (package.value, printed, fault))), fault is None)
 
 
 def _package(name: str, consequence: str = "") -> Finding:

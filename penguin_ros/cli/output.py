@@ -22,7 +22,11 @@ RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub. [default: main]")
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="Device of the model: cpu, cuda, cuda:1, ...; auto is cuda if there is a GPU.")
+    str,
+    typer.Option(
+        help="Device of the model: cpu, cuda, cuda:1, ...; auto is cuda if there is a GPU. The onnx runtime also takes "
+        "tensorrt and tensorrt-rtx."
+    ),
 ]
 DtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights. [default: as stored]")

@@ -51,7 +51,7 @@ class PenguinVL(lmms):  # type: ignore[misc]  # lmms-eval has no types
         Args:
             pretrained: Checkpoint folder, or owner/name on the model hub.
             runtime: Name of the runtime.
-            device: "cpu", "cuda" or "cuda:1"; "auto" uses CUDA if available.
+            device: "cpu", "cuda" or "cuda:1"; "auto" uses CUDA if available; see `open_runtime`.
             dtype: Type of the weights; None for the type stored in the checkpoint.
             max_tokens: Budget of visual tokens; None for the checkpoint's.
             allocation: Rule for frame sizes, "strict" or "reference".

@@ -18,7 +18,7 @@ USERS = tuple(f"{TENSORRT}.{name}" for name in ("cuda_device", "loaded_plan", "s
 def rtx():
     """The real TensorRT for RTX, which parses and builds without a GPU."""
     if flavour.RTX not in flavour.installed():
-        pytest.skip("TensorRT for RTX is not installed: pip install 'penguin_vl[tensorrt-rtx]'")
+        pytest.skip("TensorRT for RTX is not installed: make test installs it")
     return flavour.load(flavour.RTX)
 
 
@@ -50,8 +50,8 @@ def stand_in():
             api = fake_tensorrt.fake_tensorrt(device, version)
             patch.setattr(flavour, "installed", lambda: [name])
             patch.setattr(flavour, "load", lambda wanted: Flavour(wanted, api))
-            *_, runtime = map(importlib.import_module, USERS)
-            return SimpleNamespace(device=device, driver=driver, runtime=runtime)
+            _, loaded_plan, _, runtime = map(importlib.import_module, USERS)
+            return SimpleNamespace(device=device, driver=driver, loaded_plan=loaded_plan, runtime=runtime)
 
         yield install
     for user in USERS:

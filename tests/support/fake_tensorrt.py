@@ -34,8 +34,8 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
     manifest, plans = Manifest.read(folder), folder / PLAN_FOLDER
     plans.mkdir(exist_ok=True)
     for graph, name, profiles in (
-        (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour)),
-        (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour)),
+        (VISION, VISION_PLAN, vision_profiles(manifest, limits)),
+        (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits)),
     ):
         plan = {"path": str(folder / graph), "profiles": profiles, "gpu": GPUS[gpu]}
         (plans / name).write_text(json.dumps(plan))
@@ -43,7 +43,7 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
     machine = Machine(flavour, version, (capability,), None if flavour == "rtx" else name)
     precision = next(key for key, held in PRECISIONS.items() if held == manifest.precision)
     files = hash_files(plans, [VISION_PLAN, DECODER_PLAN])
-    shapes = plan_shapes(manifest, limits, flavour)
+    shapes = plan_shapes(manifest, limits)
     plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
     write_json(plan, plans / PLAN_MANIFEST)
     return plan
@@ -52,11 +52,8 @@ def write_plans(folder, limits, flavour="tensorrt", version="10.16.1", gpu=0):
 def fake_tensorrt(device, version):
     """Returns a module with the parts of `tensorrt` and `tensorrt_rtx` that run plans."""
 
-    class Logger:
-        ERROR = "error"
-
-        def __init__(self, severity):
-            pass
+    class ILogger:
+        ERROR, INTERNAL_ERROR = "error", "internal error"
 
     class IRuntimeCache:
         content = b""
@@ -113,6 +110,9 @@ def fake_tensorrt(device, version):
             assert name in self._engine.inputs or name in self._engine.outputs, name
             self._addresses[name] = memory
             return True
+
+        def is_stream_capturable(self, stream):
+            return stream == 4711 and device.capturing is None
 
         def execute_async_v3(self, stream_handle):
             assert stream_handle == 4711
@@ -181,7 +181,7 @@ def fake_tensorrt(device, version):
     module.__version__ = version
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     module.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager", LAZY="lazy")
-    for kind in (Logger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
+    for kind in (ILogger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
         setattr(module, kind.__name__, kind)
     return module
 

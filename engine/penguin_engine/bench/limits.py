@@ -33,7 +33,7 @@ def machine_limits(device: str, precision: str) -> dict[str, float]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Returns torch's device for a runtime's device name, also for ONNX Runtime's "tensorrt"."""
+    """Returns torch's device for a runtime's device name, also for ONNX Runtime's "tensorrt" and "tensorrt-rtx"."""
     kind, _, index = device.partition(":")
     if kind == "cpu":
         return torch.device("cpu")

@@ -28,7 +28,7 @@ def open_runtime(
         path: For torch, a checkpoint folder or `owner/name` on the model hub; for the others, an exported folder, which
             for tensorrt also contains built plans.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA if the runtime finds it; the onnx runtime also accepts
-            "tensorrt".
+            "tensorrt" and "tensorrt-rtx".
         precision: For torch, the type of the weights, or None for the stored type; for the others, the precision that
             the folder must have, or None for any.
         threads: Threads per operator on a CPU; None for all cores.

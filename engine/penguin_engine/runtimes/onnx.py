@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: runs an exported folder on any CPU, and on CUDA or TensorRT if the installed package can.
+"""The ONNX Runtime backend: runs an exported folder on any CPU, and on NVIDIA GPUs if the installed packages can.
 
 Imports neither torch nor transformers. The memory of a KV cache is reserved once and bound to the graph, so no step
 copies cached tokens.

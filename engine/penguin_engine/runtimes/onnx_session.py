@@ -18,10 +18,16 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from penguin_engine.runtimes import onnx_plugin
 from penguin_engine.runtimes.exported import STORAGE
 from penguin_models.errors import EngineError
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    onnx_plugin.DEVICE: onnx_plugin.PROVIDER,
+}
 _ERRORS = (
     ort_errors.Fail,
     ort_errors.EPFail,
@@ -34,15 +40,14 @@ _ERRORS = (
 )
 _COMPUTE = {
     *("Gemm", "MatMul", "MatMulNBits", "QuantizeLinear", "DequantizeLinear"),
-    *("Attention", "GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding", "Softmax", "TensorScatter"),
-    *("Gelu", "ReduceMean", "RMSNormalization", "Sigmoid"),
+    *("GroupQueryAttention", "MultiHeadAttention", "Softmax", "ReduceMean", "Sigmoid"),
 }
 """Operators of exported graphs whose work grows with the model; the others only handle sizes and indices."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a session runs: "cpu", "cuda:0", "tensorrt:0"."""
+    """Where a session runs: "cpu", "cuda:0", "tensorrt:0", "tensorrt-rtx:0"."""
 
     kind: str
     index: int
@@ -54,29 +59,33 @@ class Device:
     def parse(cls, text: str) -> Device:
         """Parses a device and checks that the installed ONNX Runtime supports it."""
         kind, _, index = text.partition(":")
-        if kind not in _PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
+        if kind not in _PROVIDERS or not (index or "0").isdecimal() or (kind == "cpu" and index):
             raise EngineError(
-                f"device {text!r} is unknown to the onnx runtime; choose cpu, cuda, cuda:1, tensorrt, ..."
+                f"device {text!r} is unknown to the onnx runtime; choose cpu, cuda, cuda:1, tensorrt, tensorrt-rtx, ..."
             )
-        available = ort.get_available_providers()
-        if _PROVIDERS[kind] not in available:
+        device = cls(kind, int(index or 0))
+        if kind == onnx_plugin.DEVICE:
+            onnx_plugin.find_gpu(device.index)
+        elif _PROVIDERS[kind] not in (available := ort.get_available_providers()):
             raise EngineError(
                 f"ONNX Runtime {ort.__version__} cannot use device {text!r}, it only has {', '.join(available)}; "
                 "install onnxruntime-gpu instead of onnxruntime, or use --device cpu"
             )
-        return cls(kind, int(index or 0))
+        return device
 
     @property
     def memory(self) -> str:
         """Name of the memory in which caches are allocated."""
         return "cpu" if self.kind == "cpu" else "cuda"
 
-    @property
-    def providers(self) -> list[Any]:
-        """Execution providers of a session, the requested one first."""
-        options = {} if self.kind == "cpu" else {"device_id": str(self.index)}
+    def providers(self, options: ort.SessionOptions) -> list[Any] | None:
+        """Returns the execution providers of a session, the requested one first; a plug-in is added to `options`."""
+        if self.kind == onnx_plugin.DEVICE:
+            options.add_provider_for_devices([onnx_plugin.find_gpu(self.index)], {})
+            return None
+        device = {} if self.kind == "cpu" else {"device_id": str(self.index)}
         kinds = ("tensorrt", "cuda") if self.kind == "tensorrt" else (self.kind,)
-        return [(_PROVIDERS[kind], options) for kind in kinds]
+        return [(_PROVIDERS[kind], device) for kind in kinds]
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Allocates memory for a cache; on a CPU, pages are only committed when they are written."""
@@ -107,14 +116,15 @@ def open_session(path: Path, device: Device, threads: int | None, float8: bool =
     if float8:  # the optimiser moves 8-bit floats past other operators as if they were integers: an invalid graph
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=device.providers)
-    except _ERRORS as err:
-        reason = " ".join(str(err).split())[:300]
+        # Without enable_fallback=0, ONNX Runtime prints some errors, and then loads the graph on the CPU.
+        session = ort.InferenceSession(str(path), options, providers=device.providers(options), enable_fallback=0)
+    except (*_ERRORS, RuntimeError, ValueError) as err:
+        reason = " ".join(str(err).split()).rpartition("[ONNXRuntimeError] : ")[2][:300]  # not where in its sources
         raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path} on {device}: {reason}") from err
     if session.get_providers()[0] != _PROVIDERS[device.kind]:
         raise EngineError(
             f"ONNX Runtime {ort.__version__} could not start {_PROVIDERS[device.kind]} for {path}; check that the CUDA "
-            "libraries it needs are installed"
+            "libraries that it needs are installed"
         )
     if reports_assignment:
         _check_assignment(session.get_provider_graph_assignment_info(), path, device)
@@ -153,8 +163,10 @@ def _check_assignment(assigned: Iterable[Any], path: Path, device: Device) -> No
     counts = Counter(node.op_type for subgraph in on_cpu for node in subgraph.get_nodes() if node.op_type in _COMPUTE)
     if counts:
         found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        remedy = "export another profile or type, install a newer onnxruntime-gpu"
+        if device.kind == onnx_plugin.DEVICE:
+            remedy = "export with --profile portable, or another type"
         raise EngineError(
             f"ONNX Runtime {ort.__version__} would run {found} of {path} on the CPU, because its {device.kind} "
-            "provider lacks them for these types; export another profile or type, install a newer onnxruntime-gpu, or "
-            "use --device cpu"
+            f"provider lacks them for these types; {remedy}, or use --device cpu"
         )

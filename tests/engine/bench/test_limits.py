@@ -31,7 +31,8 @@ def test_the_type_of_measured_products(device, precision, dtype):
 def test_devices(monkeypatch):
     assert torch_device("cpu").type == "cpu" and device_name("cpu") is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert torch_device("tensorrt:1") == torch.device("cuda", 1)
+    for device in ("cuda:1", "tensorrt:1", "tensorrt-rtx:1"):
+        assert torch_device(device) == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EngineError, match=r"torch, which finds no CUDA GPU; .* or measure with --device cpu"):
         torch_device("cuda")

@@ -1,5 +1,6 @@
 """Opening runtimes by name: what is refused, and that a robot needs only the base packages."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -41,6 +42,7 @@ def test_onnx_opens_an_exported_folder(exported):
         ("onnx", {"device": "tpu"}, "device 'tpu' is unknown to the onnx runtime; choose cpu, cuda"),
         ("onnx", {"device": "cuda:x"}, "device 'cuda:x' is unknown"),
         ("onnx", {"device": "cpu:1"}, "device 'cpu:1' is unknown"),
+        ("onnx", {"device": "tensorrt-rtx:x"}, "device 'tensorrt-rtx:x' is unknown"),
         ("onnx", {"revision": "main"}, "is an exported folder, which has no revision 'main'"),
     ],
 )
@@ -59,7 +61,7 @@ def test_device_that_the_installed_package_lacks_is_refused(exported):
 class ClaimsCuda(onnxruntime.InferenceSession):
     """Claims to run on CUDA, and runs on the CPU."""
 
-    def __init__(self, path, options, providers):
+    def __init__(self, path, options, providers, enable_fallback):
         assert providers[0][0] == "CUDAExecutionProvider"
         super().__init__(path, options, providers=["CPUExecutionProvider"])
 
@@ -92,7 +94,7 @@ def test_lack_of_memory_is_an_error_with_a_remedy(exported, monkeypatch, profile
 def test_products_assigned_to_the_cpu_are_refused(exported, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", ClaimsCuda)
     with pytest.raises(
-        EngineError, match=r"would run 24 Gemm, 6 MatMul, .* of .*vision\.onnx on the CPU, because its cuda"
+        EngineError, match=r"would run 15 Gemm, 6 MatMul, .* of .*vision\.onnx on the CPU, because its cuda"
     ):
         open_session(exported(profile="portable") / "vision.onnx", Device("cuda", 0), 1)
 
@@ -117,6 +119,21 @@ def test_checkpoint_that_was_not_exported_is_refused(checkpoint, name):
         EngineError, match=f"which the {name} runtime needs; create one with: penguin-vl export --model"
     ):
         open_runtime(name, checkpoint)
+
+
+def test_the_tensorrt_runtime_needs_pycuda_and_a_driver(exported, tmp_path, monkeypatch):
+    if importlib.util.find_spec("pycuda") is not None:
+        pytest.skip("pycuda is installed here")
+    folder = exported(profile="portable")
+    with pytest.raises(EngineError, match="the tensorrt runtime needs pycuda; run: pip install pycuda"):
+        open_runtime("tensorrt", folder)
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").write_text("")
+    (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('libcuda.so.1: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match=r"pycuda cannot be loaded \(libcuda\.so\.1: .* GPU and its driver"):
+        open_runtime("tensorrt", folder)
+    sys.modules.pop("pycuda", None)
 
 
 def test_bfloat16_on_a_cpu_is_refused(exported):

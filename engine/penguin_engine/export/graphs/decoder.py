@@ -72,11 +72,7 @@ class _Attention:
     def write(self, x: str, prefix: str, layer: int) -> str:
         """Writes the attention of one layer, narrow [S, D] -> float32 [S, D]."""
         layers, s = self._layers, self._shape
-        q, k = (
-            layers.normed_heads(x, prefix, name, heads, s.head_dim, s.eps)
-            for name, heads in (("q", s.heads), ("k", s.kv_heads))
-        )
-        v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), s.kv_heads, s.head_dim)
+        q, k, v = layers.attention_heads(x, prefix, s.heads, s.kv_heads, s.head_dim, s.eps)
         return layers.wide(layers.linear(self._attend(q, k, v, layer), f"{prefix}.o_proj"))
 
     def _past(self, layer: int, shape: Sequence[int | str]) -> list[str]:
@@ -114,14 +110,17 @@ class PrimitiveAttention(_Attention):
         g, layers, s = self._graph, self._layers, self._shape
         past = self._past(layer, ["past", s.kv_heads, s.head_dim])
         new_k = g.op(
-            "Cast", layers.rotate(k, self._key_rotation), named=f"new_key_{layer}", to=ONNX_TYPES[layers.dtype]
+            "Cast",
+            layers.rotate(k, self._key_rotation, s.kv_heads, s.head_dim),
+            named=f"new_key_{layer}",
+            to=ONNX_TYPES[layers.dtype],
         )
         new_v = g.op("Identity", v, named=f"new_value_{layer}")
         for name in (new_k, new_v):
             g.output(name, layers.dtype, ["sequence", s.kv_heads, s.head_dim])
         keys, values = (g.op("Concat", *rows, axis=0) for rows in zip(past, (new_k, new_v), strict=True))
 
-        rotated = layers.narrow(layers.rotate(q, self._query_rotation))
+        rotated = layers.narrow(layers.rotate(q, self._query_rotation, s.heads, s.head_dim))
         grouped = g.op("Reshape", rotated, g.constant([-1, s.kv_heads, self._groups, s.head_dim]))
         grouped = g.op("Transpose", grouped, perm=[1, 2, 0, 3])  # [K, G, S, E]
         queries = g.op("Reshape", grouped, g.constant([s.kv_heads, -1, s.head_dim]))  # [K, G * S, E]

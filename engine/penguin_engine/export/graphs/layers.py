@@ -9,8 +9,9 @@ Axes: N rows (patches or tokens), D width, A heads, E head_dim.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from penguin_engine.export.graphs.graph import ONNX_TYPES, Graph
@@ -81,6 +82,33 @@ class Layers:
             inputs.append(self.parameter(f"{name}.bias", self.dtype))
         return self.graph.op("Gemm", *inputs, transB=1)
 
+    def projections(self, x: str, prefix: str, names: Sequence[str]) -> list[str]:
+        """Writes x W^t of several layers, narrow [N, in] -> narrow [N, out] each.
+
+        For TensorRT, layers that are not quantised share one product: it would join their weights itself, in a copy.
+        """
+        layers = [f"{prefix}.{name}_proj" for name in names]
+        if self.profile.contrib or (self._quantized and any(map(self._quantized.includes, layers))):
+            return [self.linear(x, layer) for layer in layers]
+        shapes = [self.weights.shape(f"{layer}.weight") for layer in layers]
+        rows, columns = [shape[0] for shape in shapes], shapes[0][1]
+        blocks = (block for layer in layers for block in self.weights.blocks(f"{layer}.weight", self.dtype))
+        joint = released_name(f"{prefix}.{'_'.join(names)}_proj.weight")
+        weight = self.graph.weight(joint, self.dtype, (sum(rows), columns), blocks)
+        return self._columns(self.graph.op("Gemm", x, weight, transB=1), rows)
+
+    def _columns(self, x: str, sizes: Sequence[int]) -> list[str]:
+        """Takes the columns of several values apart, [N, sum of sizes] -> [N, size] each.
+
+        Gathers do it, because TensorRT takes a product apart whose result goes through Split.
+        """
+        g, unit = self.graph, math.gcd(*sizes)
+        units = g.op("Reshape", x, g.constant([-1, sum(sizes) // unit, unit]))
+        ends = itertools.accumulate(size // unit for size in sizes)
+        ranges = (range(end - size // unit, end) for size, end in zip(sizes, ends, strict=True))
+        gathered = (g.op("Gather", units, g.constant(list(indices)), axis=1) for indices in ranges)
+        return [g.op("Reshape", part, g.constant([-1, size])) for part, size in zip(gathered, sizes, strict=True)]
+
     def tied_linear(self, x: str, name: str, stored: str, file: Path | None) -> str:
         """Writes x W^t for a layer whose weight has the name `stored`, and fills `file` if that has the narrow type."""
         if self._quantized and (done := self._quantized.write(x, name, stored)):
@@ -102,7 +130,7 @@ class Layers:
     def gated_mlp(self, x: str, prefix: str) -> str:
         """Writes the SiLU-gated feed-forward layer, narrow [N, D] -> float32 [N, D]."""
         g = self.graph
-        gate, up = (self.wide(self.linear(x, f"{prefix}.{name}_proj")) for name in ("gate", "up"))
+        gate, up = map(self.wide, self.projections(x, prefix, ("gate", "up")))
         product = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
         down = f"{prefix}.down_proj"
         factor = self._shrink_factors.get(down)
@@ -115,10 +143,16 @@ class Layers:
         """Splits [N, A * E] into [N, A, E]."""
         return self.graph.op("Reshape", x, self.graph.constant([-1, count, head_dim]))
 
-    def normed_heads(self, x: str, prefix: str, name: str, count: int, head_dim: int, eps: float) -> str:
-        """Writes queries ("q") or keys ("k") and their norm, narrow [N, D] -> float32 [N, A, E]."""
-        projected = self.heads(self.wide(self.linear(x, f"{prefix}.{name}_proj")), count, head_dim)
-        return self.rms_norm(projected, f"{prefix}.{name}_norm", eps)
+    def attention_heads(
+        self, x: str, prefix: str, heads: int, kv_heads: int, head_dim: int, eps: float
+    ) -> tuple[str, str, str]:
+        """Writes queries and keys, float32 [N, A, E] and [N, K, E], both normed, and values, narrow [N, K, E]."""
+        q, k, v = self.projections(x, prefix, "qkv")
+        return (
+            self.rms_norm(self.heads(self.wide(q), heads, head_dim), f"{prefix}.q_norm", eps),
+            self.rms_norm(self.heads(self.wide(k), kv_heads, head_dim), f"{prefix}.k_norm", eps),
+            self.heads(v, kv_heads, head_dim),
+        )
 
     def rotation(self, first: str, second: str, scale: float = 1.0) -> Rotation:
         """Writes what `rotate` needs to turn the halves of heads by these angles, [N, 1, E / 2], and scale them."""
@@ -130,11 +164,11 @@ class Layers:
         factor = g.constant([[[scale]]], "float32")
         return g.op("Mul", cos, factor), g.op("Mul", sin, factor)
 
-    def rotate(self, x: str, rotation: Rotation) -> str:
-        """Rotates pairs of the two halves of the last axis: x cos + (second, first) (-sin, sin)."""
+    def rotate(self, x: str, rotation: Rotation, heads: int, head_dim: int) -> str:
+        """Rotates pairs of the two halves of each head, [N, A, E]: x cos + (second, first) (-sin, sin)."""
         g, (cos, sin) = self.graph, rotation
-        first, second = g.ops("Split", [f"{x}_first", f"{x}_second"], x, axis=-1, num_outputs=2)
-        swapped = g.op("Concat", second, first, axis=-1)
+        halves = g.op("Reshape", x, g.constant([-1, heads, 2, head_dim // 2]))
+        swapped = self.heads(g.op("Gather", halves, g.constant([1, 0]), axis=2), heads, head_dim)
         return g.op("Add", g.op("Mul", x, cos), g.op("Mul", swapped, sin))
 
     def gelu(self, x: str) -> str:

@@ -64,6 +64,10 @@ class QuantizedLinears:
         self._calibration, self._dtype, self._contrib = calibration, dtype, contrib
         self.squares: dict[str, Squares] = {}  # of the layers that are written
 
+    def includes(self, name: str) -> bool:
+        """Returns whether a layer is quantised."""
+        return name in self._kinds
+
     def write(self, x: str, name: str, stored: str) -> str | None:
         """Writes x W^t for a layer whose weight has the name `stored`; returns None if the layer is not quantised."""
         kind = self._kinds.get(name)

@@ -75,16 +75,12 @@ class VisionAttention:
     def write(self, x: str, prefix: str) -> str:
         """Writes the attention of one layer, narrow [N, D] -> float32 [N, D]."""
         layers, c = self._layers, self._config
+        heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
+        q, k, v = layers.attention_heads(x, prefix, heads, kv_heads, c.head_dim, c.rms_norm_eps)
         q, k = (
-            layers.narrow(
-                layers.rotate(layers.normed_heads(x, prefix, name, heads, c.head_dim, c.rms_norm_eps), rotation)
-            )
-            for name, heads, rotation in (
-                ("q", c.num_attention_heads, self._query_rotation),
-                ("k", c.num_key_value_heads, self._key_rotation),
-            )
+            layers.narrow(layers.rotate(rows, rotation, count, c.head_dim))
+            for rows, rotation, count in ((q, self._query_rotation, heads), (k, self._key_rotation, kv_heads))
         )
-        v = layers.heads(layers.linear(x, f"{prefix}.v_proj"), c.num_key_value_heads, c.head_dim)
         padded = (layers.graph.op("Gather", value, self._slots) for value in (q, k, v))  # [F, L, heads, E]
         attended = self._attend(*padded)  # [F * L, A * E]
         return layers.wide(layers.linear(layers.graph.op("Gather", attended, "places"), f"{prefix}.o_proj"))

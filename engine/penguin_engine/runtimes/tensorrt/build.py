@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from penguin_engine.export.manifest import (
     DECODER,
@@ -29,7 +29,7 @@ from penguin_engine.export.manifest import (
 )
 from penguin_engine.export.staging import put_into_place, staging
 from penguin_engine.runtimes.tensorrt import flavour as flavours
-from penguin_engine.runtimes.tensorrt.flavour import Flavour
+from penguin_engine.runtimes.tensorrt.flavour import Flavour, Messages
 from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest, check_buildable, export_hash, has_precision
 from penguin_engine.runtimes.tensorrt.shapes import (
     PlanLimits,
@@ -92,13 +92,13 @@ def build(
         with nullcontext() if gpu is None else gpu.active():
             builder = _PlanBuilder(flavour, machine, target / TIMING_CACHE, workspace_mib, progress, cancelled)
             for graph, plan_name, profiles in (
-                (VISION, VISION_PLAN, vision_profiles(manifest, limits, flavour.name)),
-                (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits, flavour.name)),
+                (VISION, VISION_PLAN, vision_profiles(manifest, limits)),
+                (DECODER, DECODER_PLAN, decoder_profiles(manifest, limits)),
             ):
                 builder.build(folder / graph, staged / plan_name, profiles)
             del builder  # while its GPU is current
         files = hash_files(staged, [VISION_PLAN, DECODER_PLAN])
-        shapes = plan_shapes(manifest, limits, flavour.name)
+        shapes = plan_shapes(manifest, limits)
         plan = PlanManifest(machine, precision, limits, shapes, export_hash(folder), files)
         write_json(plan, staged / PLAN_MANIFEST)
         if (target / TIMING_CACHE).is_file():
@@ -139,9 +139,8 @@ class _PlanBuilder:
         self._flavour, self._trt, self._machine = flavour, flavour.api, machine
         self._timing_cache, self._workspace_mib = timing_cache, workspace_mib
         self._progress, self._cancelled = progress, cancelled
-        self._errors: list[str] = []
-        self._logger = _logger(self._trt, self._errors)
-        self._builder = self._trt.Builder(self._logger)
+        self._messages = Messages(self._trt)
+        self._builder = self._trt.Builder(self._messages.logger)
 
     def build(self, graph: Path, plan: Path, profiles: list[ShapeProfile]) -> None:
         """Builds the plan of a graph."""
@@ -159,25 +158,34 @@ class _PlanBuilder:
             self._set_targets(config)
         else:
             self._load_timings(config)
-        serialized = self._builder.build_serialized_network(network, config)
+        with plan.open("wb") as file:
+            built = self._write(network, config, file)
         if not self._flavour.is_rtx:
             self._save_timings(config)
         if self._cancelled():
             raise EngineError(f"the build of {graph.name} was cancelled; earlier plans are unchanged")
-        if serialized is None:
-            raise EngineError(f"{self._flavour.title} could not build {graph.name}: {self._reason()}")
-        with plan.open("wb") as file:
+        if not built:
+            raise EngineError(f"{self._flavour.title} could not build {graph.name}: {self._messages.reason()}")
+
+    def _write(self, network: Any, config: Any, file: IO[bytes]) -> bool:
+        """Builds into a file, piece by piece where TensorRT can; returns whether that was possible."""
+        if hasattr(self._builder, "build_serialized_network_to_stream"):  # not in TensorRT 10.3
+            writer = _writer(self._trt, file)
+            return bool(self._builder.build_serialized_network_to_stream(network, config, writer))
+        serialized = self._builder.build_serialized_network(network, config)
+        if serialized is not None:
             file.write(serialized)
+        return serialized is not None
 
     def _parse(self, graph: Path) -> Any:
         # From TensorRT 11 on, all networks are strongly typed and the flag is ignored.
         flags = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._builder.create_network(flags)
-        parser = self._trt.OnnxParser(network, self._logger)
+        parser = self._trt.OnnxParser(network, self._messages.logger)
         if not parser.parse_from_file(str(graph)):
             errors = [parser.get_error(i) for i in range(parser.num_errors)]
             found = dict.fromkeys(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
-            reason = "; ".join(list(found)[:3]) or self._reason()
+            reason = "; ".join(list(found)[:3]) or self._messages.reason()
             raise EngineError(f"{self._flavour.title} cannot read {graph}: {' '.join(reason.split())[:500]}")
         return network
 
@@ -186,7 +194,7 @@ class _PlanBuilder:
         for name, sizes in shapes.items():
             profile.set_shape(name, min=sizes.minimum, opt=sizes.optimum, max=sizes.maximum)
         if not profile:
-            raise EngineError(f"{self._flavour.title} rejects the shapes of {graph.name}: {self._reason()}")
+            raise EngineError(f"{self._flavour.title} rejects the shapes of {graph.name}: {self._messages.reason()}")
         return profile
 
     def _set_targets(self, config: Any) -> None:
@@ -208,28 +216,22 @@ class _PlanBuilder:
         with atomic_write(self._timing_cache, "wb") as file:
             file.write(config.get_timing_cache().serialize())
 
-    def _reason(self) -> str:
-        """Returns TensorRT's last error messages in one line."""
-        return " ".join("; ".join(self._errors[-3:]).split())[:500] or "no reason was given"
-
 
 def _report(progress: Progress, graph: str, phase: str, done: int, steps: int) -> None:
     progress(f"{graph}: {phase}", done, steps)
 
 
-def _logger(trt: Any, errors: list[str]) -> Any:
-    """Returns a logger that appends error messages to a list."""
+def _writer(trt: Any, file: IO[bytes]) -> Any:
+    """Returns what writes a plan to a file."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            trt.IStreamWriter.__init__(self)
 
-        def log(self, severity: Any, msg: str) -> None:
-            """Called by TensorRT, from any of its threads."""
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                errors.append(msg)
+        def write(self, data: Any) -> int:
+            return file.write(data)
 
-    return Logger()
+    return Writer()
 
 
 def _monitor(trt: Any, progress: Progress, cancelled: Callable[[], bool]) -> Any:

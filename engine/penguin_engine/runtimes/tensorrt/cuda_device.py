@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import pycuda.driver as cuda
-
 from penguin_engine.runtimes.exported import Array
 from penguin_engine.runtimes.tensorrt.cuda_graph import CudaGraph
 from penguin_models.errors import EngineError
+
+try:
+    import pycuda.driver as cuda
+except ImportError as err:  # mostly because there is no libcuda.so.1
+    raise EngineError(f"pycuda cannot be loaded ({err}); check that there is an NVIDIA GPU and its driver") from err
 
 
 class CudaDevice:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ FLAVOURS = {TENSORRT: "TensorRT", RTX: "TensorRT for RTX"}
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _REMEDIES = {
     TENSORRT: "on a Jetson, JetPack provides it; on a PC: pip install tensorrt",
-    RTX: "pip install 'penguin_vl[tensorrt-rtx]', on Linux x86-64",
+    RTX: "pip install tensorrt-rtx-cu13-bindings onnxruntime-ep-nv-tensorrt-rtx-cu13 (Linux x86-64)",
 }
 _RTX_WHEEL = "onnxruntime_ep_nv_tensorrt_rtx"
 """ONNX Runtime's plug-in, whose wheel contains the libraries that the bindings need."""
@@ -58,6 +59,31 @@ class Flavour:
         return {_dotted(name): member for name, member in members.items() if name.startswith("SM")}
 
 
+class Messages:
+    """Collects TensorRT's error messages; `logger` is what TensorRT's objects take, and must outlive them."""
+
+    def __init__(self, trt: Any):
+        self._errors: deque[str] = deque(maxlen=3)
+        self.logger = _logger(trt, self._errors)
+
+    def reason(self) -> str:
+        """Returns the last errors in one line."""
+        return " ".join("; ".join(self._errors).split())[:500] or "no reason was given"
+
+
+def _logger(trt: Any, errors: deque[str]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(msg)
+
+    return Logger()
+
+
 def installed() -> list[str]:
     """Returns the names of the flavours that are installed, without loading them."""
     return [name for name in FLAVOURS if _module(name) is not None]
@@ -88,7 +114,7 @@ def _import(module: str) -> Any:
         import tensorrt_rtx
 
         return tensorrt_rtx
-    _load_rtx_libraries()
+    load_rtx_libraries()
     import tensorrt_rtx_bindings
 
     return tensorrt_rtx_bindings
@@ -113,11 +139,17 @@ def _dotted(name: str) -> str:
 
 
 def _module(name: str) -> str | None:
-    return next((module for module in _MODULES[name] if importlib.util.find_spec(module) is not None), None)
+    specs = map(importlib.util.find_spec, _MODULES[name])
+    # A folder "tensorrt" with plans is no package, but Python finds it if its parent is on the path.
+    return next((spec.name for spec in specs if spec is not None and spec.origin is not None), None)
 
 
-def _load_rtx_libraries() -> None:
-    """Loads the libraries of the plug-in's wheel, which ships them under names that the bindings do not look for."""
+def load_rtx_libraries() -> None:
+    """Loads the libraries of the plug-in's wheel, which ships them under names that the bindings do not look for.
+
+    Raises:
+        OSError: The wheel lacks one, or it cannot be loaded.
+    """
     wheel = importlib.util.find_spec(_RTX_WHEEL)
     if wheel is None or wheel.origin is None:  # the bindings find libraries that the system has
         return

@@ -11,7 +11,7 @@ import numpy as np
 from penguin_engine.export.manifest import KERNEL_CACHE
 from penguin_engine.runtimes.tensorrt.cache_memory import Addresses, Shapes
 from penguin_engine.runtimes.tensorrt.cuda_device import CudaDevice, DeviceMemory
-from penguin_engine.runtimes.tensorrt.flavour import Flavour
+from penguin_engine.runtimes.tensorrt.flavour import Flavour, Messages
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import EngineError, WriteError
 
@@ -29,8 +29,8 @@ class PlanLoader:
         self._folder = folder
         self._kernels: Any = None
         # The loader must exist as long as what it loads.
-        self._logger = flavour.api.Logger(flavour.api.Logger.ERROR)
-        self._runtime = flavour.api.Runtime(self._logger)
+        self.messages = Messages(flavour.api)
+        self._runtime = flavour.api.Runtime(self.messages.logger)
 
     def load(self, name: str) -> LoadedPlan:
         """Loads a plan; raises EngineError if TensorRT refuses it, or too little memory is free."""
@@ -38,7 +38,9 @@ class PlanLoader:
         path = self._folder / name
         engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, mode="r"))
         if engine is None:
-            raise EngineError(f"{self.flavour.title} cannot load {path}; build it again: {self.command}")
+            raise EngineError(
+                f"{self.flavour.title} cannot load {path}: {self.messages.reason()}; build it again: {self.command}"
+            )
         return LoadedPlan(self, engine, path)
 
     def use_kernels(self, configuration: Any) -> None:
@@ -69,25 +71,25 @@ class LoadedPlan:
 
     def __init__(self, loader: PlanLoader, engine: Any, path: Path):
         self._loader, self._engine, self._path = loader, engine, path
-        self._profiles = range(engine.num_optimization_profiles)
-        self._size = max(1, *(engine.get_device_memory_size_for_profile_v2(profile) for profile in self._profiles))
+        profiles = range(engine.num_optimization_profiles)
+        self._size = max(1, *(engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles))
         try:
             self._memory = loader.gpu.allocate(self._size)
         except EngineError as err:
             raise self._too_little_memory() from err
 
     def execution(self, profile: int, recorded: bool = False) -> PlanExecution:
-        """Creates an execution context for an optimisation profile, or for the last one if the plan has fewer.
+        """Creates an execution context for one of the plan's optimisation profiles.
 
         `recorded` says that its second run will be recorded: kernels for its shapes must then exist after the first.
         """
-        gpu, profile = self._loader.gpu, min(profile, self._profiles[-1])
+        gpu = self._loader.gpu
         context = self._engine.create_execution_context(self._configuration(recorded))
         if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
             raise self._too_little_memory()
         context.set_device_memory(int(self._memory), self._size)
         gpu.wait()
-        return PlanExecution(context, self._path.name, gpu, self._memory)
+        return PlanExecution(context, self._path.name, gpu, self._memory, self._loader.messages)
 
     def _configuration(self, recorded: bool) -> Any:
         """Returns the argument of `create_execution_context`."""
@@ -113,8 +115,8 @@ class LoadedPlan:
 class PlanExecution:
     """An execution context; one whose run was recorded must not be used for anything else."""
 
-    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory):
-        self._context, self._name, self._gpu = context, name, gpu
+    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory, messages: Messages):
+        self._context, self._name, self._gpu, self._messages = context, name, gpu, messages
         self._memory = memory  # referenced because TensorRT only has its address
         self._shapes: Shapes = {}
         self._addresses: Addresses = {}
@@ -137,4 +139,10 @@ class PlanExecution:
                     raise EngineError(f"{self._name} does not accept address {address:#x} for {name}")
                 self._addresses[name] = address
         if not self._context.execute_async_v3(self._gpu.stream.handle):
-            raise EngineError(f"{self._name} failed to run; see TensorRT's messages above")
+            raise EngineError(f"{self._name} failed to run: {self._messages.reason()}")
+
+    def check_recordable(self) -> None:
+        """Raises EngineError if a run with these shapes cannot be recorded; only TensorRT for RTX can tell."""
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._gpu.stream.handle):
+            raise EngineError(f"the steps of {self._name} cannot be recorded: {self._messages.reason()}")

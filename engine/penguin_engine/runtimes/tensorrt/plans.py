@@ -86,7 +86,7 @@ class PlanManifest:
             different.append(f"compute capability {capabilities}, here it is {capability}")
         if self.export_sha256 != export_hash(exported):
             different.append("another export of the model than the folder contains now")
-        elif self.shapes != plan_shapes(manifest, self.limits, built.flavour):
+        elif self.shapes != plan_shapes(manifest, self.limits):
             different.append("other shapes than this version of penguin_vl uses")
         for name, file in self.files.items():
             path = exported / PLAN_FOLDER / name

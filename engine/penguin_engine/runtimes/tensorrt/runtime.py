@@ -39,7 +39,7 @@ class TensorRTRuntime:
         self.manifest = manifest = Manifest.read(folder)
         check_precision(manifest, precision, folder)
         plan = PlanManifest.read(folder)
-        self._flavour = flavour = plan.load_flavour(folder)
+        flavour = plan.load_flavour(folder)
         self._gpu = gpu = CudaDevice(device)
         here = Machine(flavour.name, flavour.version, (gpu.compute_capability,), gpu.name)
         plan.check(folder, manifest, here, device)
@@ -48,7 +48,7 @@ class TensorRTRuntime:
             self._loader = loader = PlanLoader(flavour, gpu, folder / PLAN_FOLDER, plan.command(folder, device))
             vision, decoder = map(loader.load, (VISION_PLAN, DECODER_PLAN))
             table = EmbeddingTable(folder, manifest)
-            profiles = vision_profiles(manifest, plan.limits, flavour.name)
+            profiles = vision_profiles(manifest, plan.limits)
             self._vision: VisionSteps | None = VisionSteps(vision, manifest, profiles, gpu)
             self._decoder: DecoderSteps | None = DecoderSteps(decoder, manifest, table, gpu)
         context_length = min(manifest.decoder.context_length, plan.limits.max_tokens)
@@ -62,8 +62,7 @@ class TensorRTRuntime:
         check_patches(images, self._limits, self._command_for_patches)
         encoded: dict[int, DeviceVisualTokens] = {}
         with self._gpu.active():
-            fits = partial(fits_vision_plan, flavour=self._flavour.name)
-            for vision_pass in vision_passes(images, False, fits):
+            for vision_pass in vision_passes(images, False, fits_vision_plan):
                 encoded.update(zip(vision_pass.indices, self._vision.run(vision_pass), strict=True))
         return [encoded[i] for i in range(len(images))]
 

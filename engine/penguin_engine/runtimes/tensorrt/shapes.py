@@ -8,18 +8,13 @@ from typing import Any, NamedTuple
 
 from penguin_engine.export.manifest import DECODER, VISION, Manifest
 from penguin_engine.runtimes.exported import TOKENS_PER_STEP
-from penguin_engine.runtimes.tensorrt.flavour import RTX
 from penguin_models.errors import EngineError
 from penguin_models.types import PatchedImage
 
 PREFILL, DECODE = 0, 1
 """Indices of the decoder's optimisation profiles."""
 SINGLE, BATCH = 0, 1
-"""Indices of the vision graph's optimisation profiles: one frame of any size, or several small ones.
-
-TensorRT for RTX has only the first profile of each graph: every profile brings its own copy of the weights, and kernels
-are specialised for the shapes that occur anyway. The prefill profile contains the steps of decoding.
-"""
+"""Indices of the vision graph's optimisation profiles: one frame of any size, or several small ones."""
 BUCKET_TOKENS = 256
 """Cache lengths are rounded up to a multiple of this, so that few shapes occur; each multiple is recorded."""
 _SMALL_PATCHES, _SMALL_FRAMES = 512, 8
@@ -52,37 +47,33 @@ class PlanLimits:
             raise EngineError(f"max_patches is {self.max_patches}, it must be at least {_SMALL_PATCHES}")
 
 
-def vision_profiles(manifest: Manifest, limits: PlanLimits, flavour: str) -> list[ShapeProfile]:
+def vision_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile]:
     """Returns the shapes of the vision graph's inputs by profile (`SINGLE`, `BATCH`)."""
     typical = min(1280, limits.max_patches)
     single = _vision_shapes(manifest, (1, 1), (1, typical), (1, limits.max_patches), limits.max_patches)
     small = (_SMALL_FRAMES, _SMALL_PATCHES)
     batch = _vision_shapes(manifest, (2, 1), (_SMALL_FRAMES, 80), small, _SMALL_FRAMES * _SMALL_PATCHES)
-    return [single] if flavour == RTX else [single, batch]
+    return [single, batch]
 
 
-def decoder_profiles(manifest: Manifest, limits: PlanLimits, flavour: str) -> list[ShapeProfile]:
+def decoder_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile]:
     """Returns the shapes of the decoder's inputs by profile (`PREFILL`, `DECODE`)."""
-    steps = [TOKENS_PER_STEP] if flavour == RTX else [TOKENS_PER_STEP, 1]
-    return [_decoder_shapes(manifest, limits, most_new_tokens) for most_new_tokens in steps]
+    return [_decoder_shapes(manifest, limits, TOKENS_PER_STEP), _decoder_shapes(manifest, limits, 1)]
 
 
-def plan_shapes(manifest: Manifest, limits: PlanLimits, flavour: str) -> dict[str, Any]:
+def plan_shapes(manifest: Manifest, limits: PlanLimits) -> dict[str, Any]:
     """Returns all shapes as plain JSON types: by graph a list of profiles, by input [minimum, optimum, maximum]."""
-    by_graph = {
-        VISION: vision_profiles(manifest, limits, flavour),
-        DECODER: decoder_profiles(manifest, limits, flavour),
-    }
+    by_graph = {VISION: vision_profiles(manifest, limits), DECODER: decoder_profiles(manifest, limits)}
     return {
         graph: [{name: [list(size) for size in sizes] for name, sizes in profile.items()} for profile in profiles]
         for graph, profiles in by_graph.items()
     }
 
 
-def fits_vision_plan(images: Sequence[PatchedImage], flavour: str) -> bool:
+def fits_vision_plan(images: Sequence[PatchedImage]) -> bool:
     """Returns whether images may go through the vision plan together."""
     return len(images) == 1 or (
-        flavour != RTX and len(images) <= _SMALL_FRAMES and max(image.grid.area for image in images) <= _SMALL_PATCHES
+        len(images) <= _SMALL_FRAMES and max(image.grid.area for image in images) <= _SMALL_PATCHES
     )
 
 

@@ -137,6 +137,7 @@ class DecoderSteps:
 
             step()
             self._gpu.wait()
+            execution.check_recordable()
             recorded[bucket] = self._gpu.record(step)
         memory.extend(length, 1)
 

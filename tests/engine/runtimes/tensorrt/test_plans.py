@@ -30,9 +30,7 @@ def built(folder, tmp_path):
     (copy / PLAN_FOLDER).mkdir()
     (copy / PLAN_FOLDER / "vision.plan").write_bytes(b"12345")
     limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / PLAN_FOLDER / "vision.plan")}
-    plan = PlanManifest(
-        ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits, "tensorrt"), export_hash(copy), files
-    )
+    plan = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
     write_json(plan, copy / PLAN_FOLDER / PLAN_MANIFEST)
     return copy
 
@@ -149,7 +147,7 @@ def test_plans_of_the_other_flavour_are_refused_with_the_command_to_build_them(b
 def test_plans_for_several_gpus_run_on_each(built):
     here = Machine("rtx", "1.7.1", ("8.9",), "RTX 4090")
     plan = replace(PlanManifest.read(built), machine=Machine("rtx", "1.7.1", ("8.6", "8.9")))
-    plan = replace(plan, shapes=plan_shapes(Manifest.read(built), plan.limits, "rtx"))
+    plan = replace(plan, shapes=plan_shapes(Manifest.read(built), plan.limits))
     plan.check(built, Manifest.read(built), here)
     with pytest.raises(EngineError, match=r"capability 8\.6, 8\.9, here it is 12\.0.* --flavour rtx .* --for sm120$"):
         plan.check(built, Manifest.read(built), replace(here, compute_capabilities=("12.0",)))

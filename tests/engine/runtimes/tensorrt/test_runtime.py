@@ -12,6 +12,7 @@ from fake_tensorrt import fake_tensorrt, write_plans
 from penguin_engine.export.manifest import KERNEL_CACHE, PLAN_FOLDER
 from penguin_engine.runtimes.base import interleave
 from penguin_engine.runtimes.onnx import OnnxRuntime
+from penguin_engine.runtimes.tensorrt.build import build
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits
 from penguin_models.errors import EngineError
 from penguin_models.images import patch_image
@@ -69,6 +70,19 @@ def test_fakes_have_the_signatures_of_the_real_bindings(rtx):
     members = rtx.api.ExecutionContextAllocationStrategy.__members__, rtx.api.BuilderFlag.__members__
     assert "USER_MANAGED" in members[0] and "REQUIRE_USER_ALLOCATION" in members[1]
     assert {"EAGER", "LAZY"} <= set(rtx.api.DynamicShapesKernelSpecializationStrategy.__members__)
+
+
+def test_a_real_plan_is_read_up_to_the_missing_gpu(rtx, gpu, folder):
+    """Loads with the real library: the plan is accepted, then the lack of a driver or a GPU is the reason."""
+    build(folder, rtx, targets=["8.9"], limits=LIMITS)
+    loader = gpu.loaded_plan.PlanLoader(rtx, None, folder / PLAN_FOLDER, "penguin-vl build X")
+    with pytest.raises(
+        EngineError, match=r"for RTX .* cannot load .*decoder\.plan: .*(?i:cuda).*; build it again: peng"
+    ):
+        loader.load("decoder.plan")
+    (folder / PLAN_FOLDER / "decoder.plan").write_bytes(bytes(1000))
+    with pytest.raises(EngineError, match=r"cannot load .*decoder\.plan: .*Serialization"):
+        loader.load("decoder.plan")
 
 
 def test_plans_run_on_the_requested_gpu(gpu, folder, flavour):

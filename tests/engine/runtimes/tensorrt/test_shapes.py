@@ -29,14 +29,14 @@ def folder(exported):
 
 
 def test_plan_shapes_are_plain_lists(folder):
-    shapes = plan_shapes(Manifest.read(folder), PlanLimits(1024), "tensorrt")
+    shapes = plan_shapes(Manifest.read(folder), PlanLimits(1024))
     assert [len(profiles) for profiles in shapes.values()] == [2, 2]
     assert shapes["decoder.onnx"][1]["embeddings"] == [[1, 96]] * 3
     assert shapes["decoder.onnx"][0]["past_mask"] == [[256], [512], [1024]]
 
 
 def test_decoder_shapes_match_the_graph(folder):
-    prefill, decode = decoder_profiles(Manifest.read(folder), PlanLimits(1024), "tensorrt")
+    prefill, decode = decoder_profiles(Manifest.read(folder), PlanLimits(1024))
     graph = onnx.load(folder / "decoder.onnx", load_external_data=False).graph
     assert prefill.keys() == decode.keys() == {i.name for i in graph.input}
     assert prefill["embeddings"].maximum == (512, 96) and decode["embeddings"].maximum == (1, 96)
@@ -49,7 +49,7 @@ def test_decoder_shapes_match_the_graph(folder):
 
 
 def test_vision_shapes_cover_one_large_or_several_small_frames(folder):
-    single, batch = vision_profiles(Manifest.read(folder), PlanLimits(1024, max_patches=2000), "tensorrt")
+    single, batch = vision_profiles(Manifest.read(folder), PlanLimits(1024, max_patches=2000))
     assert single["slots"].maximum == (1, 2000) and single["patches"].maximum == (2000, 588)
     assert batch["slots"].minimum[0] == 2 and batch["slots"].maximum == (8, 512)
     assert batch["patches"].maximum == (8 * 512, 588)
@@ -73,18 +73,10 @@ def image(patches):
 
 
 def test_small_images_are_encoded_together():
-    assert fits_vision_plan([image(4000)], "tensorrt")
-    assert fits_vision_plan([image(512)] * 8, "tensorrt")
-    assert not fits_vision_plan([image(512)] * 9, "tensorrt")
-    assert not fits_vision_plan([image(100), image(513)], "tensorrt")
-
-
-def test_rtx_has_one_profile_per_graph(folder):
-    """Each profile would bring its own copy of the weights."""
-    shapes = plan_shapes(Manifest.read(folder), PlanLimits(1024), "rtx")
-    assert [len(profiles) for profiles in shapes.values()] == [1, 1]
-    assert [size[0] for size in shapes["decoder.onnx"][0]["embeddings"]] == [1, 512, 512]
-    assert fits_vision_plan([image(4000)], "rtx") and not fits_vision_plan([image(100)] * 2, "rtx")
+    assert fits_vision_plan([image(4000)])
+    assert fits_vision_plan([image(512)] * 8)
+    assert not fits_vision_plan([image(512)] * 9)
+    assert not fits_vision_plan([image(100), image(513)])
 
 
 def test_image_beyond_the_limit_is_refused_with_the_command_to_rebuild():
