@@ -20,7 +20,7 @@ from time import monotonic
 from penguin_engine.scene.step_cost import StepCost
 from penguin_models.errors import SettingError
 
-_LONGEST_PERIOD_S = 4.0
+_LONGEST_PERIOD_S = 3.5
 """A frame of each camera is taken at least this often, whatever it costs."""
 _TOLERATED_PERIOD_S = 2.0
 """Frames arrive smaller before they are taken less often than this (or than the sampling rate, if that is slower)."""
