@@ -1,7 +1,6 @@
 """Signals: Ctrl-C ends commands without a traceback; SIGTERM and SIGHUP are like it where there is a clean-up."""
 
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -83,7 +82,7 @@ def test_a_stopped_build_is_cancelled(cli, tmp_path, monkeypatch, number):
         waiting.set()
         return result_of(self, timeout)
 
-    def build(folder, device, limits, precision, workspace_mib, progress, cancelled):
+    def build(folder, flavour, device, targets, limits, precision, workspace_mib, progress, cancelled):
         assert waiting.wait(10)
         send(number)
         assert cancelled.__self__.wait(10)
@@ -91,9 +90,9 @@ def test_a_stopped_build_is_cancelled(cli, tmp_path, monkeypatch, number):
 
     module = SimpleNamespace(build=build)
     monkeypatch.setitem(sys.modules, "penguin_engine.runtimes.tensorrt.build", module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("penguin_engine.runtimes.tensorrt.flavour.load", lambda name: name)
     monkeypatch.setattr(Future, "result", result_and_tell)
-    result = cli("build", tmp_path)
+    result = cli("build", tmp_path, "--flavour", "rtx")
     assert (result.code, result.err.strip()) == (1, "error: was cancelled")
 
 
