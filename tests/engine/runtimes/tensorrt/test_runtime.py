@@ -72,10 +72,10 @@ def test_fakes_have_the_signatures_of_the_real_bindings(rtx):
     assert {"EAGER", "LAZY"} <= set(rtx.api.DynamicShapesKernelSpecializationStrategy.__members__)
 
 
-def test_a_real_plan_is_read_up_to_the_missing_gpu(rtx, gpu, folder):
+def test_a_real_plan_is_read_up_to_the_missing_gpu(rtx, stand_in, folder):
     """Loads with the real library: the plan is accepted, then the lack of a driver or a GPU is the reason."""
     build(folder, rtx, targets=["8.9"], limits=LIMITS)
-    loader = gpu.loaded_plan.PlanLoader(rtx, None, folder / PLAN_FOLDER, "penguin-vl build X")
+    loader = stand_in("rtx").loaded_plan.PlanLoader(rtx, None, folder / PLAN_FOLDER, "penguin-vl build X")
     with pytest.raises(
         EngineError, match=r"for RTX .* cannot load .*decoder\.plan: .*(?i:cuda).*; build it again: peng"
     ):
