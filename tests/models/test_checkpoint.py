@@ -287,7 +287,7 @@ def test_loading_needs_little_more_than_the_weights(edit_checkpoint, checkpoint,
             for name, shape in (("gate", (wide, 96)), ("up", (wide, 96)), ("down", (96, wide))):
                 tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = random.random(shape, np.float32)
 
-    wide = 250_000  # 860 MB of float32
+    wide = 100_000  # 350 MB of float32
     folder = edit_checkpoint(larger, lambda c: c.update(intermediate_size=wide))
     command = [sys.executable, "-c", PEAK_SCRIPT, str(checkpoint), str(folder), dtype]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
