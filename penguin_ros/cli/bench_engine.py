@@ -110,6 +110,7 @@ _LINES = (
     ("load, s", "load_s", 1, ".1f"),
     ("resident after loading, MiB", "resident_loaded_bytes", 2**-20, ".0f"),
     ("resident at the end, MiB", "resident_bytes", 2**-20, ".0f"),
+    ("resident, decoder alone, MiB", "decoder_resident_bytes", 2**-20, ".0f"),
     ("peak, MiB", "peak_bytes", 2**-20, ".0f"),
     ("GPU memory, MiB", "gpu_bytes", 2**-20, ".0f"),
     ("weights read per token, MiB", "weight_bytes", 2**-20, ".0f"),

@@ -80,7 +80,7 @@ def test_bench_engine(cli, checkpoint, tmp_path, capsys):
     assert row["variant"] == "onnx:float32" and row["scene_visual_tokens"] == 782
     rates = ("encode_patches_per_s", "prefill_tokens_per_s", "decode_tokens_per_s")
     times = ("load_s", "first_token_cold_s", "first_token_reused_s")
-    memory = ("resident_loaded_bytes", "resident_bytes", "peak_bytes", "weight_bytes")
+    memory = ("resident_loaded_bytes", "resident_bytes", "decoder_resident_bytes", "peak_bytes", "weight_bytes")
     assert all(row[name] > 0 for name in rates + times + memory)
     assert set(row["fractions"]) == {"encode", "prefill", "decode"} and min(row["fractions"].values()) > 0
     assert report["machine"]["cores"] >= 1 and "onnxruntime" in report["machine"]["versions"]

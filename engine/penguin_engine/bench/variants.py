@@ -26,7 +26,7 @@ from penguin_engine.bench.event_clips import drawn_samples
 from penguin_engine.bench.limits import device_name, machine_limits
 from penguin_engine.bench.machine import machine_facts
 from penguin_engine.bench.rates import FRAME
-from penguin_engine.bench.worker_process import WorkerSettings
+from penguin_engine.bench.worker_process import DECODER_ALONE, WorkerSettings
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, decoder_shape, export
 from penguin_engine.export.manifest import DECODER, MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, QUANTIZED, DecoderShape
 from penguin_engine.export.quantize import Quantization
@@ -107,6 +107,9 @@ def compare_variants(
         before = machine_limits(settings.device, variant.precision)
         filled_in = replace(settings, kind=variant.kind, path=str(path), precision=variant.precision)
         measured = measure_in_own_process(variant, replace(filled_in, threads=torch.get_num_threads()))
+        if variant.kind == "onnx":
+            alone = measure_in_own_process(variant, replace(filled_in, kind=DECODER_ALONE))
+            measured["decoder_resident_bytes"] = alone["resident_bytes"]
         after = machine_limits(settings.device, variant.precision)
         weight_bytes = decoded_bytes(path, variant, shape)
         limits = {name: max(before[name], after[name]) for name in before}

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import numpy as np
 from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import gpu_bytes, peak_bytes, resident_bytes, timed
 from penguin_engine.bench.rates import runtime_rates, token_rates
+from penguin_engine.export.manifest import DECODER
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
+from penguin_engine.runtimes.onnx_session import Device, open_session
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.requests import Request
@@ -29,6 +32,8 @@ from penguin_models.types import Frame
 
 VGA_TOKENS = 391
 """Visual tokens of a frame of 640x480."""
+DECODER_ALONE = "decoder"
+"""Kind of a worker that only loads an exported decoder, to compare with runtimes that have no encoder."""
 _SCENE_FRAMES = 2
 _QUESTIONS = ("What has changed on the table?", "What is on the table now?")
 
@@ -37,7 +42,7 @@ _QUESTIONS = ("What has changed on the table?", "What is on the table now?")
 class WorkerSettings:
     """What is measured, and how much of it."""
 
-    kind: str  # "torch", "onnx", "tensorrt", "transformers" or "llama.cpp"
+    kind: str  # "torch", "onnx", "tensorrt", "transformers", "llama.cpp" or `DECODER_ALONE`
     path: str  # checkpoint folder, exported folder or GGUF file
     device: str = "cpu"
     precision: str | None = None  # of the weights; as stored if None
@@ -52,7 +57,7 @@ Measure = Callable[[], dict[str, Any]]
 
 def measure(settings: WorkerSettings) -> dict[str, Any]:
     """Returns loading time, memory, rates, time to the first token and energy of a variant."""
-    loaders = {"transformers": _load_transformers, "llama.cpp": _load_llama}
+    loaders = {"transformers": _load_transformers, "llama.cpp": _load_llama, DECODER_ALONE: _load_decoder}
     resident, gpu = resident_bytes(), gpu_bytes(settings.device)
     start = time.perf_counter()
     measure_speed = loaders.get(settings.kind, _load_runtime)(settings)
@@ -66,6 +71,12 @@ def measure(settings: WorkerSettings) -> dict[str, Any]:
         "peak_bytes": peak_bytes() - resident,
         "gpu_bytes": None if gpu is None or gpu_after is None else gpu_after - gpu,
     }
+
+
+def _load_decoder(settings: WorkerSettings) -> Measure:
+    """Loads the decoder of an exported folder without its encoder, of which only the memory is measured."""
+    decoder = open_session(Path(settings.path) / DECODER, Device.parse(settings.device), settings.threads)
+    return lambda: {"decoder_inputs": len(decoder.get_inputs())}
 
 
 def _load_runtime(settings: WorkerSettings) -> Measure:
