@@ -54,11 +54,12 @@ class PlanLoader:
 
     def save_kernels(self) -> None:
         """Stores compiled kernels, if there are any; logs a warning if the folder cannot be written."""
-        if self._kernels is None:
+        content = None if self._kernels is None else self._kernels.serialize()
+        if content is None:
             return
         try:
             with atomic_write(self._folder / KERNEL_CACHE, "wb") as file:
-                file.write(self._kernels.serialize())
+                file.write(content)
         except WriteError as err:
             _log.warning("kernels will be compiled again at the next start: %s", err)
 

@@ -45,8 +45,8 @@ class TensorRTRuntime:
         if flavour.is_rtx and gpu.compute_capability not in flavour.compute_capabilities:
             raise EngineError(
                 f"{flavour.title} has no kernels for the GPU {gpu.name!r} of compute capability "
-                f"{gpu.compute_capability}, only for {', '.join(flavour.compute_capabilities)}; use --runtime torch, or "
-                "TensorRT (--flavour tensorrt)"
+                f"{gpu.compute_capability}, only for {', '.join(flavour.compute_capabilities)}; use another runtime, "
+                "or build with --flavour tensorrt"
             )
         here = Machine(flavour.name, flavour.version, (gpu.compute_capability,), gpu.name)
         plan.check(folder, manifest, here, device)

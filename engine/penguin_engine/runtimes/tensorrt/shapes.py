@@ -45,7 +45,8 @@ class PlanLimits:
     def __post_init__(self) -> None:
         if not BUCKET_TOKENS <= self.max_tokens <= _LARGEST or self.max_tokens % BUCKET_TOKENS:
             raise EngineError(
-                f"max_tokens is {self.max_tokens}, it must be a multiple of {BUCKET_TOKENS} from {BUCKET_TOKENS} to {_LARGEST}"
+                f"max_tokens is {self.max_tokens}, it must be a multiple of {BUCKET_TOKENS} from {BUCKET_TOKENS} to "
+                f"{_LARGEST}"
             )
         if not _SMALL_PATCHES <= self.max_patches <= _LARGEST:
             raise EngineError(f"max_patches is {self.max_patches}, it must be from {_SMALL_PATCHES} to {_LARGEST}")

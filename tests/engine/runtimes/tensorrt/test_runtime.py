@@ -103,7 +103,7 @@ def test_gpus_for_which_the_flavour_has_no_kernels_are_refused(stand_in, folder,
     gpu = stand_in("rtx")
     write_plans(folder, LIMITS, "rtx")
     monkeypatch.delitem(gpu.api.ComputeCapability.__members__, "SM87")
-    with pytest.raises(EngineError, match=r"has no kernels for the GPU 'Orin' of .* 8\.7, only for 11\.0; use --run"):
+    with pytest.raises(EngineError, match=r"has no kernels for the GPU 'Orin' of .* 8\.7, only for 11\.0; use another"):
         gpu.runtime.TensorRTRuntime(folder)
 
 
