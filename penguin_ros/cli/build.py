@@ -37,7 +37,7 @@ def build(
         ),
     ] = 10_764,
     workspace_mib: Annotated[
-        int | None, typer.Option(help="GPU memory for choosing kernels; default: all.", min=16)
+        int | None, typer.Option(help="GPU memory for choosing kernels; default: all.", min=16, max=2**30)
     ] = None,
     device: Annotated[str, typer.Option(help="GPU for TensorRT: cuda, cuda:1, ...")] = "cuda",
     flavour: Annotated[

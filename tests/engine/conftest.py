@@ -51,7 +51,7 @@ def stand_in():
             patch.setattr(flavour, "installed", lambda: [name])
             patch.setattr(flavour, "load", lambda wanted: Flavour(wanted, api))
             _, loaded_plan, _, runtime = map(importlib.import_module, USERS)
-            return SimpleNamespace(device=device, driver=driver, loaded_plan=loaded_plan, runtime=runtime)
+            return SimpleNamespace(device=device, driver=driver, api=api, loaded_plan=loaded_plan, runtime=runtime)
 
         yield install
     for user in USERS:

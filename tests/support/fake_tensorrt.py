@@ -181,6 +181,7 @@ def fake_tensorrt(device, version):
     module.__version__ = version
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     module.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager", LAZY="lazy")
+    module.ComputeCapability = types.SimpleNamespace(__members__={"SM87": 87, "SM110": 110})  # those of the fake GPUs
     for kind in (ILogger, Runtime, ICudaEngine, IExecutionContext, IRuntimeConfig, IRuntimeCache):
         setattr(module, kind.__name__, kind)
     return module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,12 @@ def _plan_steps() -> Sequence[Step]:
     return plan_steps.STEPS
 
 
+def _python_version(text: str) -> str:
+    if not re.fullmatch(r"3\.\d{1,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version of Python; write it as 3.12")
+    return text
+
+
 def main() -> None:
     """Runs `pack` or `run`."""
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
@@ -89,7 +96,10 @@ def main() -> None:
     packing = commands.add_parser("pack", help="download packages; needs a network and the environment of `make setup`")
     packing.add_argument("folder", type=Path, help="new folder for the parts")
     packing.add_argument(
-        "--python", default=".".join(map(str, sys.version_info[:2])), help="version of the GPU machine"
+        "--python",
+        type=_python_version,
+        default=".".join(map(str, sys.version_info[:2])),
+        help="version of the GPU machine, for example 3.12",
     )
     running = commands.add_parser("run", help="check and measure; needs torch, and a GPU for most steps")
     running.add_argument("wheels", type=Path, nargs="?", help="folder with the parts; default: use installed packages")

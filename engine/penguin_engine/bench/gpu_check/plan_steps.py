@@ -58,6 +58,8 @@ def run_tiny(work: Path) -> Finding:
 def plans_2b(work: Path) -> Finding:
     """Builds and runs plans of random weights in the 2B's shapes, bfloat16."""
     rtx = _check_runnable()
+    if (capability := torch.cuda.get_device_capability(0)) < (8, 0):
+        raise Skipped(f"bfloat16 needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}")
     if (free := shutil.disk_usage(work).free) < _DISK_BYTES:
         raise Skipped(f"needs {_DISK_BYTES / 1e9:.0f} GB of disk, {work} has {free / 1e9:.0f} GB (TMPDIR chooses it)")
     write_random_checkpoint(work / _CHECKPOINT_2B, config_2b(), torch.bfloat16, "cuda")

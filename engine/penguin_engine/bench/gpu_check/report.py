@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,8 +41,11 @@ class Report:
             file.write(json.dumps(result, indent=1) + "\n")
         with atomic_write(self._folder / TABLE) as file:
             file.write(markdown(self._started, self.outcomes))
-        sys.stdout.write(f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{outcome.name:<38} {outcome.status:<9} {outcome.seconds:6.1f} s  {outcome.note}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads it any more; the files are still written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def machine(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ those of the graphs. Plans appear when all of them are complete.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -84,8 +84,7 @@ def build(
     precision = check_buildable(manifest, precision, machine, folder)
     manifest.verify(folder)
     target, limits = folder / PLAN_FOLDER, limits or PlanLimits()
-    with staging(folder / PLAN_STAGING, target) as temporary, writing(target):
-        target.mkdir(exist_ok=True)
+    with staging(folder / PLAN_STAGING, target) as temporary, writing(target), _present(target):
         staged = temporary / PLAN_FOLDER
         staged.mkdir()
         # TensorRT builds for the GPU that is current in the thread, by default the first.
@@ -105,6 +104,17 @@ def build(
             shutil.copy2(target / TIMING_CACHE, staged / TIMING_CACHE)
         put_into_place(staged, target, temporary / "replaced")
     return plan
+
+
+@contextmanager
+def _present(folder: Path) -> Iterator[None]:
+    """Creates a folder if it does not exist, and removes it if the block leaves it empty."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _open_gpu(device: str) -> Any:
@@ -170,8 +180,12 @@ class _PlanBuilder:
     def _write(self, network: Any, config: Any, file: IO[bytes]) -> bool:
         """Builds into a file, piece by piece where TensorRT can; returns whether that was possible."""
         if hasattr(self._builder, "build_serialized_network_to_stream"):  # not in TensorRT 10.3
-            writer = _writer(self._trt, file)
-            return bool(self._builder.build_serialized_network_to_stream(network, config, writer))
+            failures: list[OSError] = []
+            writer = _writer(self._trt, file, failures)
+            built = bool(self._builder.build_serialized_network_to_stream(network, config, writer))
+            if failures:  # TensorRT for RTX 1.7.1 says that it was built
+                raise failures[0]
+            return built
         serialized = self._builder.build_serialized_network(network, config)
         if serialized is not None:
             file.write(serialized)
@@ -221,15 +235,19 @@ def _report(progress: Progress, graph: str, phase: str, done: int, steps: int) -
     progress(f"{graph}: {phase}", done, steps)
 
 
-def _writer(trt: Any, file: IO[bytes]) -> Any:
-    """Returns what writes a plan to a file."""
+def _writer(trt: Any, file: IO[bytes], failures: list[OSError]) -> Any:
+    """Returns what writes a plan to a file, and stores errors in a list."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)
 
         def write(self, data: Any) -> int:
-            return file.write(data)
+            try:
+                return file.write(data)
+            except OSError as err:  # TensorRT would print it with its traceback and go on
+                failures.append(err)
+                return 0
 
     return Writer()
 

@@ -54,11 +54,12 @@ class PlanLoader:
 
     def save_kernels(self) -> None:
         """Stores compiled kernels, if there are any; logs a warning if the folder cannot be written."""
-        if self._kernels is None:
+        content = None if self._kernels is None else self._kernels.serialize()
+        if content is None:
             return
         try:
             with atomic_write(self._folder / KERNEL_CACHE, "wb") as file:
-                file.write(self._kernels.serialize())
+                file.write(content)
         except WriteError as err:
             _log.warning("kernels will be compiled again at the next start: %s", err)
 
@@ -85,11 +86,15 @@ class LoadedPlan:
         """
         gpu = self._loader.gpu
         context = self._engine.create_execution_context(self._configuration(recorded))
-        if context is None or not context.set_optimization_profile_async(profile, gpu.stream.handle):
+        if context is None:
             raise self._too_little_memory()
+        try:
+            context.set_optimization_profile_async(profile, gpu.stream.handle)
+        except RuntimeError as err:  # the bindings never return False
+            raise self._too_little_memory() from err
         context.set_device_memory(int(self._memory), self._size)
         gpu.wait()
-        return PlanExecution(context, self._path.name, gpu, self._memory, self._loader.messages)
+        return PlanExecution(context, self._path.name, self._loader, self._memory)
 
     def _configuration(self, recorded: bool) -> Any:
         """Returns the argument of `create_execution_context`."""
@@ -115,9 +120,10 @@ class LoadedPlan:
 class PlanExecution:
     """An execution context; one whose run was recorded must not be used for anything else."""
 
-    def __init__(self, context: Any, name: str, gpu: CudaDevice, memory: DeviceMemory, messages: Messages):
-        self._context, self._name, self._gpu, self._messages = context, name, gpu, messages
-        self._memory = memory  # referenced because TensorRT only has its address
+    def __init__(self, context: Any, name: str, loader: PlanLoader, memory: DeviceMemory):
+        self._context, self._name, self._gpu, self._messages = context, name, loader.gpu, loader.messages
+        # Referenced because TensorRT only has the memory's address, and the kernels must outlive the context.
+        self._memory, self._loader = memory, loader
         self._shapes: Shapes = {}
         self._addresses: Addresses = {}
 

@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penguin_engine.export.manifest import MANIFEST, PLAN_FOLDER, PLAN_MANIFEST, Files, Manifest, hash_file, read_json
+from penguin_engine.export.manifest import (
+    DECODER_PLAN,
+    MANIFEST,
+    PLAN_FOLDER,
+    PLAN_MANIFEST,
+    VISION_PLAN,
+    Files,
+    Manifest,
+    hash_file,
+    read_json,
+)
 from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.flavour import FLAVOURS, RTX, Flavour
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, plan_shapes
@@ -48,6 +58,10 @@ class PlanManifest:
     def __post_init__(self) -> None:
         if self.machine.flavour not in FLAVOURS:
             raise EngineError(f"the flavour {self.machine.flavour!r} is unknown")
+        if self.precision not in PRECISIONS:
+            raise EngineError(f"the precision {self.precision!r} is unknown")
+        if missing := {VISION_PLAN, DECODER_PLAN} - self.files.keys():
+            raise EngineError(f"it does not name {', '.join(sorted(missing))}")
 
     @classmethod
     def read(cls, exported: Path) -> PlanManifest:

@@ -24,6 +24,7 @@ from penguin_engine.runtimes.tensorrt.loaded_plan import PlanLoader
 from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest
 from penguin_engine.runtimes.tensorrt.shapes import check_patches, fits_vision_plan, vision_profiles
 from penguin_engine.runtimes.tensorrt.steps import DecoderSteps, DeviceVisualTokens, VisionSteps
+from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
 
 
@@ -41,6 +42,12 @@ class TensorRTRuntime:
         plan = PlanManifest.read(folder)
         flavour = plan.load_flavour(folder)
         self._gpu = gpu = CudaDevice(device)
+        if flavour.is_rtx and gpu.compute_capability not in flavour.compute_capabilities:
+            raise EngineError(
+                f"{flavour.title} has no kernels for the GPU {gpu.name!r} of compute capability "
+                f"{gpu.compute_capability}, only for {', '.join(flavour.compute_capabilities)}; use another runtime, "
+                "or build with --flavour tensorrt"
+            )
         here = Machine(flavour.name, flavour.version, (gpu.compute_capability,), gpu.name)
         plan.check(folder, manifest, here, device)
         self._limits, self._command_for_patches = plan.limits, partial(plan.command, folder, device)

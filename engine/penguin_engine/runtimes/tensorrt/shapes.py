@@ -18,6 +18,8 @@ SINGLE, BATCH = 0, 1
 BUCKET_TOKENS = 256
 """Cache lengths are rounded up to a multiple of this, so that few shapes occur; each multiple is recorded."""
 _SMALL_PATCHES, _SMALL_FRAMES = 512, 8
+_LARGEST = 2**20
+"""Most tokens and patches: TensorRT's messages about sizes that overflow name no limit."""
 
 Shape = tuple[int, ...]
 
@@ -41,10 +43,13 @@ class PlanLimits:
     max_patches: int = 10_764  # patches of the largest frame; the default is a frame of 1920x1080 in the memory
 
     def __post_init__(self) -> None:
-        if self.max_tokens < BUCKET_TOKENS or self.max_tokens % BUCKET_TOKENS:
-            raise EngineError(f"max_tokens is {self.max_tokens}, it must be a positive multiple of {BUCKET_TOKENS}")
-        if self.max_patches < _SMALL_PATCHES:
-            raise EngineError(f"max_patches is {self.max_patches}, it must be at least {_SMALL_PATCHES}")
+        if not BUCKET_TOKENS <= self.max_tokens <= _LARGEST or self.max_tokens % BUCKET_TOKENS:
+            raise EngineError(
+                f"max_tokens is {self.max_tokens}, it must be a multiple of {BUCKET_TOKENS} from {BUCKET_TOKENS} to "
+                f"{_LARGEST}"
+            )
+        if not _SMALL_PATCHES <= self.max_patches <= _LARGEST:
+            raise EngineError(f"max_patches is {self.max_patches}, it must be from {_SMALL_PATCHES} to {_LARGEST}")
 
 
 def vision_profiles(manifest: Manifest, limits: PlanLimits) -> list[ShapeProfile]:

@@ -1,6 +1,7 @@
 """Parsing and building with the real TensorRT for RTX, which needs no GPU. It cannot load what it built here."""
 
 import json
+import resource
 import shutil
 import threading
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from penguin_engine.runtimes.tensorrt.build import build
 from penguin_engine.runtimes.tensorrt.flavour import Flavour, parse_capabilities
 from penguin_engine.runtimes.tensorrt.plans import PlanManifest
 from penguin_engine.runtimes.tensorrt.shapes import PlanLimits, decoder_profiles, vision_profiles
-from penguin_models.errors import EngineError
+from penguin_models.errors import EngineError, WriteError
 from penguin_ros.shipped import MODEL
 
 LIMITS = PlanLimits(1024, 1024)
@@ -121,6 +122,20 @@ def test_cancelled_build_leaves_earlier_plans(rtx, folder):
         build(folder, rtx, limits=PlanLimits(512, 1024), progress=progress, cancelled=cancelled.is_set)
     assert PlanManifest.read(folder) == before
     assert not [path for path in folder.iterdir() if path.name.startswith(".building")]
+
+
+def test_full_disk_is_an_error_and_leaves_nothing(rtx, folder, capfd):
+    """TensorRT takes a failed write for a success; a limit of the size of files acts like a full disk."""
+    before, phases = sorted(folder.iterdir()), []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"model/tensorrt cannot be written: File too large; free space there"):
+            build(folder, rtx, targets=["8.9"], limits=LIMITS, progress=lambda *phase: phases.append(phase[0]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(folder.iterdir()) == before and "Traceback" not in (shown := "".join(capfd.readouterr()))
+    assert "OSError" not in shown and not any(phase.startswith("decoder") for phase in phases)
 
 
 def test_damaged_export_is_refused_before_the_build(rtx, folder):

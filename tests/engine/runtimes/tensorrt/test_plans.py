@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penguin_engine.export.manifest import PLAN_FOLDER, PLAN_MANIFEST, Manifest, hash_file, write_json
+from penguin_engine.export.manifest import PLAN_FOLDER, PLAN_MANIFEST, Manifest, hash_files, write_json
 from penguin_engine.export.quantize import Quantization
 from penguin_engine.runtimes.tensorrt import flavour
 from penguin_engine.runtimes.tensorrt.plans import Machine, PlanManifest, check_buildable, export_hash
@@ -28,8 +28,9 @@ def built(folder, tmp_path):
     """An exported folder with a plan of arbitrary bytes."""
     copy = shutil.copytree(folder, tmp_path / "my model")
     (copy / PLAN_FOLDER).mkdir()
-    (copy / PLAN_FOLDER / "vision.plan").write_bytes(b"12345")
-    limits, files = PlanLimits(2048), {"vision.plan": hash_file(copy / PLAN_FOLDER / "vision.plan")}
+    for name in ("vision.plan", "decoder.plan"):
+        (copy / PLAN_FOLDER / name).write_bytes(b"12345")
+    limits, files = PlanLimits(2048), hash_files(copy / PLAN_FOLDER, ["vision.plan", "decoder.plan"])
     plan = PlanManifest(ORIN, "fp16", limits, plan_shapes(Manifest.read(copy), limits), export_hash(copy), files)
     write_json(plan, copy / PLAN_FOLDER / PLAN_MANIFEST)
     return copy
@@ -101,7 +102,9 @@ def test_folder_without_plans_is_refused(folder):
         ({"format": 9}, "not a JSON object of format 1"),
         ({"machine": None}, "machine is None: "),
         ({"machine": vars(replace(ORIN, flavour="lite"))}, "the flavour 'lite' is unknown"),
+        ({"precision": "fp17"}, "the precision 'fp17' is unknown"),
         ({"files": []}, r"files is \[\]: "),
+        ({"files": {}}, r"it does not name decoder\.plan, vision\.plan"),
         ({"limits": {"max_tokens": 5}}, "max_tokens is 5"),
     ],
 )

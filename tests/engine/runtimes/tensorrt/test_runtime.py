@@ -98,6 +98,15 @@ def test_plans_run_on_the_requested_gpu(gpu, folder, flavour):
         gpu.runtime.TensorRTRuntime(folder, "cuda:0")
 
 
+def test_gpus_for_which_the_flavour_has_no_kernels_are_refused(stand_in, folder, monkeypatch):
+    """The command that builds for them would be refused, too."""
+    gpu = stand_in("rtx")
+    write_plans(folder, LIMITS, "rtx")
+    monkeypatch.delitem(gpu.api.ComputeCapability.__members__, "SM87")
+    with pytest.raises(EngineError, match=r"has no kernels for the GPU 'Orin' of .* 8\.7, only for 11\.0; use another"):
+        gpu.runtime.TensorRTRuntime(folder)
+
+
 @pytest.mark.parametrize(
     ("device", "message"), [("cpu", "device 'cpu' is unknown"), ("cuda:3", "does not exist: CUDA finds 2 GPUs")]
 )

@@ -58,9 +58,11 @@ def test_vision_shapes_cover_one_large_or_several_small_frames(folder):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0, it must be a positive multiple of 256"),
+        ({"max_tokens": 0}, "max_tokens is 0, it must be a multiple of 256 from 256 to 1048576"),
         ({"max_tokens": 1000}, "max_tokens is 1000"),
-        ({"max_patches": 10}, "max_patches is 10, it must be at least 512"),
+        ({"max_tokens": 2**40}, "max_tokens is 1099511627776, it must be"),
+        ({"max_patches": 2**40}, "max_patches is 1099511627776, it must be from 512 to 1048576"),
+        ({"max_patches": 10}, "max_patches is 10, it must be from 512 to 1048576"),
     ],
 )
 def test_impossible_limits_are_refused(limits, message):
