@@ -1,0 +1,291 @@
+"""The SQLite file of an episode store: its schema, its one writer, and its quota.
+
+The file is in WAL mode, so other processes read while one writes. A lock next to it keeps a second writer out. What is
+committed survives the death of the process; after a power failure the last commits may be missing, but the file is
+whole. Errors of SQLite are passed on: `episodes.py` handles them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from penguin_engine.scene.episode import Episode, Quota
+from penguin_models.atomic_write import writing
+from penguin_models.errors import EpisodeError
+from penguin_models.quoting import shortened
+
+LABEL_SEPARATOR = "|"
+"""A token of the index between labels, so that no phrase spans two of them."""
+_APPLICATION_ID = 0x50454E47
+_MIGRATIONS = (
+    (
+        "CREATE TABLE episodes (id INTEGER PRIMARY KEY AUTOINCREMENT, camera TEXT NOT NULL, stamp_ns INTEGER NOT NULL,"
+        " frame_id TEXT NOT NULL, caption TEXT NOT NULL, labels TEXT NOT NULL, objects TEXT NOT NULL, pose_frame TEXT,"
+        " x REAL, y REAL, z REAL, qx REAL, qy REAL, qz REAL, qw REAL)",
+        "CREATE TABLE pictures (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)",
+        "CREATE TABLE owner (pid INTEGER, host TEXT, program TEXT)",
+        "CREATE INDEX by_stamp ON episodes (stamp_ns)",
+        "CREATE INDEX by_place ON episodes (pose_frame, x) WHERE pose_frame IS NOT NULL",
+        "CREATE VIRTUAL TABLE words USING fts5 (caption, labels, content='episodes', content_rowid='id',"
+        f""" tokenize="porter unicode61 remove_diacritics 2 tokenchars '{LABEL_SEPARATOR}'")""",
+    ),
+)
+"""Statements that lead from version n to n + 1 of the schema."""
+_COLUMNS = "camera, stamp_ns, frame_id, caption, labels, objects, pose_frame, x, y, z, qx, qy, qz, qw"
+_BUSY_S = 1.0
+_DELETED_AT_ONCE = 1000
+_SLACK = 16 * 2**20
+_MERGED_PAGES = 200  # of the index, after each deletion: a deleted word takes room until its pages are merged
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Opens a connection in autocommit mode."""
+    if not read_only:
+        return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    # SQLite writes its shared memory next to the file; in a folder that cannot be written there is no writer either.
+    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    uri = f"{path.resolve().as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+
+
+def check_schema(database: sqlite3.Connection, path: Path) -> int:
+    """Returns the version of the schema; 0 for an empty file.
+
+    Raises:
+        EpisodeError: The file holds something else, or its version is newer.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != _APPLICATION_ID:
+        raise EpisodeError(f"{path} is a database of another program; choose another file for episodes")
+    if version > len(_MIGRATIONS):
+        raise EpisodeError(
+            f"{path} has version {version} of the episode format, this program knows up to {len(_MIGRATIONS)}; "
+            "update penguin_vl, or choose another file"
+        )
+    return int(version)
+
+
+def check_full_text() -> None:
+    """Raises EpisodeError if Python's SQLite was built without full-text search."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute("CREATE VIRTUAL TABLE words USING fts5 (text)")
+        except sqlite3.OperationalError as err:
+            raise EpisodeError(
+                f"episodes need SQLite with FTS5, this Python has SQLite {sqlite3.sqlite_version} without it; use the "
+                "Python of your system, or of python.org"
+            ) from err
+
+
+class EpisodeFile:
+    """Writes the file; one object at a time, in one thread at a time.
+
+    Raises (when created):
+        EpisodeError: Another process writes the file, or SQLite has no full-text search.
+        WriteError: The folder or the lock cannot be created.
+    """
+
+    def __init__(self, path: Path, quota: Quota):
+        check_full_text()
+        self.path = path.resolve()
+        self.quota = quota
+        self._database: sqlite3.Connection | None = None
+        self._inode = 0
+        self._lock = FileLock(f"{self.path}.lock", timeout=0)
+        with writing(path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+            except Timeout as err:
+                raise EpisodeError(
+                    f"{path} is already written by {_owner(self.path)}; stop it, or choose another file"
+                ) from err
+
+    @property
+    def limit_bytes(self) -> int:
+        """Largest size of the database without its log."""
+        return self.quota.max_bytes - min(self.quota.max_bytes // 8, _SLACK)
+
+    def open(self) -> None:
+        """Opens the file, or makes sure that the open one is still in its place; creates or migrates it.
+
+        Raises:
+            EpisodeError: The file holds something else, or its version is newer.
+            sqlite3.Error: The file cannot be read or written.
+        """
+        if self._database is not None:
+            with suppress(OSError):
+                if self.path.stat().st_ino == self._inode:
+                    return
+            self.disconnect()  # somebody removed or replaced the file
+        database = connect(self.path)
+        try:
+            if check_schema(database, self.path) == 0:
+                database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # must precede the first table
+                database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            self._set_limits(database)
+            self._migrate(database)
+            self._inode = self.path.stat().st_ino
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+
+    def _set_limits(self, database: sqlite3.Connection) -> None:
+        (page,) = database.execute("PRAGMA page_size").fetchone()
+        log_pages = min(1000, self.quota.max_bytes // 32 // page)
+        database.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
+        database.execute(f"PRAGMA journal_size_limit = {log_pages * page}")
+        database.execute(f"PRAGMA max_page_count = {self.limit_bytes // page}")
+
+    def _migrate(self, database: sqlite3.Connection) -> None:
+        with _transaction(database):
+            for statements in _MIGRATIONS[check_schema(database, self.path) :]:
+                for statement in statements:
+                    database.execute(statement)
+            database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+            database.execute("DELETE FROM owner")
+            values = (os.getpid(), socket.gethostname(), Path(sys.argv[0]).name)
+            database.execute("INSERT INTO owner VALUES (?, ?, ?)", values)
+
+    def write(self, episodes: Sequence[Episode]) -> None:
+        """Writes episodes in one transaction, after making room for them."""
+        assert self._database is not None
+        self.prune(sum(map(size_bytes, episodes)))
+        with _transaction(self._database) as database:
+            for episode in episodes:
+                marks = ", ".join("?" * 14)
+                row = _row(episode)
+                number = database.execute(f"INSERT INTO episodes ({_COLUMNS}) VALUES ({marks})", row).lastrowid
+                database.execute("INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", (number, row[3], row[4]))
+                if episode.jpeg:
+                    database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
+
+    def prune(self, wanted_bytes: int = 0) -> int:
+        """Deletes the oldest episodes that exceed the quota, and those in the way of some more bytes.
+
+        The age is relative to the newest stamp, unless that is in the future.
+
+        Returns:
+            Number of deleted episodes.
+        """
+        assert self._database is not None
+        deleted = 0
+        (newest,) = self._database.execute("SELECT max(stamp_ns) FROM episodes").fetchone()
+        if newest is not None:
+            oldest = min(newest, time.time_ns()) - round(min(self.quota.max_age_s, 1e9) * 1e9)
+            while count := self._delete("stamp_ns < ? ORDER BY stamp_ns LIMIT ?", oldest, _DELETED_AT_ONCE):
+                deleted += count
+        room = self.limit_bytes - min(self.limit_bytes // 8, _SLACK) - wanted_bytes
+        while self._used_bytes() > room:
+            first, last = self._database.execute("SELECT min(id), max(id) FROM episodes").fetchone()
+            if first is None:
+                break
+            count = min(_DELETED_AT_ONCE, (last - first) // 64 + 1)
+            deleted += self._delete("1 ORDER BY id LIMIT ?", count)
+        if self._pages()[0] > self.limit_bytes:
+            self._database.execute("PRAGMA incremental_vacuum").fetchall()
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
+
+    def _delete(self, condition: str, *values: int) -> int:
+        assert self._database is not None
+        with _transaction(self._database) as database:
+            ids = [number for (number,) in database.execute(f"SELECT id FROM episodes WHERE {condition}", values)]
+            marks = [(number,) for number in ids]
+            database.executemany(
+                "INSERT INTO words (words, rowid, caption, labels) SELECT 'delete', id, caption, labels FROM episodes "
+                "WHERE id = ?",
+                marks,
+            )
+            database.executemany("DELETE FROM pictures WHERE id = ?", marks)
+            database.executemany("DELETE FROM episodes WHERE id = ?", marks)
+            if ids:
+                database.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (_MERGED_PAGES,))
+        return len(ids)
+
+    def _pages(self) -> tuple[int, int]:
+        """Returns the bytes of the file, and the bytes in it that are free."""
+        assert self._database is not None
+        names = ("page_size", "page_count", "freelist_count")
+        page, pages, free = (self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return page * pages, page * free
+
+    def _used_bytes(self) -> int:
+        size, free = self._pages()
+        return size - free
+
+    def set_aside(self) -> Path:
+        """Renames a damaged file, in place of one that was set aside before; returns its new path."""
+        self.disconnect()
+        target = self.path.with_name(f"{self.path.name}.broken")
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
+        self.path.replace(target)
+        return target
+
+    def disconnect(self) -> None:
+        """Closes the database, if it is open; the lock stays."""
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None
+
+    def close(self) -> None:
+        """Closes the database and lets another process write it."""
+        self.disconnect()
+        self._lock.release()
+
+
+def size_bytes(episode: Episode) -> int:
+    """Returns about how many bytes an episode takes."""
+    labels = sum(len(item.label) + 32 for item in episode.objects)
+    return 512 + 3 * len(episode.caption) + 2 * labels + len(episode.jpeg)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite has rolled back already after some errors
+            database.execute("ROLLBACK")
+        raise
+
+
+def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
+    labels = f" {LABEL_SEPARATOR} ".join(item.label.replace(LABEL_SEPARATOR, " ") for item in episode.objects)
+    objects = [[item.label, item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in episode.objects]
+    pose = episode.pose
+    place = (pose.frame_id, *pose.position, *pose.orientation) if pose else (None,) * 8
+    texts = (episode.frame_id, episode.caption, labels, json.dumps(objects, separators=(",", ":")))
+    return (_storable(episode.camera), episode.stamp_ns, *map(_storable, texts), *place)
+
+
+def _storable(text: str) -> str:
+    """Returns a text without lone surrogates and NUL, which SQLite cannot hold."""
+    return text.encode(errors="replace").decode().replace("\0", " ")
+
+
+def _owner(path: Path) -> str:
+    """Returns the process that wrote last, which is the one that holds the lock."""
+    with suppress(sqlite3.Error, TypeError), closing(connect(path, read_only=True)) as database:
+        pid, host, program = database.execute("SELECT pid, host, program FROM owner").fetchone()
+        return f"process {pid} ({shortened(str(program))}) on {shortened(str(host))}"
+    return "another process"
