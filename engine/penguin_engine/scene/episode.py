@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 from penguin_models.errors import SettingError
 from penguin_models.grounding import GroundedObject
@@ -21,6 +22,10 @@ class Pose:
     position: tuple[float, float, float]  # x, y, z in metres
     orientation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)  # unit quaternion x, y, z, w
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.position, *self.orientation))):
+            raise SettingError(f"pose {self.position}, {self.orientation} must be finite")
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -34,6 +39,20 @@ class Episode:
     pose: Pose | None = None
     jpeg: bytes = b""  # picture of at most 448 pixels on the longer side; empty if there is none
     id: int = 0  # number that the store gave it; 0 before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain types for JSON, without the picture; boxes are in thousandths of the image's sides."""
+        pose = self.pose
+        return {
+            "id": self.id,
+            "camera": self.camera,
+            "stamp_ns": self.stamp_ns,
+            "frame_id": self.frame_id,
+            "caption": self.caption,
+            "objects": [{"label": item.label, "box": list(astuple(item.box))} for item in self.objects],
+            "pose": pose and {"frame_id": pose.frame_id, "position": pose.position, "orientation": pose.orientation},
+            "jpeg_bytes": len(self.jpeg),
+        }
 
 
 @dataclass(frozen=True)

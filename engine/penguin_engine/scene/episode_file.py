@@ -171,7 +171,9 @@ class EpisodeFile:
                 marks = ", ".join("?" * 14)
                 row = _row(episode)
                 number = database.execute(f"INSERT INTO episodes ({_COLUMNS}) VALUES ({marks})", row).lastrowid
-                database.execute("INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", (number, row[3], row[4]))
+                database.execute(
+                    "INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", (number, row[3], row[4])
+                )
                 if episode.jpeg:
                     database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
 
@@ -273,14 +275,32 @@ def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
     labels = f" {LABEL_SEPARATOR} ".join(item.label.replace(LABEL_SEPARATOR, " ") for item in episode.objects)
     objects = [[item.label, item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in episode.objects]
     pose = episode.pose
-    place = (pose.frame_id, *pose.position, *pose.orientation) if pose else (None,) * 8
+    place = (storable(pose.frame_id), *pose.position, *pose.orientation) if pose else (None,) * 8
     texts = (episode.frame_id, episode.caption, labels, json.dumps(objects, separators=(",", ":")))
-    return (_storable(episode.camera), episode.stamp_ns, *map(_storable, texts), *place)
+    return (storable(episode.camera), episode.stamp_ns, *map(storable, texts), *place)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Returns a text without lone surrogates and NUL, which SQLite cannot hold."""
     return text.encode(errors="replace").decode().replace("\0", " ")
+
+
+def prune(path: Path, quota: Quota) -> int:
+    """Deletes the oldest episodes of a file that nobody writes; returns their number.
+
+    Raises:
+        EpisodeError: There is no such file, another process writes it, or it cannot be read or written.
+    """
+    if not path.is_file():
+        raise EpisodeError(f"there is no episode file {path}")
+    file = EpisodeFile(path, quota)
+    try:
+        file.open()
+        return file.prune()
+    except sqlite3.Error as err:
+        raise EpisodeError(f"{path} cannot be pruned: {err}") from err
+    finally:
+        file.close()
 
 
 def _owner(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose
-from penguin_engine.scene.episode_file import check_full_text, check_schema, connect
+from penguin_engine.scene.episode_file import check_full_text, check_schema, connect, storable
 from penguin_models.errors import EpisodeError
 from penguin_models.grounding import Box, GroundedObject
 
@@ -26,9 +26,9 @@ _MAX_WORDS = 32
 _PAGE = 256
 _INT64 = 2**63 - 1
 # Words of questions that say nothing about a picture.
-_STOP_WORDS = frozenset(
-    "a an and any are at be been by did do does for from had has have he how i in is it its me my of on or our she that "
-    "the their there they this to was we were what when where which who why with you your".split()
+_STOP_WORDS = re.compile(
+    "an?|and|any|are|at|be|been|by|did|do|does|for|from|had|has|have|he|how|i|in|is|it|its|me|my|of|on|or|our|she|that|"
+    "the|their|there|they|this|to|was|we|were|what|when|where|which|who|why|with|you|your"
 )
 _SELECT = (
     "SELECT e.id, e.camera, e.stamp_ns, e.frame_id, e.caption, e.objects, e.pose_frame, e.x, e.y, e.z, e.qx, e.qy, "
@@ -74,7 +74,8 @@ class EpisodeReader:
             elif text.strip():  # only signs, which no caption contains as words
                 ids = []
             else:
-                query = f"SELECT e.id FROM episodes e WHERE {_all(conditions)} ORDER BY e.stamp_ns DESC, e.id DESC LIMIT ?"
+                order = "ORDER BY e.stamp_ns DESC, e.id DESC LIMIT ?"
+                query = f"SELECT e.id FROM episodes e WHERE {_all(conditions)} {order}"
                 ids = [number for (number,) in database.execute(query, (*values, limit))]
             return [episode for number in ids if (episode := _get(database, number))]
 
@@ -86,22 +87,24 @@ class EpisodeReader:
     def range(self, where: EpisodeFilter = EpisodeFilter()) -> Iterator[Episode]:  # noqa: B008
         """Yields all episodes that meet the conditions in order of time."""
         conditions, values = _conditions(where)
-        query = f"{_SELECT} WHERE {_all([*conditions, '(e.stamp_ns, e.id) > (?, ?)'])} ORDER BY e.stamp_ns, e.id LIMIT ?"
+        after = _all([*conditions, "(e.stamp_ns, e.id) > (?, ?)"])
+        query = f"{_SELECT} WHERE {after} ORDER BY e.stamp_ns, e.id LIMIT ?"
         last = (-_INT64 - 1, 0)
         while True:  # in pages, so that a slow consumer does not hold back the writer's checkpoints
             with self._opened() as database:
-                rows = database.execute(query, (*values, *last, _PAGE)).fetchall()
-            yield from map(_episode, rows)
-            if len(rows) < _PAGE:
+                page = [_episode(row) for row in database.execute(query, (*values, *last, _PAGE))]
+            yield from page
+            if len(page) < _PAGE:
                 return
-            last = (rows[-1][2], rows[-1][0])
+            last = (page[-1].stamp_ns, page[-1].id)
 
     def summary(self) -> Summary:
         """Returns what the file holds."""
         with self._opened() as database:
-            row = database.execute("SELECT count(*), min(stamp_ns), max(stamp_ns) FROM episodes").fetchone()
+            query = "SELECT count(*), min(stamp_ns), max(stamp_ns) FROM episodes"
+            count, oldest_ns, newest_ns = database.execute(query).fetchone()
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
-        return Summary(*row, sum(file.stat().st_size for file in files if file.exists()))
+        return Summary(count, oldest_ns, newest_ns, sum(file.stat().st_size for file in files if file.exists()))
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -112,7 +115,7 @@ class EpisodeReader:
                 if check_schema(database, self.path) == 0:
                     raise EpisodeError(f"{self.path} is empty: no episode has been written to it")
                 yield database
-        except (sqlite3.Error, OSError, ValueError) as err:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as err:
             if isinstance(err, EpisodeError):
                 raise
             raise EpisodeError(f"{self.path} cannot be read as an episode file: {err}") from err
@@ -121,7 +124,7 @@ class EpisodeReader:
 def _words(text: str) -> list[str]:
     """Returns the different words of a text; quoted, they have no meaning to FTS5."""
     words = dict.fromkeys(re.findall(r"[^\W_]+", text.encode(errors="replace").decode().lower()))
-    return ([word for word in words if word not in _STOP_WORDS] or list(words))[:_MAX_WORDS]
+    return ([word for word in words if not _STOP_WORDS.fullmatch(word)] or list(words))[:_MAX_WORDS]
 
 
 def _ranked(
@@ -137,7 +140,7 @@ def _ranked(
     known = sorted((word for word in words if counts[word]), key=counts.__getitem__)
     rarest = [word for i, word in enumerate(known) if i == 0 or sum(counts[w] for w in known[: i + 1]) <= RANKED]
     ids: dict[int, None] = {}
-    for operator, chosen in ((" AND ", known), (" OR ", rarest)):
+    for operator, chosen in ((" AND ", known), (" OR ", rarest), (" OR ", known)):
         if chosen and len(ids) < limit:
             expression = operator.join(map(_phrase, chosen))
             ids |= dict.fromkeys(number for (number,) in database.execute(query, (expression, *values, limit)))
@@ -160,7 +163,7 @@ def _conditions(where: EpisodeFilter) -> tuple[list[str], list[Any]]:
     values: list[Any] = []
     if where.cameras:
         conditions.append(f"e.camera IN ({', '.join('?' * len(where.cameras))})")
-        values += where.cameras
+        values += map(storable, where.cameras)
     for sign, stamp_ns in ((">=", where.since_ns), ("<=", where.until_ns)):
         if stamp_ns is not None:
             conditions.append(f"e.stamp_ns {sign} ?")
@@ -179,7 +182,7 @@ def _conditions(where: EpisodeFilter) -> tuple[list[str], list[Any]]:
 def _near(place: Place) -> list[Any]:
     r = place.radius_m
     bounds = [bound for centre in place.position for bound in (centre - r, centre + r)]
-    return [place.frame_id, *bounds, *(centre for centre in place.position for _ in range(2)), r * r]
+    return [storable(place.frame_id), *bounds, *(centre for centre in place.position for _ in range(2)), r * r]
 
 
 def _rowids(database: sqlite3.Connection, where: EpisodeFilter) -> list[str]:

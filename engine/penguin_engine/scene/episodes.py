@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from PIL import Image
 
@@ -91,15 +92,15 @@ class EpisodeStore(EpisodeReader):
         with self._changed:
             full = len(self._pending) >= _QUEUE_EPISODES or self._pending_bytes + size > _QUEUE_BYTES
             if self._closing or (self._pending and full):
-                self._status = replace(self._status, lost=self._status.lost + 1)
+                self._count(lost=1)
                 return False
             self._pending.append((episode, rgb))
             self._pending_bytes += size
             self._changed.notify_all()
         return True
 
-    def flush(self, timeout_s: float | None = None) -> bool:
-        """Waits until all episodes in the queue are written or lost; returns whether they are in time."""
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until all episodes in the queue are written or lost; returns whether that was in time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending and not self._taken, timeout_s)
 
@@ -177,24 +178,34 @@ class EpisodeStore(EpisodeReader):
             if type(err) is sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
                 return self._set_aside(err)
             return self._failed(f"episodes cannot be written to {self.path}: {_sentence(err)}")
-        self._status = replace(self._status, failing=False)
+        self._update(failing=False)
         return True
 
     def _set_aside(self, damage: Exception) -> bool:
         """Renames a damaged file; the next attempt begins a new one."""
         try:
             target = self._file.set_aside()
-        except OSError as err:
-            return self._failed(f"{self.path} is damaged ({_sentence(damage)}) and cannot be renamed: {_sentence(err)}")
-        return self._failed(f"{self.path} was damaged ({_sentence(damage)}); it is now {target.name}, and a new one began")
+            self._update(
+                problem=f"{self.path} was damaged ({_sentence(damage)}); it is now {target.name}, a new one began"
+            )
+            self._file.open()
+        except Exception as err:  # noqa: BLE001 - this thread must not end
+            return self._failed(
+                f"{self.path} is damaged ({_sentence(damage)}) and cannot be replaced: {_sentence(err)}"
+            )
+        return self._attempt()
 
     def _failed(self, problem: str) -> bool:
-        self._status = replace(self._status, problem=problem, failing=True)
+        self._update(problem=problem, failing=True)
         return False
 
     def _count(self, written: int = 0, lost: int = 0) -> None:
-        status = self._status
-        self._status = replace(status, written=status.written + written, lost=status.lost + lost)
+        with self._changed:
+            self._update(written=self._status.written + written, lost=self._status.lost + lost)
+
+    def _update(self, **changes: Any) -> None:
+        with self._changed:
+            self._status = replace(self._status, **changes)
 
 
 def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
