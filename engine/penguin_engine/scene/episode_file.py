@@ -35,7 +35,7 @@ _MIGRATIONS = (
         "CREATE TABLE pictures (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)",
         "CREATE TABLE owner (pid INTEGER, host TEXT, program TEXT)",
         "CREATE INDEX by_stamp ON episodes (stamp_ns)",
-        "CREATE INDEX by_place ON episodes (pose_frame, x) WHERE pose_frame IS NOT NULL",
+        "CREATE INDEX by_place ON episodes (pose_frame, x, y, z) WHERE pose_frame IS NOT NULL",
         "CREATE VIRTUAL TABLE words USING fts5 (caption, labels, content='episodes', content_rowid='id',"
         f""" tokenize="porter unicode61 remove_diacritics 2 tokenchars '{LABEL_SEPARATOR}'")""",
     ),
@@ -165,7 +165,7 @@ class EpisodeFile:
     def write(self, episodes: Sequence[Episode]) -> None:
         """Writes episodes in one transaction, after making room for them."""
         assert self._database is not None
-        self.prune(sum(map(size_bytes, episodes)))
+        self._make_room(sum(map(size_bytes, episodes)))
         with _transaction(self._database) as database:
             for episode in episodes:
                 marks = ", ".join("?" * 14)
@@ -176,15 +176,19 @@ class EpisodeFile:
                 )
                 if episode.jpeg:
                     database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
+        self.prune()
 
-    def prune(self, wanted_bytes: int = 0) -> int:
-        """Deletes the oldest episodes that exceed the quota, and those in the way of some more bytes.
+    def prune(self) -> int:
+        """Deletes the oldest episodes that exceed the quota; returns their number."""
+        assert self._database is not None
+        deleted = self._drop_old() + self._make_room(0)
+        if self._pages()[0] > self.limit_bytes:
+            self._database.execute("PRAGMA incremental_vacuum").fetchall()
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
 
-        The age is relative to the newest stamp, unless that is in the future.
-
-        Returns:
-            Number of deleted episodes.
-        """
+    def _drop_old(self) -> int:
+        """Deletes what is too old, relative to the newest stamp unless that is in the future."""
         assert self._database is not None
         deleted = 0
         (newest,) = self._database.execute("SELECT max(stamp_ns) FROM episodes").fetchone()
@@ -192,16 +196,18 @@ class EpisodeFile:
             oldest = min(newest, time.time_ns()) - round(min(self.quota.max_age_s, 1e9) * 1e9)
             while count := self._delete("stamp_ns < ? ORDER BY stamp_ns LIMIT ?", oldest, _DELETED_AT_ONCE):
                 deleted += count
+        return deleted
+
+    def _make_room(self, wanted_bytes: int) -> int:
+        """Deletes the episodes that arrived first until some more bytes fit."""
+        assert self._database is not None
+        deleted = 0
         room = self.limit_bytes - min(self.limit_bytes // 8, _SLACK) - wanted_bytes
         while self._used_bytes() > room:
             first, last = self._database.execute("SELECT min(id), max(id) FROM episodes").fetchone()
             if first is None:
                 break
-            count = min(_DELETED_AT_ONCE, (last - first) // 64 + 1)
-            deleted += self._delete("1 ORDER BY id LIMIT ?", count)
-        if self._pages()[0] > self.limit_bytes:
-            self._database.execute("PRAGMA incremental_vacuum").fetchall()
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            deleted += self._delete("1 ORDER BY id LIMIT ?", min(_DELETED_AT_ONCE, (last - first) // 64 + 1))
         return deleted
 
     def _delete(self, condition: str, *values: int) -> int:

@@ -24,6 +24,7 @@ from PIL import Image
 from penguin_engine.scene.episode import MAX_SIDE, Episode, Quota
 from penguin_engine.scene.episode_file import EpisodeFile, size_bytes
 from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
 from penguin_models.errors import EpisodeError, PenguinError
 from penguin_models.images import resize
 from penguin_models.quoting import shortened
@@ -221,6 +222,7 @@ def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
 
 def _jpeg(rgb: UInt8Array) -> bytes:
     height, width = rgb.shape[:2]
+    check_size("its picture", width, height, MAX_IMAGE_PIXELS)
     scale = min(1.0, MAX_SIDE / max(height, width))
     small = resize(rgb, Size(max(1, round(height * scale)), max(1, round(width * scale))))
     file = io.BytesIO()
