@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penguin_models.grounding import format_object
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from penguin_engine.scene.episode import Episode, EpisodeFilter, Place
 
@@ -107,20 +108,21 @@ def show(
     if as_json:
         print_json(episode.to_dict())
         return
-    stdout.out(f"episode {episode.id}, {episode.camera}, frame {episode.frame_id or '-'}")
-    stdout.out(f"time     {time_text(episode.stamp_ns)} (stamp {episode.stamp_ns} ns)")
+    for line in _facts(episode):
+        stdout.out(_printable(line))
+    if out is not None:
+        stdout.out(f"written to {out}")
+
+
+def _facts(episode: Episode) -> Iterator[str]:
+    yield f"episode {episode.id}, {episode.camera}, frame {episode.frame_id or '-'}"
+    yield f"time     {time_text(episode.stamp_ns)} (stamp {episode.stamp_ns} ns)"
     if episode.pose is not None:
         pose = episode.pose
-        stdout.out(
-            f"pose     in {pose.frame_id}: position {pose.position}, orientation {pose.orientation} (x, y, z, w)"
-        )
-    stdout.out(f"caption  {episode.caption}")
-    for item in episode.objects:
-        box = item.box
-        stdout.out(f"object   [{item.label}]({box.x1},{box.y1},{box.x2},{box.y2})")
-    stdout.out(
-        f"picture  {f'{len(episode.jpeg)} bytes' if episode.jpeg else 'none'}{f', written to {out}' if out else ''}"
-    )
+        yield f"pose     in {pose.frame_id}: position {pose.position}, orientation {pose.orientation} (x, y, z, w)"
+    yield f"caption  {episode.caption}"
+    yield from (f"object   {format_object(item)}" for item in episode.objects)
+    yield f"picture  {f'{len(episode.jpeg)} bytes' if episode.jpeg else 'none'}"
 
 
 @app.command()
@@ -159,7 +161,7 @@ def export(
 @app.command()
 def prune(
     file: FileArgument,
-    max_mb: Annotated[float | None, typer.Option(help="Size to prune to in megabytes, at least 1.", min=1)] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Size to prune to in megabytes, at least 4.", min=4)] = None,
     max_days: Annotated[float | None, typer.Option(help="Age to prune to in days before the newest episode.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,7 +215,9 @@ def parse_time(text: str | None, option: str) -> int | None:
     if text is None:
         return None
     try:
-        return int(Decimal(text) * 10**9)  # exact, unlike floats
+        seconds = Decimal(text)
+        if abs(seconds) < 2**63:
+            return int(seconds * 10**9)  # exact, unlike floats
     except (InvalidOperation, ValueError, OverflowError):
         pass
     try:

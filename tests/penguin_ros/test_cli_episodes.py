@@ -91,17 +91,17 @@ def test_export_writes_json_lines_and_pictures(cli, file, tmp_path):
 
 
 def test_prune_deletes_the_oldest(cli, file):
-    assert cli("episodes", "prune", file, "--max-mb", 1, "--json").json["deleted"] == 0
+    assert cli("episodes", "prune", file, "--max-mb", 4, "--json").json["deleted"] == 0
     value = cli("episodes", "prune", file, "--max-days", 0.9, "--json").json
     assert (value["deleted"], value["episodes"]) == (2, 1)
     assert cli("episodes", "prune", file).code == 2
     assert "must be above 0" in cli("episodes", "prune", file, "--max-days", 0).error
     with EpisodeStore(file):
-        assert "is already written by process" in cli("episodes", "prune", file, "--max-mb", 1).error
+        assert "is already written by process" in cli("episodes", "prune", file, "--max-mb", 4).error
 
 
 @pytest.mark.parametrize(
-    "command", [("list",), ("search", "cup"), ("show", 1), ("export", "--out", "out"), ("prune", "--max-mb", 1)]
+    "command", [("list",), ("search", "cup"), ("show", 1), ("export", "--out", "out"), ("prune", "--max-mb", 4)]
 )
 @pytest.mark.parametrize(("content", "error"), [(None, "there is no episode file"), (b"x" * 9000, "not a database")])
 def test_a_missing_or_damaged_file_is_one_sentence(cli, tmp_path, monkeypatch, command, content, error):

@@ -11,7 +11,7 @@ from penguin_models.grounding import GroundedObject
 
 MAX_SIDE = 448
 """Longer side of an episode's picture in pixels."""
-_MIN_BYTES = 1_000_000
+_MIN_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class EpisodeFilter:
 class Quota:
     """What a store holds at most; the oldest episodes leave first."""
 
-    max_bytes: int = 1_000_000_000  # size on the disk, at least 1 MB
+    max_bytes: int = 1_000_000_000  # size on the disk, at least 4 MB
     max_age_s: float = 30 * 86_400.0  # age relative to the newest episode
 
     def __post_init__(self) -> None:

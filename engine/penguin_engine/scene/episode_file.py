@@ -53,8 +53,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     if not read_only:
         return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     # SQLite writes its shared memory next to the file; in a folder that cannot be written there is no writer either.
-    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
-    uri = f"{path.resolve().as_uri()}?{mode}"
+    path = path.resolve()
+    uri = f"{path.as_uri()}?{'mode=ro' if os.access(path.parent, os.W_OK) else 'immutable=1'}"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
 
 
@@ -118,6 +118,11 @@ class EpisodeFile:
         """Largest size of the database without its log."""
         return self.quota.max_bytes - min(self.quota.max_bytes // 8, _SLACK)
 
+    @property
+    def largest_bytes(self) -> int:
+        """Largest size of an episode."""
+        return min(self.limit_bytes // 16, _SLACK // 4)
+
     def open(self) -> None:
         """Opens the file, or makes sure that the open one is still in its place; creates or migrates it.
 
@@ -163,9 +168,10 @@ class EpisodeFile:
             database.execute("INSERT INTO owner VALUES (?, ?, ?)", values)
 
     def write(self, episodes: Sequence[Episode]) -> None:
-        """Writes episodes in one transaction, after making room for them."""
+        """Writes episodes in one transaction, after making room for them; after an error, none has been written."""
         assert self._database is not None
-        self._make_room(sum(map(size_bytes, episodes)))
+        self._check_log()
+        self.prune(sum(map(size_bytes, episodes)))
         with _transaction(self._database) as database:
             for episode in episodes:
                 marks = ", ".join("?" * 14)
@@ -176,12 +182,21 @@ class EpisodeFile:
                 )
                 if episode.jpeg:
                     database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
-        self.prune()
 
-    def prune(self) -> int:
-        """Deletes the oldest episodes that exceed the quota; returns their number."""
+    def _check_log(self) -> None:
+        """Raises OperationalError if a program that reads without end lets the log grow beyond the quota."""
         assert self._database is not None
-        deleted = self._drop_old() + self._make_room(0)
+        log = self.path.with_name(f"{self.path.name}-wal")
+        largest = (self.quota.max_bytes - self.limit_bytes) // 2
+        if log.exists() and log.stat().st_size > largest:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if log.exists() and log.stat().st_size > largest:
+                raise sqlite3.OperationalError("its log is full, because another program keeps a transaction open")
+
+    def prune(self, wanted_bytes: int = 0) -> int:
+        """Deletes the oldest episodes that exceed the quota or are in the way of some bytes; returns their number."""
+        assert self._database is not None
+        deleted = self._drop_old() + self._make_room(wanted_bytes)
         if self._pages()[0] > self.limit_bytes:
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -241,9 +256,11 @@ class EpisodeFile:
         """Renames a damaged file, in place of one that was set aside before; returns its new path."""
         self.disconnect()
         target = self.path.with_name(f"{self.path.name}.broken")
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
         self.path.replace(target)
+        for suffix in ("-wal", "-shm"):  # the log may hold what the file has lost
+            target.with_name(f"{target.name}{suffix}").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self.path.with_name(f"{self.path.name}{suffix}").replace(f"{target}{suffix}")
         return target
 
     def disconnect(self) -> None:

@@ -54,7 +54,7 @@ class EpisodeReader:
 
     def __init__(self, path: Path):
         check_full_text()
-        self.path = path
+        self.path = path.absolute()
 
     def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
         """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest.
@@ -104,7 +104,8 @@ class EpisodeReader:
         with self._opened() as database:
             query = "SELECT count(*), min(stamp_ns), max(stamp_ns) FROM episodes"
             count, oldest_ns, newest_ns = database.execute(query).fetchone()
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        target = self.path.resolve()
+        files = (target, target.with_name(f"{target.name}-wal"))
         return Summary(count, oldest_ns, newest_ns, sum(file.stat().st_size for file in files if file.exists()))
 
     @contextmanager

@@ -145,7 +145,7 @@ class EpisodeStore(EpisodeReader):
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
         start_s, size = time.monotonic(), 0
-        largest = self._file.limit_bytes // 8
+        largest = self._file.largest_bytes
         while len(self._taken) < _BATCH and time.monotonic() - start_s < _BATCH_S and size < largest // 2:
             with self._changed:
                 if not self._pending:
