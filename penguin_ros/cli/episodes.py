@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -218,7 +218,7 @@ def parse_time(text: str | None, option: str) -> int | None:
         seconds = Decimal(text)
         if abs(seconds) < 2**63:
             return int(seconds * 10**9)  # exact, unlike floats
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):
         pass
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -1,4 +1,4 @@
-"""The SQLite file of an episode store: its schema, its one writer, and its quota.
+"""The SQLite file of an episode store: its one writer, and its quota.
 
 The file is in WAL mode, so other processes read while one writes. A lock next to it keeps a second writer out. What is
 committed survives the death of the process; after a power failure the last commits may be missing, but the file is
@@ -8,85 +8,33 @@ whole. Errors of SQLite are passed on: `episodes.py` handles them.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sqlite3
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from penguin_engine.scene.episode import Episode, Quota
+from penguin_engine.scene.episode_schema import (
+    APPLICATION_ID,
+    LABEL_SEPARATOR,
+    check_full_text,
+    check_schema,
+    connect,
+    migrate,
+    storable,
+    transaction,
+)
 from penguin_models.atomic_write import writing
 from penguin_models.errors import EpisodeError
 from penguin_models.quoting import shortened
 
-LABEL_SEPARATOR = "|"
-"""A token of the index between labels, so that no phrase spans two of them."""
-_APPLICATION_ID = 0x50454E47
-_MIGRATIONS = (
-    (
-        "CREATE TABLE episodes (id INTEGER PRIMARY KEY AUTOINCREMENT, camera TEXT NOT NULL, stamp_ns INTEGER NOT NULL,"
-        " frame_id TEXT NOT NULL, caption TEXT NOT NULL, labels TEXT NOT NULL, objects TEXT NOT NULL, pose_frame TEXT,"
-        " x REAL, y REAL, z REAL, qx REAL, qy REAL, qz REAL, qw REAL)",
-        "CREATE TABLE pictures (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)",
-        "CREATE TABLE owner (pid INTEGER, host TEXT, program TEXT)",
-        "CREATE INDEX by_stamp ON episodes (stamp_ns)",
-        "CREATE INDEX by_place ON episodes (pose_frame, x, y, z) WHERE pose_frame IS NOT NULL",
-        "CREATE VIRTUAL TABLE words USING fts5 (caption, labels, content='episodes', content_rowid='id',"
-        f""" tokenize="porter unicode61 remove_diacritics 2 tokenchars '{LABEL_SEPARATOR}'")""",
-    ),
-)
-"""Statements that lead from version n to n + 1 of the schema."""
 _COLUMNS = "camera, stamp_ns, frame_id, caption, labels, objects, pose_frame, x, y, z, qx, qy, qz, qw"
-_BUSY_S = 1.0
 _DELETED_AT_ONCE = 1000
 _SLACK = 16 * 2**20
 _MERGED_PAGES = 200  # of the index, after each deletion: a deleted word takes room until its pages are merged
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Opens a connection in autocommit mode."""
-    if not read_only:
-        return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    # SQLite writes its shared memory next to the file; in a folder that cannot be written there is no writer either.
-    path = path.resolve()
-    uri = f"{path.as_uri()}?{'mode=ro' if os.access(path.parent, os.W_OK) else 'immutable=1'}"
-    return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-
-
-def check_schema(database: sqlite3.Connection, path: Path) -> int:
-    """Returns the version of the schema; 0 for an empty file.
-
-    Raises:
-        EpisodeError: The file holds something else, or its version is newer.
-    """
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != _APPLICATION_ID:
-        raise EpisodeError(f"{path} is a database of another program; choose another file for episodes")
-    if version > len(_MIGRATIONS):
-        raise EpisodeError(
-            f"{path} has version {version} of the episode format, this program knows up to {len(_MIGRATIONS)}; "
-            "update penguin_vl, or choose another file"
-        )
-    return int(version)
-
-
-def check_full_text() -> None:
-    """Raises EpisodeError if Python's SQLite was built without full-text search."""
-    with closing(sqlite3.connect(":memory:")) as database:
-        try:
-            database.execute("CREATE VIRTUAL TABLE words USING fts5 (text)")
-        except sqlite3.OperationalError as err:
-            raise EpisodeError(
-                f"episodes need SQLite with FTS5, this Python has SQLite {sqlite3.sqlite_version} without it; use the "
-                "Python of your system, or of python.org"
-            ) from err
 
 
 class EpisodeFile:
@@ -139,47 +87,52 @@ class EpisodeFile:
         try:
             if check_schema(database, self.path) == 0:
                 database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # must precede the first table
-                database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
-            self._set_limits(database)
-            self._migrate(database)
+            self._set_log_size(database)
+            migrate(database, self.path)
             self._inode = self.path.stat().st_ino
         except BaseException:
             database.close()
             raise
         self._database = database
 
-    def _set_limits(self, database: sqlite3.Connection) -> None:
+    def _limit_pages(self, size: int) -> None:
+        """Lets the file grow to a size in bytes, and not beyond."""
+        assert self._database is not None
+        (page,) = self._database.execute("PRAGMA page_size").fetchone()
+        self._database.execute(f"PRAGMA max_page_count = {min(size // page, 2**30)}")
+
+    def _set_log_size(self, database: sqlite3.Connection) -> None:
         (page,) = database.execute("PRAGMA page_size").fetchone()
         log_pages = min(1000, self.quota.max_bytes // 32 // page)
         database.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
         database.execute(f"PRAGMA journal_size_limit = {log_pages * page}")
-        database.execute(f"PRAGMA max_page_count = {self.limit_bytes // page}")
-
-    def _migrate(self, database: sqlite3.Connection) -> None:
-        with _transaction(database):
-            for statements in _MIGRATIONS[check_schema(database, self.path) :]:
-                for statement in statements:
-                    database.execute(statement)
-            database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-            database.execute("DELETE FROM owner")
-            values = (os.getpid(), socket.gethostname(), Path(sys.argv[0]).name)
-            database.execute("INSERT INTO owner VALUES (?, ?, ?)", values)
 
     def write(self, episodes: Sequence[Episode]) -> None:
         """Writes episodes in one transaction, after making room for them; after an error, none has been written."""
-        assert self._database is not None
+        wanted = sum(map(size_bytes, episodes))
         self._check_log()
-        self.prune(sum(map(size_bytes, episodes)))
-        with _transaction(self._database) as database:
+        self.prune(wanted)
+        self._limit_pages(self.limit_bytes)
+        try:
+            self._insert(episodes)
+        except sqlite3.OperationalError:
+            if self._pages()[0] + wanted > self.limit_bytes:  # the index needs more than was left for it
+                with suppress(sqlite3.Error):
+                    self.prune(wanted + self.limit_bytes // 8)
+            raise
+
+    def _insert(self, episodes: Sequence[Episode]) -> None:
+        assert self._database is not None
+        row_marks = ", ".join("?" * 14)
+        with transaction(self._database) as database:
             for episode in episodes:
-                marks = ", ".join("?" * 14)
                 row = _row(episode)
-                number = database.execute(f"INSERT INTO episodes ({_COLUMNS}) VALUES ({marks})", row).lastrowid
-                database.execute(
-                    "INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", (number, row[3], row[4])
-                )
+                number = database.execute(f"INSERT INTO episodes ({_COLUMNS}) VALUES ({row_marks})", row).lastrowid
+                words = (number, row[3], row[4])
+                database.execute("INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", words)
                 if episode.jpeg:
                     database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
 
@@ -196,6 +149,7 @@ class EpisodeFile:
     def prune(self, wanted_bytes: int = 0) -> int:
         """Deletes the oldest episodes that exceed the quota or are in the way of some bytes; returns their number."""
         assert self._database is not None
+        self._limit_pages(2**62)  # the index grows before it shrinks
         deleted = self._drop_old() + self._make_room(wanted_bytes)
         if self._pages()[0] > self.limit_bytes:
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
@@ -227,7 +181,7 @@ class EpisodeFile:
 
     def _delete(self, condition: str, *values: int) -> int:
         assert self._database is not None
-        with _transaction(self._database) as database:
+        with transaction(self._database) as database:
             ids = [number for (number,) in database.execute(f"SELECT id FROM episodes WHERE {condition}", values)]
             marks = [(number,) for number in ids]
             database.executemany(
@@ -282,18 +236,6 @@ def size_bytes(episode: Episode) -> int:
     return 512 + 3 * len(episode.caption) + 2 * labels + len(episode.jpeg)
 
 
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield database
-        database.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # SQLite has rolled back already after some errors
-            database.execute("ROLLBACK")
-        raise
-
-
 def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
     labels = f" {LABEL_SEPARATOR} ".join(item.label.replace(LABEL_SEPARATOR, " ") for item in episode.objects)
     objects = [[item.label, item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in episode.objects]
@@ -301,11 +243,6 @@ def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
     place = (storable(pose.frame_id), *pose.position, *pose.orientation) if pose else (None,) * 8
     texts = (episode.frame_id, episode.caption, labels, json.dumps(objects, separators=(",", ":")))
     return (storable(episode.camera), episode.stamp_ns, *map(storable, texts), *place)
-
-
-def storable(text: str) -> str:
-    """Returns a text without lone surrogates and NUL, which SQLite cannot hold."""
-    return text.encode(errors="replace").decode().replace("\0", " ")
 
 
 def prune(path: Path, quota: Quota) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose
-from penguin_engine.scene.episode_file import check_full_text, check_schema, connect, storable
+from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect, storable
 from penguin_models.errors import EpisodeError
 from penguin_models.grounding import Box, GroundedObject
 

@@ -10,10 +10,12 @@ Episodes are found with `search`, `get` and `range` (episode_search.py), here or
 from __future__ import annotations
 
 import io
+import shutil
 import sqlite3
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,7 @@ from penguin_models.types import Size, UInt8Array
 _QUEUE_EPISODES, _QUEUE_BYTES = 256, 64 * 2**20
 _BATCH, _BATCH_S = 64, 0.5
 _RETRY_S = 1.0
+_FULL_BYTES = 100_000
 _JPEG_QUALITY = 75
 
 
@@ -66,7 +69,7 @@ class EpisodeStore(EpisodeReader):
         self._changed = threading.Condition()
         self._closing = False
         try:
-            self._attempt()
+            _ = self._attempt() or self._attempt()  # again, if the file was damaged
         except EpisodeError:
             self._file.close()
             raise
@@ -178,23 +181,24 @@ class EpisodeStore(EpisodeReader):
             self._file.disconnect()
             if type(err) is sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
                 return self._set_aside(err)
-            return self._failed(f"episodes cannot be written to {self.path}: {_sentence(err)}")
+            return self._failed(f"episodes cannot be written to {self.path}: {self._reason(err)}")
         self._update(failing=False)
         return True
 
     def _set_aside(self, damage: Exception) -> bool:
         """Renames a damaged file; the next attempt begins a new one."""
+        reason = _sentence(damage)
         try:
             target = self._file.set_aside()
-            self._update(
-                problem=f"{self.path} was damaged ({_sentence(damage)}); it is now {target.name}, a new one began"
-            )
-            self._file.open()
-        except Exception as err:  # noqa: BLE001 - this thread must not end
-            return self._failed(
-                f"{self.path} is damaged ({_sentence(damage)}) and cannot be replaced: {_sentence(err)}"
-            )
-        return self._attempt()
+        except OSError as err:
+            return self._failed(f"{self.path} is damaged ({reason}) and cannot be renamed: {_sentence(err)}")
+        return self._failed(f"{self.path} was damaged ({reason}); it is now {target.name}, and a new one begins")
+
+    def _reason(self, error: Exception) -> str:
+        with suppress(OSError):
+            if shutil.disk_usage(self.path.parent).free < _FULL_BYTES:  # SQLite may report it as an I/O error
+                return "the disk is full"
+        return _sentence(error)
 
     def _failed(self, problem: str) -> bool:
         self._update(problem=problem, failing=True)

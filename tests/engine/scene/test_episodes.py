@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from penguin_engine.scene import episode_file
+from penguin_engine.scene import episode_schema
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose, Quota
 from penguin_engine.scene.episode_search import EpisodeReader
 from penguin_engine.scene.episodes import EpisodeStore
@@ -202,7 +202,7 @@ def test_a_full_disk_is_a_problem_that_passes(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_at_the_end_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(episode_file, "_BUSY_S", 0.05)
+    monkeypatch.setattr(episode_schema, "_BUSY_S", 0.05)
     store = EpisodeStore(tmp_path / "e.db")
     with closing(sqlite3.connect(tmp_path / "e.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # a writer that knows nothing of the lock
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_set_aside(tmp_path, damage):
 
 
 def test_a_reader_without_end_does_not_let_the_log_grow(tmp_path, monkeypatch):
-    monkeypatch.setattr(episode_file, "_BUSY_S", 0.02)
+    monkeypatch.setattr(episode_schema, "_BUSY_S", 0.02)
     monkeypatch.setattr("penguin_engine.scene.episodes._RETRY_S", 0.01)
     with EpisodeStore(tmp_path / "e.db", Quota(4_000_000)) as store:
         store.add(episode())
@@ -281,8 +281,11 @@ def test_an_empty_file_and_an_older_version_are_migrated(tmp_path, monkeypatch):
     with pytest.raises(EpisodeError, match="no episode has been written"):
         EpisodeReader(path).search()
     stored(path, episode("old"))
-    newer = (*episode_file._MIGRATIONS, ("ALTER TABLE episodes ADD COLUMN note TEXT", "UPDATE episodes SET note = 'n'"))
-    monkeypatch.setattr(episode_file, "_MIGRATIONS", newer)
+    newer = (
+        *episode_schema._MIGRATIONS,
+        ("ALTER TABLE episodes ADD COLUMN note TEXT", "UPDATE episodes SET note = 'n'"),
+    )
+    monkeypatch.setattr(episode_schema, "_MIGRATIONS", newer)
     stored(path, episode("new", 1))
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT caption, note FROM episodes").fetchall() == [("old", "n"), ("new", None)]
