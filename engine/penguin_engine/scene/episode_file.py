@@ -152,7 +152,7 @@ class EpisodeFile:
         self._limit_pages(2**62)  # the index grows before it shrinks
         deleted = self._drop_old() + self._make_room(wanted_bytes)
         if self._pages()[0] > self.limit_bytes:
-            self._database.execute("PRAGMA incremental_vacuum").fetchall()
+            self._database.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return deleted
 
@@ -163,8 +163,11 @@ class EpisodeFile:
         (newest,) = self._database.execute("SELECT max(stamp_ns) FROM episodes").fetchone()
         if newest is not None:
             oldest = min(newest, time.time_ns()) - round(min(self.quota.max_age_s, 1e9) * 1e9)
-            while count := self._delete("stamp_ns < ? ORDER BY stamp_ns LIMIT ?", oldest, _DELETED_AT_ONCE):
-                deleted += count
+            (count,) = self._database.execute("SELECT count(*) FROM episodes WHERE stamp_ns < ?", (oldest,)).fetchone()
+            if count > _DELETED_AT_ONCE:
+                deleted = self._delete_many("stamp_ns < ?", oldest)
+            elif count:
+                deleted = self._delete("stamp_ns < ?", oldest)
         return deleted
 
     def _make_room(self, wanted_bytes: int) -> int:
@@ -172,12 +175,25 @@ class EpisodeFile:
         assert self._database is not None
         deleted = 0
         room = self.limit_bytes - min(self.limit_bytes // 8, _SLACK) - wanted_bytes
-        while self._used_bytes() > room:
+        while (used := self._used_bytes()) > room:
             first, last = self._database.execute("SELECT min(id), max(id) FROM episodes").fetchone()
             if first is None:
                 break
-            deleted += self._delete("1 ORDER BY id LIMIT ?", min(_DELETED_AT_ONCE, (last - first) // 64 + 1))
+            surplus = round((last - first) * (1 - max(room, 0) / used))
+            if surplus > 2 * _DELETED_AT_ONCE:  # the quota is smaller than before
+                deleted += self._delete_many("id < ?", first + surplus)
+            else:
+                deleted += self._delete("1 ORDER BY id LIMIT ?", min(_DELETED_AT_ONCE, (last - first) // 64 + 1))
         return deleted
+
+    def _delete_many(self, condition: str, value: int) -> int:
+        """Deletes episodes and makes the index anew, which is much faster than to delete the words of many episodes."""
+        assert self._database is not None
+        with transaction(self._database) as database:
+            database.execute(f"DELETE FROM pictures WHERE id IN (SELECT id FROM episodes WHERE {condition})", (value,))
+            count = database.execute(f"DELETE FROM episodes WHERE {condition}", (value,)).rowcount
+            database.execute("INSERT INTO words (words) VALUES ('rebuild')")
+        return count
 
     def _delete(self, condition: str, *values: int) -> int:
         assert self._database is not None

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from penguin_engine.scene import episode_schema
+from penguin_engine.scene import episode_file, episode_schema
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose, Quota
 from penguin_engine.scene.episode_search import EpisodeReader
 from penguin_engine.scene.episodes import EpisodeStore
@@ -307,6 +307,24 @@ def test_the_size_on_the_disk_stays_within_the_quota(tmp_path, count, jpeg, leas
         assert largest < 4_000_000 + 2 * 32_768  # that of the shared memory of WAL
     with closing(sqlite3.connect(path)) as database:
         database.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
+
+
+def test_a_file_shrinks_to_a_smaller_quota(tmp_path):
+    path = tmp_path / "e.db"
+    caption = " ".join(f"word{number}" for number in range(120))
+    with EpisodeStore(path) as store:
+        for number in range(7000):
+            store.add(episode(f"{caption} a{number}", number))
+            if number % 200 == 0:
+                store.flush(20)
+        assert store.flush(20) and store.status.lost == 0
+    before = EpisodeReader(path).summary()
+    deleted = episode_file.prune(path, Quota(4_000_000))
+    after = EpisodeReader(path).summary()
+    assert before.bytes > 8_000_000 and 2_000_000 < after.bytes < 4_000_000
+    assert deleted == before.episodes - after.episodes and ids(path, "a6999 word7")[0].endswith("a6999")
+    assert ids(path, "a0") == [] and after.newest_ns == before.newest_ns
+    assert episode_file.prune(path, Quota(max_age_s=10)) == after.episodes - 11
 
 
 def test_old_episodes_leave_and_a_stamp_in_the_future_removes_none(tmp_path):
