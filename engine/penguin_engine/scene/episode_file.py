@@ -152,9 +152,14 @@ class EpisodeFile:
         self._limit_pages(2**62)  # the index grows before it shrinks
         deleted = self._drop_old() + self._make_room(wanted_bytes)
         if self._pages()[0] > self.limit_bytes:
-            self._database.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.shrink()
         return deleted
+
+    def shrink(self) -> None:
+        """Gives free pages back to the file system."""
+        assert self._database is not None
+        self._database.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _drop_old(self) -> int:
         """Deletes what is too old, relative to the newest stamp unless that is in the future."""
@@ -272,7 +277,9 @@ def prune(path: Path, quota: Quota) -> int:
     file = EpisodeFile(path, quota)
     try:
         file.open()
-        return file.prune()
+        deleted = file.prune()
+        file.shrink()
+        return deleted
     except sqlite3.Error as err:
         raise EpisodeError(f"{path} cannot be pruned: {err}") from err
     finally:

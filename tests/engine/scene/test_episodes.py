@@ -325,6 +325,7 @@ def test_a_file_shrinks_to_a_smaller_quota(tmp_path):
     assert deleted == before.episodes - after.episodes and ids(path, "a6999 word7")[0].endswith("a6999")
     assert ids(path, "a0") == [] and after.newest_ns == before.newest_ns
     assert episode_file.prune(path, Quota(max_age_s=10)) == after.episodes - 11
+    assert EpisodeReader(path).summary().bytes < 500_000
 
 
 def test_old_episodes_leave_and_a_stamp_in_the_future_removes_none(tmp_path):
