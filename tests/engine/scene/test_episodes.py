@@ -293,13 +293,13 @@ def test_an_empty_file_and_an_older_version_are_migrated(tmp_path, monkeypatch):
         assert database.execute("PRAGMA user_version").fetchone() == (2,)
 
 
-@pytest.mark.parametrize(("count", "jpeg", "least"), [(5000, 0, 2000), (300, 20_000, 130)])
+@pytest.mark.parametrize(("count", "jpeg", "least"), [(2800, 0, 1600), (180, 20_000, 120)])
 def test_the_size_on_the_disk_stays_within_the_quota(tmp_path, count, jpeg, least):
     path, largest = tmp_path / "e.db", 0
     with EpisodeStore(path, Quota(4_000_000)) as store:
         for number in range(count):
             store.add(
-                episode(f"a cup number {number} on table {number % 7}. " * 10, number, ("cup",), jpeg=bytes(jpeg))
+                episode(f"a cup number {number} on table {number % 7}. " * 30, number, ("cup",), jpeg=bytes(jpeg))
             )
             if number % 150 == 0:
                 store.flush(20)
