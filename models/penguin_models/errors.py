@@ -65,6 +65,10 @@ class PromptError(PenguinError):
     """A conversation is malformed, or its placeholders do not match its images."""
 
 
+class EpisodeError(PenguinError):
+    """An episode file is missing, damaged, of a newer version, or written by another process."""
+
+
 class EngineError(PenguinError):
     """An exported folder, a TensorRT plan or a runtime is missing, damaged, or does not match the model or machine."""
 

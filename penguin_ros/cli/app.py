@@ -11,6 +11,7 @@ from penguin_ros.cli import (
     build,
     demo,
     doctor,
+    episodes,
     evaluate,
     export,
     parity,
@@ -43,6 +44,7 @@ app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(episodes.app, name="episodes")
 app.add_typer(bench.app, name="bench")
 bench.app.command("soak")(soak.soak)
 bench.app.command("node")(bench_node.node)

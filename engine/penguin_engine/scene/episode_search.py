@@ -1,0 +1,214 @@
+"""Reads an episode file, also while a store writes it: search by text, time, camera, object and place.
+
+Ranking is BM25 over captions and labels. So that a search in a million episodes stays short, only the newest matches of
+each stage are ranked: first episodes with all words, then those with the rarest ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose
+from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect, storable
+from penguin_models.errors import EpisodeError
+from penguin_models.grounding import Box, GroundedObject
+
+RANKED = 4_000
+"""Maximum number of matches that are ranked; the newest are."""
+_MAX_WORDS = 32
+_PAGE = 256
+_INT64 = 2**63 - 1
+# Words of questions that say nothing about a picture.
+_STOP_WORDS = re.compile(
+    "an?|and|any|are|at|be|been|by|did|do|does|for|from|had|has|have|he|how|i|in|is|it|its|me|my|of|on|or|our|she|that|"
+    "the|their|there|they|this|to|was|we|were|what|when|where|which|who|why|with|you|your"
+)
+_SELECT = (
+    "SELECT e.id, e.camera, e.stamp_ns, e.frame_id, e.caption, e.objects, e.pose_frame, e.x, e.y, e.z, e.qx, e.qy, "
+    "e.qz, e.qw, p.jpeg FROM episodes e LEFT JOIN pictures p ON p.id = e.id"
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a file holds."""
+
+    episodes: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    bytes: int  # on the disk, with the log of the last changes
+
+
+class EpisodeReader:
+    """Reads a file. May be used from several threads; each call opens the file anew.
+
+    All methods raise EpisodeError if the file is missing, damaged, or of a newer version.
+    """
+
+    def __init__(self, path: Path):
+        check_full_text()
+        self.path = path.absolute()
+
+    def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
+        """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest.
+
+        Args:
+            text: Words to find in captions and labels, in any order; any characters. Words of questions such as
+                "where" and "the" do not count unless there are no others.
+            where: Conditions that they meet.
+            limit: Maximum number of episodes.
+        """
+        limit = max(0, min(limit, _INT64))
+        with self._opened() as database:
+            words = _words(text)
+            # With the plus sign, SQLite checks ids before it looks at `episodes`, and does not search for each of them.
+            conditions, values = _conditions(where, "+words.rowid" if words else "e.id")
+            if words:
+                ids = _ranked(database, words, conditions + _rowids(database, where), values, limit)
+            elif text.strip():  # only signs, which no caption contains as words
+                ids = []
+            else:
+                order = "ORDER BY e.stamp_ns DESC, e.id DESC LIMIT ?"
+                query = f"SELECT e.id FROM episodes e WHERE {_all(conditions)} {order}"
+                ids = [number for (number,) in database.execute(query, (*values, limit))]
+            return [episode for number in ids if (episode := _get(database, number))]
+
+    def get(self, number: int) -> Episode | None:
+        """Returns the episode with an id; None if there is none, or no more."""
+        with self._opened() as database:
+            return _get(database, number) if abs(number) <= _INT64 else None
+
+    def range(self, where: EpisodeFilter = EpisodeFilter()) -> Iterator[Episode]:  # noqa: B008
+        """Yields all episodes that meet the conditions in order of time."""
+        conditions, values = _conditions(where)
+        after = _all([*conditions, "(e.stamp_ns, e.id) > (?, ?)"])
+        query = f"{_SELECT} WHERE {after} ORDER BY e.stamp_ns, e.id LIMIT ?"
+        last = (-_INT64 - 1, 0)
+        while True:  # in pages, so that a slow consumer does not hold back the writer's checkpoints
+            with self._opened() as database:
+                page = [_episode(row) for row in database.execute(query, (*values, *last, _PAGE))]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            last = (page[-1].stamp_ns, page[-1].id)
+
+    def summary(self) -> Summary:
+        """Returns what the file holds."""
+        with self._opened() as database:
+            query = "SELECT count(*), min(stamp_ns), max(stamp_ns) FROM episodes"
+            count, oldest_ns, newest_ns = database.execute(query).fetchone()
+        target = self.path.resolve()
+        files = (target, target.with_name(f"{target.name}-wal"))
+        return Summary(count, oldest_ns, newest_ns, sum(file.stat().st_size for file in files if file.exists()))
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        if not self.path.is_file():
+            raise EpisodeError(f"there is no episode file {self.path}")
+        try:
+            with closing(connect(self.path, read_only=True)) as database:
+                if check_schema(database, self.path) == 0:
+                    raise EpisodeError(f"{self.path} is empty: no episode has been written to it")
+                yield database
+        except (sqlite3.Error, OSError, ValueError, TypeError) as err:
+            if isinstance(err, EpisodeError):
+                raise
+            raise EpisodeError(f"{self.path} cannot be read as an episode file: {err}") from err
+
+
+def _words(text: str) -> list[str]:
+    """Returns the different words of a text; quoted, they have no meaning to FTS5."""
+    words = dict.fromkeys(re.findall(r"[^\W_]+", text.encode(errors="replace").decode().lower()))
+    return ([word for word in words if not _STOP_WORDS.fullmatch(word)] or list(words))[:_MAX_WORDS]
+
+
+def _ranked(
+    database: sqlite3.Connection, words: Sequence[str], conditions: Sequence[str], values: Sequence[Any], limit: int
+) -> list[int]:
+    """Returns the ids of the most relevant episodes."""
+    query = (
+        "SELECT id FROM (SELECT e.id, e.stamp_ns, bm25(words) AS score FROM words CROSS JOIN episodes e "
+        f"ON e.id = words.rowid WHERE words MATCH ? AND {_all(conditions)} ORDER BY words.rowid DESC LIMIT {RANKED}) "
+        "ORDER BY score, stamp_ns DESC, id DESC LIMIT ?"
+    )
+    counts = {word: _count(database, word) for word in words}
+    known = sorted((word for word in words if counts[word]), key=counts.__getitem__)
+    rarest = [word for i, word in enumerate(known) if i == 0 or sum(counts[w] for w in known[: i + 1]) <= RANKED]
+    ids: dict[int, None] = {}
+    for operator, chosen in ((" AND ", known), (" OR ", rarest), (" OR ", known)):
+        if chosen and len(ids) < limit:
+            expression = operator.join(map(_phrase, chosen))
+            ids |= dict.fromkeys(number for (number,) in database.execute(query, (expression, *values, limit)))
+    return list(ids)[:limit]
+
+
+def _count(database: sqlite3.Connection, word: str) -> int:
+    """Returns the number of episodes with a word, or one more than are ranked."""
+    query = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {RANKED + 1})"
+    return int(database.execute(query, (_phrase(word),)).fetchone()[0])
+
+
+def _phrase(text: str) -> str:
+    return '"' + text.replace('"', " ") + '"'
+
+
+def _conditions(where: EpisodeFilter, number: str = "e.id") -> tuple[list[str], list[Any]]:
+    """Returns SQL conditions on `episodes e`, and their values; `number` is the expression of its id."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    if where.cameras:
+        conditions.append(f"e.camera IN ({', '.join('?' * len(where.cameras))})")
+        values += map(storable, where.cameras)
+    for sign, stamp_ns in ((">=", where.since_ns), ("<=", where.until_ns)):
+        if stamp_ns is not None:
+            conditions.append(f"e.stamp_ns {sign} ?")
+            values.append(max(-_INT64, min(stamp_ns, _INT64)))
+    for label in where.objects:
+        conditions.append(f"{number} IN (SELECT rowid FROM words WHERE words MATCH ?)")
+        words = " ".join(re.findall(r"[^\W_]+", label.encode(errors="replace").decode()))
+        values.append(f'labels : "{words}"')
+    if where.near is not None:
+        bounds = " AND ".join(f"{axis} BETWEEN ? AND ?" for axis in "xyz")
+        distance = "(x - ?) * (x - ?) + (y - ?) * (y - ?) + (z - ?) * (z - ?) <= ?"
+        conditions.append(f"{number} IN (SELECT id FROM episodes WHERE pose_frame = ? AND {bounds} AND {distance})")
+        values += _near(where.near)
+    return conditions, values
+
+
+def _near(place: Place) -> list[Any]:
+    r = place.radius_m
+    bounds = [bound for centre in place.position for bound in (centre - r, centre + r)]
+    return [storable(place.frame_id), *bounds, *(centre for centre in place.position for _ in range(2)), r * r]
+
+
+def _rowids(database: sqlite3.Connection, where: EpisodeFilter) -> list[str]:
+    """Returns the condition on ids that follows from a time range; ids grow with time, nearly."""
+    if where.since_ns is None and where.until_ns is None:
+        return []
+    conditions, values = _conditions(EpisodeFilter(since_ns=where.since_ns, until_ns=where.until_ns))
+    query = f"SELECT min(e.id), max(e.id) FROM episodes e WHERE {_all(conditions)}"
+    first, last = database.execute(query, values).fetchone()
+    return [f"words.rowid BETWEEN {first or 0} AND {last or 0}"]
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return " AND ".join(conditions) or "1"
+
+
+def _get(database: sqlite3.Connection, number: int) -> Episode | None:
+    row = database.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone()
+    return None if row is None else _episode(row)
+
+
+def _episode(row: Sequence[Any]) -> Episode:
+    number, camera, stamp_ns, frame_id, caption, objects, pose_frame, x, y, z, qx, qy, qz, qw, jpeg = row
+    items = tuple(GroundedObject(label, Box(*box)) for label, *box in json.loads(objects))
+    pose = None if pose_frame is None else Pose(pose_frame, (x, y, z), (qx, qy, qz, qw))
+    return Episode(camera, stamp_ns, frame_id, caption, items, pose, jpeg or b"", number)

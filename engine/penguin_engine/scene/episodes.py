@@ -1,0 +1,239 @@
+"""EpisodeStore: what the memory lets go of, on the disk. `add` returns at once; a thread of its own writes.
+
+A full disk, a damaged or a locked file is never the caller's problem: the thread tries again every second, episodes
+that no longer fit into its queue are counted as lost, and `status` says why. A damaged file is set aside and a new one
+begun.
+
+Episodes are found with `search`, `get` and `range` (episode_search.py), here or in another process.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sqlite3
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+
+from penguin_engine.scene.episode import MAX_SIDE, Episode, Quota
+from penguin_engine.scene.episode_file import EpisodeFile, size_bytes
+from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
+from penguin_models.errors import EpisodeError, PenguinError
+from penguin_models.images import resize
+from penguin_models.quoting import shortened
+from penguin_models.types import Size, UInt8Array
+
+_QUEUE_EPISODES, _QUEUE_BYTES = 256, 64 * 2**20
+_BATCH, _BATCH_S = 64, 0.5
+_RETRY_S = 1.0
+_FULL_BYTES = 100_000
+_JPEG_QUALITY = 75
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """State of a store, for diagnostics."""
+
+    written: int  # episodes written since the store was opened
+    waiting: int  # episodes in the queue
+    lost: int  # episodes that could not be written
+    problem: str = ""  # last problem in one sentence; empty if there was none
+    failing: bool = False  # whether the last attempt to write failed
+
+
+class EpisodeStore(EpisodeReader):
+    """Episodes in an SQLite file, within a quota.
+
+    Raises (when created):
+        EpisodeError: Another process writes the file, it holds something else, its version is newer, or SQLite lacks
+            full-text search.
+        WriteError: The folder or the lock next to the file cannot be created.
+    """
+
+    def __init__(self, path: Path, quota: Quota = Quota()):  # noqa: B008
+        super().__init__(path)
+        self._file = EpisodeFile(path, quota)
+        self._pending: deque[tuple[Episode, UInt8Array | None]] = deque()
+        self._pending_bytes = 0
+        self._taken: list[Episode] = []  # by the thread, with their pictures
+        self._status = StoreStatus(0, 0, 0)
+        self._changed = threading.Condition()
+        self._closing = False
+        try:
+            _ = self._attempt() or self._attempt()  # again, if the file was damaged
+        except EpisodeError:
+            self._file.close()
+            raise
+        self._thread = threading.Thread(target=self._work, name="episodes", daemon=True)
+        self._thread.start()
+
+    @property
+    def status(self) -> StoreStatus:
+        """What has been written, waits, and was lost."""
+        with self._changed:
+            return replace(self._status, waiting=len(self._pending) + len(self._taken))
+
+    def add(self, episode: Episode, rgb: UInt8Array | None = None) -> bool:
+        """Queues an episode; never waits for the disk, and raises nothing.
+
+        Args:
+            episode: What was seen.
+            rgb: uint8 [H, W, 3], from which the thread makes the episode's picture; must not change any more.
+
+        Returns:
+            Whether there was room in the queue; if not, the episode is lost and counted.
+        """
+        size = len(episode.jpeg) if rgb is None else rgb.nbytes
+        with self._changed:
+            full = len(self._pending) >= _QUEUE_EPISODES or self._pending_bytes + size > _QUEUE_BYTES
+            if self._closing or (self._pending and full):
+                self._count(lost=1)
+                return False
+            self._pending.append((episode, rgb))
+            self._pending_bytes += size
+            self._changed.notify_all()
+        return True
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until all episodes in the queue are written or lost; returns whether that was in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending and not self._taken, timeout_s)
+
+    def close(self) -> None:
+        """Writes what is in the queue, if that succeeds at the first attempt, and lets other processes write."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._file.close()
+
+    def __enter__(self) -> EpisodeStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The thread.
+
+    def _work(self) -> None:
+        while self._take():
+            try:
+                written = self._attempt()
+            except EpisodeError as err:  # somebody replaced the file
+                written = self._failed(str(err))
+            with self._changed:
+                if written or self._closing:
+                    counts = {"written" if written else "lost": len(self._taken)}
+                    self._count(**counts)
+                    self._taken = []
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait_for(lambda: self._closing, _RETRY_S)
+
+    def _take(self) -> bool:
+        """Takes a batch from the queue, unless the last one is still to be written; returns False at the end."""
+        if self._taken:
+            return True
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+        start_s, size = time.monotonic(), 0
+        largest = self._file.largest_bytes
+        while len(self._taken) < _BATCH and time.monotonic() - start_s < _BATCH_S and size < largest // 2:
+            with self._changed:
+                if not self._pending:
+                    break
+                episode, rgb = self._pending.popleft()
+                self._pending_bytes -= len(episode.jpeg) if rgb is None else rgb.nbytes
+                self._taken.append(episode)  # counts as waiting
+            try:
+                self._taken[-1] = episode = _checked(episode, rgb, largest)
+                size += size_bytes(episode)
+            except Exception as err:  # noqa: BLE001 - this thread must not end
+                with self._changed:
+                    self._taken.pop()
+                    self._count(lost=1)
+                    self._failed(f"an episode of {shortened(str(episode.camera))} cannot be stored: {_sentence(err)}")
+        with self._changed:
+            self._changed.notify_all()
+            return bool(self._taken or self._pending or not self._closing)
+
+    def _attempt(self) -> bool:
+        """Writes the batch; returns whether it succeeded. Raises EpisodeError if the file is not to be written."""
+        try:
+            self._file.open()
+            if self._taken:
+                self._file.write(self._taken)
+        except EpisodeError:
+            self._file.disconnect()
+            raise
+        except Exception as err:  # noqa: BLE001 - this thread must not end
+            self._file.disconnect()
+            if type(err) is sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
+                return self._set_aside(err)
+            return self._failed(f"episodes cannot be written to {self.path}: {self._reason(err)}")
+        self._update(failing=False)
+        return True
+
+    def _set_aside(self, damage: Exception) -> bool:
+        """Renames a damaged file; the next attempt begins a new one."""
+        reason = _sentence(damage)
+        try:
+            target = self._file.set_aside()
+        except OSError as err:
+            return self._failed(f"{self.path} is damaged ({reason}) and cannot be renamed: {_sentence(err)}")
+        return self._failed(f"{self.path} was damaged ({reason}); it is now {target.name}, and a new one begins")
+
+    def _reason(self, error: Exception) -> str:
+        with suppress(OSError):
+            if shutil.disk_usage(self.path.parent).free < _FULL_BYTES:  # SQLite may report it as an I/O error
+                return "the disk is full"
+        return _sentence(error)
+
+    def _failed(self, problem: str) -> bool:
+        self._update(problem=problem, failing=True)
+        return False
+
+    def _count(self, written: int = 0, lost: int = 0) -> None:
+        with self._changed:
+            self._update(written=self._status.written + written, lost=self._status.lost + lost)
+
+    def _update(self, **changes: Any) -> None:
+        with self._changed:
+            self._status = replace(self._status, **changes)
+
+
+def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
+    """Returns an episode with its picture. Raises any error if it cannot be stored."""
+    if not -(2**63) <= episode.stamp_ns < 2**63:
+        raise EpisodeError(f"its stamp {episode.stamp_ns} ns is not a 64-bit number")
+    if rgb is not None:
+        episode = replace(episode, jpeg=_jpeg(rgb))
+    if size_bytes(episode) > largest:
+        raise EpisodeError(f"it has {size_bytes(episode)} bytes, the quota allows {largest}; raise the quota")
+    return episode
+
+
+def _jpeg(rgb: UInt8Array) -> bytes:
+    height, width = rgb.shape[:2]
+    check_size("its picture", width, height, MAX_IMAGE_PIXELS)
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    small = resize(rgb, Size(max(1, round(height * scale)), max(1, round(width * scale))))
+    file = io.BytesIO()
+    Image.fromarray(small).save(file, "jpeg", quality=_JPEG_QUALITY, optimize=True)
+    return file.getvalue()
+
+
+def _sentence(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return reason if isinstance(error, PenguinError) else shortened(" ".join(reason.split()) or type(error).__name__)
