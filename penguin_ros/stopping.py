@@ -75,7 +75,7 @@ def end_process(exit_code: int) -> NoReturn:
 def quiet_ctrl_c() -> Iterator[None]:
     """Ends the process with exit code 130 and no traceback if Ctrl-C interrupts the block, imports included.
 
-    A block that handles KeyboardInterrupt or SIGINT decides how it ends; a second Ctrl-C ends the process.
+    A block may handle KeyboardInterrupt or SIGINT itself; a second Ctrl-C ends the process.
     """
     interrupted = False
 

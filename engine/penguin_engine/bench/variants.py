@@ -107,7 +107,7 @@ def compare_variants(
         before = machine_limits(settings.device, variant.precision)
         filled_in = replace(settings, kind=variant.kind, path=str(path), precision=variant.precision)
         measured = measure_in_own_process(variant, replace(filled_in, threads=torch.get_num_threads()))
-        if variant.kind == "onnx":
+        if variant.kind == "onnx" and settings.device == "cpu":
             alone = measure_in_own_process(variant, replace(filled_in, kind=DECODER_ALONE))
             measured["decoder_resident_bytes"] = alone["resident_bytes"]
         after = machine_limits(settings.device, variant.precision)

@@ -18,7 +18,7 @@ import numpy as np
 from penguin_engine.bench.energy import EnergyMeter
 from penguin_engine.bench.machine import gpu_bytes, peak_bytes, resident_bytes, timed
 from penguin_engine.bench.rates import runtime_rates, token_rates
-from penguin_engine.export.manifest import DECODER
+from penguin_engine.export.manifest import DECODER, Manifest
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.runtimes.onnx_session import Device, open_session
@@ -75,7 +75,9 @@ def measure(settings: WorkerSettings) -> dict[str, Any]:
 
 def _load_decoder(settings: WorkerSettings) -> Measure:
     """Loads the decoder of an exported folder without its encoder, of which only the memory is measured."""
-    decoder = open_session(Path(settings.path) / DECODER, Device.parse(settings.device), settings.threads)
+    folder = Path(settings.path)
+    float8 = Manifest.read(folder).precision == "fp8"
+    decoder = open_session(folder / DECODER, Device.parse(settings.device), settings.threads, float8)
     return lambda: {"decoder_inputs": len(decoder.get_inputs())}
 
 

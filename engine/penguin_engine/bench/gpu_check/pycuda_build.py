@@ -38,8 +38,8 @@ def _toolkit() -> Path | None:
     """Returns the folder of the CUDA toolkit."""
     nvcc = shutil.which("nvcc")
     named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_ROOT") if os.environ.get(name)]
-    beside = [Path(nvcc).resolve().parents[1]] if nvcc else []
-    folders = [*named, *beside, *sorted(Path("/usr/local").glob("cuda*"))]
+    near_nvcc = [Path(nvcc).resolve().parents[1]] if nvcc else []
+    folders = [*named, *near_nvcc, *sorted(Path("/usr/local").glob("cuda*"))]
     return next((folder for folder in folders if (folder / "include" / "cuda.h").is_file()), None)
 
 

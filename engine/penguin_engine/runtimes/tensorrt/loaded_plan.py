@@ -47,9 +47,12 @@ class PlanLoader:
         """Makes an execution context use kernels that were compiled before, and keep new ones."""
         if self._kernels is None:
             self._kernels = configuration.create_runtime_cache()
-            stored = self._folder / KERNEL_CACHE
-            if stored.is_file():
-                self._kernels.deserialize(stored.read_bytes())  # leaves the cache empty if the GPU or driver differs
+            try:  # `deserialize` leaves the cache empty if the GPU or driver differs
+                self._kernels.deserialize((self._folder / KERNEL_CACHE).read_bytes())
+            except FileNotFoundError:
+                pass  # the first start
+            except OSError as err:
+                _log.warning("kernels will be compiled again: %s", err)
         configuration.set_runtime_cache(self._kernels)
 
     def save_kernels(self) -> None:

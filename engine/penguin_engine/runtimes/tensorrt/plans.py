@@ -155,9 +155,11 @@ def check_buildable(manifest: Manifest, precision: str | None, machine: Machine,
     lacking = [c for c in machine.compute_capabilities if not has_precision(manifest, c, machine.flavour)]
     if lacking:
         least = _dotted(_least_compute(exported_precision, machine.flavour))
+        leave_out = " ".join(f"--for {flavour.capability_name(c)}" for c in lacking)
+        remedy = "use" if machine.flavour != RTX else f"leave out {leave_out}, or use"
         raise EngineError(
             f"{exported_precision} needs a GPU of compute capability {least}, {machine.gpu or 'the target'} has "
-            f"{', '.join(lacking)}; use --precision fp16: {_export_command(manifest, exported, 'fp16')}"
+            f"{', '.join(lacking)}; {remedy} --precision fp16: {_export_command(manifest, exported, 'fp16')}"
         )
     return exported_precision
 

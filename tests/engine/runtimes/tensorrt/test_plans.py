@@ -137,7 +137,7 @@ def test_versions_and_gpus_that_are_too_old_are_refused(exported):
     ):
         check_buildable(Manifest.read(fp8), None, ORIN, fp8)
     assert check_buildable(Manifest.read(fp8), "fp8", THOR, fp8) == "fp8"
-    with pytest.raises(EngineError, match=r"compute capability 8\.9, the target has 8\.6; use"):
+    with pytest.raises(EngineError, match=r"capability 8\.9, the target has 8\.6; leave out --for sm86, or use --pre"):
         check_buildable(Manifest.read(fp8), None, rtx, fp8)
 
 
