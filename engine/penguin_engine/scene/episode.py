@@ -56,6 +56,14 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """An episode that an answer is based on."""
+
+    episode: Episode
+    probability: float  # that it helps to answer, as the model judged it; NaN if there was no time to judge it
+
+
+@dataclass(frozen=True)
 class Place:
     """A ball in a fixed frame."""
 
