@@ -11,11 +11,11 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose
+from penguin_engine.scene.episode_backend import Summary
 from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect, storable
 from penguin_models.errors import EpisodeError
 from penguin_models.grounding import Box, GroundedObject
@@ -36,35 +36,16 @@ _SELECT = (
 )
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a file holds."""
-
-    episodes: int
-    oldest_ns: int | None
-    newest_ns: int | None
-    bytes: int  # on the disk, with the log of the last changes
-
-
-class EpisodeReader:
-    """Reads a file. May be used from several threads; each call opens the file anew.
-
-    All methods raise EpisodeError if the file is missing, damaged, or of a newer version.
-    """
+class EpisodeFileReader:
+    """Reads a file (an EpisodeReader); each call opens the file anew."""
 
     def __init__(self, path: Path):
         check_full_text()
         self.path = path.absolute()
+        self.name = str(path)
 
     def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
-        """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest.
-
-        Args:
-            text: Words to find in captions and labels, in any order; any characters. Words of questions such as
-                "where" and "the" do not count unless there are no others.
-            where: Conditions that they meet.
-            limit: Maximum number of episodes.
-        """
+        """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest."""
         limit = max(0, min(limit, _INT64))
         with self._opened() as database:
             words = _words(text)
@@ -204,6 +185,12 @@ def _all(conditions: Sequence[str]) -> str:
 
 def _get(database: sqlite3.Connection, number: int) -> Episode | None:
     row = database.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone()
+    return None if row is None else _episode(row)
+
+
+def find(database: sqlite3.Connection, camera: str, stamp_ns: int) -> Episode | None:
+    """Returns the episode of a camera at a stamp, if there is one."""
+    row = database.execute(f"{_SELECT} WHERE e.stamp_ns = ? AND e.camera = ?", (stamp_ns, camera)).fetchone()
     return None if row is None else _episode(row)
 
 
