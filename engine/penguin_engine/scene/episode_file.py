@@ -7,7 +7,6 @@ whole.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import time
@@ -19,23 +18,22 @@ from filelock import FileLock, Timeout
 
 from penguin_engine.scene.episode import Episode, Quota
 from penguin_engine.scene.episode_backend import sentence, size_bytes
+from penguin_engine.scene.episode_rows import COLUMNS, to_row
 from penguin_engine.scene.episode_schema import (
     APPLICATION_ID,
-    LABEL_SEPARATOR,
     check_full_text,
     check_schema,
     connect,
     migrate,
-    storable,
     transaction,
 )
 from penguin_engine.scene.episode_search import find
+from penguin_engine.scene.episode_words import storable
 from penguin_models.atomic_write import writing
 from penguin_models.errors import EpisodeError
 from penguin_models.quoting import shortened
 
-_COLUMNS = "id, camera, stamp_ns, frame_id, caption, labels, objects, pose_frame, x, y, z, qx, qy, qz, qw"
-_MARKS = ", ".join("?" * 15)
+_INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?{', ?' * len(COLUMNS)})"
 _DELETED_AT_ONCE = 1000
 _SLACK = 16 * 2**20
 _FULL_BYTES = 100_000
@@ -137,10 +135,8 @@ class EpisodeFile:
                 earlier = find(database, storable(episode.camera), episode.stamp_ns)
                 if earlier is not None:
                     _delete_words(database, [earlier.id])
-                row = (earlier and earlier.id, *_row(earlier.merged(episode) if earlier else episode))
-                number = database.execute(
-                    f"INSERT OR REPLACE INTO episodes ({_COLUMNS}) VALUES ({_MARKS})", row
-                ).lastrowid
+                row = (earlier and earlier.id, *to_row(earlier.merged(episode) if earlier else episode))
+                number = database.execute(_INSERT, row).lastrowid
                 words = (number, row[4], row[5])
                 database.execute("INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", words)
                 if episode.jpeg:
@@ -286,15 +282,6 @@ def _delete_words(database: sqlite3.Connection, ids: Sequence[int]) -> None:
         "WHERE id = ?",
         [(number,) for number in ids],
     )
-
-
-def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
-    labels = f" {LABEL_SEPARATOR} ".join(item.label.replace(LABEL_SEPARATOR, " ") for item in episode.objects)
-    objects = [[item.label, item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in episode.objects]
-    pose = episode.pose
-    place = (storable(pose.frame_id), *pose.position, *pose.orientation) if pose else (None,) * 8
-    texts = (episode.frame_id, episode.caption, labels, json.dumps(objects, separators=(",", ":")))
-    return (storable(episode.camera), episode.stamp_ns, *map(storable, texts), *place)
 
 
 def _owner(path: Path) -> str:
