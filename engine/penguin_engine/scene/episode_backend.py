@@ -74,7 +74,11 @@ class EpisodeWriter(Protocol):
         """Writes or merges episodes, after making room for them; after an error, none has been written."""
 
     def prune(self) -> int:
-        """Deletes the oldest episodes that exceed the quota; returns their number."""
+        """Opens the store, and deletes the oldest episodes that exceed the quota; returns their number.
+
+        Raises:
+            EpisodeError: Another process writes the store, or it cannot be read or written.
+        """
 
     def recover(self, error: Exception) -> str:
         """Disconnects after an error so that `open` can be tried again; returns the problem in one sentence."""

@@ -153,9 +153,17 @@ class EpisodeFile:
                 raise sqlite3.OperationalError("its log is full, because another program keeps a transaction open")
 
     def prune(self) -> int:
-        """Deletes the oldest episodes that exceed the quota, and shrinks the file; returns their number."""
-        deleted = self._prune()
-        self._shrink()
+        """Opens the file, deletes the oldest episodes that exceed the quota, and shrinks it; returns their number.
+
+        Raises:
+            EpisodeError: The file cannot be read or written.
+        """
+        try:
+            self.open()
+            deleted = self._prune()
+            self._shrink()
+        except sqlite3.Error as err:
+            raise EpisodeError(f"{self.name} cannot be pruned: {sentence(err)}") from err
         return deleted
 
     def _prune(self, wanted_bytes: int = 0) -> int:

@@ -10,11 +10,11 @@ begun.
 from __future__ import annotations
 
 import io
-import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -42,20 +42,24 @@ def open_episodes(location: str | Path, quota: Quota = Quota()) -> EpisodeStore:
     """Opens a store to write and read.
 
     Args:
-        location: Path of an SQLite file.
-        quota: What it holds at most.
+        location: Path of an SQLite file, or URL of a PostgreSQL database for several robots, such as
+            `postgresql://USER@HOST/DATABASE?robot=NAME`; without a name, the robot has that of its computer.
+        quota: What the file, or this robot in the database, holds at most.
 
     Raises:
-        EpisodeError: Another process writes there, it holds something else, its version is newer, or SQLite lacks
-            full-text search.
+        EpisodeError: Another process writes there, it holds something else, its version is newer, the URL is malformed,
+            or SQLite lacks full-text search. A server that is out of reach is only a problem in the status.
         WriteError: The folder or the lock next to a file cannot be created.
     """
-    path = Path(location)
-    return EpisodeStore(EpisodeFileReader(path), EpisodeFile(path, quota))
+    return EpisodeStore(read_episodes(location), _writer(location, quota))
 
 
 def read_episodes(location: str | Path) -> EpisodeReader:
     """Returns a reader of a store, which is opened at the first call; location as for `open_episodes`."""
+    if _is_url(location):
+        with _postgresql_needed():
+            from penguin_engine.scene.episode_postgres.reader import EpisodeDatabaseReader
+        return EpisodeDatabaseReader(str(location))
     return EpisodeFileReader(Path(location))
 
 
@@ -65,16 +69,38 @@ def prune_episodes(location: str | Path, quota: Quota) -> int:
     Raises:
         EpisodeError: There is no such store, another process writes it, or it cannot be read or written.
     """
-    if not Path(location).is_file():
+    if not (_is_url(location) or Path(location).is_file()):
         raise EpisodeError(f"there is no episode file {location}")
-    writer = EpisodeFile(Path(location), quota)
+    writer = _writer(location, quota)
     try:
-        writer.open()
         return writer.prune()
-    except sqlite3.Error as err:
-        raise EpisodeError(f"{location} cannot be pruned: {sentence(err)}") from err
     finally:
         writer.close()
+
+
+def _writer(location: str | Path, quota: Quota) -> EpisodeWriter:
+    if _is_url(location):
+        with _postgresql_needed():
+            from penguin_engine.scene.episode_postgres.writer import EpisodeDatabase
+        return EpisodeDatabase(str(location), quota)
+    return EpisodeFile(Path(location), quota)
+
+
+def _is_url(location: str | Path) -> bool:
+    """Returns whether a location is a URL of PostgreSQL; raises EpisodeError for any other URL."""
+    scheme, separator, _ = str(location).partition("://")
+    if separator and scheme not in ("postgresql", "postgres"):
+        raise EpisodeError(f"episodes are in a file or at postgresql://, not at {shortened(scheme)}://")
+    return bool(separator)
+
+
+@contextmanager
+def _postgresql_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as err:
+        message = f"episodes in PostgreSQL need SQLAlchemy and psycopg ({sentence(err)}); run: pip install "
+        raise EpisodeError(message + "sqlalchemy 'psycopg[binary]'") from err
 
 
 @dataclass(frozen=True)
