@@ -36,6 +36,7 @@ _QUEUE_EPISODES, _QUEUE_BYTES = 256, 64 * 2**20
 _BATCH, _BATCH_S = 64, 0.5
 _RETRY_S = 1.0
 _JPEG_QUALITY = 75
+_NAME_CHARS = 500  # the entry of an index has at most 2.7 kB in PostgreSQL
 
 
 def open_episodes(location: str | Path, quota: Quota = Quota()) -> EpisodeStore:  # noqa: B008
@@ -281,6 +282,9 @@ def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
     """Returns an episode with its picture. Raises any error if it cannot be stored."""
     if not -(2**63) <= episode.stamp_ns < 2**63:
         raise EpisodeError(f"its stamp {episode.stamp_ns} ns is not a 64-bit number")
+    for name in (episode.camera, episode.pose.frame_id if episode.pose else ""):
+        if len(name) > _NAME_CHARS:
+            raise EpisodeError(f"the name of its camera or frame has {len(name)} characters, at most {_NAME_CHARS}")
     if rgb is not None:
         episode = replace(episode, jpeg=_jpeg(rgb))
     if size_bytes(episode) > largest:

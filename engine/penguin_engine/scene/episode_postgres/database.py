@@ -11,6 +11,7 @@ import socket
 import sys
 import unicodedata
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg  # noqa: F401 - SQLAlchemy loads it later; that it is missing should be seen at once
 from sqlalchemy import Connection, NullPool, column, create_engine, select, table, text
@@ -53,6 +54,8 @@ _VERSION_TABLE = (
 )
 _MIGRATION_LOCK = 0x50454E47
 _CONNECT_S = 3
+_ROBOT_CHARS = 100
+_WORD_CHARS = 500  # PostgreSQL leaves words of more than 2 kB out
 # A dead connection is noticed within about half a minute, here and on the server, which holds locks until then.
 _TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 _SETTINGS = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET jit = off"
@@ -72,8 +75,8 @@ class Database:
         self.robot = socket.gethostname() if robot is None else robot
         self.name = f"postgresql://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
         self._secrets = [str(secret) for secret in (url.password, url.query.get("password")) if secret]
-        program = f"{Path(sys.argv[0]).name[:24]}, process {os.getpid()} on {socket.gethostname()}"
-        arguments = {"connect_timeout": _CONNECT_S, "application_name": storable(program)[:60], **_TCP}
+        owner = f"process {os.getpid()} ({Path(sys.argv[0]).name[:20]}) on {socket.gethostname()}"
+        arguments = {"connect_timeout": _CONNECT_S, "application_name": storable(owner)[:60], **_TCP}
         self._engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
 
     def connect(self) -> Connection:
@@ -146,7 +149,7 @@ def folded(text: str) -> str:
     """Returns the words of a text in lower case and without accents, as they are indexed and sought."""
     letters = unicodedata.normalize("NFKD", storable(text).lower())
     letters = "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
-    return " ".join(words(unicodedata.normalize("NFC", letters)))
+    return " ".join(word[:_WORD_CHARS] for word in words(unicodedata.normalize("NFC", letters)))
 
 
 def _parsed(location: str) -> tuple[URL, str | None]:
@@ -161,7 +164,7 @@ def _parsed(location: str) -> tuple[URL, str | None]:
             problem = "has an @ too many; write @ as %40 in user and password"
     if problem:  # the URL itself may hold a password
         raise EpisodeError(f"the PostgreSQL URL {problem}; it should be like {_EXAMPLE}") from None
-    robot = url.query.get("robot")
-    if robot is not None and not (isinstance(robot, str) and 0 < len(robot) <= 200 and robot.isprintable()):
-        raise EpisodeError(f"the PostgreSQL URL should name one robot in at most 200 characters, like {_EXAMPLE}")
-    return url.difference_update_query(["robot"]).set(drivername="postgresql+psycopg"), robot
+    robots = parse_qs(urlsplit(location).query, keep_blank_values=True).get("robot", [])  # SQLAlchemy drops blank ones
+    if len(robots) > 1 or any(not (0 < len(robot) <= _ROBOT_CHARS and robot.isprintable()) for robot in robots):
+        raise EpisodeError(f"the PostgreSQL URL should name one robot in at most {_ROBOT_CHARS} characters, like {_EXAMPLE}")
+    return url.difference_update_query(["robot"]).set(drivername="postgresql+psycopg"), next(iter(robots), None)

@@ -22,7 +22,7 @@ _SLACK = 16 * 2**20
 _INDEXED_CHARS = 100_000  # of a caption, and of all labels; PostgreSQL indexes at most a megabyte
 _SEPARATOR = " <l> "  # between labels: a word to this configuration, but to no search
 # What an episode takes on the disk with its share of the indices. The length of a picture is known without reading it.
-_SIZE = "400 + 2 * octet_length(caption) + 2 * octet_length(objects) + octet_length(jpeg)"
+_SIZE = "600 + 2 * octet_length(caption) + 2 * octet_length(objects) + octet_length(jpeg)"
 _LOCK_KEY = "hashtextextended('penguin_vl/' || :robot, 0)"
 _OWNER = text(
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "
