@@ -47,9 +47,9 @@ def list_episodes(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest episodes, in order of time."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
 
-    reader, where = EpisodeReader(file), make_filter(camera, since, until, label, near)
+    reader, where = read_episodes(file), make_filter(camera, since, until, label, near)
     episodes, summary = reader.search(where=where, limit=limit)[::-1], reader.summary()
     if as_json:
         print_json({"total": summary.episodes, "bytes": summary.bytes, "episodes": [e.to_dict() for e in episodes]})
@@ -74,9 +74,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find episodes by words; the most relevant come first, equally relevant ones by time, newest first."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
 
-    episodes = EpisodeReader(file).search(text, make_filter(camera, since, until, label, near), limit)
+    episodes = read_episodes(file).search(text, make_filter(camera, since, until, label, near), limit)
     if as_json:
         print_json({"episodes": [episode.to_dict() for episode in episodes]})
     elif episodes:
@@ -93,11 +93,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print everything about one episode, and write its picture to a file."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
     from penguin_models.atomic_write import atomic_write
     from penguin_models.errors import EpisodeError
 
-    episode = EpisodeReader(file).get(number)
+    episode = read_episodes(file).get(number)
     if episode is None:
         raise EpisodeError(f"{file} has no episode {number}; `penguin-vl episodes list` shows what it holds")
     if out is not None:
@@ -137,11 +137,11 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write episodes as JSON lines and JPEG files, in order of time."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
     from penguin_models.atomic_write import atomic_write, writing
 
     where = make_filter(camera, since, until, label, near)
-    reader, pictures, count = EpisodeReader(file), out / "pictures", 0
+    reader, pictures, count = read_episodes(file), out / "pictures", 0
     reader.summary()  # raises before anything is written
     with writing(out), stderr.status("writing", spinner="line"):
         pictures.mkdir(parents=True, exist_ok=True)
@@ -166,17 +166,16 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the oldest episodes, down to a size or an age; no node may be writing the file."""
-    from penguin_engine.scene import episode_file
     from penguin_engine.scene.episode import Quota
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import prune_episodes, read_episodes
 
     if max_mb is None and max_days is None:
         raise typer.BadParameter("give --max-mb, --max-days or both")
     quota = Quota(
         2**62 if max_mb is None else round(max_mb * 1e6), float("inf") if max_days is None else max_days * 86_400
     )
-    deleted = episode_file.prune(file, quota)
-    summary = EpisodeReader(file).summary()
+    deleted = prune_episodes(file, quota)
+    summary = read_episodes(file).summary()
     if as_json:
         print_json({"deleted": deleted, "episodes": summary.episodes, "bytes": summary.bytes})
     else:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from penguin_engine.scene.episode import Episode, Pose, Quota
-from penguin_engine.scene.episodes import EpisodeStore
+from penguin_engine.scene.episodes import open_episodes
 from penguin_models.grounding import Box, GroundedObject
 
 START_S = 1_700_000_000  # 2023-11-14 22:13:20 UTC
@@ -17,7 +17,7 @@ def file(tmp_path, picture):
     """An episode file of three moments, the last one without a picture."""
     path = tmp_path / "e.db"
     red_cup = (GroundedObject("red cup", Box(1, 2, 3, 4)),)
-    with EpisodeStore(path, Quota()) as store:
+    with open_episodes(path, Quota()) as store:
         store.add(_episode(0, "a [bold]red cup\x1b[31m", red_cup, Pose("map", (1.0, 2.0, 0.0))), picture(60, 80))
         store.add(_episode(60, "a table", camera="/rear"), picture(60, 80))
         store.add(_episode(86_400, "nothing"))
@@ -96,7 +96,7 @@ def test_prune_deletes_the_oldest(cli, file):
     assert (value["deleted"], value["episodes"]) == (2, 1)
     assert cli("episodes", "prune", file).code == 2
     assert "must be above 0" in cli("episodes", "prune", file, "--max-days", 0).error
-    with EpisodeStore(file):
+    with open_episodes(file):
         assert "is already written by process" in cli("episodes", "prune", file, "--max-mb", 4).error
 
 
