@@ -113,6 +113,7 @@ class StoreStatus:
     lost: int  # episodes that could not be written
     problem: str = ""  # last problem in one sentence; empty if there was none
     failing: bool = False  # whether the last attempt to write failed
+    bytes: int = 0  # size of the episodes written, about
 
 
 class EpisodeStore:
@@ -219,6 +220,8 @@ class EpisodeStore:
                 if written or self._closing:
                     counts = {"written" if written else "lost": len(self._taken)}
                     self._count(**counts)
+                    if written:
+                        self._update(bytes=self._status.bytes + sum(map(size_bytes, self._taken)))
                     self._taken = []
                     self._changed.notify_all()
                 else:

@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Evidence
-from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.evidence import MARGIN, Candidate, Shown, choose, seconds_to_show
 from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.scene.memory import FrameMemory, HeldFrame

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter
-from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_engine.scene.episode_backend import EpisodeReader
 
 _SPREAD_EVERY = 4
 """Every fourth episode is one of those spread over time: captions may miss what is asked for."""

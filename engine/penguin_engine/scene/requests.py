@@ -22,7 +22,7 @@ MAX_CAMERAS = 64
 """Maximum number of cameras in a question, and of a node."""
 RESERVED_TOKENS = 2048
 """Tokens that every session keeps free in its KV cache for a question and its answer."""
-_MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
+MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
 """Checked before tokenising: tokenising a megabyte takes seconds."""
 
 
@@ -79,9 +79,9 @@ class Request:
             ContextLengthError: Question and answer need more tokens than a session keeps free for them.
         """
         sampling = sampling or Sampling()
-        if len(question) > _MAX_QUESTION_CHARS:
+        if len(question) > MAX_QUESTION_CHARS:
             raise PromptError(
-                f"the question has {len(question)} characters, the limit is {_MAX_QUESTION_CHARS}; shorten it"
+                f"the question has {len(question)} characters, the limit is {MAX_QUESTION_CHARS}; shorten it"
             )
         if not question.strip():
             raise PromptError("the question is empty")
@@ -93,7 +93,9 @@ class Request:
             raise PromptError(f"horizon_s is {horizon_s}, it must be 0 (everything in memory) or above, and finite")
         if not 0 <= deadline_s < math.inf:
             raise PromptError(f"deadline_s is {deadline_s}, it must be 0 (the node's own) or above, and finite")
-        _check_window(since_ns, until_ns, horizon_s)
+        check_window(since_ns, until_ns)
+        if horizon_s and not since_ns is until_ns is None:
+            raise PromptError(f"the question has a horizon_s of {horizon_s} and a window; leave out one of them")
         names = tuple(dict.fromkeys(map(camera_name, cameras)))
         video = {"type": "video", "num_frames": 1, "timestamps": [0.0]}
         content = [video, {"type": "text", "text": question}]
@@ -102,14 +104,11 @@ class Request:
         return cls(question, token_ids, sampling, names, horizon_s, deadline_s, since_ns, until_ns)
 
 
-def _check_window(since_ns: int | None, until_ns: int | None, horizon_s: float) -> None:
+def check_window(since_ns: int | None, until_ns: int | None) -> None:
+    """Raises PromptError if a window of stamps, None for no limit, ends before it begins, or begins before time 0."""
     for name, stamp_ns in (("since", since_ns), ("until", until_ns)):
-        if stamp_ns is None:
-            continue
-        if not 0 <= stamp_ns < 2**63:
+        if stamp_ns is not None and not 0 <= stamp_ns < 2**63:
             raise PromptError(f"{name} is {stamp_ns * 1e-9:.3f} s, it must be the stamp of an image, 0 or above")
-        if horizon_s:
-            raise PromptError(f"the question has a horizon_s of {horizon_s} and {name}; set one of them")
     if since_ns is not None and until_ns is not None and until_ns < since_ns:
         raise PromptError(
             f"until is {until_ns * 1e-9:.3f} s, before since, which is {since_ns * 1e-9:.3f} s; exchange them"

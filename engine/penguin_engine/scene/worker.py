@@ -21,7 +21,7 @@ from time import monotonic
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
-from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
@@ -34,9 +34,18 @@ from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import EpisodeError, MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
+from penguin_models.types import Frame, FrameKind
 
 _CAPTION_LOOK_S = 1.0
 """With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
+
+
+def known_camera(name: str, known: Iterable[str]) -> str:
+    """Returns the name of a camera; raises UnknownCameraError if it is not among those that are known."""
+    if name not in known:
+        names = shortened(", ".join(known))
+        raise UnknownCameraError(f"camera {quoted(name)} is not configured; the cameras are: {names}")
+    return name
 
 
 class SceneWorker:
@@ -117,10 +126,8 @@ class SceneWorker:
             NotActiveError: The queue is closed.
             BusyError: The queue is full.
         """
-        unknown = [name for name in request.cameras if name not in self.camera_states]
-        if unknown:
-            known = shortened(", ".join(self.camera_states))
-            raise UnknownCameraError(f"camera {quoted(unknown[0])} is not configured; the cameras are: {known}")
+        for name in request.cameras:
+            known_camera(name, self.camera_states)
         pending = PendingRequest(request, on_text, self._clock)
         self.queue.put(pending)
         self.wake()
@@ -212,7 +219,7 @@ class SceneWorker:
 
     def _take(self, state: CameraState, load: LoadFrame) -> None:
         if self.pace is None:
-            state.observe(load())
+            self._observe(state, load())
             return
         start_s = self._clock()
         try:
@@ -229,7 +236,11 @@ class SceneWorker:
             for other in self.camera_states.values():
                 other.session.memory.arrival_tokens = pace.arrival_tokens
             self._listener.on_pace(pace)
-        state.observe(frame)
+        self._observe(state, frame)
+
+    def _observe(self, state: CameraState, frame: Frame) -> None:
+        if state.observe(frame) == FrameKind.KEY:
+            self._listener.on_keyframe(frame)
 
     def answer(self, pending: PendingRequest) -> None:
         """Answers a question and resolves its pending request."""

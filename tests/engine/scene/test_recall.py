@@ -13,7 +13,7 @@ from penguin_engine.runtimes.base import interleave
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene import recall
 from penguin_engine.scene.episode import Episode, EpisodeFilter
-from penguin_engine.scene.episodes import EpisodeStore
+from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.first_costs import measure
 from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.memory import MemoryConfig
@@ -41,7 +41,7 @@ COUNT = 120
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, picture):
     """An hour of two cameras; the red cup is captioned only between 50 and 55 minutes ago."""
-    with EpisodeStore(tmp_path_factory.mktemp("store") / "episodes.db") as store:
+    with open_episodes(tmp_path_factory.mktemp("store") / "episodes.db") as store:
         for number in range(COUNT):
             age_s = (COUNT - number) * PERIOD_S
             caption = "a red cup on the table" if 50 <= age_s / 60 <= 55 else "" if number % 2 else "an empty table"
@@ -97,7 +97,7 @@ def test_candidates_are_found_by_words_and_spread_over_the_time_of_the_question(
 
 
 def test_the_prompt_shows_the_episodes_that_the_model_judges_best_and_then_the_newest_frames(
-    model, processor, store, make_session
+    model, processor, store, make_session, tmp_path
 ):
     runtime = TorchRuntime(model)
     sessions = {"a": make_session(runtime, range(0, 12, 2))}
@@ -109,7 +109,7 @@ def test_the_prompt_shows_the_episodes_that_the_model_judges_best_and_then_the_n
     assert answer.candidates_judged == len(readable) == MAX_JUDGED - 1 and answer.candidates_left_out == 1
     before, after = judge_segments(processor, request.question)
 
-    def probability(episode, tmp=store.path.parent / "picture.jpg"):
+    def probability(episode, tmp=tmp_path / "picture.jpg"):
         tmp.write_bytes(episode.jpeg)
         image = patch_image(load_image(tmp), Size(112, 168), 2, processor.images)
         cache = runtime.open_cache(400)

@@ -9,7 +9,7 @@ from scripted_runtime import ScriptedRuntime, ScriptedTokens
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
 from penguin_engine.scene.episode import Episode
-from penguin_engine.scene.episodes import EpisodeStore
+from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.requests import Request, RequestQueue
@@ -48,7 +48,7 @@ class RecordingListener:
     """A listener that records every call; `wait` waits for one."""
 
     def __init__(self):
-        self.frames, self.bad, self.captions, self.answers, self.failures = [], [], [], [], []
+        self.frames, self.keyframes, self.bad, self.captions, self.answers, self.failures = [], [], [], [], [], []
         self._changed = threading.Condition()
 
     def _add(self, records, item):
@@ -58,6 +58,9 @@ class RecordingListener:
 
     def on_memory(self, camera_state):
         self._add(self.frames, camera_state.camera)
+
+    def on_keyframe(self, frame):
+        self._add(self.keyframes, frame)
 
     def on_bad_frame(self, camera_state):
         self._add(self.bad, camera_state.last_error)
@@ -173,7 +176,7 @@ def test_with_equal_stamps_the_answer_belongs_to_the_last_camera_in_the_prompt(m
 
 def test_a_window_is_answered_from_episodes_and_an_unreadable_store_fails_only_windows(make, tmp_path):
     worker = make(("a", "b"))
-    with EpisodeStore(tmp_path / "episodes.db") as store:
+    with open_episodes(tmp_path / "episodes.db") as store:
         store.add(Episode("b", 5 * SECOND), np.zeros((56, 84, 3), np.uint8))
         assert store.flush(PATIENCE_S)
         worker.episodes = store
@@ -184,7 +187,7 @@ def test_a_window_is_answered_from_episodes_and_an_unreadable_store_fails_only_w
         offer_and_wait(worker, 9, "a")
         outcome = answer(worker, horizon_s=100)
         assert (outcome.camera, outcome.frame.header, outcome.answer.frames) == ("a", "header 9", 2)
-    store.path.unlink()
+    (tmp_path / "episodes.db").unlink()
     with pytest.raises(EpisodeError, match="no episode file"):
         answer(worker, since_ns=SECOND)
     assert not worker.listener.failures
