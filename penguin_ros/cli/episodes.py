@@ -22,9 +22,9 @@ app = typer.Typer(help="List, search, export and prune the episodes of a store."
 
 FileArgument = Annotated[Path, typer.Argument(help="Episode file.", show_default=False)]
 CameraOption = Annotated[list[str] | None, typer.Option(help="Only this camera; can be repeated.")]
-_TIME = "UTC as 2026-05-31T12:00:00 (with an offset: local time), or stamp in seconds."
-SinceOption = Annotated[str | None, typer.Option(help=f"Only from this time on: {_TIME}")]
-UntilOption = Annotated[str | None, typer.Option(help=f"Only up to this time: {_TIME}")]
+TIME_HELP = "UTC as 2026-05-31T12:00:00 (with an offset: local time), or stamp in seconds."
+SinceOption = Annotated[str | None, typer.Option(help=f"Only from this time on: {TIME_HELP}")]
+UntilOption = Annotated[str | None, typer.Option(help=f"Only up to this time: {TIME_HELP}")]
 ObjectOption = Annotated[
     list[str] | None, typer.Option("--object", help="Only with an object of this label; can be repeated.")
 ]

@@ -55,12 +55,12 @@ class RecallServer:
     async def _on_recall(self, request: Recall.Request, response: Recall.Response) -> Recall.Response:
         self._waiting += 1
         try:
+            where, limit = self._query(request)
             reader = self._reader()
             if self._waiting > _MAX_WAITING:
                 raise BusyError(
                     f"{self._waiting - 1} searches are waiting, the limit is {_MAX_WAITING}; try again later"
                 )
-            where, limit = self._query(request)
             search = self._thread.submit(reader.search, request.text, where, limit)
             await finished(self._node, search)
             response.episodes, response.thumbnails_omitted = episode_messages(search.result(), _MAX_THUMBNAIL_BYTES)
