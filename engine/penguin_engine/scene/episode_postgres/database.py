@@ -166,5 +166,7 @@ def _parsed(location: str) -> tuple[URL, str | None]:
         raise EpisodeError(f"the PostgreSQL URL {problem}; it should be like {_EXAMPLE}") from None
     robots = parse_qs(urlsplit(location).query, keep_blank_values=True).get("robot", [])  # SQLAlchemy drops blank ones
     if len(robots) > 1 or any(not (0 < len(robot) <= _ROBOT_CHARS and robot.isprintable()) for robot in robots):
-        raise EpisodeError(f"the PostgreSQL URL should name one robot in at most {_ROBOT_CHARS} characters, like {_EXAMPLE}")
+        raise EpisodeError(
+            f"the PostgreSQL URL should name one robot in at most {_ROBOT_CHARS} characters, like {_EXAMPLE}"
+        )
     return url.difference_update_query(["robot"]).set(drivername="postgresql+psycopg"), next(iter(robots), None)
