@@ -29,14 +29,14 @@ _ROW = select(EPISODES.c.id, EPISODES.c.robot, EPISODES.c.jpeg, *(EPISODES.c[nam
 
 
 class EpisodeDatabaseReader:
-    """Reads a database (an EpisodeReader); each call connects anew.
+    """Reads a database (an EpisodeReader).
 
     Raises (when created):
         EpisodeError: The URL is malformed.
     """
 
     def __init__(self, location: str):
-        self._database = Database(location)
+        self._database = Database(location, keep_connections=True)
         self.name = self._database.name
 
     def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008

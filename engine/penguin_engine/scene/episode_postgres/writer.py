@@ -47,7 +47,7 @@ class EpisodeDatabase:
     """
 
     def __init__(self, location: str, quota: Quota):
-        self.database = Database(location)
+        self.database = Database(location, keep_connections=False)  # closing one lets go of the lock
         self.name = self.database.name
         self.quota = quota
         self._robot = {"robot": self.database.robot}
