@@ -54,7 +54,7 @@ class BagEpisodes:
         Raises:
             MediaError: The bag cannot be read, has no such image topic, or neither images nor captions.
         """
-        self._path, self._fixed_frame = path, fixed_frame
+        self._fixed_frame = fixed_frame
         self._problems: dict[str, list[str]] = {}  # of one kind each
         with open_bag(path) as bag:
             topics = [choose_topic(bag, camera, "--camera") for camera in cameras] or _topics_with_images(bag)

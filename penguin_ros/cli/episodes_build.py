@@ -52,9 +52,11 @@ def build(
     What is stored remains if the command is interrupted, and the same command goes on from there.
     """
     from penguin_engine.scene.episode import Quota
-    from penguin_engine.scene.episodes import open_episodes
+    from penguin_engine.scene.episodes import open_episodes, read_episodes
     from penguin_ros.episode_bag import BagEpisodes
 
+    if Path(out).is_file() and Path(out).stat().st_size:
+        read_episodes(out).summary()  # raises an error if it is something else, which `open_episodes` would rename
     with working(f"reading {bag}"):
         episodes = BagEpisodes(bag, camera or [], fps, fixed_frame)
     captions = 0

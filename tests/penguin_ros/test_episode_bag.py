@@ -172,7 +172,7 @@ def test_the_model_captions_what_has_no_caption_and_goes_on_after_an_interruptio
     assert again == first and second.caption and second.stamp_ns == stamp(2)
 
 
-def test_a_full_queue_or_disk_loses_nothing(cli, bags, tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_written_is_one_sentence(cli, bags, tmp_path, monkeypatch):
     monkeypatch.setattr("penguin_ros.cli.episodes_build._FLUSH_S", 0.3)
     monkeypatch.setattr("penguin_engine.scene.episode_file.EpisodeFile.write", lambda *_: 1 / 0)
     error = cli("episodes", "build", recorded(bags), "--out", tmp_path / "e.db").error
@@ -180,3 +180,6 @@ def test_a_full_queue_or_disk_loses_nothing(cli, bags, tmp_path, monkeypatch):
     with open_episodes(tmp_path / "e.db"):
         error = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "e.db").error
     assert "is already written by process" in error
+    (tmp_path / "notes.txt").write_text("not a database, and not to be renamed")
+    error = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "notes.txt").error
+    assert "cannot be read as an episode file" in error and (tmp_path / "notes.txt").read_text().startswith("not a da")
