@@ -55,6 +55,8 @@ def build(
     from penguin_engine.scene.episodes import open_episodes, read_episodes
     from penguin_ros.episode_bag import BagEpisodes
 
+    if model is None and (revision, runtime, device, dtype) != (None, "torch", "auto", None):
+        raise typer.BadParameter("--revision, --runtime, --device and --dtype go with it", param_hint="--model")
     if Path(out).is_file() and Path(out).stat().st_size:
         read_episodes(out).summary()  # raises an error if it is something else, which `open_episodes` would rename
     with working(f"reading {bag}"):

@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from rosbags.rosbag1 import Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from penguin_engine.scene.episode import EpisodeFilter
 from penguin_engine.scene.episodes import open_episodes, read_episodes
 from penguin_models.grounding import Box, GroundedObject, Grounding
+from penguin_ros.message_types import typestore
 
 START_NS = 1_700_000_000_000_000_000
 HALF = math.sqrt(0.5)
@@ -85,6 +88,24 @@ def test_poses_are_interpolated_along_the_chain(cli, bags, tmp_path):
     assert abs(np.dot(episode.pose.orientation, expected)) == pytest.approx(1)
 
 
+def test_a_ros1_bag_and_the_transforms_of_its_namespace(cli, bags, tmp_path):
+    """Frames may begin with a slash, and the types are those of the bag."""
+    noetic = get_typestore(Stores.ROS1_NOETIC)
+    noetic.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
+    messages = [("/front", bags.raw(view(time), stamp_ns=stamp(time)), time) for time in (0, 1, 2, 3)]
+    messages += [(f"/robot{topic}", message, time) for time, topic, message in transforms(bags)]
+    with Writer(tmp_path / "ros1.bag") as writer:
+        connections = {}
+        for topic, message, time in messages:
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=noetic)
+            data = typestore().cdr_to_ros1(bags.serialize(message), kind)
+            writer.write(connections[topic], stamp(time), data)
+    value = build(cli, tmp_path / "ros1.bag", tmp_path / "e.db", "--fixed-frame", "/map")
+    assert value["cameras"]["/front"]["poses"] == value["episodes"] == 2 and not value["notes"]
+
+
 @pytest.mark.parametrize(
     ("options", "topics", "note"),
     [
@@ -144,6 +165,7 @@ def test_cameras_and_captions_without_images(cli, bags, tmp_path):
 def test_bags_without_anything_to_store(cli, bags, tmp_path, topics, options, error):
     assert error in cli("episodes", "build", bags.write(topics), "--out", tmp_path / "e.db", *options).error
     assert not (tmp_path / "e.db").exists()
+    assert cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "e.db", "--device", "cpu").code == 2
 
 
 def test_the_model_captions_what_has_no_caption_and_goes_on_after_an_interruption(
