@@ -178,7 +178,7 @@ def episode_messages(episodes: Iterable[Episode], thumbnail_bytes: int) -> tuple
 
 
 def _episode(episode: Episode, with_picture: bool) -> msg.Episode:
-    stamp, size, thumbnail = ns_to_stamp(episode.stamp_ns), _THOUSANDTHS, CompressedImage()
+    stamp, size, thumbnail = _stamp(episode), _THOUSANDTHS, CompressedImage()
     if episode.jpeg and with_picture:
         size = _jpeg_size(episode.jpeg)
         header = Header(stamp=stamp, frame_id=episode.frame_id)
@@ -200,7 +200,7 @@ def _episode(episode: Episode, with_picture: bool) -> msg.Episode:
 def _evidence(item: Evidence) -> msg.Evidence:
     episode = item.episode
     return msg.Evidence(
-        stamp=ns_to_stamp(episode.stamp_ns),
+        stamp=_stamp(episode),
         camera=episode.camera,
         robot=episode.robot,
         episode_id=episode.id,
@@ -210,10 +210,15 @@ def _evidence(item: Evidence) -> msg.Evidence:
     )
 
 
+def _stamp(episode: Episode) -> Time:
+    """Returns a stamp, or the nearest that a message can hold: other programs fill stores as well."""
+    return ns_to_stamp(min(max(0, episode.stamp_ns), _MAX_STAMP_S * 1_000_000_000))
+
+
 def _pose(episode: Episode) -> PoseStamped:
     message, pose = PoseStamped(), episode.pose
     if pose is not None:
-        message.header = Header(stamp=ns_to_stamp(episode.stamp_ns), frame_id=pose.frame_id)
+        message.header = Header(stamp=_stamp(episode), frame_id=pose.frame_id)
         message.pose.position = Point(**dict(zip("xyz", pose.position, strict=True)))
         message.pose.orientation = Quaternion(**dict(zip("xyzw", pose.orientation, strict=True)))
     return message

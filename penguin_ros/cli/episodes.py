@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penguin_models.grounding import format_object
+from penguin_ros.cli.episodes_build import build
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from penguin_engine.scene.episode import Episode, EpisodeFilter, Place
 
-app = typer.Typer(help="List, search, export and prune the episodes of a store.", no_args_is_help=True)
+app = typer.Typer(help="Build, list, search, export and prune the episodes of a store.", no_args_is_help=True)
+app.command()(build)
 
-FileArgument = Annotated[Path, typer.Argument(help="Episode file.", show_default=False)]
+FileArgument = Annotated[str, typer.Argument(help="Episode file, or postgresql:// URL.", show_default=False)]
 CameraOption = Annotated[list[str] | None, typer.Option(help="Only this camera; can be repeated.")]
 TIME_HELP = "UTC as 2026-05-31T12:00:00 (with an offset: local time), or stamp in seconds."
 SinceOption = Annotated[str | None, typer.Option(help=f"Only from this time on: {TIME_HELP}")]
@@ -97,9 +99,10 @@ def show(
     from penguin_models.atomic_write import atomic_write
     from penguin_models.errors import EpisodeError
 
-    episode = read_episodes(file).get(number)
+    reader = read_episodes(file)
+    episode = reader.get(number)
     if episode is None:
-        raise EpisodeError(f"{file} has no episode {number}; `penguin-vl episodes list` shows what it holds")
+        raise EpisodeError(f"{reader.name} has no episode {number}; `penguin-vl episodes list` shows what it holds")
     if out is not None:
         if not episode.jpeg:
             raise EpisodeError(f"episode {number} was stored without a picture; leave out --out")
@@ -115,7 +118,8 @@ def show(
 
 
 def _facts(episode: Episode) -> Iterator[str]:
-    yield f"episode {episode.id}, {episode.camera}, frame {episode.frame_id or '-'}"
+    robot = f"robot {episode.robot}, " if episode.robot else ""
+    yield f"episode {episode.id}, {robot}{episode.camera}, frame {episode.frame_id or '-'}"
     yield f"time     {time_text(episode.stamp_ns)} (stamp {episode.stamp_ns} ns)"
     if episode.pose is not None:
         pose = episode.pose
@@ -186,10 +190,11 @@ def _print_table(episodes: Sequence[Episode]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("id", "time (UTC)", "camera", "caption", "objects", box=None)
+    robot = ("robot",) if any(episode.robot for episode in episodes) else ()
+    table = Table("id", "time (UTC)", *robot, "camera", "caption", "objects", box=None)
     for episode in episodes:
         labels = ", ".join(item.label for item in episode.objects)
-        cells = (episode.camera, episode.caption, labels)
+        cells = (*(episode.robot for _ in robot), episode.camera, episode.caption, labels)
         table.add_row(str(episode.id), time_text(episode.stamp_ns), *(escape(_printable(cell)) for cell in cells))
     stdout.print(table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,7 +75,7 @@ class EpisodeRecorder:
         """
         if not settings["episodes.path"]:
             return None
-        store = open_episodes(settings["episodes.path"], settings.quota)
+        store = open_episodes(os.path.expanduser(settings["episodes.path"]), settings.quota)  # URLs stay as they are
         poses = None
         if settings["episodes.fixed_frame"]:
             try:

@@ -42,7 +42,8 @@ def spread(reader: EpisodeReader, where: EpisodeFilter) -> Iterator[Episode]:
 
     Each next one lies in the middle of the longest time without one, as far as there are episodes.
     """
-    newest, oldest = _newest(reader, where), next(reader.range(where), None)
+    newest = _newest(reader, where)
+    oldest = newest and next(reader.range(where), None)
     if newest is None or oldest is None:
         return
     ends = {episode.id: episode for episode in (newest, oldest)}

@@ -13,7 +13,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
-from node_calls import ask, statuses
+from lifecycle_msgs.msg import Transition
+from node_calls import ask, change_state, statuses
 from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask, Recall
 
@@ -79,9 +80,15 @@ def test_a_node_remembers_an_object_that_left_the_view_and_its_memory(robot, sta
     status = robot.wait(lambda: statuses(robot, f"{node.name}: episodes"))[0]
     values = {item.key: item.value for item in status.values}
     assert status.level == b"\0" and int(values["episodes written"]) >= 2 and values["episodes lost"] == "0"
-    assert node.stop() == 0, node.log
+
+    assert change_state(robot, node, Transition.TRANSITION_DEACTIVATE)
+    assert recall(robot, node, "ball").episodes == [ball], "also while the node is inactive"
+    assert change_state(robot, node, Transition.TRANSITION_CLEANUP)
+    response = recall(robot, node, "ball")
+    assert (response.error_code, response.error_msg.split(";")[0]) == (5, "the node is unconfigured")
+    with open_episodes(path) as store:  # nobody else writes it any more
+        assert store.summary().episodes >= 3
     assert node.log.count("without the pose of the camera: tf2_ros is not installed") == 1
-    assert read_episodes(path).summary().episodes >= 3
 
 
 def test_a_store_that_another_process_writes_fails_the_configuration(start_node, tmp_path):

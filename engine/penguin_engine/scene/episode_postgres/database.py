@@ -10,11 +10,12 @@ import os
 import socket
 import sys
 import unicodedata
+import weakref
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import psycopg  # noqa: F401 - SQLAlchemy loads it later; that it is missing should be seen at once
-from sqlalchemy import Connection, NullPool, column, create_engine, select, table, text
+import psycopg
+from sqlalchemy import Connection, NullPool, QueuePool, column, create_engine, event, select, table, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -69,7 +70,8 @@ class Database:
         EpisodeError: The URL is malformed.
     """
 
-    def __init__(self, location: str):
+    def __init__(self, location: str, keep_connections: bool):
+        """Takes the URL; closed connections are kept open for the next use, or not."""
         url, robot = _parsed(location)
         self.robot_is_given = robot is not None
         self.robot = socket.gethostname() if robot is None else robot
@@ -77,18 +79,14 @@ class Database:
         self._secrets = [str(secret) for secret in (url.password, url.query.get("password")) if secret]
         owner = f"process {os.getpid()} ({Path(sys.argv[0]).name[:20]}) on {socket.gethostname()}"
         arguments = {"connect_timeout": _CONNECT_S, "application_name": storable(owner)[:60], **_TCP}
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+        pool = QueuePool if keep_connections else NullPool
+        self._engine = create_engine(url, poolclass=pool, pool_pre_ping=keep_connections, connect_args=arguments)
+        event.listen(self._engine, "connect", _configure)
+        weakref.finalize(self, self._engine.dispose)
 
     def connect(self) -> Connection:
         """Opens a connection; raises SQLAlchemyError if that fails."""
-        connection = self._engine.connect()
-        try:
-            with connection.begin():
-                connection.exec_driver_sql(_SETTINGS)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return self._engine.connect()
 
     def version(self, connection: Connection) -> int:
         """Returns the version of the tables; 0 if there are none.
@@ -143,6 +141,12 @@ class Database:
         # SQLAlchemy adds a line with a link, libpq one per address that it tried.
         lines = [line for line in message.splitlines() if line.strip() and "Background on this error" not in line]
         return sentence(SQLAlchemyError(lines[0] if lines else type(original).__name__))
+
+
+def _configure(connection: psycopg.Connection, _: object) -> None:
+    """Sets what holds for a new connection."""
+    connection.execute(_SETTINGS)
+    connection.commit()
 
 
 def folded(text: str) -> str:

@@ -29,14 +29,14 @@ _ROW = select(EPISODES.c.id, EPISODES.c.robot, EPISODES.c.jpeg, *(EPISODES.c[nam
 
 
 class EpisodeDatabaseReader:
-    """Reads a database (an EpisodeReader); each call connects anew.
+    """Reads a database (an EpisodeReader).
 
     Raises (when created):
         EpisodeError: The URL is malformed.
     """
 
     def __init__(self, location: str):
-        self._database = Database(location)
+        self._database = Database(location, keep_connections=True)
         self.name = self._database.name
 
     def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
@@ -118,7 +118,7 @@ def _best(expression: str, counts: Mapping[str, int], conditions: Sequence[Colum
     columns = (EPISODES.c.id, EPISODES.c.stamp_ns, EPISODES.c.words)
     newest = select(*columns).where(_matches(expression), *conditions).order_by(EPISODES.c.id.desc()).limit(RANKED)
     matches = newest.subquery()
-    equally = literal_column("'{1,1,1,1}'::float4[]")  # labels count as captions do
+    equally: ColumnElement[Any] = literal_column("'{1,1,1,1}'::float4[]")  # labels count as captions do
     scores = (
         math.log(1 + (RANKED + 1) / count) * func.ts_rank(equally, matches.c.words, _query(word), 1)
         for word, count in counts.items()

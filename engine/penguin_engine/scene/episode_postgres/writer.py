@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, literal_column, select, text, tuple_
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, literal_column, select, text, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -47,7 +47,7 @@ class EpisodeDatabase:
     """
 
     def __init__(self, location: str, quota: Quota):
-        self.database = Database(location)
+        self.database = Database(location, keep_connections=False)  # closing one lets go of the lock
         self.name = self.database.name
         self.quota = quota
         self._robot = {"robot": self.database.robot}
@@ -168,12 +168,12 @@ class EpisodeDatabase:
 
 def _upsert() -> Insert:
     """Returns the statement that writes a row, over an earlier one of the same camera and stamp if there is one."""
-    configuration = literal_column(CONFIGURATION)
+    configuration: ColumnElement[Any] = literal_column(CONFIGURATION)
     labels = func.setweight(func.to_tsvector(configuration, bindparam("label_words")), literal_column("'B'"))
     words = labels.op("||")(func.to_tsvector(configuration, bindparam("caption_words")))
     statement = insert(EPISODES).values(
         {name: bindparam(name) for name in ("robot", *COLUMNS, "jpeg")} | {"words": words}
     )
-    changes = {name: statement.excluded[name] for name in (*COLUMNS, "words")}
+    changes: dict[str, Any] = {name: statement.excluded[name] for name in (*COLUMNS, "words")}
     changes["jpeg"] = case((statement.excluded.jpeg == b"", EPISODES.c.jpeg), else_=statement.excluded.jpeg)
     return statement.on_conflict_do_update(index_elements=["robot", "stamp_ns", "camera"], set_=changes)
