@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +74,7 @@ class EpisodeRecorder:
         """
         if not settings["episodes.path"]:
             return None
-        store = open_episodes(os.path.expanduser(settings["episodes.path"]), settings.quota)  # URLs stay as they are
+        store = open_episodes(settings["episodes.path"], settings.quota)
         poses = None
         if settings["episodes.fixed_frame"]:
             try:
