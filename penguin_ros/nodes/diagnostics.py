@@ -99,8 +99,9 @@ def node_status(
 def episodes_status(name: str, episodes: EpisodeRecorder) -> DiagnosticStatus:
     """Returns what the store of episodes has written, and what went wrong."""
     health, status = Health(), episodes.store.status
-    health.warn_if(status.failing, status.problem, DiagnosticStatus.ERROR)
-    health.warn_if(status.lost > 0, f"{status.lost} episodes could not be written, the last problem: {status.problem}")
+    level = DiagnosticStatus.ERROR if status.failing else DiagnosticStatus.WARN
+    health.warn_if(bool(status.problem), status.problem, level)
+    health.warn_if(status.lost > 0, f"{status.lost} episodes were lost")
     return health.status(f"{name}: episodes", episodes.store.name, episodes.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -72,9 +73,10 @@ class EpisodeRecorder:
         Raises:
             EpisodeError, WriteError: The store cannot be opened, or another process writes it.
         """
-        if not settings["episodes.path"]:
+        location = settings["episodes.path"]
+        if not location:
             return None
-        store = open_episodes(settings["episodes.path"], settings.quota)
+        store = open_episodes(location if "://" in location else Path(location).expanduser(), settings.quota)
         poses = None
         if settings["episodes.fixed_frame"]:
             try:

@@ -23,7 +23,9 @@ from penguin_engine.scene.episodes import open_episodes, read_episodes
 from penguin_engine.scene.requests import Outcome
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame
+from penguin_ros.nodes.diagnostics import episodes_status
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder, Rate
+from penguin_ros.settings import SETTINGS, NodeSettings
 
 S = 10**9
 NAN = float("nan")
@@ -143,7 +145,7 @@ class Log:
         self.lines = []
 
     def get_logger(self):
-        return SimpleNamespace(warning=lambda text, once: self.lines.append(text))
+        return SimpleNamespace(info=self.lines.append, warning=lambda text, once: self.lines.append(text))
 
 
 def keyframe(stamp_s, rng=np.random.default_rng(0)):  # noqa: B008
@@ -195,6 +197,20 @@ def test_keyframes_beyond_the_daily_rate_are_skipped_and_counted(tmp_path):
         )
         recorder.caption(caption)
         assert store.flush(20) and store.search("late")[0].jpeg == b"", "a caption is kept without its picture"
+
+
+def test_a_damaged_file_is_said_in_diagnostics(tmp_path):
+    path, log = tmp_path / "episodes.db", Log()
+    path.write_bytes(b"not a database" * 1000)
+    settings = NodeSettings.from_values({s.name: s.default for s in SETTINGS} | {"episodes.path": str(path)})
+    recorder = EpisodeRecorder.open(log, settings)
+    recorder.keyframe(keyframe(1))
+    assert recorder.store.flush(20)
+    status = episodes_status("penguin", recorder)
+    assert (status.name, status.level, status.hardware_id) == ("penguin: episodes", b"\1", str(path))
+    assert "was damaged" in status.message and "episodes.db.broken" in status.message
+    recorder.close()
+    assert read_episodes(path).summary().episodes == 1
 
 
 def test_poses_come_from_tf2_ros_where_it_is_installed(monkeypatch):
