@@ -42,8 +42,8 @@ def test_a_node_remembers_an_object_that_left_the_view_and_its_memory(robot, sta
         labelled = (GroundedObject("blue ball", Box(100, 200, 300, 400)),)
         store.add(Episode("/other", 500 * S, "other", "a blue ball", labelled, pose), np.zeros((100, 200, 3), np.uint8))
         assert store.flush(20)
-    # The memory holds three frames; each token of an answer takes 20 ms.
-    node = start_node({"token_s": 0.02}, token_budget=72, episodes__path=str(path))
+    # The memory holds three frames; each token of an answer takes 10 ms.
+    node = start_node({"token_s": 0.01}, token_budget=72, episodes__path=str(path))
     for second in (1000, 1001, 1002):
         robot.publish_and_wait(node, image(second, value=250))
     found = robot.wait(lambda: [e for e in recall(robot, node, "red cubes").episodes if e.thumbnail.data])
