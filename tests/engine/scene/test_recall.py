@@ -262,8 +262,8 @@ def test_frames_arrive_and_the_question_can_be_cancelled_while_episodes_are_judg
     ("fields", "message"),
     [
         ({"since_ns": 2 * S, "until_ns": S}, r"until is 1.000 s, before since, which is 2.000 s"),
-        ({"since_ns": -1}, r"since is -0.000 s, it must be"),
-        ({"until_ns": 2**63}, r"until is 9223372036.855 s, it must be"),
+        ({"since_ns": -1}, r"since is -1 ns, it must be"),
+        ({"until_ns": 2**63}, r"until is 9223372036854775808 ns, it must be"),
         ({"since_ns": S, "horizon_s": 3.0}, r"has a horizon_s of 3.0 and a window; leave out"),
     ],
 )
