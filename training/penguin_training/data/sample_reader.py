@@ -110,11 +110,10 @@ class SampleReader:
                 "convert it, or filter samples with `only`"
             )
         annotation = self.through_memory(annotation)
+        frames = [(tokens, VIDEO_MERGE_SIZE) for tokens in self._held_tokens(annotation)]
         media = tuple(self._inspect(reference) for reference in annotation.media)
-        visuals = [info.visual for info in media]
-        if _is_held(annotation):
-            frames = [(tokens, VIDEO_MERGE_SIZE) for tokens in self._held_tokens(annotation)]
-        else:
+        if not frames:
+            visuals = [info.visual for info in media]
             frames = [
                 (allocation.tokens(kind), visual.merge_size)
                 for visual, allocation in zip(visuals, self._allocate(visuals), strict=True)
@@ -156,19 +155,17 @@ class SampleReader:
         return [patch_image(rgb, Size(*rgb.shape[:2]), VIDEO_MERGE_SIZE, images) for _, rgb in reference.frames]
 
     def _held_tokens(self, annotation: Annotation) -> list[int]:
-        """Returns the visual tokens of each frame that a memory holds."""
+        """Returns the visual tokens of each frame that a memory holds; none if the sample shows others."""
+        if not _is_held(annotation):
+            return []
         if len(annotation.media) != 1:
-            raise DataError(
-                f"it shows {len(annotation.media)} images and videos, but a memory's frames are shown alone"
-            )
+            raise DataError(f"it shows {len(annotation.media)} images and videos; held frames must be shown alone")
         side = self.processor.images.patch_size * VIDEO_MERGE_SIZE
         tokens = []
         for _, rgb in annotation.media[0].frames:
             height, width = rgb.shape[:2]
             if height % side or width % side:
-                raise DataError(
-                    f"a memory holds no frame of {width}x{height} pixels: its sides are multiples of {side}"
-                )
+                raise DataError(f"a held frame has {width}x{height} pixels, but its sides must be multiples of {side}")
             tokens.append(height * width // side**2)
         if sum(tokens) > self.max_visual_tokens:
             raise DataError(
