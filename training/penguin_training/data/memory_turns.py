@@ -24,7 +24,7 @@ def as_asked(messages: tuple[Message, ...], start_s: float, independent: bool) -
     """
     if messages[0]["role"] != "user":
         raise DataError(
-            f"it begins with a {messages[0]['role']} message, which a robot's prompt does not have; remove it"
+            f"its first message is of the {messages[0]['role']}, which a robot's prompt does not have; remove it"
         )
     shown, turns = _split(messages)
     left: list[Message] = []
