@@ -62,7 +62,8 @@ class StreamedData:
         self._settings, self._reader = settings, reader
         assert settings.schedule.steps is not None
         self.steps = settings.schedule.steps
-        fps = settings.data.fps
+        memory = settings.data.memory
+        fps = max(1.0, memory.rate_hz[1]) if memory else settings.data.fps
         self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
         if next(self._rows(), None) is None:
             raise DataError("data.files hold no samples")
@@ -118,7 +119,7 @@ class StreamedData:
         unusable: list[tuple[str, str]] = []
         for row in rows:
             try:
-                annotation = row.read()
+                annotation = self._reader.through_memory(row.read())  # before the frames of a block fill the memory
                 measured.append((annotation, self._reader.measure(annotation)))
             except PenguinError as err:
                 unusable.append((row.name, str(err)))

@@ -17,6 +17,8 @@ from penguin_training.settings.field_types import (
     PositiveInt,
 )
 
+_RANGE = Field(min_length=2, max_length=2)
+
 
 @dataclass(frozen=True, config=CONFIG)
 class TabletopScenes:
@@ -55,6 +57,31 @@ class DataFile:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class MemorySettings:
+    """Shows clips as a robot's memory holds them when a question comes, instead of whole.
+
+    Frames go through the memory of the runtime, one after the other, and what it holds after the last one is shown. The
+    values of each sample are drawn at random from these ranges, [lowest, highest], and lists; they depend on the
+    sample's id and `engine.seed` only.
+    """
+
+    token_budget: Annotated[list[PositiveInt], _RANGE]  # Visual tokens that the memory holds at most
+    rate_hz: Annotated[list[PositiveFloat], _RANGE]  # Frames per second that reach it, at most those of the clip
+    # Policies that label keyframes
+    policies: Annotated[list[Literal["novelty", "reference"]], Field(min_length=1)]
+    # How frames arrive, see the node's parameter `memory.arrival`
+    arrivals: Annotated[list[Literal["full_size", "by_kind"]], Field(min_length=1)]
+    # Shorter side of the camera's images in pixels, to which the frames are resized first; None leaves them as they are
+    side: Annotated[list[PositiveInt], _RANGE] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "rate_hz", "side"):
+            span = getattr(self, name)
+            if span is not None and span[0] > span[1]:
+                raise ValueError(f"{name} {span} must be [lowest, highest]")
+
+
+@dataclass(frozen=True, config=CONFIG)
 class DataSettings:
     """What is read, and how."""
 
@@ -69,6 +96,7 @@ class DataSettings:
     max_frames: PositiveInt = 180  # Maximum number of frames of a video; longer ones are sampled uniformly
     max_image_pixels: PositiveInt = 50_000_000  # An image or frame with more pixels cannot be used
     keyframe_policy: Literal["novelty", "reference"] = "novelty"  # Policy that labels keyframes
+    memory: MemorySettings | None = None  # Shows clips as a robot's memory holds them; None for whole clips
     sizes: Literal["strict", "reference"] = "strict"  # Rule that allocates visual tokens, as at inference
     # "answers", or "all" for every text token (for a language model trained from scratch)
     train_on: Literal["answers", "all"] = "answers"
