@@ -123,7 +123,7 @@ def test_the_sequence_is_the_one_that_a_session_asks_about(reader, processor, pi
             measured.tokens,
             measured.visual_tokens,
         )
-        drawn = draw_memory(MEMORY, processor.images.patch_size, sample.id, reader.seed)
+        drawn = draw_memory(MEMORY, processor.images, sample.id, reader.seed)
         runtime = RecordingRuntime(processor)
         session = session_after(clip, drawn, processor, runtime)
         held = session.memory.frames

@@ -35,6 +35,7 @@ class MediaReference:
     # Whether the frames are those that a robot's memory holds: each at a size of its own, at which it is encoded as it
     # is, with times in seconds since the first of them
     held: bool = False
+    timed: bool = True  # Whether the time of each held frame is stated before it
 
 
 def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaReference:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from penguin_engine.scene.memory import FrameMemory, MemoryConfig
+from penguin_models.config import ImageConfig
 from penguin_models.errors import DataError, MediaError
 from penguin_models.images import resize
 from penguin_models.keyframe_policy import KeyframePolicy
@@ -24,6 +25,8 @@ from penguin_training.data.memory_turns import as_asked
 from penguin_training.settings.data import MemorySettings
 
 POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
+_LOWEST_SIDE = 0.5
+"""Share of the samples with the smallest images: large ones cost most of the time, and become as small in memory."""
 _DRAWS = 8  # A sample is drawn again this often if no question is left of it
 
 
@@ -52,15 +55,17 @@ class DrawnMemory:
         return resize(rgb, Size(*(max(1, round(length * scale)) for length in rgb.shape[:2])))
 
 
-def draw_memory(settings: MemorySettings, patch_size: int, sample: str, seed: int, draw: int = 0) -> DrawnMemory:
+def draw_memory(settings: MemorySettings, images: ImageConfig, sample: str, seed: int, draw: int = 0) -> DrawnMemory:
     """Draws the memory of a sample; `draw` numbers further ones."""
     random = np.random.default_rng([*sample.encode(errors="backslashreplace"), draw, seed])
     budget = int(random.integers(settings.token_budget[0], settings.token_budget[1] + 1))
     rate_hz = float(random.uniform(settings.rate_hz[0], settings.rate_hz[1]))
     side = None if settings.side is None else int(random.integers(settings.side[0], settings.side[1] + 1))
+    if settings.side is not None and random.random() < _LOWEST_SIDE:
+        side = settings.side[0]
     policy = str(random.choice(settings.policies))
     arrival = str(random.choice(settings.arrivals))
-    config = MemoryConfig(budget, merge_size=VIDEO_MERGE_SIZE, patch_size=patch_size, arrival=arrival)
+    config = MemoryConfig(budget, images.min_tokens, VIDEO_MERGE_SIZE, images.patch_size, arrival)
     return DrawnMemory(config, policy, rate_hz, side)
 
 

@@ -96,7 +96,7 @@ class SampleReader:
             return annotation
 
         def draw(number: int) -> DrawnMemory:
-            return draw_memory(settings, self.processor.images.patch_size, annotation.id, self.seed, number)
+            return draw_memory(settings, self.processor.images, annotation.id, self.seed, number)
 
         return through_memory(annotation, lambda rate_hz: self._clip(annotation.media[0], rate_hz, _ALL_FRAMES), draw)
 
@@ -149,7 +149,7 @@ class SampleReader:
     def _held_images(self, annotation: Annotation, measured: MeasuredSample) -> list[PatchedImage]:
         """Returns the patches of the frames that a memory holds, each at its own size."""
         (reference,), (info,) = annotation.media, measured.media
-        if tuple(time_s for time_s, _ in reference.frames) != info.times_s:
+        if _times(reference) != info.times_s:
             raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
         images = self.processor.images
         return [patch_image(rgb, Size(*rgb.shape[:2]), VIDEO_MERGE_SIZE, images) for _, rgb in reference.frames]
@@ -178,7 +178,7 @@ class SampleReader:
         if reference.held:
             kinds = [FrameKind.KEY] * len(reference.frames)  # of no consequence: each frame has its size already
             source_size = Size(*reference.frames[0].rgb.shape[:2])
-            return MediaInfo(Visual.video(source_size, kinds), tuple(time_s for time_s, _ in reference.frames))
+            return MediaInfo(Visual.video(source_size, kinds), _times(reference))
         if not reference.is_clip:
             return MediaInfo(Visual(_image_size(reference, self.data.max_image_pixels)))
         policy = POLICIES[self.data.keyframe_policy]()
@@ -245,6 +245,10 @@ def _is_held(annotation: Annotation) -> bool:
     return any(reference.held for reference in annotation.media)
 
 
+def _times(reference: MediaReference) -> tuple[float, ...]:
+    return tuple(time_s for time_s, _ in reference.frames) if reference.timed else ()
+
+
 def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dict[str, Any]]:
     """Fills in the frame times of the videos in a conversation."""
     remaining = iter(media)
@@ -252,8 +256,11 @@ def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dic
     def fill(part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] == "text":
             return part
-        times = next(remaining).times_s
-        return {**part, "num_frames": len(times), "timestamps": times} if part["type"] == "video" else part
+        info = next(remaining)
+        if part["type"] != "video":
+            return part
+        times = {"timestamps": info.times_s} if info.times_s else {}
+        return {**part, "num_frames": len(info.visual.kinds), **times}
 
     return [
         message if isinstance(message["content"], str) else {**message, "content": [*map(fill, message["content"])]}

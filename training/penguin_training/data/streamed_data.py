@@ -23,7 +23,7 @@ from penguin_training.data.annotations import Annotation, is_selected, parse_ann
 from penguin_training.data.batch import Batch, read_batch
 from penguin_training.data.packing import PackingPlan
 from penguin_training.data.sample_reader import MeasuredSample, SampleReader
-from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.data.tabletop_source import SceneSource
 from penguin_training.data.worker_processes import worker_options
 from penguin_training.settings.data import DataFile
 from penguin_training.settings.stage import StageSettings
@@ -64,7 +64,11 @@ class StreamedData:
         self.steps = settings.schedule.steps
         memory = settings.data.memory
         fps = max(1.0, memory.rate_hz[1]) if memory else settings.data.fps
-        self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
+        images, seed = reader.processor.images, settings.engine.seed
+        self._scenes = [
+            SceneSource(file.tabletop, fps, memory, images, seed) if file.tabletop else None
+            for file in settings.data.files
+        ]
         if next(self._rows(), None) is None:
             raise DataError("data.files hold no samples")
 
@@ -138,7 +142,7 @@ class StreamedData:
                 yield from self._file_rows(file)
             else:
                 for number in range(file.tabletop.scenes):
-                    yield _Row(f"tabletop:{number}", partial(read_scene, scenes, number))
+                    yield _Row(f"tabletop:{number}", partial(scenes.read, number))
 
     def _file_rows(self, file: DataFile) -> Iterator[_Row]:
         root, path = self._settings.data.root, file.name

@@ -18,6 +18,8 @@ from penguin_training.settings.field_types import (
 )
 
 _RANGE = Field(min_length=2, max_length=2)
+SceneFamily = Literal["image", "pair", "clip", "chart", "text", "recall", "shown", "judge"]
+RECORDINGS: tuple[SceneFamily, ...] = ("recall", "shown", "judge")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -26,9 +28,17 @@ class TabletopScenes:
 
     scenes: PositiveInt  # Number of scenes in an epoch
     seed: NonNegativeInt = 0  # Selects another set of scenes
-    # Weight of each family; families that are left out get 0. None for the table-top's default mixture.
-    mixture: dict[Literal["image", "pair", "clip", "chart", "text"], NonNegativeFloat] | None = None
+    # Weight of each family; families that are left out get 0. None for the table-top's default mixture. "recall",
+    # "shown" and "judge" are recordings, see recall_scenes.py, and need `memory`.
+    mixture: dict[SceneFamily, NonNegativeFloat] | None = None
     turns: PositiveInt = 4  # Maximum number of questions about the same images
+    # Shortest and longest recording of the family "recall", in seconds; drawn with equal probability per octave
+    seconds: Annotated[list[PositiveFloat], _RANGE] = Field(default_factory=lambda: [10.0, 90.0])
+
+    @property
+    def has_recordings(self) -> bool:
+        """Whether there are recordings among them."""
+        return any((self.mixture or {}).get(family) for family in RECORDINGS)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -114,5 +124,7 @@ class DataSettings:
             raise ValueError(
                 f"a stream cannot repeat {repeated[0].name} {repeated[0].repeat:g} times; set its repeat to 1"
             )
+        if self.memory is None and any(file.tabletop and file.tabletop.has_recordings for file in self.files):
+            raise ValueError(f"the families {', '.join(RECORDINGS)} need memory, from which their sizes are drawn")
         if self.answer_balance and self.train_on == "all":
             raise ValueError("answer_balance needs train_on answers; set it to 0")
