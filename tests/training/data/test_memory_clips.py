@@ -191,7 +191,9 @@ def test_what_is_drawn_depends_on_the_sample_and_the_seed(reader, picture, conve
     first = held(reader, "a")
     assert held(reader, "a") == first
     assert held(reader, "b") != first and held(replace(reader, seed=5), "a") != first
-    assert all(150 <= draw_memory(MEMORY, 14, str(n), 0).config.token_budget <= 900 for n in range(50))
+    assert all(
+        150 <= draw_memory(MEMORY, reader.processor.images, str(n), 0).config.token_budget <= 900 for n in range(50)
+    )
 
 
 def test_a_length_index_belongs_to_what_is_drawn(processor, drawn, jsonl, tmp_path, reader):
