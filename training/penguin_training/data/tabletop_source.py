@@ -35,7 +35,7 @@ class SceneSource:
         weights = scenes.mixture
         self._seed, self._weights = scenes.seed, weights if scenes.has_recordings else None
         mixture = Mixture()
-        if weights and any(weights.get(family) for family in get_args(Family)):
+        if weights and (self._weights is None or any(weights.get(family) for family in get_args(Family))):
             mixture = Mixture(*(weights.get(family, 0.0) for family in get_args(Family)))
         self._scenes = TabletopDataset(TabletopSettings(base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture))
         self._recordings: RecallScenes | None = None
