@@ -45,6 +45,9 @@ class MemoryConfig:
     # "full_size": every frame arrives as large as fits; "by_kind": once the budget has been reached, intermediate
     # frames arrive at the size to which they would shrink
     arrival: str = "full_size"
+    # A keyframe of this age is missed half as much as a new one: the smaller, the more of the budget goes to the recent
+    # past (docs/ablation.md)
+    half_loss_s: float = 30.0
     # A frame older than the newest one by this many seconds means that time jumped back (a bag loops): the memory is
     # cleared. Frames that are late by less are dropped
     jump_back_s: float = 1.0
@@ -56,8 +59,9 @@ class MemoryConfig:
             )
         if self.arrival not in ("full_size", "by_kind"):
             raise BudgetError(f"arrival is {self.arrival!r}, it must be 'full_size' or 'by_kind'")
-        if not self.jump_back_s > 0:
-            raise BudgetError(f"jump_back_s is {self.jump_back_s}, it must be above 0")
+        for name in ("half_loss_s", "jump_back_s"):
+            if not getattr(self, name) > 0:
+                raise BudgetError(f"{name} is {getattr(self, name)}, it must be above 0")
 
     @property
     def factor(self) -> int:
@@ -281,6 +285,7 @@ class FrameMemory:
         limits = Limits(
             token_budget=budget,
             room=min(budget, room),
+            half_loss_s=self.config.half_loss_s,
             max_frames=self.config.max_frames // 2 if is_full else len(self._frames),
             may_shrink=not is_full,
             encoded_again=int(left / self.config.merge_size**2),
