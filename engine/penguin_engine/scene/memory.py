@@ -1,14 +1,9 @@
 """FrameMemory: what a camera has seen, within a hard budget of visual tokens; TRA compression while frames arrive.
 
 A frame arrives at its full size and keeps it while the budget allows, so recent frames are sharp. When the next frame
-does not fit, a *compaction* makes room: older intermediate frames shrink first, then older keyframes; frames are
-evicted last, intermediate frames before keyframes. Frames shrink along a fixed ladder of scale levels on which the area
-halves, several levels at once, and only while the patches encoded again stay below 15 % of those that arrived;
+does not fit, a *compaction* (compaction.py) makes room. Frames shrink along a fixed ladder of scale levels on which the
+area halves, several levels at once, and only while the patches encoded again stay below 15 % of those that arrived;
 otherwise a frame is evicted. The newest frame is never touched.
-
-Visual tokens are in the decoder's KV cache in the order of the frames, so a change invalidates everything after it. A
-compaction therefore continues until the tokens it makes stale are fewer than the room it makes, so that on any stream
-at most two tokens are prefilled per arriving token.
 
 Knows nothing of models and runtimes: the owner of the memory encodes the frames whose `encoded` is None.
 """
@@ -20,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from penguin_engine.scene.compaction import Limits, plan_compaction
 from penguin_engine.scene.stamp_order import StampOrder
 from penguin_models.errors import BudgetError
 from penguin_models.images import resize
@@ -33,7 +29,9 @@ _LARGEST_SHARE = 0.5
 """A frame shrinks to at most this share of its tokens, or not at all."""
 _ENCODED_AGAIN = 0.15
 """Maximum number of patches encoded again per arriving patch."""
-_STALE_PER_ROOM = 0.9
+_ROOM_SHARE = 0.125
+"""Once frames have to leave, this share of the budget is free after the next one has arrived: few, large compactions
+choose better which ones leave."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +174,13 @@ class FrameMemory:
         if self._tokens <= token_budget and len(self._frames) <= self.config.max_frames:
             return
         self._saturated = True
-        newest = self._frames.pop()
-        self._tokens -= newest.tokens
+        newest = self._frames[-1]
         size = self._fitting(newest.size)
         if size != newest.size:
-            self._change(newest, size, self.tokens_of(size))
-        if self._frames:
+            self._change(newest, size)
+        self._frames.pop()
+        self._tokens -= newest.tokens
+        if self._frames and self._tokens + newest.tokens > token_budget:
             self._compact(newest.tokens)
         self._frames.append(newest)
         self._tokens += newest.tokens
@@ -219,7 +218,7 @@ class FrameMemory:
                 break
         return smaller
 
-    def _smaller(self, kind: FrameKind, size: Size) -> Size | None:
+    def smaller(self, kind: FrameKind, size: Size) -> Size | None:
         """Returns the size to which a frame of this size shrinks, or None if that would free too little."""
         tokens = self.tokens_of(size)
         for scale_level in range(_KEY_SCALE_LEVEL if kind == FrameKind.KEY else _CONTEXT_SCALE_LEVEL, 32):
@@ -237,7 +236,7 @@ class FrameMemory:
         if self.arrival_tokens is not None:
             size = self.shrunk(size, self.arrival_tokens)
         if self.config.arrival == "by_kind" and self._saturated and kind == FrameKind.INTERMEDIATE:
-            size = self._smaller(kind, size) or size
+            size = self.smaller(kind, size) or size
         return HeldFrame(
             seq=self.counters.received - 1,
             stamp_ns=frame.stamp_ns,
@@ -246,7 +245,7 @@ class FrameMemory:
             size=size,
             tokens=self.tokens_of(size),
             pixels=frame.rgb if size == source_size else resize(frame.rgb, size),
-            smaller=self._smaller(kind, size),
+            smaller=self.smaller(kind, size),
             header=frame.header,
         )
 
@@ -264,58 +263,40 @@ class FrameMemory:
     def _compact(self, arriving: int) -> int:
         """Makes room and returns the index of the first frame that changed."""
         self.counters.compactions += 1
-        count = first_changed = len(self._frames)
-        most = count if count < self.config.max_frames else self.config.max_frames // 2
-        stale = 0  # tokens after the change, from the first changed frame to the end
-        for index, smaller in self._plan(may_shrink=most == count):
-            frame = self._frames[index]
-            tokens = 0 if smaller is None else self.tokens_of(smaller)
-            if index < first_changed:
-                stale += sum(f.tokens for f in self._frames[index:first_changed])
-                first_changed = index
-            stale -= frame.tokens - tokens
-            self._tokens -= frame.tokens - tokens
-            self._change(frame, smaller, tokens)
-            count -= smaller is None
-            room = self.config.token_budget - self._tokens
-            if room >= arriving and stale <= _STALE_PER_ROOM * room and count <= most:
-                break
-        kept = sum(frame.tokens > 0 for frame in self._frames[:first_changed])
+        is_full = len(self._frames) >= self.config.max_frames
+        again = self.counters.patches_encoded - self.counters.patches_arrived
+        left = _ENCODED_AGAIN * self.counters.patches_arrived - again
+        budget = self.config.token_budget
+        room = arriving + int(_ROOM_SHARE * budget) if self.counters.evicted else arriving
+        limits = Limits(
+            token_budget=budget,
+            room=min(budget, room),
+            max_frames=self.config.max_frames // 2 if is_full else len(self._frames),
+            may_shrink=not is_full,
+            encoded_again=int(left / self.config.merge_size**2),
+        )
+        plan = plan_compaction(self._frames, self, limits)
+        first_changed = min(plan.changes)
+        for index, size in plan.changes.items():
+            self._change(self._frames[index], size)
         self._frames = [frame for frame in self._frames if frame.tokens > 0]
-        self.counters.tokens_prefilled += stale
-        return kept
+        self.counters.tokens_prefilled += plan.stale
+        return min(first_changed, len(self._frames))
 
-    def _plan(self, may_shrink: bool) -> Iterator[tuple[int, Size | None]]:
-        """Yields the changes in order until the caller has enough room: (index, new size, or None to evict)."""
-        kinds = (FrameKind.INTERMEDIATE, FrameKind.KEY)
-        order = [[i for i, frame in enumerate(self._frames) if frame.kind == kind] for kind in kinds]
-        for indices in order:
-            shrunk = may_shrink
-            while shrunk:
-                shrunk = False
-                for i in indices:
-                    smaller = self._frames[i].smaller
-                    if smaller is not None and self._may_encode_again(self.tokens_of(smaller)):
-                        shrunk = True
-                        yield i, smaller
-        for indices in order:
-            yield from ((i, None) for i in indices)
-
-    def _change(self, frame: HeldFrame, size: Size | None, tokens: int) -> None:
+    def _change(self, frame: HeldFrame, size: Size | None) -> None:
+        """Shrinks a frame, or marks it as evicted if `size` is None."""
         frame.encoded = None
+        tokens = 0 if size is None else self.tokens_of(size)
+        self._tokens -= frame.tokens - tokens
         frame.tokens = tokens
         if size is None:
             self.counters.evicted += 1
             return
         frame.pixels = resize(frame.pixels, size)
         frame.size = size
-        frame.smaller = self._smaller(frame.kind, size)
+        frame.smaller = self.smaller(frame.kind, size)
         self.counters.resized += 1
         self.counters.patches_encoded += tokens * self.config.merge_size**2
-
-    def _may_encode_again(self, tokens: int) -> bool:
-        again = self.counters.patches_encoded - self.counters.patches_arrived + tokens * self.config.merge_size**2
-        return again <= _ENCODED_AGAIN * self.counters.patches_arrived
 
     def _count_arrival(self, held: HeldFrame, first_changed: int) -> None:
         patches = held.tokens * self.config.merge_size**2

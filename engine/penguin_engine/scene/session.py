@@ -36,13 +36,18 @@ LONGEST_TIME = ",Time 99999.9s:"
 """The text before a frame, where it has the most tokens."""
 
 
+def _of_checkpoint(config: MemoryConfig, processor: Processor) -> MemoryConfig:
+    """Returns the configuration with the patches and the smallest frames that the checkpoint was trained with."""
+    return replace(config, min_tokens=processor.images.min_tokens, patch_size=processor.images.patch_size)
+
+
 def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
     """Returns the length in tokens of a KV cache that holds a full memory, a question and its answer.
 
     Raises:
         ContextLengthError: The model's context is too short for it.
     """
-    longest_time = len(processor.encode_text(LONGEST_TIME))
+    config, longest_time = _of_checkpoint(config, processor), len(processor.encode_text(LONGEST_TIME))
     capacity = config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
     check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens")
     return capacity
@@ -91,12 +96,13 @@ class SceneSession:
             runtime: Runs the model.
             processor: Processor of the same checkpoint.
             policy: Labels the frames.
-            config: Configuration of the memory.
+            config: Configuration of the memory; `min_tokens` and `patch_size` are those of the checkpoint.
             pace: Bounds single operations and decides what fits a deadline; None for neither.
 
         Raises:
             ContextLengthError: The model's context is too short for this budget.
         """
+        config = _of_checkpoint(config, processor)
         self.memory = FrameMemory(config, policy)
         self._runtime, self._processor, self._pace = runtime, processor, pace
         self.text_tokens = len(processor.encode_text(LONGEST_TIME))

@@ -1,11 +1,12 @@
-"""A table-top over time: clips of known length, and an endless live one.
+"""A table-top over time: clips, recordings of hours, and an endless live one.
 
 Between events only noise, exposure flicker and slow light changes vary, none of which should count as an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,11 @@ _LENGTH_S = (6.0, 16.0)
 _BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
 _AFTER_S = 1.0  # time without events at the end, so that the last frame shows how everything ended
 _CALM_PROBABILITY = 0.15
+MAX_RECORDING_S = 4 * 3600.0
+SPELL_AGES_S = (300.0, 1800.0, 7200.0)
+_ALL_BUSY_S = 90.0  # a recording up to this length is busy all the time
+_SPELL_S = (25.0, 40.0)
+_CALM_PERIOD_S = 10.0
 
 
 def check_timing(fps: float, seconds: float | None) -> None:
@@ -54,8 +60,27 @@ class _LightDrift:
         return replace(scene, sensor=replace(sensor, gain=gain, side=side, number=number))
 
 
-class TabletopClip:
-    """A clip with known events: `seconds` long, with `events` in order of time and frames at `stamps_s`."""
+class PlannedTimeline:
+    """A table-top with planned events, `seconds` long: `events` in order of time, and frames at `stamps_s`."""
+
+    def __init__(self, seed: int, seconds: float, drift: _LightDrift, start: Scene, steps: Sequence[Step]):
+        self.seed, self.seconds = seed, seconds
+        self._drift, self._start, self._steps = drift, start, steps
+        self.events: tuple[Event, ...] = tuple(step.event for step in steps)
+        self.stamps_s: Sequence[float] = ()
+
+    def scene(self, time_s: float) -> Scene:
+        """Returns the scene at a time."""
+        started = bisect_right(self.events, time_s, key=lambda event: event.start_s)
+        return self._drift.applied_to(self._steps[started - 1].at(time_s) if started else self._start, time_s)
+
+    def frames(self, renderer: SceneRenderer) -> Iterator[View]:
+        """Yields the rendered frames."""
+        return (view_of(self.scene(stamp_s), renderer, stamp_s) for stamp_s in self.stamps_s)
+
+
+class TabletopClip(PlannedTimeline):
+    """A clip at a constant rate, on which something happens every few seconds."""
 
     def __init__(self, seed: int, size: Size, fps: float = 2.0, seconds: float | None = None, calm: bool | None = None):
         """Plans a clip without rendering anything; raises TabletopError if `fps` or `seconds` is out of range.
@@ -66,24 +91,56 @@ class TabletopClip:
         random = seeded_random(seed, "clip")
         length = round(random.uniform(*_LENGTH_S), 1)
         calm_by_chance = bool(random.random() < _CALM_PROBABILITY)
-        self.seed = seed
-        self.seconds = length if seconds is None else seconds
-        self._drift = _LightDrift(random)
-        self._start = plan_clip_scene(random, size)
-        self._steps: list[Step] = []
+        length = length if seconds is None else seconds
+        drift, start = _LightDrift(random), plan_clip_scene(random, size)
+        steps: list[Step] = []
         if not (calm_by_chance if calm is None else calm):
-            self._steps = _plan_steps(random, self._start, size, self.seconds)
-        self.events: tuple[Event, ...] = tuple(step.event for step in self._steps)
-        self.stamps_s = [number / fps for number in range(int(np.ceil(self.seconds * fps - 1e-9)))]
+            steps = _plan_steps(random, start, size, [(0.0, length)])
+        super().__init__(seed, length, drift, start, steps)
+        self.stamps_s = [number / fps for number in range(int(np.ceil(length * fps - 1e-9)))]
 
-    def scene(self, time_s: float) -> Scene:
-        """Returns the scene at a time."""
-        started = [step for step in self._steps if step.event.start_s <= time_s]
-        return self._drift.applied_to(started[-1].at(time_s) if started else self._start, time_s)
 
-    def frames(self, renderer: SceneRenderer) -> Iterator[View]:
-        """Yields the rendered frames."""
-        return (view_of(self.scene(stamp_s), renderer, stamp_s) for stamp_s in self.stamps_s)
+class TabletopRecording(PlannedTimeline):
+    """A recording of minutes or hours that ends now: something happens during its last minute, and now and then before.
+
+    A recording longer than 90 seconds has two busy spells around each of the ages 5 minutes, 30 minutes, 2 hours that
+    it reaches. Where nothing happens, frames are 10 seconds apart, so that an hour costs little.
+    """
+
+    def __init__(self, seed: int, size: Size, seconds: float, fps: float = 2.0):
+        """Plans a recording without rendering anything; raises TabletopError if `fps` or `seconds` is out of range."""
+        if not 1 <= fps <= 120:
+            raise TabletopError(f"fps {fps} must be from 1 to 120")
+        if not 10 <= seconds <= MAX_RECORDING_S:
+            raise TabletopError(f"a recording of {seconds} seconds must have from 10 to {MAX_RECORDING_S}")
+        random = seeded_random(seed, "recording")
+        drift, start = _LightDrift(random), plan_clip_scene(random, size)
+        busy = _busy_spells(random, seconds)
+        super().__init__(seed, seconds, drift, start, _plan_steps(random, start, size, busy))
+        self.stamps_s = list(_recording_stamps(busy, seconds, fps))
+
+
+def _busy_spells(random: Random, seconds: float) -> list[tuple[float, float]]:
+    """Returns when something happens, as start and end in seconds, in order of time."""
+    if seconds <= _ALL_BUSY_S:
+        return [(0.0, seconds)]
+    spells = [(seconds - 60.0, seconds)]
+    for age_s in (age_s for age_s in SPELL_AGES_S if age_s <= seconds):
+        for low, high in ((0.75, 0.95), (0.5, 0.7)):
+            start_s = float(np.floor(seconds - age_s * random.uniform(low, high)))
+            spells.append((start_s, start_s + float(np.floor(random.uniform(*_SPELL_S)))))
+    return sorted(spells)
+
+
+def _recording_stamps(busy: Sequence[tuple[float, float]], seconds: float, fps: float) -> Iterator[float]:
+    """Yields the stamps of frames, which are multiples of the frame period."""
+    number, last = 0, int(np.ceil(seconds * fps - 1e-9)) - 1
+    while number <= last:
+        stamp_s = number / fps
+        yield stamp_s
+        calm = not any(start_s - 1 <= stamp_s < end_s for start_s, end_s in busy)
+        upcoming = min((start_s - 1 for start_s, _ in busy if start_s - 1 > stamp_s), default=seconds)
+        number += max(1, round(min(_CALM_PERIOD_S, upcoming - stamp_s) * fps)) if calm else 1
 
 
 class LiveTabletop:
@@ -120,16 +177,18 @@ class LiveTabletop:
         return view, event if event and event.start_s <= stamp_s else None
 
 
-def _plan_steps(random: Random, scene: Scene, size: Size, seconds: float) -> list[Step]:
+def _plan_steps(random: Random, scene: Scene, size: Size, busy: Sequence[tuple[float, float]]) -> list[Step]:
+    """Plans what happens during spells, given as start and end in seconds."""
     director = Director(random, size)
     steps: list[Step] = []
-    time_s = _tenths(random.uniform(*_BEFORE_S))
-    while time_s < seconds - _AFTER_S:
-        step = director.next_step(scene, time_s)
-        if step is not None and step.event.end_s <= seconds - _AFTER_S:
-            steps.append(step)
-            scene, time_s = step.after, step.event.end_s
-        time_s = _tenths(time_s + random.uniform(*_PAUSE_S))
+    for start_s, end_s in busy:
+        time_s = _tenths(start_s + random.uniform(*_BEFORE_S))
+        while time_s < end_s - _AFTER_S:
+            step = director.next_step(scene, time_s)
+            if step is not None and step.event.end_s <= end_s - _AFTER_S:
+                steps.append(step)
+                scene, time_s = step.after, step.event.end_s
+            time_s = _tenths(time_s + random.uniform(*_PAUSE_S))
     return steps
 
 

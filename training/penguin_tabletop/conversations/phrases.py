@@ -112,6 +112,21 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What has changed?", "What is different at the end?", "What is different?",
         "Compare the beginning and the end.", "What has changed between the beginning and the end?",
     ),
+    # Recordings: what is no longer in view.
+    "was_there": (
+        "Was there {an} on the table before?", "Has there been {an} on the table?", "Did you see {an} earlier?",
+    ),
+    "which_first": (
+        "which came first, the {a} or the {b}?", "what appeared first, the {a} or the {b}?",
+        "did the {a} or the {b} come first?",
+    ),
+    "how_often": ("how often was the {label} moved?", "how many times was the {label} moved?"),
+    "what_left": ("what left {word}?", "which object left {word}?", "what was taken away {word}?"),
+    "colour_left": ("what colour was the {kind} that left?", "which colour did the {kind} have that left?"),
+    "last_seen": (
+        "where was the {label} last seen: on the left, in the middle or on the right?",
+        "on which side was the {label} before it left: left, middle or right?",
+    ),
     # Texts without pictures.
     "text_fact": ("what is {an}?", "tell me about {an}.", "what does {an} look like?"),
     "text_join": ("which word is {letters}?", "read these letters: {letters}"),
