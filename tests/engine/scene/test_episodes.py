@@ -26,7 +26,7 @@ def new_location(backend, request):
     """Returns a location where nothing is yet."""
     if backend == "sqlite":
         return str(request.getfixturevalue("tmp_path_factory").mktemp("episodes") / "new" / "e.db")
-    return f"{request.getfixturevalue('postgres').new_database()}&robot=robbie"
+    return f"{request.getfixturevalue('postgres').lend_database(request)}&robot=robbie"
 
 
 @pytest.fixture(params=BACKENDS)
