@@ -12,6 +12,7 @@ import sys
 import unicodedata
 import weakref
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -83,7 +84,7 @@ class Database:
         self.name = f"postgresql://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
         self._secrets = [str(secret) for secret in (url.password, url.query.get("password")) if secret]
         owner = f"process {os.getpid()} ({Path(sys.argv[0]).name[:20]}) on {socket.gethostname()}"
-        arguments = {name: value for name, value in _ARGUMENTS.items() if name not in url.query}
+        arguments: dict[str, Any] = {name: value for name, value in _ARGUMENTS.items() if name not in url.query}
         arguments |= {"application_name": storable(owner)[:60], "client_encoding": "utf8"}
         pool = QueuePool if keep_connections else NullPool
         self._engine = create_engine(url, poolclass=pool, pool_pre_ping=keep_connections, connect_args=arguments)
