@@ -73,8 +73,9 @@ class Judge:
             while len(probabilities) < len(frames):
                 batch = sized[len(probabilities) :][:_AT_ONCE]
                 if pace is not None:
-                    fitting = (end_s - pace.clock()) / max(self.cost_s(pace, frames[0])[1], 1e-9)
-                    batch = batch[: max(0, int(min(fitting, _AT_ONCE)))]
+                    picture_s = max(self.cost_s(pace, frames[0])[1], 1e-9)
+                    at_once = min(_AT_ONCE, max(1.0, pace.config.max_step_s / picture_s))
+                    batch = batch[: max(0, int(min((end_s - pace.clock()) / picture_s, at_once)))]
                 if not batch:
                     break
                 probabilities += map(judged, self._session.encoder.encode_at(batch))
