@@ -24,7 +24,7 @@ from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.scene.memory import FrameMemory, HeldFrame
 from penguin_engine.scene.multi_camera import answer_shown, ask_cameras, newest_last
 from penguin_engine.scene.pace import Pace
-from penguin_engine.scene.recall_candidates import find_candidates
+from penguin_engine.scene.recall_candidates import around, find_candidates
 from penguin_engine.scene.recall_judge import Judge
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
@@ -40,6 +40,8 @@ MAX_JUDGED = 32
 """Most episodes that the model judges for a question."""
 MAX_SHOWN = 8
 """Most episodes in a prompt."""
+_NEIGHBOURS = 2
+"""So many episodes after the last one that helps, and before the first, are shown with it."""
 MAX_RECENT = 4
 """Most frames of the memory after them, but the newest one of each camera in any case."""
 _HELD_SHARE = 0.25
@@ -108,7 +110,7 @@ def ask_recall(
     elif not all(_holds(session.memory, where.since_ns) for session in sessions.values()):
         found = find_candidates(reader, request.question, where, MAX_JUDGED)
         if request.has_window or any(map(recall.was_left_out, found)):
-            return recall.answer(found)
+            return recall.answer(reader, found)
         return ask_cameras(runtime, processor, sessions, request, hooks, pace, due_s)
     return recall.answer_from_memory()
 
@@ -164,11 +166,11 @@ class _Recall:
         """Answers from all frames in memory that lie in the window."""
         return self._show([item for name in self._sessions for item in self._held(name)], {})
 
-    def answer(self, found: Sequence[Episode]) -> Answer:
+    def answer(self, reader: EpisodeReader, found: Sequence[Episode]) -> Answer:
         """Answers from episodes, and from the newest frames in memory that lie in the window."""
         recalled = [item for episode in found if (item := _recalled(episode, self._memory)) is not None]
         judged = self._judge(recalled)
-        ranked = [*sorted(recalled[:judged], key=lambda item: -item.probability), *recalled[judged:]]
+        ranked = [*self._sightings(reader, recalled[:judged]), *recalled[judged:]]
         recent = self._recent()  # after judging, because frames have arrived meanwhile
         shown = {(item.camera, item.frame.stamp_ns) for item in recent}
         others = [item for item in ranked if (item.episode.camera, item.episode.stamp_ns) not in shown]
@@ -180,6 +182,24 @@ class _Recall:
         answer = self._show([*candidates, *recent], {item.frame: item for item in best})
         answer.candidates_judged, answer.candidates_left_out = judged, len(found) - judged
         return answer
+
+    def _sightings(self, reader: EpisodeReader, judged: Sequence[_Recalled]) -> list[_Recalled]:
+        """Returns judged episodes in the order in which they should be shown, the best first.
+
+        The last one that probably helps comes first, with what was seen right after it, then the first one, with what
+        was seen right before it: how something came or left is not in the pictures that show it best.
+        """
+        order = sorted(judged, key=lambda item: -item.probability)
+        helping = sorted((item for item in judged if item.probability >= 0.5), key=lambda item: item.episode.stamp_ns)
+        if not helping:
+            return order
+        last, first = helping[-1], helping[0]
+        after = around(reader, self._where, last.episode, _NEIGHBOURS)[1]
+        before = around(reader, self._where, first.episode, _NEIGHBOURS)[0]
+        by_id = {item.episode.id: item for item in judged}
+        beside = [by_id.get(item.id) or _recalled(item, self._memory) for item in (*after, *before)]
+        shown = [last, *beside[: len(after)], first, *beside[len(after) :], *order]
+        return list(dict.fromkeys(item for item in shown if item is not None))
 
     def _judge(self, recalled: Sequence[_Recalled]) -> int:
         """Judges episodes, in turn as far as the time permits; returns how many."""

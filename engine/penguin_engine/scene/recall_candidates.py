@@ -1,14 +1,22 @@
-"""Which episodes could help to answer a question: found by its words, then spread over its time. Knows no model."""
+"""Which episodes could help to answer a question: found by its words, then spread over its time. Knows no model.
+
+Of many episodes with the same words, those are looked at first that were seen last and first, then others in between:
+a question about the past is mostly about how something came or went.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter
 from penguin_engine.scene.episode_backend import EpisodeReader
+from penguin_engine.scene.episode_words import search_words, words
 
+_MATCHES = 256
+"""Most episodes with words of the question among which candidates are chosen."""
 _SPREAD_EVERY = 4
 """Every fourth episode is one of those spread over time: captions may miss what is asked for."""
 
@@ -25,7 +33,7 @@ def find_candidates(reader: EpisodeReader, question: str, where: EpisodeFilter, 
     Raises:
         EpisodeError: The episodes cannot be read.
     """
-    by_words = iter([episode for episode in reader.search(question, where, limit) if episode.jpeg])
+    by_words = iter(_ends_first(_with_most_words(reader.search(question, where, _MATCHES), question)))
     by_time = spread(reader, where)
     found: dict[int, Episode] = {}
     while len(found) < limit:
@@ -62,6 +70,43 @@ def spread(reader: EpisodeReader, where: EpisodeFilter) -> Iterator[Episode]:
                 if start_ns <= end_ns:
                     heapq.heappush(gaps, (start_ns - end_ns, start_ns, end_ns))
             break
+
+
+def around(
+    reader: EpisodeReader, where: EpisodeFilter, episode: Episode, count: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Returns the episodes of a camera with pictures right before and right after an episode, `count` of each."""
+    same = replace(where, cameras=(episode.camera,), objects=())
+    before = reader.search("", replace(same, until_ns=episode.stamp_ns - 1), count)
+    after = list(islice(reader.range(replace(same, since_ns=episode.stamp_ns + 1)), count))
+    return [item for item in before if item.jpeg], [item for item in after if item.jpeg]
+
+
+def _with_most_words(episodes: Sequence[Episode], question: str) -> list[Episode]:
+    """Returns the episodes with pictures whose texts share the most words with a question, in order of time."""
+    wanted = set(search_words(question))
+    counts = [len(wanted & _words_of(episode)) for episode in episodes]
+    most = max(counts, default=0)
+    best = [item for item, count in zip(episodes, counts, strict=True) if item.jpeg and count == most]
+    others = [item for item, count in zip(episodes, counts, strict=True) if item.jpeg and count < most]
+    return sorted(best, key=lambda episode: episode.stamp_ns) or others
+
+
+def _words_of(episode: Episode) -> set[str]:
+    return set(words(" ".join([episode.caption, *(item.label for item in episode.objects)])))
+
+
+def _ends_first(episodes: Sequence[Episode]) -> list[Episode]:
+    """Returns episodes in order of time so that any first n of them are spread over all: the last, the first, ..."""
+    if len(episodes) < 3:
+        return list(reversed(episodes))
+    order, gaps = [len(episodes) - 1, 0], [(0, len(episodes) - 1)]
+    for first, last in gaps:  # grows while it is read
+        if last - first > 1:
+            middle = (first + last) // 2
+            order.append(middle)
+            gaps += [(middle, last), (first, middle)]
+    return [episodes[index] for index in order]
 
 
 def _newest(reader: EpisodeReader, where: EpisodeFilter) -> Episode | None:
