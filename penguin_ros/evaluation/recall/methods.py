@@ -1,0 +1,201 @@
+"""Methods of answering at the end of a recording, all within one budget of visual tokens.
+
+Times in an answer count from its `start_ns`; the stamps of frames count from the start of the recording. Where frames
+are far apart because nothing happens, methods that sample by time see the last one again, as from a real camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from penguin_engine.runtimes.base import Runtime
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.offline import ask_each, label_clip
+from penguin_engine.scene.requests import Request
+from penguin_engine.scene.session import SceneSession
+from penguin_models.errors import EvaluationError
+from penguin_models.media import FPS, MAX_FRAMES, ClipFrame, sample_uniformly
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.processor import Processor, Visual
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.token_allocation import grid_size
+from penguin_models.types import Frame, Size
+from penguin_ros.evaluation.recall.questions import LAST_FRAMES, AskedQuestion
+
+_SAMPLING = Sampling(max_new_tokens=96)
+_SHOWN_FRAMES = 8
+_AROUND_S = 1.0
+"""The evidence is shown with this much time before and after."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and its budget."""
+
+    runtime: Runtime
+    processor: Processor
+    token_budget: int  # maximum number of visual tokens in a prompt
+
+    def frames_at_full_size(self, size: Size) -> int:
+        """Returns how many frames of a size fit into the budget without being shrunk.
+
+        Raises:
+            EvaluationError: Fewer than the last frames, which every comparison needs.
+        """
+        factor = Visual.video(size, ()).merge_size * self.processor.images.patch_size
+        tokens = grid_size(size, factor).area // factor**2
+        if self.token_budget < LAST_FRAMES * tokens:
+            raise EvaluationError(
+                f"a budget of {self.token_budget} visual tokens cannot hold the last {LAST_FRAMES} frames of {tokens} "
+                f"each; make it at least {LAST_FRAMES * tokens}"
+            )
+        return self.token_budget // tokens
+
+
+class SeenRecording:
+    """A recording that has been seen to its end, at which questions are asked.
+
+    Attributes:
+        model: Answers.
+        frames: All frames; stamps count from the start of the recording.
+    """
+
+    def __init__(self, model: Model, frames: Sequence[Frame]):
+        self.model, self.frames = model, frames
+
+    @cached_property
+    def session(self) -> SceneSession:
+        """The node's memory and session after the last frame.
+
+        Frames are prefilled at the end, not one by one: what the memory holds does not depend on it, and an hour then
+        costs only the frames that are still held.
+        """
+        config = MemoryConfig(self.model.token_budget)
+        session = SceneSession(self.model.runtime, self.model.processor, NoveltyPolicy(), config)
+        for frame in self.frames:
+            session.observe(frame)
+        while session.prefill_pending():
+            pass
+        return session
+
+    def at(self, times_s: Sequence[float]) -> list[ClipFrame]:
+        """Returns the frame that was the newest at each time; the first frame is at 0."""
+        stamps_s = [frame.stamp_ns * 1e-9 for frame in self.frames]
+        indices = np.searchsorted(stamps_s, np.array(times_s) + 1e-6, "right") - 1
+        return [ClipFrame(time_s, self.frames[i].rgb) for time_s, i in zip(times_s, indices, strict=True)]
+
+    def close(self) -> None:
+        """Frees the memory's cache."""
+        if "session" in self.__dict__:
+            self.session.close()
+
+
+Method = Callable[[SeenRecording, Sequence[AskedQuestion]], list[Answer]]
+"""Answers questions about a recording. The seconds of an answer are those of a question that is asked alone, at least
+of the first answer."""
+
+
+def from_memory(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from the node's memory."""
+    processor = seen.model.processor
+    return [seen.session.ask(Request.prepare(processor, item.turn.question, _SAMPLING)) for item in asked]
+
+
+def from_window(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from the newest frames that fit at full size."""
+    return _ask_full_size(seen, seen.frames[-seen.model.frames_at_full_size(seen.frames[0].size) :], asked)
+
+
+def from_last_frames(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from the last four frames."""
+    return _ask_full_size(seen, seen.frames[-LAST_FRAMES:], asked)
+
+
+def from_last_frame(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from the last frame alone: how far questions can be guessed from how it all ended."""
+    return _ask_full_size(seen, seen.frames[-1:], asked)
+
+
+def from_text(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers without any frame: how far questions can be guessed from their words."""
+    model = seen.model
+    return ask_each(model.runtime, model.processor, [item.turn.question for item in asked], sampling=_SAMPLING)
+
+
+def from_uniform_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from frames at equal distances in time, the first and the last included, that fit at full size."""
+    most = seen.model.frames_at_full_size(seen.frames[0].size)
+    times_s = np.linspace(0, seen.frames[-1].stamp_ns * 1e-9, most).tolist()
+    return _ask(seen, seen.at(times_s), 0, asked)
+
+
+def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers as the released code does: sampled, labelled and allocated by its rules.
+
+    Its allocation may exceed the budget; then the sample is thinned out evenly until it does not.
+    """
+    model, size = seen.model, seen.frames[0].size
+    seconds = seen.frames[-1].stamp_ns * 1e-9
+    times_s: Sequence[float] = np.arange(0, seconds + 1e-6, 1 / FPS).tolist()
+    most = min(MAX_FRAMES, len(times_s))
+    while True:
+        clip = seen.at(sample_uniformly(times_s, most))
+        kinds = label_clip(clip, ReferencePolicy()).kinds
+        [allocation] = model.processor.allocate([Visual.video(size, kinds)], model.token_budget, "reference")
+        tokens = allocation.total_tokens(kinds)
+        if tokens <= model.token_budget or most == 1:
+            return _ask(seen, clip, 0, asked, "reference", model.token_budget)
+        most = max(1, min(most - 1, most * model.token_budget // tokens))
+
+
+def from_evidence(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from the frames around the evidence of each question, and the last four: what recall could achieve."""
+    answers = []
+    for item in asked:
+        start_ns, end_ns = (round(s * 1e9) for s in (item.evidence_s[0] - _AROUND_S, item.evidence_s[1] + _AROUND_S))
+        around = [frame for frame in seen.frames[:-LAST_FRAMES] if start_ns <= frame.stamp_ns <= end_ns]
+        frames = [*sample_uniformly(around, _SHOWN_FRAMES), *seen.frames[-LAST_FRAMES:]]
+        answers += _ask_full_size(seen, frames, [item])
+    return answers
+
+
+METHODS: dict[str, Method] = {
+    "memory": from_memory,
+    "window": from_window,
+    "last-4": from_last_frames,
+    "uniform": from_uniform_sample,
+    "offline": from_offline_sample,
+}
+SHOWN = "shown"
+GUESSES: dict[str, Method] = {"text-only": from_text, "last-frame": from_last_frame}
+ALL_METHODS = METHODS | {SHOWN: from_evidence} | GUESSES
+
+
+def _ask_full_size(seen: SeenRecording, frames: Sequence[Frame], asked: Sequence[AskedQuestion]) -> list[Answer]:
+    start_ns = frames[0].stamp_ns
+    return _ask(seen, [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames], start_ns, asked)
+
+
+def _ask(
+    seen: SeenRecording,
+    clip: Sequence[ClipFrame],
+    start_ns: int,
+    asked: Sequence[AskedQuestion],
+    rule: str = "strict",
+    max_tokens: int = 1 << 30,  # frames keep their size
+) -> list[Answer]:
+    """Answers from one prompt whose times count from `start_ns`."""
+    model, questions = seen.model, [item.turn.question for item in asked]
+    policy = ReferencePolicy()
+    answers = ask_each(
+        model.runtime, model.processor, questions, (), clip, policy, max_tokens, rule, sampling=_SAMPLING
+    )
+    for answer in answers:
+        answer.start_ns = start_ns
+    return answers
