@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAY_IMPORT = {
     "penguin_models": {"penguin_models"},
     "penguin_engine": {"penguin_models", "penguin_engine"},
-    "penguin_training": {"penguin_models", "penguin_training", "penguin_tabletop"},
+    "penguin_training": {"penguin_models", "penguin_engine", "penguin_training", "penguin_tabletop"},
     "penguin_tabletop": {"penguin_models", "penguin_tabletop"},
     "penguin_ros": set(PACKAGES),
 }
@@ -82,6 +82,9 @@ def test_engine_layers_import_one_way(path):
             assert used <= set(ENGINE_LAYERS[: ENGINE_LAYERS.index(layer) + 1])
     if not MAY_IMPORT_BENCH.search(path.as_posix()):
         assert "bench" not in used
+    if path.is_relative_to(PACKAGES["penguin_training"]):
+        engine = {name for name in imports(path) if name.startswith("penguin_engine")}
+        assert all(name.startswith("penguin_engine.scene.memory.") for name in engine), "training runs no model of it"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -131,6 +131,25 @@ _MARK = re.compile("(?P<space>[ \t]*)\x00(?P<number>\\d+)\x00")
 _TIME = re.compile(r"During the period\s+(\S+)\s+-\s+(\S+)\s+seconds", re.IGNORECASE)
 
 
+def shift_time_ranges(text: str, seconds: float) -> str:
+    """Returns the text with its time ranges moved by some seconds; raises PromptError if one would begin before 0."""
+
+    def shifted(match: re.Match[str]) -> str:
+        try:
+            start_s, end_s = float(match[1]), float(match[2])
+        except ValueError:
+            return match[0]
+        span = TimeRange(*(round(value + seconds, 2) + 0.0 for value in (start_s, end_s)))
+        return f"{match[0][: match.start(1) - match.start()]}{span.start_s:.2f} - {span.end_s:.2f} seconds"
+
+    return _TIME.sub(shifted, text)
+
+
+def without_time_ranges(text: str) -> str:
+    """Returns the text without its time ranges."""
+    return _TIME.sub("", text)
+
+
 def parse(text: str) -> Grounding:
     """Reads the objects and time ranges of a text; `parse(format_grounding(x, y))` returns x and y."""
     parser = _Parser()

@@ -12,6 +12,7 @@ thinned often and the distant one seldom, and keyframes stay spread over the pas
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -21,9 +22,7 @@ from penguin_models.types import FrameKind, Size
 
 _STALE_PER_ROOM = 0.9
 """Tokens that become stale per token of room: with it, at most 1.9 tokens are prefilled per arriving one."""
-_ROOM_SHARE = 0.125
-"""Share of the budget that is free once the next frame has arrived, so that compactions are seldom."""
-_STARTS = 16
+_STARTS = 8
 _HALF_LOSS_S = 30.0
 """Age at which a keyframe is missed half as much as a new one."""
 _NEWEST = 2
@@ -56,7 +55,7 @@ class Limits:
     """What a compaction has to reach, and what it may cost."""
 
     token_budget: int
-    arriving: int  # visual tokens of the frame that needs room
+    room: int  # visual tokens that have to be free
     max_frames: int  # number of frames that may stay
     may_shrink: bool
     encoded_again: int  # visual tokens of shrunk frames that may be encoded
@@ -74,51 +73,68 @@ class Compaction:
 
 def plan_compaction(frames: Sequence[CompactedFrame], ladder: Ladder, limits: Limits) -> Compaction:
     """Plans how at least one frame, in order of capture, makes room for another."""
+    held = _Held(frames)
     starts = sorted({len(frames) * number // _STARTS for number in range(_STARTS)})
-    plans = (_Planner(frames, ladder, limits, start).plan() for start in starts)
+    plans = (_Planner(held, ladder, limits, start).plan() for start in starts)
     return min(filter(None, plans), key=lambda plan: (plan.loss / plan.room, plan.stale / plan.room))
+
+
+class _Held:
+    """The frames in memory, prepared for several plans."""
+
+    def __init__(self, frames: Sequence[CompactedFrame]):
+        self.frames = frames
+        self.tokens = [frame.tokens for frame in frames]
+        self.tokens_before = [0, *accumulate(self.tokens)]
+        self.seconds = [(frame.stamp_ns - frames[-1].stamp_ns) * 1e-9 for frame in frames]
+        self.kinds: dict[FrameKind, list[int]] = {kind: [] for kind in FrameKind}  # indices in order
+        self.shrinkable: dict[FrameKind, list[int]] = {kind: [] for kind in FrameKind}
+        for index, frame in enumerate(frames):
+            self.kinds[frame.kind].append(index)
+            if frame.smaller is not None:
+                self.shrinkable[frame.kind].append(index)
 
 
 class _Planner:
     """Plans a compaction that leaves the frames before a start untouched."""
 
-    def __init__(self, frames: Sequence[CompactedFrame], ladder: Ladder, limits: Limits, start: int):
-        self._frames, self._ladder, self._limits, self._start = frames, ladder, limits, start
-        self._tokens = [frame.tokens for frame in frames]
-        self._tokens_before = [0, *accumulate(self._tokens)]
-        self._total, self._count, self._first = self._tokens_before[-1], len(frames), len(frames)
+    def __init__(self, held: _Held, ladder: Ladder, limits: Limits, start: int):
+        self._held, self._ladder, self._limits, self._start = held, ladder, limits, start
+        self._tokens = held.tokens.copy()
+        self._total, self._count, self._first = held.tokens_before[-1], len(self._tokens), len(self._tokens)
         self._encoded_again = 0
-        self._wanted = min(limits.token_budget, limits.arriving + int(_ROOM_SHARE * limits.token_budget))
         self._plan = Compaction()
 
     def plan(self) -> Compaction | None:
         """Returns the compaction, or None if frames before the start would have to change first."""
-        before, after = range(self._start), range(self._start, len(self._frames))
         for kind in (FrameKind.INTERMEDIATE, FrameKind.KEY) if self._limits.may_shrink else ():
-            for index in self._of(kind, after):
+            before, after = self._split(self._held.shrinkable[kind])
+            for index in after:
                 while (size := self._smaller(index)) is not None:
                     if self._change(index, size):
                         return self._plan
-            if any(self._smaller(index) is not None for index in self._of(kind, before)):
+            if any(self._smaller(index) is not None for index in before):
                 return None
-        for index in self._of(FrameKind.INTERMEDIATE, after):
+        before, after = self._split(self._held.kinds[FrameKind.INTERMEDIATE])
+        for index in after:
             if self._change(index, None):
                 return self._plan
-        if self._of(FrameKind.INTERMEDIATE, before):
+        if before:
             return None
-        for index, loss in self._least_missed(self._of(FrameKind.KEY, after)):
+        for index, loss in self._least_missed(self._split(self._held.kinds[FrameKind.KEY])[1]):
             self._plan.loss += loss
             if self._change(index, None):
                 return self._plan
         return None
 
-    def _of(self, kind: FrameKind, indices: range) -> list[int]:
-        return [index for index in indices if self._frames[index].kind == kind]
+    def _split(self, indices: list[int]) -> tuple[list[int], list[int]]:
+        """Returns those before the start, and the others."""
+        middle = bisect_left(indices, self._start)
+        return indices[:middle], indices[middle:]
 
     def _smaller(self, index: int) -> Size | None:
         """Returns the size to which a frame may shrink."""
-        frame = self._frames[index]
-        changed = self._plan.changes.get(index)
+        frame, changed = self._held.frames[index], self._plan.changes.get(index)
         size = frame.smaller if changed is None else self._ladder.smaller(frame.kind, changed)
         if size is None:
             return None
@@ -139,13 +155,13 @@ class _Planner:
         self._first = min(self._first, index)
         plan, limits = self._plan, self._limits
         plan.changes[index] = size
-        plan.stale, plan.room = self._total - self._tokens_before[self._first], limits.token_budget - self._total
-        is_enough = plan.room >= self._wanted and self._count <= limits.max_frames
+        plan.stale, plan.room = self._total - self._held.tokens_before[self._first], limits.token_budget - self._total
+        is_enough = plan.room >= limits.room and self._count <= limits.max_frames
         return is_enough and plan.stale <= _STALE_PER_ROOM * plan.room
 
     def _least_missed(self, indices: Sequence[int]) -> Iterator[tuple[int, float]]:
         """Yields frames to evict, with how much each is missed once those before it are gone."""
-        seconds = [(frame.stamp_ns - self._frames[-1].stamp_ns) * 1e-9 for frame in self._frames]
+        seconds = self._held.seconds
         present = [index for index, tokens in enumerate(self._tokens) if tokens]
         later = dict(pairwise(present))
         earlier = {after: before for before, after in later.items()}
@@ -155,7 +171,7 @@ class _Planner:
             previous_s = seconds[earlier[index]] if index in earlier else 2 * seconds[index] - next_s
             return (next_s - previous_s) / (_HALF_LOSS_S - seconds[index])
 
-        newest = len(self._frames) - _NEWEST
+        newest = len(seconds) - _NEWEST
         queue = [(index >= newest, loss(index), index) for index in indices]
         heapq.heapify(queue)
         while queue:

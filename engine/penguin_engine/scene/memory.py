@@ -29,6 +29,9 @@ _LARGEST_SHARE = 0.5
 """A frame shrinks to at most this share of its tokens, or not at all."""
 _ENCODED_AGAIN = 0.15
 """Maximum number of patches encoded again per arriving patch."""
+_ROOM_SHARE = 0.125
+"""Once frames have to leave, this share of the budget is free after the next one has arrived: few, large compactions
+choose better which ones leave."""
 
 
 @dataclass(frozen=True)
@@ -263,9 +266,11 @@ class FrameMemory:
         is_full = len(self._frames) >= self.config.max_frames
         again = self.counters.patches_encoded - self.counters.patches_arrived
         left = _ENCODED_AGAIN * self.counters.patches_arrived - again
+        budget = self.config.token_budget
+        room = arriving + int(_ROOM_SHARE * budget) if self.counters.evicted else arriving
         limits = Limits(
-            token_budget=self.config.token_budget,
-            arriving=arriving,
+            token_budget=budget,
+            room=min(budget, room),
             max_frames=self.config.max_frames // 2 if is_full else len(self._frames),
             may_shrink=not is_full,
             encoded_again=int(left / self.config.merge_size**2),

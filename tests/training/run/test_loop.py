@@ -39,13 +39,16 @@ def golden_stage(drawn, checkpoint, llm_folder, teacher_folder, tmp_path):
             "4a": "captions,text",
             "4b": "captions,clips",
             "4c": "captions,clips",
+            "4d": "captions,clips",
             "ablation": "captions",
         }
         listed = ", ".join(f"{{path: {file}.jsonl}}" for file in files[name.split("-")[0]].split(","))
+        memory = "{token_budget: [60, 128], rate_hz: [0.5, 2.0], side: [112, 224], policies: [novelty, reference],"
+        memory += " arrivals: [full_size, by_kind]}"
         overrides = [
             f"output={tmp_path / name}",
             f"data={{root: {drawn}, files: [{listed}], workers: 0, fps: 2.0,"
-            f" answer_balance: {shipped.data.answer_balance}}}",
+            f" answer_balance: {shipped.data.answer_balance}, memory: {memory if shipped.data.memory else 'null'}}}",
             f"budgets={{tokens: 384, visual_tokens: {64 if name.startswith('1') else 128}, micro_batches: 1}}",
             "schedule={steps: 30}",
             "engine={precision: float32, gradient_checkpointing: false, log_every: 1, trackers: [], save_every: null}",

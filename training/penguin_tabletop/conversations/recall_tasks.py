@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise, zip_longest
 
 from penguin_models.grounding import TimeRange, format_time_range
 from penguin_models.types import Size
@@ -26,6 +26,7 @@ from penguin_tabletop.truth import SceneTruth, planned_truth
 
 _BEFORE_S = 1.5
 """An object that leaves was in view for at least this long before."""
+_TOGETHER_S = 60.0
 _SIDES = ("left", "middle", "right")
 NOW_TASKS: dict[PictureTask, float] = {
     picture_tasks.exists: 2.0,
@@ -72,10 +73,18 @@ def was_there(past: Past, random: Random) -> Iterator[RecallQuestion]:
     for event in past.gone:
         there = bool(random.random() < 0.5)
         label = event.label if there else _absent_like(event.label, past.unused_labels, random)
-        fact = f"Yes, there was {an(label)}." if there else f"No, there was no {label}."
-        expected = ExpectedReply("choice", answer="yes" if there else "no", options=("yes", "no"))
-        question = ask(random, "was_there", an=an(label))
-        yield RecallQuestion(brief_or_sentence("was_there", random, question, fact, expected), _last_seen(event))
+        yield RecallQuestion(_was_there(label, there, random), _last_seen(event))
+
+
+def was_never_there(past: Past, random: Random) -> Turn:
+    """Asks about an object that never was there."""
+    return _was_there(pick(random, past.unused_labels), False, random)
+
+
+def _was_there(label: str, there: bool, random: Random) -> Turn:
+    fact = f"Yes, there was {an(label)}." if there else f"No, there was no {label}."
+    expected = ExpectedReply("choice", answer="yes" if there else "no", options=("yes", "no"))
+    return brief_or_sentence("was_there", random, ask(random, "was_there", an=an(label)), fact, expected)
 
 
 def when(past: Past, random: Random) -> Iterator[RecallQuestion]:
@@ -100,14 +109,16 @@ def which_first(past: Past, random: Random) -> Iterator[RecallQuestion]:
 
 
 def how_often(past: Past, random: Random) -> Iterator[RecallQuestion]:
-    """Asks how often an object was moved, among those that appeared or were moved at all."""
+    """Asks how often an object was moved that appeared, and was moved last, within a minute."""
     for label in dict.fromkeys(event.label for event in past.events if event.kind in ("appears", "moved")):
         own = [event for event in past.events if event.label == label and event.kind in ("appears", "moved")]
+        if own[-1].end_s - own[0].start_s > _TOGETHER_S:
+            continue
         number = sum(event.kind == "moved" for event in own)
         expected = ExpectedReply("number", number=number)
         sentence = f"The {label} was moved {number} times." if number != 1 else f"The {label} was moved 1 time."
         turn = brief_or_sentence("how_often", random, ask(random, "how_often", label=label), sentence, expected)
-        yield RecallQuestion(turn, (own[0].start_s, own[0].end_s))
+        yield RecallQuestion(turn, (own[0].start_s, own[-1].end_s))
 
 
 def what_left(past: Past, random: Random) -> Iterator[RecallQuestion]:
@@ -156,6 +167,15 @@ def recall_questions(past: Past, random: Random) -> list[RecallQuestion]:
     """Returns every question that the tasks can ask, in random order."""
     questions = [question for task in RECALL_TASKS for question in task(past, random)]
     return [questions[index] for index in random.permutation(len(questions))]
+
+
+def balanced(questions: Sequence[RecallQuestion], most: int) -> list[RecallQuestion]:
+    """Returns up to `most` questions, in turn one of each task."""
+    by_task: dict[str, list[RecallQuestion]] = {}
+    for question in questions:
+        by_task.setdefault(question.turn.task, []).append(question)
+    rounds = (item for items in zip_longest(*by_task.values()) for item in items if item is not None)
+    return list(islice(rounds, most))
 
 
 def now_turns(truth: SceneTruth, random: Random, most: int) -> list[Turn]:

@@ -48,6 +48,7 @@ class Annotation:
     text: str | None  # A text that is learnt as a whole, or None
     independent_turns: bool = False
     keys: tuple[str, ...] = ()  # Names of its fields that are not null
+    dropped_turns: int = 0  # Questions left out, because they name times that the memory no longer holds
 
     @property
     def has_text(self) -> bool:

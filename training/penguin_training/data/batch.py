@@ -47,6 +47,7 @@ class Batch:
     samples: int  # Number of samples
     size: int  # What they take of the token budget
     unusable: tuple[tuple[str, str], ...] = ()  # (id, reason) of samples that were left out
+    dropped_turns: int = 0  # Turns that samples leave out, see `Annotation.dropped_turns`
     position: tuple[int, ...] = ()  # Where the reader of a stream is after this batch; empty for indexed data
 
     @property
@@ -117,6 +118,7 @@ def collate(
         samples=len(samples),
         size=sum(len(sample.ids) or sum(image.tokens for image in sample.images) for sample in samples),
         unusable=tuple(unusable),
+        dropped_turns=sum(sample.dropped_turns for sample in samples),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from penguin_models.errors import MediaError
 from penguin_models.media import (
@@ -18,6 +19,18 @@ from penguin_models.media import (
 )
 
 _SLACK = 1e-6
+_Timed = TypeVar("_Timed", bound=tuple[Any, ...])
+
+
+def at_rate(frames: Iterable[_Timed], rate_hz: float) -> Iterator[_Timed]:
+    """Yields at most `rate_hz` frames per second; the first value of each is its time in seconds."""
+    first_s, last = None, -1
+    for frame in frames:
+        first_s = frame[0] if first_s is None else first_s
+        slot = math.floor((frame[0] - first_s) * rate_hz + _SLACK)
+        if slot > last:
+            yield frame
+            last = slot
 
 
 class FrameFolder:
@@ -35,13 +48,8 @@ class FrameFolder:
         files = sorted((int(file.stem), file) for file in folder.iterdir() if file.stem.isdecimal())
         if not files:
             raise MediaError(f"clip {folder} holds no frames named by their milliseconds, such as 00001500.jpg")
-        chosen, last = [], -1
-        for time_ms, file in files:
-            slot = math.floor((time_ms - files[0][0]) / 1000 * fps + _SLACK)
-            if slot > last:
-                chosen.append((time_ms / 1000, file))
-                last = slot
-        self._frames = sample_uniformly(chosen, max_frames)
+        chosen = at_rate(((time_ms / 1000, file) for time_ms, file in files), fps)
+        self._frames = sample_uniformly([*chosen], max_frames)
 
     def __iter__(self) -> Iterator[ClipFrame]:
         """Reads the chosen frames, one at a time; raises MediaError if one cannot be read."""

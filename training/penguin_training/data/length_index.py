@@ -10,13 +10,14 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from penguin_engine.scene.memory import MemoryConfig
 from penguin_models.atomic_write import atomic_write
 from penguin_models.errors import DataError, PenguinError
 from penguin_models.processor import Visual
@@ -75,6 +76,8 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
         "only": file.only,
         "conversations": file.conversations,
     }
+    if data.memory is not None:  # it takes the place of `clips`, and is drawn by the seed
+        settings["clips"] = [asdict(data.memory), asdict(MemoryConfig()), reader.seed]
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     return file.path.with_name(f"{file.path.name}.lengths-{fingerprint}.npz")
 

@@ -32,6 +32,10 @@ class MediaReference:
     is_clip: bool  # Whether it is a clip
     # Decoded frames of media without a file; an image has one
     frames: tuple[ClipFrame, ...] = field(default=(), compare=False, repr=False)
+    # Whether the frames are those that a robot's memory holds: each at a size of its own, at which it is encoded as it
+    # is, with times in seconds since the first of them
+    held: bool = False
+    timed: bool = True  # Whether the time of each held frame is stated before it
 
 
 def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaReference:

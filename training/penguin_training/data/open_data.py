@@ -45,6 +45,7 @@ def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
         budgets.visual_tokens,
         multimodal=settings.kind == "multimodal",
         reconstructs=settings.reconstruction is not None,
+        seed=settings.engine.seed,
     )
 
 

@@ -6,7 +6,7 @@ Works in two steps: `measure` finds the sizes (the frames of clips are labelled)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from penguin_models.chat import checked_text
 from penguin_models.errors import DataError, MediaError
-from penguin_models.keyframe_policy import KeyframePolicy
+from penguin_models.images import patch_image
 from penguin_models.media import (
     Clip,
     ClipFrame,
@@ -27,19 +27,18 @@ from penguin_models.media import (
     sample_uniformly,
     warn_once,
 )
-from penguin_models.novelty_policy import NoveltyPolicy
-from penguin_models.processor import IGNORE_INDEX, Processor, Visual
-from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.processor import IGNORE_INDEX, VIDEO_MERGE_SIZE, Processor, Visual
 from penguin_models.token_allocation import Allocation
-from penguin_models.types import Frame, Int64Array, PatchedImage, Size, UInt8Array
+from penguin_models.types import Frame, FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 from penguin_training.data.annotations import FORMS, Annotation
-from penguin_training.data.frame_folder import FrameFolder
+from penguin_training.data.frame_folder import FrameFolder, at_rate
 from penguin_training.data.independent_turns import encode_independent_turns
 from penguin_training.data.media_reference import MediaReference
+from penguin_training.data.memory_clips import POLICIES, DrawnMemory, draw_memory, through_memory
 from penguin_training.settings.data import DataSettings
 
-POLICIES: dict[str, Callable[[], KeyframePolicy]] = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 END_OF_TEXT = "<|endoftext|>"
+_ALL_FRAMES = 10**9  # of a clip on its way through a memory, which bounds them itself
 _REMEASURE = "rebuild the length index with `penguin-vl prepare lengths STAGE.yaml --again`"
 
 
@@ -75,6 +74,7 @@ class EncodedSample:
     images: tuple[PatchedImage, ...]  # Patches of its frames, in the order of their placeholders in `ids`
     # Tokens of each independent turn after the shared tokens; empty if turns see the earlier ones
     turns: tuple[int, ...] = ()
+    dropped_turns: int = 0  # See `Annotation.dropped_turns`
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,18 @@ class SampleReader:
     max_visual_tokens: int  # Maximum number of visual tokens of a sample
     multimodal: bool = True  # Whether the stage has an encoder
     reconstructs: bool = True  # Whether the stage can use media without a conversation
+    seed: int = 0  # Of what is drawn at random
+
+    def through_memory(self, annotation: Annotation) -> Annotation:
+        """Returns a sample with its clip as a robot's memory holds it, if the settings say so and it is not yet."""
+        settings = self.data.memory
+        if settings is None or not any(reference.is_clip and not reference.held for reference in annotation.media):
+            return annotation
+
+        def draw(number: int) -> DrawnMemory:
+            return draw_memory(settings, self.processor.images, annotation.id, self.seed, number)
+
+        return through_memory(annotation, lambda rate_hz: self._clip(annotation.media[0], rate_hz, _ALL_FRAMES), draw)
 
     def measure(self, annotation: Annotation) -> MeasuredSample:
         """Returns the lengths of a sample, or raises an error; reads the frames of clips, but no pixels of images."""
@@ -97,13 +109,16 @@ class SampleReader:
                 f"it has none of {FORMS}, only {', '.join(annotation.keys)}, and the stage has no reconstruction; "
                 "convert it, or filter samples with `only`"
             )
+        annotation = self.through_memory(annotation)
+        frames = [(tokens, VIDEO_MERGE_SIZE) for tokens in self._held_tokens(annotation)]
         media = tuple(self._inspect(reference) for reference in annotation.media)
-        visuals = [info.visual for info in media]
-        frames = [
-            (allocation.tokens(kind), visual.merge_size)
-            for visual, allocation in zip(visuals, self._allocate(visuals), strict=True)
-            for kind in visual.kinds
-        ]
+        if not frames:
+            visuals = [info.visual for info in media]
+            frames = [
+                (allocation.tokens(kind), visual.merge_size)
+                for visual, allocation in zip(visuals, self._allocate(visuals), strict=True)
+                for kind in visual.kinds
+            ]
         tokens = [count for count, _ in frames]
         ids, _, _ = self._ids(annotation, media, tokens)
         patches = sum(count * merge_size**2 for count, merge_size in frames)
@@ -117,22 +132,58 @@ class SampleReader:
 
     def encode(self, annotation: Annotation, measured: MeasuredSample) -> EncodedSample:
         """Reads a measured sample; raises PenguinError if its media cannot be read, or have changed since then."""
-        allocations = self._allocate([info.visual for info in measured.media])
-        images: list[PatchedImage] = []
-        for reference, info, allocation in zip(annotation.media, measured.media, allocations, strict=True):
-            frames = self._frames(reference, info)
-            images += self.processor.patch(frames, info.visual.kinds, allocation)
+        annotation = self.through_memory(annotation)
+        images = self._held_images(annotation, measured) if _is_held(annotation) else self._images(annotation, measured)
         ids, labels, turns = self._ids(annotation, measured.media, [image.tokens for image in images])
         if len(ids) != measured.tokens:
             raise DataError(f"it has {len(ids)} tokens, but had {measured.tokens} when it was measured; {_REMEASURE}")
-        return EncodedSample(ids, labels, tuple(images), turns)
+        return EncodedSample(ids, labels, tuple(images), turns, annotation.dropped_turns)
+
+    def _images(self, annotation: Annotation, measured: MeasuredSample) -> list[PatchedImage]:
+        allocations = self._allocate([info.visual for info in measured.media])
+        images: list[PatchedImage] = []
+        for reference, info, allocation in zip(annotation.media, measured.media, allocations, strict=True):
+            images += self.processor.patch(self._frames(reference, info), info.visual.kinds, allocation)
+        return images
+
+    def _held_images(self, annotation: Annotation, measured: MeasuredSample) -> list[PatchedImage]:
+        """Returns the patches of the frames that a memory holds, each at its own size."""
+        (reference,), (info,) = annotation.media, measured.media
+        if _times(reference) != info.times_s:
+            raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
+        images = self.processor.images
+        return [patch_image(rgb, Size(*rgb.shape[:2]), VIDEO_MERGE_SIZE, images) for _, rgb in reference.frames]
+
+    def _held_tokens(self, annotation: Annotation) -> list[int]:
+        """Returns the visual tokens of each frame that a memory holds; none if the sample shows others."""
+        if not _is_held(annotation):
+            return []
+        if len(annotation.media) != 1:
+            raise DataError(f"it shows {len(annotation.media)} images and videos; held frames must be shown alone")
+        side = self.processor.images.patch_size * VIDEO_MERGE_SIZE
+        tokens = []
+        for _, rgb in annotation.media[0].frames:
+            height, width = rgb.shape[:2]
+            if height % side or width % side:
+                raise DataError(f"a held frame has {width}x{height} pixels, but its sides must be multiples of {side}")
+            tokens.append(height * width // side**2)
+        if sum(tokens) > self.max_visual_tokens:
+            raise DataError(
+                f"its frames have {sum(tokens)} visual tokens, the limit is {self.max_visual_tokens}: "
+                "raise budgets.visual_tokens, or hold fewer"
+            )
+        return tokens
 
     def _inspect(self, reference: MediaReference) -> MediaInfo:
+        if reference.held:
+            kinds = [FrameKind.KEY] * len(reference.frames)  # of no consequence: each frame has its size already
+            source_size = Size(*reference.frames[0].rgb.shape[:2])
+            return MediaInfo(Visual.video(source_size, kinds), _times(reference))
         if not reference.is_clip:
             return MediaInfo(Visual(_image_size(reference, self.data.max_image_pixels)))
         policy = POLICIES[self.data.keyframe_policy]()
         kinds, times, size = [], [], None
-        for time_s, rgb in self._clip(reference):
+        for time_s, rgb in self._clip(reference, self.data.fps, self.data.max_frames):
             frame = Frame(rgb, round(time_s * 1e9))
             kinds.append(policy.observe(frame))
             times.append(time_s)
@@ -141,13 +192,13 @@ class SampleReader:
             raise MediaError(f"{reference.path} has no frames")
         return MediaInfo(Visual.video(size, kinds), tuple(times))
 
-    def _clip(self, reference: MediaReference) -> Iterator[ClipFrame]:
+    def _clip(self, reference: MediaReference, fps: float, max_frames: int) -> Iterator[ClipFrame]:
         clip: Clip
         if reference.frames:
-            clip = sample_uniformly(reference.frames, self.data.max_frames)
+            clip = sample_uniformly([*at_rate(reference.frames, fps)], max_frames)
         else:
             clip_class = FrameFolder if reference.path.is_dir() else VideoFile
-            clip = clip_class(reference.path, self.data.fps, self.data.max_frames, self.data.max_image_pixels)
+            clip = clip_class(reference.path, fps, max_frames, self.data.max_image_pixels)
         yield from at_first_size(clip, f"clip {reference.path}")
         for note in clip.notes if isinstance(clip, VideoFile) else ():
             warn_once(note)
@@ -156,7 +207,8 @@ class SampleReader:
         """Yields the frames, which must be as they were measured."""
         is_file = not (reference.is_clip or reference.frames)
         max_pixels = self.data.max_image_pixels
-        frames = [load_image(reference.path, max_pixels)] if is_file else (rgb for _, rgb in self._clip(reference))
+        clip = self._clip(reference, self.data.fps, self.data.max_frames)
+        frames = [load_image(reference.path, max_pixels)] if is_file else (rgb for _, rgb in clip)
         for rgb, kind in zip_longest(frames, info.visual.kinds):
             if rgb is None or kind is None or rgb.shape[:2] != tuple(info.visual.source_size):
                 raise DataError(f"{reference.path} has changed since it was measured; {_REMEASURE}")
@@ -189,6 +241,14 @@ class SampleReader:
         return self.processor.end_token_ids[0] if end is None else int(end)
 
 
+def _is_held(annotation: Annotation) -> bool:
+    return any(reference.held for reference in annotation.media)
+
+
+def _times(reference: MediaReference) -> tuple[float, ...]:
+    return tuple(time_s for time_s, _ in reference.frames) if reference.timed else ()
+
+
 def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dict[str, Any]]:
     """Fills in the frame times of the videos in a conversation."""
     remaining = iter(media)
@@ -196,8 +256,11 @@ def _with_times(messages: Sequence[Any], media: Sequence[MediaInfo]) -> list[dic
     def fill(part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] == "text":
             return part
-        times = next(remaining).times_s
-        return {**part, "num_frames": len(times), "timestamps": times} if part["type"] == "video" else part
+        info = next(remaining)
+        if part["type"] != "video":
+            return part
+        times = {"timestamps": info.times_s} if info.times_s else {}
+        return {**part, "num_frames": len(info.visual.kinds), **times}
 
     return [
         message if isinstance(message["content"], str) else {**message, "content": [*map(fill, message["content"])]}

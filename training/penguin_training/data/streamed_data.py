@@ -23,7 +23,7 @@ from penguin_training.data.annotations import Annotation, is_selected, parse_ann
 from penguin_training.data.batch import Batch, read_batch
 from penguin_training.data.packing import PackingPlan
 from penguin_training.data.sample_reader import MeasuredSample, SampleReader
-from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.data.tabletop_source import SceneSource
 from penguin_training.data.worker_processes import worker_options
 from penguin_training.settings.data import DataFile
 from penguin_training.settings.stage import StageSettings
@@ -62,8 +62,13 @@ class StreamedData:
         self._settings, self._reader = settings, reader
         assert settings.schedule.steps is not None
         self.steps = settings.schedule.steps
-        fps = settings.data.fps
-        self._scenes = [open_scenes(file.tabletop, fps) if file.tabletop else None for file in settings.data.files]
+        memory = settings.data.memory
+        fps = max(1.0, memory.rate_hz[1]) if memory else settings.data.fps
+        images, seed = reader.processor.images, settings.engine.seed
+        self._scenes = [
+            SceneSource(file.tabletop, fps, memory, images, seed) if file.tabletop else None
+            for file in settings.data.files
+        ]
         if next(self._rows(), None) is None:
             raise DataError("data.files hold no samples")
 
@@ -118,7 +123,7 @@ class StreamedData:
         unusable: list[tuple[str, str]] = []
         for row in rows:
             try:
-                annotation = row.read()
+                annotation = self._reader.through_memory(row.read())  # before the frames of a block fill the memory
                 measured.append((annotation, self._reader.measure(annotation)))
             except PenguinError as err:
                 unusable.append((row.name, str(err)))
@@ -137,7 +142,7 @@ class StreamedData:
                 yield from self._file_rows(file)
             else:
                 for number in range(file.tabletop.scenes):
-                    yield _Row(f"tabletop:{number}", partial(read_scene, scenes, number))
+                    yield _Row(f"tabletop:{number}", partial(scenes.read, number))
 
     def _file_rows(self, file: DataFile) -> Iterator[_Row]:
         root, path = self._settings.data.root, file.name

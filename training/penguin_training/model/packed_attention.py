@@ -65,7 +65,7 @@ def _group_turns(turns: Sequence[int]) -> list[list[int]]:
 
 def _turns_mask(shared: int, turns: Sequence[int]) -> Tensor:
     """Lets each token attend to the shared tokens and to earlier tokens of its own turn."""
-    turn_of_token = torch.arange(len(turns)).repeat_interleave(torch.tensor(turns))
+    turn_of_token = torch.arange(len(turns)).repeat_interleave(torch.tensor(turns), output_size=sum(turns))
     own = (turn_of_token == turn_of_token[:, None]).tril()
     return torch.cat((own.new_ones(len(turn_of_token), shared), own), 1)
 

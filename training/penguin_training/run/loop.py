@@ -97,7 +97,7 @@ def _mean(steps: Sequence[dict[str, float]], seconds: float) -> dict[str, float]
     means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     for name in ("tokens", "patches"):
         means[f"{name}_per_s"] = means.pop(name) * len(steps) / seconds
-    for name in ("read", "unusable", "label_tokens", "label_weight", "with_frames"):
+    for name in ("read", "unusable", "dropped_turns", "label_tokens", "label_weight", "with_frames"):
         means[name] *= len(steps)
     return means
 
@@ -141,6 +141,7 @@ def _count(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
         "patches": sum(len(batch.patches) for batch in batches),
         "read": sum(batch.samples + len(batch.unusable) for batch in batches),
         "unusable": sum(len(batch.unusable) for batch in batches),
+        "dropped_turns": sum(batch.dropped_turns for batch in batches),
         "with_frames": sum(batch.real_frames for batch in batches),
     }
     totals = torch.tensor([*own.values()], dtype=torch.float64, device=run.accelerator.device)

@@ -17,6 +17,10 @@ from penguin_training.settings.field_types import (
     PositiveInt,
 )
 
+_RANGE = Field(min_length=2, max_length=2)
+SceneFamily = Literal["image", "pair", "clip", "chart", "text", "recall", "shown", "judge"]
+RECORDINGS: tuple[SceneFamily, ...] = ("recall", "shown", "judge")
+
 
 @dataclass(frozen=True, config=CONFIG)
 class TabletopScenes:
@@ -24,9 +28,17 @@ class TabletopScenes:
 
     scenes: PositiveInt  # Number of scenes in an epoch
     seed: NonNegativeInt = 0  # Selects another set of scenes
-    # Weight of each family; families that are left out get 0. None for the table-top's default mixture.
-    mixture: dict[Literal["image", "pair", "clip", "chart", "text"], NonNegativeFloat] | None = None
+    # Weight of each family; families that are left out get 0. None for the table-top's default mixture. "recall",
+    # "shown" and "judge" are recordings, see recall_scenes.py, and need `memory`.
+    mixture: dict[SceneFamily, NonNegativeFloat] | None = None
     turns: PositiveInt = 4  # Maximum number of questions about the same images
+    # Shortest and longest recording of the family "recall", in seconds; drawn with equal probability per octave
+    seconds: Annotated[list[PositiveFloat], _RANGE] = Field(default_factory=lambda: [10.0, 90.0])
+
+    @property
+    def has_recordings(self) -> bool:
+        """Whether there are recordings among them."""
+        return any((self.mixture or {}).get(family) for family in RECORDINGS)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -55,6 +67,31 @@ class DataFile:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class MemorySettings:
+    """Shows clips as a robot's memory holds them when a question comes, instead of whole.
+
+    Frames go through the memory of the runtime, one after the other, and what it holds after the last one is shown. The
+    values of each sample are drawn at random from these ranges, [lowest, highest], and lists; they depend on the
+    sample's id and `engine.seed` only.
+    """
+
+    token_budget: Annotated[list[PositiveInt], _RANGE]  # Visual tokens that the memory holds at most
+    rate_hz: Annotated[list[PositiveFloat], _RANGE]  # Frames per second that reach it, at most those of the clip
+    # Policies that label keyframes
+    policies: Annotated[list[Literal["novelty", "reference"]], Field(min_length=1)]
+    # How frames arrive, see the node's parameter `memory.arrival`
+    arrivals: Annotated[list[Literal["full_size", "by_kind"]], Field(min_length=1)]
+    # Shorter side of the camera's images in pixels, to which the frames are resized first; None leaves them as they are
+    side: Annotated[list[PositiveInt], _RANGE] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "rate_hz", "side"):
+            span = getattr(self, name)
+            if span is not None and span[0] > span[1]:
+                raise ValueError(f"{name} {span} must be [lowest, highest]")
+
+
+@dataclass(frozen=True, config=CONFIG)
 class DataSettings:
     """What is read, and how."""
 
@@ -69,6 +106,7 @@ class DataSettings:
     max_frames: PositiveInt = 180  # Maximum number of frames of a video; longer ones are sampled uniformly
     max_image_pixels: PositiveInt = 50_000_000  # An image or frame with more pixels cannot be used
     keyframe_policy: Literal["novelty", "reference"] = "novelty"  # Policy that labels keyframes
+    memory: MemorySettings | None = None  # Shows clips as a robot's memory holds them; None for whole clips
     sizes: Literal["strict", "reference"] = "strict"  # Rule that allocates visual tokens, as at inference
     # "answers", or "all" for every text token (for a language model trained from scratch)
     train_on: Literal["answers", "all"] = "answers"
@@ -86,5 +124,7 @@ class DataSettings:
             raise ValueError(
                 f"a stream cannot repeat {repeated[0].name} {repeated[0].repeat:g} times; set its repeat to 1"
             )
+        if self.memory is None and any(file.tabletop and file.tabletop.has_recordings for file in self.files):
+            raise ValueError(f"the families {', '.join(RECORDINGS)} need memory, from which their sizes are drawn")
         if self.answer_balance and self.train_on == "all":
             raise ValueError("answer_balance needs train_on answers; set it to 0")

@@ -140,6 +140,11 @@ class StageSettings:
             raise ValueError(f"{unlabelled[0]} without conversations teaches nothing without reconstruction")
         if self.data.streamed and self.schedule.steps is None:
             raise ValueError("data.streamed has no known length; set schedule.steps instead of schedule.epochs")
+        if self.data.memory and self.data.memory.token_budget[1] > self.budgets.visual_tokens:
+            raise ValueError(
+                f"data.memory.token_budget {self.data.memory.token_budget} must not exceed budgets.visual_tokens "
+                f"{self.budgets.visual_tokens}: what a memory holds has to fit"
+            )
         if self.model.new_model and self.budgets.visual_tokens < 2 * self.model.new_model.min_tokens:
             raise ValueError(
                 f"budgets.visual_tokens {self.budgets.visual_tokens} must be at least twice "
