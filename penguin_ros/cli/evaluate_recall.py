@@ -7,46 +7,45 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    RuntimeOption,
-    print_json,
-    stdout,
-)
+from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, print_json, stdout
+from penguin_ros.shipped import MODEL
 
 if TYPE_CHECKING:
     from penguin_ros.evaluation.recall.run import Reply
 
 
 def recall(
-    model: ModelOption,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Checkpoint or exported folder, or owner/name on the hub. [default: penguin-tiny]", show_default=False
+        ),
+    ] = str(MODEL),
     seed: Annotated[int, typer.Option(help="Seed of the recordings within the test split.", min=0)] = 0,
     lengths: Annotated[
         str, typer.Option(help="Lengths of the recordings in seconds, 10 to 14400.")
     ] = "60,300,1800,7200",
-    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 24,
+    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 16,
     budget: Annotated[int, typer.Option(help="Visual tokens that every method may use.", min=1)] = 1024,
-    plot: Annotated[
-        Path | None, typer.Option(help="Plot of score against age, .png or .svg.", dir_okay=False)
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot of score against age, .png or .svg.", dir_okay=False)] = None,
     answers: Annotated[
         Path | None, typer.Option(help="File for all questions and answers, as JSON lines.", dir_okay=False)
     ] = None,
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Type of the weights. [default: as stored; float32 on a CPU, where it is faster]"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask about what happened in long recordings of the simulated table-top, and score answers by the age of evidence."""
+    """Ask what happened in long recordings of the simulated table-top, and score the answers by the evidence's age."""
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.recall.methods import Model
@@ -57,6 +56,8 @@ def recall(
     run = RecallRun(seed, _lengths_s(lengths), recordings, token_budget=budget)
     if plot is not None:
         check_plot(plot)
+    if runtime == "torch" and dtype is None and _is_cpu(device):
+        dtype = "float32"
     opened, processor = open_runtime(runtime, model, device, dtype)
     output = nullcontext() if answers is None else atomic_write(answers)
     with output as file, ProgressBar(show=not as_json) as bar:
@@ -69,6 +70,7 @@ def recall(
 
         replies = evaluate_recall(Model(opened, processor, budget), run, write)
     summary = summarise(replies, run)
+    summary["settings"] |= {"model": model, "dtype": opened.info.dtype, "device": opened.info.device}
     if plot is not None:
         from penguin_ros.evaluation.recall.plot import draw_recall
 
@@ -86,6 +88,13 @@ def _lengths_s(text: str) -> tuple[float, ...]:
     except ValueError:
         message = f"{text!r} is not a list of seconds such as 60,300"
         raise typer.BadParameter(message, param_hint="--lengths") from None
+
+
+def _is_cpu(device: str) -> bool:
+    """Returns whether a model that runs with torch would be on the CPU."""
+    import torch
+
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def _print(summary: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from penguin_engine.runtimes.base import Runtime
-from penguin_engine.scene.answer import Answer
-from penguin_engine.scene.generation import Sampling
+from penguin_engine.runtimes.base import Runtime, VisualTokens, interleave, segment_length
+from penguin_engine.scene.answer import Answer, LapTimer
+from penguin_engine.scene.generation import AnswerHooks, Sampling, prefill_and_generate
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.offline import ask_each, label_clip
 from penguin_engine.scene.requests import Request
@@ -25,13 +25,15 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import grid_size
-from penguin_models.types import Frame, Size
+from penguin_models.types import Frame, FrameKind, Size
 from penguin_ros.evaluation.recall.questions import LAST_FRAMES, AskedQuestion
 
 _SAMPLING = Sampling(max_new_tokens=96)
 _SHOWN_FRAMES = 8
 _AROUND_S = 1.0
 """The evidence is shown with this much time before and after."""
+_ANY_NUMBER = 1 << 30
+"""A budget of visual tokens with which frames keep their size."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class SeenRecording:
 
     def __init__(self, model: Model, frames: Sequence[Frame]):
         self.model, self.frames = model, frames
+        self._encoded: dict[int, VisualTokens] = {}  # by stamp
 
     @cached_property
     def session(self) -> SceneSession:
@@ -89,6 +92,15 @@ class SeenRecording:
         stamps_s = [frame.stamp_ns * 1e-9 for frame in self.frames]
         indices = np.searchsorted(stamps_s, np.array(times_s) + 1e-6, "right") - 1
         return [ClipFrame(time_s, self.frames[i].rgb) for time_s, i in zip(times_s, indices, strict=True)]
+
+    def encoded(self, frame: Frame) -> VisualTokens:
+        """Returns the visual tokens of a frame at full size, encoded once."""
+        if frame.stamp_ns not in self._encoded:
+            key = FrameKind.KEY
+            [allocation] = self.model.processor.allocate([Visual.video(frame.size, [key])], _ANY_NUMBER)
+            patched = self.model.processor.patch([frame.rgb], [key], allocation)
+            [self._encoded[frame.stamp_ns]] = self.model.runtime.encode(list(patched))
+        return self._encoded[frame.stamp_ns]
 
     def close(self) -> None:
         """Frees the memory's cache."""
@@ -161,7 +173,7 @@ def from_evidence(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[A
         start_ns, end_ns = (round(s * 1e9) for s in (item.evidence_s[0] - _AROUND_S, item.evidence_s[1] + _AROUND_S))
         around = [frame for frame in seen.frames[:-LAST_FRAMES] if start_ns <= frame.stamp_ns <= end_ns]
         frames = [*sample_uniformly(around, _SHOWN_FRAMES), *seen.frames[-LAST_FRAMES:]]
-        answers += _ask_full_size(seen, frames, [item])
+        answers.append(_ask_encoded(seen, frames, item.turn.question))
     return answers
 
 
@@ -188,7 +200,7 @@ def _ask(
     start_ns: int,
     asked: Sequence[AskedQuestion],
     rule: str = "strict",
-    max_tokens: int = 1 << 30,  # frames keep their size
+    max_tokens: int = _ANY_NUMBER,
 ) -> list[Answer]:
     """Answers from one prompt whose times count from `start_ns`."""
     model, questions = seen.model, [item.turn.question for item in asked]
@@ -199,3 +211,19 @@ def _ask(
     for answer in answers:
         answer.start_ns = start_ns
     return answers
+
+
+def _ask_encoded(seen: SeenRecording, frames: Sequence[Frame], question: str) -> Answer:
+    """Answers from a prompt of its own with frames at full size, of which each is encoded only once."""
+    runtime, processor = seen.model.runtime, seen.model.processor
+    visual_tokens = [seen.encoded(frame) for frame in frames]
+    times_s = [(frame.stamp_ns - frames[0].stamp_ns) * 1e-9 for frame in frames]
+    content = [{"type": "video", "num_frames": len(frames), "timestamps": times_s}, {"type": "text", "text": question}]
+    segments = interleave(processor.prompt_segments([{"role": "user", "content": content}]), visual_tokens)
+    answer = Answer(start_ns=frames[0].stamp_ns, frames=len(frames), visual_tokens=sum(v.length for v in visual_tokens))
+    cache = runtime.open_cache(sum(map(segment_length, segments)) + _SAMPLING.max_new_tokens)
+    try:
+        prefill_and_generate(answer, LapTimer(), cache, segments, processor, _SAMPLING, AnswerHooks())
+    finally:
+        cache.close()
+    return answer

@@ -6,13 +6,12 @@ The age is the time from the end of a question's evidence to the question, which
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 from penguin_models.types import Size
 from penguin_tabletop.clips.timeline import PlannedTimeline
-from penguin_tabletop.conversations.recall_tasks import Past, now_turns, recall_questions
+from penguin_tabletop.conversations.recall_tasks import Past, RecallQuestion, balanced, now_turns, recall_questions
 from penguin_tabletop.conversations.turns import Turn
 from penguin_tabletop.seeds import Random
 from penguin_tabletop.truth import SceneTruth
@@ -54,18 +53,14 @@ def choose_questions(
     """
     asked_s, recent_s = recording.stamps_s[-1], recording.stamps_s[-LAST_FRAMES]
     chosen = [AskedQuestion(turn, (asked_s, asked_s), 0.0, RECENT) for turn in now_turns(now, random, 2 * most)[:most]]
-    possible: dict[str, list[AskedQuestion]] = {band: [] for band in NOMINAL_AGES_S}
+    past: dict[str, list[RecallQuestion]] = {band: [] for band in NOMINAL_AGES_S}
     for question in recall_questions(Past(recording, size, asked_s), random):
-        end_s = question.evidence_s[1]
-        if end_s <= recent_s:  # else the last frames show some of the evidence
-            age_s = asked_s - end_s
-            possible[band_of(age_s)].append(AskedQuestion(question.turn, question.evidence_s, age_s, band_of(age_s)))
-    return chosen + [question for questions in possible.values() for question in _in_turns(questions)[:most]]
+        if question.evidence_s[1] <= recent_s:  # else the last frames show some of the evidence
+            past[band_of(asked_s - question.evidence_s[1])].append(question)
+    for band, questions in past.items():
+        chosen += [_asked(question, asked_s, band) for question in balanced(questions, most)]
+    return chosen
 
 
-def _in_turns(questions: Sequence[AskedQuestion]) -> list[AskedQuestion]:
-    """Returns the questions so that tasks take turns, in the order of their first question."""
-    by_task: dict[str, list[AskedQuestion]] = {}
-    for question in questions:
-        by_task.setdefault(question.turn.task, []).append(question)
-    return [question for row in zip_longest(*by_task.values()) for question in row if question is not None]
+def _asked(question: RecallQuestion, asked_s: float, band: str) -> AskedQuestion:
+    return AskedQuestion(question.turn, question.evidence_s, asked_s - question.evidence_s[1], band)

@@ -1,7 +1,7 @@
 """Scores of replies by method and age, their differences, and what answers cost.
 
-A score is the share of right answers; a time range is right at a temporal IoU of 0.5. Intervals are 95 %, bootstrap over
-recordings, because answers about one recording are correlated.
+A score is the share of right answers; a time range is right at a temporal IoU of 0.5. Intervals are 95 %, bootstrap
+over recordings, because answers about one recording are correlated.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _columns(
     replies: Replies, group_of: Callable[[Reply], str | None], groups: Sequence[str]
 ) -> dict[tuple[str, str], list[Ratio]]:
     """Returns right answers and answers about each recording, of each method and group that has any."""
-    counts = {}
+    counts: dict[tuple[str, str], list[list[int]]] = {}
     for row, answers in enumerate(replies):
         for reply in answers:
             if (group := group_of(reply)) is not None:
