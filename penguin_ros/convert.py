@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
 import penguin_vl.msg as msg
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, PoseStamped, Quaternion
+from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.episode import Episode, Evidence
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
+from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
+from penguin_models.errors import MediaError
 from penguin_models.grounding import GroundedObject
 from penguin_models.types import FrameKind, Size
 from penguin_ros.overlay import draw_objects
@@ -33,6 +38,7 @@ DETECTIONS: type | None = Detection2DArray
 """Message type of detections; None if vision_msgs is not installed."""
 _JPEG_QUALITY = 85
 _MAX_STAMP_S = 2**31 - 1
+_THOUSANDTHS = Size(1000, 1000)
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -90,10 +96,13 @@ def answer_message(outcome: Outcome, age_s: float) -> msg.Answer:
         text=answer.grounding.text,
         objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
         time_ranges=time_ranges,
-        header=_header(frame),
+        header=_header(frame, _recalled_frame_id(outcome)),
         camera=outcome.camera,
         frames_used=answer.frames,
         frames_pending=answer.frames_pending,
+        evidence=[_evidence(item) for item in answer.evidence],
+        candidates_judged=answer.candidates_judged,
+        candidates_left_out=answer.candidates_left_out,
         visual_tokens=answer.visual_tokens,
         prompt_tokens=answer.prompt_tokens,
         generated_tokens=answer.generated_tokens,
@@ -157,8 +166,81 @@ def overlay_message(outcome: Outcome) -> CompressedImage:
     return CompressedImage(header=_header(outcome.frame), format="jpeg", data=array.array("B", jpeg.tobytes()))
 
 
-def _header(frame: HeldFrame) -> Header:
-    return frame.header or Header(stamp=ns_to_stamp(frame.stamp_ns))
+def episode_messages(episodes: Iterable[Episode], thumbnail_bytes: int) -> tuple[list[msg.Episode], int]:
+    """Returns episodes as messages; at the end without thumbnails, if these exceed some bytes, and how many are."""
+    messages, omitted = [], 0
+    for episode in episodes:
+        thumbnail_bytes -= len(episode.jpeg)
+        message = _episode(episode, with_picture=thumbnail_bytes >= 0)
+        omitted += bool(episode.jpeg) and not message.thumbnail.data
+        messages.append(message)
+    return messages, omitted
+
+
+def _episode(episode: Episode, with_picture: bool) -> msg.Episode:
+    stamp, size, thumbnail = _stamp(episode), _THOUSANDTHS, CompressedImage()
+    if episode.jpeg and with_picture:
+        size = _jpeg_size(episode.jpeg)
+        header = Header(stamp=stamp, frame_id=episode.frame_id)
+        thumbnail = CompressedImage(header=header, format="jpeg", data=array.array("B", episode.jpeg))
+    return msg.Episode(
+        id=episode.id,
+        robot=episode.robot,
+        stamp=stamp,
+        camera=episode.camera,
+        frame_id=episode.frame_id,
+        pose_known=episode.pose is not None,
+        pose=_pose(episode),
+        caption=episode.caption,
+        objects=_objects(episode.objects, [math.nan] * len(episode.objects), size),
+        thumbnail=thumbnail,
+    )
+
+
+def _evidence(item: Evidence) -> msg.Evidence:
+    episode = item.episode
+    return msg.Evidence(
+        stamp=_stamp(episode),
+        camera=episode.camera,
+        robot=episode.robot,
+        episode_id=episode.id,
+        probability=item.probability,
+        pose_known=episode.pose is not None,
+        pose=_pose(episode),
+    )
+
+
+def _stamp(episode: Episode) -> Time:
+    """Returns a stamp, or the nearest that a message can hold: other programs fill stores as well."""
+    return ns_to_stamp(min(max(0, episode.stamp_ns), _MAX_STAMP_S * 1_000_000_000))
+
+
+def _pose(episode: Episode) -> PoseStamped:
+    message, pose = PoseStamped(), episode.pose
+    if pose is not None:
+        message.header = Header(stamp=_stamp(episode), frame_id=pose.frame_id)
+        message.pose.position = Point(**dict(zip("xyz", pose.position, strict=True)))
+        message.pose.orientation = Quaternion(**dict(zip("xyzw", pose.orientation, strict=True)))
+    return message
+
+
+def _jpeg_size(jpeg: bytes) -> Size:
+    """Returns the size of a picture by its header; boxes stay in thousandths if it is damaged."""
+    try:
+        with opened(jpeg, "the picture of an episode", ("JPEG",), MAX_IMAGE_PIXELS) as image:
+            return Size(image.height, image.width)
+    except (MediaError, UnidentifiedImageError):
+        return _THOUSANDTHS
+
+
+def _header(frame: HeldFrame, frame_id: str = "") -> Header:
+    return frame.header or Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=frame_id)
+
+
+def _recalled_frame_id(outcome: Outcome) -> str:
+    """Returns the frame of the camera if the newest frame in the prompt is the picture of an episode."""
+    stamp_ns, shown = outcome.frame.stamp_ns, outcome.answer.evidence
+    return next((item.episode.frame_id for item in shown if item.episode.stamp_ns == stamp_ns), "")
 
 
 def _objects(items: Sequence[GroundedObject], scores: Sequence[float], size: Size) -> list[msg.GroundedObject]:

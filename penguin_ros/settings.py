@@ -14,6 +14,7 @@ from typing import Any
 
 from penguin_engine.runtimes.loading import RUNTIMES
 from penguin_engine.scene.camera_state import CaptionConfig
+from penguin_engine.scene.episode import Quota
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.pace import PaceConfig
@@ -129,6 +130,16 @@ SETTINGS = (
             "arrive.", 0.01, 60.0, live=False),
     Setting("pace.load", _PACE.load, "Largest share of the time for looking (frames and captions).", 0.01, 1.0,
             live=False),
+    Setting("episodes.path", "", "Where keyframes and captions are kept for days: an SQLite file, or the postgresql:// "
+            "URL of a database for several robots; empty for nowhere.", live=False),
+    Setting("episodes.max_mb", 1000.0, "Largest size of the episodes in megabytes; the oldest leave first.",
+            4.0, 10_000_000.0, live=False),
+    Setting("episodes.max_days", 30.0, "Largest age of the episodes in days, relative to the newest.",
+            0.001, 36_500.0, live=False),
+    Setting("episodes.mb_per_day", 100.0, "Megabytes of episodes per day on average: keyframes beyond it are skipped. "
+            "What two hours leave unused may be written at once.", 0.1, 1_000_000.0, live=False),
+    Setting("episodes.fixed_frame", "map", "Frame in which the poses of the cameras are kept; empty for no poses. They "
+            "come from TF and need tf2_ros.", live=False),
 )  # fmt: skip
 """All parameters, in the order of their documentation."""
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -183,6 +194,11 @@ class NodeSettings:
     def decoding(self) -> Decoding:
         """How image messages are decoded."""
         return Decoding(self["mono16_scaling"], self["max_image_pixels"])
+
+    @property
+    def quota(self) -> Quota:
+        """What the episodes take at most."""
+        return Quota(round(self["episodes.max_mb"] * 1e6), self["episodes.max_days"] * 86_400)
 
     def policy(self) -> KeyframePolicy:
         """Returns a new keyframe policy."""

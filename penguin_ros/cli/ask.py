@@ -15,6 +15,7 @@ from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import FPS, MAX_FRAMES, MAX_IMAGE_PIXELS, Clip, ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
+from penguin_ros.cli.episodes import TIME_HELP
 from penguin_ros.cli.output import (
     DeviceOption,
     DtypeOption,
@@ -37,6 +38,8 @@ def ask(
     node: Annotated[str | None, typer.Option(help="Running node to ask instead of a model, such as /penguin.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Image topic the question is about; all if omitted.")] = None,
     horizon: Annotated[float, typer.Option(help="Seconds the node looks back; 0 for all.", min=0.0)] = 0.0,
+    since: Annotated[str | None, typer.Option(help=f"The node looks at this time and later: {TIME_HELP}")] = None,
+    until: Annotated[str | None, typer.Option(help=f"The node looks at this time and earlier: {TIME_HELP}")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; boxes refer to the last one.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
     bag: Annotated[Path | None, typer.Option(help="Bag folder, or a single .mcap or .db3 file.")] = None,
@@ -71,7 +74,7 @@ def ask(
     _check(context)
     text = words or question or ""
     if node is not None:
-        ask_running(node, text, camera or [], horizon, max_new_tokens, as_json)
+        ask_running(node, text, camera or [], horizon, (since, until), max_new_tokens, as_json)
         return
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_engine.scene.generation import AnswerHooks, Sampling
@@ -115,7 +118,7 @@ def ask(
         print_note(note)
 
 
-_FOR_NODES = {"camera", "horizon"}
+_FOR_NODES = {"camera", "horizon", "since", "until"}
 _FOR_BOTH = {"words", "question", "node", "max_new_tokens", "as_json"}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penguin_models.grounding import format_object
+from penguin_ros.cli.episodes_build import build
 from penguin_ros.cli.output import JsonOption, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
     from penguin_engine.scene.episode import Episode, EpisodeFilter, Place
 
-app = typer.Typer(help="List, search, export and prune the episodes of a store.", no_args_is_help=True)
+app = typer.Typer(help="Build, list, search, export and prune the episodes of a store.", no_args_is_help=True)
+app.command()(build)
 
-FileArgument = Annotated[Path, typer.Argument(help="Episode file.", show_default=False)]
+FileArgument = Annotated[str, typer.Argument(help="Episode file, or postgresql:// URL.", show_default=False)]
 CameraOption = Annotated[list[str] | None, typer.Option(help="Only this camera; can be repeated.")]
-_TIME = "UTC as 2026-05-31T12:00:00 (with an offset: local time), or stamp in seconds."
-SinceOption = Annotated[str | None, typer.Option(help=f"Only from this time on: {_TIME}")]
-UntilOption = Annotated[str | None, typer.Option(help=f"Only up to this time: {_TIME}")]
+TIME_HELP = "UTC as 2026-05-31T12:00:00 (with an offset: local time), or stamp in seconds."
+SinceOption = Annotated[str | None, typer.Option(help=f"Only from this time on: {TIME_HELP}")]
+UntilOption = Annotated[str | None, typer.Option(help=f"Only up to this time: {TIME_HELP}")]
 ObjectOption = Annotated[
     list[str] | None, typer.Option("--object", help="Only with an object of this label; can be repeated.")
 ]
@@ -47,9 +49,9 @@ def list_episodes(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest episodes, in order of time."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
 
-    reader, where = EpisodeReader(file), make_filter(camera, since, until, label, near)
+    reader, where = read_episodes(file), make_filter(camera, since, until, label, near)
     episodes, summary = reader.search(where=where, limit=limit)[::-1], reader.summary()
     if as_json:
         print_json({"total": summary.episodes, "bytes": summary.bytes, "episodes": [e.to_dict() for e in episodes]})
@@ -74,9 +76,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find episodes by words; the most relevant come first, equally relevant ones by time, newest first."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
 
-    episodes = EpisodeReader(file).search(text, make_filter(camera, since, until, label, near), limit)
+    episodes = read_episodes(file).search(text, make_filter(camera, since, until, label, near), limit)
     if as_json:
         print_json({"episodes": [episode.to_dict() for episode in episodes]})
     elif episodes:
@@ -93,13 +95,14 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print everything about one episode, and write its picture to a file."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
     from penguin_models.atomic_write import atomic_write
     from penguin_models.errors import EpisodeError
 
-    episode = EpisodeReader(file).get(number)
+    reader = read_episodes(file)
+    episode = reader.get(number)
     if episode is None:
-        raise EpisodeError(f"{file} has no episode {number}; `penguin-vl episodes list` shows what it holds")
+        raise EpisodeError(f"{reader.name} has no episode {number}; `penguin-vl episodes list` shows what it holds")
     if out is not None:
         if not episode.jpeg:
             raise EpisodeError(f"episode {number} was stored without a picture; leave out --out")
@@ -115,7 +118,8 @@ def show(
 
 
 def _facts(episode: Episode) -> Iterator[str]:
-    yield f"episode {episode.id}, {episode.camera}, frame {episode.frame_id or '-'}"
+    robot = f"robot {episode.robot}, " if episode.robot else ""
+    yield f"episode {episode.id}, {robot}{episode.camera}, frame {episode.frame_id or '-'}"
     yield f"time     {time_text(episode.stamp_ns)} (stamp {episode.stamp_ns} ns)"
     if episode.pose is not None:
         pose = episode.pose
@@ -137,11 +141,11 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write episodes as JSON lines and JPEG files, in order of time."""
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import read_episodes
     from penguin_models.atomic_write import atomic_write, writing
 
     where = make_filter(camera, since, until, label, near)
-    reader, pictures, count = EpisodeReader(file), out / "pictures", 0
+    reader, pictures, count = read_episodes(file), out / "pictures", 0
     reader.summary()  # raises before anything is written
     with writing(out), stderr.status("writing", spinner="line"):
         pictures.mkdir(parents=True, exist_ok=True)
@@ -166,17 +170,16 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the oldest episodes, down to a size or an age; no node may be writing the file."""
-    from penguin_engine.scene import episode_file
     from penguin_engine.scene.episode import Quota
-    from penguin_engine.scene.episode_search import EpisodeReader
+    from penguin_engine.scene.episodes import prune_episodes, read_episodes
 
     if max_mb is None and max_days is None:
         raise typer.BadParameter("give --max-mb, --max-days or both")
     quota = Quota(
         2**62 if max_mb is None else round(max_mb * 1e6), float("inf") if max_days is None else max_days * 86_400
     )
-    deleted = episode_file.prune(file, quota)
-    summary = EpisodeReader(file).summary()
+    deleted = prune_episodes(file, quota)
+    summary = read_episodes(file).summary()
     if as_json:
         print_json({"deleted": deleted, "episodes": summary.episodes, "bytes": summary.bytes})
     else:
@@ -187,10 +190,11 @@ def _print_table(episodes: Sequence[Episode]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("id", "time (UTC)", "camera", "caption", "objects", box=None)
+    robot = ("robot",) if any(episode.robot for episode in episodes) else ()
+    table = Table("id", "time (UTC)", *robot, "camera", "caption", "objects", box=None)
     for episode in episodes:
         labels = ", ".join(item.label for item in episode.objects)
-        cells = (episode.camera, episode.caption, labels)
+        cells = (*(episode.robot for _ in robot), episode.camera, episode.caption, labels)
         table.add_row(str(episode.id), time_text(episode.stamp_ns), *(escape(_printable(cell)) for cell in cells))
     stdout.print(table)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future as WorkerFuture
-from typing import Protocol
+from typing import Any, Protocol
 
+from builtin_interfaces.msg import Time
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
@@ -19,15 +20,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 
-from penguin_engine.scene.requests import Outcome, PendingRequest
+from penguin_engine.scene.requests import PendingRequest
 from penguin_models.errors import (
     BudgetError,
     BusyError,
     CancelledError,
     ContextLengthError,
+    EpisodeError,
     NoFramesError,
     NotActiveError,
     PromptError,
+    SettingError,
     UnknownCameraError,
 )
 from penguin_ros.convert import answer_message
@@ -40,7 +43,8 @@ _CODES = (
     (NotActiveError, Answer.ERROR_NOT_LOADED),
     (BusyError, Answer.ERROR_BUSY),
     (CancelledError, Answer.ERROR_CANCELLED),
-    ((PromptError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
+    (EpisodeError, Answer.ERROR_EPISODES),
+    ((PromptError, SettingError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
 _ORPHANS_PERIOD_S = 1.0
@@ -57,6 +61,8 @@ class AskGoal(Protocol):
     horizon_s: float
     max_new_tokens: int
     deadline_s: float
+    since: Time
+    until: Time
 
 
 Submit = Callable[[AskGoal, Callable[[str, int], None]], PendingRequest]
@@ -162,28 +168,30 @@ class AskServer:
         try:
             pending = self._submit(goal, on_text)
             on_pending(pending)
-            await self._finished(pending.outcome)
+            await finished(self._node, pending.outcome)
             outcome = pending.outcome.result()
             answer = answer_message(outcome, self._age_s(outcome.camera, outcome.frame.stamp_ns))
             if outcome.answer.ended_by == "cancelled":
                 raise CancelledError("cancelled while the answer was being generated; text holds what was generated")
         except Exception as err:  # noqa: BLE001 - the client gets the reason, and the node continues
-            answer.error_code, answer.error_msg = _explain(err)
+            answer.error_code, answer.error_msg = explain(err)
             if answer.error_code == Answer.ERROR_INTERNAL:
                 self._node.get_logger().error(f"a question failed: {answer.error_msg}{trace_of(err)}")
         finally:
             self.waiting -= 1
         return answer
 
-    async def _finished(self, outcome: WorkerFuture[Outcome]) -> None:
-        """Waits until the worker has resolved a request, while the executor continues."""
-        executor = self._node.executor
-        waiting = Future(executor=executor)
-        # The worker's thread must not touch what the executor waits for: it schedules a task on the executor.
-        outcome.add_done_callback(lambda _: executor.create_task(waiting.set_result, None))
-        await waiting
+
+async def finished(node: Node, work: WorkerFuture[Any]) -> None:
+    """Waits until another thread has done some work, while the executor of the node continues."""
+    executor = node.executor
+    waiting = Future(executor=executor)
+    # The other thread must not touch what the executor waits for: it schedules a task on the executor.
+    work.add_done_callback(lambda _: executor.create_task(waiting.set_result, None))
+    await waiting
 
 
-def _explain(err: Exception) -> tuple[int, str]:
+def explain(err: Exception) -> tuple[int, str]:
+    """Returns the code and the message of an error in an answer."""
     code = next(code for kinds, code in _CODES if isinstance(err, kinds))
     return code, describe(err) if code == Answer.ERROR_INTERNAL else str(err)

@@ -13,6 +13,7 @@ from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.worker import SceneWorker
 from penguin_ros.bridge import bridge, bridge_fault
 from penguin_ros.nodes.cameras import Camera
+from penguin_ros.nodes.episode_recorder import EpisodeRecorder
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.settings import NodeSettings
 
@@ -93,6 +94,15 @@ def node_status(
     values |= {f"answer {key}": value for key, value in outputs.answers.percentiles().items()}
     values |= {f"caption {key}": value for key, value in outputs.captions.percentiles().items()}
     return health.status(name, settings["model"], values)
+
+
+def episodes_status(name: str, episodes: EpisodeRecorder) -> DiagnosticStatus:
+    """Returns what the store of episodes has written, and what went wrong."""
+    health, status = Health(), episodes.store.status
+    level = DiagnosticStatus.ERROR if status.failing else DiagnosticStatus.WARN
+    health.warn_if(bool(status.problem), status.problem, level)
+    health.warn_if(status.lost > 0, f"{status.lost} episodes were lost")
+    return health.status(f"{name}: episodes", episodes.store.name, episodes.values())
 
 
 def camera_statuses(

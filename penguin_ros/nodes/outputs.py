@@ -17,7 +17,9 @@ from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
 from penguin_models.errors import PenguinError
+from penguin_models.types import Frame
 from penguin_ros import convert
+from penguin_ros.nodes.episode_recorder import EpisodeRecorder
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -35,7 +37,12 @@ class Outputs:
     """
 
     def __init__(
-        self, node: LifecycleNode, cameras: Sequence[str], age_s: Callable[[str, int], float], pace: Pace | None
+        self,
+        node: LifecycleNode,
+        cameras: Sequence[str],
+        age_s: Callable[[str, int], float],
+        pace: Pace | None,
+        episodes: EpisodeRecorder | None = None,
     ):
         """Creates the publishers, silent until the node is active; each camera has a latched memory topic.
 
@@ -44,10 +51,11 @@ class Outputs:
             cameras: Names of the cameras.
             age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
             pace: The worker's pace.
+            episodes: Keeps keyframes and captions; None if nothing does.
         """
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
-        self._node, self._age_s, self._pace = node, age_s, pace
+        self._node, self._age_s, self._pace, self._episodes = node, age_s, pace, episodes
         self._publishers: list[LifecyclePublisher] = []
         self._captions = self._advertise(GroundedCaption, "~/captions", 10)
         self._memory = {name: self._advertise(MemoryState, f"~/memory{name}", _LATCHED) for name in cameras}
@@ -65,6 +73,11 @@ class Outputs:
         """Publishes the state of a camera's memory."""
         self._memory[camera_state.camera].publish(convert.memory_message(camera_state, self._pace))
 
+    def on_keyframe(self, frame: Frame) -> None:
+        """Keeps a keyframe."""
+        if self._episodes is not None:
+            self._episodes.keyframe(frame)
+
     def on_bad_frame(self, camera_state: CameraState) -> None:
         """Logs a warning, at most one per second."""
         text = f"an image of {camera_state.camera} cannot be read: {camera_state.last_error}"
@@ -76,8 +89,10 @@ class Outputs:
         self._node.get_logger().info(text, throttle_duration_sec=10.0)
 
     def on_caption(self, outcome: Outcome) -> None:
-        """Publishes a caption, its detections, and its overlay if somebody subscribes to it."""
+        """Keeps and publishes a caption, its detections, and its overlay if somebody subscribes to it."""
         self.captions.add(outcome.answer)
+        if self._episodes is not None:
+            self._episodes.caption(outcome)
         caption = convert.caption_message(outcome, self._age_s(outcome.camera, outcome.frame.stamp_ns))
         self._captions.publish(caption)
         if self._detections is not None:

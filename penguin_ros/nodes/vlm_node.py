@@ -8,7 +8,7 @@ outputs.py publishes.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -22,25 +22,29 @@ from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.first_costs import measure
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
-from penguin_engine.scene.worker import SceneWorker
-from penguin_models.errors import PenguinError
+from penguin_engine.scene.worker import SceneWorker, known_camera
+from penguin_models.errors import EpisodeError, NotActiveError, PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.bridge import bridge_fault
+from penguin_ros.convert import stamp_to_ns
 from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.context import REQUEST_QOS
+from penguin_ros.nodes.episode_recorder import EpisodeRecorder
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.nodes.rcl_errors import middleware_errors
+from penguin_ros.nodes.recall_server import RecallServer
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -82,7 +86,11 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._worker: SceneWorker | None = None
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
+        self._episodes: EpisodeRecorder | None = None
         self._server = AskServer(self, self._submit, self._queue.cancel, self._age_s)
+        self._recall = RecallServer(
+            self, self._reader, self._known_cameras, lambda: self._settings["episodes.fixed_frame"]
+        )
         self.create_service(Trigger, "~/clear_memory", self._on_clear_memory, qos_profile=REQUEST_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On the steady clock: diagnostics matter most while simulated time stands still.
@@ -137,6 +145,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         """Ends the worker and destroys the node."""
         self._clean_up()
         self._server.destroy()
+        self._recall.destroy()
         super().destroy_node()
 
     def end_questions(self) -> None:
@@ -182,10 +191,18 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._runtime, self._processor, pace = self.take_loaded()
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings, pace)
-        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace)
+        self._episodes = EpisodeRecorder.open(self, settings)
+        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace, self._episodes)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._worker = SceneWorker(
-            self._runtime, self._processor, camera_states, settings.caption, self._queue, self._outputs, pace=pace
+            self._runtime,
+            self._processor,
+            camera_states,
+            settings.caption,
+            self._queue,
+            self._outputs,
+            pace=pace,
+            episodes=self._episodes.store if self._episodes is not None else None,
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
@@ -215,6 +232,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     def _follow_graph(self) -> None:
         for camera in self._cameras:
             camera.follow_graph()
+        if self._episodes is not None:
+            self._episodes.settle()
 
     def _note_silence(self, worker: SceneWorker) -> None:
         """Lets the worker know why no images arrive, for the answers to questions without a frame."""
@@ -239,8 +258,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._worker.stop()
         if self._outputs is not None:
             self._outputs.destroy()
+        if self._episodes is not None:
+            self._episodes.close()
         runtime = self._runtime
-        self._worker = self._outputs = self._runtime = self._processor = None
+        self._worker = self._outputs = self._episodes = self._runtime = self._processor = None
         if runtime is not None:
             runtime.close()
 
@@ -259,8 +280,23 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             goal.horizon_s,
             partial(camera_name, self),
             goal.deadline_s or self._settings["latency_target_s"],
+            stamp_to_ns(goal.since) or None,
+            stamp_to_ns(goal.until) or None,
         )
         return self._worker.submit(request, on_text)
+
+    def _reader(self) -> EpisodeReader:
+        """Returns the episodes; raises why there are none."""
+        if self._episodes is not None:
+            return self._episodes.store
+        if self._worker is None:
+            raise NotActiveError(_REFUSALS[self.state])
+        raise EpisodeError("the node keeps no episodes: clean it up, set episodes.path, and configure it again")
+
+    def _known_cameras(self, topics: Sequence[str]) -> Sequence[str]:
+        """Returns full names of cameras; raises UnknownCameraError if one is not in image_topics."""
+        known, names = camera_names(self, self._settings), [camera_name(self, topic) for topic in topics]
+        return [known_camera(name, known) for name in names]
 
     def _on_clear_memory(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
@@ -320,6 +356,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
                 ),
                 *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
+        if self._episodes is not None:
+            message.status = [*message.status, diagnostics.episodes_status(name, self._episodes)]
         if isinstance(self.executor, LastingExecutor):
             diagnostics.add_callback_errors(message.status[0], self.executor.errors, self.executor.newest_error)
         self._diagnostics.publish(message)

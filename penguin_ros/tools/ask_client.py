@@ -9,6 +9,7 @@ from typing import Any
 from penguin_vl.action import AskStream
 
 from penguin_models.errors import PenguinError
+from penguin_ros.convert import ns_to_stamp
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.tools.node_client import NoAnswerError, NodeClient, answer_dict, error_of
 
@@ -30,6 +31,8 @@ def ask_node(
     on_text: Callable[[str], None] = lambda piece: None,
     timeout_s: float = 10.0,
     ros_args: Sequence[str] = (),
+    since_ns: int | None = None,
+    until_ns: int | None = None,
 ) -> dict[str, Any]:
     """Asks a question and waits for the end of its answer; Ctrl-C cancels it.
 
@@ -42,6 +45,8 @@ def ask_node(
         on_text: Called with each piece of text.
         timeout_s: Maximum wait for the node to appear; the answer may take any time.
         ros_args: Arguments for rclpy: remappings and the like.
+        since_ns: Stamp in nanoseconds of the first moment to look at; None for no limit.
+        until_ns: Stamp in nanoseconds of the last moment to look at; None for no limit.
 
     Returns:
         The answer as `node_client.answer_dict` returns it.
@@ -53,6 +58,7 @@ def ask_node(
     """
     tokens = min(max_new_tokens, 2**32 - 1)  # refused by the node; rclpy would send the remainder of a larger number
     goal = AskStream.Goal(question=question, cameras=list(cameras), horizon_s=horizon_s, max_new_tokens=tokens)
+    goal.since, goal.until = ns_to_stamp(since_ns or 0), ns_to_stamp(until_ns or 0)
     with closing(NodeClient("penguin_ask", node_name, ros_args)) as client:
         client.start()
         answer = _ask(client, node_name, goal, on_text, timeout_s).answer

@@ -10,7 +10,7 @@ from typing import Any
 
 import rclpy
 from penguin_vl.action import AskStream
-from penguin_vl.msg import Answer
+from penguin_vl.msg import Answer, Evidence
 from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
@@ -156,6 +156,9 @@ def answer_dict(message: Answer) -> dict[str, Any]:
         "frame_id": message.header.frame_id,
         "frames": message.frames_used,
         "frames_pending": message.frames_pending,
+        "evidence": [_evidence_dict(item) for item in message.evidence],
+        "candidates_judged": message.candidates_judged,
+        "candidates_left_out": message.candidates_left_out,
         "evidence_age_s": message.evidence_age_s,
         "tokens": {
             "visual": message.visual_tokens,
@@ -163,4 +166,23 @@ def answer_dict(message: Answer) -> dict[str, Any]:
             "generated": message.generated_tokens,
         },
         "seconds": {"queue": message.queue_s, "first_token": message.first_token_s, "total": message.total_s},
+    }
+
+
+def _evidence_dict(item: Evidence) -> dict[str, Any]:
+    pose = None
+    if item.pose_known:
+        place, turn = item.pose.pose.position, item.pose.pose.orientation
+        pose = {
+            "frame_id": item.pose.header.frame_id,
+            "position": [place.x, place.y, place.z],
+            "orientation": [turn.x, turn.y, turn.z, turn.w],
+        }
+    return {
+        "episode": item.episode_id,
+        "robot": item.robot,
+        "camera": item.camera,
+        "stamp": stamp_to_ns(item.stamp) * 1e-9,
+        "probability": None if math.isnan(item.probability) else round(item.probability, 4),
+        "pose": pose,
     }

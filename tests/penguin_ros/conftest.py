@@ -22,10 +22,10 @@ class BagMaker:
     """Makes messages of rosbags' types and writes bags of them to a folder."""
 
     def __init__(self, folder: Path):
-        from rosbags.typesys import Stores, get_typestore
+        from penguin_ros.message_types import typestore
 
         self._folder = folder
-        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._store = typestore()
 
     def raw(self, rgb, encoding="rgb8", stamp_ns=0):
         height, width, channels = rgb.shape
@@ -60,6 +60,42 @@ class BagMaker:
     def serialize(self, message):
         return bytes(self._store.serialize_cdr(message, message.__msgtype__))
 
+    def transforms(self, stamp_ns, *edges):
+        """Returns a TFMessage of edges (parent, child, position, quaternion)."""
+        vector, quaternion = "geometry_msgs/msg/Vector3", "geometry_msgs/msg/Quaternion"
+        items = []
+        for parent, child, position, rotation in edges:
+            shift = self._message(vector, **dict(zip("xyz", map(float, position), strict=True)))
+            turn = self._message(quaternion, **dict(zip("xyzw", map(float, rotation), strict=True)))
+            transform = self._message("geometry_msgs/msg/Transform", translation=shift, rotation=turn)
+            header = self._header(stamp_ns, parent)
+            kind = "geometry_msgs/msg/TransformStamped"
+            items.append(self._message(kind, header=header, child_frame_id=child, transform=transform))
+        return self._message("tf2_msgs/msg/TFMessage", transforms=items)
+
+    def caption(self, stamp_ns, camera, text, objects=(), size=(0, 0)):
+        """Returns a GroundedCaption about an image of a size (height, width), with objects (label, box in pixels)."""
+        sides = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
+        items = [
+            self._message("penguin_vl/msg/GroundedObject", label=label, score=1.0, **dict(zip(sides, box, strict=True)))
+            for label, box in objects
+        ]
+        counts = ("visual_tokens", "generated_tokens", "malformed_boxes")
+        seconds = ("frame_age_s", "first_token_s", "total_s")
+        return self._message(
+            "penguin_vl/msg/GroundedCaption",
+            header=self._header(stamp_ns),
+            camera=camera,
+            image_height_px=size[0],
+            image_width_px=size[1],
+            text=text,
+            objects=items,
+            time_ranges=[],
+            keyframe=True,
+            **dict.fromkeys(counts, 0),
+            **dict.fromkeys(seconds, 0.0),
+        )
+
     def text(self, content):
         return self._message("std_msgs/msg/String", data=content)
 
@@ -82,9 +118,9 @@ class BagMaker:
                     writer.write(connection, START_NS + round(seconds * 1e9), data)
         return self._folder / name
 
-    def _header(self, stamp_ns):
+    def _header(self, stamp_ns, frame_id="camera"):
         time = self._message("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-        return self._message("std_msgs/msg/Header", stamp=time, frame_id="camera")
+        return self._message("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
 
     def _message(self, kind, **fields):
         return self._store.types[kind](**fields)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 from PIL import Image
+from postgres_server import PASSWORD
 
 from penguin_engine.scene.episode import Episode, Pose, Quota
-from penguin_engine.scene.episodes import EpisodeStore
+from penguin_engine.scene.episodes import open_episodes, read_episodes
 from penguin_models.grounding import Box, GroundedObject
 
 START_S = 1_700_000_000  # 2023-11-14 22:13:20 UTC
@@ -17,7 +18,7 @@ def file(tmp_path, picture):
     """An episode file of three moments, the last one without a picture."""
     path = tmp_path / "e.db"
     red_cup = (GroundedObject("red cup", Box(1, 2, 3, 4)),)
-    with EpisodeStore(path, Quota()) as store:
+    with open_episodes(path, Quota()) as store:
         store.add(_episode(0, "a [bold]red cup\x1b[31m", red_cup, Pose("map", (1.0, 2.0, 0.0))), picture(60, 80))
         store.add(_episode(60, "a table", camera="/rear"), picture(60, 80))
         store.add(_episode(86_400, "nothing"))
@@ -96,7 +97,7 @@ def test_prune_deletes_the_oldest(cli, file):
     assert (value["deleted"], value["episodes"]) == (2, 1)
     assert cli("episodes", "prune", file).code == 2
     assert "must be above 0" in cli("episodes", "prune", file, "--max-days", 0).error
-    with EpisodeStore(file):
+    with open_episodes(file):
         assert "is already written by process" in cli("episodes", "prune", file, "--max-mb", 4).error
 
 
@@ -110,3 +111,27 @@ def test_a_missing_or_damaged_file_is_one_sentence(cli, tmp_path, monkeypatch, c
         (tmp_path / "e.db").write_bytes(content)
     assert error in cli("episodes", command[0], "e.db", *command[1:]).error
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_takes_the_url_of_a_database(cli, postgres, tmp_path, picture):
+    """The robot is shown, and no output holds the password."""
+    url, outputs = f"{postgres.new_database()}&robot=robbie", []
+    with open_episodes(url) as store:
+        store.add(_episode(0, "a red cup"), picture(60, 80))
+        store.add(_episode(86_400, "a table"))
+        assert store.flush(20)
+
+    def run(command, *args):
+        outputs.append(cli("episodes", command, url, *args))
+        return outputs[-1]
+
+    assert [line.split()[3:5] for line in run("list").out.splitlines()[1:3]] == [["robbie", "/front"]] * 2
+    assert run("search", "cups", "--json").json["episodes"][0]["robot"] == "robbie"
+    assert run("show", 1, "--out", tmp_path / "1.jpg").out.startswith("episode 1, robot robbie, /front, frame optical")
+    assert "has no episode 9" in run("show", 9).error
+    assert run("export", "--out", tmp_path / "out", "--json").json["episodes"] == 2
+    assert "already written by process" not in run("prune", "--max-days", 0.5).out
+    assert [item.caption for item in read_episodes(url).range()] == ["a table"]
+    url = url.replace("/episodes", "/absent")
+    assert "does not exist" in run("list").error and "does not exist" in run("prune", "--max-mb", 4).error
+    assert not any(PASSWORD in text or "fjord" in text for result in outputs for text in (result.out, result.err))

@@ -31,7 +31,7 @@ def test_every_field_is_documented(file):
 
 
 def test_the_bound_of_the_cameras_is_the_limit_of_a_question():
-    for file in (ROOT / "srv" / "Ask.srv", ROOT / "action" / "AskStream.action"):
+    for file in (ROOT / "srv" / "Ask.srv", ROOT / "srv" / "Recall.srv", ROOT / "action" / "AskStream.action"):
         assert f"string[<={MAX_CAMERAS}] cameras" in [definition for definition, _ in fields(file)]
 
 
@@ -42,7 +42,7 @@ def test_service_and_action_have_the_same_fields():
 
 def test_error_codes_are_distinct_and_zero_means_none():
     codes = {name: getattr(msg.Answer, name) for name in dir(msg.Answer) if name.startswith("ERROR_")}
-    assert len(set(codes.values())) == len(codes) == 8
+    assert len(set(codes.values())) == len(codes) == 9
     assert codes["ERROR_NONE"] == msg.Answer().error_code == 0
 
 

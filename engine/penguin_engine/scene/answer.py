@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from penguin_engine.scene.episode import Evidence
+from penguin_engine.scene.memory import HeldFrame
 from penguin_models.grounding import Grounding
 from penguin_models.types import Size
 
@@ -29,7 +31,14 @@ class Answer:
     visual_tokens: int = 0  # number of visual tokens in the prompt
     prompt_tokens: int = 0  # number of all tokens in the prompt
     generated_tokens: int = 0  # number of tokens in the answer
-    # Wall time of "read" (decoding, labelling and patching frames), "encode", "prefill" and "decode"
+    evidence: tuple[Evidence, ...] = ()  # episodes in the prompt, in order of time
+    candidates_judged: int = 0  # number of episodes that the model judged for their place in the prompt
+    # Number of episodes that were found but not judged, to meet the deadline or because their picture is damaged
+    candidates_left_out: int = 0
+    # Camera and last frame of the prompt, if the question asked for more than the newest frames
+    newest: tuple[str, HeldFrame] | None = field(default=None, repr=False)
+    # Wall time of "read" (decoding, labelling and patching frames), "recall" (finding and judging episodes), "encode",
+    # "prefill" and "decode"
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -100,13 +100,14 @@ class CameraState:
         """Why there is no frame in memory, as far as that is known."""
         return f"the newest image could not be read: {self.last_error}" if self.newest_failed else self.silence
 
-    def observe(self, frame: Frame) -> None:
-        """Adds a frame to the memory."""
+    def observe(self, frame: Frame) -> FrameKind | None:
+        """Adds a frame to the memory and returns its kind, or None if it was late and dropped."""
         self.newest_failed = False
         kind = self.session.observe(frame)
         if kind is not None:
             self.observed_s = self._clock()
             self._keyframe_waits |= kind == FrameKind.KEY
+        return kind
 
     def cannot_read(self, error: MediaError) -> None:
         """Counts an image that could not be converted."""

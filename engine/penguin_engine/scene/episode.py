@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from penguin_models.errors import SettingError
@@ -39,12 +39,19 @@ class Episode:
     pose: Pose | None = None
     jpeg: bytes = b""  # picture of at most 448 pixels on the longer side; empty if there is none
     id: int = 0  # number that the store gave it; 0 before
+    robot: str = ""  # who saw it, in a database of several robots; given by the store, empty in a file
+
+    def merged(self, later: Episode) -> Episode:
+        """Returns this episode with what a later one of the same camera and stamp adds or replaces."""
+        fields = ("frame_id", "caption", "objects", "pose", "jpeg")
+        return replace(self, **{name: value for name in fields if (value := getattr(later, name))})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types for JSON, without the picture; boxes are in thousandths of the image's sides."""
         pose = self.pose
         return {
             "id": self.id,
+            "robot": self.robot,
             "camera": self.camera,
             "stamp_ns": self.stamp_ns,
             "frame_id": self.frame_id,
@@ -53,6 +60,14 @@ class Episode:
             "pose": pose and {"frame_id": pose.frame_id, "position": pose.position, "orientation": pose.orientation},
             "jpeg_bytes": len(self.jpeg),
         }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An episode that an answer is based on."""
+
+    episode: Episode
+    probability: float  # that it helps to answer, as the model judged it; NaN if there was no time to judge it
 
 
 @dataclass(frozen=True)

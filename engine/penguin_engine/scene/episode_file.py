@@ -2,12 +2,12 @@
 
 The file is in WAL mode, so other processes read while one writes. A lock next to it keeps a second writer out. What is
 committed survives the death of the process; after a power failure the last commits may be missing, but the file is
-whole. Errors of SQLite are passed on: `episodes.py` handles them.
+whole.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -17,28 +17,31 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from penguin_engine.scene.episode import Episode, Quota
+from penguin_engine.scene.episode_backend import sentence, size_bytes
+from penguin_engine.scene.episode_rows import COLUMNS, to_row
 from penguin_engine.scene.episode_schema import (
     APPLICATION_ID,
-    LABEL_SEPARATOR,
     check_full_text,
     check_schema,
     connect,
     migrate,
-    storable,
     transaction,
 )
+from penguin_engine.scene.episode_search import find
+from penguin_engine.scene.episode_words import storable
 from penguin_models.atomic_write import writing
 from penguin_models.errors import EpisodeError
 from penguin_models.quoting import shortened
 
-_COLUMNS = "camera, stamp_ns, frame_id, caption, labels, objects, pose_frame, x, y, z, qx, qy, qz, qw"
+_INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?{', ?' * len(COLUMNS)})"
 _DELETED_AT_ONCE = 1000
 _SLACK = 16 * 2**20
+_FULL_BYTES = 100_000
 _MERGED_PAGES = 200  # of the index, after each deletion: a deleted word takes room until its pages are merged
 
 
 class EpisodeFile:
-    """Writes the file; one object at a time, in one thread at a time.
+    """Writes the file (an EpisodeWriter); one object at a time, in one thread at a time.
 
     Raises (when created):
         EpisodeError: Another process writes the file, or SQLite has no full-text search.
@@ -47,6 +50,7 @@ class EpisodeFile:
 
     def __init__(self, path: Path, quota: Quota):
         check_full_text()
+        self.name = str(path)
         self.path = path.resolve()
         self.quota = quota
         self._database: sqlite3.Connection | None = None
@@ -114,27 +118,29 @@ class EpisodeFile:
         """Writes episodes in one transaction, after making room for them; after an error, none has been written."""
         wanted = sum(map(size_bytes, episodes))
         self._check_log()
-        self.prune(wanted)
+        self._prune(wanted)
         self._limit_pages(self.limit_bytes)
         try:
             self._insert(episodes)
         except sqlite3.OperationalError:
             if self._pages()[0] + wanted > self.limit_bytes:  # the index needs more than was left for it
                 with suppress(sqlite3.Error):
-                    self.prune(wanted + self.limit_bytes // 8)
+                    self._prune(wanted + self.limit_bytes // 8)
             raise
 
     def _insert(self, episodes: Sequence[Episode]) -> None:
         assert self._database is not None
-        row_marks = ", ".join("?" * 14)
         with transaction(self._database) as database:
             for episode in episodes:
-                row = _row(episode)
-                number = database.execute(f"INSERT INTO episodes ({_COLUMNS}) VALUES ({row_marks})", row).lastrowid
-                words = (number, row[3], row[4])
+                earlier = find(database, storable(episode.camera), episode.stamp_ns)
+                if earlier is not None:
+                    _delete_words(database, [earlier.id])
+                row = (earlier and earlier.id, *to_row(earlier.merged(episode) if earlier else episode))
+                number = database.execute(_INSERT, row).lastrowid
+                words = (number, row[4], row[5])
                 database.execute("INSERT INTO words (rowid, caption, labels) VALUES (?, ?, ?)", words)
                 if episode.jpeg:
-                    database.execute("INSERT INTO pictures VALUES (?, ?)", (number, episode.jpeg))
+                    database.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?)", (number, episode.jpeg))
 
     def _check_log(self) -> None:
         """Raises OperationalError if a program that reads without end lets the log grow beyond the quota."""
@@ -146,16 +152,30 @@ class EpisodeFile:
             if log.exists() and log.stat().st_size > largest:
                 raise sqlite3.OperationalError("its log is full, because another program keeps a transaction open")
 
-    def prune(self, wanted_bytes: int = 0) -> int:
+    def prune(self) -> int:
+        """Opens the file, deletes the oldest episodes that exceed the quota, and shrinks it; returns their number.
+
+        Raises:
+            EpisodeError: The file cannot be read or written.
+        """
+        try:
+            self.open()
+            deleted = self._prune()
+            self._shrink()
+        except sqlite3.Error as err:
+            raise EpisodeError(f"{self.name} cannot be pruned: {sentence(err)}") from err
+        return deleted
+
+    def _prune(self, wanted_bytes: int = 0) -> int:
         """Deletes the oldest episodes that exceed the quota or are in the way of some bytes; returns their number."""
         assert self._database is not None
         self._limit_pages(2**62)  # the index grows before it shrinks
         deleted = self._drop_old() + self._make_room(wanted_bytes)
         if self._pages()[0] > self.limit_bytes:
-            self.shrink()
+            self._shrink()
         return deleted
 
-    def shrink(self) -> None:
+    def _shrink(self) -> None:
         """Gives free pages back to the file system."""
         assert self._database is not None
         self._database.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
@@ -204,12 +224,8 @@ class EpisodeFile:
         assert self._database is not None
         with transaction(self._database) as database:
             ids = [number for (number,) in database.execute(f"SELECT id FROM episodes WHERE {condition}", values)]
+            _delete_words(database, ids)
             marks = [(number,) for number in ids]
-            database.executemany(
-                "INSERT INTO words (words, rowid, caption, labels) SELECT 'delete', id, caption, labels FROM episodes "
-                "WHERE id = ?",
-                marks,
-            )
             database.executemany("DELETE FROM pictures WHERE id = ?", marks)
             database.executemany("DELETE FROM episodes WHERE id = ?", marks)
             if ids:
@@ -227,9 +243,25 @@ class EpisodeFile:
         size, free = self._pages()
         return size - free
 
-    def set_aside(self) -> Path:
-        """Renames a damaged file, in place of one that was set aside before; returns its new path."""
+    def recover(self, error: Exception) -> str:
+        """Closes the file, and renames it if it is damaged, so that the next attempt begins a new one."""
         self.disconnect()
+        if type(error) is not sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
+            return f"episodes cannot be written to {self.name}: {self._reason(error)}"
+        try:
+            target = self._set_aside()
+        except OSError as err:
+            return f"{self.name} is damaged ({sentence(error)}) and cannot be renamed: {sentence(err)}"
+        return f"{self.name} was damaged ({sentence(error)}); it is now {target.name}, and a new one begins"
+
+    def _reason(self, error: Exception) -> str:
+        with suppress(OSError):
+            if shutil.disk_usage(self.path.parent).free < _FULL_BYTES:  # SQLite may report it as an I/O error
+                return "the disk is full"
+        return sentence(error)
+
+    def _set_aside(self) -> Path:
+        """Renames the file, in place of one that was set aside before; returns its new path."""
         target = self.path.with_name(f"{self.path.name}.broken")
         self.path.replace(target)
         for suffix in ("-wal", "-shm"):  # the log may hold what the file has lost
@@ -251,39 +283,13 @@ class EpisodeFile:
         self._lock.release()
 
 
-def size_bytes(episode: Episode) -> int:
-    """Returns about how many bytes an episode takes."""
-    labels = sum(len(item.label) + 32 for item in episode.objects)
-    return 512 + 3 * len(episode.caption) + 2 * labels + len(episode.jpeg)
-
-
-def _row(episode: Episode) -> tuple[str | int | float | None, ...]:
-    labels = f" {LABEL_SEPARATOR} ".join(item.label.replace(LABEL_SEPARATOR, " ") for item in episode.objects)
-    objects = [[item.label, item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in episode.objects]
-    pose = episode.pose
-    place = (storable(pose.frame_id), *pose.position, *pose.orientation) if pose else (None,) * 8
-    texts = (episode.frame_id, episode.caption, labels, json.dumps(objects, separators=(",", ":")))
-    return (storable(episode.camera), episode.stamp_ns, *map(storable, texts), *place)
-
-
-def prune(path: Path, quota: Quota) -> int:
-    """Deletes the oldest episodes of a file that nobody writes; returns their number.
-
-    Raises:
-        EpisodeError: There is no such file, another process writes it, or it cannot be read or written.
-    """
-    if not path.is_file():
-        raise EpisodeError(f"there is no episode file {path}")
-    file = EpisodeFile(path, quota)
-    try:
-        file.open()
-        deleted = file.prune()
-        file.shrink()
-        return deleted
-    except sqlite3.Error as err:
-        raise EpisodeError(f"{path} cannot be pruned: {err}") from err
-    finally:
-        file.close()
+def _delete_words(database: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Takes episodes out of the index; their texts must still be those that are in it."""
+    database.executemany(
+        "INSERT INTO words (words, rowid, caption, labels) SELECT 'delete', id, caption, labels FROM episodes "
+        "WHERE id = ?",
+        [(number,) for number in ids],
+    )
 
 
 def _owner(path: Path) -> str:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from penguin_engine.scene.episode_rows import LABEL_SEPARATOR
 from penguin_models.errors import EpisodeError
 
-LABEL_SEPARATOR = "|"
-"""A token of the index between labels, so that no phrase spans two of them."""
 APPLICATION_ID = 0x50454E47
 _MIGRATIONS = (
     (
@@ -96,8 +95,3 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         with suppress(sqlite3.Error):  # SQLite has rolled back already after some errors
             database.execute("ROLLBACK")
         raise
-
-
-def storable(text: str) -> str:
-    """Returns a text without lone surrogates and NUL, which SQLite cannot hold."""
-    return text.encode(errors="replace").decode().replace("\0", " ")

@@ -1,77 +1,45 @@
-"""Reads an episode file, also while a store writes it: search by text, time, camera, object and place.
-
-Ranking is BM25 over captions and labels. So that a search in a million episodes stays short, only the newest matches of
-each stage are ranked: first episodes with all words, then those with the rarest ones.
-"""
+"""Reads an episode file, also while a store writes it: search by text (ranked by BM25), time, camera, object, place."""
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penguin_engine.scene.episode import Episode, EpisodeFilter, Place, Pose
-from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect, storable
+from penguin_engine.scene.episode import Episode, EpisodeFilter, Place
+from penguin_engine.scene.episode_backend import Summary
+from penguin_engine.scene.episode_rows import COLUMNS, from_row
+from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect
+from penguin_engine.scene.episode_words import RANKED, search_words, stages, storable, words
 from penguin_models.errors import EpisodeError
-from penguin_models.grounding import Box, GroundedObject
 
-RANKED = 4_000
-"""Maximum number of matches that are ranked; the newest are."""
-_MAX_WORDS = 32
 _PAGE = 256
 _INT64 = 2**63 - 1
-# Words of questions that say nothing about a picture.
-_STOP_WORDS = re.compile(
-    "an?|and|any|are|at|be|been|by|did|do|does|for|from|had|has|have|he|how|i|in|is|it|its|me|my|of|on|or|our|she|that|"
-    "the|their|there|they|this|to|was|we|were|what|when|where|which|who|why|with|you|your"
-)
 _SELECT = (
-    "SELECT e.id, e.camera, e.stamp_ns, e.frame_id, e.caption, e.objects, e.pose_frame, e.x, e.y, e.z, e.qx, e.qy, "
-    "e.qz, e.qw, p.jpeg FROM episodes e LEFT JOIN pictures p ON p.id = e.id"
+    f"SELECT e.id, p.jpeg, {', '.join(f'e.{name}' for name in COLUMNS)} FROM episodes e "
+    "LEFT JOIN pictures p ON p.id = e.id"
 )
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a file holds."""
-
-    episodes: int
-    oldest_ns: int | None
-    newest_ns: int | None
-    bytes: int  # on the disk, with the log of the last changes
-
-
-class EpisodeReader:
-    """Reads a file. May be used from several threads; each call opens the file anew.
-
-    All methods raise EpisodeError if the file is missing, damaged, or of a newer version.
-    """
+class EpisodeFileReader:
+    """Reads a file (an EpisodeReader); each call opens the file anew."""
 
     def __init__(self, path: Path):
         check_full_text()
         self.path = path.absolute()
+        self.name = str(path)
 
     def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
-        """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest.
-
-        Args:
-            text: Words to find in captions and labels, in any order; any characters. Words of questions such as
-                "where" and "the" do not count unless there are no others.
-            where: Conditions that they meet.
-            limit: Maximum number of episodes.
-        """
+        """Returns episodes in order of relevance, equally relevant ones the newest first; without a text the newest."""
         limit = max(0, min(limit, _INT64))
         with self._opened() as database:
-            words = _words(text)
+            sought = search_words(text)
             # With the plus sign, SQLite checks ids before it looks at `episodes`, and does not search for each of them.
-            conditions, values = _conditions(where, "+words.rowid" if words else "e.id")
-            if words:
-                ids = _ranked(database, words, conditions + _rowids(database, where), values, limit)
+            conditions, values = _conditions(where, "+words.rowid" if sought else "e.id")
+            if sought:
+                ids = _ranked(database, sought, conditions + _rowids(database, where), values, limit)
             elif text.strip():  # only signs, which no caption contains as words
                 ids = []
             else:
@@ -123,14 +91,8 @@ class EpisodeReader:
             raise EpisodeError(f"{self.path} cannot be read as an episode file: {err}") from err
 
 
-def _words(text: str) -> list[str]:
-    """Returns the different words of a text; quoted, they have no meaning to FTS5."""
-    words = dict.fromkeys(re.findall(r"[^\W_]+", text.encode(errors="replace").decode().lower()))
-    return ([word for word in words if not _STOP_WORDS.fullmatch(word)] or list(words))[:_MAX_WORDS]
-
-
 def _ranked(
-    database: sqlite3.Connection, words: Sequence[str], conditions: Sequence[str], values: Sequence[Any], limit: int
+    database: sqlite3.Connection, sought: Sequence[str], conditions: Sequence[str], values: Sequence[Any], limit: int
 ) -> list[int]:
     """Returns the ids of the most relevant episodes."""
     query = (
@@ -138,13 +100,11 @@ def _ranked(
         f"ON e.id = words.rowid WHERE words MATCH ? AND {_all(conditions)} ORDER BY words.rowid DESC LIMIT {RANKED}) "
         "ORDER BY score, stamp_ns DESC, id DESC LIMIT ?"
     )
-    counts = {word: _count(database, word) for word in words}
-    known = sorted((word for word in words if counts[word]), key=counts.__getitem__)
-    rarest = [word for i, word in enumerate(known) if i == 0 or sum(counts[w] for w in known[: i + 1]) <= RANKED]
+    counts = {word: _count(database, word) for word in sought}
     ids: dict[int, None] = {}
-    for operator, chosen in ((" AND ", known), (" OR ", rarest), (" OR ", known)):
-        if chosen and len(ids) < limit:
-            expression = operator.join(map(_phrase, chosen))
+    for operator, chosen in stages(counts):
+        if len(ids) < limit:
+            expression = f" {operator} ".join(map(_phrase, chosen))
             ids |= dict.fromkeys(number for (number,) in database.execute(query, (expression, *values, limit)))
     return list(ids)[:limit]
 
@@ -155,8 +115,8 @@ def _count(database: sqlite3.Connection, word: str) -> int:
     return int(database.execute(query, (_phrase(word),)).fetchone()[0])
 
 
-def _phrase(text: str) -> str:
-    return '"' + text.replace('"', " ") + '"'
+def _phrase(word: str) -> str:
+    return f'"{word}"'  # quoted, it has no meaning to FTS5
 
 
 def _conditions(where: EpisodeFilter, number: str = "e.id") -> tuple[list[str], list[Any]]:
@@ -172,8 +132,7 @@ def _conditions(where: EpisodeFilter, number: str = "e.id") -> tuple[list[str], 
             values.append(max(-_INT64, min(stamp_ns, _INT64)))
     for label in where.objects:
         conditions.append(f"{number} IN (SELECT rowid FROM words WHERE words MATCH ?)")
-        words = " ".join(re.findall(r"[^\W_]+", label.encode(errors="replace").decode()))
-        values.append(f'labels : "{words}"')
+        values.append(f'labels : "{" ".join(words(label))}"')
     if where.near is not None:
         bounds = " AND ".join(f"{axis} BETWEEN ? AND ?" for axis in "xyz")
         distance = "(x - ?) * (x - ?) + (y - ?) * (y - ?) + (z - ?) * (z - ?) <= ?"
@@ -207,8 +166,12 @@ def _get(database: sqlite3.Connection, number: int) -> Episode | None:
     return None if row is None else _episode(row)
 
 
+def find(database: sqlite3.Connection, camera: str, stamp_ns: int) -> Episode | None:
+    """Returns the episode of a camera at a stamp, if there is one."""
+    row = database.execute(f"{_SELECT} WHERE e.stamp_ns = ? AND e.camera = ?", (stamp_ns, camera)).fetchone()
+    return None if row is None else _episode(row)
+
+
 def _episode(row: Sequence[Any]) -> Episode:
-    number, camera, stamp_ns, frame_id, caption, objects, pose_frame, x, y, z, qx, qy, qz, qw, jpeg = row
-    items = tuple(GroundedObject(label, Box(*box)) for label, *box in json.loads(objects))
-    pose = None if pose_frame is None else Pose(pose_frame, (x, y, z), (qx, qy, qz, qw))
-    return Episode(camera, stamp_ns, frame_id, caption, items, pose, jpeg or b"", number)
+    number, jpeg, *columns = row
+    return from_row(number, columns, jpeg)

@@ -4,18 +4,17 @@ A full disk, a damaged or a locked file is never the caller's problem: the threa
 that no longer fit into its queue are counted as lost, and `status` says why. A damaged file is set aside and a new one
 begun.
 
-Episodes are found with `search`, `get` and `range` (episode_search.py), here or in another process.
+`open_episodes` opens a store; `read_episodes` finds what one has written, in another process, too.
 """
 
 from __future__ import annotations
 
 import io
-import shutil
-import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +22,12 @@ from typing import Any
 
 from PIL import Image
 
-from penguin_engine.scene.episode import MAX_SIDE, Episode, Quota
-from penguin_engine.scene.episode_file import EpisodeFile, size_bytes
-from penguin_engine.scene.episode_search import EpisodeReader
+from penguin_engine.scene.episode import MAX_SIDE, Episode, EpisodeFilter, Quota
+from penguin_engine.scene.episode_backend import EpisodeReader, EpisodeWriter, Summary, sentence, size_bytes
+from penguin_engine.scene.episode_file import EpisodeFile
+from penguin_engine.scene.episode_search import EpisodeFileReader
 from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
-from penguin_models.errors import EpisodeError, PenguinError
+from penguin_models.errors import EpisodeError
 from penguin_models.images import resize
 from penguin_models.quoting import shortened
 from penguin_models.types import Size, UInt8Array
@@ -35,8 +35,73 @@ from penguin_models.types import Size, UInt8Array
 _QUEUE_EPISODES, _QUEUE_BYTES = 256, 64 * 2**20
 _BATCH, _BATCH_S = 64, 0.5
 _RETRY_S = 1.0
-_FULL_BYTES = 100_000
 _JPEG_QUALITY = 75
+_NAME_CHARS = 500  # the entry of an index has at most 2.7 kB in PostgreSQL
+
+
+def open_episodes(location: str | Path, quota: Quota = Quota()) -> EpisodeStore:  # noqa: B008
+    """Opens a store to write and read.
+
+    Args:
+        location: Path of an SQLite file, or URL of a PostgreSQL database for several robots, such as
+            `postgresql://USER@HOST/DATABASE?robot=NAME`; without a name, the robot has that of its computer.
+        quota: What the file, or this robot in the database, holds at most.
+
+    Raises:
+        EpisodeError: Another process writes there, it holds something else, its version is newer, the URL is malformed,
+            or SQLite lacks full-text search. A server that is out of reach is only a problem in the status.
+        WriteError: The folder or the lock next to a file cannot be created.
+    """
+    return EpisodeStore(read_episodes(location), _writer(location, quota))
+
+
+def read_episodes(location: str | Path) -> EpisodeReader:
+    """Returns a reader of a store, which is opened at the first call; location as for `open_episodes`."""
+    if _is_url(location):
+        with _postgresql_needed():
+            from penguin_engine.scene.episode_postgres.reader import EpisodeDatabaseReader
+        return EpisodeDatabaseReader(str(location))
+    return EpisodeFileReader(Path(location))
+
+
+def prune_episodes(location: str | Path, quota: Quota) -> int:
+    """Deletes the oldest episodes of a store that nobody writes; returns their number.
+
+    Raises:
+        EpisodeError: There is no such store, another process writes it, or it cannot be read or written.
+    """
+    if not (_is_url(location) or Path(location).is_file()):
+        raise EpisodeError(f"there is no episode file {location}")
+    writer = _writer(location, quota)
+    try:
+        return writer.prune()
+    finally:
+        writer.close()
+
+
+def _writer(location: str | Path, quota: Quota) -> EpisodeWriter:
+    if _is_url(location):
+        with _postgresql_needed():
+            from penguin_engine.scene.episode_postgres.writer import EpisodeDatabase
+        return EpisodeDatabase(str(location), quota)
+    return EpisodeFile(Path(location), quota)
+
+
+def _is_url(location: str | Path) -> bool:
+    """Returns whether a location is a URL of PostgreSQL; raises EpisodeError for any other URL."""
+    scheme, separator, _ = str(location).partition("://")
+    if separator and scheme not in ("postgresql", "postgres"):
+        raise EpisodeError(f"episodes are in a file or at postgresql://, not at {shortened(scheme)}://")
+    return bool(separator)
+
+
+@contextmanager
+def _postgresql_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as err:
+        message = f"episodes in PostgreSQL need SQLAlchemy and psycopg ({sentence(err)}); run: pip install "
+        raise EpisodeError(message + "sqlalchemy 'psycopg[binary]'") from err
 
 
 @dataclass(frozen=True)
@@ -48,20 +113,18 @@ class StoreStatus:
     lost: int  # episodes that could not be written
     problem: str = ""  # last problem in one sentence; empty if there was none
     failing: bool = False  # whether the last attempt to write failed
+    bytes: int = 0  # size of the episodes written, about
 
 
-class EpisodeStore(EpisodeReader):
-    """Episodes in an SQLite file, within a quota.
+class EpisodeStore:
+    """Episodes behind a reader and a writer. An episode of the same camera and stamp as an earlier one completes it.
 
     Raises (when created):
-        EpisodeError: Another process writes the file, it holds something else, its version is newer, or SQLite lacks
-            full-text search.
-        WriteError: The folder or the lock next to the file cannot be created.
+        EpisodeError: Another process writes there, it holds something else, or its version is newer.
     """
 
-    def __init__(self, path: Path, quota: Quota = Quota()):  # noqa: B008
-        super().__init__(path)
-        self._file = EpisodeFile(path, quota)
+    def __init__(self, reader: EpisodeReader, writer: EpisodeWriter):
+        self._reader, self._writer = reader, writer
         self._pending: deque[tuple[Episode, UInt8Array | None]] = deque()
         self._pending_bytes = 0
         self._taken: list[Episode] = []  # by the thread, with their pictures
@@ -69,12 +132,33 @@ class EpisodeStore(EpisodeReader):
         self._changed = threading.Condition()
         self._closing = False
         try:
-            _ = self._attempt() or self._attempt()  # again, if the file was damaged
+            _ = self._attempt() or self._attempt()  # again, if a file was damaged
         except EpisodeError:
-            self._file.close()
+            self._writer.close()
             raise
         self._thread = threading.Thread(target=self._work, name="episodes", daemon=True)
         self._thread.start()
+
+    @property
+    def name(self) -> str:
+        """What messages call it: a path, or a database without user and password."""
+        return self._reader.name
+
+    def search(self, text: str = "", where: EpisodeFilter = EpisodeFilter(), limit: int = 32) -> list[Episode]:  # noqa: B008
+        """Returns episodes in order of relevance, see EpisodeReader."""
+        return self._reader.search(text, where, limit)
+
+    def get(self, number: int) -> Episode | None:
+        """Returns the episode with an id; None if there is none, or no more."""
+        return self._reader.get(number)
+
+    def range(self, where: EpisodeFilter = EpisodeFilter()) -> Iterator[Episode]:  # noqa: B008
+        """Yields all episodes that meet the conditions in order of time."""
+        return self._reader.range(where)
+
+    def summary(self) -> Summary:
+        """Returns what the store holds."""
+        return self._reader.summary()
 
     @property
     def status(self) -> StoreStatus:
@@ -114,7 +198,7 @@ class EpisodeStore(EpisodeReader):
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        self._file.close()
+        self._writer.close()
 
     def __enter__(self) -> EpisodeStore:
         return self
@@ -136,6 +220,8 @@ class EpisodeStore(EpisodeReader):
                 if written or self._closing:
                     counts = {"written" if written else "lost": len(self._taken)}
                     self._count(**counts)
+                    if written:
+                        self._update(bytes=self._status.bytes + sum(map(size_bytes, self._taken)))
                     self._taken = []
                     self._changed.notify_all()
                 else:
@@ -148,7 +234,7 @@ class EpisodeStore(EpisodeReader):
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
         start_s, size = time.monotonic(), 0
-        largest = self._file.largest_bytes
+        largest = self._writer.largest_bytes
         while len(self._taken) < _BATCH and time.monotonic() - start_s < _BATCH_S and size < largest // 2:
             with self._changed:
                 if not self._pending:
@@ -163,42 +249,24 @@ class EpisodeStore(EpisodeReader):
                 with self._changed:
                     self._taken.pop()
                     self._count(lost=1)
-                    self._failed(f"an episode of {shortened(str(episode.camera))} cannot be stored: {_sentence(err)}")
+                    self._failed(f"an episode of {shortened(str(episode.camera))} cannot be stored: {sentence(err)}")
         with self._changed:
             self._changed.notify_all()
             return bool(self._taken or self._pending or not self._closing)
 
     def _attempt(self) -> bool:
-        """Writes the batch; returns whether it succeeded. Raises EpisodeError if the file is not to be written."""
+        """Writes the batch; returns whether it succeeded. Raises EpisodeError if the store is not to be written."""
         try:
-            self._file.open()
+            self._writer.open()
             if self._taken:
-                self._file.write(self._taken)
-        except EpisodeError:
-            self._file.disconnect()
-            raise
-        except Exception as err:  # noqa: BLE001 - this thread must not end
-            self._file.disconnect()
-            if type(err) is sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
-                return self._set_aside(err)
-            return self._failed(f"episodes cannot be written to {self.path}: {self._reason(err)}")
+                self._writer.write(self._taken)
+        except Exception as err:
+            problem = self._writer.recover(err)
+            if isinstance(err, EpisodeError):
+                raise
+            return self._failed(problem)
         self._update(failing=False)
         return True
-
-    def _set_aside(self, damage: Exception) -> bool:
-        """Renames a damaged file; the next attempt begins a new one."""
-        reason = _sentence(damage)
-        try:
-            target = self._file.set_aside()
-        except OSError as err:
-            return self._failed(f"{self.path} is damaged ({reason}) and cannot be renamed: {_sentence(err)}")
-        return self._failed(f"{self.path} was damaged ({reason}); it is now {target.name}, and a new one begins")
-
-    def _reason(self, error: Exception) -> str:
-        with suppress(OSError):
-            if shutil.disk_usage(self.path.parent).free < _FULL_BYTES:  # SQLite may report it as an I/O error
-                return "the disk is full"
-        return _sentence(error)
 
     def _failed(self, problem: str) -> bool:
         self._update(problem=problem, failing=True)
@@ -217,6 +285,9 @@ def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
     """Returns an episode with its picture. Raises any error if it cannot be stored."""
     if not -(2**63) <= episode.stamp_ns < 2**63:
         raise EpisodeError(f"its stamp {episode.stamp_ns} ns is not a 64-bit number")
+    for name in (episode.camera, episode.pose.frame_id if episode.pose else ""):
+        if len(name) > _NAME_CHARS:
+            raise EpisodeError(f"the name of its camera or frame has {len(name)} characters, at most {_NAME_CHARS}")
     if rgb is not None:
         episode = replace(episode, jpeg=_jpeg(rgb))
     if size_bytes(episode) > largest:
@@ -232,8 +303,3 @@ def _jpeg(rgb: UInt8Array) -> bytes:
     file = io.BytesIO()
     Image.fromarray(small).save(file, "jpeg", quality=_JPEG_QUALITY, optimize=True)
     return file.getvalue()
-
-
-def _sentence(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return reason if isinstance(error, PenguinError) else shortened(" ".join(reason.split()) or type(error).__name__)

@@ -1,7 +1,7 @@
 """Which frames an answer looks at when its first token has a deadline.
 
-The newest frame always, at the largest size that fits, then frames that are not prefilled yet, newest first, while the
-predicted time permits.
+The newest frame always, at the largest size that fits, then frames that are not prefilled yet, newest first (pictures
+of episodes by rank), while the predicted time permits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from penguin_engine.scene.memory import FrameMemory, HeldFrame
 from penguin_engine.scene.pace import Pace
 from penguin_models.types import Size
 
-_MARGIN = 0.9
-"""Share of the time that is left which frames besides the newest may take, by prediction."""
+MARGIN = 0.9
+"""Share of the time that is left which frames that are not required may take, by prediction."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Candidate:
     frame: HeldFrame
     memory: FrameMemory
     camera: str = ""  # name of its camera, where there are several
-    newest: bool = False  # whether it is the newest frame of its camera, which an answer looks at in any case
+    required: bool = False  # whether an answer looks at it in any case, as at the newest frame of a camera
+    rank: int = 0  # candidates of lower rank are chosen first, of equal rank the newest
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,19 @@ def choose(
         return [Shown(item, item.frame.size, item.frame.tokens) for item in candidates], math.nan
     left_s = due_s - pace.clock()
     predicted_s = pace.append_s(fixed_tokens)
-    newest = [candidate for candidate in candidates if candidate.newest]
+    required = [candidate for candidate in candidates if candidate.required]
     shown: dict[int, Shown] = {}
-    for count, candidate in enumerate(newest):
-        share_s = (left_s - predicted_s) / (len(newest) - count)
+    for count, candidate in enumerate(required):
+        share_s = (left_s - predicted_s) / (len(required) - count)
         item, cost_s = _fitting(pace, candidate, text_tokens, share_s)
         shown[id(candidate)] = item
         predicted_s += cost_s
-    for candidate in sorted(candidates, key=lambda candidate: -candidate.frame.stamp_ns):
-        if candidate.newest:
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.rank, -candidate.frame.stamp_ns)):
+        if candidate.required:
             continue
         frame = candidate.frame
-        cost_s = _cost_s(pace, candidate, frame.size, text_tokens)
-        if predicted_s + cost_s > _MARGIN * left_s:
+        cost_s = seconds_to_show(pace, candidate, frame.size, text_tokens)
+        if predicted_s + cost_s > MARGIN * left_s:
             break
         shown[id(candidate)] = Shown(candidate, frame.size, frame.tokens)
         predicted_s += cost_s
@@ -89,7 +90,7 @@ def _fitting(pace: Pace, candidate: Candidate, text_tokens: int, left_s: float) 
     """Returns the frame at the largest size that fits, or at the cheapest, and its cost in seconds."""
     options = []
     for size in candidate.memory.ladder(candidate.frame.size):
-        cost_s = _cost_s(pace, candidate, size, text_tokens)
+        cost_s = seconds_to_show(pace, candidate, size, text_tokens)
         options.append((cost_s, size))
         if cost_s <= left_s:
             break
@@ -97,7 +98,8 @@ def _fitting(pace: Pace, candidate: Candidate, text_tokens: int, left_s: float) 
     return Shown(candidate, size, candidate.memory.tokens_of(size)), cost_s
 
 
-def _cost_s(pace: Pace, candidate: Candidate, size: Size, text_tokens: int) -> float:
+def seconds_to_show(pace: Pace, candidate: Candidate, size: Size, text_tokens: int) -> float:
+    """Returns the predicted seconds to encode a frame at a size, unless it is encoded, and to prefill it."""
     tokens = candidate.memory.tokens_of(size)
     encoded = candidate.frame.encoded is not None and size == candidate.frame.size
     encode_s = 0.0 if encoded else pace.encode_s(tokens * candidate.memory.config.merge_size**2)

@@ -44,7 +44,7 @@ class FrameEncoder:
         missing = [frame for frame in frames if frame.encoded is None]
         while missing:
             step = missing[: self.at_once(missing[0])]
-            encoded = self._encode([(frame, frame.size) for frame in step])
+            encoded = self.encode_at([(frame, frame.size) for frame in step])
             for frame, tokens in zip(step, encoded, strict=True):
                 frame.encoded = tokens
             del missing[: len(step)]
@@ -54,9 +54,9 @@ class FrameEncoder:
     def encode_shown(self, shown: Sequence[Shown], interrupted: Callable[[], bool] = never) -> list[VisualTokens]:
         """Returns the visual tokens of frames as an answer shows them; raises what `encode` does."""
         self.encode([item.frame for item in shown if item.as_held], interrupted)
-        return [item.frame.encoded if item.as_held else self._encode([(item.frame, item.size)])[0] for item in shown]
+        return [item.frame.encoded if item.as_held else self.encode_at([(item.frame, item.size)])[0] for item in shown]
 
-    def _encode(self, frames: Sequence[tuple[HeldFrame, Size]]) -> Sequence[VisualTokens]:
+    def encode_at(self, frames: Sequence[tuple[HeldFrame, Size]]) -> Sequence[VisualTokens]:
         """Encodes frames at given sizes together, and lets the pace learn what one costs."""
         start_s = self._pace.clock() if self._pace else 0.0
         images = self._processor.images

@@ -7,6 +7,7 @@ from typing import Protocol
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
+from penguin_models.types import Frame
 
 
 class Listener(Protocol):
@@ -14,6 +15,10 @@ class Listener(Protocol):
 
     def on_memory(self, camera_state: CameraState) -> None:
         """A camera's memory added a frame, dropped a late one, or was cleared."""
+        ...
+
+    def on_keyframe(self, frame: Frame) -> None:
+        """A frame that a memory added is a keyframe."""
         ...
 
     def on_bad_frame(self, camera_state: CameraState) -> None:

@@ -7,12 +7,13 @@ refer to the camera with the newest frame, which comes last.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from penguin_engine.runtimes.base import Runtime, check_fits, interleave, segment_length
 from penguin_engine.scene.answer import Answer, LapTimer
-from penguin_engine.scene.evidence import Candidate, choose
+from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Request
@@ -65,7 +66,7 @@ def ask_cameras(
     horizon_s = request.horizon_s
     oldest_ns = newest[order[-1]] - round(horizon_s * 1e9) if horizon_s else -(2**63)
     candidates = [
-        Candidate(frame, seen[name].memory, name, newest=frame is seen[name].memory.frames[-1])
+        Candidate(frame, seen[name].memory, name, required=frame is seen[name].memory.frames[-1])
         for name in order
         for frame in seen[name].memory.frames
         if frame.stamp_ns >= oldest_ns
@@ -76,30 +77,59 @@ def ask_cameras(
     chosen, predicted_s = choose(pace, candidates, text_tokens, len(request.token_ids), due_s)
     answer = new_answer([], chosen)
     answer.frames_pending, answer.predicted_s = len(candidates) - len(chosen), predicted_s
-    answer.start_ns = min(item.frame.stamp_ns for item in chosen)
-    shown = {name: [item for item in chosen if item.candidate.camera == name] for name in order}
-    shown = {name: items for name, items in shown.items() if items}
+    answer_shown(runtime, processor, sessions, chosen, request, hooks, timer, answer)
+    return answer
+
+
+def answer_shown(
+    runtime: Runtime,
+    processor: Processor,
+    sessions: Mapping[str, SceneSession],
+    shown: Sequence[Shown],
+    request: Request,
+    hooks: AnswerHooks,
+    timer: LapTimer,
+    answer: Answer,
+) -> None:
+    """Prefills some frames into a cache of their own, generates, and fills in the answer.
+
+    Args:
+        runtime: The runtime of the sessions.
+        processor: Processor of the same checkpoint.
+        sessions: Session by camera name; they encode the frames.
+        shown: Frames in the order of the prompt, at least one, those of a camera together. If there are several
+            sessions, the prompt names the cameras.
+        request: The question.
+        hooks: Callbacks for streamed text and cancellation.
+        timer: Its current lap is the encoding.
+        answer: Its counts of the prompt are set; `ended_by` becomes "cancelled" if the hooks say so.
+
+    Raises:
+        ContextLengthError: The frames exceed the model's context; nothing was run.
+    """
+    answer.start_ns = min(item.frame.stamp_ns for item in shown)
+    by_camera = {name: list(items) for name, items in groupby(shown, lambda item: item.candidate.camera)}
     content: list[dict[str, Any]] = []
-    for name, items in shown.items():
+    for name, items in by_camera.items():
         times = [(item.frame.stamp_ns - answer.start_ns) * 1e-9 for item in items]
-        content.append({"type": "text", "text": f"Camera {name}:\n"})
+        if len(sessions) > 1:
+            content.append({"type": "text", "text": f"Camera {name}:\n"})
         content.append({"type": "video", "num_frames": len(items), "timestamps": times})
     # Everything up to the last frame; the question after it is tokenised already.
     texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
     length = sum(map(len, texts)) + answer.visual_tokens + request.sampling.max_new_tokens
-    check_fits(length, runtime.info.context_length, f"a question about {len(shown)} cameras with its answer")
+    check_fits(length, runtime.info.context_length, f"a question about {len(by_camera)} cameras with its answer")
     try:
         visual_tokens = [
-            t for name, items in shown.items() for t in seen[name].encoder.encode_shown(items, hooks.cancelled)
+            t for name, items in by_camera.items() for t in sessions[name].encoder.encode_shown(items, hooks.cancelled)
         ]
         answer.seconds["encode"] = timer.lap()
         segments = interleave(texts, visual_tokens)
         assert sum(map(segment_length, segments)) + request.sampling.max_new_tokens == length
-        cache = next(iter(seen.values())).open_cache(length)
+        cache = next(iter(sessions.values())).open_cache(length)
         try:
             prefill_and_generate(answer, timer, cache, segments, processor, request.sampling, hooks)
         finally:
             cache.close()
     except CancelledError:
         answer.ended_by = "cancelled"
-    return answer

@@ -22,7 +22,7 @@ MAX_CAMERAS = 64
 """Maximum number of cameras in a question, and of a node."""
 RESERVED_TOKENS = 2048
 """Tokens that every session keeps free in its KV cache for a question and its answer."""
-_MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
+MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
 """Checked before tokenising: tokenising a megabyte takes seconds."""
 
 
@@ -37,6 +37,13 @@ class Request:
     cameras: tuple[str, ...] = ()  # cameras to look at; empty for all
     horizon_s: float = 0.0  # look back at most this many seconds from the newest frame; 0 for everything in memory
     deadline_s: float = 0.0  # seconds within which the first token is due, from when the question was put; 0 for none
+    since_ns: int | None = None  # stamp of the first moment to look at; None for no limit
+    until_ns: int | None = None  # stamp of the last moment to look at, included; None for no limit
+
+    @property
+    def has_window(self) -> bool:
+        """Whether the question is about a window of time."""
+        return self.since_ns is not None or self.until_ns is not None
 
     @classmethod
     def prepare(
@@ -48,6 +55,8 @@ class Request:
         horizon_s: float = 0.0,
         camera_name: Callable[[str], str] = str,
         deadline_s: float = 0.0,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
     ) -> Request:
         """Checks a question, its limits before anything else, and tokenises it.
 
@@ -59,17 +68,20 @@ class Request:
             horizon_s: Look back at most this many seconds; 0 for everything in memory.
             camera_name: Returns the name of a camera, or raises UnknownCameraError.
             deadline_s: Seconds within which the first token is due; 0 for no deadline.
+            since_ns: Stamp in nanoseconds of the first moment to look at; None for no limit.
+            until_ns: Stamp in nanoseconds of the last moment to look at; None for no limit.
 
         Raises:
             PromptError: The question is empty, too long, not Unicode, or contains reserved tokens; there are too many
-                cameras; or the horizon or the deadline is negative or not finite.
+                cameras; the horizon or the deadline is negative or not finite; or the window ends before it begins,
+                begins before time 0, or is combined with a horizon.
             UnknownCameraError: A camera has no valid name.
             ContextLengthError: Question and answer need more tokens than a session keeps free for them.
         """
         sampling = sampling or Sampling()
-        if len(question) > _MAX_QUESTION_CHARS:
+        if len(question) > MAX_QUESTION_CHARS:
             raise PromptError(
-                f"the question has {len(question)} characters, the limit is {_MAX_QUESTION_CHARS}; shorten it"
+                f"the question has {len(question)} characters, the limit is {MAX_QUESTION_CHARS}; shorten it"
             )
         if not question.strip():
             raise PromptError("the question is empty")
@@ -81,12 +93,26 @@ class Request:
             raise PromptError(f"horizon_s is {horizon_s}, it must be 0 (everything in memory) or above, and finite")
         if not 0 <= deadline_s < math.inf:
             raise PromptError(f"deadline_s is {deadline_s}, it must be 0 (the node's own) or above, and finite")
+        check_window(since_ns, until_ns)
+        if horizon_s and not since_ns is until_ns is None:
+            raise PromptError(f"the question has a horizon_s of {horizon_s} and a window; leave out one of them")
         names = tuple(dict.fromkeys(map(camera_name, cameras)))
         video = {"type": "video", "num_frames": 1, "timestamps": [0.0]}
         content = [video, {"type": "text", "text": question}]
         token_ids = processor.prompt_segments([{"role": "user", "content": content}])[-1]
         check_fits(len(token_ids) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
-        return cls(question, token_ids, sampling, names, horizon_s, deadline_s)
+        return cls(question, token_ids, sampling, names, horizon_s, deadline_s, since_ns, until_ns)
+
+
+def check_window(since_ns: int | None, until_ns: int | None) -> None:
+    """Raises PromptError if a window of stamps, None for no limit, ends before it begins, or begins before time 0."""
+    for name, stamp_ns in (("since", since_ns), ("until", until_ns)):
+        if stamp_ns is not None and not 0 <= stamp_ns < 2**63:
+            raise PromptError(f"{name} is {stamp_ns * 1e-9:.3f} s, it must be the stamp of an image, 0 or above")
+    if since_ns is not None and until_ns is not None and until_ns < since_ns:
+        raise PromptError(
+            f"until is {until_ns * 1e-9:.3f} s, before since, which is {since_ns * 1e-9:.3f} s; exchange them"
+        )
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class SceneSession:
         frames = self.frames_within(request.horizon_s)
         whole = len(frames) == len(self.memory.frames)
         kept = self._reusable_prefix_len() if whole else 0
-        pending = [Candidate(frame, self.memory, newest=frame is frames[-1]) for frame in frames[kept:]]
+        pending = [Candidate(frame, self.memory, required=frame is frames[-1]) for frame in frames[kept:]]
         shown, predicted_s = choose(self._pace, pending, self.text_tokens, len(request.token_ids), due_s)
         answer = new_answer(frames[:kept], shown)
         answer.frames_pending, answer.predicted_s = len(pending) - len(shown), predicted_s

@@ -12,27 +12,40 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from time import monotonic
 
 from penguin_engine.runtimes.base import Runtime
+from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.multi_camera import ask_cameras, newest_last
 from penguin_engine.scene.pace import Pace
+from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
-from penguin_models.errors import MediaError, NoFramesError, UnknownCameraError
+from penguin_engine.scene.session import SceneSession
+from penguin_models.errors import EpisodeError, MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
+from penguin_models.types import Frame, FrameKind
 
 _CAPTION_LOOK_S = 1.0
 """With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
+
+
+def known_camera(name: str, known: Iterable[str]) -> str:
+    """Returns the name of a camera; raises UnknownCameraError if it is not among those that are known."""
+    if name not in known:
+        names = shortened(", ".join(known))
+        raise UnknownCameraError(f"camera {quoted(name)} is not configured; the cameras are: {names}")
+    return name
 
 
 class SceneWorker:
@@ -44,6 +57,7 @@ class SceneWorker:
         caption: When captions are made.
         captions_preempted: Number of captions that a question cut short.
         pace: The pace of the sessions; None if nothing is bounded.
+        episodes: What answers to questions beyond the memory are based on; None if there are none.
     """
 
     def __init__(
@@ -56,11 +70,12 @@ class SceneWorker:
         listener: Listener,
         clock: Callable[[], float] = monotonic,
         pace: Pace | None = None,
+        episodes: EpisodeReader | None = None,
     ):
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
         self.captions_preempted = 0
-        self.pace = pace
+        self.pace, self.episodes = pace, episodes
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
@@ -111,10 +126,8 @@ class SceneWorker:
             NotActiveError: The queue is closed.
             BusyError: The queue is full.
         """
-        unknown = [name for name in request.cameras if name not in self.camera_states]
-        if unknown:
-            known = shortened(", ".join(self.camera_states))
-            raise UnknownCameraError(f"camera {quoted(unknown[0])} is not configured; the cameras are: {known}")
+        for name in request.cameras:
+            known_camera(name, self.camera_states)
         pending = PendingRequest(request, on_text, self._clock)
         self.queue.put(pending)
         self.wake()
@@ -206,7 +219,7 @@ class SceneWorker:
 
     def _take(self, state: CameraState, load: LoadFrame) -> None:
         if self.pace is None:
-            state.observe(load())
+            self._observe(state, load())
             return
         start_s = self._clock()
         try:
@@ -223,7 +236,11 @@ class SceneWorker:
             for other in self.camera_states.values():
                 other.session.memory.arrival_tokens = pace.arrival_tokens
             self._listener.on_pace(pace)
-        state.observe(frame)
+        self._observe(state, frame)
+
+    def _observe(self, state: CameraState, frame: Frame) -> None:
+        if state.observe(frame) == FrameKind.KEY:
+            self._listener.on_keyframe(frame)
 
     def answer(self, pending: PendingRequest) -> None:
         """Answers a question and resolves its pending request."""
@@ -241,15 +258,29 @@ class SceneWorker:
         request = pending.request
         cameras = request.cameras or tuple(self.camera_states)
         sessions = {name: self.camera_states[name].session for name in cameras}
-        camera, frame = self._newest(cameras)
-        pixels = frame.pixels  # the frame may shrink meanwhile
+        newest = None if request.has_window else self._newest(cameras)  # episodes may answer without a frame
+        pixels = newest and newest[1].pixels  # the frame may shrink meanwhile
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
         due_s = pending.submitted_s + request.deadline_s if request.deadline_s else math.inf
         left_s = due_s - self._clock()
-        answer = ask_cameras(self._runtime, self._processor, sessions, request, hooks, self.pace, due_s)
+        answer = self._look(sessions, request, hooks, due_s)
         if self.pace is not None and answer.predicted_s > left_s:
             self.pace.missed, self.pace.needed_s = self.pace.missed + 1, answer.predicted_s
-        return Outcome(answer, camera, frame, pixels, queue_s)
+        if answer.newest is not None:
+            newest, pixels = answer.newest, answer.newest[1].pixels
+        assert newest is not None and pixels is not None
+        return Outcome(answer, *newest, pixels, queue_s)
+
+    def _look(self, sessions: Mapping[str, SceneSession], request: Request, hooks: AnswerHooks, due_s: float) -> Answer:
+        """Answers from memory and episodes; episodes that cannot be read are reported, and an error for a window."""
+        asked = self._runtime, self._processor, sessions
+        try:
+            return ask_recall(*asked, self.episodes, request, hooks, self.pace, due_s)
+        except EpisodeError as err:
+            if request.has_window:
+                raise
+            self._listener.on_failure("looking for episodes", err)
+        return ask_cameras(*asked, request, hooks, self.pace, due_s)
 
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
         held = {name: frame for name in cameras if (frame := self.camera_states[name].newest) is not None}

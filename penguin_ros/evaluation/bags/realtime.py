@@ -167,6 +167,9 @@ class _SimulatedWorker(SceneWorker):
         """Records the state of a memory after a frame."""
         self._log.add(self._newest_frames[camera_state.camera], (self._time.now_ns() - self._loaded_ns) * 1e-9)
 
+    def on_keyframe(self, frame: Frame) -> None:
+        """Does nothing: no episodes are kept."""
+
     def on_bad_frame(self, camera_state: CameraState) -> None:
         """Does nothing: the camera's state counts bad frames."""
 

@@ -8,6 +8,8 @@ import pytest
 from scripted_runtime import ScriptedRuntime, ScriptedTokens
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.episode import Episode
+from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.requests import Request, RequestQueue
@@ -15,6 +17,7 @@ from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import (
     CancelledError,
+    EpisodeError,
     MediaError,
     NoFramesError,
     NotActiveError,
@@ -45,7 +48,7 @@ class RecordingListener:
     """A listener that records every call; `wait` waits for one."""
 
     def __init__(self):
-        self.frames, self.bad, self.captions, self.answers, self.failures = [], [], [], [], []
+        self.frames, self.keyframes, self.bad, self.captions, self.answers, self.failures = [], [], [], [], [], []
         self._changed = threading.Condition()
 
     def _add(self, records, item):
@@ -55,6 +58,9 @@ class RecordingListener:
 
     def on_memory(self, camera_state):
         self._add(self.frames, camera_state.camera)
+
+    def on_keyframe(self, frame):
+        self._add(self.keyframes, frame)
 
     def on_bad_frame(self, camera_state):
         self._add(self.bad, camera_state.last_error)
@@ -166,6 +172,27 @@ def test_with_equal_stamps_the_answer_belongs_to_the_last_camera_in_the_prompt(m
     outcome = answer(worker, cameras=order)
     assert outcome.answer.frames == 2 and outcome.camera == order[-1]
     assert outcome.answer.image_size == outcome.frame.source_size  # boxes are in pixels of this camera's frame
+
+
+def test_a_window_is_answered_from_episodes_and_an_unreadable_store_fails_only_windows(make, tmp_path):
+    worker = make(("a", "b"))
+    with open_episodes(tmp_path / "episodes.db") as store:
+        store.add(Episode("b", 5 * SECOND), np.zeros((56, 84, 3), np.uint8))
+        assert store.flush(PATIENCE_S)
+        worker.episodes = store
+        outcome = answer(worker, since_ns=SECOND)  # no camera has a frame
+        assert (outcome.camera, outcome.frame.stamp_ns, len(outcome.answer.evidence)) == ("b", 5 * SECOND, 1)
+        with pytest.raises(NoFramesError, match=r"no frame and no episode of a, b since 6\.000 s"):
+            answer(worker, since_ns=6 * SECOND)
+        offer_and_wait(worker, 9, "a")
+        outcome = answer(worker, horizon_s=100)
+        assert (outcome.camera, outcome.frame.header, outcome.answer.frames) == ("a", "header 9", 2)
+    (tmp_path / "episodes.db").unlink()
+    with pytest.raises(EpisodeError, match="no episode file"):
+        answer(worker, since_ns=SECOND)
+    assert not worker.listener.failures
+    assert answer(worker, horizon_s=100).answer.frames == 1
+    assert worker.listener.failures[0][0] == "looking for episodes"
 
 
 def test_an_error_reaches_only_the_caller(make):

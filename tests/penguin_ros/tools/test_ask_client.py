@@ -8,11 +8,12 @@ import sys
 from functools import partial
 
 import pytest
+import typer
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from builtin_interfaces.msg import Time
-from penguin_vl.msg import Answer, GroundedObject, TimeRange
+from penguin_vl.msg import Answer, Evidence, GroundedObject, TimeRange
 
 from penguin_ros.cli.ask_running import ask_running
 from penguin_ros.tools.node_client import answer_dict
@@ -62,18 +63,41 @@ def test_a_message_becomes_the_fields_of_an_offline_answer():
 def test_an_answer_is_printed_again_if_pieces_were_lost(monkeypatch, capsys):
     result = answer_dict(Answer(text="A red cube. And a ball."))
 
-    def ask_node(node, question, cameras, horizon_s, max_new_tokens, on_text):
+    def ask_node(node, question, cameras, horizon_s, max_new_tokens, on_text, **window):
         for piece in streamed:
             on_text(piece)
         return result
 
     monkeypatch.setattr("penguin_ros.tools.ask_client.ask_node", ask_node)
     streamed = ["A [red cube](100,200,300,400).", " And a ball."]
-    ask_running("/penguin", "What?", [], 0.0, None, as_json=False)
+    ask_running("/penguin", "What?", [], 0.0, (None, None), None, as_json=False)
     assert capsys.readouterr().out.count("And a ball.") == 1
     streamed = streamed[:1]
-    ask_running("/penguin", "What?", [], 0.0, None, as_json=False)
+    ask_running("/penguin", "What?", [], 0.0, (None, None), None, as_json=False)
     assert "\nA red cube. And a ball.\n" in capsys.readouterr().out
+
+
+def test_a_window_is_sent_and_its_evidence_is_printed(monkeypatch, capsys):
+    evidence = [
+        Evidence(stamp=Time(sec=3600), camera="/front", episode_id=7, probability=p) for p in (0.25, float("nan"))
+    ]
+    evidence[0].pose_known, evidence[0].pose.header.frame_id, evidence[0].pose.pose.position.x = True, "map", 1.5
+    sent = {}
+
+    def ask_node(*args, since_ns, until_ns):
+        sent.update(since=since_ns, until=until_ns)
+        return answer_dict(Answer(evidence=evidence))
+
+    monkeypatch.setattr("penguin_ros.tools.ask_client.ask_node", ask_node)
+    ask_running("/penguin", "What?", [], 0.0, ("1970-01-01T01:00:00", "3600.5"), None, as_json=False)
+    assert sent == {"since": 3600 * 10**9, "until": 3600_500_000_000}
+    lines = capsys.readouterr().out.splitlines()
+    where = "episode 7, 1970-01-01 01:00:00.000 UTC, /front"
+    assert f"  {where} at (1.50, 0.00, 0.00) m in map: helps with probability 0.25" in lines
+    assert f"  {where}: not judged" in lines
+    for text in ("noon", "3000000000", "-5"):
+        with pytest.raises(typer.BadParameter, match=text):
+            ask_running("/penguin", "What?", [], 0.0, (None, text), None, as_json=False)
 
 
 def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
