@@ -103,7 +103,10 @@ def _print(summary: Mapping[str, Any]) -> None:
     bands = list(dict.fromkeys(band for row in scored.values() for band in row))
     table = Table("right answers by age", *bands, "visual tokens", "first token [s]", box=None)
     for name, row in scored.items():
-        costs = [f"{summary[cost][keys.get(name, name)]:{form}}" for cost, form in _COSTS.items()]
+        costs = [
+            f"{value:{form}}" if (value := summary[cost].get(keys.get(name, name))) is not None else ""
+            for cost, form in _COSTS.items()
+        ]
         table.add_row(name, *(_cell(row.get(band)) for band in bands), *costs)
     counts = next(iter(scored.values()))
     table.add_row("answers of each", *(str(counts[band]["answers"]) if band in counts else "" for band in bands))

@@ -1,7 +1,7 @@
 """Methods of answering at the end of a recording, all within one budget of visual tokens.
 
-Times in an answer count from its `start_ns`; the stamps of frames count from the start of the recording. Where frames
-are far apart because nothing happens, methods that sample by time see the last one again, as from a real camera.
+The first frame of a recording has the stamp START_NS; times in an answer count from its `start_ns`. Where frames are
+far apart because nothing happens, methods that sample by time see the last one again, as from a real camera.
 """
 
 from __future__ import annotations
@@ -28,12 +28,19 @@ from penguin_models.token_allocation import grid_size
 from penguin_models.types import Frame, FrameKind, Size
 from penguin_ros.evaluation.recall.questions import LAST_FRAMES, AskedQuestion
 
-_SAMPLING = Sampling(max_new_tokens=96)
+SAMPLING = Sampling(max_new_tokens=96)
+CAMERA = "camera"
+START_NS = 1_700_000_000 * 10**9
 _SHOWN_FRAMES = 8
 _AROUND_S = 1.0
 """The evidence is shown with this much time before and after."""
 _ANY_NUMBER = 1 << 30
 """A budget of visual tokens with which frames keep their size."""
+
+
+def seconds_since_start(stamp_ns: int) -> float:
+    """Returns a stamp as seconds since the first frame of its recording."""
+    return (stamp_ns - START_NS) * 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,31 +72,39 @@ class SeenRecording:
 
     Attributes:
         model: Answers.
-        frames: All frames; stamps count from the start of the recording.
+        frames: All frames.
     """
 
     def __init__(self, model: Model, frames: Sequence[Frame]):
         self.model, self.frames = model, frames
         self._encoded: dict[int, VisualTokens] = {}  # by stamp
 
-    @cached_property
+    @property
     def session(self) -> SceneSession:
-        """The node's memory and session after the last frame.
+        """The node's memory and session after the last frame."""
+        return self._watched[0]
 
-        Frames are prefilled at the end, not one by one: what the memory holds does not depend on it, and an hour then
-        costs only the frames that are still held.
+    @property
+    def keyframes(self) -> Sequence[Frame]:
+        """The frames that were keyframes for the memory."""
+        return self._watched[1]
+
+    @cached_property
+    def _watched(self) -> tuple[SceneSession, Sequence[Frame]]:
+        """Shows the frames to a memory, and prefills those that it holds at the end.
+
+        What it holds does not depend on when frames are prefilled; an hour then costs only the frames that are left.
         """
         config = MemoryConfig(self.model.token_budget)
         session = SceneSession(self.model.runtime, self.model.processor, NoveltyPolicy(), config)
-        for frame in self.frames:
-            session.observe(frame)
+        keyframes = [frame for frame in self.frames if session.observe(frame) == FrameKind.KEY]
         while session.prefill_pending():
             pass
-        return session
+        return session, keyframes
 
     def at(self, times_s: Sequence[float]) -> list[ClipFrame]:
-        """Returns the frame that was the newest at each time; the first frame is at 0."""
-        stamps_s = [frame.stamp_ns * 1e-9 for frame in self.frames]
+        """Returns the frame that was the newest at each time, in seconds since the first frame."""
+        stamps_s = [seconds_since_start(frame.stamp_ns) for frame in self.frames]
         indices = np.searchsorted(stamps_s, np.array(times_s) + 1e-6, "right") - 1
         return [ClipFrame(time_s, self.frames[i].rgb) for time_s, i in zip(times_s, indices, strict=True)]
 
@@ -104,7 +119,7 @@ class SeenRecording:
 
     def close(self) -> None:
         """Frees the memory's cache."""
-        if "session" in self.__dict__:
+        if "_watched" in self.__dict__:
             self.session.close()
 
 
@@ -116,7 +131,7 @@ of the first answer."""
 def from_memory(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from the node's memory."""
     processor = seen.model.processor
-    return [seen.session.ask(Request.prepare(processor, item.turn.question, _SAMPLING)) for item in asked]
+    return [seen.session.ask(Request.prepare(processor, item.turn.question, SAMPLING)) for item in asked]
 
 
 def from_window(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
@@ -137,14 +152,17 @@ def from_last_frame(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list
 def from_text(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers without any frame: how far questions can be guessed from their words."""
     model = seen.model
-    return ask_each(model.runtime, model.processor, [item.turn.question for item in asked], sampling=_SAMPLING)
+    answers = ask_each(model.runtime, model.processor, [item.turn.question for item in asked], sampling=SAMPLING)
+    for answer in answers:
+        answer.start_ns = START_NS
+    return answers
 
 
 def from_uniform_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from frames at equal distances in time, the first and the last included, that fit at full size."""
     most = seen.model.frames_at_full_size(seen.frames[0].size)
-    times_s = np.linspace(0, seen.frames[-1].stamp_ns * 1e-9, most).tolist()
-    return _ask(seen, seen.at(times_s), 0, asked)
+    times_s = np.linspace(0, seconds_since_start(seen.frames[-1].stamp_ns), most).tolist()
+    return _ask(seen, seen.at(times_s), START_NS, asked)
 
 
 def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
@@ -153,7 +171,7 @@ def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> 
     Its allocation may exceed the budget; then the sample is thinned out evenly until it does not.
     """
     model, size = seen.model, seen.frames[0].size
-    seconds = seen.frames[-1].stamp_ns * 1e-9
+    seconds = seconds_since_start(seen.frames[-1].stamp_ns)
     times_s: Sequence[float] = np.arange(0, seconds + 1e-6, 1 / FPS).tolist()
     most = min(MAX_FRAMES, len(times_s))
     while True:
@@ -162,7 +180,7 @@ def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> 
         [allocation] = model.processor.allocate([Visual.video(size, kinds)], model.token_budget, "reference")
         tokens = allocation.total_tokens(kinds)
         if tokens <= model.token_budget or most == 1:
-            return _ask(seen, clip, 0, asked, "reference", model.token_budget)
+            return _ask(seen, clip, START_NS, asked, "reference", model.token_budget)
         most = max(1, min(most - 1, most * model.token_budget // tokens))
 
 
@@ -170,23 +188,12 @@ def from_evidence(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[A
     """Answers from the frames around the evidence of each question, and the last four: what recall could achieve."""
     answers = []
     for item in asked:
-        start_ns, end_ns = (round(s * 1e9) for s in (item.evidence_s[0] - _AROUND_S, item.evidence_s[1] + _AROUND_S))
-        around = [frame for frame in seen.frames[:-LAST_FRAMES] if start_ns <= frame.stamp_ns <= end_ns]
+        start_s, end_s = item.evidence_s[0] - _AROUND_S, item.evidence_s[1] + _AROUND_S
+        before = seen.frames[:-LAST_FRAMES]
+        around = [frame for frame in before if start_s <= seconds_since_start(frame.stamp_ns) <= end_s]
         frames = [*sample_uniformly(around, _SHOWN_FRAMES), *seen.frames[-LAST_FRAMES:]]
-        answers.append(_ask_encoded(seen, frames, item.turn.question))
+        answers.append(ask_encoded(seen, frames, item.turn.question))
     return answers
-
-
-METHODS: dict[str, Method] = {
-    "memory": from_memory,
-    "window": from_window,
-    "last-4": from_last_frames,
-    "uniform": from_uniform_sample,
-    "offline": from_offline_sample,
-}
-SHOWN = "shown"
-GUESSES: dict[str, Method] = {"text-only": from_text, "last-frame": from_last_frame}
-ALL_METHODS = METHODS | {SHOWN: from_evidence} | GUESSES
 
 
 def _ask_full_size(seen: SeenRecording, frames: Sequence[Frame], asked: Sequence[AskedQuestion]) -> list[Answer]:
@@ -205,15 +212,13 @@ def _ask(
     """Answers from one prompt whose times count from `start_ns`."""
     model, questions = seen.model, [item.turn.question for item in asked]
     policy = ReferencePolicy()
-    answers = ask_each(
-        model.runtime, model.processor, questions, (), clip, policy, max_tokens, rule, sampling=_SAMPLING
-    )
+    answers = ask_each(model.runtime, model.processor, questions, (), clip, policy, max_tokens, rule, sampling=SAMPLING)
     for answer in answers:
         answer.start_ns = start_ns
     return answers
 
 
-def _ask_encoded(seen: SeenRecording, frames: Sequence[Frame], question: str) -> Answer:
+def ask_encoded(seen: SeenRecording, frames: Sequence[Frame], question: str) -> Answer:
     """Answers from a prompt of its own with frames at full size, of which each is encoded only once."""
     runtime, processor = seen.model.runtime, seen.model.processor
     visual_tokens = [seen.encoded(frame) for frame in frames]
@@ -221,9 +226,9 @@ def _ask_encoded(seen: SeenRecording, frames: Sequence[Frame], question: str) ->
     content = [{"type": "video", "num_frames": len(frames), "timestamps": times_s}, {"type": "text", "text": question}]
     segments = interleave(processor.prompt_segments([{"role": "user", "content": content}]), visual_tokens)
     answer = Answer(start_ns=frames[0].stamp_ns, frames=len(frames), visual_tokens=sum(v.length for v in visual_tokens))
-    cache = runtime.open_cache(sum(map(segment_length, segments)) + _SAMPLING.max_new_tokens)
+    cache = runtime.open_cache(sum(map(segment_length, segments)) + SAMPLING.max_new_tokens)
     try:
-        prefill_and_generate(answer, LapTimer(), cache, segments, processor, _SAMPLING, AnswerHooks())
+        prefill_and_generate(answer, LapTimer(), cache, segments, processor, SAMPLING, AnswerHooks())
     finally:
         cache.close()
     return answer

@@ -12,7 +12,8 @@ from penguin_engine.scene.answer import Answer
 from penguin_models.errors import EvaluationError
 from penguin_models.grounding import TimeRange, format_time_range, parse
 from penguin_models.types import Frame, Size
-from penguin_ros.evaluation.recall.methods import ALL_METHODS, Method, Model, SeenRecording
+from penguin_ros.evaluation.recall.compared import ALL_METHODS
+from penguin_ros.evaluation.recall.methods import CAMERA, START_NS, Method, Model, SeenRecording, seconds_since_start
 from penguin_ros.evaluation.recall.questions import AskedQuestion, choose_questions
 from penguin_ros.evaluation.tabletop.scores import score_answer
 from penguin_tabletop.clips.timeline import MAX_RECORDING_S, TabletopRecording
@@ -96,7 +97,7 @@ def _ask_about(
     recording = TabletopRecording(seed, SIZE, length_s, FPS)
     frames: list[Frame] = []
     for view in recording.frames(renderer):
-        frames.append(Frame(view.picture.rgb, round(view.stamp_s * 1e9)))
+        frames.append(Frame(view.picture.rgb, START_NS + round(view.stamp_s * 1e9), CAMERA))
     asked = choose_questions(recording, view.truth, SIZE, seeded_random(seed, "recall"), run.per_band)
     if not asked:
         return []
@@ -111,7 +112,7 @@ def _ask_about(
 
 
 def _reply(recording: str, method: str, asked: AskedQuestion, answer: Answer, alone: bool) -> Reply:
-    turn, start_s = asked.turn, answer.start_ns * 1e-9
+    turn, start_s = asked.turn, seconds_since_start(answer.start_ns)
     scored = _on_recordings_clock(answer.raw, start_s) if turn.expected.kind == "span" else answer.raw
     return Reply(
         recording=recording,

@@ -11,19 +11,19 @@ from statistics import fmean, median
 from typing import Any
 
 from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, paired_differences, ratio
-from penguin_ros.evaluation.recall.methods import GUESSES, METHODS, SHOWN
+from penguin_ros.evaluation.recall.compared import DIFFERENCES, GUESSES, METHODS, SHOWN
 from penguin_ros.evaluation.recall.questions import BANDS
 from penguin_ros.evaluation.recall.run import RecallRun, Reply
 
 Replies = Sequence[Sequence[Reply]]
 """Replies about each recording."""
-DIFFERENCES = (("memory", "last-4"), ("memory", "window"))
 _Table = dict[str, dict[str, dict[str, Any]]]
 
 
 def summarise(replies: Replies, run: RecallRun) -> dict[str, Any]:
     """Returns everything that `evaluate recall --json` prints: plain types by name."""
     by_band = _scores(replies, lambda reply: reply.band, BANDS)
+    first_token_s = _costs(replies, lambda reply: reply.first_token_s if reply.alone else None, median)
     tasks = sorted({reply.task for answers in replies for reply in answers})
     return {
         "scores": _only(by_band, METHODS),
@@ -33,7 +33,8 @@ def summarise(replies: Replies, run: RecallRun) -> dict[str, Any]:
         "when_r0.5": _scores(replies, lambda reply: reply.band if reply.task == "when" else None, BANDS),
         "tasks": _scores(replies, lambda reply: reply.task, tasks),
         "visual_tokens": _costs(replies, lambda reply: reply.visual_tokens, fmean),
-        "first_token_s": _costs(replies, lambda reply: reply.first_token_s if reply.alone else None, median),
+        "first_token_s": {method: first_token_s[method] for method in METHODS if method in first_token_s},
+        "first_token_ratio": {"episodes / memory": _quotient(first_token_s, "episodes", "memory")},
         "settings": {
             "seed": run.seed,
             "lengths_s": list(run.lengths_s),
@@ -97,3 +98,7 @@ def _costs(
             if (cost := cost_of(reply)) is not None:
                 costs.setdefault(reply.method, []).append(cost)
     return {method: round(average(values), 4) for method, values in costs.items()}
+
+
+def _quotient(values: Mapping[str, float], above: str, below: str) -> float | None:
+    return round(values[above] / values[below], 3) if above in values and values.get(below) else None

@@ -1,0 +1,49 @@
+"""The method "episodes": the memory together with a store of keyframes and their captions, as the node keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.episode import Episode
+from penguin_engine.scene.episodes import EpisodeStore, open_episodes
+from penguin_engine.scene.recall import ask_recall
+from penguin_engine.scene.requests import Request
+from penguin_models.errors import EvaluationError
+from penguin_ros.evaluation.recall.methods import CAMERA, SAMPLING, START_NS, SeenRecording, ask_encoded
+from penguin_ros.evaluation.recall.questions import AskedQuestion
+
+CAPTION_PROMPT = "What is in the picture?"
+_FLUSH_S = 60.0
+
+
+def from_episodes(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
+    """Answers from memory and episodes; each question is about the whole recording."""
+    runtime, processor = seen.model.runtime, seen.model.processor
+    sessions = {CAMERA: seen.session}
+    answers = []
+    with _filled_store(seen) as store:
+        for item in asked:
+            # From before the first frame: a memory that still holds that one reaches back far enough, but with gaps
+            request = Request.prepare(processor, item.turn.question, SAMPLING, since_ns=START_NS - 1)
+            answers.append(ask_recall(runtime, processor, sessions, store, request))
+    return answers
+
+
+@contextmanager
+def _filled_store(seen: SeenRecording) -> Iterator[EpisodeStore]:
+    """Opens a temporary store with all keyframes of a recording.
+
+    Each caption is about its frame alone; a node's captions also see the memory, which would cost a prefill of it each.
+    """
+    with TemporaryDirectory() as folder, open_episodes(Path(folder) / "episodes.db") as store:
+        for frame in seen.keyframes:
+            about = ask_encoded(seen, [frame], CAPTION_PROMPT).grounding
+            store.add(Episode(CAMERA, frame.stamp_ns, caption=about.text, objects=about.objects), frame.rgb)
+            store.flush(_FLUSH_S)
+        if status := store.status.problem:
+            raise EvaluationError(f"keyframes cannot be stored in {folder}: {status}")
+        yield store
