@@ -31,7 +31,7 @@ def recall(
     lengths: Annotated[
         str, typer.Option(help="Lengths of the recordings in seconds, 10 to 14400.")
     ] = "60,300,1800,7200",
-    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 16,
+    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 12,
     budget: Annotated[int, typer.Option(help="Visual tokens that every method may use.", min=1)] = 1024,
     plot: Annotated[Path | None, typer.Option(help="Plot of score against age, .png or .svg.", dir_okay=False)] = None,
     answers: Annotated[

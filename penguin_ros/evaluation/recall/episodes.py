@@ -13,16 +13,19 @@ from penguin_engine.scene.episodes import EpisodeStore, open_episodes
 from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Request
 from penguin_models.errors import EvaluationError
-from penguin_ros.evaluation.recall.methods import CAMERA, SAMPLING, START_NS, SeenRecording, ask_encoded
+from penguin_models.grounding import Grounding
+from penguin_ros.evaluation.recall.methods import CAMERA, SAMPLING, START_NS, SeenRecording, ask_full_size
 from penguin_ros.evaluation.recall.questions import AskedQuestion
 
-CAPTION_PROMPT = "What is in the picture?"
+_CAPTION_PROMPT = "What is in the picture?"
+_CAPTION_PERIOD_NS = 2 * 10**9
+"""Keyframes that follow each other faster have no caption of their own, as on a robot that has other work to do."""
 _FLUSH_S = 60.0
 
 
 def from_episodes(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from memory and episodes; each question is about the whole recording."""
-    runtime, processor = seen.model.runtime, seen.model.processor
+    runtime, processor = seen.remembering, seen.model.processor
     sessions = {CAMERA: seen.session}
     answers = []
     with _filled_store(seen) as store:
@@ -39,11 +42,15 @@ def _filled_store(seen: SeenRecording) -> Iterator[EpisodeStore]:
 
     Each caption is about its frame alone; a node's captions also see the memory, which would cost a prefill of it each.
     """
+    captioned_ns = -_CAPTION_PERIOD_NS
     with TemporaryDirectory() as folder, open_episodes(Path(folder) / "episodes.db") as store:
         for frame in seen.keyframes:
-            about = ask_encoded(seen, [frame], CAPTION_PROMPT).grounding
+            about = Grounding("")
+            if frame.stamp_ns - captioned_ns >= _CAPTION_PERIOD_NS:
+                [answer] = ask_full_size(seen.remembering, seen, [frame], [_CAPTION_PROMPT])
+                about, captioned_ns = answer.grounding, frame.stamp_ns
             store.add(Episode(CAMERA, frame.stamp_ns, caption=about.text, objects=about.objects), frame.rgb)
             store.flush(_FLUSH_S)
-        if status := store.status.problem:
-            raise EvaluationError(f"keyframes cannot be stored in {folder}: {status}")
+        if problem := store.status.problem:
+            raise EvaluationError(f"keyframes cannot be stored in {folder}: {problem}")
         yield store

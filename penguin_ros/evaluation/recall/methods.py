@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from penguin_engine.runtimes.base import Runtime, VisualTokens, interleave, segment_length
-from penguin_engine.scene.answer import Answer, LapTimer
-from penguin_engine.scene.generation import AnswerHooks, Sampling, prefill_and_generate
+from penguin_engine.runtimes.base import Runtime
+from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.offline import ask_each, label_clip
 from penguin_engine.scene.requests import Request
@@ -26,6 +26,7 @@ from penguin_models.processor import Processor, Visual
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import grid_size
 from penguin_models.types import Frame, FrameKind, Size
+from penguin_ros.evaluation.recall.encoded_once import EncodedOnce
 from penguin_ros.evaluation.recall.questions import LAST_FRAMES, AskedQuestion
 
 SAMPLING = Sampling(max_new_tokens=96)
@@ -73,11 +74,12 @@ class SeenRecording:
     Attributes:
         model: Answers.
         frames: All frames.
+        remembering: The model's runtime for methods that look at the same frames for many questions.
     """
 
     def __init__(self, model: Model, frames: Sequence[Frame]):
         self.model, self.frames = model, frames
-        self._encoded: dict[int, VisualTokens] = {}  # by stamp
+        self.remembering = EncodedOnce(model.runtime)
 
     @property
     def session(self) -> SceneSession:
@@ -96,7 +98,7 @@ class SeenRecording:
         What it holds does not depend on when frames are prefilled; an hour then costs only the frames that are left.
         """
         config = MemoryConfig(self.model.token_budget)
-        session = SceneSession(self.model.runtime, self.model.processor, NoveltyPolicy(), config)
+        session = SceneSession(self.remembering, self.model.processor, NoveltyPolicy(), config)
         keyframes = [frame for frame in self.frames if session.observe(frame) == FrameKind.KEY]
         while session.prefill_pending():
             pass
@@ -108,19 +110,11 @@ class SeenRecording:
         indices = np.searchsorted(stamps_s, np.array(times_s) + 1e-6, "right") - 1
         return [ClipFrame(time_s, self.frames[i].rgb) for time_s, i in zip(times_s, indices, strict=True)]
 
-    def encoded(self, frame: Frame) -> VisualTokens:
-        """Returns the visual tokens of a frame at full size, encoded once."""
-        if frame.stamp_ns not in self._encoded:
-            key = FrameKind.KEY
-            [allocation] = self.model.processor.allocate([Visual.video(frame.size, [key])], _ANY_NUMBER)
-            patched = self.model.processor.patch([frame.rgb], [key], allocation)
-            [self._encoded[frame.stamp_ns]] = self.model.runtime.encode(list(patched))
-        return self._encoded[frame.stamp_ns]
-
     def close(self) -> None:
-        """Frees the memory's cache."""
+        """Frees the memory's cache, and visual tokens."""
         if "_watched" in self.__dict__:
             self.session.close()
+        self.remembering.close()
 
 
 Method = Callable[[SeenRecording, Sequence[AskedQuestion]], list[Answer]]
@@ -136,23 +130,25 @@ def from_memory(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Ans
 
 def from_window(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from the newest frames that fit at full size."""
-    return _ask_full_size(seen, seen.frames[-seen.model.frames_at_full_size(seen.frames[0].size) :], asked)
+    return ask_full_size(
+        seen.model.runtime, seen, seen.frames[-seen.model.frames_at_full_size(seen.frames[0].size) :], _texts(asked)
+    )
 
 
 def from_last_frames(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from the last four frames."""
-    return _ask_full_size(seen, seen.frames[-LAST_FRAMES:], asked)
+    return ask_full_size(seen.model.runtime, seen, seen.frames[-LAST_FRAMES:], _texts(asked))
 
 
 def from_last_frame(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from the last frame alone: how far questions can be guessed from how it all ended."""
-    return _ask_full_size(seen, seen.frames[-1:], asked)
+    return ask_full_size(seen.model.runtime, seen, seen.frames[-1:], _texts(asked))
 
 
 def from_text(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers without any frame: how far questions can be guessed from their words."""
     model = seen.model
-    answers = ask_each(model.runtime, model.processor, [item.turn.question for item in asked], sampling=SAMPLING)
+    answers = ask_each(model.runtime, model.processor, _texts(asked), sampling=SAMPLING)
     for answer in answers:
         answer.start_ns = START_NS
     return answers
@@ -162,7 +158,7 @@ def from_uniform_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> 
     """Answers from frames at equal distances in time, the first and the last included, that fit at full size."""
     most = seen.model.frames_at_full_size(seen.frames[0].size)
     times_s = np.linspace(0, seconds_since_start(seen.frames[-1].stamp_ns), most).tolist()
-    return _ask(seen, seen.at(times_s), START_NS, asked)
+    return _ask(seen.model.runtime, seen, seen.at(times_s), START_NS, _texts(asked))
 
 
 def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
@@ -180,7 +176,7 @@ def from_offline_sample(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> 
         [allocation] = model.processor.allocate([Visual.video(size, kinds)], model.token_budget, "reference")
         tokens = allocation.total_tokens(kinds)
         if tokens <= model.token_budget or most == 1:
-            return _ask(seen, clip, START_NS, asked, "reference", model.token_budget)
+            return _ask(model.runtime, seen, clip, START_NS, _texts(asked), "reference", model.token_budget)
         most = max(1, min(most - 1, most * model.token_budget // tokens))
 
 
@@ -192,43 +188,35 @@ def from_evidence(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[A
         before = seen.frames[:-LAST_FRAMES]
         around = [frame for frame in before if start_s <= seconds_since_start(frame.stamp_ns) <= end_s]
         frames = [*sample_uniformly(around, _SHOWN_FRAMES), *seen.frames[-LAST_FRAMES:]]
-        answers.append(ask_encoded(seen, frames, item.turn.question))
+        answers += ask_full_size(seen.remembering, seen, frames, [item.turn.question])
     return answers
 
 
-def _ask_full_size(seen: SeenRecording, frames: Sequence[Frame], asked: Sequence[AskedQuestion]) -> list[Answer]:
+def ask_full_size(
+    runtime: Runtime, seen: SeenRecording, frames: Sequence[Frame], questions: Sequence[str]
+) -> list[Answer]:
+    """Answers from one prompt with some frames of a recording at full size."""
     start_ns = frames[0].stamp_ns
-    return _ask(seen, [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames], start_ns, asked)
+    clip = [ClipFrame((frame.stamp_ns - start_ns) * 1e-9, frame.rgb) for frame in frames]
+    return _ask(runtime, seen, clip, start_ns, questions)
 
 
 def _ask(
+    runtime: Runtime,
     seen: SeenRecording,
     clip: Sequence[ClipFrame],
     start_ns: int,
-    asked: Sequence[AskedQuestion],
+    questions: Sequence[str],
     rule: str = "strict",
     max_tokens: int = _ANY_NUMBER,
 ) -> list[Answer]:
     """Answers from one prompt whose times count from `start_ns`."""
-    model, questions = seen.model, [item.turn.question for item in asked]
     policy = ReferencePolicy()
-    answers = ask_each(model.runtime, model.processor, questions, (), clip, policy, max_tokens, rule, sampling=SAMPLING)
+    answers = ask_each(runtime, seen.model.processor, questions, (), clip, policy, max_tokens, rule, sampling=SAMPLING)
     for answer in answers:
         answer.start_ns = start_ns
     return answers
 
 
-def ask_encoded(seen: SeenRecording, frames: Sequence[Frame], question: str) -> Answer:
-    """Answers from a prompt of its own with frames at full size, of which each is encoded only once."""
-    runtime, processor = seen.model.runtime, seen.model.processor
-    visual_tokens = [seen.encoded(frame) for frame in frames]
-    times_s = [(frame.stamp_ns - frames[0].stamp_ns) * 1e-9 for frame in frames]
-    content = [{"type": "video", "num_frames": len(frames), "timestamps": times_s}, {"type": "text", "text": question}]
-    segments = interleave(processor.prompt_segments([{"role": "user", "content": content}]), visual_tokens)
-    answer = Answer(start_ns=frames[0].stamp_ns, frames=len(frames), visual_tokens=sum(v.length for v in visual_tokens))
-    cache = runtime.open_cache(sum(map(segment_length, segments)) + SAMPLING.max_new_tokens)
-    try:
-        prefill_and_generate(answer, LapTimer(), cache, segments, processor, SAMPLING, AnswerHooks())
-    finally:
-        cache.close()
-    return answer
+def _texts(asked: Sequence[AskedQuestion]) -> list[str]:
+    return [item.turn.question for item in asked]

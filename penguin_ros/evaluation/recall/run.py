@@ -34,7 +34,7 @@ class RecallRun:
 
     seed: int = 0  # seed of the recordings within the test split
     lengths_s: tuple[float, ...] = LENGTHS_S  # in seconds
-    recordings: int = 16  # of each length
+    recordings: int = 12  # of each length
     per_band: int = 6  # maximum number of questions about one recording in each band of age
     token_budget: int = 1024  # visual tokens
 
