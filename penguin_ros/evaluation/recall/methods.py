@@ -41,7 +41,7 @@ _ANY_NUMBER = 1 << 30
 
 def seconds_since_start(stamp_ns: int) -> float:
     """Returns a stamp as seconds since the first frame of its recording."""
-    return (stamp_ns - START_NS) * 1e-9
+    return (stamp_ns - START_NS) / 1e9
 
 
 @dataclass(frozen=True)
