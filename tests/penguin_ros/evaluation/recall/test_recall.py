@@ -32,8 +32,10 @@ RUN = RecallRun(seed=3, lengths_s=(LENGTH_S,), recordings=2, per_band=4)
 
 @pytest.mark.parametrize(
     ("age_s", "band"),
-    [(1.5, "15s"), (30, "15s"), (30.01, "60s"), (134, "60s"), (135, "5min"), (734, "5min")]
-    + [(735, "30min"), (3600, "30min"), (3601, "2h"), (14_000, "2h")],
+    [
+        *[(1.5, "15s"), (30, "15s"), (30.01, "60s"), (134, "60s"), (135, "5min"), (734, "5min")],
+        *[(735, "30min"), (3600, "30min"), (3601, "2h"), (14_000, "2h")],
+    ],
 )
 def test_bands_meet_between_their_nominal_ages(age_s, band):
     assert band_of(age_s) == band
@@ -83,8 +85,7 @@ def truthful(scripted, processor):
     runtime = scripted(answer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "choose_questions", remember)
-        replies = evaluate_recall(Model(runtime, processor, BUDGET), RUN)
-    return replies
+        return evaluate_recall(Model(runtime, processor, BUDGET), RUN)
 
 
 def test_times_count_from_the_start_of_the_recording(truthful):
