@@ -101,7 +101,7 @@ def _print(summary: Mapping[str, Any]) -> None:
     scored = {**summary["scores"], "evidence shown": summary["shown"], **summary["guesses"]}
     keys = {"evidence shown": "shown"}
     bands = list(dict.fromkeys(band for row in scored.values() for band in row))
-    table = Table("right answers by age", *bands, "visual tokens", "first token [s]", box=None)
+    table = Table("right answers by age", *bands, "visual tokens", "first token (s)", box=None)
     for name, row in scored.items():
         costs = [
             f"{value:{form}}" if (value := summary[cost].get(keys.get(name, name))) is not None else ""

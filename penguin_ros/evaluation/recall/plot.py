@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ _COLOURS = {
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
 _FAINT, _GRID = "#777777", "#dddddd"
 _RECENT_AT_S = 5.0
-_APART = 0.045
-"""Distance between the methods of a band, as a share of its age."""
+_APART = 0.013
+"""Distance between the methods of a band, as a share of the axis."""
 
 
 def draw_recall(path: Path, summary: Mapping[str, Any]) -> None:
@@ -35,8 +36,10 @@ def draw_recall(path: Path, summary: Mapping[str, Any]) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
         scores = summary["scores"]
+        ages_s = [_age_s(band) for bands in scores.values() for band in bands]
+        apart = (max(ages_s, default=1.0) / _RECENT_AT_S) ** _APART
         for rank, (method, bands) in enumerate(scores.items()):
-            shift = 1 + _APART * (rank - (len(scores) - 1) / 2)
+            shift = apart ** (rank - (len(scores) - 1) / 2)
             _draw(axes, bands, shift, color=_COLOURS[method], marker=_MARKERS[method], label=method, lw=1.6, ms=5)
         references = {"evidence shown": summary["shown"], **summary["guesses"]}
         for (name, bands), style in zip(references.items(), (":", "--", "-."), strict=True):
@@ -58,11 +61,11 @@ def _draw(axes: Any, bands: Mapping[str, Any], shift: float, with_intervals: boo
 
 def _label(axes: Any, bands: set[str]) -> None:
     names = [band for band in BANDS if band in bands]
-    axes.set_xticks([_age_s(name) for name in names], [name.replace("min", " min") for name in names])
+    axes.set_xticks([_age_s(name) for name in names], [re.sub(r"(?<=\d)(?=[a-z])", " ", name) for name in names])
     axes.set_xticks([], minor=True)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("age of the evidence when asked")
-    axes.set_ylabel("share of right answers")
+    axes.set_ylabel("share of right answers, 95 % intervals")
     axes.spines["top"].set_visible(False)
     axes.grid(axis="y", color=_GRID)
     axes.set_axisbelow(True)
