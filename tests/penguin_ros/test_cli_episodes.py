@@ -113,9 +113,9 @@ def test_a_missing_or_damaged_file_is_one_sentence(cli, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
-def test_every_command_takes_the_url_of_a_database(cli, postgres, tmp_path, picture):
+def test_every_command_takes_the_url_of_a_database(cli, postgres, request, tmp_path, picture):
     """The robot is shown, and no output holds the password."""
-    url, outputs = f"{postgres.new_database()}&robot=robbie", []
+    url, outputs = f"{postgres.lend_database(request)}&robot=robbie", []
     with open_episodes(url) as store:
         store.add(_episode(0, "a red cup"), picture(60, 80))
         store.add(_episode(86_400, "a table"))

@@ -20,6 +20,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="penguin-pg-"))  # short: the path of a socket has 107 bytes
         self._user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         self._count = 0
+        self._free = []  # URLs of databases that are empty again: each new one has 300 files
         try:
             (self._folder / "password").write_text(PASSWORD)
             if self._user:
@@ -57,6 +58,19 @@ class PostgresServer:
         with self.connect() as connection:
             connection.execute(f"CREATE DATABASE episodes{self._count} {options}")
         return self.url(f"episodes{self._count}")
+
+    def lend_database(self, request):
+        """Returns the URL of an empty database, for the time of a fixture or test."""
+        url = self._free.pop() if self._free else self.new_database()
+        request.addfinalizer(lambda: self._take_back(url))
+        return url
+
+    def _take_back(self, url):
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA IF EXISTS penguin_vl CASCADE")
+        self._free.append(url)
 
     def close(self):
         self.stop()

@@ -50,9 +50,6 @@ class Sample:
     truths: tuple[SceneTruth, ...] = ()  # what each frame shows; none for charts and texts
     events: tuple[Event, ...] = ()  # of a clip or pair
     classes: tuple[UInt8Array, ...] = field(default=(), repr=False)  # [H, W] each, indices into CLASSES
-    # Whether the frames are those that a robot's memory holds, each at a size of its own, with stamps and turns in
-    # seconds since the first of them; training encodes them as they are
-    held: bool = False
 
     @property
     def conversations(self) -> list[dict[str, str]]:

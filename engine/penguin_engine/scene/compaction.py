@@ -23,8 +23,6 @@ from penguin_models.types import FrameKind, Size
 _STALE_PER_ROOM = 0.9
 """Tokens that become stale per token of room: with it, at most 1.9 tokens are prefilled per arriving one."""
 _STARTS = 8
-_HALF_LOSS_S = 30.0
-"""Age at which a keyframe is missed half as much as a new one."""
 _NEWEST = 2
 """So many of the newest frames are evicted after all others, if they are keyframes."""
 
@@ -57,6 +55,7 @@ class Limits:
     token_budget: int
     room: int  # visual tokens that have to be free
     max_frames: int  # number of frames that may stay
+    half_loss_s: float  # age at which a keyframe is missed half as much as a new one
     may_shrink: bool
     encoded_again: int  # visual tokens of shrunk frames that may be encoded
 
@@ -169,7 +168,7 @@ class _Planner:
         def loss(index: int) -> float:
             next_s = seconds[later[index]] if index in later else 0.0
             previous_s = seconds[earlier[index]] if index in earlier else 2 * seconds[index] - next_s
-            return (next_s - previous_s) / (_HALF_LOSS_S - seconds[index])
+            return (next_s - previous_s) / (self._limits.half_loss_s - seconds[index])
 
         newest = len(seconds) - _NEWEST
         queue = [(index >= newest, loss(index), index) for index in indices]

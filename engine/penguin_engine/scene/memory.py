@@ -45,6 +45,9 @@ class MemoryConfig:
     # "full_size": every frame arrives as large as fits; "by_kind": once the budget has been reached, intermediate
     # frames arrive at the size to which they would shrink
     arrival: str = "full_size"
+    # A keyframe of this age is missed half as much as a new one: the smaller, the more of the budget goes to the recent
+    # past (docs/ablation.md)
+    half_loss_s: float = 30.0
     # A frame older than the newest one by this many seconds means that time jumped back (a bag loops): the memory is
     # cleared. Frames that are late by less are dropped
     jump_back_s: float = 1.0
@@ -56,8 +59,9 @@ class MemoryConfig:
             )
         if self.arrival not in ("full_size", "by_kind"):
             raise BudgetError(f"arrival is {self.arrival!r}, it must be 'full_size' or 'by_kind'")
-        if not self.jump_back_s > 0:
-            raise BudgetError(f"jump_back_s is {self.jump_back_s}, it must be above 0")
+        for name in ("half_loss_s", "jump_back_s"):
+            if not getattr(self, name) > 0:
+                raise BudgetError(f"{name} is {getattr(self, name)}, it must be above 0")
 
     @property
     def factor(self) -> int:
@@ -87,6 +91,7 @@ class HeldFrame:
     tokens: int  # number of its visual tokens
     pixels: UInt8Array  # uint8 [H, W, 3]: the camera's image, or its resized copy if `size` is smaller
     smaller: Size | None  # size to which it would shrink; None if that would free too little
+    missing: int = 0  # number of evicted keyframes between this frame and the next one
     header: Any = field(default=None, repr=False)  # header of the source message
     # The owner's visual tokens at this size; None if it has to be encoded (again)
     encoded: Any = field(default=None, repr=False)
@@ -193,6 +198,15 @@ class FrameMemory:
         self.policy.reset()
         self.counters.clears += 1
 
+    def held_share(self, since_ns: int) -> float:
+        """Returns the share of the keyframes since a stamp that are held; 0 if the memory may begin later."""
+        if not self._frames or self._frames[0].stamp_ns > since_ns:
+            return 0.0
+        frames = [frame for frame in self._frames if frame.stamp_ns >= since_ns]
+        held = sum(frame.kind == FrameKind.KEY for frame in frames)
+        missing = sum(frame.missing for frame in frames)
+        return held / (held + missing) if missing else 1.0
+
     def native_tokens(self, source_size: Size) -> int:
         """Returns the visual tokens of a camera's image at its full size."""
         return self.tokens_of(grid_size(source_size, self.config.factor))
@@ -271,6 +285,7 @@ class FrameMemory:
         limits = Limits(
             token_budget=budget,
             room=min(budget, room),
+            half_loss_s=self.config.half_loss_s,
             max_frames=self.config.max_frames // 2 if is_full else len(self._frames),
             may_shrink=not is_full,
             encoded_again=int(left / self.config.merge_size**2),
@@ -279,9 +294,19 @@ class FrameMemory:
         first_changed = min(plan.changes)
         for index, size in plan.changes.items():
             self._change(self._frames[index], size)
-        self._frames = [frame for frame in self._frames if frame.tokens > 0]
+        self._forget()
         self.counters.tokens_prefilled += plan.stale
         return min(first_changed, len(self._frames))
+
+    def _forget(self) -> None:
+        """Drops evicted frames, and counts the keyframes among them in the frame before."""
+        held: list[HeldFrame] = []
+        for frame in self._frames:
+            if frame.tokens > 0:
+                held.append(frame)
+            elif held:
+                held[-1].missing += frame.missing + (frame.kind == FrameKind.KEY)
+        self._frames = held
 
     def _change(self, frame: HeldFrame, size: Size | None) -> None:
         """Shrinks a frame, or marks it as evicted if `size` is None."""

@@ -16,8 +16,8 @@ from penguin_models.errors import EpisodeError
 
 
 @pytest.fixture
-def url(postgres):
-    return postgres.new_database()
+def url(postgres, request):
+    return postgres.lend_database(request)
 
 
 def execute(url, statement):

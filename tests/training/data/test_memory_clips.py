@@ -15,15 +15,12 @@ from penguin_models.errors import DataError, SettingError
 from penguin_models.images import resize
 from penguin_models.media import ClipFrame
 from penguin_models.types import Frame, Size
-from penguin_tabletop.conversations.turns import ExpectedReply, Turn
-from penguin_tabletop.dataset import Sample
 from penguin_training.data.annotations import AnnotationFile, parse_annotation
 from penguin_training.data.length_index import build_index, index_path, load_index
 from penguin_training.data.media_reference import MediaReference
 from penguin_training.data.memory_clips import POLICIES, draw_memory
 from penguin_training.data.memory_turns import as_asked
 from penguin_training.data.sample_reader import SampleReader
-from penguin_training.data.tabletop_source import read_scene
 from penguin_training.settings.data import DataFile, DataSettings, MemorySettings
 
 MEMORY = MemorySettings(
@@ -191,7 +188,9 @@ def test_what_is_drawn_depends_on_the_sample_and_the_seed(reader, picture, conve
     first = held(reader, "a")
     assert held(reader, "a") == first
     assert held(reader, "b") != first and held(replace(reader, seed=5), "a") != first
-    assert all(150 <= draw_memory(MEMORY, 14, str(n), 0).config.token_budget <= 900 for n in range(50))
+    assert all(
+        150 <= draw_memory(MEMORY, reader.processor.images, str(n), 0).config.token_budget <= 900 for n in range(50)
+    )
 
 
 def test_a_length_index_belongs_to_what_is_drawn(processor, drawn, jsonl, tmp_path, reader):
@@ -222,17 +221,6 @@ def held_sample(conversation, sizes, more=()):
     frames = tuple(ClipFrame(0.5 * i, np.full((*size, 3), 40 * i, np.uint8)) for i, size in enumerate(sizes))
     sample = about((), conversation("<video>\nWhat?", "A cube."))
     return replace(sample, media=(MediaReference(Path("rendered"), True, frames, held=True), *more))
-
-
-def test_rendered_samples_may_hold_what_a_memory_holds(reader, processor):
-    frames = tuple(np.full((side, 84, 3), side, np.uint8) for side in (56, 112))
-    turns = (Turn("when", "When?", RANGE.format(0, 1.3), ExpectedReply("span")),)
-    rendered = Sample("held", 0, "clip", turns, frames, stamps_s=(0.0, 1.3), held=True)
-    sample = read_scene([rendered], 0)
-    encoded = reader.encode(sample, reader.measure(sample))
-    assert [image.grid for image in encoded.images] == [Size(4, 6), Size(8, 6)]
-    text = processor.decode(encoded.ids[encoded.ids != processor.image_token_id])
-    assert "Time 0.0s:,Time 1.3s:\nWhen?" in text and RANGE.format(0, 1.3) in text
 
 
 @pytest.mark.parametrize("memory", [None, MEMORY])

@@ -10,7 +10,7 @@ from penguin_tabletop.files import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed_data import Position, StreamedData
-from penguin_training.data.tabletop_source import open_scenes, read_scene
+from penguin_training.data.tabletop_source import SceneSource
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.loop import train
 from penguin_training.settings.data import TabletopScenes
@@ -38,9 +38,9 @@ def test_rendered_samples_equal_written_ones(rendered, parse, tmp_path):
     write(tmp_path, WriterSettings(samples, images="png"), 9)
     file = AnnotationFile(tmp_path / "annotations.jsonl")
     scenes = settings.data.files[0].tabletop
-    dataset = open_scenes(scenes, settings.data.fps)
+    source = SceneSource(scenes, settings.data.fps, None, reader.processor.images, 0)
     for row in range(9):
-        ours, theirs = read_scene(dataset, row), file[row]
+        ours, theirs = source.read(row), file[row]
         assert (ours.id, ours.messages, ours.independent_turns) == (
             theirs.id,
             theirs.messages,
@@ -79,6 +79,6 @@ def test_a_stopped_run_resumes_with_the_next_scenes(rendered, start, losses, tmp
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 5
 
 
-def test_weights_that_are_all_zero_are_refused():
+def test_weights_that_are_all_zero_are_refused(processor):
     with pytest.raises(TabletopError, match="one must be above 0"):
-        open_scenes(TabletopScenes(scenes=1, mixture={"image": 0}), 2.0)
+        SceneSource(TabletopScenes(scenes=1, mixture={"image": 0}), 2.0, None, processor.images, 0)

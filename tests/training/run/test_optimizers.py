@@ -8,6 +8,7 @@ import torch
 
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.model.build_model import build_model
+from penguin_training.run.cpu_muon import CpuMuon
 from penguin_training.run.optimizers import Optimizers, rate_share
 from penguin_training.settings.stage import Schedule
 
@@ -64,3 +65,20 @@ def test_muon_trains_the_matrices_of_layers(values, parse):
     )
     left = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
     assert len(left) + len(taken) == len({*left, *taken}) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_muon_on_a_cpu_computes_as_torch_does():
+    random = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.ones(shape, requires_grad=True) for shape in ((24, 8), (8, 24), (16, 16))] for _ in range(2))
+    options = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = CpuMuon(ours, **options), torch.optim.Muon(theirs, **options)
+    for _ in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=random)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=8e-3)  # bfloat16 has 8 bits
+        state = optimizers[0].state[mine], optimizers[1].state[other]
+        torch.testing.assert_close(state[0]["momentum_buffer"], state[1]["momentum_buffer"])

@@ -21,7 +21,8 @@ from penguin_models.judge import judge_conversation
 from penguin_models.media import ClipFrame
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.token_allocation import grid_size
-from penguin_models.types import Frame, Size
+from penguin_models.types import Frame, FrameKind, Size
+from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import TabletopRecording
 from penguin_tabletop.conversations.language import as_typed, every_label
 from penguin_tabletop.conversations.recall_tasks import (
@@ -38,7 +39,7 @@ from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Random, Split, seeded_random
 from penguin_tabletop.truth import SceneTruth, View, view_of
 from penguin_training.data.annotations import Annotation, parse_annotation
-from penguin_training.data.memory_clips import POLICIES, DrawnMemory, held_frames
+from penguin_training.data.memory_clips import DrawnMemory
 
 RecallFamily = Literal["recall", "shown", "judge"]
 FAMILIES: tuple[RecallFamily, ...] = ("recall", "shown", "judge")
@@ -52,6 +53,28 @@ _MARGIN_S = 0.5
 """Evidence counts as held if a frame lies this close to it."""
 _NOW_TURNS = 3
 _LABEL = re.compile(rf"\b({'|'.join(every_label())})\b")
+
+
+class EventPolicy:
+    """A keyframe policy that knows what happens, so that only the frames that are held need to be rendered.
+
+    A frame is a keyframe while something moves and when it has come to rest, as for `NoveltyPolicy`.
+    """
+
+    def __init__(self, events: Sequence[Event]):
+        self._events = events
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all frames."""
+        self._last_s = -np.inf
+
+    def observe(self, frame: Frame) -> FrameKind:
+        """Returns the kind of a frame by its stamp."""
+        now_s = frame.stamp_ns * 1e-9
+        changed = any(event.start_s < now_s and event.end_s > self._last_s for event in self._events)
+        is_first, self._last_s = self._last_s == -np.inf, now_s
+        return FrameKind.KEY if is_first or changed else FrameKind.INTERMEDIATE
 
 
 @dataclass(eq=False)
@@ -101,11 +124,12 @@ class _Scene:
 
     def recall(self, name: str) -> Annotation:
         """Shows what the memory holds at the end."""
-        memory = FrameMemory(self.drawn.config, POLICIES[self.drawn.policy]())
-        for view in self.recording.frames(self.renderer):
-            memory.add(Frame(view.picture.rgb, round(view.stamp_s * 1e9)))
-        stamps_s = [frame.stamp_ns * 1e-9 for frame in memory.frames]
-        return self._about(name, held_frames(memory), stamps_s, view)
+        memory = FrameMemory(self.drawn.config, EventPolicy(self.past.events))
+        unseen = np.zeros((*self.renderer.size, 3), np.uint8)
+        for stamp_s in self.recording.stamps_s:
+            memory.add(Frame(unseen, round(stamp_s * 1e9)))
+        views = [self._view(frame.stamp_ns * 1e-9) for frame in memory.frames]
+        return self._about(name, views, [frame.size for frame in memory.frames])
 
     def shown(self, name: str) -> Annotation:
         """Shows frames around what some questions ask about and others, then the newest frames."""
@@ -120,12 +144,7 @@ class _Scene:
         earlier = [stamp_s for stamp_s in sorted(stamps) if 0 <= stamp_s < newest[0]]
         earlier = sorted(random.permutation(earlier)[:_MOST_SHOWN].tolist())
         views = [self._view(stamp_s) for stamp_s in (*earlier, *newest)]
-        sizes = self._sizes(len(earlier), len(newest))
-        frames = [
-            ClipFrame(view.stamp_s - views[0].stamp_s, resize(view.picture.rgb, size))
-            for view, size in zip(views, sizes, strict=True)
-        ]
-        return self._about(name, tuple(frames), [view.stamp_s for view in views], views[-1])
+        return self._about(name, views, self._sizes(len(earlier), len(newest)))
 
     def judge(self, name: str) -> Annotation:
         """Asks whether a picture helps to answer a question; it does if it shows the object in question."""
@@ -156,11 +175,16 @@ class _Scene:
         room = budget - newest * memory.tokens_of(recent)
         return [memory.shrunk(full, room // max(1, shown))] * shown + [recent] * newest
 
-    def _about(self, name: str, frames: Sequence[ClipFrame], stamps_s: Sequence[float], last: View) -> Annotation:
-        """Returns a sample with the questions that the frames answer."""
+    def _about(self, name: str, views: Sequence[View], sizes: Sequence[Size]) -> Annotation:
+        """Returns a sample that shows views at some sizes, with the questions that they answer."""
+        stamps_s = [view.stamp_s for view in views]
+        frames = tuple(
+            ClipFrame(view.stamp_s - stamps_s[0], resize(view.picture.rgb, size))
+            for view, size in zip(views, sizes, strict=True)
+        )
         held = [question for question in self.questions if _is_held(question, stamps_s)]
         turns = [counted_from(question.turn, stamps_s[0]) for question in balanced(held, self.turns)]
-        turns += now_turns(last.truth, self.random, _NOW_TURNS)
+        turns += now_turns(views[-1].truth, self.random, _NOW_TURNS)
         turns = turns or [was_never_there(self.past, self.random)]
         messages: list[dict[str, Any]] = []
         for index in self.random.permutation(len(turns)):
@@ -168,7 +192,7 @@ class _Scene:
             text = {"type": "text", "text": as_typed(self.random, turns[index].question)}
             messages.append({"role": "user", "content": [*clip, text]})
             messages.append({"role": "assistant", "content": turns[index].answer})
-        return _annotation(name, messages, tuple(frames))
+        return _annotation(name, messages, frames)
 
     def _judged(self, name: str, turn: Turn, view: View, helps: bool) -> Annotation:
         """Returns a sample that asks whether a picture helps to answer a question."""

@@ -35,7 +35,7 @@ class SceneSource:
         weights = scenes.mixture
         self._seed, self._weights = scenes.seed, weights if scenes.has_recordings else None
         mixture = Mixture()
-        if weights and any(weights.get(family) for family in get_args(Family)):
+        if weights and (self._weights is None or any(weights.get(family) for family in get_args(Family))):
             mixture = Mixture(*(weights.get(family, 0.0) for family in get_args(Family)))
         self._scenes = TabletopDataset(TabletopSettings(base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture))
         self._recordings: RecallScenes | None = None
@@ -62,7 +62,7 @@ def _draw(memory: MemorySettings, images: ImageConfig, seed: int, sample: str) -
 def read_scene(dataset: TabletopDataset, number: int) -> Annotation:
     """Renders a scene; its media hold their frames."""
     sample = dataset[number]
-    is_clip = bool(sample.stamps_s)
+    is_clip = sample.family == "clip"
     stamps = sample.stamps_s or (0.0,) * len(sample.frames)
     frames = tuple(ClipFrame(*item) for item in zip(stamps, sample.frames, strict=True))
     media_frames = [frames] if is_clip else [(frame,) for frame in frames]
@@ -70,5 +70,5 @@ def read_scene(dataset: TabletopDataset, number: int) -> Annotation:
     raw = sample.annotation() | {"video" if is_clip else "image": names}
     annotation = parse_annotation(raw, Path(sample.id), sample.id)
     media = zip(annotation.media, media_frames, strict=True)
-    references = (replace(reference, frames=own, held=sample.held) for reference, own in media)
+    references = (replace(reference, frames=own) for reference, own in media)
     return replace(annotation, media=tuple(references))

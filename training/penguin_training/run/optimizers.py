@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from penguin_training.model.stage_model import part_of
+from penguin_training.run.cpu_muon import CpuMuon
 from penguin_training.settings.stage import Optimizer, Schedule, StageSettings
 
 
@@ -39,9 +40,7 @@ class Optimizers:
         self.all: list[torch.optim.Optimizer] = [adamw]
         if muon:
             groups = [{"params": found, "rate": rates[part] * chosen.muon_factor} for part, found in muon.items()]
-            self.all.append(
-                torch.optim.Muon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.all.append(CpuMuon(groups, lr=0.0, weight_decay=chosen.weight_decay, adjust_lr_fn="match_rms_adamw"))
 
     @property
     def groups(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import sys
 import unicodedata
 import weakref
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -54,11 +55,16 @@ _VERSION_TABLE = (
     "INSERT INTO penguin_vl.version VALUES (0)",
 )
 _MIGRATION_LOCK = 0x50454E47
-_CONNECT_S = 3
 _ROBOT_CHARS = 100
 _WORD_CHARS = 500  # PostgreSQL leaves words of more than 2 kB out
 # A dead connection is noticed within about half a minute, here and on the server, which holds locks until then.
-_TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+_ARGUMENTS = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _SETTINGS = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET jit = off"
 _EXAMPLE = "postgresql://USER@HOST/DATABASE?robot=NAME"
 
@@ -78,7 +84,8 @@ class Database:
         self.name = f"postgresql://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
         self._secrets = [str(secret) for secret in (url.password, url.query.get("password")) if secret]
         owner = f"process {os.getpid()} ({Path(sys.argv[0]).name[:20]}) on {socket.gethostname()}"
-        arguments = {"connect_timeout": _CONNECT_S, "application_name": storable(owner)[:60], **_TCP}
+        arguments: dict[str, Any] = {name: value for name, value in _ARGUMENTS.items() if name not in url.query}
+        arguments |= {"application_name": storable(owner)[:60], "client_encoding": "utf8"}
         pool = QueuePool if keep_connections else NullPool
         self._engine = create_engine(url, poolclass=pool, pool_pre_ping=keep_connections, connect_args=arguments)
         event.listen(self._engine, "connect", _configure)
