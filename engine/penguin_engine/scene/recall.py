@@ -42,6 +42,8 @@ MAX_SHOWN = 8
 """Most episodes in a prompt."""
 MAX_RECENT = 4
 """Most frames of the memory after them, but the newest one of each camera in any case."""
+_HELD_SHARE = 0.25
+"""A memory, which thins out the past, is enough if it holds this share of the keyframes: episodes would show fewer."""
 
 
 def reaches_beyond(request: Request, sessions: Mapping[str, SceneSession], has_episodes: bool) -> bool:
@@ -53,7 +55,7 @@ def reaches_beyond(request: Request, sessions: Mapping[str, SceneSession], has_e
     if request.has_window or not has_episodes or not request.horizon_s:
         return request.has_window
     since_ns = _since_ns(request, sessions)
-    return since_ns is not None and not all(_reaches_back(session.memory, since_ns) for session in sessions.values())
+    return since_ns is not None and not all(_holds(session.memory, since_ns) for session in sessions.values())
 
 
 def ask_recall(
@@ -78,8 +80,8 @@ def ask_recall(
         sessions: Session by camera name, at least one; episodes of other cameras are not looked at. A session may be
             empty: the question is then answered from episodes alone.
         reader: The episodes; None if there are none.
-        request: The question. A horizon counts from the newest frame of any camera; if no episode is older than what
-            the memories hold, they alone answer. A question with a horizon is never refused for lack of episodes.
+        request: The question. A horizon counts from the newest frame of any camera; if the memories hold all episodes
+            that are found, they alone answer. A question with a horizon is never refused for lack of episodes.
         hooks: Callbacks for streamed text and cancellation. `on_token` is also called while episodes are judged.
         pace: The pace of the sessions; None if there are no deadlines.
         due_s: When the first token is due, on the clock of the pace.
@@ -103,9 +105,9 @@ def ask_recall(
     recall = _Recall(runtime, processor, sessions, request, where, hooks, pace, due_s)
     if reader is None:
         recall.check_memory()
-    elif not all(_reaches_back(session.memory, where.since_ns) for session in sessions.values()):
+    elif not all(_holds(session.memory, where.since_ns) for session in sessions.values()):
         found = find_candidates(reader, request.question, where, MAX_JUDGED)
-        if request.has_window or any(recall.is_older(episode) for episode in found):
+        if request.has_window or any(map(recall.was_left_out, found)):
             return recall.answer(found)
         return ask_cameras(runtime, processor, sessions, request, hooks, pace, due_s)
     return recall.answer_from_memory()
@@ -152,10 +154,11 @@ class _Recall:
                 "there are no episodes: ask about a later time, or set episodes.path"
             )
 
-    def is_older(self, episode: Episode) -> bool:
-        """Returns whether an episode is older than what the memory of its camera holds."""
-        frames = self._sessions[episode.camera].memory.frames
-        return not frames or episode.stamp_ns < frames[0].stamp_ns
+    def was_left_out(self, episode: Episode) -> bool:
+        """Returns whether an episode lies before what the memory of its camera holds, or in what it thinned out."""
+        memory = self._sessions[episode.camera].memory
+        start_ns = memory.frames[0].stamp_ns if memory.frames else episode.stamp_ns + 1
+        return episode.stamp_ns < start_ns or not _holds(memory, start_ns)
 
     def answer_from_memory(self) -> Answer:
         """Answers from all frames in memory that lie in the window."""
@@ -283,8 +286,8 @@ def _since_ns(request: Request, sessions: Mapping[str, SceneSession]) -> int | N
     return request.since_ns
 
 
-def _reaches_back(memory: FrameMemory, since_ns: int | None) -> bool:
-    return since_ns is not None and bool(memory.frames) and memory.frames[0].stamp_ns <= since_ns
+def _holds(memory: FrameMemory, since_ns: int | None) -> bool:
+    return since_ns is not None and memory.held_share(since_ns) >= _HELD_SHARE
 
 
 def _lies_in(stamp_ns: int, where: EpisodeFilter) -> bool:

@@ -16,6 +16,7 @@ from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import HeldFrame
 from penguin_models.errors import BusyError, CancelledError, NotActiveError, PromptError
 from penguin_models.processor import Processor
+from penguin_models.quoting import shortened
 from penguin_models.types import UInt8Array
 
 MAX_CAMERAS = 64
@@ -108,7 +109,7 @@ def check_window(since_ns: int | None, until_ns: int | None) -> None:
     """Raises PromptError if a window of stamps, None for no limit, ends before it begins, or begins before time 0."""
     for name, stamp_ns in (("since", since_ns), ("until", until_ns)):
         if stamp_ns is not None and not 0 <= stamp_ns < 2**63:
-            raise PromptError(f"{name} is {stamp_ns * 1e-9:.3f} s, it must be the stamp of an image, 0 or above")
+            raise PromptError(f"{name} is {shortened(str(stamp_ns))} ns, it must be the stamp of an image, 0 or above")
     if since_ns is not None and until_ns is not None and until_ns < since_ns:
         raise PromptError(
             f"until is {until_ns * 1e-9:.3f} s, before since, which is {since_ns * 1e-9:.3f} s; exchange them"

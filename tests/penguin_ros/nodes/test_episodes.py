@@ -102,7 +102,7 @@ def test_a_store_that_another_process_writes_fails_the_configuration(start_node,
 
 BAD_SEARCHES = (
     ({"since": Time(sec=5), "until": Time(sec=4)}, 2, "until is 4.000 s, before since, which is 5.000 s"),
-    ({"since": Time(sec=-5)}, 2, "since is -5.000 s, it must be"),
+    ({"since": Time(sec=-5)}, 2, "since is -5000000000 ns, it must be"),
     ({"radius_m": -1.0}, 2, "radius_m is -1.0, it must be above 0"),
     ({"radius_m": NAN}, 2, "radius_m is nan"),
     ({"radius_m": 1.0, "place": Point(x=NAN)}, 2, "must be finite"),
