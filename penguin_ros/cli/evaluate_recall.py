@@ -24,14 +24,14 @@ def recall(
     model: Annotated[
         str,
         typer.Option(
-            help="Checkpoint or exported folder, or owner/name on the hub. [default: penguin-tiny]", show_default=False
+            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.", show_default=False
         ),
     ] = str(MODEL),
     seed: Annotated[int, typer.Option(help="Seed of the recordings within the test split.", min=0)] = 0,
     lengths: Annotated[
         str, typer.Option(help="Lengths of the recordings in seconds, 10 to 14400.")
     ] = "60,300,1800,7200",
-    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 12,
+    recordings: Annotated[int, typer.Option(help="Number of recordings of each length.", min=1)] = 16,
     budget: Annotated[int, typer.Option(help="Visual tokens that every method may use.", min=1)] = 1024,
     plot: Annotated[Path | None, typer.Option(help="Plot of score against age, .png or .svg.", dir_okay=False)] = None,
     answers: Annotated[
@@ -41,7 +41,7 @@ def recall(
     device: DeviceOption = "auto",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Type of the weights. [default: as stored; float32 on a CPU, where it is faster]"),
+        typer.Option(help="Type of the weights; default: as stored, but float32 on a CPU, where it is faster."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

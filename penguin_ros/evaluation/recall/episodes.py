@@ -14,7 +14,7 @@ from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Request
 from penguin_models.errors import EvaluationError
 from penguin_models.grounding import Grounding
-from penguin_ros.evaluation.recall.methods import CAMERA, SAMPLING, START_NS, SeenRecording, ask_full_size
+from penguin_ros.evaluation.recall.methods import CAMERA, SAMPLING, SeenRecording, ask_full_size, seconds_since_start
 from penguin_ros.evaluation.recall.questions import AskedQuestion
 
 _CAPTION_PROMPT = "What is in the picture?"
@@ -26,13 +26,11 @@ _FLUSH_S = 60.0
 def from_episodes(seen: SeenRecording, asked: Sequence[AskedQuestion]) -> list[Answer]:
     """Answers from memory and episodes; each question is about the whole recording."""
     runtime, processor = seen.remembering, seen.model.processor
-    sessions = {CAMERA: seen.session}
-    answers = []
+    answers, seconds = [], seconds_since_start(seen.frames[-1].stamp_ns)
     with _filled_store(seen) as store:
         for item in asked:
-            # From before the first frame: a memory that still holds that one reaches back far enough, but with gaps
-            request = Request.prepare(processor, item.turn.question, SAMPLING, since_ns=START_NS - 1)
-            answers.append(ask_recall(runtime, processor, sessions, store, request))
+            request = Request.prepare(processor, item.turn.question, SAMPLING, horizon_s=seconds)
+            answers.append(ask_recall(runtime, processor, {CAMERA: seen.session}, store, request))
     return answers
 
 

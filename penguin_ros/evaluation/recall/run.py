@@ -34,7 +34,7 @@ class RecallRun:
 
     seed: int = 0  # seed of the recordings within the test split
     lengths_s: tuple[float, ...] = LENGTHS_S  # in seconds
-    recordings: int = 12  # of each length
+    recordings: int = 16  # of each length
     per_band: int = 6  # maximum number of questions about one recording in each band of age
     token_budget: int = 1024  # visual tokens
 
@@ -57,12 +57,14 @@ class Reply:
     recording: str
     method: str
     band: str
-    age_s: float
+    age_s: float  # from the end of the evidence to the question
+    evidence_s: tuple[float, float]  # when the evidence was in view
     task: str
     question: str
     wanted: str
     answer: str  # as the model wrote it; its times count from `start_s`
     start_s: float
+    episodes_s: tuple[float, ...]  # times of the episodes in the prompt
     right: bool
     visual_tokens: int
     first_token_s: float
@@ -119,11 +121,13 @@ def _reply(recording: str, method: str, asked: AskedQuestion, answer: Answer, al
         method=method,
         band=asked.band,
         age_s=round(asked.age_s, 2),
+        evidence_s=asked.evidence_s,
         task=turn.task,
         question=turn.question,
         wanted=turn.answer,
         answer=answer.raw,
         start_s=start_s,
+        episodes_s=tuple(seconds_since_start(item.episode.stamp_ns) for item in answer.evidence),
         right=score_answer(turn, scored).right,
         visual_tokens=answer.visual_tokens,
         first_token_s=answer.first_token_s,

@@ -15,7 +15,7 @@ from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.generation import Sampling
 from penguin_models.grounding import TimeRange, format_time_range
 from penguin_ros.evaluation.recall import episodes, methods, run
-from penguin_ros.evaluation.recall.compared import ALL_METHODS, GUESSES, METHODS
+from penguin_ros.evaluation.recall.compared import ALL_METHODS, GUESSES, METHODS, SHOWN
 from penguin_ros.evaluation.recall.methods import START_NS, Model
 from penguin_ros.evaluation.recall.questions import BANDS, NOMINAL_AGES_S, RECENT, band_of, choose_questions
 from penguin_ros.evaluation.recall.run import FPS, SIZE, RecallRun, evaluate_recall
@@ -25,9 +25,9 @@ from penguin_tabletop.conversations.recall_tasks import RECALL_TASKS
 from penguin_tabletop.seeds import Split, seeded_random
 from penguin_tabletop.truth import planned_truth
 
-LENGTH_S, LAST_S = 40.5, 40.0
-BUDGET, FRAME_TOKENS = 1024, 36
-RUN = RecallRun(seed=3, lengths_s=(LENGTH_S,), recordings=2, per_band=4)
+LENGTH_S, LAST_S = 36.5, 36.0
+BUDGET, FRAME_TOKENS = 360, 36
+RUN = RecallRun(seed=3, lengths_s=(LENGTH_S,), recordings=2, per_band=3)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_methods_see_what_they_say_within_the_budget(truthful):
     for replies in truthful:
         by_method = {method: [reply for reply in replies if reply.method == method] for method in ALL_METHODS}
         assert len({len(items) for items in by_method.values()}) == 1
-        assert all(reply.visual_tokens <= BUDGET for reply in replies)
+        assert all(reply.visual_tokens <= BUDGET for reply in replies if reply.method != SHOWN)
         seen = {method: {(item.visual_tokens, item.start_s) for item in items} for method, items in by_method.items()}
         assert seen["window"] == {(full * FRAME_TOKENS, LAST_S - (full - 1) / FPS)}
         assert seen["last-4"] == {(4 * FRAME_TOKENS, LAST_S - 1.5)}
@@ -115,6 +115,8 @@ def test_methods_see_what_they_say_within_the_budget(truthful):
         assert seen["text-only"] == {(0, 0)} and seen["last-frame"] == {(FRAME_TOKENS, LAST_S)}
         assert {start_s for _, start_s in seen["offline"]} == {0}
         assert min(tokens for method in ("memory", "offline") for tokens, _ in seen[method]) > BUDGET / 2
+        for item in by_method["episodes"]:
+            assert 1 <= len(item.episodes_s) <= 8 and item.episodes_s[0] == item.start_s < LAST_S - 1.5
         for item in by_method["shown"]:
             assert 4 * FRAME_TOKENS <= item.visual_tokens <= 12 * FRAME_TOKENS
             assert item.start_s <= LAST_S - item.age_s and (item.band != RECENT or item.start_s == LAST_S - 1.5)
