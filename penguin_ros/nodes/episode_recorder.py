@@ -50,6 +50,18 @@ class Rate:
         return self._credit > 0
 
 
+def open_store(settings: NodeSettings) -> EpisodeStore | None:
+    """Opens the store that the parameters name; returns None if they name none.
+
+    Raises:
+        EpisodeError, WriteError: The store cannot be opened, or another process writes it.
+    """
+    location = settings["episodes.path"]
+    if not location:
+        return None
+    return open_episodes(location if "://" in location else Path(location).expanduser(), settings.quota)
+
+
 class EpisodeRecorder:
     """Fills a store. `keyframe` and `caption` are called by the worker and never wait; the rest by the executor.
 
@@ -67,16 +79,8 @@ class EpisodeRecorder:
         self._pictured: deque[tuple[str, int]] = deque(maxlen=64)  # camera and stamp of the newest with a picture
 
     @classmethod
-    def open(cls, node: Node, settings: NodeSettings) -> EpisodeRecorder | None:
-        """Opens the store that the parameters name; returns None if they name none.
-
-        Raises:
-            EpisodeError, WriteError: The store cannot be opened, or another process writes it.
-        """
-        location = settings["episodes.path"]
-        if not location:
-            return None
-        store = open_episodes(location if "://" in location else Path(location).expanduser(), settings.quota)
+    def open(cls, node: Node, store: EpisodeStore, settings: NodeSettings) -> EpisodeRecorder:
+        """Returns a recorder with the rate and the poses that the parameters name."""
         poses = None
         if settings["episodes.fixed_frame"]:
             try:

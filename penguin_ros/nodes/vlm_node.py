@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.episode_backend import EpisodeReader
+from penguin_engine.scene.episodes import EpisodeStore
 from penguin_engine.scene.first_costs import measure
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
@@ -38,7 +39,7 @@ from penguin_ros.nodes import diagnostics, parameters
 from penguin_ros.nodes.ask_server import AskGoal, AskServer
 from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.context import REQUEST_QOS
-from penguin_ros.nodes.episode_recorder import EpisodeRecorder
+from penguin_ros.nodes.episode_recorder import EpisodeRecorder, open_store
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
@@ -48,7 +49,7 @@ from penguin_ros.nodes.recall_server import RecallServer
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
-Loaded = tuple[Runtime, Processor, Pace | None]
+Loaded = tuple[Runtime, Processor, Pace | None, EpisodeStore | None]
 _DIAGNOSTICS_PERIOD_S = 1.0
 _GRAPH_PERIOD_S = 0.25
 _REFUSALS = {
@@ -74,7 +75,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         Raises:
             PenguinError: The parameters contradict each other.
         """
-        super().__init__(name, load=self._load_model, discard=lambda loaded: loaded[0].close())
+        super().__init__(name, load=self._load_model, discard=_discard)
         self._open_model = open_model
         self.declare_settings(SETTINGS, lambda values: camera_names(self, NodeSettings.from_values(values)))
         self._settings = parameters.read(self)
@@ -102,16 +103,17 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     def _load_model(self) -> Loaded:
         bridge_fault()  # tries cv_bridge in another process, which takes a second; the result is kept
         settings = parameters.read(self)
-        runtime, processor = self._open_model(settings)
-        if not settings["pace"]:
-            return runtime, processor, None
-        pace = Pace(settings.pace)
-        try:
-            measure(runtime, processor, pace, settings.memory)
-        except BaseException:
-            runtime.close()
-            raise
-        return runtime, processor, pace
+        with ExitStack() as opened:
+            store = open_store(settings)
+            if store is not None:
+                opened.callback(store.close)
+            runtime, processor = self._open_model(settings)
+            opened.callback(runtime.close)
+            pace = Pace(settings.pace) if settings["pace"] else None
+            if pace is not None:
+                measure(runtime, processor, pace, settings.memory)
+            opened.pop_all()
+        return runtime, processor, pace, store
 
     # Lifecycle
 
@@ -188,10 +190,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     @middleware_errors()
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
-        self._runtime, self._processor, pace = self.take_loaded()
+        self._runtime, self._processor, pace, store = self.take_loaded()
+        self._episodes = None if store is None else EpisodeRecorder.open(self, store, settings)
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings, pace)
-        self._episodes = EpisodeRecorder.open(self, settings)
         self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace, self._episodes)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._worker = SceneWorker(
@@ -202,7 +204,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._queue,
             self._outputs,
             pace=pace,
-            episodes=self._episodes.store if self._episodes is not None else None,
+            episodes=store,
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
@@ -361,6 +363,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         if isinstance(self.executor, LastingExecutor):
             diagnostics.add_callback_errors(message.status[0], self.executor.errors, self.executor.newest_error)
         self._diagnostics.publish(message)
+
+
+def _discard(loaded: Loaded) -> None:
+    runtime, _, _, store = loaded
+    runtime.close()
+    if store is not None:
+        store.close()
 
 
 def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:

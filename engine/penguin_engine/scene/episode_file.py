@@ -55,7 +55,7 @@ class EpisodeFile:
         self.quota = quota
         self._database: sqlite3.Connection | None = None
         self._inode = 0
-        self._lock = FileLock(f"{self.path}.lock", timeout=0)
+        self._lock = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)  # any thread may close it
         with writing(path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from penguin_engine.runtimes.base import VisualTokens
 from penguin_engine.scene.generation import AnswerHooks
-from penguin_engine.scene.memory import FrameMemory, HeldFrame
+from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.paced_cache import append
 from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import CancelledError
 from penguin_models.judge import judge_segments, yes_probability
 from penguin_models.processor import Processor
-from penguin_models.types import Size
 
 _AT_ONCE = 8
 """Most pictures that are encoded together."""
@@ -38,7 +37,7 @@ class Judge:
     def cost_s(self, pace: Pace, frame: HeldFrame) -> tuple[float, float]:
         """Returns the predicted seconds for the question, and for each picture such as this."""
         memory = self._session.memory
-        tokens = memory.tokens_of(_smallest(memory, frame.size))
+        tokens = memory.tokens_of(memory.shrunk(frame.size, 0))
         encode_s = pace.encode_s(tokens * memory.config.merge_size**2)
         return pace.append_s(len(self._before)), encode_s + pace.append_s(tokens + len(self._after))
 
@@ -56,7 +55,7 @@ class Judge:
         if not frames:
             return []
         memory = self._session.memory
-        sized = [(frame, _smallest(memory, frame.size)) for frame in frames]
+        sized = [(frame, memory.shrunk(frame.size, 0)) for frame in frames]
         largest = max(memory.tokens_of(size) for _, size in sized)
         cache = self._session.open_cache(len(self._before) + largest + len(self._after))
         probabilities: list[float] = []
@@ -73,8 +72,9 @@ class Judge:
             while len(probabilities) < len(frames):
                 batch = sized[len(probabilities) :][:_AT_ONCE]
                 if pace is not None:
-                    fitting = (end_s - pace.clock()) / max(self.cost_s(pace, frames[0])[1], 1e-9)
-                    batch = batch[: max(0, int(min(fitting, _AT_ONCE)))]
+                    picture_s = max(self.cost_s(pace, frames[0])[1], 1e-9)
+                    at_once = min(_AT_ONCE, max(1.0, pace.config.max_step_s / picture_s))
+                    batch = batch[: max(0, int(min((end_s - pace.clock()) / picture_s, at_once)))]
                 if not batch:
                     break
                 probabilities += map(judged, self._session.encoder.encode_at(batch))
@@ -85,8 +85,3 @@ class Judge:
     def _interrupted(self) -> bool:
         self._hooks.on_token()
         return self._hooks.cancelled()
-
-
-def _smallest(memory: FrameMemory, size: Size) -> Size:
-    """Returns the smallest size at which a memory would hold a picture."""
-    return min(memory.ladder(size), key=lambda smaller: smaller.area)

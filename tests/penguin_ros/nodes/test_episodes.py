@@ -24,7 +24,7 @@ from penguin_engine.scene.requests import Outcome
 from penguin_models.grounding import Box, GroundedObject
 from penguin_models.types import Frame
 from penguin_ros.nodes.diagnostics import episodes_status
-from penguin_ros.nodes.episode_recorder import EpisodeRecorder, Rate
+from penguin_ros.nodes.episode_recorder import EpisodeRecorder, Rate, open_store
 from penguin_ros.settings import SETTINGS, NodeSettings
 
 S = 10**9
@@ -203,7 +203,7 @@ def test_a_damaged_file_is_said_in_diagnostics(tmp_path):
     path, log = tmp_path / "episodes.db", Log()
     path.write_bytes(b"not a database" * 1000)
     settings = NodeSettings.from_values({s.name: s.default for s in SETTINGS} | {"episodes.path": str(path)})
-    recorder = EpisodeRecorder.open(log, settings)
+    recorder = EpisodeRecorder.open(log, open_store(settings), settings)
     recorder.keyframe(keyframe(1))
     assert recorder.store.flush(20)
     status = episodes_status("penguin", recorder)
