@@ -13,6 +13,7 @@ from penguin_ros.cli import (
     doctor,
     episodes,
     evaluate,
+    evaluate_recall,
     export,
     parity,
     prepare,
@@ -46,5 +47,6 @@ app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")
 app.add_typer(bench.app, name="bench")
+evaluate.app.command("recall")(evaluate_recall.recall)
 bench.app.command("soak")(soak.soak)
 bench.app.command("node")(bench_node.node)

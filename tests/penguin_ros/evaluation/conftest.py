@@ -45,6 +45,7 @@ class ScriptedRuntime:
     processor: object  # tokenizes answers
     answer: object  # function of the question and the numbers of the images in the prompt
     asked: list = field(default_factory=list)  # questions so far, each with the numbers in its prompt
+    prompt: str = ""  # text of the prompt that is being answered
     encoded: int = 0  # number of images encoded so far
     work: object = lambda kind: None  # called with "encode" for each image, and with "append" for each append
 
@@ -108,6 +109,7 @@ class _ScriptedCache:
         question = text.rsplit("<|im_end|>", 1)[0].rsplit("\n", 1)[-1]
         numbers = [item.number for item, _ in self._items if isinstance(item, _EncodedImage)]
         self._runtime.asked.append((question, numbers))
+        self._runtime.prompt = text
         return self._runtime.processor.encode_text(self._runtime.answer(question, numbers))
 
     def truncate(self, length):
@@ -120,7 +122,7 @@ class _ScriptedCache:
         self._items = []
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scripted(processor):
     """Returns a function that makes a `ScriptedRuntime`, which answers with the numbers it sees by default."""
 

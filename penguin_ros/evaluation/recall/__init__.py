@@ -1,0 +1,1 @@
+"""Recall measured by the age of the evidence, on long recordings of the simulated table-top."""
