@@ -1,4 +1,4 @@
-"""The ablation of the memory in docs/ablation.md: what its settings are worth on recordings, by the age of the evidence.
+"""The ablation of the memory in docs/ablation.md: what its settings are worth, by the age of the evidence.
 
     python scripts/ablation_memory.py models/penguin-tiny --seeds 0,1,2 --recordings 12
 
@@ -73,7 +73,8 @@ def main() -> None:
     for seed in map(int, args.seeds.split(",")):
         lengths = tuple(float(text) for text in args.lengths.split(","))
         run = RecallRun(seed, lengths, args.recordings)
-        replies = [r for rs in evaluate_recall(Model(runtime, processor, run.token_budget), run, methods=methods) for r in rs]
+        model = Model(runtime, processor, run.token_budget)
+        replies = [reply for some in evaluate_recall(model, run, methods=methods) for reply in some]
         for name in methods:
             for band in dict.fromkeys(reply.band for reply in replies):
                 right = [reply.right for reply in replies if (reply.method, reply.band) == (name, band)]
