@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=12)
     parser.add_argument("--lengths", default="60,300")
     args = parser.parse_args()
-    runtime, processor = open_runtime("torch", args.model, "auto", None)
+    runtime, processor = open_runtime("torch", args.model, "auto", "float32")
     methods = {name: partial(from_variant, settings) for name, settings in VARIANTS.items()}
     methods |= {"window of the newest frames": from_window, "last four frames": from_last_frames}
     shares = defaultdict(lambda: defaultdict(list))
