@@ -115,14 +115,21 @@ def test_the_prompt_shows_the_episodes_that_the_model_judges_best_and_then_the_n
         cache = runtime.open_cache(400)
         return yes_probability(processor, cache.append([before, *runtime.encode([image]), after])), load_image(tmp)
 
-    judged = [(*probability(episode), episode) for episode in readable]
-    best = sorted(judged, key=lambda item: -item[0])[:MAX_SHOWN]
-    best.sort(key=lambda item: item[2].stamp_ns)
-    assert [item.episode for item in answer.evidence] == [episode for _, _, episode in best]
-    assert [item.probability for item in answer.evidence] == pytest.approx([p for p, _, _ in best], abs=1e-4)
+    judged = {episode.id: probability(episode) for episode in readable}
+    everything = [episode for episode in store.range(EpisodeFilter(("a",))) if episode.jpeg]
+    helping = [episode for episode in everything if judged.get(episode.id, (0.0,))[0] >= 0.5]
+    assert 1 < len(helping) < len(judged)
+    last, first = (everything.index(episode) for episode in (helping[-1], helping[0]))
+    likely = sorted(readable, key=lambda episode: -judged[episode.id][0])
+    order = [*everything[last : last + 3], *everything[max(0, first - 2) : first + 1], *likely]
+    best = list({item.id: item for item in order if "broken" not in item.caption}.values())[:MAX_SHOWN]
+    best.sort(key=lambda episode: episode.stamp_ns)
+    assert [item.episode for item in answer.evidence] == best
+    expected = [judged.get(episode.id, (np.nan,))[0] for episode in best]
+    assert [item.probability for item in answer.evidence] == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
     recent = sessions["a"].memory.frames[-MAX_RECENT:]
-    shown = [(episode.stamp_ns, rgb) for _, rgb, episode in best] + [(f.stamp_ns, f.pixels) for f in recent]
+    shown = [(episode.stamp_ns, probability(episode)[1]) for episode in best] + [(f.stamp_ns, f.pixels) for f in recent]
     assert (answer.frames, answer.start_ns) == (len(shown), shown[0][0])
     assert answer.newest == ("a", recent[-1])
     times = [(stamp_ns - answer.start_ns) / S for stamp_ns, _ in shown]

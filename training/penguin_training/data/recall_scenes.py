@@ -51,7 +51,7 @@ _MOST_SHOWN, _MOST_NEWEST = 8, 4
 _PERIOD_S = 0.5
 _MARGIN_S = 0.5
 """Evidence counts as held if a frame lies this close to it."""
-_NOW_TURNS = 3
+_NOW_TURNS = 6
 _LABEL = re.compile(rf"\b({'|'.join(every_label())})\b")
 
 
