@@ -216,12 +216,14 @@ class FrameMemory:
         return size.area // self.config.factor**2
 
     def ladder(self, size: Size) -> Iterator[Size]:
-        """Yields a size and the scale levels below it, down to the floor."""
+        """Yields a size and the scale levels below it, down to the floor, each smaller than the one before."""
         yield size
+        last = size
         for level in range(1, 32):
             smaller = self._at_scale_level(size, level)
-            if smaller != size:
+            if smaller.area < last.area:  # near the floor sides are rounded up
                 yield smaller
+                last = smaller
             if size.area / 2**level < self._floor_area:
                 return
 

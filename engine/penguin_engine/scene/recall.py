@@ -278,10 +278,12 @@ class _Recall:
 
     def _resized(self, recalled: Sequence[_Recalled], room_tokens: int) -> Sequence[_Recalled]:
         """Returns as many episodes as fit into the budget, at least one, at the largest size at which these fit."""
-        recalled = recalled[: max(1, room_tokens // self._memory.config.floor_tokens)]
+        memory = self._memory
+        smallest = [min(map(memory.tokens_of, memory.ladder(item.frame.size))) for item in recalled]
+        recalled = recalled[: max(1, room_tokens // max(smallest, default=1))]
         for item in recalled:
-            item.frame.size = self._memory.shrunk(item.frame.size, room_tokens // len(recalled))
-            item.frame.tokens = self._memory.tokens_of(item.frame.size)
+            item.frame.size = memory.shrunk(item.frame.size, room_tokens // len(recalled))
+            item.frame.tokens = memory.tokens_of(item.frame.size)
         return recalled
 
 

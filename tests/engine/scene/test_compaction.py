@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from penguin_engine.scene.memory import FrameMemory, MemoryConfig
-from penguin_models.types import Frame, FrameKind
+from penguin_models.token_allocation import grid_size
+from penguin_models.types import Frame, FrameKind, Size
 
 KEY, INTERMEDIATE = FrameKind
 SECOND = 10**9
@@ -66,3 +67,10 @@ def test_the_share_of_the_keyframes_that_are_held():
         assert share == pytest.approx(np.count_nonzero(keyframes >= since_s) / arrived, abs=0.15), first
     assert memory.held_share(0) < 0.2 and watch(20, 2.5, 5).held_share(0) > 0.3
     assert memory.held_share(-1) == FrameMemory(MemoryConfig(), Motion(1, 2)).held_share(0) == 0.0
+
+
+@pytest.mark.parametrize("size", [Size(168, 168), Size(168, 224), Size(112, 168), Size(480, 640), Size(28, 1400)])
+def test_scale_levels_become_smaller(size):
+    memory = FrameMemory(MemoryConfig(min_tokens=8), Motion(1, 2))
+    areas = [level.area for level in memory.ladder(grid_size(size, 28))]
+    assert areas == sorted(set(areas), reverse=True)
