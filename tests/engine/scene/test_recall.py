@@ -111,7 +111,7 @@ def test_the_prompt_shows_the_episodes_that_the_model_judges_best_and_then_the_n
 
     def probability(episode, tmp=tmp_path / "picture.jpg"):
         tmp.write_bytes(episode.jpeg)
-        image = patch_image(load_image(tmp), Size(140, 168), 2, processor.images)
+        image = patch_image(load_image(tmp), Size(112, 168), 2, processor.images)
         cache = runtime.open_cache(400)
         return yes_probability(processor, cache.append([before, *runtime.encode([image]), after])), load_image(tmp)
 
