@@ -42,7 +42,6 @@ from penguin_training.data.annotations import Annotation, parse_annotation
 from penguin_training.data.memory_clips import DrawnMemory
 
 RecallFamily = Literal["recall", "shown", "judge"]
-FAMILIES: tuple[RecallFamily, ...] = ("recall", "shown", "judge")
 _BASE = 1 << 20
 """Added to the seed's number, so that recordings share no seed with other scenes."""
 _LONGEST_S = 7200.0
