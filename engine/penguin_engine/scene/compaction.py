@@ -24,7 +24,7 @@ _STALE_PER_ROOM = 0.9
 """Tokens that become stale per token of room: with it, at most 1.9 tokens are prefilled per arriving one."""
 _STARTS = 8
 _NEWEST = 2
-"""So many of the newest frames are evicted after all others, if they are keyframes."""
+"""Number of the newest frames that, if they are keyframes, are evicted after all others."""
 
 
 class CompactedFrame(Protocol):

@@ -41,7 +41,7 @@ MAX_JUDGED = 32
 MAX_SHOWN = 8
 """Most episodes in a prompt."""
 _NEIGHBOURS = 2
-"""So many episodes after the last one that helps, and before the first, are shown with it."""
+"""Number of episodes shown right after the last one that helps, and right before the first."""
 MAX_RECENT = 4
 """Most frames of the memory after them, but the newest one of each camera in any case."""
 _HELD_SHARE = 0.25
@@ -197,8 +197,8 @@ class _Recall:
         after = around(reader, self._where, last.episode, _NEIGHBOURS)[1]
         before = around(reader, self._where, first.episode, _NEIGHBOURS)[0]
         by_id = {item.episode.id: item for item in judged}
-        beside = [by_id.get(item.id) or _recalled(item, self._memory) for item in (*after, *before)]
-        shown = [last, *beside[: len(after)], first, *beside[len(after) :], *order]
+        neighbours = [by_id.get(item.id) or _recalled(item, self._memory) for item in (*after, *before)]
+        shown = [last, *neighbours[: len(after)], first, *neighbours[len(after) :], *order]
         return list(dict.fromkeys(item for item in shown if item is not None))
 
     def _judge(self, recalled: Sequence[_Recalled]) -> int:
