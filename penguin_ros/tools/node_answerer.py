@@ -57,8 +57,10 @@ class NodeAnswerer:
         """
         client, pieces = self._client, []
         goal = AskStream.Goal(question=_question(conversation), max_new_tokens=sampling.max_new_tokens)
-        if sampling.temperature or sampling.stop:
-            raise PromptError("a node has its own settings: leave out temperature and stop, or send an image")
+        if sampling.temperature or sampling.stop or sampling.grammar:
+            raise PromptError(
+                "a node has its own settings: leave out temperature, stop and response_format, or send an image"
+            )
 
         def on_text(piece: str) -> None:
             pieces.append(piece)

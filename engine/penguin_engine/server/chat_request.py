@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.json_answers import json_grammar
 from penguin_models.errors import PromptError
 from penguin_models.quoting import quoted, shortened
 
@@ -28,7 +29,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
@@ -36,6 +36,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
 }
 """Parameters of the OpenAI API that are not supported, with the values that mean "as if it were not there"."""
+
+
+class BadRequestError(PromptError):
+    """A request that cannot be answered; `param` names the parameter, `code` the kind of fault."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.param, self.code = param, code
 
 
 class _Strict(BaseModel):
@@ -104,6 +112,34 @@ class StreamOptions(_Strict):
     include_obfuscation: bool = False
 
 
+class JsonSchema(_Strict):
+    """The schema that an answer follows."""
+
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None  # answers always follow the schema
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(_Strict):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def grammar(self) -> str | None:
+        """Returns what `Sampling.grammar` takes; raises BadRequestError if the schema cannot be followed."""
+        if self.type == "text":
+            return None
+        if self.type == "json_schema" and self.json_schema is None:
+            raise BadRequestError("response_format has no json_schema", "response_format.json_schema")
+        schema = {"type": "object"} if self.json_schema is None else self.json_schema.schema_
+        try:
+            return json_grammar(schema)
+        except PromptError as err:
+            raise BadRequestError(str(err), "response_format", "invalid_schema") from err
+
+
 class ChatRequest(BaseModel):
     """A conversation whose next turn is wanted."""
 
@@ -117,6 +153,7 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -139,6 +176,9 @@ class ChatRequest(BaseModel):
 
         Args:
             random_seed: Taken if the request has no seed.
+
+        Raises:
+            BadRequestError: The schema of the answer cannot be followed.
         """
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
@@ -147,15 +187,8 @@ class ChatRequest(BaseModel):
             self.top_p or 1.0,
             random_seed if self.seed is None else self.seed % 2**63,
             stop,
+            self.response_format.grammar() if self.response_format is not None else None,
         )
-
-
-class BadRequestError(PromptError):
-    """A request that cannot be answered; `param` names the parameter, `code` the kind of fault."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None):
-        super().__init__(message)
-        self.param, self.code = param, code
 
 
 def parse_chat(body: bytes) -> ChatRequest:

@@ -77,6 +77,14 @@ def chat(client, content="What?", **options):
     )
 
 
+def image_part(url):
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def schema_of(schema):
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
 def data_uri(rgb, kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, kind)
@@ -92,7 +100,7 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         client = client_of(address)
         [listed] = client.models.list().data
         assert listed.id == "tiny" == client.models.retrieve("tiny").id
-        shown = [{"type": "image_url", "image_url": {"url": uri}}, text]
+        shown = [image_part(uri), text]
         whole = chat(client, shown, **few)
         assert whole.choices[0].message.content == expected.raw and whole.choices[0].finish_reason == "length"
         usage = whole.usage
@@ -116,6 +124,14 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         ]  # fmt: skip
         later = chat(client, messages=turns, seed=7, temperature=1.0, stop="x", **few)
         assert later.usage.prompt_tokens > usage.prompt_tokens
+        schema = {
+            "type": "object",
+            "properties": {"n": {"enum": [1, 23]}},
+            "required": ["n"],
+            "additionalProperties": False,
+        }
+        said = chat(client, shown, response_format=schema_of(schema)).choices[0]
+        assert json.loads(said.message.content)["n"] in (1, 23) and said.finish_reason == "stop"
         assert later.choices == chat(client, messages=turns, seed=7, temperature=1.0, stop="x", **few).choices
 
 
@@ -131,9 +147,11 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         ({"messages": [{"role": "assistant", "content": "A"}]}, 400, "must be the user's"),
         ({"content": " "}, 400, "the last message is empty"),
         ({"content": [{"type": "input_audio"}]}, 400, r"messages\[0\].content\[0\]: .*does not match"),
-        ({"content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}, 400, "addresses are not fetched"),
-        ({"content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}, 400, "not fetched"),
-        ({"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,?"}}]}, 400, "not valid base64"),
+        ({"content": [image_part("http://a/b.png")]}, 400, "addresses are not fetched"),
+        ({"content": [image_part("file:///etc/passwd")]}, 400, "not fetched"),
+        ({"content": [image_part("data:image/png;base64,?")]}, 400, "not valid base64"),
+        ({"response_format": {"type": "json_schema"}}, 400, "has no json_schema"),
+        ({"response_format": schema_of({"type": "x"})}, 400, "cannot be followed"),
         ({"content": [{"type": "file", "file": {"file_id": "../x"}}]}, 404, r"there is no file \.\./x"),
     ],
 )  # fmt: skip
@@ -150,8 +168,7 @@ def refusing():
 
 
 def test_a_damaged_image_and_a_long_answer_are_refused_by_the_model(model, processor, picture):
-    damaged = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    large = {"type": "image_url", "image_url": {"url": data_uri(picture(60, 60))[0]}}
+    damaged, large = image_part("data:image/png;base64,AAAA"), image_part(data_uri(picture(60, 60))[0])
     with serving(ModelAnswerer(TorchRuntime(model), processor, 5000)) as address:
         for options, message in (
             ({"content": [damaged]}, r"messages\[0\].content\[0\].image_url.url is not an image"),
