@@ -129,7 +129,8 @@ class _Server:
 
     async def files(self) -> Response:
         """Lists the uploads."""
-        return JSONResponse({"object": "list", "data": [upload.to_dict() for upload in self._uploads.all()]})
+        data = [upload.to_dict() for upload in self._uploads.all()]
+        return JSONResponse({"object": "list", "data": data, "has_more": False})  # a client would ask for the next page
 
     async def file(self, number: str) -> Response:
         """Describes an upload."""

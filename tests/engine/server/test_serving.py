@@ -48,16 +48,15 @@ class Scripted:
     """Answers with the number of the question, once it is let go."""
 
     def __init__(self):
-        self.go, self.started, self.cancelled, self.closed = threading.Event(), threading.Semaphore(0), 0, False
+        self.go, self.cancelled, self.closed = threading.Event(), threading.Event(), False
         self.asked = []
 
     def answer(self, conversation, sampling, hooks):
         self.asked.append((conversation, sampling))
-        self.started.release()
         hooks.on_text("one ", 1)
         while not self.go.wait(0.01):
             if hooks.cancelled():
-                self.cancelled += 1
+                self.cancelled.set()
                 return Reply("one ", "cancelled", 1, 0, 1, 0.0, [], [])
         hooks.on_text("two", 2)
         return Reply("one two", "end", 5, 3, 2, 0.1, [{"label": "cup", "box_px": [1, 2, 3, 4], "score": None}], [])
@@ -211,8 +210,7 @@ def test_a_client_that_leaves_ends_its_answer(scripted):
         stream = chat(client, stream=True)
         next(iter(stream))
         stream.close()
-        while scripted.cancelled < 1:
-            assert scripted.started.acquire(timeout=10) or scripted.cancelled
+        assert scripted.cancelled.wait(10)
         scripted.go.set()
         assert chat(client).choices[0].message.content == "one two"
 
