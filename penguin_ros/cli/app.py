@@ -19,6 +19,7 @@ from penguin_ros.cli import (
     prepare,
     quantize,
     ros,
+    serve,
     soak,
     tabletop,
     train,
@@ -35,6 +36,7 @@ app.command("ask")(ask.ask)
 app.command("node")(ros.node)
 app.command("replay")(ros.replay)
 app.command("sim-camera")(ros.sim_camera)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)

@@ -10,6 +10,7 @@ import numpy as np
 from penguin_engine.runtimes.base import KVCache, PromptSegment
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.box_confidence import box_scores
+from penguin_engine.scene.json_answers import GrammarState
 from penguin_engine.scene.paced_cache import PacedCache, append
 from penguin_models.errors import PromptError
 from penguin_models.grounding import parse
@@ -27,6 +28,7 @@ class Sampling:
     top_p: float = 1.0  # sample from the smallest set of tokens with at least this total probability
     seed: int = 0  # the same seed gives the same answer
     stop: tuple[str, ...] = ()  # strings that end the answer; they are not part of it
+    grammar: str | None = None  # what the answer must follow, from `json_grammar`; None for free text
 
     def __post_init__(self) -> None:
         limits = (
@@ -53,15 +55,19 @@ class AnswerHooks:
 
 
 class Sampler:
-    """Chooses the tokens of one answer."""
+    """Chooses the tokens of one answer; `state` is how far it has come in its grammar, None for free text."""
 
-    def __init__(self, sampling: Sampling):
-        self._sampling = sampling
+    def __init__(self, sampling: Sampling, state: GrammarState | None = None):
+        self._sampling, self._state = sampling, state
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: Float32Array) -> tuple[int, float]:
         """Returns the next token given logits float32 [vocab], and its probability at temperature 1."""
+        if self._state is not None:
+            logits = self._state.restricted(logits)
         token = self._choose(logits)
+        if self._state is not None:
+            self._state.consume(token)
         above = logits - logits.max()
         return token, float(np.exp(above[token]) / np.exp(above).sum(dtype=np.float64))
 
@@ -161,7 +167,8 @@ def generate(
         hooks: Its `cancelled` is polled and `on_token` called between tokens.
     """
     hooks = hooks or AnswerHooks()
-    sampler, stream = Sampler(sampling), TextStream(processor.decode, sampling.stop)
+    state = None if sampling.grammar is None else GrammarState(processor, len(logits), sampling.grammar)
+    sampler, stream = Sampler(sampling, state), TextStream(processor.decode, sampling.stop)
 
     def emit(piece: str) -> Iterator[str]:
         generation.text += piece
@@ -180,6 +187,8 @@ def generate(
         generation.ends.append(len(generation.text))
         if stream.stopped:
             generation.ended_by = "stop"
+        elif state is not None and state.complete:
+            generation.ended_by = "end"
         elif len(generation.ids) >= sampling.max_new_tokens:
             generation.ended_by = "length"
         elif hooks.cancelled():

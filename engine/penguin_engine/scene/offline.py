@@ -6,14 +6,17 @@ the two only labels are held, so memory does not grow with the length of the cli
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from penguin_engine.runtimes.base import Runtime, check_fits, interleave
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.generation import AnswerHooks, Sampling, prefill_and_generate
-from penguin_models.errors import MediaError, PromptError
+from penguin_models.chat import Message
+from penguin_models.errors import CancelledError, MediaError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import Clip, at_first_size
 from penguin_models.processor import Processor, Visual
@@ -31,6 +34,17 @@ class LabelledClip:
     times_s: tuple[float, ...]
     kinds: tuple[FrameKind, ...]
     size: Size
+
+
+@dataclass(frozen=True)
+class PolicedClip:
+    """A clip, and the policy that labels its frames."""
+
+    clip: Clip
+    policy: KeyframePolicy
+
+
+Media: TypeAlias = UInt8Array | PolicedClip
 
 
 def ask(
@@ -86,29 +100,64 @@ def ask_each(
     The images are encoded and prefilled once, and counted in the first answer's seconds. Arguments and errors are those
     of `ask`; a bad question is refused before any is answered.
     """
-    sampling, hooks = sampling or Sampling(), hooks or AnswerHooks()
     if not questions or not all(question.strip() for question in questions):
         raise PromptError("the question is empty")
-    seconds, timer = {}, LapTimer()
-    labelled = None
+    media: list[Media] = list(images)
     if clip is not None:
         assert policy is not None, "a clip needs a policy"
-        labelled = label_clip(clip, policy)
+        media.append(PolicedClip(clip, policy))
+    parts = [{"type": "image" if isinstance(item, np.ndarray) else "video"} for item in media]
+    conversations = [
+        [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}] for question in questions
+    ]
+    return ask_conversations(runtime, processor, conversations, media, max_tokens, size_rule, sampling, hooks)
+
+
+def ask_conversations(
+    runtime: Runtime,
+    processor: Processor,
+    conversations: Sequence[Sequence[Message]],
+    media: Sequence[Media] = (),
+    max_tokens: int | None = None,
+    size_rule: str = "strict",
+    sampling: Sampling | None = None,
+    hooks: AnswerHooks | None = None,
+) -> list[Answer]:
+    """Answers the last turn of several conversations that show the same media, which are encoded once.
+
+    Args:
+        runtime: Runs the model.
+        processor: Processor of the same checkpoint.
+        conversations: Messages as in chat.py, at least one each. They may differ after the last image or video only.
+            A video part needs neither its number of frames nor timestamps.
+        media: The images, uint8 [H, W, 3], and clips, in the order of the parts of type "image" and "video".
+        max_tokens: Budget of visual tokens; the checkpoint's if None.
+        size_rule: "strict" or "reference", see token_allocation.py.
+        sampling: How the answers are generated.
+        hooks: Callbacks for streamed text and cancellation; `cancelled` ends the work between two batches of frames.
+
+    Raises:
+        PromptError: A conversation is malformed, contains reserved tokens, or shows another number of media.
+        CancelledError: Cancelled before the prompt was complete.
+        BudgetError, ContextLengthError, MediaError: As for `ask`.
+    """
+    sampling, hooks = sampling or Sampling(), hooks or AnswerHooks()
+    seconds, timer = {}, LapTimer()
+    visuals = [_visual(item) for item in media]
     seconds["read"] = timer.lap()
 
-    visuals = [Visual(Size(*image.shape[:2])) for image in images]
-    if labelled is not None:
-        visuals.append(Visual.video(labelled.size, labelled.kinds))
-    allocations = processor.allocate(visuals, max_tokens, size_rule)
-    prompts = [processor.prompt_segments([_message(question, len(images), labelled)]) for question in questions]
-    answers = [_counted(prompt, visuals, allocations) for prompt in prompts]
+    allocations = processor.allocate([visual for visual, _ in visuals], max_tokens, size_rule)
+    prompts = [processor.prompt_segments(_with_times(messages, visuals)) for messages in conversations]
+    answers = [_counted(prompt, [visual for visual, _ in visuals], allocations) for prompt in prompts]
     length = max(answer.prompt_tokens for answer in answers) + sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, "the prompt with its answer")
 
     visual_tokens: list[Any] = []
     seconds["encode"] = 0.0
-    for batch in _batches(_patched(processor, images, clip, visuals, allocations)):
+    for batch in _batches(_patched(processor, media, visuals, allocations)):
         seconds["read"] += timer.lap()
+        if hooks.cancelled():
+            raise CancelledError("cancelled while the images were encoded")
         visual_tokens += runtime.encode(batch)
         seconds["encode"] += timer.lap()
     answers[0].seconds |= seconds
@@ -148,11 +197,37 @@ def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
     return LabelledClip(tuple(times), tuple(kinds), size)
 
 
-def _message(question: str, images: int, labelled: LabelledClip | None) -> dict[str, Any]:
-    content: list[dict[str, Any]] = [{"type": "image"}] * images
-    if labelled is not None:
-        content = [*content, {"type": "video", "num_frames": len(labelled.kinds), "timestamps": labelled.times_s}]
-    return {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+def _visual(item: Media) -> tuple[Visual, Sequence[float]]:
+    """Returns what allocation needs to know of an image or a clip, and the times of its frames."""
+    if isinstance(item, np.ndarray):
+        return Visual(Size(*item.shape[:2])), ()
+    labelled = label_clip(item.clip, item.policy)
+    return Visual.video(labelled.size, labelled.kinds), labelled.times_s
+
+
+def _with_times(messages: Sequence[Message], visuals: Sequence[tuple[Visual, Sequence[float]]]) -> list[Message]:
+    """Returns messages whose video parts have the number and the times of their frames."""
+    remaining = iter(visuals)
+    shown = 0
+
+    def completed(part: Any) -> Any:
+        nonlocal shown
+        if not isinstance(part, Mapping) or part.get("type") not in ("image", "video"):
+            return part
+        shown += 1
+        visual, times_s = next(remaining, (Visual(Size(0, 0)), ()))
+        if part["type"] == "image":
+            return part
+        return {"type": "video", "num_frames": len(visual.kinds), "timestamps": times_s}
+
+    def content_of(message: Message) -> Any:
+        content = message.get("content")
+        return content if isinstance(content, str) or content is None else [completed(part) for part in content]
+
+    filled: list[Message] = [{**message, "content": content_of(message)} for message in messages]
+    if shown != len(visuals):
+        raise PromptError(f"the conversation shows {shown} images and videos, but {len(visuals)} were passed")
+    return filled
 
 
 def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]) -> Answer:
@@ -170,15 +245,13 @@ def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocat
 
 def _patched(
     processor: Processor,
-    images: Sequence[UInt8Array],
-    clip: Clip | None,
-    visuals: Sequence[Visual],
+    media: Sequence[Media],
+    visuals: Sequence[tuple[Visual, Sequence[float]]],
     allocations: Sequence[Allocation],
 ) -> Iterator[PatchedImage]:
-    for image, visual, allocation in zip(images, visuals, allocations, strict=False):
-        yield from processor.patch([image], visual.kinds, allocation)
-    if clip is not None:
-        yield from processor.patch((frame.rgb for frame in at_first_size(clip)), visuals[-1].kinds, allocations[-1])
+    for item, (visual, _), allocation in zip(media, visuals, allocations, strict=True):
+        frames = [item] if isinstance(item, np.ndarray) else (frame.rgb for frame in at_first_size(item.clip))
+        yield from processor.patch(frames, visual.kinds, allocation)
 
 
 def _batches(images: Iterator[PatchedImage]) -> Iterator[list[PatchedImage]]:

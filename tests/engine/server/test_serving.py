@@ -1,0 +1,254 @@
+"""The server with the official client, over HTTP, with the small checkpoint and with scripted answers."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import openai
+import pytest
+import uvicorn
+from PIL import Image
+
+from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.offline import ask
+from penguin_engine.server.answering import ModelAnswerer, Reply
+from penguin_engine.server.app import create_app
+from penguin_engine.server.limits import LOOPBACK, Limits
+
+KEY = "0123456789abcdef"
+
+
+@contextmanager
+def serving(answerer, limits=None, **options):
+    """Runs a server in a thread; yields its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = create_app(answerer, "tiny", limits or Limits(), **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def client_of(address, key=KEY):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+class Scripted:
+    """Answers with the number of the question, once it is let go."""
+
+    def __init__(self):
+        self.go, self.cancelled, self.closed = threading.Event(), threading.Event(), False
+        self.asked = []
+
+    def answer(self, conversation, sampling, hooks):
+        self.asked.append((conversation, sampling))
+        hooks.on_text("one ", 1)
+        while not self.go.wait(0.01):
+            if hooks.cancelled():
+                self.cancelled.set()
+                return Reply("one ", "cancelled", 1, 0, 1, 0.0, [], [])
+        hooks.on_text("two", 2)
+        return Reply("one two", "end", 5, 3, 2, 0.1, [{"label": "cup", "box_px": [1, 2, 3, 4], "score": None}], [])
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def scripted():
+    return Scripted()
+
+
+def chat(client, content="What?", **options):
+    return client.chat.completions.create(
+        **{"model": "tiny", "messages": [{"role": "user", "content": content}], **options}
+    )
+
+
+def image_part(url):
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def schema_of(schema):
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
+def data_uri(rgb, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}", file.getvalue()
+
+
+def test_the_official_client_gets_the_answers_of_the_model(model, processor, picture):
+    rgb, few = picture(56, 84), {"max_tokens": 6}
+    uri, content = data_uri(rgb)
+    text = {"type": "text", "text": "What is on the table?"}
+    expected = ask(TorchRuntime(model), processor, text["text"], [rgb], sampling=Sampling(max_new_tokens=6))
+    with serving(ModelAnswerer(TorchRuntime(model), processor, 10**6)) as address:
+        client = client_of(address)
+        [listed] = client.models.list().data
+        assert listed.id == "tiny" == client.models.retrieve("tiny").id
+        shown = [image_part(uri), text]
+        whole = chat(client, shown, **few)
+        assert whole.choices[0].message.content == expected.raw and whole.choices[0].finish_reason == "length"
+        usage = whole.usage
+        assert (usage.prompt_tokens, usage.completion_tokens) == (expected.prompt_tokens, expected.generated_tokens)
+        assert usage.prompt_tokens_details.image_tokens == expected.visual_tokens
+
+        *pieces, last, counted = chat(client, shown, stream=True, stream_options={"include_usage": True}, **few)
+        assert "".join(piece.choices[0].delta.content for piece in pieces) == expected.raw
+        assert last.choices[0].finish_reason == "length" and counted.usage == usage
+
+        upload = client.files.create(file=("a.png", content), purpose="vision")
+        sent = [{"type": "file", "file": {"file_id": upload.id}}, text]
+        assert chat(client, sent, **few).choices[0].message.content == expected.raw
+        assert [file.id for file in client.files.list()] == [upload.id] and client.files.delete(upload.id).deleted
+        with pytest.raises(openai.NotFoundError, match="upload it again"):
+            chat(client, sent)
+
+        turns = [
+            {"role": "developer", "content": "Be brief."}, {"role": "user", "content": shown},
+            {"role": "assistant", "content": "A cup."}, {"role": "user", "content": "And now?"},
+        ]  # fmt: skip
+        later = chat(client, messages=turns, seed=7, temperature=1.0, stop="x", **few)
+        assert later.usage.prompt_tokens > usage.prompt_tokens
+        schema = {
+            "type": "object",
+            "properties": {"n": {"enum": [1, 23]}},
+            "required": ["n"],
+            "additionalProperties": False,
+        }
+        said = chat(client, shown, response_format=schema_of(schema)).choices[0]
+        assert json.loads(said.message.content)["n"] in (1, 23) and said.finish_reason == "stop"
+        assert later.choices == chat(client, messages=turns, seed=7, temperature=1.0, stop="x", **few).choices
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ({"model": "x"}, 404, "there is no model x, only tiny"),
+        ({"n": 2}, 400, "n is 2, which is not supported"),
+        ({"temperature": 3}, 400, "temperature: .*less than or equal to 2"),
+        ({"max_tokens": 0}, 400, "max_tokens: .*greater than or equal to 1"),
+        ({"extra_body": {"top_q": 1}}, 400, "there is no parameter top_q"),
+        ({"messages": []}, 400, "messages: .*at least 1 item"),
+        ({"messages": [{"role": "assistant", "content": "A"}]}, 400, "must be the user's"),
+        ({"content": " "}, 400, "the last message is empty"),
+        ({"content": [{"type": "input_audio"}]}, 400, r"messages\[0\].content\[0\]: .*does not match"),
+        ({"content": [image_part("http://a/b.png")]}, 400, "addresses are not fetched"),
+        ({"content": [image_part("file:///etc/passwd")]}, 400, "not fetched"),
+        ({"content": [image_part("data:image/png;base64,?")]}, 400, "not valid base64"),
+        ({"response_format": {"type": "json_schema"}}, 400, "has no json_schema"),
+        ({"response_format": schema_of({"type": "x"})}, 400, "cannot be followed"),
+        ({"content": [{"type": "file", "file": {"file_id": "../x"}}]}, 404, r"there is no file \.\./x"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_refused_with_the_reason(refusing, options, status, message):
+    with pytest.raises(openai.APIStatusError, match=message) as caught:
+        chat(refusing, **options)
+    assert caught.value.status_code == status and caught.value.body["type"] == "invalid_request_error"
+
+
+@pytest.fixture(scope="module")
+def refusing():
+    with serving(Scripted()) as address:
+        yield client_of(address)
+
+
+def test_a_damaged_image_and_a_long_answer_are_refused_by_the_model(model, processor, picture):
+    damaged, large = image_part("data:image/png;base64,AAAA"), image_part(data_uri(picture(60, 60))[0])
+    with serving(ModelAnswerer(TorchRuntime(model), processor, 5000)) as address:
+        for options, message in (
+            ({"content": [damaged]}, r"messages\[0\].content\[0\].image_url.url is not an image"),
+            ({"content": [large, large]}, "more than 5000 pixels together"),
+            ({"max_tokens": 10**9}, "more than the .* that fit"),
+            ({"content": "<image>"}, "has a meaning of its own"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=message):
+                chat(client_of(address), **options)
+
+
+def test_nothing_is_lost_when_more_ask_than_wait(scripted):
+    results = []
+
+    def ask_once(client):
+        try:
+            results.append(chat(client).choices[0].message.content)
+        except openai.RateLimitError as err:
+            results.append(err.response.headers["retry-after"])
+
+    with serving(scripted, Limits(queue_size=2)) as address:
+        client = client_of(address)
+        threads = [threading.Thread(target=ask_once, args=(client,)) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        while results.count("1") < 17:
+            assert threads[0].join(0.01) is None
+        scripted.go.set()
+        for thread in threads:
+            thread.join(30)
+        metrics = urllib.request.urlopen(f"{address}/metrics").read().decode()
+    assert sorted(results) == ["1"] * 17 + ["one two"] * 3 and len(scripted.asked) == 3 and scripted.closed
+    assert 'penguin_requests_total{status="200"} 3.0' in metrics and "penguin_requests_refused 17.0" in metrics
+    assert 'penguin_tokens_total{kind="generated"} 6.0' in metrics
+
+
+def test_a_client_that_leaves_ends_its_answer(scripted):
+    with serving(scripted) as address:
+        client = client_of(address)
+        stream = chat(client, stream=True)
+        next(iter(stream))
+        stream.close()
+        assert scripted.cancelled.wait(10)
+        scripted.go.set()
+        assert chat(client).choices[0].message.content == "one two"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_late_answer_is_an_error(scripted, stream):
+    with serving(scripted, Limits(time_limit_s=0.1)) as address, pytest.raises(openai.APIError, match="not complete"):
+        list(chat(client_of(address), stream=stream))
+
+
+def test_keys_hosts_sizes_and_types_are_checked_before_a_body_is_read(scripted):
+    def status(path="/v1/chat/completions", body=b"{}", **headers):
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        try:
+            return urllib.request.urlopen(urllib.request.Request(address + path, body, headers)).status
+        except urllib.error.HTTPError as err:
+            assert json.load(err)["error"]["message"]
+            return err.code
+
+    with serving(scripted, Limits(max_body_bytes=100), api_key=KEY, hosts=LOOPBACK) as address:
+        assert status(Authorization="Bearer x") == status(Authorization="") == 401
+        assert status("/health", None, Authorization="") == 200
+        assert status(Host="evil.example") == 421 and status(Host="localhost:1") == 400
+        assert status(body=bytes(101)) == 413 and status(body=iter([bytes(60)] * 2), Transfer_Encoding="chunked") == 413
+        assert status(Content_Type="text/plain") == 400 and status("/v1/other") == status("/v1/models", b"") - 1 == 404
+    assert not scripted.asked
+
+
+def test_uploads_leave_when_there_is_no_room(tmp_path):
+    from penguin_engine.server.chat_request import BadRequestError
+    from penguin_engine.server.uploads import Uploads
+
+    uploads = Uploads(tmp_path, 100, 3600)
+    first, second = (uploads.add("a.png", "image/png", bytes(40)) for _ in range(2))
+    third = uploads.add("b.mp4", "video/mp4", bytes(60))
+    assert uploads.all() == [second, third] and third.is_video and not first.path.exists()
+    for name, kind, size in (("a.txt", "text/plain", 1), ("a.png", "image/png", 101), ("a.png", "image/png", 0)):
+        with pytest.raises(BadRequestError):
+            uploads.add(name, kind, bytes(size))
