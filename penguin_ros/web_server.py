@@ -61,6 +61,8 @@ class WebServer:
                 timeout_graceful_shutdown=_END_S,
                 lifespan="off",
                 log_level="critical",
+                interface="asgi3",
+                proxy_headers=False,
                 ws="none",
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Annotated, Any, TypeVar
@@ -89,8 +90,13 @@ class Console:
             *(Route(path, endpoint) for path, endpoint in gets.items()),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
         ]
-        handlers: dict[Any, Any] = {HTTPException: _http_error, PenguinError: _refused}
+        handlers: dict[Any, Any] = {HTTPException: _http_error, PenguinError: _refused, Exception: self._failed}
         return Starlette(routes=routes, middleware=[Middleware(Guard, access)], exception_handlers=handlers)
+
+    async def _failed(self, request: Request, err: Exception) -> Response:
+        """Logs an error of the console itself."""
+        self._robot.log_error("".join(traceback.format_exception(err)))
+        return JSONResponse({"error": f"the console failed: {type(err).__name__}; its log says more"}, 500)
 
     async def _page(self, request: Request) -> Response:
         name = request.path_params.get("name", "index.html")

@@ -10,6 +10,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from penguin_vl.msg import Alert, Answer, GroundedCaption, GroundedObject, MemoryState
 
+from penguin_ros.console.hub import Event
 from penguin_ros.convert import stamp_to_ns
 from penguin_ros.overlay import label_colour
 from penguin_ros.tools.node_client import answer_dict
@@ -19,7 +20,7 @@ _MAX_VALUES = 64
 _LEVELS = {DiagnosticStatus.OK: "ok", DiagnosticStatus.WARN: "warn", DiagnosticStatus.ERROR: "error"}
 
 
-def caption_event(message: GroundedCaption) -> dict[str, Any]:
+def caption_event(message: GroundedCaption) -> Event:
     """Returns a caption."""
     return finite(
         {
@@ -38,7 +39,7 @@ def caption_event(message: GroundedCaption) -> dict[str, Any]:
     )
 
 
-def answer_event(question: str, message: Answer) -> dict[str, Any]:
+def answer_event(question: str, message: Answer) -> Event:
     """Returns an answer or the reason why there is none."""
     objects = [{**item, "colour": _colour(item["label"])} for item in answer_dict(message)["objects"]]
     values = answer_dict(message) | {"objects": objects, "stamp": _stamp(message.header.stamp)}
@@ -53,7 +54,7 @@ def answer_event(question: str, message: Answer) -> dict[str, Any]:
     )
 
 
-def memory_event(message: MemoryState, seen: Collection[int]) -> dict[str, Any]:
+def memory_event(message: MemoryState, seen: Collection[int]) -> Event:
     """Returns the memory of a camera; `seen` are the stamps in nanoseconds of which the console has a thumbnail."""
     frames = [
         {
@@ -81,12 +82,12 @@ def memory_event(message: MemoryState, seen: Collection[int]) -> dict[str, Any]:
     )
 
 
-def tokens_event(message: MemoryState) -> dict[str, Any]:
+def tokens_event(message: MemoryState) -> Event:
     """Returns a point of the plot of tokens."""
     return {"kind": "tokens", "at": time.time(), "camera": message.camera, "tokens": message.tokens}
 
 
-def alert_values(message: Alert) -> dict[str, Any]:
+def alert_values(message: Alert) -> Event:
     """Returns an alert without its picture."""
     return finite(
         {
@@ -99,7 +100,7 @@ def alert_values(message: Alert) -> dict[str, Any]:
     )
 
 
-def status_event(statuses: Iterable[DiagnosticStatus]) -> dict[str, Any]:
+def status_event(statuses: Iterable[DiagnosticStatus]) -> Event:
     """Returns diagnostics."""
     return {
         "kind": "status",
@@ -115,12 +116,16 @@ def status_event(statuses: Iterable[DiagnosticStatus]) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> Any:
+def finite(event: Event) -> Event:
     """Returns a copy for JSON, which has no NaN or infinity: null takes their place."""
+    return {key: _finite(value) for key, value in event.items()}
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

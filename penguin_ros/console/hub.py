@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-Event = Mapping[str, Any]
+Event = dict[str, Any]
 """An object for the page; "kind" says what it is."""
 _HEARTBEAT_S = 2.0
 _BATCH = 64

@@ -6,6 +6,7 @@ bounded in bytes; for frames that the node holds, or has captioned, a copy is ke
 
 from __future__ import annotations
 
+import io
 import threading
 from bisect import bisect_left
 from collections import OrderedDict, deque
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from penguin_models.types import Frame, UInt8Array
 
@@ -70,20 +72,19 @@ class Pictures:
     def newest(self, camera: str) -> Picture | None:
         """Returns the newest picture of a camera; None if there is none."""
         with self._changed:
-            found = self._cameras.get(camera)
-            return found.recent[-1] if found and found.recent else None
+            recent = self._cameras.get(camera, _NONE).recent
+            return recent[-1] if recent else None
 
     def at(self, camera: str, stamp_ns: int) -> bytes | None:
         """Returns the picture of a captioned frame; None if the console has not seen it."""
         with self._changed:
-            found = self._cameras.get(camera)
-            return found and (found.captioned.get(stamp_ns) or found.near(stamp_ns))
+            found = self._cameras.get(camera, _NONE)
+            return found.captioned.get(stamp_ns) or found.near(stamp_ns)
 
     def thumbnail(self, camera: str, stamp_ns: int) -> bytes | None:
         """Returns the thumbnail of a frame that the node holds; None if the console has not seen it."""
         with self._changed:
-            found = self._cameras.get(camera)
-            return found and found.thumbnails.get(stamp_ns)
+            return self._cameras.get(camera, _NONE).thumbnails.get(stamp_ns)
 
     def keep_caption(self, camera: str, stamp_ns: int) -> None:
         """Keeps the picture of a captioned frame until there are many newer ones."""
@@ -166,11 +167,14 @@ class _CameraPictures:
                 self.thumbnails[stamp_ns] = jpeg
 
 
+_NONE = _CameraPictures()
+
+
 def _thumbnail(jpeg: bytes | None) -> bytes | None:
     if jpeg is None:
         return None
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return _jpeg(_fit(bgr[..., ::-1], _THUMBNAIL_PX))
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return _jpeg(_fit(np.asarray(image.convert("RGB")), _THUMBNAIL_PX))
 
 
 def _fit(rgb: UInt8Array, side_px: int) -> UInt8Array:

@@ -21,7 +21,7 @@ from penguin_models.errors import PenguinError
 from penguin_models.quoting import quoted, shortened
 from penguin_ros.console import events
 from penguin_ros.console.goals import Goal
-from penguin_ros.console.hub import Hub
+from penguin_ros.console.hub import Event, Hub
 from penguin_ros.console.pictures import NEAR_NS, Pictures
 from penguin_ros.console.watches import Watches
 from penguin_ros.convert import stamp_to_ns
@@ -40,7 +40,7 @@ _GONE = "the node went away"
 _LATCHED = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
-ShowAnswer = Callable[[dict[str, Any]], None]
+ShowAnswer = Callable[[Event], None]
 
 
 class NoNodeError(PenguinError):
@@ -128,7 +128,8 @@ class Robot:
             self._hub.add_entry(event)
 
         message = AskStream.Goal(question=question, cameras=[camera] if camera else [])
-        return self.call(self._start_goal, self._ask, message, lambda feedback: on_text(feedback.text), end)
+        goal: Goal = self.call(self._start_goal, self._ask, message, lambda feedback: on_text(feedback.text), end)
+        return goal
 
     def watch(self, goal: Watch.Goal) -> None:
         """Watches for a condition. Raises PenguinError if there are too many watches."""
@@ -141,6 +142,10 @@ class Robot:
     def cancel(self, goal: Goal) -> None:
         """Asks the node to end a question, and does not wait."""
         self._executor.create_task(goal.cancel)
+
+    def log_error(self, text: str) -> None:
+        """Logs an error, at most one per second."""
+        self._node.get_logger().error(text, throttle_duration_sec=1.0)
 
     def _cancel_all(self) -> None:
         for goal in self._goals:

@@ -38,7 +38,7 @@ class ConsoleServer(WebServer):
         self._node_name = node_name
 
     def run(self) -> None:
-        """Attaches to the node, and serves until `stop` or Ctrl-C; raises NoNodeError if the node's name is not valid."""
+        """Attaches to the node, and serves until `stop` or Ctrl-C; raises NoNodeError if its name is not valid."""
         hub = Hub(HISTORY)
         robot = Robot(self._node_name, hub)
         try:
