@@ -81,6 +81,7 @@ class Listener:
         self._states: dict[str, Event] = {}
         self._entries: deque[Event] = deque(maxlen=max_entries)
         self._lost = 0
+        self._is_woken = False
 
     def offer(self, key: str | None, event: Event) -> None:
         """Adds an entry, or replaces the state `key`; may be called from any thread."""
@@ -90,7 +91,8 @@ class Listener:
             else:
                 self._lost += len(self._entries) == self._entries.maxlen
                 self._entries.append(event)
-        if not self._loop.is_closed():
+            is_asleep, self._is_woken = not self._is_woken, True
+        if is_asleep and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def take(self) -> bytes:
@@ -104,6 +106,7 @@ class Listener:
             if not self._entries:
                 events += self._states.values()
                 self._states = {}
+                self._is_woken = False
                 self._wake.clear()
             if self._lost:
                 events.append({"kind": "lost", "entries": self._lost})

@@ -1,7 +1,7 @@
 """The layout for Foxglove and the configuration for RViz that are installed with the package.
 
-Foxglove publishes no schema of its layout files. Checked are the structure that its app exports, and, where the Foxglove
-SDK is installed (pip install foxglove-sdk), the names of all settings against the SDK's classes of panels.
+Foxglove publishes no schema of its layout files. Checked are the structure that its app exports, and, where the SDK of
+Foxglove is installed (pip install foxglove-sdk), the names of all settings against the SDK's classes of panels.
 """
 
 import json

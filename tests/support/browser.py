@@ -29,8 +29,8 @@ class Page:
         to_read, self._to = os.pipe()
         self._from, to_write = os.pipe()
         command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        # Chromium reads commands from descriptor 3 and writes to 4; the shell moves ours there.
-        move = ["sh", "-c", f'exec 3<&{to_read} 4>&{to_write}; exec "$@"', "sh", *command]
+        # Chromium reads commands from descriptor 3 and writes to 4. Bash moves ours there; dash knows but one digit.
+        move = ["bash", "-c", f'exec 3<&{to_read} 4>&{to_write}; exec "$@"', "bash", *command]
         with Path(os.devnull).open("w") as null:
             self.process = subprocess.Popen(move, pass_fds=(to_read, to_write), stdout=null, stderr=null)
         os.close(to_read)

@@ -36,7 +36,6 @@ function draw() {
     const scale = Math.sqrt(width * height / area), shown = Math.max(LEAST_PX, HEIGHT_PX * scale);
     item.button.className = `cell ${frame.kind}`;
     item.button.title = `${frame.kind === "key" ? "keyframe" : "between keyframes"}, ${width} × ${height} pixels, ${frame.tokens} tokens`;
-    item.image.style.height = `${shown}px`;
     item.button.style.setProperty("--height", `${shown}px`);
     item.button.style.setProperty("--width", `${shown * width / height}px`);
     item.button.children[1].textContent = frame.stamp === newest ? "now" : `−${duration(between(frame.stamp, newest))}`;
@@ -51,10 +50,12 @@ function draw() {
   drawText(state);
 }
 
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+
 function drawText(state) {
   const frames = state?.frames ?? [], keys = frames.filter((frame) => frame.kind === "key").length;
   const span = frames.length > 1 ? ` over ${duration(between(frames[0].stamp, frames.at(-1).stamp))}` : "";
-  $("memory-text").textContent = state ? `${frames.length} frames (${keys} keyframes)${span} · ${state.tokens} of ${state.budget} tokens` : "nothing reported yet";
+  $("memory-text").textContent = state ? `${count(frames.length, "frame")}, ${count(keys, "keyframe")}${span} · ${state.tokens} of ${state.budget} tokens` : "nothing reported yet";
   $("memory-text").title = state?.pace ?? "";
   $("meter").setAttribute("aria-valuenow", state?.tokens ?? 0);
   $("meter").setAttribute("aria-valuemax", state?.budget ?? 1);

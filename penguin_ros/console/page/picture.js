@@ -25,6 +25,7 @@ async function load() {
       const next = await picture(wanted);
       $("picture").src = next;
       await $("picture").decode();
+      $("frame").style.setProperty("--ratio", $("picture").naturalWidth / $("picture").naturalHeight);
       URL.revokeObjectURL(address);
       address = next; shownStamp = stamp;
       $("frame").hidden = false; $("no-picture").hidden = true;

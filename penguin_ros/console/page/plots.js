@@ -14,7 +14,7 @@ function element(name, attributes, text = "") {
 
 function nice(value) {
   const unit = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((step) => step >= value);
+  return [1, 1.2, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((step) => step >= value);
 }
 
 /** Clears a plot, draws its axes, and returns functions for positions. */

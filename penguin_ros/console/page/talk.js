@@ -90,7 +90,7 @@ export function onCaption(event) {
   item.append(head, make("p", "", event.text || "(no text)"), labels);
   $("captions").prepend(item);
   while ($("captions").children.length > MAX_CAPTIONS) $("captions").lastElementChild.remove();
-  $("captions-text").textContent = `${captionCount} since this page was opened or before`;
+  $("captions-text").textContent = captionCount === 1 ? "one so far" : `${captionCount}, newest first`;
 }
 
 $("ask").addEventListener("submit", submit);
