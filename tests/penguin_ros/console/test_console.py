@@ -4,7 +4,6 @@ The console is a process of its own; the node's topics and actions are those of 
 """
 
 import array
-import http.client
 import io
 import os
 import re
@@ -144,15 +143,6 @@ def page(tmp_path):
     page.close()
 
 
-def status_of(port, path, headers, body=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST" if body is not None else "GET", path, body, headers)
-    reply = connection.getresponse()
-    assert "default-src 'none'" in reply.getheader("Content-Security-Policy")
-    connection.close()
-    return reply.status
-
-
 @BROWSER
 def test_a_browser_sees_the_node_asks_it_and_watches(robot, node, console, page):
     page.open(f"http://127.0.0.1:{console.port}/#token={TOKEN}")
@@ -165,9 +155,7 @@ def test_a_browser_sees_the_node_asks_it_and_watches(robot, node, console, page)
     page.wait("document.querySelector('#picture').naturalWidth === 320 && !document.querySelector('#frame').hidden")
     page.wait(f"{text('.box span')} === '<b>red</b> cube'")
     assert page.evaluate(text("#caption")) == "A <i>cube</i>."
-    page.wait(
-        "document.querySelectorAll('.cell').length === 2 && document.querySelectorAll('.cell')[1].firstChild.naturalWidth === 224"
-    )
+    page.wait("document.querySelectorAll('.cell')[1].firstChild.naturalWidth === 224")
     assert page.evaluate("document.querySelectorAll('.cell.key').length") == 1
     page.wait(f"{text('.status')}.includes('it is slow')")
     # A question, and one that is stopped.
@@ -200,28 +188,3 @@ def test_a_browser_sees_the_node_asks_it_and_watches(robot, node, console, page)
     # Nobody looks: no pictures are received.
     page.open("about:blank")
     robot.wait(lambda: not node.images.get_subscription_count())
-
-
-def test_others_are_refused_and_bad_requests_too(console):
-    ours = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    for path, headers, body, status in (
-        ("/", {}, None, 200),
-        ("/page/console.css", {}, None, 200),
-        ("/page/../app.py", {}, None, 401),
-        ("/page/app.py", {}, None, 404),
-        ("/events", {}, None, 401),
-        ("/events", ours | {"Host": "attacker.example"}, None, 421),
-        ("/ask", ours | {"Origin": "http://attacker.example"}, "{}", 403),
-        ("/ask", ours | {"Content-Type": "text/plain"}, "{}", 415),
-        ("/ask", ours, "{}", 400),
-        ("/ask", ours, '{"question": "%s"}' % ("x" * 20_000), 400),
-        ("/ask", ours, " " * 200_000, 413),
-        ("/watch", ours, '{"condition": "x", "threshold": 2}', 400),
-        ("/watch", ours, '{"condition": "x", "period_s": NaN}', 400),
-        ("/watch/stop", ours, '{"id": 5}', 200),
-        ("/picture?camera=/x", ours, None, 404),
-        ("/picture?camera=/x&stamp=-1", ours, None, 400),
-        ("/thumbnail?camera=/x&stamp=1", ours, None, 404),
-        ("/alert?id=" + "9" * 50, ours, None, 400),
-    ):
-        assert status_of(console.port, path, headers, body) == status, path

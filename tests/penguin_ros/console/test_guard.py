@@ -1,13 +1,21 @@
 """Who may use the console: rules of hosts, origins and tokens, and what the command refuses to start."""
 
+import http.client
+import threading
+from types import SimpleNamespace
+
 import pytest
 from starlette.datastructures import Headers
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from penguin_models.errors import PenguinError, SettingError
+from penguin_ros.console.app import Console
 from penguin_ros.console.guard import Access
+from penguin_ros.console.hub import Hub
+from penguin_ros.console.pictures import Pictures
 from penguin_ros.console.server import ConsoleServer
+from penguin_ros.web_server import WebServer
 
 TOKEN = "0123456789abcdef"
 LOCAL, SHARED = Access("127.0.0.1", None), Access("0.0.0.0", TOKEN)
@@ -66,3 +74,51 @@ def test_a_local_console_needs_no_token():
     server = ConsoleServer("/penguin", "127.0.0.1", 0, None)
     assert server.is_local and server.address == f"http://127.0.0.1:{server.port}/"
     server.close()
+
+
+def status_of(port, path, headers, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST" if body is not None else "GET", path, body, headers)
+    reply = connection.getresponse()
+    assert "default-src 'none'" in reply.getheader("Content-Security-Policy")
+    connection.close()
+    return reply.status
+
+
+@pytest.fixture
+def port():
+    """The port of a console without a node."""
+    pictures = Pictures(lambda camera, stamp_ns: None, lambda camera, err: None)
+    robot = SimpleNamespace(pictures=pictures, alert_pictures=(), stop_watch=lambda number: None)
+    server = WebServer(lambda port: Console(robot, Hub({})).app(SHARED), "127.0.0.1", 0, 10)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server.port
+    server.stop()
+    thread.join()
+    pictures.close()
+
+
+def test_others_are_refused_and_bad_requests_too(port):
+    ours = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    for path, headers, body, status in (
+        ("/", {}, None, 200),
+        ("/page/console.css", {}, None, 200),
+        ("/page/../app.py", {}, None, 404),
+        ("/page/app.py", {}, None, 404),
+        ("/events", {}, None, 401),
+        ("/events", ours | {"Host": "attacker.example"}, None, 421),
+        ("/ask", ours | {"Origin": "http://attacker.example"}, "{}", 403),
+        ("/ask", ours | {"Content-Type": "text/plain"}, "{}", 415),
+        ("/ask", ours, "{}", 400),
+        ("/ask", ours, '{"question": "%s"}' % ("x" * 20_000), 400),
+        ("/ask", ours, " " * 200_000, 413),
+        ("/watch", ours, '{"condition": "x", "threshold": 2}', 400),
+        ("/watch", ours, '{"condition": "x", "period_s": NaN}', 400),
+        ("/watch/stop", ours, '{"id": 5}', 200),
+        ("/picture?camera=/x", ours, None, 404),
+        ("/picture?camera=/x&stamp=-1", ours, None, 400),
+        ("/thumbnail?camera=/x&stamp=1", ours, None, 404),
+        ("/alert?id=" + "9" * 50, ours, None, 400),
+    ):
+        assert status_of(port, path, headers, body) == status, path

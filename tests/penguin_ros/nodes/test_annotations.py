@@ -3,8 +3,9 @@
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
-messages = pytest.importorskip("foxglove_msgs.msg", reason="comes with ROS: foxglove_msgs")
+pytest.importorskip("foxglove_msgs", reason="comes with ROS: foxglove_msgs")
 
+from foxglove_msgs.msg import ImageAnnotations
 from penguin_vl.msg import GroundedCaption, GroundedObject
 
 from penguin_ros.nodes.annotations import annotations_message
@@ -32,7 +33,7 @@ def test_each_camera_has_a_topic_of_its_own(robot, start_node, image, cameras, s
     """A message does not say which camera it is about."""
     node = start_node(image_topics=cameras)
     topic = f"{node.name}/annotations{suffix.format(node.name.removesuffix('/penguin'))}"
-    received = robot.subscribe(messages.ImageAnnotations, topic)
+    received = robot.subscribe(ImageAnnotations, topic)
     captions = robot.subscribe(GroundedCaption, f"{node.name}/captions")
     robot.publish(node.topic, image(12.5))
     (box,) = robot.wait(lambda: received)[0].points
