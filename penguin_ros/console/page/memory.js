@@ -1,6 +1,6 @@
 // The memory of the chosen camera: one cell per frame, as large as the frame is held, the newest at the right.
 
-import { $, between, duration, make, picture } from "/page/net.js";
+import { $, between, count, duration, make, picture } from "/page/net.js";
 import { hold } from "/page/picture.js";
 
 const HEIGHT_PX = 88, LEAST_PX = 20;
@@ -20,7 +20,7 @@ async function loadThumbnail(item, stamp) {
   if (item.wanted) return;
   item.wanted = true;
   try {
-    item.address = await picture(`/thumbnail?camera=${encodeURIComponent(camera)}&stamp=${stamp}`);
+    item.address = (await picture(`/thumbnail?camera=${encodeURIComponent(camera)}&stamp=${stamp}`)).address;
     item.image.src = item.address;
     item.image.hidden = false;
   } catch { item.wanted = false; }
@@ -49,8 +49,6 @@ function draw() {
   if (atEnd) strip.scrollLeft = strip.scrollWidth;
   drawText(state);
 }
-
-const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
 function drawText(state) {
   const frames = state?.frames ?? [], keys = frames.filter((frame) => frame.kind === "key").length;

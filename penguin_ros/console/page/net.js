@@ -43,9 +43,10 @@ export async function* lines(reply, onData = () => {}) {
   }
 }
 
-/** Returns the address of a picture in this page; the caller revokes it. */
+/** Returns the address of a picture in this page, which the caller revokes, and its stamp if the console names it. */
 export async function picture(path) {
-  return URL.createObjectURL(await (await request(path)).blob());
+  const reply = await request(path);
+  return { address: URL.createObjectURL(await reply.blob()), stamp: reply.headers.get("X-Stamp") };
 }
 
 export function make(name, className = "", text = "") {
@@ -73,5 +74,7 @@ export function duration(seconds) {
 }
 
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
 export const percent = (value) => (value === null ? "?" : `${Math.round(value * 100)} %`);

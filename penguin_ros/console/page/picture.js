@@ -19,15 +19,15 @@ async function load() {
   loading = true;
   do {
     again = false;
-    const wanted = path(), stamp = { live: frames.get(camera), caption: captions.get(camera)?.stamp, held }[mode];
+    const wanted = path(), stamp = { caption: captions.get(camera)?.stamp, held }[mode];
     try {
       if (!wanted) throw new Error("none");
       const next = await picture(wanted);
-      $("picture").src = next;
+      $("picture").src = next.address;
       await $("picture").decode();
       $("frame").style.setProperty("--ratio", $("picture").naturalWidth / $("picture").naturalHeight);
       URL.revokeObjectURL(address);
-      address = next; shownStamp = stamp;
+      address = next.address; shownStamp = stamp ?? next.stamp; // a live picture may be newer than the event
       $("frame").hidden = false; $("no-picture").hidden = true;
     } catch {
       if (mode !== "live" || !frames.has(camera)) { $("frame").hidden = true; $("no-picture").hidden = false; shownStamp = null; }

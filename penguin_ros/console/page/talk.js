@@ -1,6 +1,6 @@
 // Questions with their answers as they are generated, and the captions.
 
-import { $, clock, lines, make, post, toast } from "/page/net.js";
+import { $, clock, count, lines, make, post, toast } from "/page/net.js";
 
 const SUGGESTIONS = ["What do you see?", "What has changed?", "Is anything unusual?"];
 const MAX_CAPTIONS = 60, MAX_ANSWERS = 30;
@@ -21,7 +21,7 @@ function finish(item, event) {
   item.classList.remove("running");
   if (event.answer) answer.textContent = event.answer;
   if (event.error) { note.textContent = event.error; note.className = "error"; return; }
-  note.textContent = `${event.frames} frames, ${event.tokens.visual} visual tokens · first token ${event.seconds.first_token.toFixed(2)} s, complete ${event.seconds.total.toFixed(2)} s`;
+  note.textContent = `${count(event.frames, "frame")}, ${count(event.tokens.visual, "visual token")} · first token ${event.seconds.first_token.toFixed(2)} s, complete ${event.seconds.total.toFixed(2)} s`;
   $("talk").scrollTop = $("talk").scrollHeight;
 }
 

@@ -48,7 +48,7 @@ export function onAlert(event) {
   if (event.picture) {
     const image = make("img");
     image.alt = `frame of the alert: ${event.condition}`;
-    picture(`/alert?id=${event.id}`).then((address) => {
+    picture(`/alert?id=${event.id}`).then(({ address }) => {
       image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
       image.src = address;
     }, () => image.remove());
