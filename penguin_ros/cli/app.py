@@ -9,6 +9,7 @@ from penguin_ros.cli import (
     bench,
     bench_node,
     build,
+    console,
     demo,
     doctor,
     episodes,
@@ -38,6 +39,7 @@ app.command("replay")(ros.replay)
 app.command("sim-camera")(ros.sim_camera)
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.command("console")(console.console)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)
 app.command("quantize")(quantize.quantize)

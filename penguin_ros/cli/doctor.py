@@ -63,6 +63,7 @@ def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding
         _ros(),
         _cv_bridge(),
         _package("vision_msgs", ": ~/detections is not published"),
+        _package("foxglove_msgs", ": ~/annotations is not published"),
         _jetson(root),
     ]
     return findings, [torch_runtime, onnx_runtime, tensorrt_runtime]

@@ -19,6 +19,7 @@ from penguin_engine.scene.requests import Outcome
 from penguin_models.errors import PenguinError
 from penguin_models.types import Frame
 from penguin_ros import convert
+from penguin_ros.nodes.annotations import ANNOTATIONS, annotations_message
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
@@ -63,6 +64,10 @@ class Outputs:
         self._detections = None
         if convert.DETECTIONS is not None:
             self._detections = self._advertise(convert.DETECTIONS, "~/detections", 10)
+        self._annotations = {}
+        if ANNOTATIONS is not None:
+            topics = {name: f"~/annotations{name if len(cameras) > 1 else ''}" for name in cameras}
+            self._annotations = {name: self._advertise(ANNOTATIONS, topic, 10) for name, topic in topics.items()}
 
     def destroy(self) -> None:
         """Withdraws all topics."""
@@ -89,7 +94,7 @@ class Outputs:
         self._node.get_logger().info(text, throttle_duration_sec=10.0)
 
     def on_caption(self, outcome: Outcome) -> None:
-        """Keeps and publishes a caption, its detections, and its overlay if somebody subscribes to it."""
+        """Keeps and publishes a caption, its detections and annotations, and its overlay if somebody subscribes."""
         self.captions.add(outcome.answer)
         if self._episodes is not None:
             self._episodes.caption(outcome)
@@ -97,6 +102,8 @@ class Outputs:
         self._captions.publish(caption)
         if self._detections is not None:
             self._detections.publish(convert.detections_message(caption))
+        if outcome.camera in self._annotations:
+            self._annotations[outcome.camera].publish(annotations_message(caption))
         if self._overlay.get_subscription_count():
             self._overlay.publish(convert.overlay_message(outcome))
 

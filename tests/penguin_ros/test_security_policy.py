@@ -15,12 +15,14 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.node import NodeNameNonExistentError
 
 from penguin_ros.convert import DETECTIONS
+from penguin_ros.nodes.annotations import ANNOTATIONS
 
 POLICY = Path(__file__).parents[2] / "launch" / "security" / "penguin.policy.xml"
 ACTION_TOPICS, ACTION_SERVICES = ("feedback", "status"), ("send_goal", "get_result", "cancel_goal")
 ACTION_USES = {"execute": ("publish", "reply"), "call": ("subscribe", "request")}
 PATIENCE_S = 60
 MISSING = {
+    "/penguin/annotations": ANNOTATIONS is None,  # foxglove_msgs is not installed
     "/penguin/detections": DETECTIONS is None,  # vision_msgs is not installed
     **dict.fromkeys(
         ("/penguin/get_type_description", "/penguin_ask/get_type_description"),

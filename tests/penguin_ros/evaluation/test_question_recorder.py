@@ -15,6 +15,7 @@ from penguin_ros.evaluation.bags.recording import open_recording
 from penguin_ros.evaluation.question_file import read_questions
 from penguin_ros.evaluation.question_recorder import Recorder
 from penguin_ros.evaluation.recorder_server import RecorderServer
+from penguin_ros.web_server import PortError
 
 PICTURES = [(0.5 * i, 10 * i) for i in range(9)]
 TEXT = [{"type": "text", "accept": ["red"]}]
@@ -244,5 +245,5 @@ def test_a_file_that_cannot_be_used_is_a_clear_error(recorder, tmp_path):
 
 
 def test_a_used_port_is_a_clear_error(recorder, server):
-    with pytest.raises(EvaluationError, match="choose another with --port"):
+    with pytest.raises(PortError, match="choose another with --port"):
         RecorderServer(recorder, server.port)
