@@ -81,7 +81,8 @@ class SceneWorker:
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
         self.captions_preempted = 0
-        self.pace, self.episodes, self.watches = pace, episodes, watches or Watches()
+        self.pace, self.episodes = pace, episodes
+        self.watches = Watches() if watches is None else watches  # an empty one is false
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked

@@ -8,7 +8,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
-from node_calls import NO_CAPTIONS, change_state, statuses
+from node_calls import NO_CAPTIONS, ask, change_state, statuses
 from penguin_vl.action import Watch
 from penguin_vl.msg import Alert, Answer
 from PIL import Image as Picture
@@ -41,6 +41,7 @@ def test_a_condition_that_has_held_ends_its_watch_and_all_others_go_on_until_the
     4. The node is deactivated during a third, which ends with the reason; then none is accepted.
     """
     node = start_node({"text": "yes"}, **NO_CAPTIONS)
+    robot.wait(lambda: ask(robot, node).error_code != Answer.ERROR_NOT_LOADED)
     held = start_goal(robot, node, hold_s=2.0, cameras=[node.topic])
     strict = start_goal(robot, node, "the light is on", threshold=0.9)
     robot.publish(node.topic, image(1.0, size=(56, 84)))
