@@ -20,9 +20,11 @@ from std_msgs.msg import Header
 
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.episode import Episode, Evidence
+from penguin_engine.scene.episodes import small_jpeg
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
+from penguin_engine.scene.watches import Judgement
 from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
 from penguin_models.errors import MediaError
 from penguin_models.grounding import GroundedObject
@@ -138,6 +140,25 @@ def memory_message(camera_state: CameraState, pace: Pace | None) -> msg.MemorySt
     )
 
 
+def alert_message(judgement: Judgement, with_picture: bool) -> msg.Alert:
+    """Returns a judgement of a condition, with or without the picture of its frame."""
+    header = _header(judgement.frame)
+    message = msg.Alert(
+        header=header,
+        camera=judgement.camera,
+        condition=judgement.condition,
+        probability=judgement.probability,
+        held_s=judgement.held_s,
+    )
+    if with_picture:
+        message.picture = _jpeg_message(header, small_jpeg(judgement.pixels))
+    return message
+
+
+def _jpeg_message(header: Header, jpeg: bytes) -> CompressedImage:
+    return CompressedImage(header=header, format="jpeg", data=array.array("B", jpeg))
+
+
 def detections_message(caption: msg.GroundedCaption) -> Any:
     """Returns the objects of a caption as a `vision_msgs/Detection2DArray`; needs vision_msgs.
 
@@ -163,7 +184,7 @@ def overlay_message(outcome: Outcome) -> CompressedImage:
     bgr = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
     done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done, "OpenCV writes JPEG"
-    return CompressedImage(header=_header(outcome.frame), format="jpeg", data=array.array("B", jpeg.tobytes()))
+    return _jpeg_message(_header(outcome.frame), jpeg.tobytes())
 
 
 def episode_messages(episodes: Iterable[Episode], thumbnail_bytes: int) -> tuple[list[msg.Episode], int]:
@@ -182,7 +203,7 @@ def _episode(episode: Episode, with_picture: bool) -> msg.Episode:
     if episode.jpeg and with_picture:
         size = _jpeg_size(episode.jpeg)
         header = Header(stamp=stamp, frame_id=episode.frame_id)
-        thumbnail = CompressedImage(header=header, format="jpeg", data=array.array("B", episode.jpeg))
+        thumbnail = _jpeg_message(header, episode.jpeg)
     return msg.Episode(
         id=episode.id,
         robot=episode.robot,

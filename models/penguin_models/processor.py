@@ -28,7 +28,10 @@ from penguin_models.types import FrameKind, Int64Array, PatchedImage, Size, UInt
 IMAGE_MERGE_SIZE = 1
 VIDEO_MERGE_SIZE = 2
 IGNORE_INDEX = -100
+CALIBRATION = "watch_calibration.json"
+"""File of a checkpoint that maps its judgements to probabilities, see watch.py."""
 _SIDE_FILES = (
+    CALIBRATION,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

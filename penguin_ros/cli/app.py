@@ -15,6 +15,7 @@ from penguin_ros.cli import (
     episodes,
     evaluate,
     evaluate_recall,
+    evaluate_watch,
     export,
     parity,
     prepare,
@@ -52,5 +53,6 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")
 app.add_typer(bench.app, name="bench")
 evaluate.app.command("recall")(evaluate_recall.recall)
+evaluate.app.command("watch")(evaluate_watch.watch)
 bench.app.command("soak")(soak.soak)
 bench.app.command("node")(bench_node.node)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future as WorkerFuture
+from functools import partial
 from typing import Any, Protocol
 
 from builtin_interfaces.msg import Time
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 from penguin_vl.srv import Ask
-from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -34,7 +33,8 @@ from penguin_models.errors import (
     UnknownCameraError,
 )
 from penguin_ros.convert import answer_message
-from penguin_ros.nodes.context import FEEDBACK_QOS, REQUEST_QOS
+from penguin_ros.nodes.context import REQUEST_QOS
+from penguin_ros.nodes.goals import Goals
 from penguin_ros.nodes.outputs import describe, trace_of
 
 _CODES = (
@@ -47,10 +47,6 @@ _CODES = (
     ((PromptError, SettingError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
-_ORPHANS_PERIOD_S = 1.0
-_RESULT_S = 60
-"""How long the result of a finished goal is kept. Each costs 3 KiB, and every change of a goal publishes
-the states of all that are kept: after 15 minutes, rclpy's default, thousands of goals would make each one slow."""
 
 
 class AskGoal(Protocol):
@@ -89,75 +85,27 @@ class AskServer:
         """
         self.waiting = 0
         self._age_s = age_s
-        self._node, self._submit, self._cancel = node, submit, cancel
-        self._pending: dict[bytes, PendingRequest] = {}  # by goal
-        self._heard: set[bytes] = set()  # goals that were running when a client was last present
+        self._node, self._submit = node, submit
         group = ReentrantCallbackGroup()  # other callbacks must run while a coroutine waits
         node.create_service(Ask, "~/ask", self._on_ask, callback_group=group, qos_profile=REQUEST_QOS)
-        self._action = ActionServer(
-            node,
-            AskStream,
-            "~/ask_stream",
-            execute_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
-            callback_group=group,
-            goal_service_qos_profile=REQUEST_QOS,
-            result_service_qos_profile=REQUEST_QOS,
-            cancel_service_qos_profile=REQUEST_QOS,
-            feedback_pub_qos_profile=FEEDBACK_QOS,
-            result_timeout=_RESULT_S,
-        )
-        self._feedback = f"{node.resolve_topic_name('~/ask_stream')}/_action/feedback"
-        node.create_timer(_ORPHANS_PERIOD_S, self._end_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._goals = Goals(node, AskStream, "~/ask_stream", self._on_goal, cancel, group)
 
     def destroy(self) -> None:
         """Destroys the action server; the service is destroyed with the node."""
-        self._action.destroy()
+        self._goals.destroy()
 
     async def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
         response.answer = await self._answer(request, lambda piece, tokens: None, lambda pending: None)
         return response
 
     async def _on_goal(self, goal: ServerGoalHandle) -> AskStream.Result:
-        key = bytes(goal.goal_id.uuid)
-
         def on_text(piece: str, tokens: int) -> None:
             goal.publish_feedback(AskStream.Feedback(text=piece, generated_tokens=tokens))
 
-        def on_pending(pending: PendingRequest) -> None:
-            self._pending[key] = pending
-            if goal.is_cancel_requested:  # it came before the request was queued
-                self._cancel(pending)
-
-        answer = await self._answer(goal.request, on_text, on_pending)
-        self._pending.pop(key, None)
-        if answer.error_code == Answer.ERROR_NONE:
-            goal.succeed()
-        elif answer.error_code == Answer.ERROR_CANCELLED and goal.is_cancel_requested:
-            goal.canceled()
-        else:
-            goal.abort()
+        answer = await self._answer(goal.request, on_text, partial(self._goals.begin, goal))
+        code = answer.error_code
+        self._goals.end(goal, code == Answer.ERROR_NONE, code == Answer.ERROR_CANCELLED)
         return AskStream.Result(answer=answer)
-
-    def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        pending = self._pending.get(bytes(goal.goal_id.uuid))
-        if pending is not None:
-            self._cancel(pending)
-        return CancelResponse.ACCEPT
-
-    def _end_orphans(self) -> None:
-        """Cancels goals when no client is left: every client of an action subscribes to its feedback.
-
-        The middleware reports a killed client when its lease expires (20 s by default). It does not say whose goal is
-        whose, so a goal continues as long as any client is present.
-        """
-        if self._node.count_subscribers(self._feedback):
-            self._heard = set(self._pending)
-            return
-        for key in self._heard & self._pending.keys():
-            self._node.get_logger().info("cancelling a goal: no client of the action is left")
-            self._cancel(self._pending[key])
-        self._heard.clear()
 
     async def _answer(
         self, goal: AskGoal, on_text: Callable[[str, int], None], on_pending: Callable[[PendingRequest], None]

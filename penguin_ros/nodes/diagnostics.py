@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from penguin_engine.runtimes.base import RuntimeInfo
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.worker import SceneWorker
+from penguin_models.quoting import quoted
 from penguin_ros.bridge import bridge, bridge_fault
 from penguin_ros.nodes.cameras import Camera
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder
@@ -67,6 +68,7 @@ def node_status(
     needs = f"; the newest frame alone needs {pace.needed_s:.2f} s here" if pace is not None and pace.missed else ""
     slow = f"the first token of an answer takes {first_s:.2f} s (p95), above latency_target_s = {target_s:g}{needs}"
     health.warn_if(0 < target_s < first_s, slow)
+    health.warn_if(bool(behind := _watch_delay(worker)), behind, DiagnosticStatus.OK)
     health.warn_if(len(worker.queue) >= worker.queue.limit, "the queue of questions is full")
     health.warn_if(bool(clock_trouble), clock_trouble)
     fault = bridge_fault()
@@ -89,11 +91,36 @@ def node_status(
         "load of looking": "" if pace is None else pace.load,
         "deadlines that could not be met": "" if pace is None else pace.missed,
         "captions preempted": worker.captions_preempted,
+        **_watch_values(worker),
         "errors": outputs.errors,
     }
     values |= {f"answer {key}": value for key, value in outputs.answers.percentiles().items()}
     values |= {f"caption {key}": value for key, value in outputs.captions.percentiles().items()}
     return health.status(name, settings["model"], values)
+
+
+def _watch_delay(worker: SceneWorker) -> str:
+    """Returns which condition is judged much less often than wanted; empty if none is."""
+    if (slowest := worker.watches.slowest) is None:
+        return ""
+    wanted_s, condition = slowest.request.period_s, quoted(slowest.request.condition)
+    return (
+        f"the condition {condition} is judged every {slowest.period_s:.2f} s instead of every {wanted_s:g} s: its "
+        "frames come no faster, or the share of looking (pace.load) is used up"
+    )
+
+
+def _watch_values(worker: SceneWorker) -> dict[str, Any]:
+    """Returns how many conditions are watched for, at what cost, and how they are calibrated."""
+    watches, found = worker.watches, worker.watches.calibration
+    fitted = f"scale {found.scale:.3f}, offset {found.offset:.3f}, from {found.samples} judgements"
+    return {
+        "watches": len(watches),
+        "watches refused": watches.refused,
+        "longest watch period [s]": max((watch.period_s for watch in watches.pending()), default=0.0),
+        "load of watches": "" if worker.pace is None else worker.pace.watch_load,
+        "watch calibration": fitted if found.samples else "none",
+    }
 
 
 def episodes_status(name: str, episodes: EpisodeRecorder) -> DiagnosticStatus:

@@ -30,9 +30,11 @@ from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
+from penguin_engine.scene.watches import Watches
 from penguin_engine.scene.worker import SceneWorker, known_camera
 from penguin_models.errors import EpisodeError, NotActiveError, PenguinError
 from penguin_models.processor import Processor
+from penguin_models.watch import Calibration
 from penguin_ros.bridge import bridge_fault
 from penguin_ros.convert import stamp_to_ns
 from penguin_ros.nodes import diagnostics, parameters
@@ -46,6 +48,7 @@ from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.nodes.recall_server import RecallServer
+from penguin_ros.nodes.watch_server import WatchServer
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
@@ -82,6 +85,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._time = NodeTime(self)
         self._last_error = ""
         self._queue = RequestQueue(self._settings["queue_size"], _REFUSALS["unconfigured"])
+        self._watches = Watches(closed_because=_REFUSALS["unconfigured"])
         self._runtime: Runtime | None = None
         self._processor: Processor | None = None
         self._worker: SceneWorker | None = None
@@ -89,6 +93,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._cameras: list[Camera] = []
         self._episodes: EpisodeRecorder | None = None
         self._server = AskServer(self, self._submit, self._queue.cancel, self._age_s)
+        self._watch = WatchServer(self, self._watches, self._configured, partial(camera_name, self))
         self._recall = RecallServer(
             self, self._reader, self._known_cameras, lambda: self._settings["episodes.fixed_frame"]
         )
@@ -147,12 +152,14 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         """Ends the worker and destroys the node."""
         self._clean_up()
         self._server.destroy()
+        self._watch.destroy()
         self._recall.destroy()
         super().destroy_node()
 
     def end_questions(self) -> None:
-        """Ends all questions as cancelled and accepts no more."""
+        """Ends all questions and watches as cancelled and accepts no more."""
         self._queue.close("the node is shutting down")
+        self._watches.close("the node is shutting down")
 
     def abandon_questions(self) -> None:
         """Ends the running question as cancelled at once, even in the middle of an operation."""
@@ -160,16 +167,18 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
 
     @property
     def pending(self) -> bool:
-        """Whether a client waits for an answer."""
-        return self._server.waiting > 0
+        """Whether a client waits for an answer or an alert."""
+        return self._server.waiting + self._watch.waiting > 0
 
     def enter(self, state: str) -> None:
-        """Accepts questions in state "active", refuses them with a reason in all others."""
+        """Accepts questions and watches in state "active", refuses them with a reason in all others."""
         self.state = state
         if state == "active":
             self._queue.open()
+            self._watches.open()
         else:
             self._queue.close(_REFUSALS[state])
+            self._watches.close(_REFUSALS[state])
         if self._worker is not None:
             self._worker.wake()
 
@@ -196,6 +205,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         camera_states = self._open_sessions(settings, pace)
         self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace, self._episodes)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
+        self._watches.calibration = Calibration.of(self._processor)
         self._worker = SceneWorker(
             self._runtime,
             self._processor,
@@ -205,6 +215,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._outputs,
             pace=pace,
             episodes=store,
+            watches=self._watches,
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
@@ -286,6 +297,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             stamp_to_ns(goal.until) or None,
         )
         return self._worker.submit(request, on_text)
+
+    def _configured(self) -> tuple[SceneWorker, Processor]:
+        assert self._worker is not None and self._processor is not None
+        return self._worker, self._processor
 
     def _reader(self) -> EpisodeReader:
         """Returns the episodes; raises why there are none."""

@@ -56,6 +56,7 @@ class CameraState:
         newest_failed: Whether the newest image could not be converted.
         source_size: Size of the newest image in pixels; None before the first.
         silence: Why no images arrive, set by the owner; part of the error if there is no frame.
+        watched_s: When a condition was last judged, on the worker's clock.
         captioned_s: When a caption was last made or skipped, on the worker's clock.
         captions: Number of captions made.
         captions_skipped: Number of captions that were due when their frame was already too old.
@@ -66,7 +67,7 @@ class CameraState:
         self.failure: Exception | None = None
         self.observed_s: float | None = None
         self.source_size: Size | None = None
-        self.captioned_s = 0.0
+        self.captioned_s = self.watched_s = 0.0
         self.bad_frames = self.captions = self.captions_skipped = 0
         self.last_error = self.silence = ""
         self.newest_failed = False
@@ -80,6 +81,11 @@ class CameraState:
         """The newest frame in memory."""
         frames = self.session.memory.frames
         return frames[-1] if frames else None
+
+    @property
+    def clears(self) -> int:
+        """How often the memory was cleared."""
+        return self.session.memory.counters.clears
 
     @property
     def source(self) -> Source:

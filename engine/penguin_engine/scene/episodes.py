@@ -289,13 +289,18 @@ def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
         if len(name) > _NAME_CHARS:
             raise EpisodeError(f"the name of its camera or frame has {len(name)} characters, at most {_NAME_CHARS}")
     if rgb is not None:
-        episode = replace(episode, jpeg=_jpeg(rgb))
+        episode = replace(episode, jpeg=small_jpeg(rgb))
     if size_bytes(episode) > largest:
         raise EpisodeError(f"it has {size_bytes(episode)} bytes, the quota allows {largest}; raise the quota")
     return episode
 
 
-def _jpeg(rgb: UInt8Array) -> bytes:
+def small_jpeg(rgb: UInt8Array) -> bytes:
+    """Returns a picture, uint8 [H, W, 3], as JPEG with at most `MAX_SIDE` pixels on the longer side.
+
+    Raises:
+        MediaError: The picture is too large.
+    """
     height, width = rgb.shape[:2]
     check_size("its picture", width, height, MAX_IMAGE_PIXELS)
     scale = min(1.0, MAX_SIDE / max(height, width))

@@ -1,8 +1,8 @@
 """Pace: ties the cost of looking to the machine.
 
-Looking is what nobody waits for: taking frames, encoding and prefilling them, and captions. From measured costs the
-pace decides how large frames arrive, how often they are taken, how many tokens are prefilled at once, and when the
-worker rests, so that
+Looking is what nobody waits for: taking frames, encoding and prefilling them, captions and watches. From measured
+costs the pace decides how large frames arrive, how often they are taken, how many tokens are prefilled at once, and
+when the worker rests, so that
 
 - no operation delays a question by more than `max_step_s`, or the smallest possible one where that takes longer;
 - looking occupies at most the share `load` of the worker's time.
@@ -34,6 +34,8 @@ _REFILL = 0.9
 """Share of the load that is spent on average: the credit comes on top of it."""
 _CAPTION_SHARE = 1 / 3
 """Share of the load that is kept for captions, if there are any; they also get what frames leave."""
+_WATCH_SHARE = 1 / 6
+"""The same for watches."""
 _CAPTION_S = 4.0
 """Captions are cut so that they keep the worker from looking for at most about this long."""
 _MIN_CAPTION_TOKENS = 16
@@ -96,9 +98,11 @@ class Pace:
         self._take = StepCost()
         self._frames = _Credit(clock)
         self._captions = _Credit(clock)
+        self._watches = _Credit(clock)
         self._taken_s: dict[str, float] = {}
         self._adapted_s, self._known = 0.0, [0]
         self._frame_load = _Load(clock)
+        self._watch_load = _Load(clock)
         self._load = _Load(clock)
 
     # Steps
@@ -151,14 +155,35 @@ class Pace:
         self._load.add(seconds)
         self._captions.spend(seconds)
 
-    def rest_s(self, captions: bool) -> float:
-        """Returns the seconds until work on frames may go on, 0 for now; `captions` says whether there are captions."""
-        share = self.config.load * (1 - _CAPTION_SHARE if captions else 1)
-        return self._frames.wait_s(_REFILL * share)
+    @property
+    def watch_load(self) -> float:
+        """Share of the last seconds that watches took, besides the prefill of their frames."""
+        return self._watch_load.share
+
+    def watched(self, seconds: float) -> None:
+        """Counts work on watches."""
+        for load in (self._watch_load, self._load):
+            load.add(seconds)
+        self._watches.spend(seconds)
+
+    def rest_s(self, captions: bool, watches: bool = False) -> float:
+        """Returns the seconds until work on frames may go on, 0 for now.
+
+        Args:
+            captions: Whether there are captions.
+            watches: Whether there are watches.
+        """
+        return self._frames.wait_s(_REFILL * self._frame_share(captions, watches))
+
+    def watch_rest_s(self) -> float:
+        """Returns the seconds until a condition may be judged, 0 for now."""
+        others = self._load.share - self._watch_load.share
+        return self._watches.wait_s(_REFILL * max(_WATCH_SHARE * self.config.load, self.config.load - others))
 
     def caption_rest_s(self) -> float:
         """Returns the seconds until a caption may begin, 0 for now."""
-        share = max(_CAPTION_SHARE * self.config.load, self.config.load - self._frame_load.share)
+        others = self._frame_load.share + self._watch_load.share
+        share = max(_CAPTION_SHARE * self.config.load, self.config.load - others)
         return self._captions.wait_s(_REFILL * share)
 
     def caption_tokens(self, wanted: int, prompt_tokens: int) -> int:
@@ -179,7 +204,14 @@ class Pace:
         self._take.observe(1, seconds)
         self.looked(seconds)
 
-    def adapt(self, sources: Sequence[Source], sample_period_s: float, floor_tokens: int, captions: bool) -> bool:
+    def adapt(
+        self,
+        sources: Sequence[Source],
+        sample_period_s: float,
+        floor_tokens: int,
+        captions: bool,
+        watches: bool = False,
+    ) -> bool:
         """Chooses how large frames arrive and how often they are taken; returns whether that changed.
 
         Args:
@@ -187,6 +219,7 @@ class Pace:
             sample_period_s: Seconds between two frames by the sampling rate; 0 for all frames.
             floor_tokens: Visual tokens below which no frame shrinks.
             captions: Whether captions share the load.
+            watches: Whether watches share the load.
         """
         now_s = self.clock()
         known = [source.tokens for source in sources]
@@ -194,7 +227,7 @@ class Pace:
             return False
         self._adapted_s, self._known = now_s, known
         self._least_patches = floor_tokens * sources[0].patches_per_token
-        share = _REFILL * self.config.load * (1 - _CAPTION_SHARE if captions else 1)
+        share = _REFILL * self._frame_share(captions, watches)
         native = max(source.tokens for source in sources)
         tolerated_s = max(_TOLERATED_PERIOD_S, sample_period_s)
         present = native if self.arrival_tokens is None else self.arrival_tokens
@@ -216,6 +249,10 @@ class Pace:
             self.arrival_tokens, self.period_s = arrival, period_s
         self.reason = self._explain(cost, share, len(sources))
         return changed
+
+    def _frame_share(self, captions: bool, watches: bool) -> float:
+        """Returns the share of time for frames."""
+        return self.config.load * (1 - (_CAPTION_SHARE if captions else 0) - (_WATCH_SHARE if watches else 0))
 
     def _cost(self, sources: Sequence[Source], tokens: int) -> _Cost:
         """Returns what looking costs at one frame of each camera that arrives with at most some tokens."""

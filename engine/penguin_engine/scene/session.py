@@ -30,7 +30,7 @@ from penguin_engine.scene.requests import RESERVED_TOKENS, Request
 from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
-from penguin_models.types import Frame, FrameKind, Size
+from penguin_models.types import Float32Array, Frame, FrameKind, Size
 
 LONGEST_TIME = ",Time 99999.9s:"
 """The text before a frame, where it has the most tokens."""
@@ -168,6 +168,29 @@ class SceneSession:
             end += segment_length(time_ids) + frame.tokens
             self._prefilled.append(_Prefilled(frame.seq, frame.size, end))
         return len(step) < len(pending)
+
+    def judge(self, token_ids: Sequence[int], interrupted: Callable[[], bool] = never) -> Float32Array:
+        """Returns the logits after the end of a prompt, float32 [vocab]; the cache ends as the prefix alone.
+
+        Args:
+            token_ids: Token ids of the prompt after its last frame. The session must be up to date.
+            interrupted: Polled before the work begins and, with a pace, between its operations.
+
+        Raises:
+            CancelledError: Interrupted; nothing has changed.
+            NonFiniteError: The logits are not finite.
+        """
+        assert self.up_to_date
+        if interrupted():
+            raise CancelledError("interrupted before a judgement")
+        prefix = self._cache.length
+        try:
+            return append(self._cache, [token_ids], interrupted)
+        except NonFiniteError:
+            self._reopen_cache()
+            raise
+        finally:
+            self._cache.truncate(min(prefix, self._cache.length))
 
     def ask(self, request: Request, hooks: AnswerHooks | None = None, due_s: float = math.inf) -> Answer:
         """Answers a question about what is in memory now; a horizon that excludes frames needs a prefill of its own.

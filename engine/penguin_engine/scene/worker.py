@@ -1,8 +1,8 @@
 """SceneWorker: the one thread that owns the sessions of all cameras.
 
-It does one piece of work at a time, the most urgent first: take frames, answer the next question, make a caption that
-is due, prefill a few pending frames. A question that arrives ends a caption before its next token; frames keep
-arriving while an answer is generated. A pace bounds what is done while nobody asks.
+It does one piece of work at a time, the most urgent first: take frames, answer the next question, judge a condition
+that is watched for, make a caption that is due, prefill a few pending frames. A question that arrives ends a caption
+before its next token; frames keep arriving while an answer is generated. A pace bounds what is done while nobody asks.
 
 All other threads only enqueue work and return at once. Knows nothing of ROS; a listener is called from the worker.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -31,13 +31,17 @@ from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
-from penguin_models.errors import EpisodeError, MediaError, NoFramesError, UnknownCameraError
+from penguin_engine.scene.watches import Judgement, PendingWatch, Watches, WatchRequest
+from penguin_models.errors import CancelledError, EpisodeError, MediaError, NoFramesError, UnknownCameraError
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame, FrameKind
+from penguin_models.watch import holds_probability
 
 _CAPTION_LOOK_S = 1.0
 """With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
+_FRESH_S = 10.0
+"""A frame that was taken longer ago is not judged: what it shows is not true now."""
 
 
 def known_camera(name: str, known: Iterable[str]) -> str:
@@ -58,6 +62,7 @@ class SceneWorker:
         captions_preempted: Number of captions that a question cut short.
         pace: The pace of the sessions; None if nothing is bounded.
         episodes: What answers to questions beyond the memory are based on; None if there are none.
+        watches: Conditions that are watched for. Its owner opens and closes it.
     """
 
     def __init__(
@@ -71,16 +76,19 @@ class SceneWorker:
         clock: Callable[[], float] = monotonic,
         pace: Pace | None = None,
         episodes: EpisodeReader | None = None,
+        watches: Watches | None = None,
     ):
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
         self.captions_preempted = 0
         self.pace, self.episodes = pace, episodes
+        self.watches = Watches() if watches is None else watches  # an empty one is false
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
         self._stopping = False
         self._clear = False
+        self._watched = False  # the last piece of work was a judgement
         self._changes: deque[Callable[[], None]] = deque()
         self._frame_changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._work, name="scene-worker")
@@ -133,6 +141,25 @@ class SceneWorker:
         self.wake()
         return pending
 
+    def watch(self, request: WatchRequest, on_judgement: Callable[[Judgement], None]) -> PendingWatch:
+        """Watches for a condition.
+
+        Args:
+            request: The condition.
+            on_judgement: Called from the worker with each judgement.
+
+        Raises:
+            UnknownCameraError: A camera is not configured.
+            NotActiveError: No watch is accepted.
+            BusyError: There are too many watches.
+        """
+        for name in request.cameras:
+            known_camera(name, self.camera_states)
+        watch = PendingWatch(request, on_judgement)
+        self.watches.add(watch)
+        self.wake()
+        return watch
+
     def clear(self) -> None:
         """Clears all memories before anything else is observed or asked."""
         self._clear = True
@@ -175,10 +202,21 @@ class SceneWorker:
             return True
         if self.queue.closed:
             return False
-        if self.pace is None:
-            return self._make_caption() or self._prefill()
-        may_look, may_caption = not self.pace.rest_s(self.caption.wanted), not self.pace.caption_rest_s()
-        return (may_caption and self._make_caption()) or (may_look and self._prefill())
+        may_look = may_caption = may_watch = True
+        if self.pace is not None:
+            may_look = not self._rest_s(self.pace)
+            may_caption, may_watch = not self.pace.caption_rest_s(), not self.pace.watch_rest_s()
+        caption_first, self._watched = self._watched, False  # watches that are always due must leave time for captions
+        return (
+            (may_watch and not caption_first and self._watch(may_look))
+            or (may_caption and self._make_caption())
+            or (may_watch and caption_first and self._watch(may_look))
+            or (may_look and self._prefill())
+        )
+
+    def _rest_s(self, pace: Pace) -> float:
+        """Returns the seconds until work on frames may go on, 0 for now."""
+        return pace.rest_s(self.caption.wanted, len(self.watches) > 0)
 
     def idle_s(self) -> float | None:
         """Returns the seconds after which `step` may find work that it leaves for now; None if it leaves none."""
@@ -187,9 +225,13 @@ class SceneWorker:
         states = self.camera_states.values()
         rests = [self.pace.frame_due_s(state.camera) for state in states if state.mailbox.is_waiting]
         if not all(state.session.up_to_date for state in states):
-            rests.append(self.pace.rest_s(self.caption.wanted))
+            rests.append(self._rest_s(self.pace))
         if any(state.caption_due(self.caption) for state in states):
             rests.append(self.pace.caption_rest_s())
+        for state in states:
+            if self._watches_due(state):
+                look_s = 0.0 if state.session.up_to_date else self._rest_s(self.pace)
+                rests.append(max(self.pace.watch_rest_s(), look_s))
         return min(rests, default=None)
 
     def take_frames(self, all_waiting: bool = False) -> None:
@@ -232,7 +274,8 @@ class SceneWorker:
         state.source_size = frame.size
         seen = [state.source for state in self.camera_states.values() if state.source_size is not None]
         memory = state.session.memory
-        if pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, self.caption.wanted):
+        shared = self.caption.wanted, len(self.watches) > 0
+        if pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, *shared):
             for other in self.camera_states.values():
                 other.session.memory.arrival_tokens = pace.arrival_tokens
             self._listener.on_pace(pace)
@@ -294,6 +337,45 @@ class SceneWorker:
         camera = newest_last({name: frame.stamp_ns for name, frame in held.items()})[-1]
         return camera, held[camera]
 
+    def _watches_due(self, state: CameraState) -> Sequence[PendingWatch]:
+        fresh = state.observed_s is not None and self._clock() - state.observed_s <= _FRESH_S
+        return self.watches.due(state.camera, state.newest, state.clears) if fresh else ()
+
+    def _watch(self, may_look: bool) -> bool:
+        """Judges the conditions that are due on one camera; `may_look` allows it to prefill frames for it."""
+        for state in sorted(self.camera_states.values(), key=lambda state: state.watched_s):
+            due = self._watches_due(state)
+            if due and (may_look or state.session.up_to_date):
+                self._watched, state.watched_s = True, self._clock()
+                self._guarded("judging a condition", partial(self._judge, state, due), state)
+                return True
+        return False
+
+    def _judge(self, state: CameraState, due: Sequence[PendingWatch]) -> None:
+        while not state.session.up_to_date:
+            if self._is_wanted():
+                return
+            self.prefill(state)
+        frame, clears = state.newest, state.clears
+        assert frame is not None
+        for watch in due:
+            start_s = self._clock()
+            try:
+                logits = state.session.judge(watch.request.token_ids, self._is_wanted)
+                probability = holds_probability(self._processor, logits, self.watches.calibration)
+                self.watches.judged(watch, state.camera, frame, clears, probability)
+            except CancelledError:
+                return  # the rest is judged after the question
+            finally:
+                if self.pace is not None:
+                    self.pace.watched(self._clock() - start_s)
+            if self.pace is not None and self.pace.watch_rest_s():
+                return
+
+    def _is_wanted(self) -> bool:
+        """Returns whether work that nobody waits for has to end."""
+        return len(self.queue) > 0 or self.queue.closed
+
     def _make_caption(self) -> bool:
         for state in sorted(self.camera_states.values(), key=lambda state: state.captioned_s):
             frame = state.caption_due(self.caption)
@@ -303,9 +385,6 @@ class SceneWorker:
         return False
 
     def _describe(self, state: CameraState, frame: HeldFrame) -> None:
-        def cancelled() -> bool:
-            return len(self.queue) > 0 or self.queue.closed
-
         pixels = frame.pixels  # the frame may shrink meanwhile
         sampling = Sampling(max_new_tokens=self.caption.max_new_tokens)
         request = Request.prepare(self._processor, self.caption.prompt, sampling)
@@ -314,7 +393,7 @@ class SceneWorker:
             tokens = self.pace.caption_tokens(self.caption.max_new_tokens, len(request.token_ids))
             request = replace(request, sampling=Sampling(max_new_tokens=tokens))
             due_s = start_s + _CAPTION_LOOK_S
-        hooks = AnswerHooks(cancelled=cancelled, on_token=self.take_frames)
+        hooks = AnswerHooks(cancelled=self._is_wanted, on_token=self.take_frames)
         answer = state.session.ask(request, hooks, due_s)
         if self.pace is not None:
             self.pace.captioned(self._clock() - start_s)

@@ -10,7 +10,7 @@ from penguin_models.checkpoint import read_config
 from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.hub import resolve_checkpoint
-from penguin_models.processor import Processor
+from penguin_models.processor import CALIBRATION, Processor
 from penguin_training.settings.model import NewLanguageModel, NewModel
 from penguin_training.settings.stage import StageSettings
 
@@ -45,6 +45,7 @@ def make_blueprint(settings: StageSettings) -> Blueprint:
         folder = resolve_checkpoint(str(model.start), weights=False)
         config = read_config(folder)
         processor = Processor.from_pretrained(folder, config.image_token_id)
+        processor.side_files.pop(CALIBRATION, None)  # it is that of the weights before training
         blueprint = Blueprint(config.decoder, config, processor)
     rows, image = int(blueprint.decoder["vocab_size"]), blueprint.processor.image_token_id
     if blueprint.penguin is not None and image >= rows:
