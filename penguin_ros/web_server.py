@@ -51,7 +51,7 @@ class WebServer:
         Raises:
             PortError: The port cannot be opened.
         """
-        self.host, self._socket = host, _listen(host, port)
+        self.host, self._socket = host, listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -93,7 +93,8 @@ class WebServer:
         self._socket.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Opens a port; 0 chooses a free one. Raises PortError if it cannot be opened."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, kind, protocol)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,10 +54,11 @@ def serve(
     from penguin_engine.server.app import create_app
     from penguin_engine.server.limits import LOOPBACK, Limits
     from penguin_engine.server.running import run
+    from penguin_ros.web_server import listen
 
     key = _api_key(host)
     limits = Limits(max_body_mb * 2**20, max_image_pixels, queue_size, time_limit)
-    listening = _listen(host, port)
+    listening = listen(host, port)  # before the model is loaded, which may take minutes
     answerer = _open(model, node, runtime, device, dtype, revision, limits.max_pixels)
     name = _name(model, node)
     app = create_app(answerer, name, limits, key, LOOPBACK if host in LOOPBACK else ())
@@ -115,18 +115,6 @@ def _api_key(host: str) -> str | None:
             "leave out --host"
         )
     return key
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Opens the port before the model is loaded, which may take minutes."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as err:
-        raise ServerError(f"{host}, port {port} cannot be opened: {err.strerror}; choose another with --port") from err
-    return listening
 
 
 def _name(model: str | None, node: str | None) -> str:
