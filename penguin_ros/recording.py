@@ -106,7 +106,10 @@ class Recording:
             return
         wanted = {ref.number: ref for ref in pending}
         recorded_ns = sorted(ref.recorded_ns for ref in self.images)  # in the order of their numbers
-        first = {camera: min(n for n, ref in wanted.items() if ref.camera == camera) for camera in {r.camera for r in pending}}
+        first = {
+            camera: min(n for n, ref in wanted.items() if ref.camera == camera)
+            for camera in {r.camera for r in pending}
+        }
         start_ns = recorded_ns[first_needed(self.video_starts, first)]
         tracks = {camera: VideoTrack() for camera in self.video_starts}
         ahead: dict[int, RecordedImage] = {}  # images that were recorded before one with an earlier time
@@ -196,7 +199,9 @@ def read_recording(
     unstamped = {camera: n for camera, images in by_camera.items() if (n := sum(not i.header_ns for i in images))}
     cameras = tuple(camera for camera in by_camera if camera not in empty)
     types = tuple(dict.fromkeys((c.topic, c.msgtype) for c in connections if c.topic in cameras))
-    return Recording(path, cameras, types, tuple(refs), unstamped, checksum, tuple(notes), fault, video_starts=index.starts)
+    return Recording(
+        path, cameras, types, tuple(refs), unstamped, checksum, tuple(notes), fault, video_starts=index.starts
+    )
 
 
 class _Stamped(NamedTuple):

@@ -21,6 +21,8 @@ _MAX_PENDING = 256
 _MANY_PENDING = 32
 """More than pictures are reordered."""
 NO_KEYFRAME = "waiting for a keyframe"
+_LOST = "packets were lost; waiting for the next keyframe"
+_DAMAGED = "a packet was damaged, or packets before it were lost; waiting for the next keyframe"
 _NO_PARAMETERS = (
     "the keyframes come without parameter sets (SPS and PPS), which the encoder sent only at its start; make it repeat "
     "them with each keyframe, or restart it"
@@ -75,7 +77,7 @@ class VideoDecoder:
         self._has_parameters |= info.has_parameters
         if info.is_after_gap and not self.waiting and not info.is_keyframe:
             self.losses += 1
-            done += self.interrupt("packets were lost; waiting for the next keyframe")
+            done += self.interrupt(_LOST)
         if info.has_picture and self.waiting and not self._can_start(info.is_keyframe):
             self.skipped += 1
             return done
@@ -123,11 +125,13 @@ class VideoDecoder:
         except av.error.FFmpegError:
             self.damaged += 1
             self._tags.pop(self.packets, None)
-            return self.interrupt("a packet was damaged, or packets before it were lost; waiting for the next keyframe")
+            return self.interrupt(_DAMAGED)
         done = self._taken(frames)
+        if any(frame.is_corrupt for frame in frames):
+            done += self.interrupt(_DAMAGED)
         if len(self._tags) > _MAX_PENDING:
             self.losses += 1
-            done += self.interrupt("packets were lost; waiting for the next keyframe")
+            done += self.interrupt(_LOST)
         return done
 
     def _taken(self, frames: list[av.VideoFrame]) -> list[tuple[Any, av.VideoFrame]]:

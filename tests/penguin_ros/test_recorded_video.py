@@ -70,4 +70,6 @@ def test_episodes_of_a_video_are_its_keyframes(bags):
     episodes = BagEpisodes(write(bags, {"/ffmpeg": "h264"}), [], 2.0, "map")
     pictures = [number_of(picture) for _, picture in episodes]
     assert pictures and episodes.counts["/ffmpeg"].bad_images == 0
-    assert all(1e9 + number * PERIOD_NS == episode.stamp_ns for number, (episode, _) in zip(pictures, episodes, strict=False))
+    assert all(
+        1e9 + number * PERIOD_NS == episode.stamp_ns for number, (episode, _) in zip(pictures, episodes, strict=False)
+    )

@@ -1,0 +1,49 @@
+"""The bond with nav2's lifecycle manager, whose side is the real bondpy where it is installed (ROS package bondpy)."""
+
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from node_calls import NO_CAPTIONS
+
+from penguin_models.errors import SettingError
+from penguin_ros.nodes.lifecycle_bond import check_bond
+
+
+def test_a_bond_without_bondpy_is_an_error_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bondpy.bondpy", None)
+    check_bond(0.0)
+    with pytest.raises(SettingError, match=r"bond_heartbeat_period is 0.1, which needs the ROS package bondpy"):
+        check_bond(0.1)
+
+
+def test_the_manager_sees_the_node_from_activation_to_deactivation_and_notices_its_death(robot, start_node):
+    """The node is active, deactivated, activated again, and killed; the manager's bond follows each time."""
+    bondpy = pytest.importorskip("bondpy.bondpy", reason="needs the ROS package bondpy")
+    node = start_node(bond_heartbeat_period=0.1, **NO_CAPTIONS)
+    node.may_fail = True
+
+    def bonded():
+        bond = bondpy.Bond(robot.node, f"{node.name.rpartition('/')[0]}/bond", "penguin")
+        bond.set_heartbeat_timeout(2.0)
+        bond.set_heartbeat_period(0.1)
+        bond.start()
+        robot.wait(lambda: "Alive" in repr(bond))
+        return bond
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert robot.call(ChangeState, f"{node.name}/change_state", request).success
+
+    first = bonded()
+    change(Transition.TRANSITION_DEACTIVATE)
+    robot.wait(first.is_broken, 5)
+    change(Transition.TRANSITION_ACTIVATE)
+    second = bonded()
+    node.process.kill()
+    robot.wait(second.is_broken)
+    assert node.log.count("bonded with the lifecycle manager") == 2 and "not formed or broke" not in node.log
