@@ -39,8 +39,8 @@ def message_to_rgb(message: Any, decoding: Decoding = DEFAULT_DECODING) -> UInt8
     """Converts an Image or CompressedImage message of rclpy or rosbags to uint8 [height, width, 3].
 
     Raises:
-        MediaError: The encoding or format is unknown, the image is too large, its sizes contradict each other, or its data are
-            damaged.
+        MediaError: The encoding or format is unknown, the image is too large, its sizes contradict each other, or its
+            data are damaged.
     """
     if hasattr(message, "format"):
         return compressed_to_rgb(message.data, message.format, *decoding)

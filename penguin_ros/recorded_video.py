@@ -86,8 +86,9 @@ class _Group:
 class VideoTrack:
     """The video of one camera, while its bag is read."""
 
-    def __init__(self) -> None:
-        self._reader, self._decoder = PacketReader(), VideoDecoder()
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._reader, self._decoder = PacketReader(), VideoDecoder(max_pixels)
         self._group: _Group | None = None
         self._head: list[VideoPacket] = []  # the last parameters
         self._place: tuple[_Group, int] | None = None  # of the last packet that was decoded
@@ -112,7 +113,7 @@ class VideoTrack:
     def picture(self, group: _Group | None, number: int) -> av.VideoFrame:
         """Returns a picture; raises MediaError if it cannot be decoded."""
         if group is None:
-            raise MediaError(f"the packet of the video comes before the first keyframe")
+            raise MediaError("the packet of the video comes before the first keyframe")
         if group.lost is not None and number >= group.lost[0]:
             raise MediaError(f"the packet of the video cannot be decoded: {group.lost[1]}")
         if number not in self._pictures:
@@ -144,7 +145,7 @@ class VideoTrack:
             self._feed(group, 0, number)
 
     def _restart(self, group: _Group) -> None:
-        self._decoder, self._place = VideoDecoder(), (group, -1)
+        self._decoder, self._place = VideoDecoder(self._max_pixels), (group, -1)
         for packet in group.head:
             self._decoder.decode(packet, None)
         self._pictures.clear()

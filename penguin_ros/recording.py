@@ -68,7 +68,7 @@ class RecordedImage:
     def _decoded(self, message: Any) -> UInt8Array:
         if self.picture is None:
             return message_to_rgb(message, self.decoding)
-        return picture_to_rgb(self.picture.decode(), self.decoding.max_pixels)
+        return picture_to_rgb(self.picture.decode())
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Recording:
             for camera in {r.camera for r in pending}
         }
         start_ns = recorded_ns[first_needed(self.video_starts, first)]
-        tracks = {camera: VideoTrack() for camera in self.video_starts}
+        tracks = {camera: VideoTrack(self.decoding.max_pixels) for camera in self.video_starts}
         ahead: dict[int, RecordedImage] = {}  # images that were recorded before one with an earlier time
         ahead_bytes = 0
         with open_bag(self.path) as bag:

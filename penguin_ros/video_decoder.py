@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from penguin_models.decoding import check_size
+from penguin_models.decoding import MAX_IMAGE_PIXELS
 from penguin_models.displayed_frames import displayed
 from penguin_models.types import Size, UInt8Array
 from penguin_ros.video_packets import PacketReader, VideoPacket
@@ -22,16 +22,14 @@ _MANY_PENDING = 32
 """More than pictures are reordered."""
 NO_KEYFRAME = "waiting for a keyframe"
 _LOST = "packets were lost; waiting for the next keyframe"
-_DAMAGED = "a packet was damaged, or packets before it were lost; waiting for the next keyframe"
 _NO_PARAMETERS = (
     "the keyframes come without parameter sets (SPS and PPS), which the encoder sent only at its start; make it repeat "
     "them with each keyframe, or restart it"
 )
 
 
-def picture_to_rgb(picture: av.VideoFrame, max_pixels: int) -> UInt8Array:
-    """Converts a decoded picture to uint8 [height, width, 3]; raises MediaError if it has more than `max_pixels`."""
-    check_size("the picture", picture.width, picture.height, max_pixels)
+def picture_to_rgb(picture: av.VideoFrame) -> UInt8Array:
+    """Converts a decoded picture to uint8 [height, width, 3]."""
     return displayed(picture, Size(picture.height, picture.width))
 
 
@@ -46,7 +44,9 @@ class VideoDecoder:
         waiting: Why packets are skipped until the next keyframe; "" if they are decoded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        """Prepares for any codec; a packet with a picture of more than `max_pixels` counts as damaged."""
+        self._max_pixels = max_pixels
         self.packets = self.skipped = self.damaged = self.losses = 0
         self.waiting = NO_KEYFRAME
         self._reader = PacketReader()
@@ -62,6 +62,11 @@ class VideoDecoder:
             return "the packets refer to pictures that are missing; waiting for the next keyframe"
         return self.waiting
 
+    @property
+    def _damage(self) -> str:
+        limit = f"its picture has more than max_image_pixels = {self._max_pixels} pixels"
+        return f"a packet was damaged, packets before it were lost, or {limit}; waiting for the next keyframe"
+
     def decode(self, packet: VideoPacket, tag: Any) -> list[tuple[Any, av.VideoFrame]]:
         """Decodes a packet; returns the pictures that are complete, each with the tag of its own packet."""
         import av
@@ -71,7 +76,8 @@ class VideoDecoder:
         if packet.codec != self._codec:
             done = self.interrupt(self.waiting or f"the codec changed to {packet.codec}")
             self._codec, self._context = packet.codec, av.CodecContext.create(packet.codec, "r")
-            self._context.options = {"err_detect": "explode"}  # or damaged pictures of H.265 are not marked
+            # Without err_detect, damaged pictures of H.265 are not marked.
+            self._context.options = {"err_detect": "explode", "max_pixels": str(self._max_pixels)}
             self._reader, self._has_parameters = PacketReader(), False
         info = self._reader.read(packet)
         self._has_parameters |= info.has_parameters
@@ -125,10 +131,10 @@ class VideoDecoder:
         except av.error.FFmpegError:
             self.damaged += 1
             self._tags.pop(self.packets, None)
-            return self.interrupt(_DAMAGED)
+            return self.interrupt(self._damage)
         done = self._taken(frames)
         if any(frame.is_corrupt for frame in frames):
-            done += self.interrupt(_DAMAGED)
+            done += self.interrupt(self._damage)
         if len(self._tags) > _MAX_PENDING:
             self.losses += 1
             done += self.interrupt(_LOST)

@@ -152,7 +152,7 @@ class Camera:
             return
         decoder, overrun = self._video.decoder, self._video.overrun
         if overrun:
-            yield f"{overrun} packets of the video were dropped: decoding is slower than the camera; lower its rate or size"
+            yield f"{overrun} packets of the video were dropped, as decoding is too slow: lower its rate or size"
         lost = decoder.skipped + decoder.damaged
         if lost > _MANY_LOST * decoder.packets:
             yield (
@@ -208,14 +208,13 @@ class Camera:
             self._arrived(header, load if error is None else partial(_fail, error))
             return
         if self._video is None:
-            self._video = VideoStream(self._on_picture)
+            self._video = VideoStream(self._on_picture, self._settings.decoding.max_pixels)
         jumped = self.stamps.jumps_back > jumps
         self._video.put(packet, header, "time jumped back; waiting for the next keyframe" if jumped else "")
 
     def _on_picture(self, header: Header, picture: av.VideoFrame) -> None:
         """Runs in the thread of the decoder."""
-        load = partial(_load_picture, picture, header, self.name, self._settings.decoding.max_pixels)
-        self._arrived(header, load)
+        self._arrived(header, partial(_load_picture, picture, header, self.name))
 
     def _arrived(self, header: Header, load: LoadFrame) -> None:
         self.arrived_s = monotonic()
@@ -239,8 +238,8 @@ def _load(message: Image | CompressedImage, header: Header, camera: str, decodin
     return Frame(message_to_rgb(message, decoding), stamp_to_ns(header.stamp), camera, header)
 
 
-def _load_picture(picture: av.VideoFrame, header: Header, camera: str, max_pixels: int) -> Frame:
-    return Frame(picture_to_rgb(picture, max_pixels), stamp_to_ns(header.stamp), camera, header)
+def _load_picture(picture: av.VideoFrame, header: Header, camera: str) -> Frame:
+    return Frame(picture_to_rgb(picture), stamp_to_ns(header.stamp), camera, header)
 
 
 def _fail(error: MediaError) -> Frame:

@@ -63,8 +63,8 @@ def _bond_type(period_s: float) -> Any:
         bond: Any = importlib.import_module("bondpy.bondpy").Bond  # PyPI has another bondpy
     except ImportError as err:
         raise SettingError(
-            f"bond_heartbeat_period is {period_s:g}, which needs the ROS package bondpy, and it is not installed: install "
-            "ros-$ROS_DISTRO-bondpy, or set bond_heartbeat_period to 0"
+            f"bond_heartbeat_period is {period_s:g}, which needs the ROS package bondpy, and it is not installed: "
+            "install ros-$ROS_DISTRO-bondpy, or set bond_heartbeat_period to 0"
         ) from err
 
     class Bond(bond):  # type: ignore[misc]

@@ -34,9 +34,9 @@ class VideoStream(Generic[T]):
         overrun: Number of packets that were dropped because decoding is slower than the camera.
     """
 
-    def __init__(self, on_picture: Callable[[T, av.VideoFrame], None]):
+    def __init__(self, on_picture: Callable[[T, av.VideoFrame], None], max_pixels: int):
         """Starts the thread, which calls `on_picture` with each picture and the tag of its packet."""
-        self.decoder, self.overrun = VideoDecoder(), 0
+        self.decoder, self.overrun = VideoDecoder(max_pixels), 0
         self._on_picture = on_picture
         self._waiting: deque[_Item[T]] = deque()
         self._changed = threading.Condition()

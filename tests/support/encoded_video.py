@@ -9,15 +9,15 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-_FAST = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "threads=1"}
+_FAST = {"preset": "ultrafast", "tune": "zerolatency"}
+_B_FRAMES = "threads=1:scenecut=0:b-pyramid=none"  # no other picture refers to them
+_X265 = "log-level=0:pools=1:keyint=10:min-keyint=10"
 STREAMS = {  # codec, encoder, options, number of B-frames
-    "h264": ("h264", "libx264", _FAST, 0),
-    "h264 with B-frames": ("h264", "libx264", {"preset": "fast", "x264-params": "threads=1:scenecut=0:b-pyramid=none"}, 2),
+    "h264": ("h264", "libx264", {**_FAST, "x264-params": "threads=1"}, 0),
+    "h264 with B-frames": ("h264", "libx264", {"preset": "fast", "x264-params": _B_FRAMES}, 2),
     "h264 that refreshes": ("h264", "libx264", {**_FAST, "x264-params": "threads=1:intra-refresh=1:keyint=10"}, 0),
-    "h265": ("hevc", "libx265", {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=0:pools=1"}, 0),
-    "h265 with open groups": (
-        "hevc", "libx265", {"preset": "fast", "x265-params": "log-level=0:pools=1:keyint=10:min-keyint=10:scenecut=0"}, 2,
-    ),
+    "h265": ("hevc", "libx265", {**_FAST, "x265-params": _X265}, 0),
+    "h265 with open groups": ("hevc", "libx265", {"preset": "fast", "x265-params": f"{_X265}:scenecut=0"}, 2),
 }  # fmt: skip
 
 
