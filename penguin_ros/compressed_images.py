@@ -86,8 +86,8 @@ def _reason(data: bytes, image_format: str) -> str:
         return "it is empty (0 bytes)"
     if _VIDEO_FORMAT.search(image_format) or data.startswith(_ANNEX_B):
         return (
-            "it is a packet of a video, not an image; use a topic with raw or JPEG images, or convert the video to one "
-            "with `ros2 run image_transport republish`"
+            "it is a packet of a video, not an image; use a topic with H.264, H.265, raw or JPEG images, or convert "
+            "the video to one with `ros2 run image_transport republish`"
         )
     return (
         f"its {len(data)} bytes, which begin with {data[:8].hex(' ')}, are not JPEG, PNG, TIFF or WebP; publish one of "

@@ -116,33 +116,34 @@ class VideoTrack:
             raise MediaError("the packet of the video comes before the first keyframe")
         if group.lost is not None and number >= group.lost[0]:
             raise MediaError(f"the packet of the video cannot be decoded: {group.lost[1]}")
-        if number not in self._pictures:
-            self._continue(group, number)
-        if number not in self._pictures and group.before is not None:
-            self._restart(group.before)
-            self._feed(group.before, 0, None)
-            self._feed(group, 0, number)
-        if number not in self._pictures:
-            self._keep(self._decoder.drain())  # it may wait for earlier ones
-            self._place = None
+        problem = ""
+        for first in (group, group.before):  # a picture directly after a keyframe may refer to those before it
+            if number in self._pictures or first is None or problem:
+                break
+            self._lead(first, group, number)
+            problem = self._decoder.problem
+            if number not in self._pictures:  # it may wait for earlier ones
+                self._keep(self._decoder.drain())
+                self._place = None
         picture = self._pictures.pop(number, None)
         if picture is None:
-            reason = self._decoder.problem or "pictures that it refers to are missing"
-            if self._decoder.problem:
-                group.lost = number, reason
+            if problem:  # holds for the pictures after it, too
+                group.lost = number, problem
+            reason = problem or "pictures that it refers to are missing"
             raise MediaError(f"the packet of the video cannot be decoded: {reason}")
         return picture
 
-    def _continue(self, group: _Group, number: int) -> None:
-        """Decodes up to a packet, from the last decoded one if it leads there without a gap."""
+    def _lead(self, first: _Group, group: _Group, number: int) -> None:
+        """Decodes up to a packet: from the last decoded one if it leads there without a gap, else from a group."""
         fed, last = self._place if self._place is not None else (None, 0)
         if fed is group and group.packets[last][0] < number:
             self._feed(group, last + 1, number)
-        elif fed is not None and fed is group.before and last == len(fed.packets) - 1:
-            self._feed(group, 0, number)
-        else:
-            self._restart(group)
-            self._feed(group, 0, number)
+            return
+        if fed is None or fed is not group.before or last < len(fed.packets) - 1:
+            self._restart(first)
+            if first is not group:
+                self._feed(first, 0, None)
+        self._feed(group, 0, number)
 
     def _restart(self, group: _Group) -> None:
         self._decoder, self._place = VideoDecoder(self._max_pixels), (group, -1)

@@ -40,9 +40,8 @@ def video_packet(message: Any) -> VideoPacket | None:
         if codec is None:
             raise MediaError(f"video of the encoding {name!r:.80} is not read; use an encoder of H.264 or H.265")
     else:
-        codec = _codec(message.format) if hasattr(message, "format") else None
-        if codec is None and not getattr(message, "format", "unused"):
-            codec = _sniffed(bytes(message.data[:8]))
+        is_compressed = hasattr(message, "format")
+        codec = (_codec(message.format) or _sniffed(bytes(message.data[:8]))) if is_compressed else None
     return None if codec is None else VideoPacket(codec, bytes(message.data))
 
 

@@ -67,7 +67,7 @@ def _bond_type(period_s: float) -> Any:
             "install ros-$ROS_DISTRO-bondpy, or set bond_heartbeat_period to 0"
         ) from err
 
-    class Bond(bond):  # type: ignore[misc]
+    class Bond(bond):
         """bondpy 4.0 declares a parameter in this method each time, which raises an error the second time."""
 
         def _on_heartbeat_timeout(self) -> None:

@@ -16,6 +16,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from penguin_models.errors import UnknownCameraError
+from penguin_ros.convert import ns_to_stamp
 from penguin_ros.nodes.cameras import Camera, camera_name
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.settings import SETTINGS, NodeSettings
@@ -75,7 +76,8 @@ def test_video_of_two_cameras_is_decoded_and_what_is_skipped_is_counted(robot, k
         place = next(n for n in range(12, 18) if packets(stream)[n].number > max(p.number for p in packets(stream)[:n]))
         for packet in (p for n, p in enumerate(packets(stream)) if n != place):
             message = message_type(data=array.array("B", packet.data))
-            message.header.stamp.sec, message.header.frame_id = 100 + packet.number, "optical"
+            message.header.stamp = ns_to_stamp(100 * 10**9 + packet.number * 10**8)
+            message.header.frame_id = "optical"
             setattr(message, "format" if kind == "CompressedImage" else "encoding", STREAMS[stream][0])
             publisher.publish(message)
     while any(camera.video_values().get("video packets", 0) < 29 for camera in cameras):
@@ -92,7 +94,9 @@ def test_video_of_two_cameras_is_decoded_and_what_is_skipped_is_counted(robot, k
         for _, stamp_ns, load in (offer for offer in offers if offer[0] == camera.name):
             frame = load()
             numbers.append(number_of(frame.rgb))
-            assert stamp_ns == frame.stamp_ns == (100 + numbers[-1]) * 10**9 and frame.header.frame_id == "optical"
+            assert (
+                stamp_ns == frame.stamp_ns == 100 * 10**9 + numbers[-1] * 10**8 and frame.header.frame_id == "optical"
+            )
         assert numbers[:10] == list(range(10)) and numbers[-1] >= 26 and len(numbers) < 29
     node.destroy_node()
 

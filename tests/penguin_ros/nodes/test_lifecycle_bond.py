@@ -28,17 +28,20 @@ def test_the_manager_sees_the_node_from_activation_to_deactivation_and_notices_i
     node.may_fail = True
 
     def bonded():
-        bond = bondpy.Bond(robot.node, f"{node.name.rpartition('/')[0]}/bond", "penguin")
+        formed = []
+        topic = f"{node.name.rpartition('/')[0]}/bond"
+        bond = bondpy.Bond(robot.node, topic, "penguin", on_formed=lambda: formed.append(True))
         bond.set_heartbeat_timeout(2.0)
         bond.set_heartbeat_period(0.1)
         bond.start()
-        robot.wait(lambda: "Alive" in repr(bond))
+        robot.wait(lambda: formed)
         return bond
 
     def change(transition):
         request = ChangeState.Request(transition=Transition(id=transition))
         assert robot.call(ChangeState, f"{node.name}/change_state", request).success
 
+    robot.wait(lambda: "subscribed to" in node.log)  # active
     first = bonded()
     change(Transition.TRANSITION_DEACTIVATE)
     robot.wait(first.is_broken, 5)
