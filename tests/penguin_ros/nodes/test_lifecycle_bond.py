@@ -45,7 +45,6 @@ def test_the_manager_has_a_bond_from_activation_to_deactivation(robot, start_nod
         bond = bonded()
         change(Transition.TRANSITION_DEACTIVATE)
         robot.wait(bond.is_broken, 30)
-        bond.shutdown()
         if again:
             change(Transition.TRANSITION_ACTIVATE)
     assert node.log.count("bonded with the lifecycle manager") == 2 and "not formed or broke" not in node.log
