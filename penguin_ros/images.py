@@ -15,7 +15,7 @@ from penguin_models.media import warn_once
 from penguin_models.types import UInt8Array
 from penguin_ros.bridge import bridge
 from penguin_ros.compressed_images import compressed_to_rgb
-from penguin_ros.raw_images import Mono16Scaling, check_raw, known_encoding, pixel_bytes, raw_to_rgb
+from penguin_ros.raw_images import DEPTH, Mono16Scaling, check_raw, known_encoding, pixel_bytes, raw_to_rgb
 
 _BRIDGED = {
     *("mono8", "yuv422", "yuv422_yuy2"),
@@ -39,14 +39,18 @@ def message_to_rgb(message: Any, decoding: Decoding = DEFAULT_DECODING) -> UInt8
     """Converts an Image or CompressedImage message of rclpy or rosbags to uint8 [height, width, 3].
 
     Raises:
-        MediaError: The message is not a colour image, it is too large, its sizes contradict each other, or its data are
-            damaged.
+        MediaError: The encoding or format is unknown, the image is too large, its sizes contradict each other, or its
+            data are damaged.
     """
     if hasattr(message, "format"):
         return compressed_to_rgb(message.data, message.format, *decoding)
     encoding, height, width, step = known_encoding(message.encoding), message.height, message.width, message.step
+    if encoding in DEPTH:
+        warn_once(
+            f"{encoding} images are depth or another measurement: they are shown as grey, the larger the brighter"
+        )
     check_size("the image", width, height, decoding.max_pixels)
-    # Checked first: cv_bridge reads past the end of short data, and makes pictures of depth.
+    # Checked first: cv_bridge reads past the end of short data.
     check_raw(encoding, height, width, step, len(message.data))
     # cv_bridge fails on the other byte order with NumPy 2, and on rows whose padding is not a whole number of pixels.
     bridged = message.encoding in _BRIDGED and not message.is_bigendian and step % pixel_bytes(encoding) == 0

@@ -15,6 +15,7 @@ from rosbags.typesys.store import Typestore
 
 from penguin_models.errors import MediaError
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
+from penguin_ros.video_packets import FFMPEG_PACKET
 
 _SEPARATOR = 80 * "=" + "\n"
 _FORMATS = ("ros2msg", "ros1msg")
@@ -74,8 +75,18 @@ float64 y
 """
 
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-"""Types of image messages, which are the same in all ROS distributions."""
+_FFMPEG_PACKET = """\
+std_msgs/Header header
+int32 width
+int32 height
+string encoding
+uint64 pts
+uint8 flags
+bool is_bigendian
+uint8[] data
+"""
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", FFMPEG_PACKET)
+"""Types of messages with images or video, which are the same in all ROS distributions."""
 
 
 @cache
@@ -83,6 +94,7 @@ def typestore() -> Typestore:
     """Returns the message types of ROS 2 Jazzy together with those of penguin_vl and vision_msgs."""
     store = get_typestore(Stores.ROS2_JAZZY)
     store.register(get_types_from_msg(_CAPTION, "penguin_vl/msg/GroundedCaption"))
+    store.register(get_types_from_msg(_FFMPEG_PACKET, FFMPEG_PACKET))
     store.register(get_types_from_msg(_DETECTIONS, "vision_msgs/msg/Detection2DArray"))
     return store
 

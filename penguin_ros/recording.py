@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -24,9 +24,12 @@ from penguin_ros.bag_storage.messages import READABLE_ENCODINGS, Connection
 from penguin_ros.image_times import image_times, without_jumps
 from penguin_ros.images import DEFAULT_DECODING, Decoding, message_to_rgb
 from penguin_ros.message_types import IMAGE_TYPES
+from penguin_ros.recorded_video import KeyframeIndex, RecordedPicture, VideoTrack, first_needed
+from penguin_ros.video_decoder import picture_to_rgb
+from penguin_ros.video_packets import video_packet
 
 _MAX_LISTED = 20
-_VIDEO_TYPES = ("CompressedVideo", "FFMPEGPacket", "H264Packet")
+_VIDEO_TYPES = ("CompressedVideo", "H264Packet")
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,25 @@ class RecordedImage:
     message: BagMessage
     path: Path  # of the bag, for errors
     decoding: Decoding = DEFAULT_DECODING
+    picture: RecordedPicture | None = None  # if it is a packet of a video
 
     def decode(self) -> UInt8Array:
         """Returns the pixels, [height, width, 3]; raises MediaError if the image is damaged."""
-        return message_to_rgb(self.message.deserialize(), self.decoding)
+        return self._decoded(self.message.deserialize())
 
     def load(self) -> Frame:
         """Returns the image with its time; raises MediaError, which names bag and image, if it is damaged."""
         ref = self.ref
         try:
             message = self.message.deserialize()
-            return Frame(message_to_rgb(message, self.decoding), ref.stamp_ns, ref.camera, message.header)
+            return Frame(self._decoded(message), ref.stamp_ns, ref.camera, message.header)
         except MediaError as err:
             raise MediaError(f"bag {self.path}, an image of {ref.camera} with stamp {ref.stamp_ns}: {err}") from err
+
+    def _decoded(self, message: Any) -> UInt8Array:
+        if self.picture is None:
+            return message_to_rgb(message, self.decoding)
+        return picture_to_rgb(self.picture.decode())
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Recording:
     notes: tuple[str, ...] = ()  # what is unusual about the bag, in sentences
     fault: str = ""  # one sentence if times do not identify images, because time jumps back or does not pass
     decoding: Decoding = DEFAULT_DECODING
+    video_starts: Mapping[str, Sequence[int]] = field(default_factory=dict)  # see `recorded_video.KeyframeIndex`
 
     @property
     def name(self) -> str:
@@ -96,14 +106,20 @@ class Recording:
             return
         wanted = {ref.number: ref for ref in pending}
         recorded_ns = sorted(ref.recorded_ns for ref in self.images)  # in the order of their numbers
-        start_ns = recorded_ns[min(wanted)]
+        first = {
+            camera: min(n for n, ref in wanted.items() if ref.camera == camera)
+            for camera in {r.camera for r in pending}
+        }
+        start_ns = recorded_ns[first_needed(self.video_starts, first)]
+        tracks = {camera: VideoTrack(self.decoding.max_pixels) for camera in self.video_starts}
         ahead: dict[int, RecordedImage] = {}  # images that were recorded before one with an earlier time
         ahead_bytes = 0
         with open_bag(self.path) as bag:
             messages = bag.messages(_image_connections(bag, self.cameras), start_ns)
             for number, message in enumerate(messages, start=bisect_left(recorded_ns, start_ns)):
+                picture = _next_picture(tracks, message, number)
                 if number in wanted:
-                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.decoding)
+                    ahead[number] = RecordedImage(wanted[number], message, self.path, self.decoding, picture)
                     ahead_bytes += len(message.data)
                 while pending and pending[0].number in ahead:
                     image = ahead.pop(pending.popleft().number)
@@ -117,6 +133,18 @@ class Recording:
                         "earlier ones; record them in the order of their stamps"
                     )
         raise MediaError(f"bag {self.path} has other images than when it was opened, or its index is wrong")
+
+
+def _next_picture(tracks: Mapping[str, VideoTrack], message: BagMessage, number: int) -> RecordedPicture | None:
+    """Passes a message on to the track of its camera; returns None if it is not a packet of a video."""
+    track = tracks.get(message.connection.topic)
+    if track is None:
+        return None
+    try:
+        packet = video_packet(message.deserialize())
+    except MediaError:
+        return None  # whoever decodes it reports it
+    return None if packet is None else track.add(number, packet)
 
 
 def bag_name(path: Path) -> str:
@@ -141,11 +169,12 @@ def read_recording(
     checksum = 0
     with open_bag(path) as bag:
         by_camera: dict[str, list[_Stamped]] = {camera: [] for camera in choose(bag)}
-        notes, connections = list(bag.notes), _image_connections(bag, by_camera)
+        notes, connections, index = list(bag.notes), _image_connections(bag, by_camera), KeyframeIndex()
         for number, message in enumerate(bag.messages(connections)):
             checksum = crc32(message.data, checksum) if for_questions else 0
             stamped = _Stamped(message.place, message.log_ns, header_stamp_ns(message), number)
             by_camera[message.connection.topic].append(stamped)
+            index.add(message, number)
         notes += [
             f"{camera}: metadata.yaml announces {announced} messages, the files hold {len(images)}; was a file next to "
             "them, such as one that ends with -wal, not copied?"
@@ -170,7 +199,9 @@ def read_recording(
     unstamped = {camera: n for camera, images in by_camera.items() if (n := sum(not i.header_ns for i in images))}
     cameras = tuple(camera for camera in by_camera if camera not in empty)
     types = tuple(dict.fromkeys((c.topic, c.msgtype) for c in connections if c.topic in cameras))
-    return Recording(path, cameras, types, tuple(refs), unstamped, checksum, tuple(notes), fault)
+    return Recording(
+        path, cameras, types, tuple(refs), unstamped, checksum, tuple(notes), fault, video_starts=index.starts
+    )
 
 
 class _Stamped(NamedTuple):

@@ -122,6 +122,8 @@ SETTINGS = (
     Setting("camera_timeout_s", 3.0, "A camera without an image for this many seconds is stale.", 0.1, 86_400.0),
     Setting("autostart", False, "Configure and activate at start, without a lifecycle manager.", live=False,
             read_only=True),
+    Setting("bond_heartbeat_period", 0.0, "Seconds between the heartbeats to nav2's lifecycle manager while the node "
+            "is active (nav2 uses 0.1; needs bondpy); 0 for no bond.", 0.0, 4.0, live=False),
     Setting("latency_target_s", 2.0, "Seconds within which the first token of an answer is due, unless the question "
             "sets a deadline: with a pace, frames are left out for it. 0 for no deadline.", 0.0, 3600.0),
     Setting("pace", True, "Whether looking adapts to the machine: size and rate of frames, captions, and what an "

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
@@ -15,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from penguin_engine.scene.mailbox import LoadFrame
-from penguin_models.errors import SettingError, UnknownCameraError
+from penguin_models.errors import MediaError, SettingError, UnknownCameraError
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame
 from penguin_ros.convert import ns_to_stamp, stamp_to_ns
@@ -24,12 +25,19 @@ from penguin_ros.nodes.context import without_places
 from penguin_ros.nodes.image_graph import Link, choose_link, offers_reliable, silence, unreachable
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.stamps import STEADY_S, Stamps
+from penguin_ros.nodes.video_stream import VideoStream
 from penguin_ros.settings import NodeSettings
+from penguin_ros.video_decoder import picture_to_rgb
+from penguin_ros.video_packets import video_packet
+
+if TYPE_CHECKING:
+    import av
 
 _MAX_NAME_CHARS = 255
 _RATE_WINDOW_S = 5.0
 _ENOUGH = 0.8  # of the wanted rate
 _MANY_REPEATED = 0.1  # of the images
+_MANY_LOST = 0.1  # of the packets of a video
 
 
 class Camera:
@@ -65,6 +73,7 @@ class Camera:
         self._arrivals: deque[float] = deque(maxlen=1024)
         self._first_s: float | None = None
         self._node, self._topic, self._settings, self._time, self._offer = node, topic, settings, time, offer
+        self._video: VideoStream[Header] | None = None
         self._link: Link | None = None
         self._subscription: Subscription | None = None
         self.follow_graph()
@@ -98,6 +107,8 @@ class Camera:
         assert self._link is not None
         if self.arrived_s is not None and monotonic() - self.arrived_s <= timeout_s:
             return ""
+        if self._video is not None and self._video.decoder.problem:
+            return f"{self._video.decoder.problem} ({self._video.decoder.skipped} packets skipped)"
         return silence(self._node, self.name, self._publishers, self._link)
 
     def warnings(self, wanted_hz: float) -> Iterator[str]:
@@ -105,6 +116,7 @@ class Camera:
         assert self._link is not None
         yield from unreachable(self.name, self._publishers, self._link)
         yield from self._stamp_warnings()
+        yield from self._video_warnings()
         rate_hz = self.rate_hz()
         if self._first_s is not None and monotonic() - self._first_s > _RATE_WINDOW_S and rate_hz < _ENOUGH * wanted_hz:
             yield f"images arrive at {rate_hz:.1f} Hz, less than sample_rate_hz {wanted_hz}: {self._remedy()}"
@@ -135,6 +147,32 @@ class Camera:
                 "use_sim_time if a bag is played"
             )
 
+    def _video_warnings(self) -> Iterator[str]:
+        if self._video is None:
+            return
+        decoder, overrun = self._video.decoder, self._video.overrun
+        if overrun:
+            yield f"{overrun} packets of the video were dropped, as decoding is too slow: lower its rate or size"
+        lost = decoder.skipped + decoder.damaged
+        if lost > _MANY_LOST * decoder.packets:
+            yield (
+                f"{lost} of {decoder.packets} packets of the video gave no picture ({decoder.losses} losses, "
+                f"{decoder.damaged} damaged): is the network losing packets, or are keyframes rare?"
+            )
+
+    def video_values(self) -> dict[str, int]:
+        """Returns what diagnostics show about a video: packets, and how many were skipped for which reason."""
+        if self._video is None:
+            return {}
+        decoder = self._video.decoder
+        return {
+            "video packets": decoder.packets,
+            "video packets skipped until a keyframe": decoder.skipped,
+            "video packets damaged": decoder.damaged,
+            "losses of video packets": decoder.losses,
+            "video packets dropped": self._video.overrun,
+        }
+
     def age_s(self, stamp_ns: int) -> float:
         """Returns the age of an image in seconds."""
         return self.stamps.age_s(stamp_ns, self._time.now_ns())
@@ -144,6 +182,9 @@ class Camera:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+        if self._video is not None:
+            self._video.close()
+            self._video = None
 
     def _remedy(self) -> str:
         assert self._link is not None
@@ -153,22 +194,56 @@ class Camera:
             return "if the camera is faster, subscribe to compressed images"
         return "if the camera is faster, the network loses images"
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Any) -> None:
+        """Leaves an image to the worker, and a packet of a video to its decoder."""
+        packet, error = None, None
+        try:
+            packet = video_packet(message)
+        except MediaError as err:
+            error = err
+        jumps = self.stamps.jumps_back
+        header = self._dated(message.header)
+        if packet is None:
+            load = partial(_load, message, header, self.name, self._settings.decoding)
+            self._arrived(header, load if error is None else partial(_fail, error))
+            return
+        if self._video is None:
+            self._video = VideoStream(self._on_picture, self._settings.decoding.max_pixels)
+        jumped = self.stamps.jumps_back > jumps
+        self._video.put(packet, header, "time jumped back; waiting for the next keyframe" if jumped else "")
+
+    def _on_picture(self, header: Header, picture: av.VideoFrame) -> None:
+        """Runs in the thread of the decoder."""
+        self._arrived(header, partial(_load_picture, picture, header, self.name))
+
+    def _arrived(self, header: Header, load: LoadFrame) -> None:
         self.arrived_s = monotonic()
         self._first_s = self._first_s or self.arrived_s
         self._arrivals.append(self.arrived_s)
-        header, broken = message.header, self.stamps.broken
-        stamp_ns = self.stamps.date(stamp_to_ns(header.stamp), self._time.now_ns(), self.arrived_s)
+        self._offer(self.name, stamp_to_ns(header.stamp), load)
+
+    def _dated(self, header: Header) -> Header:
+        """Returns the header of a message with a stamp that can be used."""
+        broken = self.stamps.broken
+        stamp_ns = self.stamps.date(stamp_to_ns(header.stamp), self._time.now_ns(), monotonic())
         if stamp_ns != stamp_to_ns(header.stamp):
             # What is published about this frame carries the stamp that was used.
             header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=header.frame_id)
         if self.stamps.broken and not broken:
             self._node.get_logger().warning(f"{self.name}: {self.stamps.broken}: images are dated by arrival")
-        self._offer(self.name, stamp_ns, partial(_load, message, header, self.name, self._settings.decoding))
+        return header
 
 
 def _load(message: Image | CompressedImage, header: Header, camera: str, decoding: Decoding) -> Frame:
     return Frame(message_to_rgb(message, decoding), stamp_to_ns(header.stamp), camera, header)
+
+
+def _load_picture(picture: av.VideoFrame, header: Header, camera: str) -> Frame:
+    return Frame(picture_to_rgb(picture), stamp_to_ns(header.stamp), camera, header)
+
+
+def _fail(error: MediaError) -> Frame:
+    raise error
 
 
 def camera_names(node: Node, settings: NodeSettings) -> list[str]:

@@ -184,6 +184,7 @@ def _camera_status(name: str, camera: Camera, camera_state: CameraState, setting
         "clears": counters.clears,
         "captions": camera_state.captions,
         "captions skipped": camera_state.captions_skipped,
+        **camera.video_values(),
     }
     return health.status(name, camera.name, values)
 

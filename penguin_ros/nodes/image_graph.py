@@ -12,9 +12,18 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image
 
+from penguin_ros.video_packets import FFMPEG_PACKET
+
 _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+try:
+    from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+except ImportError:
+    pass
+else:
+    _TYPES[FFMPEG_PACKET] = FFMPEGPacket
 _RELIABLE, _LATCHED = QoSReliabilityPolicy.RELIABLE, QoSDurabilityPolicy.TRANSIENT_LOCAL
 _SHOWN = 3  # topics or nodes that a message lists
+_PACKETS = 30  # messages of a topic that may be video, whose decoder needs all; one second
 
 
 @dataclass(frozen=True)
@@ -26,16 +35,15 @@ class Link:
     latched: bool  # whether an image that was published before is received
 
     @property
-    def message_type(self) -> type[Image | CompressedImage]:
+    def message_type(self) -> Any:
         """Class of the messages."""
-        message_type: type[Image | CompressedImage] = _TYPES[self.type_name]
-        return message_type
+        return _TYPES[self.type_name]
 
     @property
     def qos(self) -> QoSProfile:
-        """QoS of the subscription, which keeps the newest image only."""
+        """QoS of the subscription, which keeps the newest image only, or what may be packets of a video."""
         return QoSProfile(
-            depth=1,
+            depth=1 if self.message_type is Image else _PACKETS,
             reliability=_RELIABLE if self.reliable else QoSReliabilityPolicy.BEST_EFFORT,
             durability=_LATCHED if self.latched else QoSDurabilityPolicy.VOLATILE,
         )
@@ -77,7 +85,8 @@ def unreachable(topic: str, publishers: Sequence[TopicEndpointInfo], link: Link)
     if foreign:
         kinds = " and ".join(sorted({publisher.topic_type for publisher in foreign}))
         but = "" if len(foreign) == len(publishers) else f", and the node has subscribed to {link.type_name}"
-        messages.append(f"{_names(foreign)} publishes {kinds} on {topic}{but}")
+        remedy = "; install the ROS package ffmpeg_image_transport_msgs" if FFMPEG_PACKET in kinds and not but else ""
+        messages.append(f"{_names(foreign)} publishes {kinds} on {topic}{but}{remedy}")
     unreliable = [
         publisher
         for publisher in publishers

@@ -43,6 +43,7 @@ from penguin_ros.nodes.cameras import Camera, camera_name, camera_names
 from penguin_ros.nodes.context import REQUEST_QOS
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder, open_store
 from penguin_ros.nodes.lasting_executor import LastingExecutor
+from penguin_ros.nodes.lifecycle_bond import LifecycleBond, check_bond
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
@@ -92,6 +93,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
         self._episodes: EpisodeRecorder | None = None
+        self._bond: LifecycleBond | None = None
         self._server = AskServer(self, self._submit, self._queue.cancel, self._age_s)
         self._watch = WatchServer(self, self._watches, self._configured, partial(camera_name, self))
         self._recall = RecallServer(
@@ -108,6 +110,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     def _load_model(self) -> Loaded:
         bridge_fault()  # tries cv_bridge in another process, which takes a second; the result is kept
         settings = parameters.read(self)
+        check_bond(settings["bond_heartbeat_period"])
         with ExitStack() as opened:
             store = open_store(settings)
             if store is not None:
@@ -241,6 +244,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         for topic in self._settings["image_topics"]:
             self._cameras.append(Camera(self, topic, self._settings, self._time, self._worker.offer))
         self._note_silence(self._worker)
+        if self._settings["bond_heartbeat_period"]:
+            self._bond = LifecycleBond(self, self._settings["bond_heartbeat_period"])
 
     def _follow_graph(self) -> None:
         for camera in self._cameras:
@@ -260,6 +265,9 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         return max(0.0, (self._time.now_ns() - stamp_ns) * 1e-9)  # the node was deactivated meanwhile
 
     def _deactivate(self) -> None:
+        if self._bond is not None:
+            self._bond.close()
+            self._bond = None
         for camera in self._cameras:
             camera.close()
         self._cameras = []

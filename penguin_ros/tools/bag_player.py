@@ -21,6 +21,11 @@ from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
+try:
+    from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+except ImportError:
+    FFMPEGPacket = None
+
 from penguin_models.errors import MediaError
 from penguin_models.media import duration
 from penguin_ros.bag_storage.bag import Bag
@@ -31,7 +36,7 @@ from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.recording import Recording, choose_topic, image_topics, read_recording
 from penguin_ros.stopping import StopFlag
 
-_TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage), strict=True))
+_TYPES = dict(zip(IMAGE_TYPES, (Image, CompressedImage, FFMPEGPacket), strict=True))
 _LATE_S, _LONG_WAIT_S = 0.1, 60.0
 _LAST_NS = 2**31 * 10**9 - 1  # seconds of ROS times are int32
 _MAX_NAME = 200  # characters of a topic that is renamed; the middleware allows 247
@@ -130,7 +135,13 @@ def _in_bag(bag: Bag, topic: str, name: str) -> str:
 
 def _all_topics(bag: Bag, on_note: Callable[[str], None]) -> list[str]:
     topics = image_topics(bag) or [choose_topic(bag, None)]
-    unreadable = {c.topic: c.description for c in bag.connections if c.topic not in topics and "Image" in c.msgtype}
+    unknown = {c.topic: c.msgtype for c in bag.connections if _TYPES.get(c.msgtype, Image) is None}
+    if unknown and unknown.keys() < set(topics):
+        on_note(f"not played, because ffmpeg_image_transport_msgs is not installed: {', '.join(sorted(unknown))}")
+        topics = [topic for topic in topics if topic not in unknown]
+    unreadable = {
+        c.topic: c.description for c in bag.connections if c.topic not in {*topics, *unknown} and "Image" in c.msgtype
+    }
     if unreadable:
         listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(unreadable.items()))
         on_note(f"not played, because only sensor_msgs images in CDR or ROS 1 encoding can be: {listing}")
@@ -260,6 +271,11 @@ class _Player:
 
     def _publisher(self, camera: str, msgtype: str) -> Publisher:
         key = (camera, msgtype)
+        if _TYPES[msgtype] is None:
+            raise MediaError(
+                f"{camera} has messages of the type {msgtype}, which is not installed; install the ROS package "
+                "ffmpeg_image_transport_msgs, or choose other topics"
+            )
         if key not in self._publishers:
             self._publishers[key] = self._node.create_publisher(_TYPES[msgtype], self._names[camera], 10)
         return self._publishers[key]

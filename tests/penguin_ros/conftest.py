@@ -51,6 +51,12 @@ class BagMaker:
         array, header = np.frombuffer(data, np.uint8), self._header(stamp_ns)
         return self._message("sensor_msgs/msg/CompressedImage", header=header, format=image_format, data=array)
 
+    def ffmpeg(self, data, encoding, stamp_ns=0):
+        """Returns an FFMPEGPacket message."""
+        fields = {"width": 64, "height": 48, "encoding": encoding, "pts": 0, "flags": 0, "is_bigendian": False}
+        array, header = np.frombuffer(data, np.uint8), self._header(stamp_ns)
+        return self._message("ffmpeg_image_transport_msgs/msg/FFMPEGPacket", header=header, data=array, **fields)
+
     def ros1_jpeg(self, rgb, stamp_ns=0):
         """Returns a serialised JPEG message of ROS 1."""
         stamp, data = divmod(stamp_ns, 10**9), bytes(self.jpeg(rgb).data)

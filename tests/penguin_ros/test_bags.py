@@ -253,7 +253,7 @@ def test_a_truncated_recording_is_an_error(bags, storage, compression, share, si
 def undecodable(bags):
     """Images that cannot be decoded; of the last two, even the message cannot be parsed."""
     return {
-        "depth": bags.raw(frame(0)[..., :2].copy(), "16UC1"),
+        "unknown": bags.raw(frame(0), "rgb32"),
         "truncated jpeg": bags.jpeg(frame(0), kept=0.7),
         "truncated message": b"\x00\x01\x00\x00garbage",
         "empty message": b"",
@@ -261,7 +261,7 @@ def undecodable(bags):
 
 
 WRONG = [
-    ("depth", "16UC1 is depth"),
+    ("unknown", "'rgb32' is not supported"),
     ("truncated jpeg", "cannot be decoded"),
     ("truncated message", "deserialize"),
     ("empty message", "CDR"),
@@ -290,7 +290,7 @@ def write_with_type(bags, messages):
 @pytest.mark.parametrize(("wrong", "reason"), WRONG)
 def test_a_bag_without_a_good_image_is_an_error(bags, wrong, reason):
     good = (bags.jpeg if "jpeg" in wrong else bags.raw)(frame(0))
-    bag = bags.write({"/other": [(0, good)], "/camera": [(0, undecodable(bags)["depth"])]})
+    bag = bags.write({"/other": [(0, good)], "/camera": [(0, undecodable(bags)["unknown"])]})
     bag = (
         bags.write({"/camera": [(n, undecodable(bags)[wrong]) for n in range(3)]}, "bad")
         if "message" not in wrong

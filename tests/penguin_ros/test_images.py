@@ -18,16 +18,18 @@ from sensor_msgs.msg import Image as RosImage
 
 from penguin_models.errors import MediaError
 from penguin_ros import images
+from penguin_ros.compressed_depth import compressed_depth
 from penguin_ros.images import Decoding, compressed_to_rgb, message_to_rgb, raw_to_rgb
+from penguin_ros.raw_images import known_encoding
 
 CHANNELS = {
     "rgb8": "rgb", "bgr8": "bgr", "8UC3": "bgr", "rgba8": "rgba", "bgra8": "bgra", "8UC4": "bgra",
     "rgb16": "rgb", "bgr16": "bgr", "rgba16": "rgba", "bgra16": "bgra",
 }  # fmt: skip
 MONO = ("mono8", "8UC1", "mono16")
-YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"}
+YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv", "yuy2": "yuyv", "yvyu": "yvyu"}
 BAYER = ("rggb", "bggr", "gbrg", "grbg")
-DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
+DEPTH = {"16UC1": np.uint16, "16SC1": np.int16, "32SC1": np.int32, "32FC1": np.float32, "64FC1": np.float64}
 
 
 def padded(stored, padding=0, big_endian=False):
@@ -165,10 +167,28 @@ def test_bytes_after_the_last_row_are_ignored():
     assert raw_to_rgb("mono8", 1, 1, 1, b"\x07\x09").tolist() == [[[7, 7, 7]]]
 
 
-@pytest.mark.parametrize("encoding", DEPTH)
-def test_depth_is_refused_with_a_reason(encoding):
-    with pytest.raises(MediaError, match=f"encoding {encoding} is depth .* use a colour topic"):
-        raw_to_rgb(encoding, 1, 1, 8, bytes(8))
+@byte_orders(DEPTH)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_depth_becomes_grey_without_outliers_and_black_where_nothing_was_measured(encoding, big_endian, padding):
+    values = np.tile(np.linspace(600, 6000, 96), (64, 1)).astype(DEPTH[encoding])
+    values[0, 0], values[0, 1] = 0, 30000  # no return; a pixel far off
+    if values.dtype.kind == "f":
+        values[1, :3] = np.nan, np.inf, -np.inf
+    got = raw_to_rgb(encoding, *padded(values, padding, big_endian), big_endian)
+    assert got[0, 0].tolist() == [0] * 3 and got[0, 1].tolist() == [255] * 3
+    assert got[1, :3].max() == (0 if values.dtype.kind == "f" else 6)
+    assert (got[5, :, 0] == np.round(np.linspace(1, 255, 96))).mean() > 0.9
+    assert not raw_to_rgb(encoding, *padded(np.zeros_like(values))).any()
+    if encoding == "16UC1":
+        full = raw_to_rgb(encoding, *padded(values), mono16_scaling="full_range")
+        np.testing.assert_array_equal(full[..., 0], eight_bit(values))
+
+
+def test_a_dead_and_a_hot_pixel_of_a_small_thermal_camera_do_not_matter():
+    stored = np.tile(np.linspace(7000, 7500, 32).astype(np.uint16), (24, 1))
+    stored[3, 3], stored[9, 9] = 0, 65535
+    grey = mono16(stored, "little")
+    assert grey[0, 0] == 0 and grey[0, -1] == 255 and (np.diff(grey[0].astype(int)) > 4).all()
 
 
 @pytest.mark.parametrize("encoding", ["", "RGB8", "rgb32"])
@@ -177,13 +197,14 @@ def test_an_unknown_encoding_is_refused_with_the_known_ones(encoding):
         raw_to_rgb(encoding, 1, 1, 8, bytes(8))
 
 
-@pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv16", "nv24", "yuv420", "I420", "yv12"])
 def test_planes_of_brightness_and_colour_are_converted(encoding, padding):
     """BT.601 as for yuv422, from a plane of Y and one of U and V; in nv12 and nv21, 2x2 pixels share a colour."""
     luma, colour = np.random.default_rng(7).integers(16, 236, (6, 8), np.uint8), np.array([90, 170], np.uint8)
-    pairs = np.tile(colour[::-1] if encoding == "nv21" else colour, (3, 4) if encoding != "nv24" else (6, 8))
-    got = raw_to_rgb(encoding, 6, 8, 8 + padding, padded_planes(encoding, luma, pairs, padding))
+    tiles = {"nv24": (6, 8), "nv16": (6, 4)}.get(encoding, (3, 4))
+    pairs = np.tile(colour[::-1] if encoding in ("nv21", "yv12") else colour, tiles)
+    got = raw_to_rgb(known_encoding(encoding), 6, 8, 8 + padding, padded_planes(encoding, luma, pairs, padding))
     y, u, v = 1.164 * (luma - 16.0), float(colour[0]) - 128, float(colour[1]) - 128
     expected = np.stack((y + 1.596 * v, y - 0.391 * u - 0.813 * v, y + 2.018 * u), axis=-1)
     np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=2)
@@ -191,7 +212,9 @@ def test_planes_of_brightness_and_colour_are_converted(encoding, padding):
 
 def padded_planes(encoding, luma, pairs, padding):
     """Returns the data: rows of both planes end with padding, those of nv24's colours with twice as much."""
-    planes = (luma, padding), (pairs, 2 * padding if encoding == "nv24" else padding)
+    planes = [(luma, padding), (pairs, 2 * padding if encoding == "nv24" else padding)]
+    if "420" in encoding or encoding == "yv12":  # a plane of each colour, whose rows are half as long
+        planes[1:] = [(pairs[:, first::2], padding // 2) for first in (0, 1)]
     return b"".join(np.pad(p, ((0, 0), (0, n)), constant_values=0xA5).tobytes() for p, n in planes)
 
 
@@ -217,6 +240,9 @@ def test_nv12_whose_step_counts_the_plane_of_colour_is_accepted():
         ("nv21", 3, 4, 4, 20, "even width and height, not 4x3"),
         ("nv12", 4, 4, 3, 24, "step 3 is less than the 4 bytes"),
         ("nv12", 4, 4, 4, 23, r"ends after 23 of 24 bytes \(4 rows of 4, and the colours of nv12\)"),
+        ("i420", 4, 4, 5, 30, "step 5 of a i420 image must be even"),
+        ("yuv420", 4, 5, 6, 36, "even width and height, not 5x4"),
+        ("nv16", 4, 5, 6, 48, "even width, not 5"),
         ("nv24", 3, 3, 3, 26, "ends after 26 of 27 bytes"),
     ],
 )
@@ -370,11 +396,77 @@ def test_formats_that_no_camera_sends_are_not_opened(monkeypatch, kind):
         compressed_to_rgb(data, "jpeg")
 
 
-@pytest.mark.parametrize("image_format", ["16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "16UC1; png"])
-def test_compressed_depth_is_refused(image_format):
-    data = compress(np.full((2, 2), 1000, np.uint16), "png")
-    with pytest.raises(MediaError, match=f"format '{image_format}' is a depth image; subscribe to a colour topic"):
-        compressed_to_rgb(data, image_format)
+def rvl(values):
+    """Encodes uint16 [height, width] as compressed_depth_image_transport does."""
+    nibbles, previous, rest = [], 0, values.ravel().tolist()
+
+    def put(value):
+        while value > 7:
+            nibbles.append(value & 7 | 8)
+            value >>= 3
+        nibbles.append(value)
+
+    while rest:
+        for runs_of_zeros in (True, False):
+            count = next((i for i, value in enumerate(rest) if (value == 0) != runs_of_zeros), len(rest))
+            run, rest = rest[:count], rest[count:]
+            put(count)
+            for value in run if not runs_of_zeros else ():
+                put((value - previous) * 2 if value >= previous else (previous - value) * 2 - 1)
+                previous = value
+    nibbles += [0] * (-len(nibbles) % 8)
+    words = [
+        sum(nibble << (28 - 4 * i) for i, nibble in enumerate(nibbles[n : n + 8])) for n in range(0, len(nibbles), 8)
+    ]
+    return struct.pack(f"<{2 + len(words)}I", values.shape[1], values.shape[0], *words)
+
+
+DEPTH_SCALE, DEPTH_OFFSET = 100.0 * 101, 1 - 100.0 * 101 / 10  # of compressed_depth_image_transport, at most 10 m
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+@pytest.mark.parametrize("compression", ["; compressedDepth png", "; compressedDepth rvl", "; compressedDepth"])
+@pytest.mark.parametrize("shape", [(7, 9), (48, 64)])
+def test_compressed_depth_is_decoded_and_shown_as_grey(encoding, compression, shape):
+    metres = np.tile(np.linspace(0.5, 9, shape[1]), (shape[0], 1)).astype(np.float32)
+    metres[:2, 1:3], metres[-1] = 0, 0
+    stored = np.round(metres * 1000).astype(np.uint16)
+    if encoding == "32FC1":
+        stored = np.where(metres > 0, DEPTH_SCALE / np.maximum(metres, 0.1) + DEPTH_OFFSET, 0).astype(np.uint16)
+    content = rvl(stored) if "rvl" in compression else compress(stored, "png")
+    data = struct.pack("<iff", 0, DEPTH_SCALE, DEPTH_OFFSET) + content
+    got = compressed_depth(data, encoding + compression)
+    if encoding == "16UC1":
+        np.testing.assert_array_equal(got, stored)
+    else:
+        np.testing.assert_allclose(np.nan_to_num(got), metres, rtol=0.01)
+        assert np.isnan(got[metres == 0]).all()
+    grey = compressed_to_rgb(data, encoding + compression)[..., 0]
+    assert not grey[metres == 0].any() and (np.diff(grey[3].astype(int)) >= 0).all() and grey[3, -1] > 250
+    for cut in (0, 5, 15, len(data) // 2):
+        with pytest.raises(MediaError, match="cannot be decoded"):
+            compressed_to_rgb(data[:cut], encoding + compression)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((4, 4, 0x90000000), "damaged after 1 of 16"),
+        ((2**31, 2**31), "limit is"),
+        ((0, 4), "is empty"),
+        ((4, 4), "damaged"),
+        ((4, 4, 2**32 - 1, 2**32 - 1, 0), "damaged"),
+    ],
+)
+def test_a_damaged_rvl_image_is_refused(words, reason):
+    with pytest.raises(MediaError, match=reason):
+        compressed_depth(bytes(12) + struct.pack(f"<{len(words)}I", *words), "16UC1; compressedDepth rvl")
+
+
+def test_a_depth_image_as_plain_png_is_grey_too():
+    stored = np.tile(np.arange(1000, 1064, dtype=np.uint16), (32, 1))
+    grey = compressed_to_rgb(compress(stored, "png"), "16UC1; png compressed ")[..., 0]
+    assert grey.min() == 1 and grey.max() == 255
 
 
 def test_messages_of_rosbags_are_converted(bags):
@@ -457,14 +549,13 @@ def test_the_case_of_an_encoding_does_not_matter(encoding):
     assert (message_to_rgb(raw_message(encoding, data=data)) == (3, 2, 1)).all()
     planes = raw_message("NV12", step=10, data=array.array("B", [128] * 120))
     assert (message_to_rgb(planes) == 130).all()
-    with pytest.raises(MediaError, match="encoding 16UC1 is depth"):
-        message_to_rgb(raw_message("16uc1"))
+    assert (message_to_rgb(raw_message("16uc1")) == 0).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoding": "32FC1"}, "is depth"),
+        ({"encoding": "32FC1"}, "step 30 is less"),
         ({"encoding": "nonsense"}, "is not supported"),
         ({"step": 3}, "step 3 is less"),
         ({"height": 80}, "ends after 240 of 2400"),

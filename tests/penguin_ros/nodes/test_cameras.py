@@ -1,5 +1,6 @@
 """While nobody publishes a topic, its type follows from its name, before or after remapping."""
 
+import array
 import struct
 
 import pytest
@@ -8,12 +9,14 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import hypothesis
 import rclpy
+from encoded_video import STREAMS, number_of, packets
 from fuzzing import FUZZ
 from hypothesis import strategies as st
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from penguin_models.errors import UnknownCameraError
+from penguin_ros.convert import ns_to_stamp
 from penguin_ros.nodes.cameras import Camera, camera_name
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.settings import SETTINGS, NodeSettings
@@ -52,6 +55,49 @@ def test_16_bit_grey_is_scaled_as_the_parameter_says(robot, scaling, levels):
         rclpy.spin_once(node, timeout_sec=30)
     assert frames[0].rgb[0, :, 0].tolist() == levels
     camera.close()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize("kind", ["CompressedImage", "FFMPEGPacket"])
+def test_video_of_two_cameras_is_decoded_and_what_is_skipped_is_counted(robot, kind):
+    """A packet is lost; the pictures are offered with the stamps of their own packets, and converted only if taken."""
+    module = "sensor_msgs.msg" if kind == "CompressedImage" else "ffmpeg_image_transport_msgs.msg"
+    message_type = getattr(pytest.importorskip(module, reason="needs ffmpeg_image_transport_msgs"), kind)
+    node, offers = rclpy.create_node("camera_node"), []
+    values = {setting.name: setting.default for setting in SETTINGS} | {"image_reliability": "reliable"}
+    settings, streams = NodeSettings.from_values(values), ("h264 with B-frames", "h265")
+    publishers = [robot.node.create_publisher(message_type, f"/video_{n}", 50) for n in range(2)]
+    robot.wait(lambda: all(node.count_publishers(f"/video_{n}") for n in range(2)))
+    cameras = [
+        Camera(node, f"/video_{n}", settings, NodeTime(node), lambda *offer: offers.append(offer)) for n in (0, 1)
+    ]
+    for publisher, stream in zip(publishers, streams, strict=True):
+        robot.wait(publisher.get_subscription_count)
+        place = next(n for n in range(12, 18) if packets(stream)[n].number > max(p.number for p in packets(stream)[:n]))
+        for packet in (p for n, p in enumerate(packets(stream)) if n != place):
+            message = message_type(data=array.array("B", packet.data))
+            message.header.stamp = ns_to_stamp(100 * 10**9 + packet.number * 10**8)
+            message.header.frame_id = "optical"
+            setattr(message, "format" if kind == "CompressedImage" else "encoding", STREAMS[stream][0])
+            publisher.publish(message)
+    while any(camera.video_values().get("video packets", 0) < 29 for camera in cameras):
+        rclpy.spin_once(node, timeout_sec=0.1)
+    for camera in cameras:
+        robot.wait(lambda: camera.arrived_s is not None)  # noqa: B023
+        counts = camera.video_values()
+        skipped = counts["video packets skipped until a keyframe"] + counts["video packets damaged"]
+        assert skipped >= 3 and (counts["losses of video packets"] or counts["video packets damaged"]) == 1
+        assert any("gave no picture" in warning for warning in camera.warnings(0.0))
+        assert camera.silence(60.0) == ""
+        camera.close()
+        numbers = []
+        for _, stamp_ns, load in (offer for offer in offers if offer[0] == camera.name):
+            frame = load()
+            numbers.append(number_of(frame.rgb))
+            assert (
+                stamp_ns == frame.stamp_ns == 100 * 10**9 + numbers[-1] * 10**8 and frame.header.frame_id == "optical"
+            )
+        assert numbers[:10] == list(range(10)) and numbers[-1] >= 26 and len(numbers) < 29
     node.destroy_node()
 
 

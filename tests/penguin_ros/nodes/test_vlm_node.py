@@ -113,18 +113,18 @@ def test_an_exception_without_a_caller_reaches_log_and_diagnostics(robot, start_
 
 def test_bad_images_are_counted_and_the_next_good_one_is_used(robot, start_node, image):
     node = start_node(**NO_CAPTIONS)
-    truncated, short_step, depth = image(1.0), image(2.0), image(4.0, encoding="32FC1")
+    truncated, short_step, empty = image(1.0), image(2.0), image(4.0, encoding="")
     unknown = image(3.0, encoding="rgb32")
     truncated.data = truncated.data[:100]
     short_step.step = 3
-    for number, message in enumerate((truncated, short_step, unknown, depth), start=1):
+    for number, message in enumerate((truncated, short_step, unknown, empty), start=1):
         robot.publish(node.topic, message)
         camera_status(robot, node, number)
     status, _ = robot.wait(lambda: (s := camera_status(robot, node))[1]["failed to convert"] == "4" and s)
     assert "cannot be read" in node.log
-    assert status.level > b"\x00" and "is depth" in status.message
+    assert status.level > b"\x00" and "'' is not supported" in status.message
     refused = ask(robot, node)
-    assert refused.error_code == Answer.ERROR_NO_FRAMES and "is depth" in refused.error_msg
+    assert refused.error_code == Answer.ERROR_NO_FRAMES and "'' is not supported" in refused.error_msg
     robot.publish_and_wait(node, image(5.0))
     assert ask(robot, node).frames_used == 1
     robot.wait(lambda: "4 of 5 images could not be read, the last: " in camera_status(robot, node)[0].message)
