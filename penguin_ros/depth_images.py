@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
 from penguin_models.errors import MediaError
-from penguin_models.types import Float32Array, Size
+from penguin_models.types import Float32Array
 
 _RAW = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4", "64FC1": "f8"}
 _MILLIMETRES = 0.001
@@ -112,7 +112,7 @@ def _read_rvl(body: bytes, image_format: str) -> NDArray[np.uint16]:
 
 
 def _rvl_numbers(data: bytes) -> NDArray[np.int64]:
-    """Returns the numbers of an RVL stream: 3 bits per nibble, the lowest first, and a bit that says whether more follow.
+    """Returns the numbers of an RVL stream: 3 bits per nibble, the lowest first; the fourth says whether more follow.
 
     Nibbles fill words of 32 bits from the highest to the lowest.
     """

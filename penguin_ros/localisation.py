@@ -102,7 +102,7 @@ def _sample(box: Sequence[float], depth: Float32Array, camera: CameraModel) -> _
     area = int(inside.sum())
     share = (known & inside).sum() / area
     if not share > _MIN_SHARE:
-        raise MediaError(f"the box has no depth: {share:.1%} of its pixels have a value, at least {_MIN_SHARE:.0%} must")
+        raise MediaError(f"the box has no depth: {share:.1%} of its pixels have a value, the limit is {_MIN_SHARE:.0%}")
     inner = (away <= 0.5).all(axis=-1)
     return _Samples(rays[known], values[known], inside[known], inner[known], area)
 

@@ -234,6 +234,7 @@ def tabletop(
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
+    from penguin_ros.evaluation.tabletop.positions import PositionErrors
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
@@ -250,7 +251,7 @@ def tabletop(
                 file.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
             bar.add()
 
-        scores = evaluate_tabletop(opened, processor, run, write)
+        scores = evaluate_tabletop(opened, processor, run, write, PositionErrors())
     if as_json:
         fields = ("value", "low", "high", "answers")
         values = {name: {field: getattr(score, field) for field in fields} for name, score in scores.items()}

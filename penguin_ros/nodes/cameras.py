@@ -48,7 +48,7 @@ class Camera:
         topic: str,
         settings: NodeSettings,
         time: NodeTime,
-        offer: Callable[[str, int, LoadFrame], None],
+        offer: Callable[[str, int, LoadFrame], object],
     ):
         """Subscribes.
 

@@ -20,6 +20,7 @@ from penguin_models.errors import PenguinError
 from penguin_models.types import Frame
 from penguin_ros import convert
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder
+from penguin_ros.nodes.outputs_3d import Outputs3d
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -43,6 +44,7 @@ class Outputs:
         age_s: Callable[[str, int], float],
         pace: Pace | None,
         episodes: EpisodeRecorder | None = None,
+        has_depth: bool = False,
     ):
         """Creates the publishers, silent until the node is active; each camera has a latched memory topic.
 
@@ -52,6 +54,7 @@ class Outputs:
             age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
             pace: The worker's pace.
             episodes: Keeps keyframes and captions; None if nothing does.
+            has_depth: Whether objects may have positions.
         """
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
@@ -63,6 +66,7 @@ class Outputs:
         self._detections = None
         if convert.DETECTIONS is not None:
             self._detections = self._advertise(convert.DETECTIONS, "~/detections", 10)
+        self._outputs_3d = Outputs3d(self._advertise) if has_depth else None
 
     def destroy(self) -> None:
         """Withdraws all topics."""
@@ -97,6 +101,8 @@ class Outputs:
         self._captions.publish(caption)
         if self._detections is not None:
             self._detections.publish(convert.detections_message(caption))
+        if self._outputs_3d is not None:
+            self._outputs_3d.publish(caption, outcome)
         if self._overlay.get_subscription_count():
             self._overlay.publish(convert.overlay_message(outcome))
 

@@ -60,7 +60,9 @@ def test_a_rectified_image_is_described_by_p_and_ros_1_names_are_read():
     camera = CameraModel.of(message, Size(480, 640), is_rectified=True)
     np.testing.assert_allclose(camera.rays(np.array([300.5 + 200, 230.5 - 100])), (0.5, -0.25))
     old = SimpleNamespace(**{n.upper() if n in ("k", "p", "d") else n: v for n, v in vars(message).items()})
-    np.testing.assert_allclose(CameraModel.of(old, Size(480, 640)).matrix, CameraModel.of(message, Size(480, 640)).matrix)
+    np.testing.assert_allclose(
+        CameraModel.of(old, Size(480, 640)).matrix, CameraModel.of(message, Size(480, 640)).matrix
+    )
 
 
 def test_pixels_that_no_ray_of_the_lens_reaches_are_nan():

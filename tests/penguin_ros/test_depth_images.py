@@ -17,9 +17,7 @@ KNOWN = np.where(METRES > 0, METRES, np.nan)
 def raw(encoding, values, bigendian=False, padding=0):
     data = [row.tobytes() + bytes(padding) for row in values.astype(values.dtype.newbyteorder("<>"[bigendian]))]
     step = values.shape[1] * values.itemsize + padding
-    return SimpleNamespace(
-        encoding=encoding, height=2, width=3, step=step, is_bigendian=bigendian, data=b"".join(data)
-    )
+    return SimpleNamespace(encoding=encoding, height=2, width=3, step=step, is_bigendian=bigendian, data=b"".join(data))
 
 
 def compressed(image_format, body, scale=0.0, offset=0.0):
