@@ -52,7 +52,7 @@ _STOP_CHECK_S = 0.1  # longest time between checks whether the process has been 
 class SimCamera(SettingsNode):
     """Publishes `~/image_raw`, `~/camera_info`, `~/depth/image_raw`, `~/truth`, and its pose on `/tf`.
 
-    `~/truth` is a GroundedCaption with the header of its image: all visible objects with their boxes and true positions,
+    `~/truth` is a GroundedCaption with the header of its image: all visible objects, their boxes and true positions,
     and as text the event in progress ("" if there is none). Depth has the faults of a stereo camera, and is rendered
     while somebody subscribes to it. `/tf` needs tf2_msgs, which comes with ROS.
     """

@@ -51,7 +51,8 @@ class PositionErrors:
         for turn, raw in zip(sample.turns, answers, strict=True):
             if turn.expected.kind == "boxes":
                 named = [(item.rounded, centres[item.id]) for item in objects if item.rounded in turn.expected.objects]
-                model_boxes[-1] += [depth.error_cm(box, centre) for box, centre in pair(parse(raw).objects, named)]
+                found = parse(raw).objects
+                model_boxes[-1] += [depth.error_cm(found[i].box, centre) for i, centre in pair(found, named)]
 
     def scores(self) -> dict[str, Score]:
         """Returns the median of each kind of error, with its interval over scenes."""
@@ -92,19 +93,19 @@ def camera_model(focal_px: float, size: Size) -> CameraModel:
 
 
 def pair(
-    predicted: Iterable[GroundedObject], named: Iterable[tuple[GroundedObject, FloatArray]]
-) -> list[tuple[Box, FloatArray]]:
-    """Returns the predicted box of each true object whose label was predicted, and the object's centre.
+    predicted: Sequence[GroundedObject], named: Iterable[tuple[GroundedObject, FloatArray]]
+) -> list[tuple[int, FloatArray]]:
+    """Returns the index of the prediction of each true object whose label was predicted, and the object's centre.
 
-    Of several boxes with the label, the one that overlaps most is paired; each is paired once.
+    Of several predictions with the label, the one whose box overlaps most is paired; each is paired once.
     """
-    left, pairs = list(predicted), []
+    left, pairs = list(range(len(predicted))), []
     for item, centre in named:
-        same = [other for other in left if other.label == item.label]
+        same = [index for index in left if predicted[index].label == item.label]
         if same:
-            best = max(same, key=lambda other: iou(_sides(other.box), _sides(item.box)))
+            best = max(same, key=lambda index: iou(_sides(predicted[index].box), _sides(item.box)))
             left.remove(best)
-            pairs.append((best.box, centre))
+            pairs.append((best, centre))
     return pairs
 
 

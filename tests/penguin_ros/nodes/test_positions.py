@@ -159,7 +159,7 @@ def test_a_frame_keeps_the_nearest_depth_whether_it_comes_before_or_after():
     assert buffer.nearest(300)[1] == "depth 920"  # no longer kept
     for stamp_ns in range(2000, 3000):
         buffer.keep_for(stamp_ns)
-    assert buffer.nearest(108)[1] == "depth 990"  # neither are its frames
+    assert buffer.nearest(108)[1] == "depth 920"  # nor is this frame
 
 
 def test_a_camera_info_topic_of_another_type_is_named():
