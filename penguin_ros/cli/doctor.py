@@ -64,7 +64,6 @@ def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding
         _cv_bridge(),
         _package("vision_msgs", ": ~/detections and ~/detections_3d are not published"),
         _package("visualization_msgs", ": ~/markers is not published"),
-        _package("tf2_ros", ": poses and target_frame are not available"),
         _jetson(root),
     ]
     return findings, [torch_runtime, onnx_runtime, tensorrt_runtime]

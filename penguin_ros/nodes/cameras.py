@@ -172,11 +172,13 @@ def _load(message: Image | CompressedImage, header: Header, camera: str, decodin
 
 
 def camera_names(node: Node, settings: NodeSettings) -> list[str]:
-    """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
-    try:
-        names = [camera_name(node, topic) for topic in settings["image_topics"]]
-    except UnknownCameraError as err:
-        raise SettingError(f"image_topics: {err}; rename it") from err
+    """Returns the full names of the image topics; raises SettingError if any topic is not valid, or one listed twice."""
+    names: list[str] = []
+    for parameter in ("camera_info_topics", "depth_topics", "image_topics"):
+        try:
+            names = [camera_name(node, topic) for topic in settings[parameter] if topic]
+        except UnknownCameraError as err:
+            raise SettingError(f"{parameter}: {err}; rename it") from err
     if len(set(names)) < len(names):
         raise SettingError(f"image_topics resolves to {shortened(', '.join(names))}; it must name each topic once")
     return names
