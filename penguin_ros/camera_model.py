@@ -83,7 +83,7 @@ class CameraModel:
         flat = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
         if not self.distortion.size:
             rays = (flat - self.matrix[:2, 2]) / (self.matrix[0, 0], self.matrix[1, 1])
-            return rays.reshape(np.shape(pixels))
+            return np.asarray(rays.reshape(np.shape(pixels)), np.float64)
         undistort = cv2.fisheye.undistortPoints if self.is_fisheye else cv2.undistortPoints
         aimed = flat.copy()
         for _ in range(_ITERATIONS):  # OpenCV stops after a few steps, centimetres away for a wide lens
@@ -93,7 +93,7 @@ class CameraModel:
                 break
             aimed += np.where(np.abs(missed) < max(self.size), missed, 0)
         rays[(~(np.abs(missed) < _WRONG)).any(axis=-1)] = np.nan
-        return rays.reshape(np.shape(pixels))
+        return np.asarray(rays.reshape(np.shape(pixels)), np.float64)
 
     def _project(self, rays: FloatArray) -> FloatArray:
         """Returns the pixels of rays [N, 1, 2]."""

@@ -80,7 +80,7 @@ def _read_png(body: bytes) -> NDArray[np.uint16]:
         coded = None
     if coded is None or coded.dtype != np.uint16 or coded.ndim != 2:
         raise MediaError("the PNG of a compressed depth image is damaged, or not grey with 16 bits")
-    return coded
+    return np.asarray(coded, np.uint16)
 
 
 def _read_rvl(body: bytes, image_format: str) -> NDArray[np.uint16]:
