@@ -172,7 +172,7 @@ def _load(message: Image | CompressedImage, header: Header, camera: str, decodin
 
 
 def camera_names(node: Node, settings: NodeSettings) -> list[str]:
-    """Returns the full names of the image topics; raises SettingError if a topic is not valid, or one of these repeated."""
+    """Returns the full names of the image topics; raises SettingError if a topic is not valid or one is repeated."""
     names: list[str] = []
     for parameter in ("camera_info_topics", "depth_topics", "image_topics"):
         try:
