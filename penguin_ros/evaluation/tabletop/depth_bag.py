@@ -1,6 +1,6 @@
 """Writes what a depth camera next to the colour camera sees of simulated views, and the true positions, as a bag.
 
-The depth images are half as wide and high as the pictures, as 16-bit PNG.
+The depth images have a third of the width and height of the pictures, as 16-bit PNG.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TYPES = {
     INFO: "sensor_msgs/msg/CameraInfo",
     POSITIONS: "penguin_vl/msg/GroundedCaption",
 }
-_SCALE = 2
+_SCALE = 3
 
 
 def write_depth_bag(path: Path, views: Iterable[View]) -> Path:

@@ -50,7 +50,9 @@ class PositionErrors:
         model_boxes.append([])
         for turn, raw in zip(sample.turns, answers, strict=True):
             if turn.expected.kind == "boxes":
-                named = [(item.rounded, centres[item.id]) for item in objects if item.rounded in turn.expected.objects]
+                named = [
+                    (item.grounded, centres[item.id]) for item in objects if item.grounded in turn.expected.objects
+                ]
                 found = parse(raw).objects
                 model_boxes[-1] += [depth.error_cm(found[i].box, centre) for i, centre in pair(found, named)]
 
