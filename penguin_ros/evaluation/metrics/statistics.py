@@ -123,7 +123,9 @@ def median_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[f
     if len(filled) < 2:
         return None, None
     drawn = np.random.default_rng(seed).integers(0, len(filled), (RESAMPLES, len(filled)))
-    return _percentile_interval(np.array([np.median(np.concatenate([filled[i] for i in row])) for row in drawn]))
+    medians = [np.median(np.concatenate([filled[i] for i in row])) for row in drawn]
+    low, high = np.percentile(medians, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], method="nearest")  # they may be infinite
+    return float(low), float(high)
 
 
 def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
