@@ -22,6 +22,7 @@ from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.episode import Episode, Evidence
 from penguin_engine.scene.episodes import small_jpeg
 from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.object_position import ObjectPosition
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
 from penguin_engine.scene.watches import Judgement
@@ -64,7 +65,7 @@ def caption_message(outcome: Outcome, age_s: float) -> msg.GroundedCaption:
         image_width_px=frame.source_size.width,
         image_height_px=frame.source_size.height,
         text=answer.grounding.text,
-        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
+        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size, outcome.positions),
         time_ranges=time_ranges,
         keyframe=frame.kind == FrameKind.KEY,
         visual_tokens=answer.visual_tokens,
@@ -96,7 +97,7 @@ def answer_message(outcome: Outcome, age_s: float) -> msg.Answer:
     time_ranges, unrepresentable = _time_ranges(outcome)
     return msg.Answer(
         text=answer.grounding.text,
-        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size),
+        objects=_objects(answer.grounding.objects, answer.scores, frame.source_size, outcome.positions),
         time_ranges=time_ranges,
         header=_header(frame, _recalled_frame_id(outcome)),
         camera=outcome.camera,
@@ -264,15 +265,23 @@ def _recalled_frame_id(outcome: Outcome) -> str:
     return next((item.episode.frame_id for item in shown if item.episode.stamp_ns == stamp_ns), "")
 
 
-def _objects(items: Sequence[GroundedObject], scores: Sequence[float], size: Size) -> list[msg.GroundedObject]:
+def _objects(
+    items: Sequence[GroundedObject],
+    scores: Sequence[float],
+    size: Size,
+    positions: Sequence[ObjectPosition | None] = (),
+) -> list[msg.GroundedObject]:
     objects = []
-    for item, score in zip(items, scores, strict=True):
+    for item, score, place in zip(items, scores, positions or [None] * len(items), strict=True):
         x_min, y_min, x_max, y_max = item.box.to_pixels(size)
-        objects.append(
-            msg.GroundedObject(
-                label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=score
-            )
+        message = msg.GroundedObject(
+            label=item.label, x_min_px=x_min, y_min_px=y_min, x_max_px=x_max, y_max_px=y_max, score=score
         )
+        if place is not None:
+            message.position_frame_id = place.frame_id
+            message.position = Point(**dict(zip("xyz", place.position.tolist(), strict=True)))
+            message.position_covariance = place.covariance.ravel()
+        objects.append(message)
     return objects
 
 

@@ -44,6 +44,9 @@ float32 y_min_px
 float32 x_max_px
 float32 y_max_px
 float32 score
+string position_frame_id
+geometry_msgs/Point position
+float64[9] position_covariance
 {_SEPARATOR}MSG: penguin_vl/TimeRange
 builtin_interfaces/Time start
 builtin_interfaces/Time end

@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from penguin_engine.runtimes.loading import RUNTIMES
@@ -55,7 +56,7 @@ class Setting:
         if kind is int and is_number and float(value).is_integer():
             return int(value)
         if kind is list and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return list(value)
+            return list(value) or [""]  # rclpy takes an empty list for one of bytes
         if kind in (bool, str) and isinstance(value, kind):
             return value
         raise SettingError(f"{self.name} is {quoted(value)}, it must be {_KINDS[kind]}")
@@ -87,6 +88,12 @@ SETTINGS = (
             live=False),
     Setting("image_reliability", "auto", "Reliability of the image subscriptions; auto is what the publishers offer.",
             choices=("auto", "best_effort", "reliable"), live=False),
+    Setting("depth_topics", [""], "Depth topic of each of image_topics, registered to it; '' for a camera without. "
+            "With depth, captions and answers carry the positions of their objects.", live=False),
+    Setting("camera_info_topics", [""], "CameraInfo topic of each of image_topics; '' for a camera without depth.",
+            live=False),
+    Setting("target_frame", "", "Frame of the positions, which needs TF (tf2_ros); empty for that of the camera.",
+            live=False),
     Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
             24, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
@@ -176,6 +183,7 @@ class NodeSettings:
                 "image_topics must name at least one topic, each once, as in ['/camera/image_raw']; "
                 f"it is {quoted(list(topics))}"
             )
+        _check_depth(values)
         share = values["token_budget"] // len(topics)
         memory = MemoryConfig(token_budget=share, **_group(values, "memory."))
         novelty = _group(values, "keyframe.")
@@ -196,6 +204,12 @@ class NodeSettings:
     def decoding(self) -> Decoding:
         """How image messages are decoded."""
         return Decoding(self["mono16_scaling"], self["max_image_pixels"])
+
+    @property
+    def depth_cameras(self) -> list[tuple[str, str, str]]:
+        """Image, depth and camera_info topic of each camera with depth."""
+        topics = zip(*(self[name] for name in ("image_topics", "depth_topics", "camera_info_topics")), strict=False)
+        return [item for item in topics if item[1]]
 
     @property
     def quota(self) -> Quota:
@@ -236,6 +250,26 @@ def _check_length(name: str, value: Any) -> None:
             raise SettingError(f"{name} has {len(value)} elements, the limit is {MAX_CAMERAS}")
         for item in value:
             _check_length(f"an element of {name}", item)
+
+
+def _check_depth(values: Mapping[str, Any]) -> None:
+    """Raises SettingError if the topics of depth and those of images do not belong together."""
+    images, depths, infos = (values[name] for name in ("image_topics", "depth_topics", "camera_info_topics"))
+    for name, topics in (("depth_topics", depths), ("camera_info_topics", infos)):
+        if topics != [""] and len(topics) != len(images):
+            raise SettingError(
+                f"{name} has {len(topics)} elements and image_topics {len(images)}: name one for each camera, '' for a "
+                "camera without depth"
+            )
+    for image, depth, info in zip_longest(images, depths, infos, fillvalue=""):
+        if bool(depth) != bool(info):
+            missing = "camera_info_topics" if depth else "depth_topics"
+            raise SettingError(f"{missing} names no topic for {quoted(image)}: a position needs depth and CameraInfo")
+    if values["target_frame"] and not any(depths):
+        raise SettingError(
+            f"target_frame is {quoted(values['target_frame'])} and depth_topics names no topic, so there are no "
+            "positions; set depth_topics, or leave target_frame empty"
+        )
 
 
 def _check(setting: Setting, value: Any) -> None:

@@ -62,8 +62,9 @@ def inspect_machine(root: Path = Path("/")) -> tuple[list[Finding], list[Finding
         *tensorrt,
         _ros(),
         _cv_bridge(),
-        _package("vision_msgs", ": ~/detections is not published"),
+        _package("vision_msgs", ": ~/detections and ~/detections_3d are not published"),
         _package("foxglove_msgs", ": ~/annotations is not published"),
+        _package("visualization_msgs", ": ~/markers is not published"),
         _jetson(root),
     ]
     return findings, [torch_runtime, onnx_runtime, tensorrt_runtime]

@@ -194,6 +194,7 @@ def export(
     fps: Annotated[float, typer.Option(help="Images per second.", min=1.0, max=30.0)] = 2.0,
     size: Annotated[int, typer.Option(help="Width and height in pixels.", min=56, max=1080)] = 168,
     seed: Annotated[int, typer.Option(help="Seed of the clips within the test split.", min=0)] = 0,
+    depth: Annotated[bool, typer.Option("--depth", help="Also write bags of a depth camera, with positions.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write clips of the simulated table-top as bags with questions, from seeds that are never trained on."""
@@ -202,7 +203,7 @@ def export(
 
     with ProgressBar(show=not as_json) as bar:
         bar.set_total(clips)
-        bags = write_clips(out, clips, Size(size, size), seed, seconds, fps, bar.add)
+        bags = write_clips(out, clips, Size(size, size), seed, seconds, fps, bar.add, depth)
     if as_json:
         print_json({"bags": [str(path) for path in bags], "questions": str(out / QUESTIONS_FILE)})
         return
@@ -234,6 +235,7 @@ def tabletop(
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
+    from penguin_ros.evaluation.tabletop.positions import PositionErrors
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
@@ -250,7 +252,7 @@ def tabletop(
                 file.writelines(json.dumps(asdict(turn)) + "\n" for turn in asked)
             bar.add()
 
-        scores = evaluate_tabletop(opened, processor, run, write)
+        scores = evaluate_tabletop(opened, processor, run, write, PositionErrors())
     if as_json:
         fields = ("value", "low", "high", "answers")
         values = {name: {field: getattr(score, field) for field in fields} for name, score in scores.items()}

@@ -56,7 +56,7 @@ class Camera:
         topic: str,
         settings: NodeSettings,
         time: NodeTime,
-        offer: Callable[[str, int, LoadFrame], None],
+        offer: Callable[[str, int, LoadFrame], object],
     ):
         """Subscribes.
 
@@ -247,11 +247,13 @@ def _fail(error: MediaError) -> Frame:
 
 
 def camera_names(node: Node, settings: NodeSettings) -> list[str]:
-    """Returns the full names of the image topics; raises SettingError if one is not valid or listed twice."""
-    try:
-        names = [camera_name(node, topic) for topic in settings["image_topics"]]
-    except UnknownCameraError as err:
-        raise SettingError(f"image_topics: {err}; rename it") from err
+    """Returns the full names of the image topics; raises SettingError if a topic is not valid or one is repeated."""
+    names: list[str] = []
+    for parameter in ("camera_info_topics", "depth_topics", "image_topics"):
+        try:
+            names = [camera_name(node, topic) for topic in settings[parameter] if topic]
+        except UnknownCameraError as err:
+            raise SettingError(f"{parameter}: {err}; rename it") from err
     if len(set(names)) < len(names):
         raise SettingError(f"image_topics resolves to {shortened(', '.join(names))}; it must name each topic once")
     return names

@@ -21,6 +21,7 @@ from penguin_models.types import Frame
 from penguin_ros import convert
 from penguin_ros.nodes.annotations import ANNOTATIONS, annotations_message
 from penguin_ros.nodes.episode_recorder import EpisodeRecorder
+from penguin_ros.nodes.outputs_3d import Outputs3d
 
 _LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -44,6 +45,7 @@ class Outputs:
         age_s: Callable[[str, int], float],
         pace: Pace | None,
         episodes: EpisodeRecorder | None = None,
+        has_depth: bool = False,
     ):
         """Creates the publishers, silent until the node is active; each camera has a latched memory topic.
 
@@ -53,6 +55,7 @@ class Outputs:
             age_s: Returns the age in seconds of a camera's frame with a stamp in nanoseconds.
             pace: The worker's pace.
             episodes: Keeps keyframes and captions; None if nothing does.
+            has_depth: Whether objects may have positions.
         """
         self.answers, self.captions = Latencies(), Latencies()
         self.errors, self.last_error = 0, ""
@@ -68,6 +71,7 @@ class Outputs:
         if ANNOTATIONS is not None:
             topics = {name: f"~/annotations{name if len(cameras) > 1 else ''}" for name in cameras}
             self._annotations = {name: self._advertise(ANNOTATIONS, topic, 10) for name, topic in topics.items()}
+        self._outputs_3d = Outputs3d(self._advertise) if has_depth else None
 
     def destroy(self) -> None:
         """Withdraws all topics."""
@@ -104,6 +108,8 @@ class Outputs:
             self._detections.publish(convert.detections_message(caption))
         if outcome.camera in self._annotations:
             self._annotations[outcome.camera].publish(annotations_message(caption))
+        if self._outputs_3d is not None:
+            self._outputs_3d.publish(caption, outcome)
         if self._overlay.get_subscription_count():
             self._overlay.publish(convert.overlay_message(outcome))
 

@@ -45,6 +45,7 @@ from penguin_ros.nodes.episode_recorder import EpisodeRecorder, open_store
 from penguin_ros.nodes.lasting_executor import LastingExecutor
 from penguin_ros.nodes.lifecycle_bond import LifecycleBond, check_bond
 from penguin_ros.nodes.loading_node import LoadingLifecycleNode
+from penguin_ros.nodes.locator import Locator
 from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.nodes.rcl_errors import middleware_errors
@@ -94,6 +95,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._cameras: list[Camera] = []
         self._episodes: EpisodeRecorder | None = None
         self._bond: LifecycleBond | None = None
+        self._locator: Locator | None = None
         self._server = AskServer(self, self._submit, self._queue.cancel, self._age_s)
         self._watch = WatchServer(self, self._watches, self._configured, partial(camera_name, self))
         self._recall = RecallServer(
@@ -204,9 +206,11 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._settings = settings = parameters.read(self)
         self._runtime, self._processor, pace, store = self.take_loaded()
         self._episodes = None if store is None else EpisodeRecorder.open(self, store, settings)
+        self._locator = Locator(self, settings, self._time)
         self._check_against_model(settings)
         camera_states = self._open_sessions(settings, pace)
-        self._outputs = Outputs(self, [state.camera for state in camera_states], self._age_s, pace, self._episodes)
+        names, has_depth = [state.camera for state in camera_states], bool(settings.depth_cameras)
+        self._outputs = Outputs(self, names, self._age_s, pace, self._episodes, has_depth)
         self._queue.limit, self._queue.refused = settings["queue_size"], 0
         self._watches.calibration = Calibration.of(self._processor)
         self._worker = SceneWorker(
@@ -219,6 +223,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             pace=pace,
             episodes=store,
             watches=self._watches,
+            locate=self._locator.positions,
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
@@ -240,9 +245,11 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
 
     @middleware_errors()
     def _activate(self) -> None:
-        assert self._worker is not None
+        assert self._worker is not None and self._locator is not None
+        self._locator.open()
+        offer = self._locator.keeping_depth(self._worker.offer)
         for topic in self._settings["image_topics"]:
-            self._cameras.append(Camera(self, topic, self._settings, self._time, self._worker.offer))
+            self._cameras.append(Camera(self, topic, self._settings, self._time, offer))
         self._note_silence(self._worker)
         if self._settings["bond_heartbeat_period"]:
             self._bond = LifecycleBond(self, self._settings["bond_heartbeat_period"])
@@ -250,6 +257,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     def _follow_graph(self) -> None:
         for camera in self._cameras:
             camera.follow_graph()
+        if self._locator is not None:
+            self._locator.follow_graph()
         if self._episodes is not None:
             self._episodes.settle()
 
@@ -271,6 +280,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         for camera in self._cameras:
             camera.close()
         self._cameras = []
+        if self._locator is not None:
+            self._locator.close()
 
     def _clean_up(self) -> None:
         self._deactivate()
@@ -281,8 +292,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._outputs.destroy()
         if self._episodes is not None:
             self._episodes.close()
+        if self._locator is not None:
+            self._locator.destroy()
         runtime = self._runtime
-        self._worker = self._outputs = self._episodes = self._runtime = self._processor = None
+        self._worker = self._outputs = self._episodes = self._locator = self._runtime = self._processor = None
         if runtime is not None:
             runtime.close()
 
@@ -383,6 +396,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             ]
         if self._episodes is not None:
             message.status = [*message.status, diagnostics.episodes_status(name, self._episodes)]
+        if self._locator is not None:
+            message.status = [*message.status, *self._locator.statuses(name)]
         if isinstance(self.executor, LastingExecutor):
             diagnostics.add_callback_errors(message.status[0], self.executor.errors, self.executor.newest_error)
         self._diagnostics.publish(message)

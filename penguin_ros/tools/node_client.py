@@ -10,7 +10,7 @@ from typing import Any
 
 import rclpy
 from penguin_vl.action import AskStream
-from penguin_vl.msg import Answer, Evidence
+from penguin_vl.msg import Answer, Evidence, GroundedObject
 from penguin_vl.srv import Ask
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
@@ -144,6 +144,7 @@ def answer_dict(message: Answer) -> dict[str, Any]:
                 "label": o.label,
                 "box_px": [o.x_min_px, o.y_min_px, o.x_max_px, o.y_max_px],
                 "score": None if math.isnan(o.score) else round(o.score, 4),
+                "position": _position_dict(o),
             }
             for o in message.objects
         ],
@@ -167,6 +168,14 @@ def answer_dict(message: Answer) -> dict[str, Any]:
         },
         "seconds": {"queue": message.queue_s, "first_token": message.first_token_s, "total": message.total_s},
     }
+
+
+def _position_dict(item: GroundedObject) -> dict[str, Any] | None:
+    """Returns the position of an object; None if it is not known."""
+    if not item.position_frame_id:
+        return None
+    place, covariance = item.position, [float(value) for value in item.position_covariance]
+    return {"frame_id": item.position_frame_id, "xyz_m": [place.x, place.y, place.z], "covariance_m2": covariance}
 
 
 def _evidence_dict(item: Evidence) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penguin_models.grounding import GroundedObject, format_grounding
-from penguin_ros.evaluation.tabletop.scenes import Score, summarise
-from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
+from penguin_ros.evaluation.tabletop.scenes import summarise
+from penguin_ros.evaluation.tabletop.scores import Score, Scored, score_answer
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 
 

@@ -83,7 +83,15 @@ class BagMaker:
         """Returns a GroundedCaption about an image of a size (height, width), with objects (label, box in pixels)."""
         sides = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
         items = [
-            self._message("penguin_vl/msg/GroundedObject", label=label, score=1.0, **dict(zip(sides, box, strict=True)))
+            self._message(
+                "penguin_vl/msg/GroundedObject",
+                label=label,
+                score=1.0,
+                **dict(zip(sides, box, strict=True)),
+                position_frame_id="",
+                position=self._message("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0),
+                position_covariance=np.zeros(9),
+            )
             for label, box in objects
         ]
         counts = ("visual_tokens", "generated_tokens", "malformed_boxes")

@@ -33,6 +33,13 @@ def test_cameras_share_the_budget_evenly():
     assert NodeSettings.from_values(values).memory.token_budget == 333
 
 
+def test_cameras_with_depth_are_those_that_name_a_depth_topic():
+    images, none = {**DEFAULTS, "image_topics": ["a", "b"]}, {"depth_topics": [], "camera_info_topics": [""]}
+    topics = {"depth_topics": ["", "d"], "camera_info_topics": ["", "i"], "target_frame": "map"}
+    assert NodeSettings.from_values(images | topics).depth_cameras == [("b", "d", "i")]
+    assert NodeSettings.from_values(images | none).depth_cameras == []
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -41,6 +48,10 @@ def test_cameras_share_the_budget_evenly():
         ("image_topics", [], "at least one"),
         ("image_topics", ["a", "a"], "each once"),
         ("image_topics", [f"b{i}" for i in range(300)], "image_topics has 300 elements, the limit is 64"),
+        ("depth_topics", ["d", ""], "depth_topics has 2 elements and image_topics 1: name one for each camera"),
+        ("depth_topics", ["d"], "camera_info_topics names no topic for 'image_raw': a position needs depth and"),
+        ("camera_info_topics", ["i"], "depth_topics names no topic for 'image_raw'"),
+        ("target_frame", "map", "target_frame is 'map' and depth_topics names no topic"),
         ("model", "x" * 10_000_000, "model has 10000000 characters, the limit is 4096"),
         ("max_image_pixels", 0, "from 1 to 1000000000"),
         ("keyframe.min_cells", 26, "from 1 to 25"),

@@ -31,8 +31,9 @@ def _open(settings):
 
 
 def _timed_offer(worker, camera, stamp_ns, load):
-    _offer(worker, camera, stamp_ns, load)
+    accepted = _offer(worker, camera, stamp_ns, load)
     sys.stderr.write(f"image handed over after {time.time_ns() - stamp_ns} ns\n")
+    return accepted
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Sample:
     truths: tuple[SceneTruth, ...] = ()  # what each frame shows; none for charts and texts
     events: tuple[Event, ...] = ()  # of a clip or pair
     classes: tuple[UInt8Array, ...] = field(default=(), repr=False)  # [H, W] each, indices into CLASSES
+    last: View | None = field(default=None, repr=False)  # the view that questions about a single picture refer to
 
     @property
     def conversations(self) -> list[dict[str, str]]:
@@ -164,6 +165,7 @@ class TabletopDataset:
             truths=tuple(view.truth for view in views),
             events=events,
             classes=tuple(_class_ids(view.scene, view.picture) for view in views),
+            last=views[-1],
         )
 
     def __getstate__(self) -> dict[str, Any]:

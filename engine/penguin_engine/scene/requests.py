@@ -14,6 +14,7 @@ from penguin_engine.runtimes.base import check_fits
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import HeldFrame
+from penguin_engine.scene.object_position import ObjectPosition
 from penguin_models.errors import BusyError, CancelledError, NotActiveError, PromptError
 from penguin_models.processor import Processor
 from penguin_models.quoting import shortened
@@ -125,6 +126,7 @@ class Outcome:
     frame: HeldFrame  # the frame as the memory holds it
     pixels: UInt8Array  # pixels of the frame when the work began, uint8 [H, W, 3]
     queue_s: float = 0.0  # seconds the question waited for the worker
+    positions: Sequence[ObjectPosition | None] = ()  # where each object is, None if unknown; empty if none is known
 
 
 class PendingRequest:

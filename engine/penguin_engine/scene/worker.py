@@ -27,6 +27,7 @@ from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.multi_camera import ask_cameras, newest_last
+from penguin_engine.scene.object_position import ObjectPosition
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
@@ -77,6 +78,7 @@ class SceneWorker:
         pace: Pace | None = None,
         episodes: EpisodeReader | None = None,
         watches: Watches | None = None,
+        locate: Callable[[Outcome], Sequence[ObjectPosition | None]] = lambda outcome: (),
     ):
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
@@ -84,6 +86,7 @@ class SceneWorker:
         self.pace, self.episodes = pace, episodes
         self.watches = Watches() if watches is None else watches  # an empty one is false
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
+        self._locate = locate
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
         self._stopping = False
@@ -115,10 +118,12 @@ class SceneWorker:
             self._news = True
             self._wake.notify()
 
-    def offer(self, camera: str, stamp_ns: int, load: LoadFrame) -> None:
-        """Offers a camera's newest frame, unless the queue is closed."""
-        if not self.queue.closed and self.camera_states[camera].mailbox.offer(stamp_ns, load):
+    def offer(self, camera: str, stamp_ns: int, load: LoadFrame) -> bool:
+        """Offers a camera's newest frame, unless the queue is closed; returns whether it was accepted."""
+        accepted = not self.queue.closed and self.camera_states[camera].mailbox.offer(stamp_ns, load)
+        if accepted:
             self.wake()
+        return accepted
 
     def submit(
         self, request: Request, on_text: Callable[[str, int], None] = lambda piece, tokens: None
@@ -290,7 +295,7 @@ class SceneWorker:
         queue_s = self._clock() - pending.submitted_s
         try:
             with self.pace.answering() if self.pace is not None else nullcontext():
-                outcome = self._ask(pending, queue_s)
+                outcome = self._located(self._ask(pending, queue_s))
             self._listener.on_answer(outcome)
         except Exception as err:  # noqa: BLE001 - the caller gets it, and the worker continues
             self.queue.done(err)
@@ -402,7 +407,15 @@ class SceneWorker:
             return
         state.captioned(frame)
         state.captions += 1
-        self._listener.on_caption(Outcome(answer, state.camera, frame, pixels))
+        self._listener.on_caption(self._located(Outcome(answer, state.camera, frame, pixels)))
+
+    def _located(self, outcome: Outcome) -> Outcome:
+        """Returns an outcome with the positions of its objects."""
+        try:
+            return replace(outcome, positions=self._locate(outcome))
+        except Exception as err:  # noqa: BLE001 - an answer without positions is better than none
+            self._listener.on_failure("locating objects", err)
+            return outcome
 
     def _prefill(self) -> bool:
         for state in self.camera_states.values():

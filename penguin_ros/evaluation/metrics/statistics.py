@@ -114,6 +114,20 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     return {"p50": p50, "p90": p90, "p99": p99}
 
 
+def median_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float] | tuple[None, None]:
+    """Returns the 95 % percentile bootstrap interval of the median of all values, drawing groups with replacement.
+
+    None and None if fewer than two groups have values.
+    """
+    filled = [np.array(group) for group in groups if len(group)]
+    if len(filled) < 2:
+        return None, None
+    drawn = np.random.default_rng(seed).integers(0, len(filled), (RESAMPLES, len(filled)))
+    medians = [np.median(np.concatenate([filled[i] for i in row])) for row in drawn]
+    low, high = np.percentile(medians, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], method="nearest")  # they may be infinite
+    return float(low), float(high)
+
+
 def _resampled(columns: Sequence[Sequence[Ratio]], seed: int) -> FloatArray:
     """Returns the scores of each resample [RESAMPLES, columns]; NaN if no question that counts was drawn."""
     sums = np.array(columns)  # [columns, questions, numerator and denominator]

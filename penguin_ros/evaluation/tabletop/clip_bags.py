@@ -23,6 +23,7 @@ from penguin_ros.evaluation.question_file import (
     Question,
     write_questions,
 )
+from penguin_ros.evaluation.tabletop.depth_bag import write_depth_bag
 from penguin_ros.evaluation.tabletop.truth_bag import CAMERA, TrueFrame, write_bag
 from penguin_tabletop.clips.events import EventKind
 from penguin_tabletop.clips.timeline import TabletopClip
@@ -55,8 +56,11 @@ def write_clips(
     seconds: float = 20.0,
     fps: float = 2.0,
     on_clip: Callable[[], None] = lambda: None,
+    depth: bool = False,
 ) -> list[Path]:
     """Writes clips of the test split as bags in a folder, with one file of questions, and returns the bags' paths.
+
+    With `depth`, each has a bag `...-depth` next to it, with what a depth camera sees.
 
     The seed selects clips within the split; `fps` is in images per second; `on_clip` is called after each clip.
 
@@ -72,6 +76,8 @@ def write_clips(
         views = list(clip.frames(renderer))
         frames = (TrueFrame(v.stamp_s, v.picture.rgb, [item.grounded for item in v.truth.objects]) for v in views)
         bags.append(write_bag(folder / f"tabletop-{number}", frames))
+        if depth:
+            write_depth_bag(folder / f"tabletop-{number}-depth", views)
         questions += clip_questions(f"tabletop-{number}", clip, views)
         on_clip()
     write_questions(folder / QUESTIONS_FILE, questions)

@@ -18,8 +18,9 @@ from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Size
-from penguin_ros.evaluation.metrics.statistics import Ratio, intervals, ratio, sum_ratios
-from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Scored, score_answer
+from penguin_ros.evaluation.metrics.statistics import intervals, ratio, sum_ratios
+from penguin_ros.evaluation.tabletop.positions import PositionErrors
+from penguin_ros.evaluation.tabletop.scores import QUESTION, TITLES, Score, Scored, score_answer
 from penguin_tabletop.dataset import Mixture, Sample, TabletopDataset, TabletopSettings
 from penguin_tabletop.seeds import Split
 
@@ -56,27 +57,17 @@ class AskedTurn:
     right: bool
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score with its 95 % interval over scenes."""
-
-    title: str
-    value: float
-    low: float | None  # lower bound of the interval; None if fewer than two scenes count
-    high: float | None  # upper bound of the interval
-    answers: int  # that count
-    parts: tuple[Ratio, ...] = field(default=(), repr=False)  # of each scene, for paired comparisons
-
-
 def evaluate_tabletop(
     runtime: Runtime,
     processor: Processor,
     run: TabletopRun,
     on_answers: Callable[[Sequence[AskedTurn]], None] = lambda asked: None,
+    positions: PositionErrors | None = None,
 ) -> dict[str, Score]:
     """Asks about every scene and returns the scores by name, in the order of tables.
 
-    After each scene, `on_answers` gets the answers about it.
+    After each scene, `on_answers` gets the answers about it. `positions` measures where the boxes of the answers are in
+    space, and with it the scores end with the position errors.
 
     Raises:
         PenguinError: The token budget is too small for a scene, or the prompt is too long for the model.
@@ -87,12 +78,15 @@ def evaluate_tabletop(
     for number in range(run.scenes):
         sample, asked = dataset[number], []
         scored.append([])
-        for turn, raw in zip(sample.turns, _answer_turns(runtime, processor, run, sample), strict=True):
+        answers = _answer_turns(runtime, processor, run, sample)
+        if positions is not None:
+            positions.add_scene(sample, answers)
+        for turn, raw in zip(sample.turns, answers, strict=True):
             score = score_answer(turn, raw)
             scored[-1].append(score)
             asked.append(AskedTurn(sample.id, turn.task, turn.question, turn.answer, raw, score.right))
         on_answers(asked)
-    return summarise(scored)
+    return summarise(scored) | (positions.scores() if positions is not None else {})
 
 
 def summarise(scored: Sequence[Sequence[Scored]]) -> dict[str, Score]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from penguin_models.grounding import Grounding, TimeRange, parse
@@ -49,6 +49,18 @@ class Scored:
 
     parts: dict[str, Ratio]
     right: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95 % interval over scenes."""
+
+    title: str
+    value: float
+    low: float | None  # lower bound of the interval; None if fewer than two scenes count
+    high: float | None  # upper bound of the interval
+    answers: int  # that count
+    parts: tuple[Ratio, ...] = field(default=(), repr=False)  # of each scene, for paired comparisons
 
 
 def score_answer(turn: Turn, raw: str) -> Scored:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,22 @@ def write_bag(path: Path, frames: Iterable[TrueFrame]) -> Path:
     Frames are in order of time; time 0 gets the stamp START_NS. Raises EvaluationError if the folder exists already,
     and WriteError, leaving no folder behind, if it cannot be written.
     """
+    with writing_bag(path) as writer:
+        _write_frames(writer, frames)
+    return path
+
+
+@contextmanager
+def writing_bag(path: Path) -> Iterator[Writer]:
+    """Opens a new bag for a block, and removes it if the block fails; raises as `write_bag`."""
     if path.exists():
         raise EvaluationError(f"bag {path} cannot be written: it exists already; choose another folder")
     try:
         with writing(path), Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            _write_frames(writer, frames)
+            yield writer
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return path
 
 
 def _write_frames(writer: Writer, frames: Iterable[TrueFrame]) -> None:
@@ -61,10 +69,10 @@ def _write_frames(writer: Writer, frames: Iterable[TrueFrame]) -> None:
     detections = writer.add_connection(TRUTH, _DETECTIONS, typestore=store)
     for frame in frames:
         stamp_ns = START_NS + round(frame.time_s * 1e9)
-        header, size = _header(stamp_ns), Size(*frame.rgb.shape[:2])
-        image = _make(_IMAGE, header=header, format="jpeg", data=_jpeg(frame.rgb))
+        header, size = make_header(stamp_ns), Size(*frame.rgb.shape[:2])
+        image = make(_IMAGE, header=header, format="jpeg", data=_jpeg(frame.rgb))
         boxes = [_detection(header, item, size) for item in frame.objects]
-        array = _make(_DETECTIONS, header=header, detections=boxes)
+        array = make(_DETECTIONS, header=header, detections=boxes)
         writer.write(images, stamp_ns, store.serialize_cdr(image, _IMAGE))
         writer.write(detections, stamp_ns, store.serialize_cdr(array, _DETECTIONS))
 
@@ -75,24 +83,26 @@ def _jpeg(rgb: UInt8Array) -> UInt8Array:
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def _make(kind: str, **fields: Any) -> Any:
+def make(kind: str, **fields: Any) -> Any:
+    """Returns a message of rosbags."""
     return typestore().types[kind](**fields)
 
 
-def _header(stamp_ns: int) -> Any:
-    stamp = _make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-    return _make("std_msgs/msg/Header", stamp=stamp, frame_id="camera")
+def make_header(stamp_ns: int) -> Any:
+    """Returns the header of a message of the simulated camera."""
+    stamp = make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return make("std_msgs/msg/Header", stamp=stamp, frame_id="camera")
 
 
 def _detection(header: Any, item: GroundedObject, size: Size) -> Any:
     x_min, y_min, x_max, y_max = item.box.to_pixels(size)
-    position = _make("vision_msgs/msg/Point2D", x=(x_min + x_max) / 2, y=(y_min + y_max) / 2)
-    centre = _make("vision_msgs/msg/Pose2D", position=position, theta=0.0)
-    box = _make("vision_msgs/msg/BoundingBox2D", center=centre, size_x=x_max - x_min, size_y=y_max - y_min)
-    origin = _make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
-    rotation = _make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
-    pose = _make("geometry_msgs/msg/Pose", position=origin, orientation=rotation)
-    uncertain_pose = _make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36))
-    hypothesis = _make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=1.0)
-    result = _make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=uncertain_pose)
-    return _make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")
+    position = make("vision_msgs/msg/Point2D", x=(x_min + x_max) / 2, y=(y_min + y_max) / 2)
+    centre = make("vision_msgs/msg/Pose2D", position=position, theta=0.0)
+    box = make("vision_msgs/msg/BoundingBox2D", center=centre, size_x=x_max - x_min, size_y=y_max - y_min)
+    origin = make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
+    rotation = make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = make("geometry_msgs/msg/Pose", position=origin, orientation=rotation)
+    uncertain_pose = make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36))
+    hypothesis = make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=1.0)
+    result = make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=uncertain_pose)
+    return make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")

@@ -84,14 +84,14 @@ def make(processor):
     """Returns a function that builds and starts a worker."""
     workers = []
 
-    def build(cameras=("a",), caption=NO_CAPTIONS, **script):
+    def build(cameras=("a",), caption=NO_CAPTIONS, locate=lambda outcome: (), **script):
         runtime = ScriptedRuntime(processor, **script)
         camera_states = [
             CameraState(c, SceneSession(runtime, processor, EveryFrameIsKey(), MemoryConfig(500)), Mailbox(0.0))
             for c in cameras
         ]
         listener = RecordingListener()
-        worker = SceneWorker(runtime, processor, camera_states, caption, RequestQueue(4), listener)
+        worker = SceneWorker(runtime, processor, camera_states, caption, RequestQueue(4), listener, locate=locate)
         worker.listener, worker.runtime, worker.processor = listener, runtime, processor
         worker.start()
         resume(worker)
@@ -139,6 +139,20 @@ def test_an_answer_belongs_to_the_newest_frame(make):
     assert (outcome.camera, outcome.frame.header, outcome.answer.frames) == ("a", "header 2", 2)
     assert outcome.answer.start_ns == SECOND and outcome.answer.generated_tokens > 5
     assert worker.listener.answers == [outcome]
+
+
+def test_answers_and_captions_carry_positions_and_an_error_in_them_loses_neither(make):
+    def locate(outcome):
+        if outcome.frame.header == "header 2":
+            raise RuntimeError("boom")
+        return [f"{item.label} of {outcome.frame.header}" for item in outcome.answer.grounding.objects]
+
+    worker = make(caption=CaptionConfig(on_keyframe=True), locate=locate)
+    offer_and_wait(worker, 1)
+    worker.listener.wait(lambda: worker.listener.captions)
+    assert answer(worker).positions == worker.listener.captions[0].positions == ["red cube of header 1"]
+    offer_and_wait(worker, 2)
+    assert answer(worker).positions == () and "boom" in str(worker.listener.failures[0][1])
 
 
 def test_text_is_streamed_with_its_number_of_tokens(make):

@@ -40,6 +40,8 @@ class RenderedPicture:
     rgb: UInt8Array  # uint8 [H, W, 3]
     # int32 [SUPERSAMPLE*H, SUPERSAMPLE*W], id of the object that each part of a pixel shows, or NOTHING
     ids: Int32Array
+    # float32 [SUPERSAMPLE*H, SUPERSAMPLE*W], metres along the viewing axis of the object that each part shows, or inf
+    depth: Float32Array
     visibility: dict[int, Visibility]  # of each object that can be seen, by id
 
     @property
@@ -85,7 +87,7 @@ class SceneRenderer:
             np.copyto(colours[area], sprite.rgb, where=nearer[..., None])
         _overlay(picture, colours, ids)
         visibility = {thing.id: seen for thing, sprite in sprites if (seen := _visibility(thing, sprite, ids))}
-        return RenderedPicture(_expose(picture, scene.sensor), ids, visibility)
+        return RenderedPicture(_expose(picture, scene.sensor), ids, depth, visibility)
 
 
 def _printed_sprite(renderer: SpriteRenderer, size: Size, thing: Thing, camera: Camera, light: Light) -> Sprite | None:

@@ -85,7 +85,9 @@ def test_the_closest_message_within_half_a_second_is_used(bags):
 
 def test_captions_become_boxes(bags):
     box = dict(zip(("x_min_px", "y_min_px", "x_max_px", "y_max_px"), (1.0, 2.0, 3.0, 4.0), strict=True))
-    item = make("penguin_vl/msg/GroundedObject", label="red cube", score=0.5, **box)
+    point = make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
+    place = {"position_frame_id": "", "position": point, "position_covariance": np.zeros(9)}
+    item = make("penguin_vl/msg/GroundedObject", label="red cube", score=0.5, **box, **place)
     numbers = dict.fromkeys(("visual_tokens", "generated_tokens", "malformed_boxes"), 0)
     seconds = dict.fromkeys(("frame_age_s", "first_token_s", "total_s"), 0.0)
     caption = make(
