@@ -46,6 +46,8 @@ def compressed_depth(data: bytes, image_format: str, max_pixels: int = MAX_IMAGE
         return stored
     if not has_header:
         raise MediaError(f"{what} cannot be decoded: 32FC1 needs the header of compressed_depth_image_transport")
+    if not (np.isfinite([scale, offset]).all() and scale > 0):
+        raise MediaError(f"{what} cannot be decoded: its header has the values {scale:g} and {offset:g}, not valid")
     with np.errstate(divide="ignore", over="ignore"):
         depth = np.float32(scale) / (stored.astype(np.float32) - np.float32(offset))
     return np.where(stored == 0, np.float32(np.nan), depth)
@@ -54,8 +56,8 @@ def compressed_depth(data: bytes, image_format: str, max_pixels: int = MAX_IMAGE
 def _png(content: bytes, what: str, max_pixels: int) -> NDArray[np.uint16]:
     try:
         with opened(content, what, ("PNG",), max_pixels) as image:
-            if not image.mode.startswith(("I", "L")):
-                raise MediaError(f"the PNG has colours ({image.mode}), depth has one channel")
+            if not image.mode.startswith("I"):
+                raise MediaError(f"{what} cannot be decoded: its PNG has pixels of mode {image.mode}, not 16-bit grey")
             return np.asarray(image).astype(np.uint16)
     except UnidentifiedImageError as err:
         raise MediaError(f"{what} cannot be decoded: its data begin with {content[:4].hex(' ')}, not as PNG") from err
