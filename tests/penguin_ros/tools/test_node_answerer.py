@@ -1,0 +1,52 @@
+"""`penguin-vl serve --node`: the OpenAI API about what a running node sees."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import openai
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAAC"
+
+
+def test_requests_without_an_image_are_about_what_the_robot_sees(robot, start_node, image):
+    node = start_node(caption__on_keyframe=False)
+    command = [sys.executable, "-m", "penguin_ros.cli.main", "serve", "--node", node.name, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        address = re.search(r"http://\S+", server.stderr.readline())[0]
+        client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+
+        def ask(content="What is there?", **options):
+            messages = [{"role": "user", "content": content}]
+            return client.chat.completions.create(**{"model": node.name.strip("/"), "messages": messages} | options)
+
+        while True:  # until the node is discovered
+            try:
+                ask()
+            except openai.InternalServerError as err:
+                if err.code == "no_frames":
+                    break
+                assert err.code == "not_active" and "there is no node" in err.message
+        robot.publish_and_wait(node, image(1.0))
+        whole = ask()
+        assert "red cube" in whole.choices[0].message.content and whole.usage.completion_tokens
+        [found] = whole.choices[0].message.grounding["objects"]
+        assert found["label"] == "red cube" and found["box_px"][0] == pytest.approx(8, abs=1)
+        pieces = [each.choices[0].delta.content or "" for each in ask(stream=True, max_tokens=3)]
+        assert "".join(pieces)
+        for options, message in (
+            (
+                {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
+                "one message",
+            ),
+            ({"temperature": 1.0}, "settings of its own|its own settings"),
+            ({"content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}, "has no model for images"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=message):
+                ask(**options)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) in (0, 130, -signal.SIGINT), server.stderr.read()
