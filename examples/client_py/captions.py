@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Prints the captions that the node publishes, until Ctrl-C: python3 captions.py"""
 
+from contextlib import suppress
+
 import rclpy
 from penguin_vl.msg import GroundedCaption
 from rclpy.executors import ExternalShutdownException
@@ -23,10 +25,8 @@ class CaptionPrinter(Node):
 def main() -> None:
     """Runs the printer."""
     rclpy.init()
-    try:
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(CaptionPrinter())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
 
 
 if __name__ == "__main__":
