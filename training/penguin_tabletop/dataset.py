@@ -15,6 +15,7 @@ from penguin_models.types import Size, UInt8Array
 from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import TabletopClip, check_timing
 from penguin_tabletop.conversations.clip_tasks import ClipTruth, clip_turns, what_changed
+from penguin_tabletop.conversations.condition_tasks import condition_turns
 from penguin_tabletop.conversations.language import as_typed
 from penguin_tabletop.conversations.picture_tasks import picture_turns
 from penguin_tabletop.conversations.text_tasks import repeat, text_turns
@@ -23,6 +24,7 @@ from penguin_tabletop.render.charts import draw_chart
 from penguin_tabletop.render.picture import NOTHING, SUPERSAMPLE, RenderedPicture, SceneRenderer, check_size
 from penguin_tabletop.scene.catalogue import COLOURS, KINDS
 from penguin_tabletop.scene.planning import plan_scene
+from penguin_tabletop.scene.random_parts import empty_scene
 from penguin_tabletop.scene.scene import Scene
 from penguin_tabletop.seeds import Random, Split, choose_weighted, seeded_random
 from penguin_tabletop.truth import SceneTruth, View, view_of
@@ -33,6 +35,7 @@ CLASSES = ("nothing", *(f"{colour} {kind}" for kind in KINDS for colour in (*COL
 """Names of the class ids in masks: every kind in every colour; "any" for kinds that have no colour."""
 _TRIES = 20
 _PAIR_S = 7.0
+_EMPTY_SHARE = 0.06
 _Content = tuple[list[View], list[Turn], tuple[Event, ...]]
 _PLACEHOLDERS: dict[Family, str] = {"image": "<image>\n", "pair": "<image>\n<image>\n", "clip": "<video>\n"}
 
@@ -118,6 +121,7 @@ class TabletopSettings:
     seconds: float | None = None  # length of clips; random if None
     mixture: Mixture = field(default_factory=Mixture)
     drills: float = 0.0  # share of texts that are only to be repeated
+    conditions: int = 0  # largest number of conditions to judge in an image or clip, besides its turns
 
     def __post_init__(self) -> None:
         self.split.seed(0, self.base)
@@ -151,7 +155,10 @@ class TabletopDataset:
             name,
             seed,
             family,
-            turns=tuple(replace(turn, question=as_typed(asking, turn.question)) for turn in turns),
+            turns=(
+                *(replace(turn, question=as_typed(asking, turn.question)) for turn in turns),
+                *(_conditions(views, seed, settings.conditions) if family != "pair" else ()),
+            ),
             frames=tuple(view.picture.rgb for view in views),
             stamps_s=tuple(view.stamp_s for view in views) if family == "clip" else (),
             truths=tuple(view.truth for view in views),
@@ -171,9 +178,17 @@ def _text_sample(name: str, seed: int, settings: TabletopSettings) -> Sample:
     return Sample(name, seed, "text", tuple(turns))
 
 
+def _conditions(views: list[View], seed: int, most: int) -> list[Turn]:
+    """Returns conditions to judge in the last view; the other questions do not depend on them."""
+    gone = [item.label for view in views[:-1] for item in view.truth.objects]
+    return condition_turns(views[-1].truth, seeded_random(seed, "conditions"), most, gone)
+
+
 def _make_image(seed: int, renderer: SceneRenderer, settings: TabletopSettings, asking: Random) -> _Content:
-    """Makes a picture and questions about it."""
+    """Makes a picture and questions about it; with conditions, now and then of an empty table."""
     random = seeded_random(seed, "image")
+    if settings.conditions and seeded_random(seed, "empty").random() < _EMPTY_SHARE:
+        return [view_of(empty_scene(random), renderer)], [], ()
     for _ in range(_TRIES):
         view = view_of(plan_scene(random, settings.size), renderer)
         if view.truth.is_clear:

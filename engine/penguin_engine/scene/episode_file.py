@@ -34,6 +34,7 @@ from penguin_models.errors import EpisodeError
 from penguin_models.quoting import shortened
 
 _INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?{', ?' * len(COLUMNS)})"
+_MAGIC = b"SQLite format 3\0"
 _DELETED_AT_ONCE = 1000
 _SLACK = 16 * 2**20
 _FULL_BYTES = 100_000
@@ -44,7 +45,7 @@ class EpisodeFile:
     """Writes the file (an EpisodeWriter); one object at a time, in one thread at a time.
 
     Raises (when created):
-        EpisodeError: Another process writes the file, or SQLite has no full-text search.
+        EpisodeError: Another process writes the file, it is not a database, or SQLite has no full-text search.
         WriteError: The folder or the lock cannot be created.
     """
 
@@ -58,12 +59,22 @@ class EpisodeFile:
         self._lock = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)  # any thread may close it
         with writing(path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_own()
             try:
                 self._lock.acquire()
             except Timeout as err:
                 raise EpisodeError(
                     f"{path} is already written by {_owner(self.path)}; stop it, or choose another file"
                 ) from err
+
+    def _check_own(self) -> None:
+        """Refuses a file of another kind; an episode file that is damaged is known by its lock."""
+        if not self.path.is_file() or Path(self._lock.lock_file).exists():
+            return
+        with self.path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+        if head and head != _MAGIC:
+            raise EpisodeError(f"{self.name} is not an SQLite file, so episodes cannot go there; choose another file")
 
     @property
     def limit_bytes(self) -> int:

@@ -78,6 +78,15 @@ def test_a_damaged_file_is_set_aside(tmp_path, damage):
     assert (tmp_path / "e.db.broken").exists()
 
 
+def test_a_file_of_another_kind_is_left_alone(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("What I did today.")
+    for _ in range(2):
+        with pytest.raises(EpisodeError, match=r"notes\.md is not an SQLite file, .* choose another file"):
+            open_episodes(path)
+    assert path.read_text() == "What I did today." and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_reader_without_end_does_not_let_the_log_grow(tmp_path, monkeypatch):
     monkeypatch.setattr(episode_schema, "_BUSY_S", 0.02)
     monkeypatch.setattr("penguin_engine.scene.episodes._RETRY_S", 0.01)

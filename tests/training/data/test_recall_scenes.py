@@ -12,6 +12,7 @@ import pytest
 from penguin_models.grounding import parse
 from penguin_models.judge import judge_segments
 from penguin_models.types import Frame, FrameKind
+from penguin_models.watch import watch_question
 from penguin_tabletop.clips.events import Event
 from penguin_training.data.memory_clips import draw_memory
 from penguin_training.data.recall_scenes import EventPolicy, RecallScenes
@@ -38,7 +39,7 @@ def scenes(processor):
     def draw(sample):
         return draw_memory(MEMORY, processor.images, sample, 0)
 
-    return RecallScenes(0, (30.0, 60.0), 6, draw)
+    return RecallScenes(0, (30.0, 60.0), 6, draw, conditions=3)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def question_and_answers(sample):
 
 
 def test_a_recording_is_shown_as_the_memory_holds_it(scenes, reader):
-    sizes, times = Counter(), 0
+    sizes, times, judged = Counter(), 0, Counter()
     for number in range(3):
         sample = scenes.read(number, "recall")
         frames = sample.media[0].frames
@@ -62,11 +63,13 @@ def test_a_recording_is_shown_as_the_memory_holds_it(scenes, reader):
         sizes.update(frame.rgb.shape[:2] for frame in frames)
         assert reader.encode(sample, measured).turns
         for question, answer in question_and_answers(sample):
+            judged.update([str(answer)] if question == watch_question(question.split("\n")[0]) else [])
             for span in parse(str(answer)).time_ranges:
                 times += 1
                 assert 0 <= span.start_s < span.end_s <= 60, question
                 assert any(span.start_s - 1 <= frame.time_s <= span.end_s + 1 for frame in frames)
     assert set(sizes) == {(168, 168), (112, 112)} and times
+    assert set(judged) == {"yes", "no"}
 
 
 def test_episodes_are_shown_before_the_newest_frames_of_hours(scenes, reader):

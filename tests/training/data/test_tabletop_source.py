@@ -24,7 +24,7 @@ MIXTURE = {"image": 3, "pair": 1, "clip": 1, "chart": 1, "text": 1}
 def rendered(values, reconstruction):
     """A stage over nine scenes of every family."""
     values = reconstruction(values)
-    scenes = {"scenes": 9, "seed": 3, "mixture": MIXTURE, "turns": 2}
+    scenes = {"scenes": 9, "seed": 3, "mixture": MIXTURE, "turns": 2, "conditions": 2}
     values["data"] |= {"streamed": True, "block": 3, "files": [{"tabletop": scenes}]}
     values["budgets"] |= {"tokens": 2048, "visual_tokens": 1024, "micro_batches": 1}
     values["schedule"] = {"steps": 5}
@@ -34,7 +34,7 @@ def rendered(values, reconstruction):
 def test_rendered_samples_equal_written_ones(rendered, parse, tmp_path):
     settings = parse(rendered)
     reader = make_reader(settings, make_blueprint(settings))
-    samples = TabletopSettings(base=3, turns=2, mixture=Mixture(**MIXTURE))
+    samples = TabletopSettings(base=3, turns=2, conditions=2, mixture=Mixture(**MIXTURE))
     write(tmp_path, WriterSettings(samples, images="png"), 9)
     file = AnnotationFile(tmp_path / "annotations.jsonl")
     scenes = settings.data.files[0].tabletop

@@ -156,6 +156,31 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "nothing_changed": ("Nothing has changed.", "Nothing is different.", "Everything is as before."),
 }
 
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "there": (
+        "{an} is on the table", "there is {an}", "there is {an} on the table", "{an} can be seen", "I see {an}",
+        "{an} is there", "{an} is in view",
+    ),
+    "not_there": (
+        "there is no {name}", "there is no {name} on the table", "no {name} can be seen", "no {name} is on the table",
+        "the {name} is gone", "the {name} is missing",
+    ),
+    "colour": ("the {kind} is {colour}", "the {kind} on the table is {colour}"),
+    "count": (
+        "there {are} {n} {what}", "there {are} {n} {what} on the table", "{n} {what} {are} on the table",
+        "I see {n} {what}", "{n} {what} can be seen",
+    ),
+    "side": ("the {label} is {where}", "the {label} is {where} of the picture"),
+    "something": (
+        "something is on the table", "there is something on the table", "there is an object on the table",
+        "the table is not empty",
+    ),
+    "nothing": (
+        "nothing is on the table", "there is nothing on the table", "the table is empty", "no object is on the table",
+    ),
+}
+"""Statements that a model judges."""
+
 VERBS: dict[EventKind, tuple[str, ...]] = {
     "appears": ("appears", "comes into view", "is put on the table"),
     "moved": ("is moved", "changes its place"),

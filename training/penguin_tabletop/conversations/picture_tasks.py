@@ -24,7 +24,7 @@ _TRIES_PER_TURN = 10
 
 def count_objects(truth: SceneTruth, random: Random) -> Turn:
     """Asks for the number of objects, of a kind, of a colour, or in all."""
-    singular, plural, number = _countable(truth, random)
+    singular, plural, number = countable(truth, random)
     question = ask(random, "count", what=plural)
     sentence = f"There {are(number)} {number or 'no'} {singular if number == 1 else plural}."
     expected = ExpectedReply("number", number=number)
@@ -62,7 +62,7 @@ def kind_of_colour(truth: SceneTruth, random: Random) -> Turn | None:
 
 def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks for the place of one object relative to another."""
-    if not (pair := _related_pair(truth, random)):
+    if not (pair := related_pair(truth, random)):
         return None
     subject, name, other = pair
     sentence = f"The {subject.label} is {name} the {other.label}."
@@ -71,7 +71,7 @@ def relation_between(truth: SceneTruth, random: Random) -> Turn | None:
 
 def relation_holds(truth: SceneTruth, random: Random) -> Turn | None:
     """Asks whether a stated relation holds; yes and no are equally likely."""
-    if not (pair := _related_pair(truth, random)):
+    if not (pair := related_pair(truth, random)):
         return None
     subject, name, other = pair
     holds = bool(random.random() < 0.5)
@@ -87,7 +87,7 @@ def exists(truth: SceneTruth, random: Random) -> Turn:
         item = pick(random, truth.objects)
         name = f"{item.colour} {item.kind}" if item.colour else item.kind
     else:
-        name = _absent_object(truth, random)
+        name = absent_object(truth, random)
     fact = f"there is {an(name)}." if present else f"there is no {name}."
     return _yes_no("existence", random, present, fact, an=an(name))
 
@@ -212,7 +212,7 @@ def _unnamed_colours(truth: SceneTruth) -> tuple[str | None, ...]:
     return (None, "orange") if any(item.kind == "robot arm" for item in truth.objects) else (None,)
 
 
-def _countable(truth: SceneTruth, random: Random) -> tuple[str, str, int]:
+def countable(truth: SceneTruth, random: Random) -> tuple[str, str, int]:
     """Returns the singular and plural of what to count, and its number, which is zero now and then."""
     draw = random.random()
     if draw < 0.3:
@@ -228,7 +228,7 @@ def _countable(truth: SceneTruth, random: Random) -> tuple[str, str, int]:
     return f"{colour} object", f"{colour} objects", sum(item.colour == colour for item in truth.objects)
 
 
-def _related_pair(truth: SceneTruth, random: Random) -> tuple[VisibleObject, str, VisibleObject] | None:
+def related_pair(truth: SceneTruth, random: Random) -> tuple[VisibleObject, str, VisibleObject] | None:
     """Returns two objects with their relation; each relation that occurs is equally likely."""
     items = {item.id: item for item in truth.unique}
     if not (clear := [r for r in truth.relations if r.subject in items and r.object in items]):
@@ -238,7 +238,7 @@ def _related_pair(truth: SceneTruth, random: Random) -> tuple[VisibleObject, str
     return items[relation.subject], relation.name, items[relation.object]
 
 
-def _absent_object(truth: SceneTruth, random: Random) -> str:
+def absent_object(truth: SceneTruth, random: Random) -> str:
     """Returns colour and kind of an object that is not there; half the time both occur, but not together."""
     present = {(item.colour, item.kind) for item in truth.objects}
     colours = sorted({item.colour for item in truth.objects if item.colour})

@@ -24,6 +24,7 @@ from penguin_models.token_allocation import grid_size
 from penguin_models.types import Frame, FrameKind, Size
 from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import TabletopRecording
+from penguin_tabletop.conversations.condition_tasks import condition_turns
 from penguin_tabletop.conversations.language import as_typed, every_label
 from penguin_tabletop.conversations.recall_tasks import (
     Past,
@@ -84,6 +85,7 @@ class RecallScenes:
     seconds: tuple[float, float]  # shortest and longest recording of the family "recall"
     turns: int
     draw: Callable[[str], DrawnMemory]  # the memory of a sample, by its id
+    conditions: int = 0  # largest number of conditions to judge, besides the turns
     _renderers: dict[Size, SceneRenderer] = field(default_factory=dict, repr=False)
 
     def read(self, number: int, family: RecallFamily) -> Annotation:
@@ -95,7 +97,7 @@ class RecallScenes:
         low, high = (self.seconds[0], _LONGEST_S) if family == "shown" else self.seconds
         seconds = float(np.ceil(low * (high / low) ** random.random()))
         recording = TabletopRecording(seed, Size(side, side), seconds, max(1.0, round(2 * drawn.rate_hz) / 2))
-        scene = _Scene(recording, self._renderer(Size(side, side)), drawn, random, self.turns)
+        scene = _Scene(recording, self._renderer(Size(side, side)), drawn, random, self.turns, self.conditions)
         return {"recall": scene.recall, "shown": scene.shown, "judge": scene.judge}[family](name)
 
     def _renderer(self, size: Size) -> SceneRenderer:
@@ -116,6 +118,7 @@ class _Scene:
     drawn: DrawnMemory
     random: Random
     turns: int
+    conditions: int
 
     def __post_init__(self) -> None:
         self.past = Past(self.recording, self.renderer.size, self.recording.seconds)
@@ -184,11 +187,14 @@ class _Scene:
         held = [question for question in self.questions if _is_held(question, stamps_s)]
         turns = [counted_from(question.turn, stamps_s[0]) for question in balanced(held, self.turns)]
         turns += now_turns(views[-1].truth, self.random, _NOW_TURNS)
+        turns = [replace(turn, question=as_typed(self.random, turn.question)) for turn in turns]
+        gone = [event.label for event in self.past.gone]
+        turns += condition_turns(views[-1].truth, self.random, self.conditions, gone)
         turns = turns or [was_never_there(self.past, self.random)]
         messages: list[dict[str, Any]] = []
         for index in self.random.permutation(len(turns)):
             clip = [{"type": "video", "video": name}] if not messages else []
-            text = {"type": "text", "text": as_typed(self.random, turns[index].question)}
+            text = {"type": "text", "text": turns[index].question}
             messages.append({"role": "user", "content": [*clip, text]})
             messages.append({"role": "assistant", "content": turns[index].answer})
         return _annotation(name, messages, frames)

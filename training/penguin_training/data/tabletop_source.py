@@ -37,11 +37,15 @@ class SceneSource:
         mixture = Mixture()
         if weights and (self._weights is None or any(weights.get(family) for family in get_args(Family))):
             mixture = Mixture(*(weights.get(family, 0.0) for family in get_args(Family)))
-        self._scenes = TabletopDataset(TabletopSettings(base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture))
+        samples = TabletopSettings(
+            base=scenes.seed, turns=scenes.turns, fps=fps, mixture=mixture, conditions=scenes.conditions
+        )
+        self._scenes = TabletopDataset(samples)
         self._recordings: RecallScenes | None = None
         if memory is not None and scenes.has_recordings:
             draw = partial(_draw, memory, images, seed)
-            self._recordings = RecallScenes(scenes.seed, (scenes.seconds[0], scenes.seconds[1]), scenes.turns, draw)
+            seconds = (scenes.seconds[0], scenes.seconds[1])
+            self._recordings = RecallScenes(scenes.seed, seconds, scenes.turns, draw, scenes.conditions)
 
     def read(self, number: int) -> Annotation:
         """Renders a sample; its media hold their frames."""

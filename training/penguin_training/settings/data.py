@@ -32,6 +32,8 @@ class TabletopScenes:
     # "shown" and "judge" are recordings, see recall_scenes.py, and need `memory`.
     mixture: dict[SceneFamily, NonNegativeFloat] | None = None
     turns: PositiveInt = 4  # Maximum number of questions about the same images
+    # Maximum number of conditions about what is in view now, to be judged with yes or no, besides the turns
+    conditions: NonNegativeInt = 0
     # Shortest and longest recording of the family "recall", in seconds; drawn with equal probability per octave
     seconds: Annotated[list[PositiveFloat], _RANGE] = Field(default_factory=lambda: [10.0, 90.0])
 
