@@ -9,6 +9,7 @@
 #include "rclcpp_action/rclcpp_action.hpp"
 
 using penguin_vl::action::AskStream;
+using penguin_vl::msg::Answer;
 using namespace std::chrono_literals;
 
 int main(int argc, char ** argv)
@@ -41,10 +42,11 @@ int main(int argc, char ** argv)
     return 1;
   }
   std::cout << "\n";
-  const auto wrapped = finished.get();
-  if (wrapped.code != rclcpp_action::ResultCode::SUCCEEDED) {
-    std::cerr << wrapped.result->answer.error_msg << "\n";
+  const Answer answer = finished.get().result->answer;
+  if (answer.error_code != Answer::ERROR_NONE) {
+    std::cerr << "error " << answer.error_code << ": " << answer.error_msg << "\n";
     return 1;
   }
+  std::cout << "answer: " << answer.text << "\n";  // feedback may arrive after the result
   return 0;
 }
