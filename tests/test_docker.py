@@ -66,7 +66,7 @@ def test_the_entrypoint_runs_its_command_in_the_three_environments(tmp_path):
         script = script.replace(f"{folder}/", f"{tmp_path}/{name}/")
         (tmp_path / name).mkdir()
         for file in ("setup.bash", "activate"):
-            (tmp_path / name / file).write_text(f"export SEEN=$SEEN{name},")
+            (tmp_path / name / file).write_text(f"export SEEN=${{SEEN}}{name},")
     ran = subprocess.run(
         ["bash", "-c", script, "entrypoint", "printenv", "SEEN"],
         capture_output=True,
