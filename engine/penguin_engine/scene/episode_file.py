@@ -74,7 +74,7 @@ class EpisodeFile:
         with self.path.open("rb") as file:
             head = file.read(len(_MAGIC))
         if head and head != _MAGIC:
-            raise EpisodeError(f"{self.name} is not an SQLite file, so episodes cannot go there; choose another file")
+            raise EpisodeError(f"{self.name} is not a database, so episodes cannot be kept there; choose another file")
 
     @property
     def limit_bytes(self) -> int:

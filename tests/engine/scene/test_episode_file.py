@@ -82,7 +82,7 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     path = tmp_path / "notes.md"
     path.write_text("What I did today.")
     for _ in range(2):
-        with pytest.raises(EpisodeError, match=r"notes\.md is not an SQLite file, .* choose another file"):
+        with pytest.raises(EpisodeError, match=r"notes\.md is not a database, .* choose another file"):
             open_episodes(path)
     assert path.read_text() == "What I did today." and list(tmp_path.iterdir()) == [path]
 

@@ -202,6 +202,7 @@ def test_keyframes_beyond_the_daily_rate_are_skipped_and_counted(tmp_path):
 def test_a_damaged_file_is_said_in_diagnostics(tmp_path):
     path, log = tmp_path / "episodes.db", Log()
     path.write_bytes(b"not a database" * 1000)
+    path.with_name("episodes.db.lock").touch()  # it held episodes once
     settings = NodeSettings.from_values({s.name: s.default for s in SETTINGS} | {"episodes.path": str(path)})
     recorder = EpisodeRecorder.open(log, open_store(settings), settings)
     recorder.keyframe(keyframe(1))
