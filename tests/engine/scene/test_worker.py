@@ -285,7 +285,7 @@ def test_cancelling_ends_an_answer_between_two_tokens(make):
 
 
 def test_closing_the_queue_cancels_all_requests_and_keeps_the_memory(make):
-    worker = make(token_s=0.05)
+    worker = make(token_s=0.02)
     offer_and_wait(worker, 1)
     pendings = [submit(worker, text) for text in ("one", "two")]
     worker.queue.close("the node is inactive")
@@ -392,7 +392,7 @@ def test_the_caption_period_counts_frame_stamps(make):
 
 
 def test_a_question_preempts_a_caption(make):
-    worker = make(caption=CaptionConfig(), token_s=0.05)
+    worker = make(caption=CaptionConfig(), token_s=0.01)
     offer_and_wait(worker, 1)
     outcome = answer(worker)
     assert outcome.answer.ended_by == "end" and not worker.listener.captions
@@ -402,7 +402,7 @@ def test_a_question_preempts_a_caption(make):
 
 
 def test_a_frame_older_than_max_age_gets_no_caption(make):
-    worker = make(("a", "b"), caption=CaptionConfig(max_age_s=0.2), token_s=0.02)
+    worker = make(("a", "b"), caption=CaptionConfig(max_age_s=0.1), token_s=0.005)
     offer_and_wait(worker, 1, "a")
     worker.listener.wait(lambda: worker.listener.captions)
     pending = submit(worker, "What?")  # takes longer than max_age_s
