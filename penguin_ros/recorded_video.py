@@ -41,7 +41,7 @@ class KeyframeIndex:
         try:
             packet = video_packet(message.deserialize())
         except MediaError:
-            return  # whoever decodes it reports it
+            return  # decoding reports it
         if packet is None and msgtype != FFMPEG_PACKET:
             self._readers.setdefault(camera, None)
         if packet is None:

@@ -143,7 +143,7 @@ def _next_picture(tracks: Mapping[str, VideoTrack], message: BagMessage, number:
     try:
         packet = video_packet(message.deserialize())
     except MediaError:
-        return None  # whoever decodes it reports it
+        return None  # decoding reports it
     return None if packet is None else track.add(number, packet)
 
 

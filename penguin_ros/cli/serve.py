@@ -61,7 +61,7 @@ def serve(
     listening = listen(host, port)  # before the model is loaded, which may take minutes
     answerer = _open(model, node, runtime, device, dtype, revision, limits.max_pixels)
     name = _name(model, node)
-    app = create_app(answerer, name, limits, key, LOOPBACK if host in LOOPBACK else ())
+    app = create_app(answerer, name, limits, key, LOOPBACK if key is None else ())  # a page has no key
     address, opened = listening.getsockname()[:2]
     stderr.out(f"serving {name} on http://{f'[{address}]' if ':' in address else address}:{opened}/v1")
     run(app, listening)

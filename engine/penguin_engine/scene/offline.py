@@ -207,27 +207,33 @@ def _visual(item: Media) -> tuple[Visual, Sequence[float]]:
 
 def _with_times(messages: Sequence[Message], visuals: Sequence[tuple[Visual, Sequence[float]]]) -> list[Message]:
     """Returns messages whose video parts have the number and the times of their frames."""
+    shown = sum(map(_shows, (part for message in messages for part in _parts(message))))
+    if shown != len(visuals):
+        raise PromptError(f"the conversation shows {shown} images and videos, but {len(visuals)} were passed")
     remaining = iter(visuals)
-    shown = 0
 
     def completed(part: Any) -> Any:
-        nonlocal shown
-        if not isinstance(part, Mapping) or part.get("type") not in ("image", "video"):
+        if not _shows(part):
             return part
-        shown += 1
-        visual, times_s = next(remaining, (Visual(Size(0, 0)), ()))
+        visual, times_s = next(remaining)
         if part["type"] == "image":
             return part
         return {"type": "video", "num_frames": len(visual.kinds), "timestamps": times_s}
 
-    def content_of(message: Message) -> Any:
-        content = message.get("content")
-        return content if isinstance(content, str) or content is None else [completed(part) for part in content]
+    return [
+        {**message, "content": [completed(part) for part in _parts(message)]} if _parts(message) else message
+        for message in messages
+    ]
 
-    filled: list[Message] = [{**message, "content": content_of(message)} for message in messages]
-    if shown != len(visuals):
-        raise PromptError(f"the conversation shows {shown} images and videos, but {len(visuals)} were passed")
-    return filled
+
+def _parts(message: Message) -> Sequence[Any]:
+    """Returns the parts of a message; none if its content is text."""
+    content = message.get("content")
+    return content if isinstance(content, list | tuple) else ()
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in ("image", "video")
 
 
 def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]) -> Answer:

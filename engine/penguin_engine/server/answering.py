@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,7 +71,7 @@ class ModelAnswerer:
             answer.prompt_tokens,
             answer.visual_tokens,
             answer.generated_tokens,
-            answer.first_token_s if math.isfinite(answer.first_token_s) else 0.0,
+            answer.first_token_s,
             plain["objects"],
             plain["time_ranges"],
         )

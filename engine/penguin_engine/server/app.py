@@ -19,18 +19,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
-from penguin_engine.scene.generation import AnswerHooks
+from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.server.answering import Answerer, Reply
-from penguin_engine.server.chat_request import BadRequestError, parse_chat
+from penguin_engine.server.chat_request import BadRequestError, ChatRequest, parse_chat
 from penguin_engine.server.completions import DONE, Completion, event
 from penguin_engine.server.errors import error_response, response_of
 from penguin_engine.server.jobs import Job, Worker
 from penguin_engine.server.limits import Guard, Limits
-from penguin_engine.server.media_parts import to_conversation
+from penguin_engine.server.media_parts import Conversation, to_conversation
 from penguin_engine.server.metrics import Metrics
 from penguin_engine.server.uploads import Uploads
-from penguin_models.errors import PenguinError
+from penguin_models.errors import CancelledError, PenguinError
 from penguin_models.quoting import shortened
 
 _PROMETHEUS = "text/plain; version=0.0.4"
@@ -52,7 +53,7 @@ def create_app(
     """
     server = _Server(answerer, model, limits)
     app = FastAPI(title="Penguin-VL", docs_url=None, redoc_url=None, lifespan=server.running)
-    server.guard = guard = Guard(app, limits, api_key, hosts)
+    server.guard = guard = Guard(app, limits, api_key, hosts, server.finished)
     app.add_api_route("/v1/chat/completions", server.chat, methods=["POST"])
     app.add_api_route("/v1/models", server.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", server.model, methods=["GET"])
@@ -95,15 +96,14 @@ class _Server:
         folder = Path(mkdtemp(dir=self._folder))
         clean_up = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
-            wanted = parse_chat(await self._body(request))
-            self._check_model(wanted.model)
-            conversation = to_conversation(wanted.messages, folder, self._uploaded)
-            sampling = wanted.sampling(secrets.randbits(63))
+            body = await self._body(request)
+            wanted, conversation, sampling = await asyncio.to_thread(self._parsed, body, folder)
+            del body  # may be large, and the answer may take a while
         except BaseException as err:
             clean_up()
             if not isinstance(err, PenguinError):
                 raise
-            return self._finished(response_of(err))
+            return self.finished(response_of(err))
 
         def work(hooks: AnswerHooks) -> Reply:
             reply = self._answerer.answer(conversation, sampling, hooks)
@@ -114,7 +114,13 @@ class _Server:
         completion = Completion(self._model)
         usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         answering = _stream(job, completion, usage) if wanted.stream else _whole(job, completion)
-        return self._finished(await _while_connected(request, job, answering))
+        return self.finished(await _while_connected(request, job, answering))
+
+    def _parsed(self, body: bytes, folder: Path) -> tuple[ChatRequest, Conversation, Sampling]:
+        wanted = parse_chat(body)
+        self._check_model(wanted.model)
+        conversation = to_conversation(wanted.messages, folder, self._uploads.link)
+        return wanted, conversation, wanted.sampling(secrets.randbits(63))
 
     async def upload(self, request: Request) -> Response:
         """Keeps an image or a video."""
@@ -124,7 +130,7 @@ class _Server:
                 raise BadRequestError("send the file as `file` of a form (multipart/form-data)", "file")
             name = file.filename or "file"
             kind = mimetypes.guess_type(name)[0] or file.content_type or ""
-            upload = self._uploads.add(name, kind, await file.read())
+            upload = await asyncio.to_thread(self._uploads.add, name, kind, await file.read())
         return JSONResponse(upload.to_dict())
 
     async def files(self) -> Response:
@@ -156,7 +162,7 @@ class _Server:
 
     async def metrics(self) -> Response:
         """Returns the counters."""
-        return Response(self._metrics.text(self.guard.in_flight, self.guard.refused), media_type=_PROMETHEUS)
+        return Response(self._metrics.text(self.guard.in_flight), media_type=_PROMETHEUS)
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "")
@@ -166,6 +172,8 @@ class _Server:
             return await asyncio.wait_for(request.body(), self._limits.time_limit_s)
         except asyncio.TimeoutError as err:
             raise BadRequestError(f"the body was not complete after {self._limits.time_limit_s:g} s") from err
+        except ClientDisconnect as err:
+            raise CancelledError("the client went away") from err
 
     def _check_model(self, name: str) -> None:
         if name != self._model:
@@ -173,14 +181,11 @@ class _Server:
                 f"there is no model {shortened(name)}, only {self._model}", "model", "model_not_found"
             )
 
-    def _uploaded(self, number: str) -> tuple[Path, bool]:
-        upload = self._uploads.get(number)
-        return upload.path, upload.is_video
-
     def _model_object(self) -> dict[str, object]:
         return {"id": self._model, "object": "model", "created": self._created, "owned_by": "penguin-vl"}
 
-    def _finished(self, response: Response) -> Response:
+    def finished(self, response: Response) -> Response:
+        """Counts a response to a conversation."""
         self._metrics.finished(response.status_code)
         return response
 

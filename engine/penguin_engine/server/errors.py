@@ -11,6 +11,7 @@ from penguin_engine.server.jobs import TimeLimitError
 from penguin_models.errors import (
     BudgetError,
     BusyError,
+    CancelledError,
     ContextLengthError,
     MediaError,
     NoFramesError,
@@ -30,6 +31,7 @@ _STATUS: tuple[tuple[type[PenguinError], int, str, str | None], ...] = (
     (NoFramesError, 503, "server_error", "no_frames"),
     (NotActiveError, 503, "server_error", "not_active"),
     (TimeLimitError, 504, "server_error", "timeout"),
+    (CancelledError, 499, "server_error", "cancelled"),  # nobody receives it; it is counted
 )
 
 

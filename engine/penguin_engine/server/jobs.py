@@ -62,7 +62,7 @@ class Job:
                 "or try again when it has less to do"
             )
             self._send(err if self._cancelled.is_set() else late)
-        except Exception as err:  # noqa: BLE001 - raised to whoever awaits the job
+        except Exception as err:  # noqa: BLE001 - `next` raises it
             self._send(err)
         finally:
             clean_up()

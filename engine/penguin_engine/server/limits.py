@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from penguin_engine.server.errors import error_response
 
@@ -48,8 +49,8 @@ class Guard:
     limits: Limits
     api_key: str | None  # None if there is none
     hosts: tuple[str, ...]  # names of this server in the Host header; empty for any
+    count: Callable[[Response], object]  # is told of responses to conversations that the application never sees
     in_flight: int = field(default=0, init=False)  # questions that are read, wait or are answered
-    refused: int = field(default=0, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
@@ -65,7 +66,6 @@ class Guard:
             await self._handle(scope, receive, send)
             return
         if self.in_flight > self.limits.queue_size:
-            self.refused += 1
             busy = error_response(
                 429,
                 f"{self.in_flight} requests are being answered or wait, the limit is {self.limits.queue_size + 1}; "
@@ -73,6 +73,7 @@ class Guard:
                 "rate_limit_error",
                 headers={"Retry-After": "1"},
             )
+            self.count(busy)
             await busy(scope, receive, send)
             return
         self.in_flight += 1

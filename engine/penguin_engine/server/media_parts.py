@@ -38,14 +38,14 @@ class Conversation:
 
 
 def to_conversation(
-    messages: Sequence[ChatMessage], folder: Path, uploaded: Callable[[str], tuple[Path, bool]]
+    messages: Sequence[ChatMessage], folder: Path, link_upload: Callable[[str, Path], bool]
 ) -> Conversation:
     """Returns a conversation whose images and videos lie in files.
 
     Args:
         messages: The messages of a request.
         folder: The request's own folder, for the contents of data URIs.
-        uploaded: Returns path and whether it is a video for the id of an upload; raises BadRequestError.
+        link_upload: Puts the upload with an id at a path, and returns whether it is a video; raises BadRequestError.
 
     Raises:
         BadRequestError: A part is neither a data URI nor an upload, or its base64 is malformed.
@@ -55,7 +55,7 @@ def to_conversation(
     def part_of(part: Any, where: str) -> dict[str, Any]:
         if isinstance(part, TextPart):
             return {"type": "text", "text": part.text}
-        file = _file_of(part, folder / str(len(files)), where, uploaded)
+        file = _file_of(part, folder / str(len(files)), where, link_upload)
         files.append(file)
         return {"type": "video" if file.is_video else "image"}
 
@@ -94,11 +94,10 @@ def read_media(files: Sequence[MediaFile], fps: float, max_frames: int, max_pixe
     return media
 
 
-def _file_of(part: Any, path: Path, where: str, uploaded: Callable[[str], tuple[Path, bool]]) -> MediaFile:
+def _file_of(part: Any, path: Path, where: str, link_upload: Callable[[str, Path], bool]) -> MediaFile:
     if isinstance(part, FilePart):
         if part.file.file_id is not None:
-            found, is_video = uploaded(part.file.file_id)
-            return MediaFile(found, is_video, f"file {part.file.file_id}")
+            return MediaFile(path, link_upload(part.file.file_id, path), f"file {part.file.file_id}")
         where, uri, wanted = f"{where}.file.file_data", part.file.file_data or "", None
     elif isinstance(part, ImagePart):
         where, uri, wanted = f"{where}.image_url.url", part.image_url.url, "image"

@@ -34,8 +34,6 @@ class Metrics:
             "penguin_requests_in_flight", "Requests that wait or are answered.", registry=self._registry
         )
 
-        self._refused = Gauge("penguin_requests_refused", "Requests refused as busy.", registry=self._registry)
-
     def answered(self, reply: Reply, total_s: float) -> None:
         """Counts an answer that took this many seconds."""
         self._tokens.labels("prompt").inc(reply.prompt_tokens)
@@ -48,8 +46,7 @@ class Metrics:
         """Counts a request that ended with an HTTP status."""
         self._requests.labels(str(status)).inc()
 
-    def text(self, in_flight: int, refused: int) -> bytes:
-        """Returns all counters in Prometheus' text format, and the guard's two."""
+    def text(self, in_flight: int) -> bytes:
+        """Returns all counters in Prometheus' text format."""
         self._in_flight.set(in_flight)
-        self._refused.set(refused)
         return bytes(generate_latest(self._registry))

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 
 from penguin_engine.server.chat_request import BadRequestError
 from penguin_models.quoting import shortened
@@ -39,11 +40,12 @@ class Upload:
 
 
 class Uploads:
-    """Uploaded files by id; the oldest leave when there is no room. Used by one thread, the event loop's."""
+    """Uploaded files by id; the oldest leave when there is no room. May be used by several threads."""
 
     def __init__(self, folder: Path, max_bytes: int, max_age_s: float):
         self._folder, self._max_bytes, self._max_age_s = folder, max_bytes, max_age_s
         self._files: OrderedDict[str, Upload] = OrderedDict()
+        self._lock = RLock()
 
     def add(self, filename: str, media_type: str, content: bytes) -> Upload:
         """Keeps a file.
@@ -60,18 +62,20 @@ class Uploads:
             raise BadRequestError(
                 f"{shortened(filename)} has {len(content)} bytes, it must have from 1 to {self._max_bytes}", "file"
             )
-        self._expire(len(content))
         number = f"file-{secrets.token_hex(16)}"
         path = self._folder / number
-        path.write_bytes(content)
-        upload = Upload(number, filename[:200], len(content), time.time(), kind == "video", path)
-        self._files[number] = upload
+        with self._lock:
+            self._expire(len(content))
+            path.write_bytes(content)
+            upload = Upload(number, filename[:200], len(content), time.time(), kind == "video", path)
+            self._files[number] = upload
         return upload
 
     def get(self, number: str) -> Upload:
         """Returns a file; raises BadRequestError if there is none with this id."""
-        self._expire(0)
-        upload = self._files.get(number) if _ID.fullmatch(number) else None
+        with self._lock:
+            self._expire(0)
+            upload = self._files.get(number) if _ID.fullmatch(number) else None
         if upload is None:
             raise BadRequestError(
                 f"there is no file {shortened(number)}: it was never uploaded, was deleted, or is older than "
@@ -83,14 +87,27 @@ class Uploads:
 
     def delete(self, number: str) -> None:
         """Deletes a file; raises BadRequestError if there is none with this id."""
-        upload = self.get(number)
-        del self._files[number]
-        upload.path.unlink(missing_ok=True)
+        with self._lock:
+            upload = self.get(number)
+            del self._files[number]
+            upload.path.unlink(missing_ok=True)
+
+    def link(self, number: str, target: Path) -> bool:
+        """Puts a file at another path too, where it stays if the upload leaves; returns whether it is a video.
+
+        Raises:
+            BadRequestError: There is no file with this id.
+        """
+        with self._lock:
+            upload = self.get(number)
+            target.hardlink_to(upload.path)
+        return upload.is_video
 
     def all(self) -> list[Upload]:
         """Returns all files, the oldest first."""
-        self._expire(0)
-        return list(self._files.values())
+        with self._lock:
+            self._expire(0)
+            return list(self._files.values())
 
     def _expire(self, wanted: int) -> None:
         """Deletes files that are too old, and the oldest ones until there is room for `wanted` bytes."""
