@@ -32,6 +32,7 @@ def domain():
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(worker)) % 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(SUPPORT / "fast_discovery.xml")
 
 
 def shower(process, *numbers, pause_s=POLL_S):
