@@ -7,6 +7,7 @@ negative time on `/clock` would end the process.
 from __future__ import annotations
 
 import re
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -63,11 +64,24 @@ class LastingExecutor(SingleThreadedExecutor):  # type: ignore[misc, unused-igno
         """Creates the executor of a node."""
         super().__init__()
         self.errors, self.newest_error = 0, ""
+        self._closing = threading.Lock()
         self._log = ThrottledLog(node)
         self.add_node(node)
         for service in node.services:
             if service.srv_name.endswith("/get_type_description"):
                 service.callback = partial(_describe_type, service.callback)
+
+    def create_task(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """Adds a task, from any thread; after `shutdown` it is never run, where rclpy would raise an AttributeError."""
+        with self._closing:
+            if self._guard is None:
+                return Task(callback, args, kwargs, executor=self)
+            return super().create_task(callback, *args, **kwargs)
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """Ends the executor."""
+        with self._closing:
+            return bool(super().shutdown(timeout_sec))
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Waits for one callback and runs it."""

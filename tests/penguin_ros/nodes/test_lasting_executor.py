@@ -126,6 +126,13 @@ def test_an_executor_whose_ros_was_shut_down_ends(node):
         executor.spin_once()
 
 
+def test_a_task_for_an_executor_that_was_shut_down_is_not_run(node):
+    executor, ran = LastingExecutor(node), []
+    executor.shutdown()
+    executor.create_task(ran.append, True)
+    assert not ran
+
+
 @pytest.fixture
 def parameter_services(ros):
     node = VlmNode(lambda settings: None)
