@@ -18,6 +18,7 @@ from penguin_models.errors import CheckpointError
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.tensor_files import StoredTensor, check_tensors, copy_tensors, index_tensors
 
+LLM_MODEL_TYPE = "qwen3"
 # `index_tensors` maps an LLM's "model." to this; a base model without head has no prefix.
 _LLM_PREFIX = "language_model.model."
 
@@ -35,8 +36,10 @@ def convert_llm_to_encoder(
     """
     folder = resolve_checkpoint(llm)
     raw = read_json(folder / "config.json")
-    if raw.get("model_type") != "qwen3":
-        raise CheckpointError(f"{folder} is a {raw.get('model_type')!r} model; an encoder starts from a 'qwen3' model")
+    if raw.get("model_type") != LLM_MODEL_TYPE:
+        raise CheckpointError(
+            f"{folder} is a {raw.get('model_type')!r} model; an encoder starts from a {LLM_MODEL_TYPE!r} model"
+        )
     config = EncoderConfig.from_dict(raw | {"patch_size": patch_size, "num_channels": 3})
     layers = config.num_hidden_layers if num_hidden_layers is None else num_hidden_layers
     if not 0 < layers <= config.num_hidden_layers:
