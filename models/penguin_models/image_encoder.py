@@ -1,6 +1,6 @@
 """The vision encoder by itself: images -> features, for retrieval, as a teacher, or in place of a CLIP encoder.
 
-Reads a stand-alone encoder, the encoder inside a Penguin-VL checkpoint, and a text-only Qwen3 checkpoint, whose layers
+Reads a stand-alone encoder, the encoder inside a Penguin-VL checkpoint, and a text-only LLM, whose layers
 initialise a new encoder; writes stand-alone encoders in the released layout.
 """
 
@@ -28,7 +28,7 @@ from penguin_models.checkpoint import (
 )
 from penguin_models.config import ENCODER_MODEL_TYPE, MODEL_TYPE, EncoderConfig, ImageConfig, read_json
 from penguin_models.encoder import FrameShape, PenguinEncoder
-from penguin_models.encoder_from_llm import LLM_MODEL_TYPE, convert_llm_to_encoder
+from penguin_models.encoder_from_llm import LLM_MODEL_TYPES, convert_llm_to_encoder
 from penguin_models.errors import CheckpointError, oom_as_error
 from penguin_models.hub import WEIGHTS, resolve_checkpoint
 from penguin_models.images import patch_whole_image
@@ -90,7 +90,7 @@ def load_encoder(
 ) -> ImageEncoder:
     """Loads an encoder; arguments as for `load_pretrained`.
 
-    The patch embedding that a Qwen3 checkpoint lacks is new, with the same values each time.
+    The patch embedding that an LLM lacks is new, with the same values each time.
 
     Raises:
         CheckpointError: The checkpoint holds no encoder, or is missing, incomplete or damaged.
@@ -99,7 +99,7 @@ def load_encoder(
     target = usable_device(device)
     folder = resolve_checkpoint(path_or_repo, revision)
     weights_dtype = None if dtype is None else resolve_dtype(dtype)
-    if _kind(folder) == LLM_MODEL_TYPE:
+    if _kind(folder) in LLM_MODEL_TYPES:
         encoder = convert_llm_to_encoder(folder)
         images = ImageConfig(patch_size=encoder.config.patch_size)
         return ImageEncoder(encoder.to(target, weights_dtype).eval(), images)
@@ -133,7 +133,7 @@ def read_encoder(path_or_repo: str | Path) -> tuple[EncoderConfig, ImageConfig, 
     else:
         raise CheckpointError(
             f"{folder} is a {repr(kind)[:200]} model; an encoder is read from a {ENCODER_MODEL_TYPE!r} or a "
-            f"{MODEL_TYPE!r} checkpoint, and initialised from a {LLM_MODEL_TYPE!r} one"
+            f"{MODEL_TYPE!r} checkpoint, and initialised from an LLM, one of {', '.join(map(repr, LLM_MODEL_TYPES))}"
         )
     images = ImageConfig.from_dict(read_json(folder / _PREPROCESSOR))
     if images.patch_size != config.patch_size:

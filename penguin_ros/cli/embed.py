@@ -35,7 +35,7 @@ def embed(
     model: Annotated[
         str,
         typer.Option(
-            help="Encoder, Penguin-VL or Qwen3 checkpoint, or owner/name on the hub; or a folder made by "
+            help="Encoder, Penguin-VL or LLM checkpoint, or owner/name on the hub; or a folder made by "
             "`penguin-vl export --encoder`."
         ),
     ],
