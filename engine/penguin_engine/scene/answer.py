@@ -19,7 +19,9 @@ class Answer:
     """An answer and its cost."""
 
     raw: str = ""  # text as the model wrote it, with box syntax
-    grounding: Grounding = field(default_factory=lambda: Grounding(""))  # clean text, objects and time ranges
+    token_ids: tuple[int, ...] = field(default=(), repr=False)  # its tokens, without the end token
+    # Clean text (of an answer that follows a JSON schema all of it), objects and time ranges
+    grounding: Grounding = field(default_factory=lambda: Grounding(""))
     scores: tuple[float, ...] = ()  # confidence of each object's box, 0 to 1; NaN if it could not be measured
     image_size: Size | None = None  # size in pixels of the image that boxes refer to: the last one in the prompt
     start_ns: int = 0  # stamp of the first frame in the prompt; times in the answer count from it. 0 for files
