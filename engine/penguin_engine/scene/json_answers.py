@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from penguin_models.errors import PromptError
@@ -62,6 +63,7 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
     return grammar
 
 
+@lru_cache(maxsize=8)
 def grammar_of(text: str) -> str | None:
     """Returns what `Sampling.grammar` takes of a JSON schema as text, or "objects"; None if it is empty.
 
