@@ -49,13 +49,7 @@ class GrammarState:
         self._end, self._left = processor.end_token_ids[0], max_new_tokens
         self._closing_tokens = min(_CLOSING_TOKENS, max_new_tokens // 4)
         self._place = _Place.begin(processor, vocab_size, grammar)
-        rest = self._place.shortest_rest(max_new_tokens)
-        if rest is None:
-            raise PromptError(
-                f"an answer that follows the JSON schema does not fit into max_new_tokens, which is {max_new_tokens}; "
-                "raise it, or require less"
-            )
-        self._rest = rest
+        self._rest = self._place.shortest_answer(max_new_tokens)
 
     @property
     def complete(self) -> bool:
@@ -99,13 +93,9 @@ class GrammarState:
         return after.shortest_rest(limit)
 
 
-def shortest_answer(processor: Processor, vocab_size: int, grammar: str) -> int:
-    """Returns the length in tokens of a short document that follows a grammar; arguments as for `GrammarState`."""
-    rest = _Place.begin(processor, vocab_size, grammar).shortest_rest(_MOST_TOKENS)
-    return _MOST_TOKENS if rest is None else len(rest)
-
-
-_MOST_TOKENS = 1024
+def shortest_answer(processor: Processor, vocab_size: int, grammar: str, max_new_tokens: int) -> int:
+    """Returns the length in tokens of a short answer; arguments and errors are those of `GrammarState`."""
+    return len(_Place.begin(processor, vocab_size, grammar).shortest_answer(max_new_tokens))
 
 
 class _Vocabulary:
@@ -195,6 +185,16 @@ class _Place:
         """Returns whether some tokens complete the document."""
         matcher = self._matcher.deep_copy()
         return matcher.try_consume_tokens(tokens) == len(tokens) and bool(matcher.is_accepting())
+
+    def shortest_answer(self, max_new_tokens: int) -> list[int]:
+        """Returns `shortest_rest`; raises PromptError if there is none."""
+        rest = self.shortest_rest(max_new_tokens)
+        if rest is None:
+            raise PromptError(
+                f"an answer that follows the JSON schema does not fit into max_new_tokens, which is {max_new_tokens}; "
+                "raise it, or require less"
+            )
+        return rest
 
     def shortest_rest(self, limit: int) -> list[int] | None:
         """Returns tokens that complete the document from here; None if more than `limit` are needed."""

@@ -30,8 +30,8 @@ _OBJECT = {
 _BUILT_IN = {
     OBJECTS: {
         "type": "object",
-        "properties": {"text": {"type": "string"}, "objects": {"type": "array", "items": _OBJECT}},
-        "required": ["text", "objects"],
+        "properties": {"objects": {"type": "array", "items": _OBJECT}},
+        "required": ["objects"],
         "additionalProperties": False,
     }
 }

@@ -21,10 +21,10 @@ from time import monotonic
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.caption_request import caption_request
 from penguin_engine.scene.conversations import Conversations, fits_scene
 from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.generation import AnswerHooks
-from penguin_engine.scene.grammar_state import shortest_answer
 from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
@@ -35,7 +35,14 @@ from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.watches import Judgement, PendingWatch, Watches, WatchRequest
-from penguin_models.errors import CancelledError, EpisodeError, MediaError, NoFramesError, UnknownCameraError
+from penguin_models.errors import (
+    CancelledError,
+    EpisodeError,
+    MediaError,
+    NoFramesError,
+    PromptError,
+    UnknownCameraError,
+)
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame, FrameKind
@@ -397,10 +404,14 @@ class SceneWorker:
 
     def _describe(self, state: CameraState, frame: HeldFrame) -> None:
         pixels = frame.pixels  # the frame may shrink meanwhile
-        request = Request.prepare(self._processor, self.caption.prompt, self.caption.sampling)
+        try:
+            request = caption_request(self._runtime, self._processor, self.caption, self.pace)
+        except PromptError as err:  # the session is as it was
+            state.captioned(frame)
+            self._listener.on_failure("making a caption", err)
+            return
         start_s, due_s = self._clock(), math.inf
         if self.pace is not None:
-            request = self._cut_caption(request, self.pace)
             due_s = start_s + _CAPTION_LOOK_S
         hooks = AnswerHooks(cancelled=self._is_wanted, on_token=self.take_frames)
         answer = state.session.ask(request, hooks, due_s)
@@ -412,14 +423,6 @@ class SceneWorker:
         state.captioned(frame)
         state.captions += 1
         self._listener.on_caption(self._located(Outcome(answer, state.camera, frame, pixels)))
-
-    def _cut_caption(self, request: Request, pace: Pace) -> Request:
-        sampling = request.sampling
-        tokens = pace.caption_tokens(sampling.max_new_tokens, len(request.token_ids))
-        if sampling.grammar is not None:  # an object that is cut shorter would not be one
-            shortest = shortest_answer(self._processor, self._runtime.info.vocab_size, sampling.grammar)
-            tokens = max(tokens, shortest)
-        return replace(request, sampling=replace(sampling, max_new_tokens=tokens))
 
     def _located(self, outcome: Outcome) -> Outcome:
         """Returns an outcome with the positions of its objects."""
