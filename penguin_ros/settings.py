@@ -120,8 +120,8 @@ SETTINGS = (
     Setting("caption.max_new_tokens", _CAPTION.max_new_tokens, "Maximum length of a caption in tokens.", 1, 1024),
     Setting("caption.max_age_s", _CAPTION.max_age_s, "A frame that arrived more than this many seconds ago gets no "
             "caption.", 0.001, 86_400.0),
-    Setting("caption.response_schema", _CAPTION.response_schema, "JSON schema that captions follow, or objects for a "
-            "text and objects with boxes; empty for plain text."),
+    Setting("caption.response_schema", _CAPTION.response_schema, "JSON schema that captions follow, or objects for "
+            "objects with boxes; empty for plain text."),
     Setting("answer.max_new_tokens", _SAMPLING.max_new_tokens, "Maximum length of an answer in tokens, unless the "
             "question sets one.", 1, 1024),
     Setting("answer.temperature", _SAMPLING.temperature, "Sampling temperature; 0 takes the most likely token.",

@@ -77,7 +77,8 @@ def ask(
     dtype: DtypeOption = None,
     system: Annotated[str, typer.Option(help="System prompt; a node has its parameter system_prompt.")] = "",
     schema: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON schema that answers follow, or objects: text and boxes.")
+        str | None,
+        typer.Option(metavar="FILE", help="JSON schema that answers follow, or objects: objects with boxes."),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Converse: a question per line, each after those before it.")

@@ -38,7 +38,7 @@ class GrammarState:
 
         Args:
             processor: Its tokenizer and end tokens are those of the model.
-            vocab_size: Length of the logits, which may exceed the tokenizer's vocabulary.
+            vocab_size: Length of the logits, which may differ from that of the tokenizer's vocabulary.
             grammar: From `json_grammar`.
             max_new_tokens: Maximum length of the answer in tokens.
 
@@ -106,7 +106,8 @@ class _Vocabulary:
 
         ends = self.end_token_ids = processor.end_token_ids
         self.size, text = size, processor.tokenizer.to_str()
-        self.tokenizer = LLTokenizer(text, size, list(ends), LLTokenizer.json_slices())
+        everything = max(size, processor.tokenizer.get_vocab_size())
+        self.tokenizer = LLTokenizer(text, everything, list(ends), LLTokenizer.json_slices())
         self.texts = [processor.tokenizer.id_to_token(number) or "" for number in range(size)]
         # The shortest way to the end takes tokens of one character, which are bytes, and literals.
         self.short = np.array([n for n, text in enumerate(self.texts) if len(text) == 1 or text in _LITERALS])

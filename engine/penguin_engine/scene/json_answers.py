@@ -21,7 +21,7 @@ _COORDINATE = {"type": "integer", "minimum": 0, "maximum": SCALE}
 _OBJECT = {
     "type": "object",
     "properties": {
-        "label": {"type": "string", "minLength": 1},
+        "label": {"type": "string", "pattern": r"^\w[\w '-]{0,47}$"},
         "bbox_2d": {"type": "array", "items": _COORDINATE, "minItems": 4, "maxItems": 4},
     },
     "required": ["label", "bbox_2d"],
