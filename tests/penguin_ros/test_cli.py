@@ -128,7 +128,6 @@ def test_an_answer_streams_and_ends_with_its_cost(cli, asking, tabletop, monkeyp
     assert re.fullmatch(cost, terminal.getvalue().removeprefix(raw))
 
 
-@pytest.mark.parametrize("budget", [200, 96])
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_chat_reads_a_question_per_line_and_goes_on_after_a_bad_one(cli, asking, tabletop, monkeypatch, is_terminal):
     typed = io.TextIOWrapper(io.BytesIO(b"And this?\n\n\xff\n<image>\nWhy?\n"), errors="surrogateescape")
@@ -153,6 +152,7 @@ def test_a_chat_as_json_has_a_line_for_each_question(cli, asking, tabletop, monk
     assert all(json.loads(answer["answer"]).keys() == {"objects"} for answer in (first, last))
 
 
+@pytest.mark.parametrize("budget", [200, 96])
 def test_several_images_share_the_budget(cli, asking, reference, budget):
     """Each needs at least 24 tokens, so 96 are enough for three, although they differ in size."""
     images = [reference / "media" / f"{name}.png" for name in ("tabletop", "portrait", "manifest")]
