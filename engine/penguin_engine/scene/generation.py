@@ -40,6 +40,10 @@ class Sampling:
         for name, value, valid, wanted in limits:
             if not valid:
                 raise PromptError(f"{name} is {quoted(value)}, it must be {wanted}")
+        if self.stop and self.grammar is not None:
+            raise PromptError(
+                "stop could end an answer that follows a JSON schema in its middle; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)

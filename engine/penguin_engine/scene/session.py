@@ -30,7 +30,7 @@ from penguin_engine.scene.paced_cache import PacedCache, append, never
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
 from penguin_engine.scene.suffix import Suffix
 from penguin_models.chat import render
-from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError
+from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array, Frame, FrameKind, Size
@@ -52,8 +52,11 @@ def system_ids(processor: Processor, system: str) -> list[int]:
     """
     if not system.strip():
         return []
-    message = {"role": "system", "content": system}
-    return processor.encode_text(render([message], add_generation_prompt=False))
+    try:
+        text = render([{"role": "system", "content": system}], add_generation_prompt=False)
+    except PromptError as err:
+        raise PromptError(f"the system prompt cannot be used: {err}") from err
+    return processor.encode_text(text)
 
 
 def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig, system: str = "") -> int:

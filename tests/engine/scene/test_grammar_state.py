@@ -96,6 +96,8 @@ def test_a_schema_that_cannot_be_followed_is_refused_with_what_is_wrong(text, me
     assert len(str(error.value)) < 700 and "\n" not in str(error.value)
 
 
-def test_a_grammar_holds_its_schema():
+def test_a_grammar_holds_its_schema_and_goes_without_stop_strings():
+    with pytest.raises(PromptError, match="leave out one of them"):
+        Sampling(stop=("}",), grammar=grammar_of("objects"))
     assert grammar_of(" ") is None
     assert schema_of(grammar_of(json.dumps(VERDICT))) == VERDICT
