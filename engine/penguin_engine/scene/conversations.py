@@ -116,7 +116,7 @@ def fits_scene(sessions: Mapping[str, SceneSession], pace: Pace | None, due_s: f
             return True
         cached = 0
         if len(sessions) == 1 and not request.has_window and not request.horizon_s:
-            cached = next(iter(sessions.values())).cached(request.token_ids)
+            cached = next(iter(sessions.values())).cached(request)
         return pace.append_s(len(request.token_ids) - cached) <= _TURNS_SHARE * (due_s - pace.clock())
 
     return fits

@@ -231,9 +231,9 @@ class SceneSession:
         finally:
             self._truncate(len(self._prefilled))
 
-    def cached(self, token_ids: Sequence[int]) -> int:
-        """Returns how many of a question's first tokens the cache holds after the frames in memory."""
-        return self._suffix.shared(token_ids) if self.up_to_date else 0
+    def cached(self, request: Request) -> int:
+        """Returns how many tokens of a conversation's turns the cache holds after the frames in memory."""
+        return self._suffix.shared(request.token_ids) if request.conversation_id and self.up_to_date else 0
 
     def ask(self, request: Request, hooks: AnswerHooks | None = None, due_s: float = math.inf) -> Answer:
         """Answers a question about what is in memory now; a horizon that excludes frames needs a prefill of its own.
@@ -252,7 +252,7 @@ class SceneSession:
         whole = len(frames) == len(self.memory.frames)
         kept = self._reusable_prefix_len() if whole else 0
         pending = [Candidate(frame, self.memory, required=frame is frames[-1]) for frame in frames[kept:]]
-        question_tokens = len(request.token_ids) - (self.cached(request.token_ids) if whole else 0)
+        question_tokens = len(request.token_ids) - (self.cached(request) if whole else 0)
         shown, predicted_s = choose(self._pace, pending, self.text_tokens, question_tokens, due_s)
         answer = new_answer(frames[:kept], shown)
         answer.frames_pending, answer.predicted_s = len(pending) - len(shown), predicted_s
@@ -307,6 +307,8 @@ class SceneSession:
             if hooks.cancelled():
                 raise CancelledError("cancelled during the prefill")
         answer.seconds["encode"] = timer.lap()
+        if not request.conversation_id:
+            self._suffix.clear()
         prefix, ids = self._prefix_tokens, request.token_ids
         try:
             self._suffix.answer(answer, timer, self._cache, prefix, ids, self._processor, request.sampling, hooks)
