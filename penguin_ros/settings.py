@@ -111,6 +111,8 @@ SETTINGS = (
     Setting("keyframe.threshold", _NOVELTY.threshold, "Change of a cell that counts, in grey levels.", 0.1, 254.0),
     Setting("keyframe.min_cells", _NOVELTY.min_cells, "Changed cells in a window of 5x5 that make a keyframe.", 1, 25),
     Setting("keyframe.min_interval_s", _NOVELTY.min_interval_s, "Minimum seconds between two keyframes.", 0.0, 3600.0),
+    Setting("system_prompt", "", "What the model is told before it sees the frames, for answers, captions and watches; "
+            "empty for nothing."),
     Setting("caption.prompt", _CAPTION.prompt, "Prompt for captions."),
     Setting("caption.period_s", _CAPTION.period_s, "Seconds between captions, by message stamps; 0 for no periodic "
             "captions.", 0.0, 86_400.0),
@@ -118,6 +120,8 @@ SETTINGS = (
     Setting("caption.max_new_tokens", _CAPTION.max_new_tokens, "Maximum length of a caption in tokens.", 1, 1024),
     Setting("caption.max_age_s", _CAPTION.max_age_s, "A frame that arrived more than this many seconds ago gets no "
             "caption.", 0.001, 86_400.0),
+    Setting("caption.response_schema", _CAPTION.response_schema, "JSON schema that captions follow, or objects for "
+            "objects with boxes; empty for plain text."),
     Setting("answer.max_new_tokens", _SAMPLING.max_new_tokens, "Maximum length of an answer in tokens, unless the "
             "question sets one.", 1, 1024),
     Setting("answer.temperature", _SAMPLING.temperature, "Sampling temperature; 0 takes the most likely token.",

@@ -59,6 +59,8 @@ class AskGoal(Protocol):
     deadline_s: float
     since: Time
     until: Time
+    conversation_id: str
+    response_schema: str
 
 
 Submit = Callable[[AskGoal, Callable[[str, int], None]], PendingRequest]

@@ -22,10 +22,11 @@ from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.caption_request import caption_request
 from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.episodes import EpisodeStore
 from penguin_engine.scene.first_costs import measure
-from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.json_answers import grammar_of
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
@@ -122,6 +123,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             pace = Pace(settings.pace) if settings["pace"] else None
             if pace is not None:
                 measure(runtime, processor, pace, settings.memory)
+            caption_request(runtime, processor, settings.caption, None)  # prepares the vocabulary for a schema
             opened.pop_all()
         return runtime, processor, pace, store
 
@@ -236,7 +238,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         states = []
         with ExitStack() as opened:
             for name in camera_names(self, settings):
-                session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory, pace)
+                options = settings.policy(), settings.memory, pace, settings["system_prompt"]
+                session = SceneSession(self._runtime, self._processor, *options)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
                 states.append(CameraState(name, session, mailbox))
@@ -305,7 +308,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._queue.check()
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
-        sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
+        max_new_tokens = goal.max_new_tokens or limits.max_new_tokens
+        sampling = replace(limits, max_new_tokens=max_new_tokens, grammar=grammar_of(goal.response_schema))
         request = Request.prepare(
             self._processor,
             goal.question,
@@ -316,6 +320,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             goal.deadline_s or self._settings["latency_target_s"],
             stamp_to_ns(goal.since) or None,
             stamp_to_ns(goal.until) or None,
+            goal.conversation_id,
         )
         return self._worker.submit(request, on_text)
 
@@ -373,9 +378,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
 
     def _check_against_model(self, settings: NodeSettings) -> None:
         assert self._runtime is not None and self._processor is not None
-        session_capacity(self._runtime, self._processor, settings.memory)
-        caption = settings.caption
-        Request.prepare(self._processor, caption.prompt, Sampling(max_new_tokens=caption.max_new_tokens))
+        session_capacity(self._runtime, self._processor, settings.memory, settings["system_prompt"])
+        Request.prepare(self._processor, settings.caption.prompt, settings.caption.sampling)
 
     # Diagnostics
 
@@ -413,9 +417,12 @@ def _discard(loaded: Loaded) -> None:
 def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
     """Takes over live settings; runs in the worker's thread."""
     worker.caption, worker.queue.limit = after.caption, after["queue_size"]
-    if "token_budget" in before.changes_to(after):
-        for state in worker.camera_states.values():
+    changes = before.changes_to(after)
+    for state in worker.camera_states.values():
+        if "token_budget" in changes:
             state.session.set_budget(after.memory.token_budget)
+        if "system_prompt" in changes:
+            state.session.set_system(after["system_prompt"])
 
 
 def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:

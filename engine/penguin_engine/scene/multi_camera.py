@@ -17,7 +17,7 @@ from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Request
-from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
+from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer, system_ids
 from penguin_models.errors import CancelledError, NoFramesError
 from penguin_models.processor import Processor
 from penguin_models.quoting import shortened
@@ -116,7 +116,8 @@ def answer_shown(
             content.append({"type": "text", "text": f"Camera {name}:\n"})
         content.append({"type": "video", "num_frames": len(items), "timestamps": times})
     # Everything up to the last frame; the question after it is tokenised already.
-    texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
+    first, *texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
+    texts = [[*system_ids(processor, next(iter(sessions.values())).system), *first], *texts]
     length = sum(map(len, texts)) + answer.visual_tokens + request.sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, f"a question about {len(by_camera)} cameras with its answer")
     try:

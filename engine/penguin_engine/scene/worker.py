@@ -21,8 +21,10 @@ from time import monotonic
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.caption_request import caption_request
+from penguin_engine.scene.conversations import Conversations, fits_scene
 from penguin_engine.scene.episode_backend import EpisodeReader
-from penguin_engine.scene.generation import AnswerHooks, Sampling
+from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
@@ -33,7 +35,14 @@ from penguin_engine.scene.recall import ask_recall
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.watches import Judgement, PendingWatch, Watches, WatchRequest
-from penguin_models.errors import CancelledError, EpisodeError, MediaError, NoFramesError, UnknownCameraError
+from penguin_models.errors import (
+    CancelledError,
+    EpisodeError,
+    MediaError,
+    NoFramesError,
+    PromptError,
+    UnknownCameraError,
+)
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame, FrameKind
@@ -64,6 +73,7 @@ class SceneWorker:
         pace: The pace of the sessions; None if nothing is bounded.
         episodes: What answers to questions beyond the memory are based on; None if there are none.
         watches: Conditions that are watched for. Its owner opens and closes it.
+        conversations: The earlier turns of questions.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class SceneWorker:
         self.watches = Watches() if watches is None else watches  # an empty one is false
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
         self._locate = locate
+        self.conversations = Conversations(processor)
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
         self._stopping = False
@@ -245,6 +256,7 @@ class SceneWorker:
             self._guarded("changing settings", self._frame_changes.popleft())
         if self._clear:
             self._clear = False
+            self.conversations.clear()
             for state in self.camera_states.values():
                 state.session.memory.clear()
                 state.failure = None
@@ -311,7 +323,8 @@ class SceneWorker:
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
         due_s = pending.submitted_s + request.deadline_s if request.deadline_s else math.inf
         left_s = due_s - self._clock()
-        answer = self._look(sessions, request, hooks, due_s)
+        fits = fits_scene(sessions, self.pace, due_s)
+        answer = self.conversations.answer(request, fits, lambda asked: self._look(sessions, asked, hooks, due_s))
         if self.pace is not None and answer.predicted_s > left_s:
             self.pace.missed, self.pace.needed_s = self.pace.missed + 1, answer.predicted_s
         if answer.newest is not None:
@@ -391,12 +404,14 @@ class SceneWorker:
 
     def _describe(self, state: CameraState, frame: HeldFrame) -> None:
         pixels = frame.pixels  # the frame may shrink meanwhile
-        sampling = Sampling(max_new_tokens=self.caption.max_new_tokens)
-        request = Request.prepare(self._processor, self.caption.prompt, sampling)
+        try:
+            request = caption_request(self._runtime, self._processor, self.caption, self.pace)
+        except PromptError as err:  # the session is as it was
+            state.captioned(frame)
+            self._listener.on_failure("making a caption", err)
+            return
         start_s, due_s = self._clock(), math.inf
         if self.pace is not None:
-            tokens = self.pace.caption_tokens(self.caption.max_new_tokens, len(request.token_ids))
-            request = replace(request, sampling=Sampling(max_new_tokens=tokens))
             due_s = start_s + _CAPTION_LOOK_S
         hooks = AnswerHooks(cancelled=self._is_wanted, on_token=self.take_frames)
         answer = state.session.ask(request, hooks, due_s)
