@@ -17,8 +17,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penguin_engine.scene.answer import Answer, LapTimer
-from penguin_engine.scene.evidence import Shown
+from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.generation import AnswerHooks
+from penguin_engine.scene.memory import FrameMemory
 from penguin_engine.scene.remote.breaker import FAILURES, CircuitBreaker
 from penguin_engine.scene.remote.completion import Completion
 from penguin_engine.scene.remote.failure import RequestFailure
@@ -83,6 +84,16 @@ class RemoteBrain:
         """Whether the server judges conditions, as far as that is known."""
         return self.in_charge and self.has_logprobs is not False
 
+    @property
+    def rest_s(self) -> float:
+        """Seconds until work that nobody waits for may be sent; 0 for now."""
+        return self.breaker.rest_s
+
+    def check_judge(self) -> None:
+        """Raises NoLogprobsError if nobody can judge a condition, as far as that is known."""
+        if self.has_logprobs is False and not self.has_local:
+            raise NoLogprobsError(self._no_logprobs("as it said before"))
+
     def close(self) -> None:
         """Closes all connections; calling it again does nothing."""
         if not self._loop.is_closed():
@@ -105,9 +116,10 @@ class RemoteBrain:
 
         It does not if a part of the server's answer has been streamed.
         """
-        falls_back = self.has_local and not isinstance(error, BrokenAnswerError)
-        self.counts["fallbacks"] += falls_back
-        return falls_back
+        if not self.has_local or isinstance(error, BrokenAnswerError):
+            return False
+        self.counts["fallbacks"] += 1
+        return True
 
     def complete(self, options: dict[str, Any], hooks: AnswerHooks, due_s: float, completion: Completion) -> None:
         """Fills in a completion; its `ended_by` becomes "cancelled" if the hooks say so.
@@ -134,7 +146,9 @@ class RemoteBrain:
             whole = self.run(_polled(self._persist(asked), hooks))
         except RequestFailure as failure:
             self.counts[failure.kind] += 1
-            self.breaker.failed(failure.text, failure.replied)
+            # A slow server is better than none.
+            replied = failure.replied or (failure.kind == "late" and not self.has_local)
+            self.breaker.failed(failure.text, replied)
             if completion.began:
                 raise BrokenAnswerError(f"{self.server.name} {failure.text}; ask again") from failure
             raise failure.error(self.server.name) from failure
@@ -166,6 +180,8 @@ class RemoteBrain:
         try:
             while (piece := await self._next(pieces, asked)) is not None:
                 asked.completion.add(piece, asked.hooks)
+            if asked.completion.probabilities:
+                self.has_logprobs = True
         except RequestFailure as failure:
             if not (with_logprobs and failure.refuses_logprobs):
                 raise
@@ -189,19 +205,20 @@ class RemoteBrain:
         except StopAsyncIteration:
             failure = RequestFailure("broken", "ended an answer before it was complete")
         except Exception as err:  # noqa: BLE001 - the client's own library of HTTP has errors of its own
-            failure = self.server.failure(err)
+            failure = self.server.failure(err, completion.began)
         if completion.ended_by:
             return None
         raise failure
 
-    def judge(self, shown: Sequence[Shown], question: str, hooks: AnswerHooks, due_s: float) -> float:
-        """Returns the model's probability of "yes" to a question about frames of one camera.
+    def judge(self, memory: FrameMemory, question: str, hooks: AnswerHooks, due_s: float) -> float:
+        """Returns the model's probability of "yes" to a question about the frames of a camera, at least one.
 
         Raises:
             NoLogprobsError: The server does not send probabilities.
             CancelledError: The hooks say so.
             RemoteServerError, PromptError, ContextLengthError: As for `complete`.
         """
+        shown, _ = choose(None, [Candidate(frame, memory) for frame in memory.frames], 0, 0, math.inf)
         content = [*frames_content(shown, shown[0].frame.stamp_ns, named=False), text_part(question)]
         options = {"messages": user_turn(content), "max_tokens": 1, "temperature": 0, "top_logprobs": _TOP_LOGPROBS}
         completion = Completion()
@@ -228,13 +245,7 @@ class RemoteQuestion:
     due_s: float  # when the first token is due
 
     def answer_shown(
-        self,
-        shown: Sequence[Shown],
-        named: bool,
-        request: Request,
-        hooks: AnswerHooks,
-        timer: LapTimer,
-        answer: Answer,
+        self, shown: Sequence[Shown], named: bool, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer
     ) -> None:
         """Fills in an answer about frames; see `multi_camera.answer_shown`.
 

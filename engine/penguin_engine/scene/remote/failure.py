@@ -40,5 +40,5 @@ class RequestFailure(Exception):  # noqa: N818 - internal: the caller gets `erro
         """Returns what the caller gets; `server` names the server."""
         if self.kind == "refused" and self.status in (400, 413, 422):
             kind = ContextLengthError if self.code == "context_length_exceeded" else PromptError
-            return kind(f"{server} refuses the request: {self.text}")
+            return kind(f"{server} {self.text}")
         return RemoteServerError(f"{server} {self.text}")

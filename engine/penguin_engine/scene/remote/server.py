@@ -60,8 +60,9 @@ class OpenAIServer:
         try:
             listed = await self._client.models.with_raw_response.list(timeout=_CHECK_S)
             models = {item["id"]: item for item in json.loads(listed.text)["data"]}
-        except (ValueError, KeyError, TypeError) as err:
-            raise RequestFailure("refused", _not_an_api(self._base_url)) from err
+        except (ValueError, KeyError, TypeError, openai.NotFoundError) as err:
+            remedy = "check base_url" if self._base_url.rstrip("/").endswith("/v1") else "should base_url end in /v1?"
+            raise RequestFailure("refused", f"does not speak the OpenAI API; {remedy}") from err
         except Exception as err:
             raise self.failure(err) from err
         if self._model not in models:
@@ -78,14 +79,14 @@ class OpenAIServer:
             async for piece in stream:
                 yield piece
 
-    def failure(self, error: Exception) -> RequestFailure:
-        """Returns what an exception of the client means."""
+    def failure(self, error: Exception, began: bool = False) -> RequestFailure:
+        """Returns what an exception of the client means, which may have come in the middle of an answer."""
         if isinstance(error, openai.APIStatusError):
             return self._status_failure(error)
-        if isinstance(error, openai.APIConnectionError):
+        if isinstance(error, openai.APIConnectionError) and not began:
             cause = error.__cause__ or error
             return RequestFailure("unreachable", f"cannot be reached ({self._said(cause)}); is it running?")
-        if isinstance(error, openai.APIError):  # an event in the stream
+        if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
             return RequestFailure("broken", f"ended the answer with an error ({self._said(error)})")
         return RequestFailure("broken", f"closed the connection in the middle of an answer ({self._said(error)})")
 
@@ -103,18 +104,12 @@ class OpenAIServer:
         if status < 400:
             target = shortened(error.response.headers.get("location", "nowhere"))
             return RequestFailure("refused", f"redirects to {target}; set base_url to where the API is", 0.0, status)
-        if status in (404, 405) and "message" not in body:
-            return RequestFailure("refused", _not_an_api(self._base_url), 0.0, status)
-        return RequestFailure("refused", text, 0.0, status, code if isinstance(code, str) else None)
+        code = code if isinstance(code, str) else None
+        return RequestFailure("refused", f"refuses the request: {text}", 0.0, status, code)
 
     def _said(self, what: object) -> str:
         text = " ".join(str(what).split()) or type(what).__name__
         return shortened(text.replace(self._key, "***") if self._key else text)
-
-
-def _not_an_api(base_url: str) -> str:
-    remedy = "check base_url" if base_url.rstrip("/").endswith("/v1") else "should base_url end in /v1?"
-    return f"does not speak the OpenAI API; {remedy}"
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
