@@ -14,6 +14,9 @@ from PIL import Image
 from scripted_runtime import ScriptedRuntime
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.episode import Episode
+from penguin_engine.scene.episodes import open_episodes
+from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.remote import brain as brain_module
@@ -161,6 +164,8 @@ def test_a_server_with_the_same_model_gives_the_same_answers(make, processor, pi
         ([[chunk("fi"), "cut"]], BrokenAnswerError, "in the middle of an answer .*; ask again", {"broken": 1}),
         ([[chunk("fi")]], BrokenAnswerError, "ended an answer before it was complete", {"broken": 1}),
         ([[chunk("fi"), '{"error": {"message": "boom"}}']], BrokenAnswerError, "an error .boom", {"broken": 1}),
+        ([[chunk("fi"), '{"choices": [1]}']], BrokenAnswerError, "what is not of the OpenAI API", {"broken": 1}),
+        ([[chunk("fi"), "{"]], BrokenAnswerError, "broke off in the middle", {"broken": 1}),
         ([["cut"]], None, "", {"answered": 1, "retries": 1}),
         ([[chunk("fi"), "hang"]], BrokenAnswerError, "sent nothing for 0 s in the middle of an answer", {"late": 1}),
         ([["hang"]], RemoteServerError, "sent no token within 0.[2-9] s", {"late": 1}),
@@ -190,6 +195,27 @@ def test_failures_are_retried_in_time_or_reported(make, picture, monkeypatch, st
             assert ask(worker, deadline_s=0.0).answer.raw == "fine"  # the next question is not affected
             counts = counts | {"answered": 1}
     assert worker.remote.counts == counts and len(worker.camera_states["a"].session.memory.frames) == 1
+
+
+def test_a_server_that_writes_without_end_is_cut_off(make, picture):
+    with Misbehaving([chunk("x" * 300)] * 50) as server:
+        worker = make(server.url, local=False)
+        show(worker, picture, 1)
+        with pytest.raises(BrokenAnswerError, match="wrote much more than the 3 tokens it was asked for"):
+            ask(worker, sampling=Sampling(max_new_tokens=3))
+
+
+def test_episodes_are_shown_but_not_judged(make, picture, tmp_path):
+    with Misbehaving() as server, open_episodes(tmp_path / "episodes.db") as store:
+        store.add(Episode("a", 10 * SECOND, caption="a red cup"), picture(84, 112, 5))
+        store.flush(20)
+        worker = make(server.url, local=False)
+        worker.episodes = store
+        show(worker, picture, 1000)
+        answer = ask(worker, question="Where is the red cup?", since_ns=5 * SECOND).answer
+        assert (answer.raw, answer.frames, answer.candidates_judged, answer.candidates_left_out) == ("fine", 2, 0, 1)
+        assert [item.episode.stamp_ns for item in answer.evidence] == [10 * SECOND]
+        assert texts(server.bodies[0]["messages"]) == ["Time 0.0s: ", "Time 990.0s: ", "Where is the red cup?"]
 
 
 def test_a_cancelled_question_closes_its_request_while_frames_arrive(make, picture):
@@ -293,7 +319,6 @@ def test_the_circuit_opens_after_failures_in_a_row_and_tries_again_ever_later():
 
 def test_a_schema_and_all_settings_of_the_sampling_are_sent(make, picture):
     pytest.importorskip("llguidance")
-    from penguin_engine.scene.generation import Sampling
     from penguin_engine.scene.json_answers import json_grammar
 
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}}

@@ -27,6 +27,7 @@ from penguin_engine.scene.remote.messages import frames_content, sampling_option
 from penguin_engine.scene.requests import Request
 from penguin_models.errors import BrokenAnswerError, CancelledError, NoLogprobsError, RemoteServerError
 from penguin_models.judge import yes_share
+from penguin_models.quoting import shortened
 
 if TYPE_CHECKING:  # needs the client of the OpenAI API, which not every robot has
     from penguin_engine.scene.remote.server import OpenAIServer
@@ -41,6 +42,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
 """Pause before the second try, and the longest that it doubles to; a random part of it, at least half, is taken."""
 _SERVER_SHARE = 0.5
 """Share of the time to a deadline that the server gets if a local model could still answer."""
+_MOST_CHARS = 256
+"""Most characters of an answer per token that was asked for: the longest tokens of Qwen are runs of spaces."""
 _TOP_LOGPROBS = 20
 
 
@@ -179,7 +182,7 @@ class RemoteBrain:
         pieces = self.server.stream(options | {"logprobs": True} if with_logprobs else options)
         try:
             while (piece := await self._next(pieces, asked)) is not None:
-                asked.completion.add(piece, asked.hooks)
+                _take(piece, asked)
             if asked.completion.probabilities:
                 self.has_logprobs = True
         except RequestFailure as failure:
@@ -199,7 +202,11 @@ class RemoteBrain:
         try:
             return await asyncio.wait_for(anext(pieces), max(0.0, left_s))
         except asyncio.TimeoutError:
-            failure = RequestFailure("late", f"sent no token within {self.clock() - asked.start_s:.1f} s")
+            failure = RequestFailure(
+                "late",
+                f"sent no token within {self.clock() - asked.start_s:.1f} s, when it was due (deadline_s, "
+                "latency_target_s or caption.max_age_s)",
+            )
             if completion.began:
                 failure.text = f"sent nothing for {_STALL_S:.0f} s in the middle of an answer"
         except StopAsyncIteration:
@@ -263,6 +270,21 @@ class RemoteQuestion:
         self.brain.complete(options, hooks, self.due_s, completion)
         answer.seconds["decode" if completion.began else "prefill"] = timer.lap()
         completion.write_to(answer)
+
+
+def _take(piece: Any, asked: _Asked) -> None:
+    """Takes in a piece of an answer; what no server of the OpenAI API sends ends it."""
+    completion = asked.completion
+    try:
+        text = completion.add(piece)
+    except (AttributeError, TypeError, ValueError) as err:
+        raise RequestFailure("broken", f"sent what is not of the OpenAI API ({shortened(str(err))})") from err
+    if text:
+        asked.hooks.on_text(text, completion.tokens)
+    if len(completion.text) > _MOST_CHARS * asked.options["max_tokens"]:
+        raise RequestFailure(
+            "broken", f"wrote much more than the {asked.options['max_tokens']} tokens it was asked for"
+        )
 
 
 async def _polled(work: Coroutine[Any, Any, None], hooks: AnswerHooks) -> bool:

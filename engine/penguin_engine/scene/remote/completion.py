@@ -9,7 +9,6 @@ from typing import Any
 
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.box_confidence import box_scores
-from penguin_engine.scene.generation import AnswerHooks
 from penguin_models.grounding import GroundedObject, parse
 
 
@@ -29,8 +28,13 @@ class Completion:
     probabilities: list[float] = field(default_factory=list)  # of each token
     scores: Sequence[float] = ()  # of the boxes, if the server sends them itself
 
-    def add(self, piece: Any, hooks: AnswerHooks) -> None:
-        """Takes in a piece as the client of the OpenAI API has it."""
+    def add(self, piece: Any) -> str:
+        """Takes in a piece as the client of the OpenAI API has it, and returns its text.
+
+        Raises:
+            AttributeError, TypeError, ValueError: It is not of the OpenAI API.
+        """
+        text = ""
         if piece.usage is not None:
             self._count(piece.usage)
         for choice in piece.choices[:1]:
@@ -43,10 +47,10 @@ class Completion:
             if text:
                 self.text += text
                 self.tokens += 1
-                hooks.on_text(text, self.tokens)
             self._add_scores(getattr(choice.delta, "grounding", None))
             if choice.finish_reason:
                 self.ended_by = "length" if choice.finish_reason == "length" else "end"
+        return text
 
     def write_to(self, answer: Answer) -> None:
         """Fills in what an answer says and how many tokens it has."""

@@ -88,7 +88,7 @@ class OpenAIServer:
             return RequestFailure("unreachable", f"cannot be reached ({self._said(cause)}); is it running?")
         if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
             return RequestFailure("broken", f"ended the answer with an error ({self._said(error)})")
-        return RequestFailure("broken", f"closed the connection in the middle of an answer ({self._said(error)})")
+        return RequestFailure("broken", f"broke off in the middle of an answer ({self._said(error)})")
 
     def _status_failure(self, error: openai.APIStatusError) -> RequestFailure:
         status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
