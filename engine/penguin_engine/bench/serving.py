@@ -100,9 +100,9 @@ async def measure(urls: Sequence[str], load: Load, minutes: float, show: Callabl
             show(f"{server.url}: overload")
             overload.append(await _overload(server, load, numbers))
         memory = []
-        for server in servers if minutes else []:
-            show(f"{server.url}: memory for {minutes:g} min")
-            memory.append(await _memory(server, load, minutes, numbers))
+        if minutes:
+            show(f"memory for {minutes:g} min")
+            memory = await asyncio.gather(*(_memory(server, load, minutes, numbers) for server in servers))
     models = {server.url: server.model for server in servers}
     return {"models": models, "levels": levels, "overload": overload, "memory": memory}
 
