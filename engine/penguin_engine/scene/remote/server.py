@@ -83,12 +83,12 @@ class OpenAIServer:
         """Returns what an exception of the client means, which may have come in the middle of an answer."""
         if isinstance(error, openai.APIStatusError):
             return self._status_failure(error)
+        said = self._said(error.__cause__ or error)
         if isinstance(error, openai.APIConnectionError) and not began:
-            cause = error.__cause__ or error
-            return RequestFailure("unreachable", f"cannot be reached ({self._said(cause)}); is it running?")
+            return RequestFailure("unreachable", f"cannot be reached ({said}); is it running?")
         if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
-            return RequestFailure("broken", f"ended the answer with an error ({self._said(error)})")
-        return RequestFailure("broken", f"broke off in the middle of an answer ({self._said(error)})")
+            return RequestFailure("broken", f"ended the answer with an error ({said})")
+        return RequestFailure("broken", f"broke off in the middle of an answer ({said})")
 
     def _status_failure(self, error: openai.APIStatusError) -> RequestFailure:
         status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
