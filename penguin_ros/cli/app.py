@@ -8,6 +8,7 @@ from penguin_ros.cli import (
     ask,
     bench,
     bench_node,
+    bench_serve,
     build,
     console,
     demo,
@@ -58,3 +59,4 @@ evaluate.app.command("recall")(evaluate_recall.recall)
 evaluate.app.command("watch")(evaluate_watch.watch)
 bench.app.command("soak")(soak.soak)
 bench.app.command("node")(bench_node.node)
+bench.app.command("serve")(bench_serve.serve)
