@@ -13,6 +13,7 @@ from penguin_ros.cli import (
     console,
     demo,
     doctor,
+    embed,
     episodes,
     evaluate,
     evaluate_recall,
@@ -43,6 +44,7 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("console")(console.console)
 app.command("doctor")(doctor.doctor)
+app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.command("quantize")(quantize.quantize)
 app.command("build")(build.build)
