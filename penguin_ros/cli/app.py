@@ -22,6 +22,7 @@ from penguin_ros.cli import (
     parity,
     prepare,
     quantize,
+    recaption,
     ros,
     serve,
     soak,
@@ -55,6 +56,7 @@ app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")
 app.add_typer(bench.app, name="bench")
+prepare.app.command("recaption")(recaption.recaption)
 evaluate.app.command("recall")(evaluate_recall.recall)
 evaluate.app.command("watch")(evaluate_watch.watch)
 bench.app.command("soak")(soak.soak)
