@@ -325,11 +325,12 @@ def test_a_schema_and_all_settings_of_the_sampling_are_sent(make, picture):
     with Misbehaving() as server:
         worker = make(server.url, local=False)
         show(worker, picture, 1)
-        ask(worker, sampling=Sampling(7, 0.5, 0.9, 3, ("x",), json_grammar(schema)))
-        [body] = server.bodies
+        ask(worker, sampling=Sampling(7, 0.5, 0.9, 3, ("x",)))
+        ask(worker, sampling=Sampling(grammar=json_grammar(schema)))
+        body, with_schema = server.bodies
         sent = {name: body[name] for name in ("model", "max_tokens", "temperature", "top_p", "seed", "stop", "stream")}
         assert list(sent.values()) == ["m", 7, 0.5, 0.9, 3, ["x"], True]
-        assert body["response_format"]["json_schema"]["schema"] == schema
+        assert "response_format" not in body and with_schema["response_format"]["json_schema"]["schema"] == schema
         uri = body["messages"][0]["content"][1]["image_url"]["url"]
         jpeg = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
         assert np.abs(np.asarray(jpeg, np.int16) - picture(84, 112, 1)).mean() < 10
