@@ -281,6 +281,10 @@ def test_conditions_are_judged_by_probabilities_of_tokens(make, picture):
         assert worker.step() and watch.result.result(0).probability == pytest.approx(0.75)
         body = server.bodies[0]
         assert (body["max_tokens"], body["top_logprobs"], body["logprobs"]) == (1, 20, True)
+        top[:] = [{"token": "white", "logprob": -1.0, "bytes": None}]
+        server.steps.append([chunk("white", "length", logprobs)])
+        worker.watch(WatchRequest.prepare(worker.used, "a dog", ["a"], str), lambda judgement: None)
+        assert worker.step() and "trained to judge conditions" in str(worker.listener.failures[-1])
     with Misbehaving((400, {}, "logprobs are not supported"), models=["m"]) as server:
         for local in (False, True):
             server.steps[:] = [(400, {}, "logprobs are not supported")]
