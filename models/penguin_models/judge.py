@@ -56,7 +56,7 @@ def yes_share(log_probabilities: Mapping[str, float]) -> float:
     yes, no = (sum(math.exp(log_probabilities.get(word, -math.inf)) for word in words) for words in (_YES, _NO))
     if not yes + no:
         raise RemoteServerError(
-            f"neither yes nor no is among the {len(log_probabilities)} likeliest tokens of the server's model: serve one "
-            "that was trained to judge conditions"
+            f"neither yes nor no is among the {len(log_probabilities)} likeliest tokens of the server's model: serve "
+            "one that was trained to judge conditions"
         )
     return yes / (yes + no)
