@@ -55,5 +55,8 @@ def yes_share(log_probabilities: Mapping[str, float]) -> float:
     """
     yes, no = (sum(math.exp(log_probabilities.get(word, -math.inf)) for word in words) for words in (_YES, _NO))
     if not yes + no:
-        raise RemoteServerError("the server's model answers neither yes nor no to a condition: was it trained for it?")
+        raise RemoteServerError(
+            f"neither yes nor no is among the {len(log_probabilities)} likeliest tokens of the server's model: serve "
+            "one that was trained to judge conditions"
+        )
     return yes / (yes + no)

@@ -109,6 +109,7 @@ class RemoteBrain:
     def close(self) -> None:
         """Closes all connections; calling it again does nothing."""
         if not self._loop.is_closed():
+            self.run(self._loop.shutdown_asyncgens())  # of answers that ended early
             self.run(self.server.close())
             self._loop.close()
 
