@@ -43,6 +43,7 @@ class Conversations:
 
     def __init__(self, processor: Processor):
         """Starts without any; `processor` is that of the checkpoint that answers."""
+        self._processor = processor
         self._by_id: OrderedDict[str, _Conversation] = OrderedDict()  # the one continued last at the end
         self._link = processor.encode_text(f"{TURN_END}\n{TURN_START}user")  # between an answer and the next question
 
@@ -76,9 +77,10 @@ class Conversations:
 
     def _add(self, request: Request, answer: Answer, conversation: _Conversation) -> None:
         turns = conversation.turns
-        turns.append(Turn(request.question, answer.raw, (*request.token_ids, *answer.token_ids, *self._link)))
+        answered = answer.token_ids or self._processor.encode_text(answer.raw)  # a server sends only text
+        turns.append(Turn(request.question, answer.raw, (*request.token_ids, *answered, *self._link)))
         conversation.count += 1
-        while sum(len(turn.token_ids) for turn in turns) > RESERVED_TOKENS:
+        while sum(turn.tokens for turn in turns) > RESERVED_TOKENS:
             turns.popleft()
         self._by_id[request.conversation_id] = conversation
         self._by_id.move_to_end(request.conversation_id)
@@ -97,7 +99,8 @@ def after_turns(request: Request, turns: list[Turn]) -> Request:
 
 def fits_tokens(request: Request, limit: int = RESERVED_TOKENS) -> bool:
     """Returns whether turns, question and answer have at most some tokens."""
-    return len(request.token_ids) + request.sampling.max_new_tokens <= limit
+    tokens = max(len(request.token_ids), sum(turn.tokens for turn in request.turns))
+    return tokens + request.sampling.max_new_tokens <= limit
 
 
 def fits_scene(sessions: Mapping[str, SceneSession], pace: Pace | None, due_s: float) -> Callable[[Request], bool]:

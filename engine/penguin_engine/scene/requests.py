@@ -38,6 +38,11 @@ class Turn:
     answer: str  # text as the model wrote it
     token_ids: Sequence[int]  # its tokens after the last frame or the turn before, up to the question that follows
 
+    @property
+    def tokens(self) -> int:
+        """Number of its tokens; an estimate if only a server has the vocabulary."""
+        return max(len(self.token_ids), (len(self.question) + len(self.answer)) // 4)
+
 
 @dataclass(frozen=True)
 class Request:
