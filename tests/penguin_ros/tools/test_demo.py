@@ -34,6 +34,7 @@ def test_the_demo_shows_right_answers_and_boxes_on_the_recording(domain, tmp_pat
         assert answer["right"] and answer["tokens"]["generated"] > 0 and answer["frames"] >= 1
     assert report["scores"]["object_f1"]["value"] > 0.9 and report["scores"]["object_f1"]["of"] >= 1
     assert report["scores"]["labelled_box_share"]["value"] > 0.8 and report["scores"]["accuracy"]["value"] == 1
+    assert report["position_error_cm"]["median"] < 4 and report["position_error_cm"]["of"] >= 3
     assert report["pictures"]
     for path in report["pictures"]:
         with Image.open(path) as picture:
