@@ -1,6 +1,8 @@
-"""The examples: Python clients over DDS, and the names in C++ and XML against the interfaces."""
+"""The examples: Python clients over DDS, C++ against the generated interfaces, and trees against the plugin."""
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DECLARATIONS = Path(__file__).parent / "data" / "cpp_declarations"
 NAMESPACE = "/example"
 
 
@@ -94,6 +97,18 @@ def test_the_caption_client_prints_captions_until_it_is_interrupted(robot, clien
     assert process.stdout.readline() == "3.000000000 /eye: a table (mug)\n"
     process.send_signal(signal.SIGINT)
     assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/src/*.cpp")), ids=lambda path: path.name)
+def test_cpp_examples_compile_against_the_interfaces(source):
+    """The messages are the generated ones; of the libraries, which no pip package has, there are declarations."""
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    prefixes = [*os.environ["AMENT_PREFIX_PATH"].split(os.pathsep), sys.prefix]  # of ROS, and of its wheels
+    folders = [str(folder) for prefix in prefixes for folder in Path(prefix, "include").glob("*") if folder.is_dir()]
+    includes = [f"-I{DECLARATIONS}", *(part for folder in folders for part in ("-isystem", folder))]
+    warnings = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+    compiled = subprocess.run([compiler, *warnings, *includes, str(source)], capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
 
 
 def test_trees_use_the_ports_that_the_plugin_has():
