@@ -21,12 +21,13 @@ NAMESPACE = "/example"
 
 @pytest.fixture
 def client():
-    """Returns a function that starts a Python client that asks the node in NAMESPACE."""
+    """Returns a function that starts a client that asks the node in NAMESPACE: a Python script or a C++ program."""
     clients = []
 
-    def start(script, question=""):
-        command = [sys.executable, str(EXAMPLES / "client_py" / script), question]
-        command += ["--ros-args", "-r", f"__ns:={NAMESPACE}"]
+    def start(program, question=""):
+        file = EXAMPLES / "client_py" / program  # a program has a whole path
+        command = [sys.executable] if file.suffix == ".py" else []
+        command += [str(file), question, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
         clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return clients[-1]
 
@@ -97,6 +98,20 @@ def test_the_caption_client_prints_captions_until_it_is_interrupted(robot, clien
     assert process.stdout.readline() == "3.000000000 /eye: a table (mug)\n"
     process.send_signal(signal.SIGINT)
     assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+
+
+def test_cpp_clients_do_the_same(answering, client):
+    prefixes = os.environ["AMENT_PREFIX_PATH"].split(os.pathsep)
+    built = (folder for prefix in prefixes if (folder := Path(prefix, "lib", "penguin_vl_client_cpp")).is_dir())
+    folder = next(built, None) or pytest.skip("needs examples/client_cpp, built in a workspace with rclcpp")
+    answered, refused, streamed = (
+        client(folder / name, text) for name, text in (("ask", "a mug"), ("ask", "why?"), ("ask_stream", "a mug"))
+    )
+    assert (*answered.communicate(timeout=60), answered.returncode) == ("a mug\n  mug: x 1-2.6, y 3-4 px\n", "", 0)
+    assert (refused.communicate(timeout=60)[1], refused.returncode) == ("error 6: the queue is full\n", 1)
+    assert streamed.stdout.read(5) == "a mug"
+    answering.set()
+    assert (*streamed.communicate(timeout=60), streamed.returncode) == ("\nanswer: a mug\n", "", 0)
 
 
 @pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/src/*.cpp")), ids=lambda path: path.name)
