@@ -14,6 +14,7 @@ from PIL import Image
 from scripted_runtime import ScriptedRuntime
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.caption_request import caption_request
 from penguin_engine.scene.episode import Episode
 from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.generation import Sampling
@@ -105,14 +106,17 @@ def ask(worker, on_text=lambda piece, tokens: None, question="What?", **options)
 
 
 def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
-    with Misbehaving([chunk("a cup", "stop")], [chunk('{"n":1}', "stop")], [chunk("[]", "stop")]) as server:
-        worker = make(server.url, local=False, caption=CaptionConfig(response_schema="objects"))
+    box = '{"n": "[cup](100,200,300,400)"}'
+    with Misbehaving([chunk("a cup", "stop")], [chunk(box, "stop")], [chunk("[]", "stop")]) as server:
+        captions = CaptionConfig(response_schema="objects")
+        worker = make(server.url, local=False, caption=captions)
+        assert caption_request(worker._runtime, worker.used, captions, None).sampling == captions.sampling
         worker.remote.system_prompt = "You are a robot."
         show(worker, picture, 1)
         assert ask(worker, question="What?", conversation_id="c").answer.turns_used == 0
         sampling = Sampling(8, grammar=grammar_of('{"type": "object"}'))
         answer = ask(worker, question="How many?", conversation_id="c", sampling=sampling).answer
-        assert (answer.raw, answer.turns_used, answer.turns_forgotten) == ('{"n":1}', 1, 0)
+        assert (answer.grounding.text, answer.turns_used, answer.turns_forgotten) == (box, 1, 0)
         assert worker.step() and len(worker.listener.captions) == 1 and not worker.listener.failures
     first, second, caption = server.bodies
     assert [message["role"] for message in first["messages"]] == ["system", "user"]

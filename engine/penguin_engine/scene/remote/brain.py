@@ -280,7 +280,7 @@ class RemoteQuestion:
         options = {"messages": messages} | sampling_options(request.sampling)
         self.brain.complete(options, hooks, self.due_s, completion)
         answer.seconds["decode" if completion.began else "prefill"] = timer.lap()
-        completion.write_to(answer)
+        completion.write_to(answer, request.sampling.grammar is not None)
 
 
 def _take(piece: Any, asked: _Asked) -> None:
