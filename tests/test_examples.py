@@ -1,6 +1,8 @@
-"""The examples: Python clients over DDS, and the names in C++ and XML against the interfaces."""
+"""The examples: Python clients over DDS, C++ against the generated interfaces, and trees against the plugin."""
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +15,19 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DECLARATIONS = Path(__file__).parent / "data" / "cpp_declarations"
 NAMESPACE = "/example"
 
 
 @pytest.fixture
 def client():
-    """Returns a function that starts a Python client that asks the node in NAMESPACE."""
+    """Returns a function that starts a client that asks the node in NAMESPACE: a Python script or a C++ program."""
     clients = []
 
-    def start(script, question=""):
-        command = [sys.executable, str(EXAMPLES / "client_py" / script), question]
-        command += ["--ros-args", "-r", f"__ns:={NAMESPACE}"]
+    def start(program, question=""):
+        file = EXAMPLES / "client_py" / program  # a program has a whole path
+        command = [sys.executable] if file.suffix == ".py" else []
+        command += [str(file), question, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
         clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return clients[-1]
 
@@ -94,6 +98,32 @@ def test_the_caption_client_prints_captions_until_it_is_interrupted(robot, clien
     assert process.stdout.readline() == "3.000000000 /eye: a table (mug)\n"
     process.send_signal(signal.SIGINT)
     assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+
+
+def test_cpp_clients_do_the_same(answering, client):
+    prefixes = os.environ["AMENT_PREFIX_PATH"].split(os.pathsep)
+    built = (folder for prefix in prefixes if (folder := Path(prefix, "lib", "penguin_vl_client_cpp")).is_dir())
+    folder = next(built, None) or pytest.skip("needs examples/client_cpp, built in a workspace with rclcpp")
+    answered, refused, streamed = (
+        client(folder / name, text) for name, text in (("ask", "a mug"), ("ask", "why?"), ("ask_stream", "a mug"))
+    )
+    assert (*answered.communicate(timeout=60), answered.returncode) == ("a mug\n  mug: x 1-2.6, y 3-4 px\n", "", 0)
+    assert (refused.communicate(timeout=60)[1], refused.returncode) == ("error 6: the queue is full\n", 1)
+    assert streamed.stdout.read(5) == "a mug"
+    answering.set()
+    assert (*streamed.communicate(timeout=60), streamed.returncode) == ("\nanswer: a mug\n", "", 0)
+
+
+@pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/src/*.cpp")), ids=lambda path: path.name)
+def test_cpp_examples_compile_against_the_interfaces(source):
+    """The messages are the generated ones; of the libraries, which no pip package has, there are declarations."""
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    prefixes = [*os.environ["AMENT_PREFIX_PATH"].split(os.pathsep), sys.prefix]  # of ROS, and of its wheels
+    folders = [str(folder) for prefix in prefixes for folder in Path(prefix, "include").glob("*") if folder.is_dir()]
+    includes = [f"-I{DECLARATIONS}", *(part for folder in folders for part in ("-isystem", folder))]
+    warnings = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+    compiled = subprocess.run([compiler, *warnings, *includes, str(source)], capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
 
 
 def test_trees_use_the_ports_that_the_plugin_has():

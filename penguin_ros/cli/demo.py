@@ -19,7 +19,7 @@ from penguin_models.grounding import GroundedObject
 from penguin_ros.cli.output import JsonOption, print_json, stdout
 from penguin_ros.cli.ros import require_ros
 from penguin_ros.cli.subprocesses import node_arguments, running
-from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, MODEL, TRUTH, require_shipped
+from penguin_ros.shipped import BAG, CAMERA, DEMO_PARAMETERS, DEPTH_BAG, MODEL, TRUTH, require_shipped
 from penguin_ros.stopping import stopping_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -61,16 +61,18 @@ class _Demo:
 
         self._model, self._quiet = model, quiet
         self._deadline_s = monotonic() + _TIMEOUT_S
-        self._recording = Recording.open(BAG, CAMERA, TRUTH)
+        self._recording = Recording.open(BAG, CAMERA, TRUTH, DEPTH_BAG)
         self._client: DemoClient = DemoClient("/penguin", self._recording, self._show_caption)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, out: Path) -> dict[str, Any]:
         """Plays the recording into the node to its end, and returns the results."""
+        from penguin_ros.evaluation.tabletop.depth_bag import DEPTH, INFO
         from penguin_ros.tools.demo_client import check_diagnostics
 
         client = self._client
-        node = node_arguments(str(self._model), [CAMERA], ["use_sim_time=true"])
+        topics = [f"depth_topics=['{DEPTH}']", f"camera_info_topics=['{INFO}']"]
+        node = node_arguments(str(self._model), [CAMERA], ["use_sim_time=true", *topics])
         node += ["--params-file", str(DEMO_PARAMETERS)]
         player = ["replay", str(BAG), "--clock", "--wait", "60"]
         try:
@@ -149,6 +151,7 @@ class _Demo:
             "caption_seconds": [{"first_token": c.first_token_s, "total": c.total_s} for c in client.captions],
             "answers": answers,
             "scores": {name: {"title": s.title, "value": s.value, "of": s.answers} for name, s in scores.items()},
+            "position_error_cm": {"median": client.depth.median_cm, "of": len(client.depth.errors_cm)},
             "pictures": [str(path) for path in paths],
         }
 
@@ -171,4 +174,7 @@ def _table(result: dict[str, Any]) -> Table:
             table.add_row(f"{name}, mean", f"first token {first:.3f} s, total {total:.3f} s")
     for score in result["scores"].values():
         table.add_row(score["title"], f"{score['value']:.2f} (of {score['of']})")
+    error = result["position_error_cm"]
+    value = "unknown" if error["median"] is None else f"{error['median']:.1f} cm"
+    table.add_row("position error, median", f"{value} (of {error['of']})")
     return table

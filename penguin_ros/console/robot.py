@@ -12,10 +12,13 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from penguin_vl.action import AskStream, Watch
 from penguin_vl.msg import Alert, GroundedCaption, MemoryState
+from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from rclpy.task import Future
 
 from penguin_models.errors import PenguinError
 from penguin_models.quoting import quoted, shortened
@@ -33,6 +36,9 @@ from penguin_ros.settings import SETTINGS, NodeSettings
 
 HISTORY = {"caption": 60, "answer": 30, "alert": 30, "tokens": 600}
 """How many entries of each kind a browser that connects receives."""
+_DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+_SETTINGS = ("camera_timeout_s", "image_reliability", "max_image_pixels", "memory.jump_back_s", "mono16_scaling")
+"""Parameters of the node that say how images are received and decoded."""
 _MAX_CAMERAS = 64
 _MAX_PICTURE_BYTES = 500_000
 _FOLLOW_S = 0.5
@@ -65,8 +71,9 @@ class Robot:
         except (NameValidationException, TypeError) as err:  # TypeError: the name is not Unicode
             rclpy.shutdown()
             raise NoNodeError(f"{quoted(node_name)} is not a valid node name; an example is /penguin") from err
-        settings = {setting.name: setting.default for setting in SETTINGS}
-        self._settings, self._time = NodeSettings.from_values(settings), NodeTime(self._node)
+        self._settings, self._time = NodeSettings.from_values(_DEFAULTS), NodeTime(self._node)
+        self._parameters = self._node.create_client(GetParameters, f"{self._name}/get_parameters")
+        self._is_configured = False  # whether the settings are the node's own
         self.pictures = Pictures(self._on_picture, self._on_bad_frame)
         self.alert_pictures: deque[tuple[int, bytes]] = deque(maxlen=HISTORY["alert"])
         self._alerts = 0
@@ -183,6 +190,10 @@ class Robot:
             self._hub.drop_states(f"memory{camera}")
         self._follow_cameras(names if self._hub.listeners else [])
         is_present = self._ask.server_is_ready()
+        self._is_configured &= is_present
+        if is_present and not self._is_configured and self._parameters.service_is_ready():
+            asked = self._parameters.call_async(GetParameters.Request(names=_SETTINGS))
+            asked.add_done_callback(self._on_parameters)
         if not is_present:
             for goal in self._goals:
                 goal.fail(_GONE)
@@ -198,6 +209,15 @@ class Robot:
             self._cameras.pop(name).close()
         for camera in self._cameras.values():
             camera.follow_graph()
+
+    def _on_parameters(self, future: Future[GetParameters.Response]) -> None:
+        """Opens the cameras anew with the node's own settings, so that it and the console see the same pictures."""
+        response = future.result()
+        if self._is_configured or response is None or len(response.values) < len(_SETTINGS):
+            return
+        values = dict(zip(_SETTINGS, map(parameter_value_to_python, response.values), strict=True))
+        self._settings, self._is_configured = NodeSettings.from_values(_DEFAULTS | values), True
+        self._follow_cameras([])
 
     def _on_caption(self, message: GroundedCaption) -> None:
         self.pictures.keep_caption(message.camera, stamp_to_ns(message.header.stamp))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 
 from penguin_models.errors import SettingError
 
-_TIMEOUT_S = 4.0  # nav2's
+_FAREWELL = Duration(seconds=0.2)
+_TIMEOUT_S = 4.0  # that of nav2's nodes, and the default of the manager's
 
 
 class LifecycleBond:
@@ -37,7 +39,7 @@ class LifecycleBond:
             node.get_name(),
             on_formed=lambda: logger.info("bonded with the lifecycle manager"),
             on_broken=lambda: (
-                self._closed or logger.warning("the bond with the lifecycle manager was not formed or broke")
+                self._closed or logger.warning("the bond with the lifecycle manager was not formed, or it was ended")
             ),
         )
         self._bond.set_heartbeat_timeout(_TIMEOUT_S)
@@ -47,6 +49,8 @@ class LifecycleBond:
     def close(self) -> None:
         """Breaks the bond, and tells the other side."""
         self._closed = True
+        self._bond.break_bond()
+        self._bond.pub.wait_for_all_acked(_FAREWELL)  # shutdown destroys the publisher at once
         self._bond.shutdown()
         self._node.destroy_subscription(self._bond.sub)  # shutdown leaves both in the node's lists
         self._node.destroy_publisher(self._bond.pub)
@@ -68,11 +72,9 @@ def _bond_type(period_s: float) -> Any:
         ) from err
 
     class Bond(bond):
-        """bondpy 4.0 declares a parameter in this method each time, which raises an error the second time."""
+        """As with nav2's nodes (`bond_disable_heartbeat_timeout`), only the manager ends a bond that was formed."""
 
         def _on_heartbeat_timeout(self) -> None:
-            with self.lock:
-                self.sm.HeartbeatTimeout()
-            self._flush_pending_callbacks()
+            pass
 
     return Bond

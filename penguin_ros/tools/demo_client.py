@@ -21,6 +21,7 @@ from penguin_ros.bags import BagClip
 from penguin_ros.convert import stamp_to_ns
 from penguin_ros.evaluation.bags.ground_truth import read_truth
 from penguin_ros.tools.node_client import NodeClient, answer_dict, error_of
+from penguin_ros.tools.recorded_depth import RecordedDepth
 from penguin_ros.tools.truth_score import TruthScore
 
 
@@ -41,10 +42,11 @@ class Recording(NamedTuple):
 
     camera: str  # image topic
     size: Size  # of its images, in pixels
+    depth: Path  # bag of a depth camera
     truths: Mapping[int, Sequence[GroundedObject]]  # objects of each image, by its stamp in nanoseconds
 
     @classmethod
-    def open(cls, bag: Path, camera: str, truth_topic: str) -> Recording:
+    def open(cls, bag: Path, camera: str, truth_topic: str, depth: Path) -> Recording:
         """Reads the true objects; raises PenguinError if the bag lacks a topic or cannot be read."""
         first, truth = next(iter(BagClip(bag, camera))), read_truth(bag, truth_topic)
         size = Size(*first.rgb.shape[:2])
@@ -52,7 +54,7 @@ class Recording(NamedTuple):
             stamp_ns: [GroundedObject(item.labels[0], Box.from_pixels(*item.box, size)) for item in objects]
             for stamp_ns, objects in zip(truth.stamps_ns, truth.objects, strict=True)
         }
-        return cls(camera, size, truths)
+        return cls(camera, size, depth, truths)
 
 
 class DemoClient:
@@ -64,6 +66,7 @@ class DemoClient:
         memory: The newest memory state.
         statuses: Newest diagnostics by name.
         score: Score of captions and answers.
+        depth: The depth camera, and the errors of positions.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class DemoClient:
         self._on_caption_shown = on_caption
         self._changed = threading.Condition()
         self._client = NodeClient("penguin_demo", node_name)
+        self.depth = RecordedDepth(self._client.node, recording.depth, recording.size)
         for kind, topic, callback in (
             (GroundedCaption, f"{node_name}/captions", self._on_caption),
             (CompressedImage, f"{node_name}/annotated/compressed", self._on_picture),
@@ -142,6 +146,7 @@ class DemoClient:
         if error := error_of(answer):
             raise DemoFailedError(f"the node answered with an error: {error}")
         predicted = self._grounded(answer)
+        self.depth.compare(stamp_to_ns(answer.header.stamp), answer.objects)
         scored = self.score.answer(question, stamp_to_ns(answer.header.stamp), answer.text, predicted)
         return {**answer_dict(answer), "right": scored.right if scored else None}
 
@@ -157,6 +162,7 @@ class DemoClient:
         self.captions.append(message)
         stamp_ns = stamp_to_ns(message.header.stamp)
         self.score.caption(stamp_ns, self._grounded(message))
+        self.depth.compare(stamp_ns, message.objects)
         self._on_caption_shown(message, self.score.truths.get(stamp_ns, ()))
         self._notify()
 

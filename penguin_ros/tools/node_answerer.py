@@ -19,6 +19,7 @@ from penguin_models.errors import (
     NotActiveError,
     PenguinError,
     PromptError,
+    RemoteServerError,
     UnknownCameraError,
 )
 from penguin_models.grounding import parse
@@ -31,6 +32,7 @@ _ERRORS: dict[int, type[PenguinError]] = {
     Answer.ERROR_NOT_LOADED: NotActiveError,
     Answer.ERROR_BUSY: BusyError,
     Answer.ERROR_CANCELLED: CancelledError,
+    Answer.ERROR_SERVER: RemoteServerError,
 }
 _ACCEPT_S = 10.0
 _CANCELLING_S = 5.0

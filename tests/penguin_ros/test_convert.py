@@ -58,3 +58,7 @@ def test_times_beyond_the_range_of_stamps_are_omitted_and_counted():
         (span,) = message.time_ranges
         assert (span.start.sec, span.end.sec, span.end.nanosec) == (1_700_000_001, 1_700_000_002, 500_000_000)
         assert message.malformed_boxes == 3
+        kinds = message.get_fields_and_field_types()
+        assert {type(getattr(message, name)) for name, kind in kinds.items() if kind == "float"} == {float}, (
+            "rclpy ends the process when it sends another type; an answer without seconds was cancelled at once"
+        )

@@ -1,9 +1,12 @@
 """Runs the real node with a scripted runtime, because no test may depend on the speed and answers of a model.
 
+SIGUSR1 ends the pause of its answers.
+
 python scripted_node.py '{"token_s": 0.1}' --ros-args ...
 """
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +22,7 @@ CHECKPOINT = Path(__file__).parents[1] / "data" / "reference" / "checkpoint"
 _script = json.loads(sys.argv[1])
 _load_s = _script.pop("load_s", 0)
 _offer = SceneWorker.offer
+_pauses = []
 
 
 def _open(settings):
@@ -27,7 +31,9 @@ def _open(settings):
     sys.stderr.write("the model is being loaded\n")
     time.sleep(_load_s)
     processor = Processor.from_pretrained(CHECKPOINT)
-    return ScriptedRuntime(processor, **_script), processor
+    runtime = ScriptedRuntime(processor, **_script)
+    _pauses.append(runtime.pause_ends)
+    return runtime, processor
 
 
 def _timed_offer(worker, camera, stamp_ns, load):
@@ -39,4 +45,5 @@ def _timed_offer(worker, camera, stamp_ns, load):
 if __name__ == "__main__":
     if _script.pop("time_images", False):
         SceneWorker.offer = _timed_offer
+    signal.signal(signal.SIGUSR1, lambda *_: [pause.set() for pause in _pauses])
     run(sys.argv[1:], _open)

@@ -5,6 +5,7 @@ Its delays release the GIL, as real runtimes do.
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from itertools import takewhile
@@ -31,7 +32,8 @@ class ScriptedRuntime:
         text: Answer to every question; "" repeats the question, "boom" raises an error instead, "nan" makes logits NaN.
         token_s: Duration of every `append` in seconds.
         encode_s: Duration of the encoding of one image in seconds.
-        pause_s: Additional duration of the third token of an answer in seconds.
+        pause_s: Maximum additional duration of the third token of an answer in seconds.
+        pause_ends: Event that ends this pause, and later ones.
         fails_at: Number of the token at which the runtime raises an error; 0 for never.
         open_caches: Number of caches that are open.
     """
@@ -42,6 +44,7 @@ class ScriptedRuntime:
         self.info = RuntimeInfo("scripted", "cpu", "float32", context_length, max(processor.end_token_ids) + 1)
         self.text, self.token_s, self.encode_s, self.pause_s = text, token_s, encode_s, pause_s
         self.fails_at = fails_at
+        self.pause_ends = threading.Event()
         self.open_caches = 0
         self._processor = processor
 
@@ -81,7 +84,8 @@ class ScriptedCache(KVCache):
         self._generated = self._generated + 1 if new == 1 else 0
         if self._generated == 0 and not isinstance(segments[-1], ScriptedTokens):
             self._question = segments[-1]
-        time.sleep(self._runtime.pause_s if self._generated == 3 else 0)
+        if self._generated == 3:
+            self._runtime.pause_ends.wait(self._runtime.pause_s)
         if self._faulty and 0 < self._runtime.fails_at == self._generated:
             raise RuntimeError("boom")
         answer = self._runtime.answer_tokens(self._question)

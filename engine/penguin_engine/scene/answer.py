@@ -53,7 +53,7 @@ class Answer:
     @property
     def total_s(self) -> float:
         """Seconds from the start of the work to the last token."""
-        return sum(self.seconds.values())
+        return sum(self.seconds.values(), 0.0)  # an answer cancelled before its first lap has none
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types for JSON; boxes are in pixels of the image they refer to."""

@@ -18,7 +18,7 @@ from penguin_models.quoting import quoted, shortened
 
 MAX_MESSAGES = 256
 """Most messages of a conversation."""
-_MAX_PARTS = 256
+_MAX_PARTS = 2048  # a robot sends two for each frame in its memory
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0,),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from penguin_models.atomic_write import writing
 from penguin_models.errors import EvaluationError
@@ -56,7 +56,9 @@ def writing_bag(path: Path) -> Iterator[Writer]:
     if path.exists():
         raise EvaluationError(f"bag {path} cannot be written: it exists already; choose another folder")
     try:
-        with writing(path), Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+        bag = Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        bag.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        with writing(path), bag as writer:
             yield writer
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)

@@ -23,9 +23,13 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from penguin_vl.action import AskStream, Watch
 from penguin_vl.msg import Alert, Answer, GroundedCaption, GroundedObject, MemoryFrame, MemoryState
+from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
+
+from penguin_ros.settings import SETTINGS
 
 TOKEN = "a-token-for-this-test"
 LATCHED = QoSProfile(depth=5, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
@@ -45,6 +49,7 @@ class ScriptedNode:
         self.memory = advertise(MemoryState, f"{self.name}/memory{self.camera}", LATCHED)
         self.alerts = advertise(Alert, f"{self.name}/alerts", LATCHED)
         self.diagnostics = advertise(DiagnosticArray, "/diagnostics", 1)
+        self.parameters = robot.node.create_service(GetParameters, f"{self.name}/get_parameters", self.values)
         self.servers = [
             ActionServer(robot.node, kind, f"{self.name}/{name}", execute, cancel_callback=self.cancel)
             for kind, name, execute in ((AskStream, "ask_stream", self.answer), (Watch, "watch", self.watch))
@@ -53,6 +58,12 @@ class ScriptedNode:
     def close(self):
         for server in self.servers:
             server.destroy()
+
+    def values(self, request, response):
+        """Returns the defaults of parameters, except for the scaling."""
+        values = {setting.name: setting.default for setting in SETTINGS} | {"mono16_scaling": "full_range"}
+        response.values = [Parameter(name, value=values[name]).get_parameter_value() for name in request.names]
+        return response
 
     def cancel(self, handle):
         self.cancelled.append(handle)
@@ -106,6 +117,20 @@ class ScriptedNode:
         status = DiagnosticStatus(name=self.name[1:], level=DiagnosticStatus.WARN, message="it is slow", values=values)
         self.diagnostics.publish(DiagnosticArray(status=[status]))
 
+    def show_thermal(self, second):
+        """Publishes an image of 16 bits: 10,000 on the left, 12,000 on the right."""
+        content, grey = io.BytesIO(), np.full((240, 320), 10_000, np.uint16)
+        grey[:, 160:] = 12_000
+        Picture.fromarray(grey).save(content, "PNG")
+        image = CompressedImage(format="mono16; png compressed", data=array.array("B", content.getvalue()))
+        image.header.stamp.sec = second
+        self.images.publish(image)
+
+
+BRIGHTNESS = """(() => { const to = document.createElement("canvas").getContext("2d");
+    to.drawImage(document.querySelector("#picture"), 0, 0); return to.getImageData(9, 9, 1, 1).data[0]; })()"""
+"""Of the picture on the page, near its left upper corner."""
+
 
 def jpeg(value):
     content = io.BytesIO()
@@ -158,6 +183,9 @@ def test_a_browser_sees_the_node_asks_it_and_watches(robot, node, console, page)
     page.wait("document.querySelectorAll('.cell')[1].firstChild.naturalWidth === 224")
     assert page.evaluate("document.querySelectorAll('.cell.key').length") == 1
     page.wait(f"{text('.status')}.includes('it is slow')")
+    # A thermal image is shown with the node's scaling.
+    node.show_thermal(101)
+    page.wait(f"Math.abs({BRIGHTNESS} - 10000 / 257) < 4")
     # A question, and one that is stopped.
     page.type("#question", "What is there?")
     page.click("#send")

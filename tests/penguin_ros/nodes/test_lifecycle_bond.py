@@ -1,6 +1,7 @@
 """The bond with nav2's lifecycle manager, whose side is the real bondpy where it is installed (ROS package bondpy)."""
 
 import sys
+import time
 
 import pytest
 
@@ -11,7 +12,8 @@ from lifecycle_msgs.srv import ChangeState
 from node_calls import NO_CAPTIONS
 
 from penguin_models.errors import SettingError
-from penguin_ros.nodes.lifecycle_bond import check_bond
+from penguin_ros.nodes import lifecycle_bond
+from penguin_ros.nodes.lifecycle_bond import LifecycleBond, check_bond
 
 
 def test_a_bond_without_bondpy_is_an_error_with_its_remedy(monkeypatch):
@@ -48,3 +50,22 @@ def test_the_manager_has_a_bond_from_activation_to_deactivation(robot, start_nod
         if again:
             change(Transition.TRANSITION_ACTIVATE)
     assert node.log.count("bonded with the lifecycle manager") == 2 and "not formed or broke" not in node.log
+
+
+def test_a_manager_that_falls_silent_does_not_end_the_bond(robot, monkeypatch):
+    """nav2's nodes ignore it too: a manager that is late would find a broken bond, and take all its nodes down."""
+    bondpy = pytest.importorskip("bondpy.bondpy", reason="needs the ROS package bondpy")
+    from bond.msg import Status
+
+    monkeypatch.setattr(lifecycle_bond, "_TIMEOUT_S", 0.3)
+    heartbeats, name = robot.subscribe(Status, "bond"), robot.node.get_name()
+    node = LifecycleBond(robot.node, 0.1)
+    manager = bondpy.Bond(robot.node, "bond", name)
+    manager.start()
+    robot.wait(lambda: node._bond.sm.getState().getName() == "SM.Alive")
+    sent = robot.wait(lambda: [beat for beat in heartbeats if beat.instance_id == node._bond.instance_id])
+    manager.is_shutdown = True  # ends its thread without a message
+    robot.wait(lambda: time.time() > node._bond.heartbeat_timer.deadline + 0.1)
+    assert not node._bond.is_broken()
+    assert {(beat.id, beat.active, round(beat.heartbeat_period, 3)) for beat in sent} == {(name, True, 0.1)}
+    node.close()

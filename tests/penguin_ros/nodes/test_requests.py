@@ -40,8 +40,10 @@ def slow(robot, start_node, image):
 
 @pytest.fixture
 def stuck(robot, start_node, image):
-    """Returns a node whose runtime takes ten minutes for the third token of an answer."""
-    return ready(robot, start_node, image, {**STUCK, "time_images": True})
+    """Returns a node whose runtime takes ten minutes for the third token of an answer, until the test is over."""
+    node = ready(robot, start_node, image, {**STUCK, "time_images": True})
+    yield node
+    node.process.send_signal(signal.SIGUSR1)
 
 
 def ready(robot, start_node, image, script, **parameters):

@@ -287,11 +287,11 @@ def test_realtime_excludes_processes_and_ray(run, options):
 
 
 @pytest.fixture
-def real(two, asked, checkpoint, tmp_path):
-    """Runs the questions with the small checkpoint."""
+def real(two, asked, exported, tmp_path):
+    """Runs the questions with the small model as ONNX; other processes would take seconds to import PyTorch."""
 
     def start(name, on_start=lambda total, done: None, on_answers=lambda count: None, **options):
-        model = ModelSpec(path=str(checkpoint), threads=1)
+        model = ModelSpec(path=str(exported()), runtime="onnx", device="cpu", threads=1)
         settings = RunSettings(
             methods=["memory", "last-4"], parameters={"sample_rate_hz": 0.0, "answer.max_new_tokens": 4}
         )

@@ -46,7 +46,7 @@ def test_the_bag_of_a_depth_camera_holds_what_leads_to_the_true_positions(sample
     truth = found[POSITIONS]
     camera = CameraModel.of(found[INFO], Size(168, 168))
     depth = message_to_depth(found[DEPTH])
-    assert depth.shape == (56, 56) and len(found[DEPTH].data) < 5_000 and truth.objects
+    assert depth.shape == (56, 56) and truth.objects
     for item in truth.objects:
         place = locate((item.x_min_px, item.y_min_px, item.x_max_px, item.y_max_px), depth, camera)
         assert np.linalg.norm(place.position - (item.position.x, item.position.y, item.position.z)) < 0.06
