@@ -105,16 +105,20 @@ def ask(worker, on_text=lambda piece, tokens: None, question="What?", **options)
 
 
 def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
-    with Misbehaving([chunk("a cup", "stop")], [chunk('{"n":1}', "stop")], [chunk("[]", "stop")]) as server:
+    replies = ("a cup", "stop"), ('{"at":[[1,2,3,4]]}', "stop"), ("[]", "stop"), ('{"n":', "length")
+    with Misbehaving(*([chunk(*reply)] for reply in replies)) as server:
         worker = make(server.url, local=False, caption=CaptionConfig(response_schema="objects"))
         worker.remote.system_prompt = "You are a robot."
         show(worker, picture, 1)
         assert ask(worker, question="What?", conversation_id="c").answer.turns_used == 0
         sampling = Sampling(8, grammar=grammar_of('{"type": "object"}'))
         answer = ask(worker, question="How many?", conversation_id="c", sampling=sampling).answer
-        assert (answer.raw, answer.turns_used, answer.turns_forgotten) == ('{"n":1}', 1, 0)
+        assert (answer.raw, answer.turns_used, answer.turns_forgotten) == (replies[1][0], 1, 0)
+        assert answer.grounding.text == answer.raw
         assert worker.step() and len(worker.listener.captions) == 1 and not worker.listener.failures
-    first, second, caption = server.bodies
+        with pytest.raises(PromptError, match="sent an answer that is not whole JSON: raise max_new_tokens"):
+            ask(worker, sampling=sampling)
+    first, second, caption, _ = server.bodies
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
     system, shown, earlier, last = second["messages"]
     assert system["content"] == "You are a robot." and shown == first["messages"][1] and earlier["content"] == "a cup"
