@@ -60,7 +60,7 @@ class Conversations:
         if not request.conversation_id:
             return answer(request)
         conversation = self._by_id.get(request.conversation_id, _Conversation())
-        turns = list(conversation.turns)
+        turns = self.turns(request.conversation_id)
         choices = (after_turns(request, turns[first:]) for first in range(len(turns) + 1))
         continued = next(filter(fits, choices), request)
         result = answer(continued)
@@ -69,6 +69,10 @@ class Conversations:
         if result.ended_by != "cancelled":
             self._add(request, result, conversation)
         return result
+
+    def turns(self, conversation_id: str) -> list[Turn]:
+        """Returns the turns of a conversation that are kept, the oldest first."""
+        return list(self._by_id[conversation_id].turns) if conversation_id in self._by_id else []
 
     def clear(self) -> None:
         """Forgets all turns; their number is still reported."""

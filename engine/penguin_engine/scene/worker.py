@@ -360,7 +360,7 @@ class SceneWorker:
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
         due_s = pending.submitted_s + request.deadline_s if request.deadline_s else math.inf
         left_s = due_s - self._clock()
-        fits = fits_scene(sessions, self.pace, due_s)
+        fits = fits_scene(sessions, self.pace if self._server is None else None, due_s)
         answer = self.conversations.answer(request, fits, lambda asked: self._look(sessions, asked, hooks, due_s))
         if self.pace is not None and answer.predicted_s > left_s:
             self.pace.missed, self.pace.needed_s = self.pace.missed + 1, answer.predicted_s

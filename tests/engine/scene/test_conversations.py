@@ -140,7 +140,7 @@ def test_no_time_forgets_all_turns_but_the_last_and_what_is_cached_costs_none(mo
         )
         return asked[-1]
 
-    whole = conversations._by_id["a"].turns
+    whole = conversations.turns("a")
     cached = pace.append_s(len(request.token_ids) + 8)
     assert pace.append_s(sum(len(turn.token_ids) for turn in whole)) > 2 * cached
     assert used(2 * cached) == 3, "the cache holds the turns"

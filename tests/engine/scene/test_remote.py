@@ -107,7 +107,8 @@ def ask(worker, on_text=lambda piece, tokens: None, question="What?", **options)
 
 def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
     box = '{"n": "[cup](100,200,300,400)"}'
-    with Misbehaving([chunk("a cup", "stop")], [chunk(box, "stop")], [chunk("[]", "stop")]) as server:
+    replies = ("a cup", "stop"), (box, "stop"), ("[]", "stop"), ('{"n":', "length")
+    with Misbehaving(*([chunk(*reply)] for reply in replies)) as server:
         captions = CaptionConfig(response_schema="objects")
         worker = make(server.url, local=False, caption=captions)
         assert caption_request(worker._runtime, worker.used, captions, None).sampling == captions.sampling
@@ -118,7 +119,9 @@ def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
         answer = ask(worker, question="How many?", conversation_id="c", sampling=sampling).answer
         assert (answer.grounding.text, answer.turns_used, answer.turns_forgotten) == (box, 1, 0)
         assert worker.step() and len(worker.listener.captions) == 1 and not worker.listener.failures
-    first, second, caption = server.bodies
+        with pytest.raises(PromptError, match="sent an answer that is not whole JSON: raise max_new_tokens"):
+            ask(worker, sampling=sampling)
+    first, second, caption, _ = server.bodies
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
     system, shown, earlier, last = second["messages"]
     assert system["content"] == "You are a robot." and shown == first["messages"][1] and earlier["content"] == "a cup"

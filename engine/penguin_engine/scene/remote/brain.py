@@ -7,6 +7,7 @@ server, the hooks are polled, so that frames are taken and a cancelled question 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections import Counter
@@ -32,7 +33,7 @@ from penguin_engine.scene.remote.messages import (
     user_turn,
 )
 from penguin_engine.scene.requests import Request
-from penguin_models.errors import BrokenAnswerError, CancelledError, NoLogprobsError, RemoteServerError
+from penguin_models.errors import BrokenAnswerError, CancelledError, NoLogprobsError, PromptError, RemoteServerError
 from penguin_models.judge import yes_share
 from penguin_models.quoting import shortened
 
@@ -268,6 +269,7 @@ class RemoteQuestion:
         """Fills in an answer about frames; see `multi_camera.answer_shown`.
 
         Raises:
+            PromptError: The answer should follow a schema, and is not whole JSON.
             RemoteServerError, PromptError, ContextLengthError: As for `RemoteBrain.complete`.
         """
         messages = conversation(frames_content(shown, answer.start_ns, named), request)
@@ -281,6 +283,16 @@ class RemoteQuestion:
         self.brain.complete(options, hooks, self.due_s, completion)
         answer.seconds["decode" if completion.began else "prefill"] = timer.lap()
         completion.write_to(answer, request.sampling.grammar is not None)
+        if request.sampling.grammar is not None and answer.ended_by != "cancelled":
+            self._check_document(answer)
+
+    def _check_document(self, answer: Answer) -> None:
+        """Raises PromptError if an answer is not JSON, because it always has to parse."""
+        try:
+            json.loads(answer.raw)
+        except ValueError as err:
+            remedy = "raise max_new_tokens" if answer.ended_by == "length" else "it does not follow JSON schemas"
+            raise PromptError(f"{self.brain.server.name} sent an answer that is not whole JSON: {remedy}") from err
 
 
 def _take(piece: Any, asked: _Asked) -> None:
