@@ -156,21 +156,31 @@ def read_config(folder: Path) -> PenguinConfig:
     raw = read_json(folder / "config.json")
     encoder = raw.get(ENCODER_KEY)
     if encoder is None:
-        encoder = read_json(_encoder_folder(folder, raw, lacks=ENCODER_KEY, weights=False) / "config.json")
+        encoder = read_json(_second_checkpoint(folder, raw, lacks=ENCODER_KEY, weights=False) / "config.json")
     return PenguinConfig.from_dict(raw, encoder)
+
+
+def encoder_folder(folder: Path) -> Path:
+    """Returns the folder that holds the encoder's tensors: a checkpoint's own, or the second one that it names.
+
+    Raises:
+        CheckpointError: The checkpoint has no encoder and names none, or the second one is missing.
+    """
+    if any(name.startswith(ENCODER_PREFIX) for name in index_tensors(folder)):
+        return folder
+    return _second_checkpoint(folder, read_json(folder / "config.json"), lacks="encoder tensors")
 
 
 def _index_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of a checkpoint, those of the encoder from a second checkpoint if the first lacks them."""
     stored = index_tensors(folder)
-    if not any(name.startswith(ENCODER_PREFIX) for name in stored):
-        raw = read_json(folder / "config.json")
-        encoder = index_tensors(_encoder_folder(folder, raw, lacks="encoder tensors"))
+    if (second := encoder_folder(folder)) != folder:
+        encoder = index_tensors(second)
         stored |= {name: tensor for name, tensor in encoder.items() if name.startswith(ENCODER_PREFIX)}
     return stored
 
 
-def _encoder_folder(folder: Path, raw: dict[str, Any], *, lacks: str, weights: bool = True) -> Path:
+def _second_checkpoint(folder: Path, raw: dict[str, Any], *, lacks: str, weights: bool = True) -> Path:
     second = raw.get("vision_encoder")
     if not isinstance(second, str) or not second:
         raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from")

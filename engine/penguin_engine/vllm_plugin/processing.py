@@ -1,0 +1,357 @@
+"""Prompts of vLLM -> token ids and patches, by the `Processor` of the rest of this package.
+
+vLLM processes and caches each image and video on its own, but the budget of visual tokens is shared by all of a prompt.
+So sizes are planned for the whole prompt first, and an item's size is part of its identity in vLLM's caches.
+
+A prompt has `<image>` where an image and `<video>` where a video is shown; the latter becomes one `<image>` per visual
+token with the times of the frames between them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.media import MediaWithBytes
+from vllm.multimodal.parse import MultiModalDataItems, MultiModalDataParser
+from vllm.multimodal.processing import (
+    BaseDummyInputsBuilder,
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    PromptReplacement,
+    PromptUpdateDetails,
+)
+from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo
+
+from penguin_engine.vllm_plugin import CHAT_TEMPLATE
+from penguin_models.chat import IMAGE, video_time
+from penguin_models.decoding import opened
+from penguin_models.errors import MediaError, PromptError, SettingError
+from penguin_models.hub import resolve_checkpoint
+from penguin_models.image_files import FORMATS, orientation
+from penguin_models.media import MAX_FRAMES, to_rgb, turned
+from penguin_models.novelty_policy import NoveltyPolicy
+from penguin_models.processor import VIDEO_MERGE_SIZE, Processor, Visual
+from penguin_models.reference_policy import ReferencePolicy
+from penguin_models.token_allocation import SIZE_RULES, Allocation
+from penguin_models.types import Frame, FrameKind, Size, UInt8Array
+
+VIDEO = "<video>"
+POLICIES = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
+_PLANS = "plans"  # key among the options of the processor
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `mm_processor_kwargs` may set, for the server or a request."""
+
+    max_tokens: int | None = None  # budget of visual tokens of a prompt; the checkpoint's if None
+    allocation: str = "strict"  # name of a rule in token_allocation.py
+    policy: str = "novelty"  # which frames of a video are keyframes
+
+    def __post_init__(self) -> None:
+        tokens = self.max_tokens
+        if tokens is not None and (type(tokens) is not int or tokens < 1):
+            raise SettingError(f"max_tokens is {tokens!r}, it must be a number of visual tokens above 0")
+        for name, allowed in (("allocation", SIZE_RULES), ("policy", POLICIES)):
+            if (value := getattr(self, name)) not in allowed:
+                raise SettingError(f"{name} is {value!r}, it must be one of {', '.join(allowed)}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """Reads options; raises SettingError if one is unknown or out of range."""
+        if unknown := set(values) - set(cls.__dataclass_fields__):
+            raise SettingError(
+                f"mm_processor_kwargs has {', '.join(sorted(unknown))}; Penguin-VL knows "
+                f"{', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an image or video is shown in one prompt."""
+
+    kinds: tuple[FrameKind, ...]
+    times_s: tuple[float, ...]  # of a video's frames; none for an image
+    allocation: Allocation
+
+    @property
+    def text(self) -> str:
+        """The text that replaces its place in the prompt, with one `<image>` per visual token."""
+        places = [IMAGE * self.allocation.tokens(kind) for kind in self.kinds]
+        if not self.times_s:
+            return places[0]
+        return ",".join(video_time(time) + place for time, place in zip(self.times_s, places, strict=True))
+
+    @property
+    def name(self) -> str:
+        """Tells plans of one image or video apart."""
+        sizes = "-".join(f"{size.height}x{size.width}" for size in (self.allocation.key, self.allocation.intermediate))
+        return f"{sizes}-{''.join(str(int(kind)) for kind in self.kinds)}"
+
+
+Plans = Mapping[str, Sequence[Plan]]
+"""Plans of the images ("image") and videos ("video") of a prompt."""
+
+
+class DataParser(MultiModalDataParser):
+    """Reads images of more than 8 bits and transparent ones anew; vLLM would clip the former."""
+
+    def _parse_image_data(self, data: Any) -> Any:
+        if isinstance(data, list):
+            data = [_reread(item) for item in data]
+        return super()._parse_image_data(_reread(data))
+
+
+def _reread(item: Any) -> Any:
+    if not isinstance(item, MediaWithBytes) or item.io_config is None:  # vLLM did not change its mode
+        return item
+    with opened(item.original_bytes, "the image", FORMATS, Image.MAX_IMAGE_PIXELS or 0) as image:
+        rgb = turned(to_rgb(image), orientation(image, "the image"))
+    return MediaWithBytes(Image.fromarray(rgb), item.original_bytes, item.io_config)
+
+
+class ProcessingInfo(BaseProcessingInfo):
+    """What vLLM must know before it processes a prompt."""
+
+    @cached_property
+    def processor(self) -> Processor:
+        """The checkpoint's processor."""
+        return _load_processor(self.ctx.model_config.model, self.ctx.model_config.revision)
+
+    def options(self, request: Mapping[str, Any]) -> Options:
+        """Returns the server's options, with those of a request in their place."""
+        return Options.from_dict(self.ctx.get_merged_mm_kwargs(request))
+
+    def max_tokens(self) -> int:
+        """Returns the largest number of visual tokens of an image or video."""
+        most = self.options({}).max_tokens or self.processor.images.max_tokens
+        return min(most, int(self.ctx.model_config.max_model_len))
+
+    def get_data_parser(self) -> DataParser:
+        """Returns what reads images and videos."""
+        return DataParser(video_needs_metadata=True)
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """Returns that a prompt may have any number of images and videos."""
+        return {"image": None, "video": None}
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        """Returns the largest number of visual tokens of an image or video."""
+        return dict.fromkeys(mm_counts, self.max_tokens())
+
+
+@lru_cache(maxsize=4)
+def _load_processor(model: str, revision: str | None) -> Processor:
+    return Processor.from_pretrained(resolve_checkpoint(model, revision, weights=False))
+
+
+class DummyInputsBuilder(BaseDummyInputsBuilder[ProcessingInfo]):
+    """The largest inputs, by which vLLM measures how much memory the encoder takes."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Returns a prompt that shows this many images and videos."""
+        return IMAGE * mm_counts.get("image", 0) + VIDEO * mm_counts.get("video", 0)
+
+    def get_dummy_mm_data(
+        self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Returns images and videos that fill the budget."""
+        most, images = self.info.max_tokens(), self.info.processor.images
+        side = math.isqrt(most) * images.patch_size
+        frames = max(1, min(MAX_FRAMES, most // (4 * images.min_tokens)))
+        frame_side = math.isqrt(most // frames) * images.patch_size * VIDEO_MERGE_SIZE
+        videos = self._get_dummy_videos(
+            width=frame_side,
+            height=frame_side,
+            num_frames=frames,
+            num_videos=mm_counts.get("video", 0),
+            overrides=mm_options.get("video"),
+        )
+        return {
+            "image": self._get_dummy_images(
+                width=side, height=side, num_images=mm_counts.get("image", 0), overrides=mm_options.get("image")
+            ),
+            "video": [(video, {"timestamps": list(range(len(video)))}) for video in videos],
+        }
+
+
+class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
+    """Processes prompts with images and videos."""
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Plans the sizes of all images and videos of a prompt, then processes it as vLLM does for any model."""
+        plans = self._plan(inputs.mm_data_items, self.info.options(inputs.hf_processor_mm_kwargs))
+        options = {**inputs.hf_processor_mm_kwargs, _PLANS: plans}
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=options), timing_ctx)
+
+    def _plan(self, items: MultiModalDataItems, options: Options) -> Plans:
+        visuals = {modality: [_visual(item, modality, options) for item in items[modality]] for modality in items}
+        flat = [visual for of_modality in visuals.values() for visual, _ in of_modality]
+        allocations = iter(self.info.processor.allocate(flat, options.max_tokens, options.allocation))
+        return {
+            modality: [Plan(visual.kinds, times_s, next(allocations)) for visual, times_s in of_modality]
+            for modality, of_modality in visuals.items()
+        }
+
+    def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
+        """Returns the identities of images and videos in the caches."""
+        options = dict(inputs.hf_processor_mm_kwargs)
+        plans = options.pop(_PLANS)
+        hashes = super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=options))
+        return {
+            modality: [f"{name}-{plan.name}" for name, plan in zip(names, plans[modality], strict=True)]
+            for modality, names in hashes.items()
+        }
+
+    def _get_cache_missing_processor_kwargs(
+        self, inputs: Any, mm_is_cached: Mapping[str, Sequence[bool]]
+    ) -> Mapping[str, Any]:
+        plans = {
+            modality: [
+                plan for plan, is_cached in zip(of_modality, mm_is_cached[modality], strict=True) if not is_cached
+            ]
+            for modality, of_modality in inputs.hf_processor_mm_kwargs[_PLANS].items()
+        }
+        return {**inputs.hf_processor_mm_kwargs, _PLANS: plans}
+
+    def _apply_hf_processor_main(self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, Any]) -> BatchFeature:
+        """Cuts images and videos into patches; the fields are described in `_get_mm_fields_config`."""
+        processor, plans, dtype = self.info.processor, hf_kwargs[_PLANS], self.info.ctx.model_config.dtype
+        fields: dict[str, Any] = {}
+        for modality, items in mm_items.items():
+            patches, grids = [], []
+            for item, plan in zip(items, plans[modality], strict=True):
+                for image in processor.patch(_frames(item, modality), plan.kinds, plan.allocation):
+                    patches.append(torch.from_numpy(image.patches).to(dtype))
+                    grids.append(image.grid)
+            fields[f"{modality}_patches"] = torch.cat(patches)
+            fields[f"{modality}_grids"] = torch.tensor(grids)
+            fields[f"{modality}_frames"] = torch.tensor([len(plan.kinds) for plan in plans[modality]])
+        return BatchFeature(fields)
+
+    def _get_mm_fields_config(
+        self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, Any]
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        """Returns where the fields of each image and video are.
+
+        M_patches [N, C*P*P] holds the patches of modality M, M_grids [frames, 2] the rows and columns of each frame,
+        and M_frames [items] the number of frames of each image or video.
+        """
+        config = {}
+        for modality in hf_processor_mm_kwargs[_PLANS]:
+            if (frames := hf_inputs.get(f"{modality}_frames")) is None:
+                continue
+            patches = torch.stack(
+                [grids.prod(1).sum() for grids in hf_inputs[f"{modality}_grids"].split(frames.tolist())]
+            )
+            config[f"{modality}_patches"] = MultiModalFieldConfig.flat_from_sizes(modality, patches)
+            config[f"{modality}_grids"] = MultiModalFieldConfig.flat_from_sizes(modality, frames, keep_on_cpu=True)
+            config[f"{modality}_frames"] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
+        return config
+
+    def _get_prompt_updates(
+        self, mm_items: MultiModalDataItems, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[PromptReplacement]:
+        processor = self.info.processor
+
+        def replacement(modality: str, target: str) -> PromptReplacement:
+            def content(index: int) -> PromptUpdateDetails:
+                ids = processor.encode_text(hf_processor_mm_kwargs[_PLANS][modality][index].text)
+                return PromptUpdateDetails.select_token_id(ids, processor.image_token_id)
+
+            return PromptReplacement(modality, processor.encode_text(target), content)
+
+        targets = {"image": IMAGE, "video": VIDEO}
+        return [replacement(modality, targets[modality]) for modality in mm_items]
+
+    def _apply_prompt_updates(
+        self, token_ids: Sequence[int], mm_prompt_updates: Mapping[str, Sequence[Sequence[Any]]]
+    ) -> tuple[list[int], dict[str, list[PlaceholderFeaturesInfo]]]:
+        """Replaces the places of a prompt in its text, because the words next to a time may share a token with it."""
+        processor = self.info.processor
+        text = processor.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        shown: list[Any] = []
+        waiting = {modality: [updates[0] for updates in items] for modality, items in mm_prompt_updates.items()}
+        _check_places(text, {modality: len(updates) for modality, updates in waiting.items()})
+
+        def insert(place: re.Match[str]) -> str:
+            update = waiting["image" if place[0] == IMAGE else "video"].pop(0)
+            shown.append(update)
+            return str(processor.tokenizer.decode(update.content.full, skip_special_tokens=False))
+
+        pattern = f"{IMAGE}|{VIDEO}" if "video" in waiting else IMAGE
+        ids = processor.encode_text(re.sub(pattern, insert, text))
+        placeholders: dict[str, list[PlaceholderFeaturesInfo]] = {modality: [] for modality in waiting}
+        for update, (start, stop) in zip(shown, _ranges(ids, shown, processor.image_token_id), strict=True):
+            tokens = ids[start:stop]
+            is_image = torch.tensor(tokens) == processor.image_token_id
+            placeholders[update.modality].append(
+                PlaceholderFeaturesInfo(update.modality, update.item_idx, start, tokens, is_image)
+            )
+        return ids, placeholders
+
+
+def _check_places(text: str, sent: Mapping[str, int]) -> None:
+    counts = {"image": text.count(IMAGE), "video": text.count(VIDEO)}
+    if any(counts[modality] != sent[modality] for modality in sent):
+        places = f"{counts['image']} {IMAGE} and {counts['video']} {VIDEO}"
+        raise PromptError(
+            f"the prompt has {places}, but {sent.get('image', 0)} images and {sent.get('video', 0)} videos were sent; "
+            f"name each once, or start the server with --chat-template {CHAT_TEMPLATE}"
+        )
+
+
+def _ranges(ids: Sequence[int], shown: Sequence[Any], image_token_id: int) -> Iterator[tuple[int, int]]:
+    """Yields the first and the one after the last `<image>` of each image and video, in the order of the prompt."""
+    places = np.flatnonzero(np.array(ids) == image_token_id).tolist()
+    for update in shown:
+        count = update.content.full.count(image_token_id)
+        yield places[0], places[count - 1] + 1
+        del places[:count]
+
+
+def _visual(item: Any, modality: str, options: Options) -> tuple[Visual, tuple[float, ...]]:
+    """Returns what allocation needs to know of an image or video, and the times of its frames in seconds."""
+    if item is None:
+        raise PromptError(f"a {modality} was not sent; its uuid is not enough, because sizes depend on all of a prompt")
+    frames = _frames(item, modality)
+    size = Size(*frames[0].shape[:2])
+    if modality == "image":
+        return Visual(size), ()
+    times_s = _times(item[1], len(frames))
+    policy = POLICIES[options.policy]()
+    kinds = [policy.observe(Frame(rgb, round(time * 1e9))) for rgb, time in zip(frames, times_s, strict=True)]
+    return Visual.video(size, kinds), times_s
+
+
+def _frames(item: Any, modality: str) -> Sequence[UInt8Array]:
+    """Returns the frames of an image or video, uint8 [H, W, 3] each."""
+    if isinstance(item, Image.Image):
+        return [to_rgb(item)]
+    pixels = np.asarray(item if modality == "image" else item[0])
+    frames = pixels[None] if modality == "image" else pixels
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        expected = "[H, W, 3]" if modality == "image" else "[frames, H, W, 3]"
+        raise MediaError(f"a {modality} is {pixels.dtype} {list(pixels.shape)}, it must be uint8 {expected}")
+    return list(frames)
+
+
+def _times(metadata: Mapping[str, Any], frames: int) -> tuple[float, ...]:
+    times = metadata.get("timestamps")
+    if times is None and metadata.get("fps") and metadata.get("frames_indices") is not None:
+        times = [index / metadata["fps"] for index in metadata["frames_indices"]]
+    if times is None or len(times) != frames:
+        given = "no" if times is None else len(times)
+        raise MediaError(f"a video of {frames} frames has {given} timestamps; pass (frames, {{'timestamps': seconds}})")
+    return tuple(map(float, times))
