@@ -25,6 +25,7 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.model_executor.models.qwen3 import Qwen3Model
 from vllm.model_executor.models.utils import AutoWeightsLoader
+from vllm.model_executor.models.vision import get_vit_attn_backend
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from penguin_models.config import EncoderConfig
@@ -71,10 +72,6 @@ class FrameAttention(nn.Module):
         self.attn = MMEncoderAttention(
             self.heads, config.head_dim, config.head_dim**-0.5, self.kv_heads, prefix=f"{prefix}.attn"
         )
-        if self.attn.attn_backend == AttentionBackendEnum.FLASHINFER:
-            raise SettingError(
-                "mm_encoder_attn_backend FLASHINFER has no grouped queries; use FLASH_ATTN or TORCH_SDPA"
-            )
 
     def forward(self, x: Tensor, packed: PackedFrames) -> Tensor:
         """Attends inside each frame: [N, D] -> [N, D]."""
@@ -148,23 +145,26 @@ class PenguinEncoder(nn.Module):
         self.config = config
         self.embeddings = PatchEmbeddings(config)
         self.encoder = EncoderLayers(config, f"{prefix}.encoder")
+        self.backend = get_vit_attn_backend(config.head_dim, torch.get_default_dtype())  # as its layers choose it
+        if self.backend == AttentionBackendEnum.FLASHINFER:
+            raise SettingError("mm_encoder_attn_backend FLASHINFER cannot group queries; use FLASH_ATTN or TORCH_SDPA")
 
     def forward(self, patches: Tensor, frames: Sequence[FrameShape]) -> Tensor:
         """Encodes frames of one merge size: patches [N, C*P*P], frame after frame in block order -> [tokens, D]."""
         x = self.embeddings(patches)
         x = self.encoder(x, self._pack(frames, x))
-        return x.view(-1, frames[0].merge_size ** 2, x.shape[-1]).mean(dim=1)
+        return x.view(-1, frames[0].merge_size ** 2, x.shape[-1]).mean(dim=1)  # type: ignore[no-any-return]
 
     def _pack(self, frames: Sequence[FrameShape], like: Tensor) -> PackedFrames:
         positions = torch.tensor(np.concatenate([patch_positions(frame.grid, frame.merge_size) for frame in frames]))
         cos, sin = rotary_table(positions.to(like.device), self.config.head_dim, self.config.rope_theta)
         starts = np.cumsum([0, *(frame.patches for frame in frames)], dtype=np.int32)
-        backend = self.encoder.layers[0].self_attn.attn.attn_backend
+        longest = MMEncoderAttention.compute_max_seqlen(self.backend, starts)
         return PackedFrames(
             cos.to(like.dtype),
             sin.to(like.dtype),
             torch.from_numpy(starts).to(like.device),
-            torch.tensor(MMEncoderAttention.compute_max_seqlen(backend, starts), dtype=torch.int32),
+            torch.tensor(longest, dtype=torch.int32),
         )
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:

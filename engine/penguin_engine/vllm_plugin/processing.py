@@ -252,9 +252,8 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
         for modality in hf_processor_mm_kwargs[_PLANS]:
             if (frames := hf_inputs.get(f"{modality}_frames")) is None:
                 continue
-            patches = torch.stack(
-                [grids.prod(1).sum() for grids in hf_inputs[f"{modality}_grids"].split(frames.tolist())]
-            )
+            by_item = hf_inputs[f"{modality}_grids"].split(frames.tolist())
+            patches = torch.stack([grids.prod(1).sum() for grids in by_item])
             config[f"{modality}_patches"] = MultiModalFieldConfig.flat_from_sizes(modality, patches)
             config[f"{modality}_grids"] = MultiModalFieldConfig.flat_from_sizes(modality, frames, keep_on_cpu=True)
             config[f"{modality}_frames"] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
