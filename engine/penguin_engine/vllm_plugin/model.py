@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.model_executor.model_loader import DefaultModelLoader
-from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
@@ -29,7 +29,7 @@ _SECOND = "second_checkpoint."  # prefix of tensors from the checkpoint that con
 
 
 @MULTIMODAL_REGISTRY.register_processor(MultiModalProcessor, info=ProcessingInfo, dummy_inputs=DummyInputsBuilder)
-class PenguinVLForCausalLM(nn.Module, SupportsMultiModal, SupportsPP):
+class PenguinVLForCausalLM(nn.Module, SupportsMultiModal):
     """A vision-language model; reads the released and the training layout of checkpoints."""
 
     @classmethod
@@ -55,7 +55,6 @@ class PenguinVLForCausalLM(nn.Module, SupportsMultiModal, SupportsPP):
             self.language_model = Qwen3ForCausalLM(
                 vllm_config=vllm_config, prefix=maybe_prefix(prefix, "language_model")
             )
-        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(self, **fields: Tensor) -> list[Tensor]:
         """Returns the embeddings of images or of videos, [tokens, hidden] each; the fields: `MultiModalProcessor`."""

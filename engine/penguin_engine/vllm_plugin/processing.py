@@ -302,12 +302,11 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
 
 
 def _check_places(text: str, sent: Mapping[str, int]) -> None:
-    counts = {"image": text.count(IMAGE), "video": text.count(VIDEO)}
-    if any(counts[modality] != sent[modality] for modality in sent):
-        places = f"{counts['image']} {IMAGE} and {counts['video']} {VIDEO}"
+    places = {"image": text.count(IMAGE), "video": text.count(VIDEO)}
+    if any(places[modality] != sent[modality] for modality in sent):
         raise PromptError(
-            f"the prompt has {places}, but {sent.get('image', 0)} images and {sent.get('video', 0)} videos were sent; "
-            f"name each once, or start the server with --chat-template {CHAT_TEMPLATE}"
+            f"the prompt has {places['image']} {IMAGE} and {places['video']} {VIDEO}, but {sent.get('image', 0)} images"
+            f" and {sent.get('video', 0)} videos were sent; each must be in it once: --chat-template {CHAT_TEMPLATE}"
         )
 
 

@@ -14,7 +14,7 @@ from penguin_models.chat import render
 from penguin_models.media import load_image
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Visual
-from penguin_models.types import Frame, Size
+from penguin_models.types import Frame, FrameKind, Size
 
 pytestmark = [pytest.mark.timeout(1500)]
 PROGRAM = Path(__file__).with_name("offline_vllm.py")
@@ -59,7 +59,7 @@ def cases(reference):
             prompt["images"] = [[str(media / file), case.get("crop")] for file in case["files"]]
         else:
             files = sorted((media / case["file"]).iterdir())[:: case.get("stride", 1)]
-            prompt["videos"] = [{"files": [[str(file)] for file in files], "times": values["timestamps"]}]
+            prompt["videos"] = [{"files": [str(file) for file in files], "times": values["timestamps"]}]
             prompt["text"] = re.sub(r"Time 0\.0s:<image>.*<image>", "<video>", prompt["text"])
         made[name] = prompt
     return made
@@ -80,68 +80,74 @@ def check(results, logits, cases, expected):
         np.testing.assert_allclose(found, last, atol=2e-3, rtol=0, err_msg=name)
 
 
-def mixed_prompt(reference, loaded):
-    """Returns a prompt with two images of different sizes around a video, its ids, and our answer to it."""
+def prepared(loaded, parts, max_tokens):
+    """Returns a prompt for vLLM, its token ids by our processor, and the answer of our model.
+
+    A part is a text, the file of an image, or the files and times of a video.
+    """
     model, processor = loaded
-    media = reference / "media"
-    clip = [str(media / "clip" / f"{number:03}.png") for number in (0, 8, 16)]
-    times = [0.5, 1.25, 2.0]
-    first, *frames, last = (load_image(file) for file in (media / "tabletop.png", *clip, media / "manifest.png"))
-    video = {"type": "video", "num_frames": 3, "timestamps": times}
-    parts = [{"type": "image"}, {"type": "text", "text": "Look"}, video, {"type": "image"}]
-    conversation = [{"role": "user", "content": [*parts, {"type": "text", "text": "\nWhat is it?"}]}]
-    policy = NoveltyPolicy()
-    kinds = [policy.observe(Frame(rgb, round(time * 1e9))) for rgb, time in zip(frames, times, strict=True)]
-    visuals = [Visual(Size(*first.shape[:2])), Visual.video(Size(*frames[0].shape[:2]), kinds)]
-    visuals.append(Visual(Size(*last.shape[:2])))
-    allocations = processor.allocate(visuals, 700)
+    shown, visuals, content = [], [], []
+    prompt = {"tokens": 24, "images": [], "videos": [], "options": {"max_tokens": max_tokens}}
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+            continue
+        video = part if isinstance(part, dict) else None
+        frames = [load_image(file) for file in (video["files"] if video else [part])]
+        kinds = [FrameKind.KEY]
+        if video:
+            policy = NoveltyPolicy()
+            kinds = [policy.observe(Frame(rgb, round(t * 1e9))) for rgb, t in zip(frames, video["times"], strict=True)]
+            prompt["videos"].append(video | {"files": [str(file) for file in video["files"]]})
+            content.append({"type": "video", "num_frames": len(frames), "timestamps": video["times"]})
+        else:
+            prompt["images"].append([str(part)])
+            content.append({"type": "image"})
+        shown.append(frames)
+        visuals.append(Visual(Size(*frames[0].shape[:2]), tuple(kinds), 2 if video else 1))
+    allocations = processor.allocate(visuals, max_tokens)
     patched = [
         image
-        for shown, visual, allocation in zip(([first], frames, [last]), visuals, allocations, strict=True)
-        for image in processor.patch(shown, visual.kinds, allocation)
+        for frames, visual, allocation in zip(shown, visuals, allocations, strict=True)
+        for image in processor.patch(frames, visual.kinds, allocation)
     ]
+    conversation = [{"role": "user", "content": content}]
     ids = processor.prompt_ids(conversation, [image.tokens for image in patched])
     answer = model.generate(torch.tensor(ids)[None], patched, max_new_tokens=24, do_sample=False, eos_token_id=None)
-    text = re.sub(r"Time 0\.5s:.*Time 2\.0s:<image>", "<video>", render(conversation))
-    prompt = {
-        "text": text,
-        "tokens": 24,
-        "images": [[str(media / "tabletop.png")], [str(media / "manifest.png")]],
-        "videos": [{"files": [[file] for file in clip], "times": times}],
-        "options": {"max_tokens": 700},
-    }
+    prompt["text"] = re.sub(r"Time 0\.5s:.*Time 2\.0s:<image>", "<video>", render(conversation))
     return prompt, ids.tolist(), answer[0].tolist()
 
 
 REFUSED = [  # what is wrong with a prompt, and the error
-    ({"text": "What is it?"}, "the prompt has 0 <image> and 0 <video> places, but 1 images and 0 videos were sent"),
+    ({"text": "What is it?"}, "the prompt has 0 <image> and 0 <video>, but 1 images and 0 videos were sent"),
     ({"options": {"max_tokens": 3}}, "one frame needs at least .* visual tokens .*, but the budget is 3"),
     (
         {"options": {"max_pixels": 3}},
         "mm_processor_kwargs has max_pixels; Penguin-VL knows max_tokens, allocation, policy",
     ),
     ({"options": {"policy": "none"}}, "policy is 'none', it must be one of novelty, reference"),
-    ({"images": [], "videos": [{"files": [[CLIP_FRAME]], "times": []}]}, "a video of 1 frames has 0 timestamps"),
+    ({"images": [], "videos": [{"files": [CLIP_FRAME], "times": []}]}, "a video of 1 frames has 0 timestamps"),
 ]
 
 
 def test_a_vllm_gives_the_reference_values_and_reuses_prefixes(run, cases, expected, checkpoint, loaded, reference):
-    mixed, ids, answer = mixed_prompt(reference, loaded)
-    first = cases["image_portrait"]
-    others = [
-        first,
-        first | {"text": first["text"].replace("ball?", "cube?")},
-        first | {"options": RULES | {"max_tokens": 300}},  # the same image at another size
-        mixed,
-        *(first | wrong for wrong, _ in REFUSED),
+    media, question = reference / "media", "What is it?"
+    clip = {"files": [media / "clip" / f"{number:03}.png" for number in (0, 8, 20)], "times": [0.5, 1.25, 2.0]}
+    image, words = media / "portrait.png", "Where is the red "
+    made = [
+        prepared(loaded, [image, words + "ball?"], 600),
+        prepared(loaded, [image, words + "cube?"], 600),
+        prepared(loaded, [image, words + "ball?"], 300),
+        prepared(loaded, [media / "tabletop.png", "Look", clip, media / "manifest.png", "\n" + question], 700),
     ]
-    results, logits = run(checkpoint, [prompt | {"logits": True} for prompt in cases.values()] + others)
+    prompts = [prompt for prompt, _, _ in made] + [made[0][0] | wrong for wrong, _ in REFUSED]
+    results, logits = run(checkpoint, [*(prompt | {"logits": True} for prompt in cases.values()), *prompts])
     check(results, logits, cases, expected)
-    again, other, smaller, several, *refused = results[5:]
-    assert again["generated"] == results[1]["generated"] and again["cached"] > 600
-    assert 600 < other["cached"] < len(other["prompt"]) and other["generated"] != again["generated"]
-    assert smaller["cached"] < 128 and len(smaller["prompt"]) < 330  # neither tokens nor features of the other size
-    assert (several["prompt"], several["generated"]) == (ids, answer)
+    answers, refused = results[5:9], results[9:]
+    assert [(answer["prompt"], answer["generated"]) for answer in answers] == [(ids, ours) for _, ids, ours in made]
+    first, other_question, other_size, _ = (answer["cached"] for answer in answers)
+    assert first == 0 and other_question > 500  # tokens
+    assert other_size < 16  # the same image at another size is another image
     for result, (_, sentence) in zip(refused, REFUSED, strict=True):
         assert re.search(sentence, result["error"]), result
 
