@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.model_executor.model_loader import DefaultModelLoader
@@ -45,13 +46,13 @@ class PenguinVLForCausalLM(nn.Module, SupportsMultiModal):
             folder = resolve_checkpoint(model.model, model.revision)
             if (second := encoder_folder(folder)) != folder:
                 self.secondary_weights = [DefaultModelLoader.Source(str(second), revision=None, prefix=_SECOND)]
-        self.configure_mm_token_handling(config.vocab_size, [config.image_token_id])
-        with self._mark_tower_model(vllm_config, {"image", "video"}):
+        self.configure_mm_token_handling(config.vocab_size, [config.image_token_id])  # type: ignore[operator]
+        with self._mark_tower_model(vllm_config, {"image", "video"}):  # type: ignore[operator]
             self.vision_encoder = PenguinEncoder(config.encoder, maybe_prefix(prefix, "vision_encoder"))
             self.vision_projector = Projector(
                 config.encoder.hidden_size, config.hidden_size, maybe_prefix(prefix, "vision_projector")
             )
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = Qwen3ForCausalLM(
                 vllm_config=vllm_config, prefix=maybe_prefix(prefix, "language_model")
             )
@@ -63,8 +64,8 @@ class PenguinVLForCausalLM(nn.Module, SupportsMultiModal):
                 patches, grids, frames = (fields[f"{modality}_{name}"] for name in ("patches", "grids", "frames"))
                 shapes = [FrameShape(Size(*grid), merge_size) for grid in grids.tolist()]
                 tokens = self.vision_projector(self.vision_encoder(patches, shapes))
-                counts = (grids.prod(1) // merge_size**2).split(frames.flatten().tolist())
-                return list(tokens.split([int(count.sum()) for count in counts]))
+                counts = torch.split(grids.prod(1) // merge_size**2, frames.flatten().tolist())
+                return list(torch.split(tokens, [int(count.sum()) for count in counts]))
         return []
 
     def forward(

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers import BatchFeature
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.media import MediaWithBytes
@@ -33,92 +33,39 @@ from vllm.multimodal.processing import (
 from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo
 
 from penguin_engine.vllm_plugin import CHAT_TEMPLATE
-from penguin_models.chat import IMAGE, video_time
+from penguin_engine.vllm_plugin.plans import Options, frames_of, plan_all
+from penguin_models.chat import IMAGE
 from penguin_models.decoding import opened
-from penguin_models.errors import MediaError, PromptError, SettingError
+from penguin_models.errors import MediaError, PromptError
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.image_files import FORMATS, orientation
 from penguin_models.media import MAX_FRAMES, to_rgb, turned
-from penguin_models.novelty_policy import NoveltyPolicy
-from penguin_models.processor import VIDEO_MERGE_SIZE, Processor, Visual
-from penguin_models.reference_policy import ReferencePolicy
-from penguin_models.token_allocation import SIZE_RULES, Allocation
-from penguin_models.types import Frame, FrameKind, Size, UInt8Array
+from penguin_models.processor import VIDEO_MERGE_SIZE, Processor
 
 VIDEO = "<video>"
-POLICIES = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 _PLANS = "plans"  # key among the options of the processor
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `mm_processor_kwargs` may set, for the server or a request."""
-
-    max_tokens: int | None = None  # budget of visual tokens of a prompt; the checkpoint's if None
-    allocation: str = "strict"  # name of a rule in token_allocation.py
-    policy: str = "novelty"  # which frames of a video are keyframes
-
-    def __post_init__(self) -> None:
-        tokens = self.max_tokens
-        if tokens is not None and (type(tokens) is not int or tokens < 1):
-            raise SettingError(f"max_tokens is {tokens!r}, it must be a number of visual tokens above 0")
-        for name, allowed in (("allocation", SIZE_RULES), ("policy", POLICIES)):
-            if (value := getattr(self, name)) not in allowed:
-                raise SettingError(f"{name} is {value!r}, it must be one of {', '.join(allowed)}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Options:
-        """Reads options; raises SettingError if one is unknown or out of range."""
-        if unknown := set(values) - set(cls.__dataclass_fields__):
-            raise SettingError(
-                f"mm_processor_kwargs has {', '.join(sorted(unknown))}; Penguin-VL knows "
-                f"{', '.join(cls.__dataclass_fields__)}"
-            )
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How an image or video is shown in one prompt."""
-
-    kinds: tuple[FrameKind, ...]
-    times_s: tuple[float, ...]  # of a video's frames; none for an image
-    allocation: Allocation
-
-    @property
-    def text(self) -> str:
-        """The text that replaces its place in the prompt, with one `<image>` per visual token."""
-        places = [IMAGE * self.allocation.tokens(kind) for kind in self.kinds]
-        if not self.times_s:
-            return places[0]
-        return ",".join(video_time(time) + place for time, place in zip(self.times_s, places, strict=True))
-
-    @property
-    def name(self) -> str:
-        """Tells plans of one image or video apart."""
-        sizes = "-".join(f"{size.height}x{size.width}" for size in (self.allocation.key, self.allocation.intermediate))
-        return f"{sizes}-{''.join(str(int(kind)) for kind in self.kinds)}"
-
-
-Plans = Mapping[str, Sequence[Plan]]
-"""Plans of the images ("image") and videos ("video") of a prompt."""
-
-
 class DataParser(MultiModalDataParser):
-    """Reads images of more than 8 bits and transparent ones anew; vLLM would clip the former."""
+    """Shows images that are not 8-bit RGB as the rest of this package does; vLLM clips grey levels of 16 bits."""
 
     def _parse_image_data(self, data: Any) -> Any:
-        if isinstance(data, list):
-            data = [_reread(item) for item in data]
-        return super()._parse_image_data(_reread(data))
+        return super()._parse_image_data(list(map(_in_rgb, data)) if isinstance(data, list) else _in_rgb(data))
 
 
-def _reread(item: Any) -> Any:
-    if not isinstance(item, MediaWithBytes) or item.io_config is None:  # vLLM did not change its mode
+def _in_rgb(item: Any) -> Any:
+    """Returns an image in RGB; from its bytes if vLLM has converted it."""
+    if isinstance(item, Image.Image) and item.mode != "RGB":
+        return Image.fromarray(turned(to_rgb(item), orientation(item, "the image")))
+    if not isinstance(item, MediaWithBytes) or item.io_config is None:
         return item
-    with opened(item.original_bytes, "the image", FORMATS, Image.MAX_IMAGE_PIXELS or 0) as image:
-        rgb = turned(to_rgb(image), orientation(image, "the image"))
-    return MediaWithBytes(Image.fromarray(rgb), item.original_bytes, item.io_config)
+    try:
+        with opened(item.original_bytes, "the image", FORMATS, item.media.width * item.media.height) as image:
+            return MediaWithBytes(_in_rgb(image), item.original_bytes, item.io_config)
+    except UnidentifiedImageError as err:
+        raise MediaError(
+            f"the image is not of a format that is read ({', '.join(FORMATS)}); convert it to PNG"
+        ) from err
 
 
 class ProcessingInfo(BaseProcessingInfo):
@@ -191,18 +138,9 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Plans the sizes of all images and videos of a prompt, then processes it as vLLM does for any model."""
-        plans = self._plan(inputs.mm_data_items, self.info.options(inputs.hf_processor_mm_kwargs))
+        plans = plan_all(self.info.processor, inputs.mm_data_items, self.info.options(inputs.hf_processor_mm_kwargs))
         options = {**inputs.hf_processor_mm_kwargs, _PLANS: plans}
         return super().apply(replace(inputs, hf_processor_mm_kwargs=options), timing_ctx)
-
-    def _plan(self, items: MultiModalDataItems, options: Options) -> Plans:
-        visuals = {modality: [_visual(item, modality, options) for item in items[modality]] for modality in items}
-        flat = [visual for of_modality in visuals.values() for visual, _ in of_modality]
-        allocations = iter(self.info.processor.allocate(flat, options.max_tokens, options.allocation))
-        return {
-            modality: [Plan(visual.kinds, times_s, next(allocations)) for visual, times_s in of_modality]
-            for modality, of_modality in visuals.items()
-        }
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """Returns the identities of images and videos in the caches."""
@@ -231,8 +169,8 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
         fields: dict[str, Any] = {}
         for modality, items in mm_items.items():
             patches, grids = [], []
-            for item, plan in zip(items, plans[modality], strict=True):
-                for image in processor.patch(_frames(item, modality), plan.kinds, plan.allocation):
+            for item, shown in zip(items, plans[modality], strict=True):
+                for image in processor.patch(frames_of(item, modality), shown.kinds, shown.allocation):
                     patches.append(torch.from_numpy(image.patches).to(dtype))
                     grids.append(image.grid)
             fields[f"{modality}_patches"] = torch.cat(patches)
@@ -317,39 +255,3 @@ def _ranges(ids: Sequence[int], shown: Sequence[Any], image_token_id: int) -> It
         count = update.content.full.count(image_token_id)
         yield places[0], places[count - 1] + 1
         del places[:count]
-
-
-def _visual(item: Any, modality: str, options: Options) -> tuple[Visual, tuple[float, ...]]:
-    """Returns what allocation needs to know of an image or video, and the times of its frames in seconds."""
-    if item is None:
-        raise PromptError(f"a {modality} was not sent; its uuid is not enough, because sizes depend on all of a prompt")
-    frames = _frames(item, modality)
-    size = Size(*frames[0].shape[:2])
-    if modality == "image":
-        return Visual(size), ()
-    times_s = _times(item[1], len(frames))
-    policy = POLICIES[options.policy]()
-    kinds = [policy.observe(Frame(rgb, round(time * 1e9))) for rgb, time in zip(frames, times_s, strict=True)]
-    return Visual.video(size, kinds), times_s
-
-
-def _frames(item: Any, modality: str) -> Sequence[UInt8Array]:
-    """Returns the frames of an image or video, uint8 [H, W, 3] each."""
-    if isinstance(item, Image.Image):
-        return [to_rgb(item)]
-    pixels = np.asarray(item if modality == "image" else item[0])
-    frames = pixels[None] if modality == "image" else pixels
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        expected = "[H, W, 3]" if modality == "image" else "[frames, H, W, 3]"
-        raise MediaError(f"a {modality} is {pixels.dtype} {list(pixels.shape)}, it must be uint8 {expected}")
-    return list(frames)
-
-
-def _times(metadata: Mapping[str, Any], frames: int) -> tuple[float, ...]:
-    times = metadata.get("timestamps")
-    if times is None and metadata.get("fps") and metadata.get("frames_indices") is not None:
-        times = [index / metadata["fps"] for index in metadata["frames_indices"]]
-    if times is None or len(times) != frames:
-        given = "no" if times is None else len(times)
-        raise MediaError(f"a video of {frames} frames has {given} timestamps; pass (frames, {{'timestamps': seconds}})")
-    return tuple(map(float, times))

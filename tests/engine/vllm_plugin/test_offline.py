@@ -126,7 +126,7 @@ REFUSED = [  # what is wrong with a prompt, and the error
         "mm_processor_kwargs has max_pixels; Penguin-VL knows max_tokens, allocation, policy",
     ),
     ({"options": {"policy": "none"}}, "policy is 'none', it must be one of novelty, reference"),
-    ({"images": [], "videos": [{"files": [CLIP_FRAME], "times": []}]}, "a video of 1 frames has 0 timestamps"),
+    ({"images": [], "videos": [{"files": [CLIP_FRAME], "times": []}]}, "0 timestamps for a video of 1 frames"),
 ]
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from socket import socket
 from urllib.request import urlopen
 
+import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
@@ -81,10 +83,15 @@ def answer(client, question, images=(), video=None, **options):
     )
 
 
-def test_sixteen_clients_get_our_answers_to_fifty_questions(client, reference):
+def test_sixteen_clients_get_our_answers_to_fifty_questions(client, reference, tmp_path):
     media = reference / "media"
-    files = [media / name for name in ("tabletop.png", "portrait.png", "manifest.png")]
-    files += [media / "clip" / name for name in ("000.png", "020.png")]
+    files = [media / "tabletop.png", tmp_path / "turned.jpg", tmp_path / "grey.png", media / "clip" / "000.png"]
+    files.append(media / "clip" / "020.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(media / "portrait.png").save(files[1], exif=exif)
+    grey = np.asarray(Image.open(media / "manifest.png").convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(files[2])  # 16 bits
     asked = [{"question": question, "images": [file]} for question, file in product(QUESTIONS, files)]
     asked += [{"question": question, "video": VIDEO, "max_tokens": 700} for question in ABOUT_VIDEO]
     asked += [
