@@ -106,6 +106,8 @@ def answer_message(outcome: Outcome, age_s: float) -> msg.Answer:
         evidence=[_evidence(item) for item in answer.evidence],
         candidates_judged=answer.candidates_judged,
         candidates_left_out=answer.candidates_left_out,
+        turns_used=answer.turns_used,
+        turns_forgotten=answer.turns_forgotten,
         visual_tokens=answer.visual_tokens,
         prompt_tokens=answer.prompt_tokens,
         generated_tokens=answer.generated_tokens,

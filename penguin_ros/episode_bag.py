@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penguin_engine.scene.episode import Episode
-from penguin_engine.scene.mailbox import Mailbox
 from penguin_models.errors import MediaError, PromptError
 from penguin_models.grounding import Box, GroundedObject
-from penguin_models.novelty_policy import NoveltyPolicy
-from penguin_models.types import Frame, FrameKind, Size, UInt8Array
+from penguin_models.types import Frame, Size, UInt8Array
 from penguin_ros.bag_storage.bag import Bag, BagMessage, open_bag
 from penguin_ros.bag_storage.messages import READABLE_ENCODINGS
+from penguin_ros.recorded_keyframes import KeyframeSampler
 from penguin_ros.recording import RecordedImage, choose_topic, header_stamp_ns, image_topics, read_recording
 from penguin_ros.transforms import Transforms
 
@@ -64,7 +63,7 @@ class BagEpisodes:
                 choose_topic(bag, None, "--camera")  # raises the error that lists topics
                 raise MediaError(f"bag {path} has neither images nor captions")
         self._recording = read_recording(path, lambda bag: topics) if topics else None
-        self._samplers = {topic: _Sampler(fps) for topic in topics}
+        self._samplers = {topic: KeyframeSampler(fps) for topic in topics}
         self.total = len(self._recording.images) if self._recording else 0
         self.counts = {name: CameraCounts() for name in (*topics, *(camera for camera, _ in self._captions))}
 
@@ -140,23 +139,6 @@ class BagEpisodes:
 
     def _note(self, kind: str, problem: str) -> None:
         self._problems.setdefault(kind, []).append(problem)
-
-
-class _Sampler:
-    """Chooses images of one camera: keyframes among those that the node would take."""
-
-    def __init__(self, fps: float):
-        self._mailbox = Mailbox(fps)
-        self._policy = NoveltyPolicy()
-
-    def chosen(self, image: RecordedImage, has_caption: bool) -> Frame | None:
-        """Returns the decoded image if it is a keyframe or has a caption; raises MediaError if it is damaged."""
-        is_sampled = self._mailbox.offer(image.ref.stamp_ns, image.load)
-        if not is_sampled and not has_caption:
-            return None
-        frame = image.load()
-        is_key = is_sampled and self._policy.observe(frame) == FrameKind.KEY
-        return frame if is_key or has_caption else None
 
 
 def _topics_with_images(bag: Bag) -> list[str]:

@@ -19,6 +19,7 @@ from penguin_engine.scene.episode import Quota
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.pace import PaceConfig
+from penguin_engine.scene.remote.opening import check_url
 from penguin_engine.scene.requests import MAX_CAMERAS
 from penguin_models.decoding import MAX_IMAGE_PIXELS
 from penguin_models.errors import SettingError
@@ -76,9 +77,17 @@ _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), Memor
 _PACE = PaceConfig()
 
 SETTINGS = (
-    Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub.", live=False),
-    Setting("runtime", "torch", "What runs the model; onnx and tensorrt need an exported folder.", choices=RUNTIMES,
+    Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub; with runtime openai, the "
+            "name of the model on the server.", live=False),
+    Setting("runtime", "torch", "What runs the model; onnx and tensorrt need an exported folder, openai a server of "
+            "the OpenAI API (base_url).", choices=(*RUNTIMES, "openai"), live=False),
+    Setting("base_url", "", "With runtime openai: URL of the server's API, such as http://127.0.0.1:8000/v1.",
             live=False),
+    Setting("api_key_file", "", "With runtime openai: file with the server's key; empty for the key in the environment "
+            "variable PENGUIN_VL_API_KEY, if it is set.", live=False),
+    Setting("fallback", "none", "With runtime openai: local runtime that answers while the server does not.",
+            choices=("none", *RUNTIMES), live=False),
+    Setting("fallback_model", "", "Model of the local runtime, as for model.", live=False),
     Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one. The onnx "
             "runtime also takes tensorrt and tensorrt-rtx.", live=False),
     Setting("precision", "auto", "Type of the weights; auto is as stored.",
@@ -111,6 +120,8 @@ SETTINGS = (
     Setting("keyframe.threshold", _NOVELTY.threshold, "Change of a cell that counts, in grey levels.", 0.1, 254.0),
     Setting("keyframe.min_cells", _NOVELTY.min_cells, "Changed cells in a window of 5x5 that make a keyframe.", 1, 25),
     Setting("keyframe.min_interval_s", _NOVELTY.min_interval_s, "Minimum seconds between two keyframes.", 0.0, 3600.0),
+    Setting("system_prompt", "", "What the model is told before it sees the frames, for answers, captions and watches; "
+            "empty for nothing."),
     Setting("caption.prompt", _CAPTION.prompt, "Prompt for captions."),
     Setting("caption.period_s", _CAPTION.period_s, "Seconds between captions, by message stamps; 0 for no periodic "
             "captions.", 0.0, 86_400.0),
@@ -118,6 +129,8 @@ SETTINGS = (
     Setting("caption.max_new_tokens", _CAPTION.max_new_tokens, "Maximum length of a caption in tokens.", 1, 1024),
     Setting("caption.max_age_s", _CAPTION.max_age_s, "A frame that arrived more than this many seconds ago gets no "
             "caption.", 0.001, 86_400.0),
+    Setting("caption.response_schema", _CAPTION.response_schema, "JSON schema that captions follow, or objects for "
+            "objects with boxes; empty for plain text."),
     Setting("answer.max_new_tokens", _SAMPLING.max_new_tokens, "Maximum length of an answer in tokens, unless the "
             "question sets one.", 1, 1024),
     Setting("answer.temperature", _SAMPLING.temperature, "Sampling temperature; 0 takes the most likely token.",
@@ -184,6 +197,8 @@ class NodeSettings:
                 f"it is {quoted(list(topics))}"
             )
         _check_depth(values)
+        if values["base_url"]:
+            check_url(values["base_url"])
         share = values["token_budget"] // len(topics)
         memory = MemoryConfig(token_budget=share, **_group(values, "memory."))
         novelty = _group(values, "keyframe.")
@@ -199,6 +214,23 @@ class NodeSettings:
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+    @property
+    def local_model(self) -> tuple[str, str] | None:
+        """Runtime and model in this process; None if there is none."""
+        if self["runtime"] != "openai":
+            return self["runtime"], self["model"]
+        return None if self["fallback"] == "none" else (self["fallback"], self["fallback_model"])
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Names of parameters that are set, and have no effect because of others."""
+        names = []
+        if self["runtime"] != "openai":
+            names = ["base_url", "api_key_file", "fallback", "fallback_model"]
+        elif self["fallback"] == "none":
+            names = ["fallback_model"]
+        return [name for name in names if self[name] != BY_NAME[name].default]
 
     @property
     def decoding(self) -> Decoding:

@@ -37,7 +37,7 @@ from penguin_models.vlm import PenguinVL
 LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_pretrained(
@@ -61,9 +61,9 @@ def load_pretrained(
         CheckpointError: The checkpoint is missing or incomplete, or a tensor is missing, unexpected or misshapen.
         DeviceMemoryError: The weights do not fit into the device's memory.
     """
-    target = _device(device)
+    target = usable_device(device)
     model, stored, processor = open_checkpoint(path_or_repo, revision)
-    weights_dtype = stored_dtype(stored) if dtype is None else _dtype(dtype)
+    weights_dtype = stored_dtype(stored) if dtype is None else resolve_dtype(dtype)
     with oom_as_error(
         f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
         "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
@@ -89,7 +89,7 @@ def open_checkpoint(
         CheckpointError: The checkpoint is missing or incomplete, or a tensor is missing, unexpected or misshapen.
     """
     folder = resolve_checkpoint(path_or_repo, revision)
-    config, stored = read_config(folder), _index_tensors(folder)
+    config, stored = read_config(folder), index_checkpoint(folder)
     processor = Processor.from_pretrained(folder, config.image_token_id)
     if processor.images.patch_size != config.encoder.patch_size:
         raise CheckpointError(
@@ -108,7 +108,7 @@ def open_checkpoint(
 
 def stored_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
     """Returns the type in which a checkpoint holds its weights."""
-    return _STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
+    return STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
 
 
 def save_pretrained(
@@ -156,31 +156,21 @@ def read_config(folder: Path) -> PenguinConfig:
     raw = read_json(folder / "config.json")
     encoder = raw.get(ENCODER_KEY)
     if encoder is None:
-        encoder = read_json(_second_checkpoint(folder, raw, lacks=ENCODER_KEY, weights=False) / "config.json")
+        encoder = read_json(_encoder_folder(folder, raw, lacks=ENCODER_KEY, weights=False) / "config.json")
     return PenguinConfig.from_dict(raw, encoder)
 
 
-def encoder_folder(folder: Path) -> Path:
-    """Returns the folder that holds the encoder's tensors: a checkpoint's own, or the second one that it names.
-
-    Raises:
-        CheckpointError: The checkpoint has no encoder and names none, or the second one is missing.
-    """
-    if any(name.startswith(ENCODER_PREFIX) for name in index_tensors(folder)):
-        return folder
-    return _second_checkpoint(folder, read_json(folder / "config.json"), lacks="encoder tensors")
-
-
-def _index_tensors(folder: Path) -> dict[str, StoredTensor]:
+def index_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of a checkpoint, those of the encoder from a second checkpoint if the first lacks them."""
     stored = index_tensors(folder)
-    if (second := encoder_folder(folder)) != folder:
-        encoder = index_tensors(second)
+    if not any(name.startswith(ENCODER_PREFIX) for name in stored):
+        raw = read_json(folder / "config.json")
+        encoder = index_tensors(_encoder_folder(folder, raw, lacks="encoder tensors"))
         stored |= {name: tensor for name, tensor in encoder.items() if name.startswith(ENCODER_PREFIX)}
     return stored
 
 
-def _second_checkpoint(folder: Path, raw: dict[str, Any], *, lacks: str, weights: bool = True) -> Path:
+def _encoder_folder(folder: Path, raw: dict[str, Any], *, lacks: str, weights: bool = True) -> Path:
     second = raw.get("vision_encoder")
     if not isinstance(second, str) or not second:
         raise CheckpointError(f"{folder} has no {lacks}, and its config.json names no vision_encoder to take them from")
@@ -215,7 +205,8 @@ def reserve(model: nn.Module, stored: Mapping[str, StoredTensor], dtype: torch.d
         setattr(model.get_submodule(parent), leaf, nn.Parameter(value))
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Returns the torch type of a name; raises CheckpointError if there is none."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -226,8 +217,8 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """Checks that torch can use the device; nothing falls back to the CPU."""
+def usable_device(device: str | torch.device) -> torch.device:
+    """Returns the device, or raises CheckpointError if torch cannot use it; nothing falls back to the CPU."""
     try:
         target = torch.device(device)
         if target.type == "meta":

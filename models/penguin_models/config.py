@@ -143,6 +143,8 @@ class PenguinConfig:
         where = "config.json"
         if raw.get("model_type") != MODEL_TYPE:
             found = repr(raw.get("model_type"))[:200]
+            if raw.get("model_type") == ENCODER_MODEL_TYPE:
+                found += " (an encoder by itself, for load_encoder and penguin-vl embed)"
             raise CheckpointError(f"{where} is of a {found} model; a Penguin-VL checkpoint says {MODEL_TYPE!r}")
         encoder = raw.get(ENCODER_KEY) or encoder or {}
         image_token_id = raw.get("image_token_index")

@@ -77,6 +77,18 @@ class NonFiniteError(EngineError):
     """A model's logits are NaN or infinite: its weights are damaged, or their type overflows."""
 
 
+class RemoteServerError(PenguinError):
+    """A remote server failed or cannot be reached."""
+
+
+class BrokenAnswerError(RemoteServerError):
+    """A remote server failed in the middle of an answer."""
+
+
+class NoLogprobsError(RemoteServerError):
+    """A remote server does not send the probabilities that a judgement needs."""
+
+
 class TabletopError(PenguinError):
     """A setting of the simulated table-top is out of range, or its renderer is missing."""
 

@@ -12,7 +12,9 @@ from PIL import Image
 
 from penguin_models.config import ImageConfig
 from penguin_models.decoding import return_memory
-from penguin_models.types import Float32Array, Int64Array, PatchedImage, Size, UInt8Array
+from penguin_models.errors import MediaError
+from penguin_models.token_allocation import reference_sizes, strict_sizes
+from penguin_models.types import Float32Array, FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 
 
 def resize(rgb: UInt8Array, size: Size) -> UInt8Array:
@@ -33,6 +35,29 @@ def patch_image(rgb: UInt8Array, size: Size, merge_size: int, config: ImageConfi
     normalised *= 1 / (255 * std)
     normalised -= mean / std
     return PatchedImage(cut_patches(normalised, merge_size, config.patch_size), grid, merge_size)
+
+
+def patch_whole_image(
+    rgb: UInt8Array, config: ImageConfig, max_tokens: int | None = None, merge_size: int = 1
+) -> PatchedImage:
+    """Cuts an image, uint8 [H, W, 3], into patches as released for an image by itself.
+
+    Small images are enlarged to about 1.5 min_tokens, large ones reduced to at most max_tokens visual tokens, the
+    checkpoint's setting if None; each is the mean of merge_size x merge_size patches.
+
+    Raises:
+        BudgetError: max_tokens is too small even for the smallest sizes that the rule allows.
+        MediaError: The image is no array of this kind, or has no pixels.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        raise MediaError(f"an image is {rgb.dtype} {list(rgb.shape)}, it must be uint8 [H, W, 3] with H, W > 0")
+    limit = config.max_tokens if max_tokens is None else max_tokens
+    size = Size(rgb.shape[0], rgb.shape[1])
+    arguments = (size, (FrameKind.KEY,), merge_size, config.min_tokens, limit, config.patch_size)
+    allocation = reference_sizes(*arguments)
+    if allocation.tokens(FrameKind.KEY) > limit:  # its rounding may exceed the budget
+        allocation = strict_sizes(*arguments)
+    return patch_image(rgb, allocation.key, merge_size, config)
 
 
 def cut_patches(image: Float32Array, merge_size: int, patch_size: int) -> Float32Array:

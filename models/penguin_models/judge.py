@@ -7,10 +7,13 @@ same prompt.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from penguin_models.errors import RemoteServerError
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array
 
@@ -42,3 +45,15 @@ def yes_probability(processor: Processor, logits: Float32Array) -> float:
     yes, no = (sorted({processor.encode_text(word)[0] for word in words}) for words in (_YES, _NO))
     above = np.exp(logits.astype(np.float64) - logits[[*yes, *no]].max())
     return float(above[yes].sum() / (above[yes].sum() + above[no].sum()))
+
+
+def yes_share(log_probabilities: Mapping[str, float]) -> float:
+    """Returns what `yes_probability` does, from the log probabilities of the likeliest tokens by their text.
+
+    Raises:
+        RemoteServerError: Neither yes nor no is among them.
+    """
+    yes, no = (sum(math.exp(log_probabilities.get(word, -math.inf)) for word in words) for words in (_YES, _NO))
+    if not yes + no:
+        raise RemoteServerError("the server's model answers neither yes nor no to a condition: was it trained for it?")
+    return yes / (yes + no)

@@ -8,10 +8,12 @@ from penguin_ros.cli import (
     ask,
     bench,
     bench_node,
+    bench_serve,
     build,
     console,
     demo,
     doctor,
+    embed,
     episodes,
     evaluate,
     evaluate_recall,
@@ -20,6 +22,7 @@ from penguin_ros.cli import (
     parity,
     prepare,
     quantize,
+    recaption,
     ros,
     serve,
     soak,
@@ -42,6 +45,7 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("console")(console.console)
 app.command("doctor")(doctor.doctor)
+app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.command("quantize")(quantize.quantize)
 app.command("build")(build.build)
@@ -52,7 +56,9 @@ app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")
 app.add_typer(bench.app, name="bench")
+prepare.app.command("recaption")(recaption.recaption)
 evaluate.app.command("recall")(evaluate_recall.recall)
 evaluate.app.command("watch")(evaluate_watch.watch)
 bench.app.command("soak")(soak.soak)
 bench.app.command("node")(bench_node.node)
+bench.app.command("serve")(bench_serve.serve)

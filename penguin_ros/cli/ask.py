@@ -1,20 +1,23 @@
-"""`penguin-vl ask`: a question about images, a video or a bag, or to a running node."""
+"""`penguin-vl ask`: questions about images, a video or a bag, or to a running node."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.json_answers import OBJECTS, grammar_of
 from penguin_models.errors import MediaError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.media import FPS, MAX_FRAMES, MAX_IMAGE_PIXELS, Clip, ClipFrame, VideoFile, load_image
 from penguin_models.types import UInt8Array
 from penguin_ros.cli.ask_running import ask_running
+from penguin_ros.cli.chat import converse, print_turns
 from penguin_ros.cli.episodes import TIME_HELP
 from penguin_ros.cli.output import (
     DeviceOption,
@@ -27,6 +30,11 @@ from penguin_ros.cli.output import (
     stdout,
     working,
 )
+
+if TYPE_CHECKING:
+    from penguin_engine.runtimes.base import Runtime
+    from penguin_engine.scene.generation import AnswerHooks, Sampling
+    from penguin_models.processor import Processor
 
 
 def ask(
@@ -67,41 +75,46 @@ def ask(
     runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
+    system: Annotated[str, typer.Option(help="System prompt; a node has its parameter system_prompt.")] = "",
+    schema: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="JSON schema that answers follow, or objects: objects with boxes."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Converse: a question per line, each after those before it.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Write the image with the boxes drawn into it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask about images, a video or a recorded bag, or ask a running node; the answer is streamed."""
     _check(context)
-    text = words or question or ""
+    text, schema_text = words or question or "", _read_schema(schema)
     if node is not None:
-        ask_running(node, text, camera or [], horizon, (since, until), max_new_tokens, as_json)
+        window = since, until
+        ask_running(node, text, camera or [], horizon, window, max_new_tokens, as_json, schema_text, chat)
         return
     from penguin_engine.runtimes.loading import open_runtime
-    from penguin_engine.scene.generation import AnswerHooks, Sampling
-    from penguin_engine.scene.offline import ask as run
+    from penguin_engine.scene.generation import Sampling
 
     assert model is not None
     if save is not None:
         from penguin_ros.overlay import check_writable
 
         check_writable(save)
-    sampling = Sampling(max_new_tokens or Sampling.max_new_tokens, temperature, top_p, seed=seed)
+    grammar = grammar_of(schema_text)
+    sampling = Sampling(max_new_tokens or Sampling.max_new_tokens, temperature, top_p, seed=seed, grammar=grammar)
     images = [load_image(path, max_image_pixels) for path in image or []]
     clip = _open_clip(video, bag, topic, fps, max_frames, max_image_pixels)
     with working(f"loading {model}"):
         opened, processor = open_runtime(runtime, model, device, dtype, revision=revision)
-    answer = run(
-        opened,
-        processor,
-        text,
-        images=images,
-        clip=clip,
-        policy=_policy(policy) if clip else None,
-        max_tokens=max_tokens,
-        size_rule=allocation,
-        sampling=sampling,
-        hooks=AnswerHooks() if as_json else AnswerHooks(on_text=lambda piece, tokens: stdout.out(piece, end="")),
-    )
+    options = max_tokens, allocation, sampling
+    if chat:
+        _chat(opened, processor, text, images, clip, policy, options, system, as_json)
+        return
+    from penguin_engine.scene.offline import ask as run
+
+    shown_policy = _policy(policy) if clip else None
+    answer = run(opened, processor, text, images, clip, shown_policy, *options, hooks=_hooks(as_json), system=system)
     if save is not None:
         from penguin_ros.overlay import save_overlay
 
@@ -112,21 +125,71 @@ def ask(
     if as_json:
         print_json({**answer.to_dict(), "notes": notes})
     else:
-        stdout.out("\n")
         _print_grounding(answer)
     for note in notes:
         print_note(note)
 
 
+def _chat(
+    runtime: Runtime,
+    processor: Processor,
+    first: str,
+    images: Sequence[UInt8Array],
+    clip: _RecordingClip | None,
+    policy: str,
+    options: tuple[int | None, str, Sampling],
+    system: str,
+    as_json: bool,
+) -> None:
+    """Reads the files once, then answers questions about them."""
+    from penguin_engine.scene.file_chat import FileChat
+    from penguin_engine.scene.offline import Media, PolicedClip
+
+    media: list[Media] = [*images, *([PolicedClip(clip, _policy(policy))] if clip else [])]
+    with closing(FileChat(runtime, processor, media, *options, system=system)) as conversation:
+        for note in clip.notes if clip is not None else []:
+            print_note(note)
+
+        def answer(question: str) -> None:
+            found = conversation.ask(question, _hooks(as_json))
+            if as_json:
+                print_json({"question": question, **found.to_dict()})
+            else:
+                _print_grounding(found)
+
+        converse(first, answer, as_json)
+
+
+def _hooks(as_json: bool) -> AnswerHooks:
+    from penguin_engine.scene.generation import AnswerHooks
+
+    return AnswerHooks() if as_json else AnswerHooks(on_text=lambda piece, tokens: stdout.out(piece, end=""))
+
+
+def _read_schema(schema: str | None) -> str:
+    """Returns the text of a schema's file, or the name of the built-in schema."""
+    if schema is None or schema == OBJECTS:
+        return schema or ""
+    try:
+        text = Path(schema).read_text(encoding="utf-8")
+    except (OSError, ValueError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "it is not a text file in UTF-8"
+        raise typer.BadParameter(f"{schema!r} cannot be read: {reason}", param_hint="--schema") from err
+    if not text.strip():
+        raise typer.BadParameter(f"{schema!r} is empty; write a JSON schema into it", param_hint="--schema")
+    return text
+
+
 _FOR_NODES = {"camera", "horizon", "since", "until"}
-_FOR_BOTH = {"words", "question", "node", "max_new_tokens", "as_json"}
+_FOR_BOTH = {"words", "question", "node", "max_new_tokens", "schema", "chat", "as_json"}
 
 
 def _check(context: typer.Context) -> None:
     """Rejects options that contradict each other or would be ignored."""
     options = context.params
     used = [name for name in options if _was_used(context, name)]
-    if (options["words"] is None) == (options["question"] is None):
+    asked = [options[name] for name in ("words", "question") if options[name] is not None]
+    if len(asked) != 1 and not (options["chat"] and not asked):
         raise typer.BadParameter("give one question", param_hint="QUESTION")
     if options["node"] is not None:
         if foreign := [name for name in used if name not in _FOR_BOTH | _FOR_NODES]:
@@ -137,6 +200,8 @@ def _check(context: typer.Context) -> None:
         raise typer.BadParameter("give --model, or --node to ask a running node", param_hint="--model")
     if options["video"] is not None and options["bag"] is not None:
         raise typer.BadParameter("give either --video or --bag", param_hint="--video")
+    if options["save"] is not None and options["chat"]:
+        raise typer.BadParameter("it goes with a single question: leave out --chat", param_hint="--save")
     if options["save"] is not None and not (options["image"] or options["video"] or options["bag"]):
         raise typer.BadParameter("there is no image to draw into", param_hint="--save")
     if not 0 < options["top_p"] <= 1:
@@ -206,6 +271,8 @@ def _open_clip(
 
 
 def _print_grounding(answer: Answer) -> None:
+    """Prints what follows an answer that was streamed."""
+    stdout.out("\n")
     result = answer.to_dict()
     for item in result["objects"]:
         box = "({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(*item["box_px"]) if item["box_px"] else "no image"
@@ -214,6 +281,7 @@ def _print_grounding(answer: Answer) -> None:
         stdout.out(f"  from {span['start_s']:.2f} s to {span['end_s']:.2f} s")
     if result["malformed_boxes"]:
         stdout.out(f"  {result['malformed_boxes']} boxes could not be read")
+    print_turns(result)
     tokens, seconds = result["tokens"], result["seconds"]
     frames = f"{result['frames']} frames ({result['keyframes']} key)"
     stdout.out(

@@ -1,13 +1,16 @@
-"""`penguin-vl ask --node`: a question to a running node."""
+"""`penguin-vl ask --node`: questions to a running node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import typer
 
 from penguin_models.grounding import parse
+from penguin_ros.cli.chat import converse, print_turns
 from penguin_ros.cli.episodes import parse_time, time_text
 from penguin_ros.cli.output import print_json, stdout
 from penguin_ros.cli.ros import require_ros
@@ -24,32 +27,47 @@ def ask_running(
     window: tuple[str | None, str | None],
     max_new_tokens: int | None,
     as_json: bool,
+    schema: str = "",
+    is_chat: bool = False,
 ) -> None:
     """Asks a node over its action; prints the answer as it arrives, then its objects and time ranges.
 
     rclpy's client drops feedback that it has not read when the goal finishes. If pieces of the answer were lost, the
-    whole answer is printed after them.
+    whole answer is printed after them. A chat asks further questions of one conversation.
     """
     since_ns, until_ns = (_stamp_ns(text, name) for text, name in zip(window, ("--since", "--until"), strict=True))
     require_ros()
-    from penguin_ros.tools.ask_client import ask_node
+    from penguin_ros.tools.ask_client import AskClient
 
-    pieces: list[str] = []
+    conversation = uuid4().hex if is_chat else ""
 
-    def show(piece: str) -> None:
-        pieces.append(piece)
-        if not as_json:
-            stdout.out(piece, end="")
+    def answer(text: str) -> None:
+        pieces: list[str] = []
 
-    with stopping_like_ctrl_c():
-        result = ask_node(
-            node, question, cameras, horizon_s, max_new_tokens or 0, show, since_ns=since_ns, until_ns=until_ns
+        def show(piece: str) -> None:
+            pieces.append(piece)
+            if not as_json:
+                stdout.out(piece, end="")
+
+        result = client.ask(
+            text, cameras, horizon_s, max_new_tokens or 0, show, since_ns, until_ns, conversation, schema
         )
-    if as_json:
-        print_json(result)
-        return
+        if as_json:
+            print_json({"question": text, **result} if is_chat else result)
+        else:
+            _print(result, "".join(pieces))
+
+    with stopping_like_ctrl_c(), closing(AskClient(node)) as client:
+        if is_chat:
+            converse(question, answer, as_json)
+        else:
+            answer(question)
+
+
+def _print(result: dict[str, Any], streamed: str) -> None:
+    """Prints what follows an answer, and the answer itself if it was not streamed completely."""
     stdout.out("\n")
-    if parse("".join(pieces)).text.strip() != result["answer"].strip():
+    if result["answer"].strip() not in (streamed.strip(), parse(streamed).text.strip()):
         stdout.out(result["answer"])
     for item in result["objects"]:
         stdout.out("  {}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) px".format(item["label"], *item["box_px"]))
@@ -57,6 +75,7 @@ def ask_running(
         stdout.out(f"  from {span['start_s']:.2f} to {span['end_s']:.2f} (stamps in seconds)")
     for shown in result["evidence"]:
         stdout.out(f"  {_evidence(shown)}")
+    print_turns(result)
     seconds = result["seconds"]
     stdout.out(
         f"{result['camera']}: {result['frames']} frames, {result['tokens']['visual']} visual tokens; waited "

@@ -42,6 +42,9 @@ def export(
     sample: Annotated[
         list[Path] | None, typer.Option(help="Image for the check of a float16 export's ranges, can be repeated.")
     ] = None,
+    encoder: Annotated[
+        bool, typer.Option(help="Write only the vision encoder, without projector, for `penguin-vl embed`.")
+    ] = False,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,6 +57,9 @@ def export(
 
     if revision is not None:
         model = str(resolve_checkpoint(model, revision))
+    if encoder:
+        _export_encoder(model, out, profile, dtype, as_json)
+        return
     samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)
     with stopping_like_ctrl_c(), Phases() as phases:
         manifest = run(model, out, ExportOptions(profile, dtype, vision_dtype, samples=samples), phases.show)
@@ -72,3 +78,19 @@ def export(
             f"largest activation of a linear layer on the samples: "
             f"{max(ranges['largest_input'], ranges['largest_output']):g}; float16 ends at {ranges['limit']:g}"
         )
+
+
+def _export_encoder(model: str, out: Path, profile: Profile, dtype: str | None, as_json: bool) -> None:
+    from penguin_engine.export.encoder_to_onnx import export_encoder
+
+    with stopping_like_ctrl_c(), Phases() as phases:
+        manifest = export_encoder(model, out, profile, dtype or "float32", phases.show)
+    files = {name: file.bytes for name, file in manifest.files.items()}
+    if as_json:
+        described = {"profile": manifest.profile, "dtype": manifest.dtype, "hidden": manifest.hidden}
+        print_json({"folder": str(out), **described, "bytes": sum(files.values()), "files": files})
+        return
+    stdout.out(
+        f"{out}: encoder with features of {manifest.hidden} numbers, {manifest.profile} profile, {manifest.dtype}, "
+        f"{sum(files.values()) / 2**20:.1f} MiB"
+    )

@@ -29,6 +29,7 @@ from penguin_models.errors import (
     NoFramesError,
     NotActiveError,
     PromptError,
+    RemoteServerError,
     SettingError,
     UnknownCameraError,
 )
@@ -44,6 +45,7 @@ _CODES = (
     (BusyError, Answer.ERROR_BUSY),
     (CancelledError, Answer.ERROR_CANCELLED),
     (EpisodeError, Answer.ERROR_EPISODES),
+    (RemoteServerError, Answer.ERROR_SERVER),
     ((PromptError, SettingError, ContextLengthError, BudgetError), Answer.ERROR_BAD_REQUEST),
     (Exception, Answer.ERROR_INTERNAL),
 )
@@ -59,6 +61,8 @@ class AskGoal(Protocol):
     deadline_s: float
     since: Time
     until: Time
+    conversation_id: str
+    response_schema: str
 
 
 Submit = Callable[[AskGoal, Callable[[str, int], None]], PendingRequest]

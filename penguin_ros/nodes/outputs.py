@@ -16,7 +16,7 @@ from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.requests import Outcome
-from penguin_models.errors import PenguinError
+from penguin_models.errors import PenguinError, RemoteServerError
 from penguin_models.types import Frame
 from penguin_ros import convert
 from penguin_ros.nodes.annotations import ANNOTATIONS, annotations_message
@@ -119,7 +119,10 @@ class Outputs:
             self.answers.add(outcome.answer)
 
     def on_failure(self, doing: str, error: Exception) -> None:
-        """Counts and logs an error that no question reports."""
+        """Counts and logs an error that no question reports; those of a remote server are counted elsewhere."""
+        if isinstance(error, RemoteServerError):
+            self._node.get_logger().warning(f"{doing}: {error}", throttle_duration_sec=1.0)
+            return
         self.errors += 1
         self.last_error = f"{doing}: {describe(error)}"
         self._node.get_logger().error(f"{self.last_error}{trace_of(error)}", throttle_duration_sec=1.0)

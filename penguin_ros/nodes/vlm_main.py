@@ -31,12 +31,15 @@ _CLOSING_S = 2.0
 
 
 def open_model(settings: NodeSettings) -> tuple[Runtime, Processor]:
-    """Loads the model that the parameters name."""
-    if not settings["model"]:
-        raise CheckpointError("the parameter model is empty; set it to a checkpoint folder or owner/name on the hub")
+    """Loads the local model that the parameters name."""
+    assert settings.local_model is not None
+    runtime, model = settings.local_model
+    if not model:
+        name = "fallback_model" if settings["runtime"] == "openai" else "model"
+        raise CheckpointError(f"the parameter {name} is empty; set it to a checkpoint folder or owner/name on the hub")
     precision = None if settings["precision"] == "auto" else settings["precision"]
     threads = settings["threads"] or None
-    return open_runtime(settings["runtime"], settings["model"], settings["device"], precision, threads)
+    return open_runtime(runtime, model, settings["device"], precision, threads)
 
 
 def main(args: Sequence[str] | None = None, load: OpenModel = open_model) -> int:

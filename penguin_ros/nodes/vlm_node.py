@@ -22,12 +22,14 @@ from std_srvs.srv import Trigger
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.camera_state import CameraState
+from penguin_engine.scene.caption_request import caption_request
 from penguin_engine.scene.episode_backend import EpisodeReader
 from penguin_engine.scene.episodes import EpisodeStore
 from penguin_engine.scene.first_costs import measure
-from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.json_answers import grammar_of
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.pace import Pace
+from penguin_engine.scene.remote.brain import RemoteBrain
 from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.watches import Watches
@@ -50,11 +52,12 @@ from penguin_ros.nodes.node_time import NodeTime
 from penguin_ros.nodes.outputs import Outputs
 from penguin_ros.nodes.rcl_errors import middleware_errors
 from penguin_ros.nodes.recall_server import RecallServer
+from penguin_ros.nodes.remote import open_models, remote_warnings, server_status
 from penguin_ros.nodes.watch_server import WatchServer
 from penguin_ros.settings import BY_NAME, SETTINGS, NodeSettings
 
 OpenModel = Callable[[NodeSettings], tuple[Runtime, Processor]]
-Loaded = tuple[Runtime, Processor, Pace | None, EpisodeStore | None]
+Loaded = tuple[Runtime, Processor, Pace | None, EpisodeStore | None, RemoteBrain | None]
 _DIAGNOSTICS_PERIOD_S = 1.0
 _GRAPH_PERIOD_S = 0.25
 _REFUSALS = {
@@ -90,6 +93,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._watches = Watches(closed_because=_REFUSALS["unconfigured"])
         self._runtime: Runtime | None = None
         self._processor: Processor | None = None
+        self._remote: RemoteBrain | None = None
         self._worker: SceneWorker | None = None
         self._outputs: Outputs | None = None
         self._cameras: list[Camera] = []
@@ -117,13 +121,16 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             store = open_store(settings)
             if store is not None:
                 opened.callback(store.close)
-            runtime, processor = self._open_model(settings)
+            runtime, processor, remote = open_models(settings, self._open_model)
             opened.callback(runtime.close)
-            pace = Pace(settings.pace) if settings["pace"] else None
+            if remote is not None:
+                opened.callback(remote.close)
+            pace = Pace(settings.pace) if settings["pace"] and settings.local_model else None
             if pace is not None:
                 measure(runtime, processor, pace, settings.memory)
+            caption_request(runtime, processor, settings.caption, None)  # prepares the vocabulary for a schema
             opened.pop_all()
-        return runtime, processor, pace, store
+        return runtime, processor, pace, store, remote
 
     # Lifecycle
 
@@ -204,7 +211,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     @middleware_errors()
     def _configure(self) -> None:
         self._settings = settings = parameters.read(self)
-        self._runtime, self._processor, pace, store = self.take_loaded()
+        self._runtime, self._processor, pace, store, self._remote = self.take_loaded()
         self._episodes = None if store is None else EpisodeRecorder.open(self, store, settings)
         self._locator = Locator(self, settings, self._time)
         self._check_against_model(settings)
@@ -224,11 +231,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             episodes=store,
             watches=self._watches,
             locate=self._locator.positions,
+            remote=self._remote,
         )
         self._worker.start()
         info, fault = self._runtime.info, bridge_fault()
-        if fault is not None:
-            self.get_logger().warning(fault)
+        for warning in (fault, *remote_warnings(settings, self._remote)):
+            if warning is not None:
+                self.get_logger().warning(warning)
         self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
 
     def _open_sessions(self, settings: NodeSettings, pace: Pace | None) -> list[CameraState]:
@@ -236,7 +245,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         states = []
         with ExitStack() as opened:
             for name in camera_names(self, settings):
-                session = SceneSession(self._runtime, self._processor, settings.policy(), settings.memory, pace)
+                options = settings.policy(), settings.memory, pace, settings["system_prompt"]
+                session = SceneSession(self._runtime, self._processor, *options)
                 opened.callback(session.close)
                 mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
                 states.append(CameraState(name, session, mailbox))
@@ -294,8 +304,13 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             self._episodes.close()
         if self._locator is not None:
             self._locator.destroy()
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
         runtime = self._runtime
-        self._worker = self._outputs = self._episodes = self._locator = self._runtime = self._processor = None
+        self._remote = self._worker = self._outputs = self._episodes = self._locator = self._runtime = (
+            self._processor
+        ) = None
         if runtime is not None:
             runtime.close()
 
@@ -305,7 +320,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         self._queue.check()
         assert self._worker is not None and self._processor is not None
         limits = self._settings.sampling
-        sampling = replace(limits, max_new_tokens=goal.max_new_tokens or limits.max_new_tokens)
+        max_new_tokens = goal.max_new_tokens or limits.max_new_tokens
+        sampling = replace(limits, max_new_tokens=max_new_tokens, grammar=grammar_of(goal.response_schema))
         request = Request.prepare(
             self._processor,
             goal.question,
@@ -316,6 +332,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
             goal.deadline_s or self._settings["latency_target_s"],
             stamp_to_ns(goal.since) or None,
             stamp_to_ns(goal.until) or None,
+            goal.conversation_id,
         )
         return self._worker.submit(request, on_text)
 
@@ -373,9 +390,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
 
     def _check_against_model(self, settings: NodeSettings) -> None:
         assert self._runtime is not None and self._processor is not None
-        session_capacity(self._runtime, self._processor, settings.memory)
-        caption = settings.caption
-        Request.prepare(self._processor, caption.prompt, Sampling(max_new_tokens=caption.max_new_tokens))
+        session_capacity(self._runtime, self._processor, settings.memory, settings["system_prompt"])
+        Request.prepare(self._processor, settings.caption.prompt, settings.caption.sampling)
 
     # Diagnostics
 
@@ -394,6 +410,8 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
                 ),
                 *diagnostics.camera_statuses(name, self._cameras, worker, settings),
             ]
+            if self._remote is not None:
+                message.status = [*message.status, server_status(name, self._remote, settings)]
         if self._episodes is not None:
             message.status = [*message.status, diagnostics.episodes_status(name, self._episodes)]
         if self._locator is not None:
@@ -404,8 +422,10 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
 
 
 def _discard(loaded: Loaded) -> None:
-    runtime, _, _, store = loaded
+    runtime, _, _, store, remote = loaded
     runtime.close()
+    if remote is not None:
+        remote.close()
     if store is not None:
         store.close()
 
@@ -413,9 +433,14 @@ def _discard(loaded: Loaded) -> None:
 def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
     """Takes over live settings; runs in the worker's thread."""
     worker.caption, worker.queue.limit = after.caption, after["queue_size"]
-    if "token_budget" in before.changes_to(after):
-        for state in worker.camera_states.values():
+    changes = before.changes_to(after)
+    for state in worker.camera_states.values():
+        if "token_budget" in changes:
             state.session.set_budget(after.memory.token_budget)
+        if "system_prompt" in changes:
+            state.session.set_system(after["system_prompt"])
+    if worker.remote is not None:
+        worker.remote.system_prompt = after["system_prompt"]
 
 
 def _apply_to_frames(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:

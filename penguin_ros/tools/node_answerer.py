@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 
 from penguin_engine.scene.generation import AnswerHooks, Sampling
+from penguin_engine.scene.json_answers import schema_of
 from penguin_engine.server.answering import Reply
 from penguin_engine.server.media_parts import Conversation
 from penguin_models.errors import (
@@ -17,6 +19,7 @@ from penguin_models.errors import (
     NotActiveError,
     PenguinError,
     PromptError,
+    RemoteServerError,
     UnknownCameraError,
 )
 from penguin_models.grounding import parse
@@ -29,6 +32,7 @@ _ERRORS: dict[int, type[PenguinError]] = {
     Answer.ERROR_NOT_LOADED: NotActiveError,
     Answer.ERROR_BUSY: BusyError,
     Answer.ERROR_CANCELLED: CancelledError,
+    Answer.ERROR_SERVER: RemoteServerError,
 }
 _ACCEPT_S = 10.0
 _CANCELLING_S = 5.0
@@ -57,10 +61,10 @@ class NodeAnswerer:
         """
         client, pieces = self._client, []
         goal = AskStream.Goal(question=_question(conversation), max_new_tokens=sampling.max_new_tokens)
-        if sampling.temperature or sampling.stop or sampling.grammar:
-            raise PromptError(
-                "a node has its own settings: leave out temperature, stop and response_format, or send an image"
-            )
+        if sampling.temperature or sampling.stop:
+            raise PromptError("a node has its own settings: leave out temperature and stop, or send an image")
+        if sampling.grammar is not None:
+            goal.response_schema = json.dumps(schema_of(sampling.grammar))
 
         def on_text(piece: str) -> None:
             pieces.append(piece)
@@ -101,7 +105,8 @@ def _question(conversation: Conversation) -> str:
 
 def _reply(answer: Answer, streamed: str, sampling: Sampling) -> Reply:
     plain = answer_dict(answer)
-    whole = parse(streamed).text.strip() == answer.text.strip()  # a client may lose feedback
+    # A client may lose feedback.
+    whole = sampling.grammar is None and parse(streamed).text.strip() == answer.text.strip()
     return Reply(
         streamed if whole else answer.text,
         "length" if answer.generated_tokens >= sampling.max_new_tokens else "end",

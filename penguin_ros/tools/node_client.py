@@ -155,6 +155,8 @@ def answer_dict(message: Answer) -> dict[str, Any]:
         "camera": message.camera,
         "stamp": stamp_to_ns(message.header.stamp) * 1e-9,
         "frame_id": message.header.frame_id,
+        "turns_used": message.turns_used,
+        "turns_forgotten": message.turns_forgotten,
         "frames": message.frames_used,
         "frames_pending": message.frames_pending,
         "evidence": [_evidence_dict(item) for item in message.evidence],

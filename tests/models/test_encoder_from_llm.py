@@ -1,10 +1,22 @@
 """An encoder is initialised with an LLM's layers."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from penguin_models import convert_llm_to_encoder
+from penguin_models import convert_llm_to_encoder, load_encoder
 from penguin_models.encoder import FrameShape
 from penguin_models.errors import CheckpointError
 from penguin_models.types import Size
@@ -18,6 +30,9 @@ SIZES = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
+
+
+_LEFT_OUT = ("rope_parameters", "rope_theta", "head_dim")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +80,25 @@ def test_too_many_layers_are_refused(llm):
         convert_llm_to_encoder(llm[1], num_hidden_layers=4)
 
 
-def test_other_models_are_refused(tmp_path):
+@pytest.mark.parametrize(("family", "config"), [(LlamaForCausalLM, LlamaConfig), (MistralForCausalLM, MistralConfig)])
+def test_a_llama_gets_norms_of_queries_and_keys(tmp_path, family, config):
     sizes = {name: value for name, value in SIZES.items() if name != "head_dim"}
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="a 'llama' model; an encoder starts from a 'qwen3' model"):
+    llm = family(config(**sizes))
+    llm.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    raw = {name: value for name, value in json.loads(file.read_text()).items() if name not in _LEFT_OUT}
+    file.write_text(json.dumps(raw | {"head_dim": None}))  # as older files have it
+    encoder = convert_llm_to_encoder(tmp_path)
+    assert (encoder.config.head_dim, encoder.config.rope_theta) == (8, 1e4)
+    theirs = dict(llm.model.named_parameters())
+    for name, parameter in encoder.encoder.named_parameters():
+        assert torch.equal(parameter, theirs.get(name, torch.ones(8))), name
+    assert load_encoder(tmp_path)([np.zeros((70, 70, 3), np.uint8)])[0].isfinite().all()
+
+
+def test_other_models_are_refused(tmp_path):
+    Qwen2ForCausalLM(Qwen2Config(**SIZES)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="a 'qwen2' model; an encoder starts from one of 'qwen3', 'llama', 'mist"):
         convert_llm_to_encoder(tmp_path)
 
 

@@ -128,6 +128,30 @@ def test_an_answer_streams_and_ends_with_its_cost(cli, asking, tabletop, monkeyp
     assert re.fullmatch(cost, terminal.getvalue().removeprefix(raw))
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_chat_reads_a_question_per_line_and_goes_on_after_a_bad_one(cli, asking, tabletop, monkeypatch, is_terminal):
+    typed = io.TextIOWrapper(io.BytesIO(b"And this?\n\n\xff\n<image>\nWhy?\n"), errors="surrogateescape")
+    monkeypatch.setattr(typed, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr("sys.stdin", typed)
+    result = cli(*asking, "--chat", "--image", tabletop, "--system", "Be brief.")
+    assert result.code == 1 and result.out.count(" visual + ") == 3, result.err
+    assert [line[:32] for line in result.err.splitlines()] == [
+        "error: the question or message i",
+        "error: the text contains '<image",
+    ]
+    assert re.findall(r"earlier turns: (\d) in the prompt", result.out) == ["1", "2"]
+
+
+def test_a_chat_as_json_has_a_line_for_each_question(cli, asking, tabletop, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("<image>\nIs it red?\n"))
+    options = ["--chat", "--image", tabletop, "--json", "--schema", "objects", "--max-new-tokens", 40]
+    result = cli(*asking, *options, "--question", "What is there?")
+    first, refused, last = map(json.loads, result.out.splitlines())
+    assert [answer["question"] for answer in (first, refused, last)] == ["What is there?", "<image>", "Is it red?"]
+    assert result.code == 1 and refused["error"] in result.err and last["turns_used"] == 1
+    assert all(json.loads(answer["answer"]).keys() == {"objects"} for answer in (first, last))
+
+
 @pytest.mark.parametrize("budget", [200, 96])
 def test_several_images_share_the_budget(cli, asking, reference, budget):
     """Each needs at least 24 tokens, so 96 are enough for three, although they differ in size."""
@@ -314,6 +338,10 @@ def test_a_tensor_of_a_wrong_shape_is_named(cli, asking, edit_checkpoint):
         (["ask", "--model", "x", "-q", "x", "--horizon", "3"], "--horizon: it goes with --node"),
         (["ask", "--node", "/a", "-q", "x", "--temperature", "1"], "leave out --temperature"),
         (["ask", "--node", "/a", "-q", "x", "--model", "x"], "leave out --model"),
+        (["ask", "--node", "/a", "--chat", "--system", "x"], "leave out --system"),
+        (["ask", "--model", "x", "x", "-q", "x", "--chat"], "give one question"),
+        (["ask", "--model", "x", "--chat", "--image", "a.png", "--save", "b.png"], "leave out --chat"),
+        (["ask", "--model", "x", "-q", "x", "--schema", "/nowhere"], "'/nowhere' cannot be read: No such file"),
         (
             ["ask", "--model", "x", "-q", "x", "--image", "a.png", "--policy", "novelty"],
             "--policy: it goes with --video",

@@ -34,7 +34,7 @@ MISSING = {
 @pytest.fixture
 def ask_process(domain):
     """Runs `ask` while it waits for a node that does not exist."""
-    code = "from penguin_ros.tools.ask_client import ask_node; ask_node('/penguin', 'What?', timeout_s=180)"
+    code = "from penguin_ros.tools.ask_client import AskClient; AskClient('/penguin', 180).ask('What?')"
     process = subprocess.Popen([sys.executable, "-c", code])
     yield
     process.kill()

@@ -79,6 +79,9 @@ PROFILES = {
 }
 
 
+ProfileName = Annotated[str, _one_of(PROFILES)]
+
+
 @dataclass(frozen=True)
 class DecoderShape:
     """Sizes of the decoder."""
@@ -128,7 +131,7 @@ class Manifest:
     """Description of an exported folder."""
 
     source: Annotated[str, Field(max_length=4096)]  # checkpoint from which it was exported
-    profile: Annotated[str, _one_of(PROFILES)]  # name of the profile
+    profile: ProfileName
     opset: Annotated[int, Field(strict=True, ge=1, le=100)]  # version of the standard operators in the graphs
     dtype: Dtype  # type of the decoder's embeddings, and of its weights that are not quantised
     cache_dtype: Dtype  # type of the KV cache
@@ -187,12 +190,7 @@ class Manifest:
         except (OSError, ValueError) as err:
             raise EngineError(f"{path} cannot be read as a manifest ({err}); export the checkpoint again") from err
         manifest.check_complete(path)
-        for name, file in manifest.files.items():
-            size = (folder / name).stat().st_size if (folder / name).is_file() else None
-            if size != file.bytes:
-                found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
-                raise EngineError(f"{folder / name} {found}; copy or export the folder again")
-        manifest.verify(folder, _SMALL_BYTES)
+        check_files(folder, manifest.files)
         return manifest
 
     def check_complete(self, path: Path) -> None:
@@ -208,11 +206,7 @@ class Manifest:
 
     def verify(self, folder: Path, largest_bytes: float = math.inf) -> None:
         """Raises EngineError if the hash of a file of at most this size has changed since the export."""
-        for name, file in self.files.items():
-            if file.bytes <= largest_bytes and hash_file(folder / name).sha256 != file.sha256:
-                raise EngineError(
-                    f"{folder / name} has changed since the export: its hash differs; copy or export it again"
-                )
+        _check_hashes(folder, self.files, largest_bytes)
 
     def processor(self, folder: Path) -> Processor:
         """Returns the processor of the exported checkpoint; raises EngineError if its patches have another size."""
@@ -223,6 +217,24 @@ class Manifest:
                 f"{self.patch_dim}; export the checkpoint again"
             )
         return processor
+
+
+def check_files(folder: Path, files: Files) -> None:
+    """Raises EngineError if a file is missing or has another size, or if the hash of a small one has changed."""
+    for name, file in files.items():
+        size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if size != file.bytes:
+            found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
+            raise EngineError(f"{folder / name} {found}; copy or export the folder again")
+    _check_hashes(folder, files, _SMALL_BYTES)
+
+
+def _check_hashes(folder: Path, files: Files, largest_bytes: float) -> None:
+    for name, file in files.items():
+        if file.bytes <= largest_bytes and hash_file(folder / name).sha256 != file.sha256:
+            raise EngineError(
+                f"{folder / name} has changed since the export: its hash differs; copy or export it again"
+            )
 
 
 def exported_names(folder: Path) -> set[str] | None:

@@ -6,13 +6,13 @@ copies cached tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from penguin_engine.export.manifest import DECODER, MASKED, PROFILES, VISION, DecoderShape, Manifest
+from penguin_engine.export.manifest import DECODER, MASKED, PROFILES, DecoderShape, Manifest
 from penguin_engine.runtimes.base import KVCache, PromptSegment, RuntimeInfo, check_fits
 from penguin_engine.runtimes.exported import (
     STORAGE,
@@ -21,15 +21,12 @@ from penguin_engine.runtimes.exported import (
     EmbeddingTable,
     HostVisualTokens,
     check_precision,
-    vision_passes,
 )
+from penguin_engine.runtimes.onnx_bindings import ONNX_TYPES, bind_host_input, bind_host_output, check_inputs
 from penguin_engine.runtimes.onnx_session import Device, open_session, run
+from penguin_engine.runtimes.onnx_vision import OnnxVision
 from penguin_models.errors import EngineError
 from penguin_models.types import Float32Array, PatchedImage
-
-_ONNX_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
-"""ONNX's numbers of types, for bindings."""
-_TYPE_NAMES = {"float32": "tensor(float)", "float16": "tensor(float16)", "bfloat16": "tensor(bfloat16)"}
 
 
 class OnnxRuntime:
@@ -50,28 +47,23 @@ class OnnxRuntime:
             raise EngineError(
                 f"{folder} is bfloat16, which ONNX Runtime cannot run on a CPU; export float32 or float16"
             )
-        self._vision = open_session(folder / VISION, self._device, threads)
+        self._vision: OnnxVision | None = OnnxVision(
+            *(folder, self._device, threads, manifest.profile),
+            *(manifest.patch_dim, manifest.decoder.hidden, manifest.dtype),
+        )
         self._decoder = open_session(folder / DECODER, self._device, threads, float8=manifest.precision == "fp8")
         decoder = manifest.decoder
         row = [decoder.kv_heads, decoder.head_dim]
         cache = manifest.cache_dtype, row if PROFILES[manifest.profile].cache == "rows" else [1, *row]
         caches = {f"past_{name}": cache for name in decoder.cache_names}
-        _check_inputs(self._vision, {"patches": ("float32", [manifest.patch_dim])}, folder / VISION)
-        _check_inputs(self._decoder, {"embeddings": (manifest.dtype, [decoder.hidden]), **caches}, folder / DECODER)
+        check_inputs(self._decoder, {"embeddings": (manifest.dtype, [decoder.hidden]), **caches}, folder / DECODER)
         self._table = EmbeddingTable(folder, manifest)
         self.info = RuntimeInfo("onnx", str(self._device), manifest.precision, decoder.context_length, decoder.vocab)
 
     def encode(self, images: Sequence[PatchedImage]) -> list[HostVisualTokens]:
         """See `Runtime.encode`; visual tokens are stored in host memory."""
         assert self._vision is not None, "the runtime is closed"
-        encoded: dict[int, HostVisualTokens] = {}
-        for vision_pass in vision_passes(images, PROFILES[self.manifest.profile].equal_frames):
-            tokens = self._run_vision(vision_pass.inputs)
-            ends = np.cumsum(vision_pass.tokens)
-            for index, end, count in zip(vision_pass.indices, ends, vision_pass.tokens, strict=True):
-                # Copied, because a view would keep the tokens of all images of the pass alive.
-                encoded[index] = HostVisualTokens(tokens[end - count : end].copy())
-        return [encoded[i] for i in range(len(images))]
+        return [HostVisualTokens(tokens) for tokens in self._vision.encode(images)]
 
     def open_cache(self, max_length: int) -> OnnxCache:
         """See `Runtime.open_cache`."""
@@ -85,23 +77,6 @@ class OnnxRuntime:
     def close(self) -> None:
         """See `Runtime.close`."""
         self._vision = self._decoder = None
-
-    def _run_vision(self, inputs: dict[str, Array]) -> Array:
-        binding = self._vision.io_binding()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        shape = (inputs["blocks"].shape[0], self.manifest.decoder.hidden)
-        tokens = np.empty(shape, STORAGE[self.manifest.dtype])
-        _bind_host_output(binding, "tokens", tokens, self.manifest.dtype)
-        patches, profile = inputs["patches"].shape[0], self.manifest.profile
-        remedy = "lower the token budget, which makes images smaller"
-        if not PROFILES[profile].contrib:
-            remedy += (
-                f", or export with --profile onnxruntime: the {profile} profile stores the attention scores of every "
-                "pair of patches of an image"
-            )
-        run(self._vision, binding, f"encoding {patches} patches", remedy)
-        return tokens
 
 
 class OnnxCache(KVCache):
@@ -137,9 +112,9 @@ class OnnxCache(KVCache):
         else:
             inputs["positions"] = np.arange(length, length + new)
         for name, value in inputs.items():
-            _bind_host_input(self._binding, name, value, self._dtype)
+            bind_host_input(self._binding, name, value, self._dtype)
         logits: Float32Array = np.empty((1, self._vocab), np.float32)
-        _bind_host_output(self._binding, "logits", logits, "float32")
+        bind_host_output(self._binding, "logits", logits, "float32")
         action = f"appending {new} tokens to {length}"
         run(self._session, self._binding, action, "lower the token budget", keep_memory=new == 1)
         self.length += new
@@ -155,7 +130,7 @@ class _Buffers:
         for name in shape.cache_names:
             buffer = device.zeros(size, dtype)
             self._buffers.append(buffer)
-            place = (device.memory, device.index, _ONNX_TYPES[dtype], size, buffer.data_ptr())
+            place = (device.memory, device.index, ONNX_TYPES[dtype], size, buffer.data_ptr())
             binding.bind_input(f"past_{name}", *place)
             binding.bind_output(f"present_{name}", *place)
 
@@ -168,7 +143,7 @@ class _Rows:
     """Cache memory of rows [capacity, kv_heads, head_dim]: a step reads a prefix and writes right after it."""
 
     def __init__(self, binding: Any, shape: DecoderShape, dtype: str, device: Device, capacity: int):
-        self._binding, self._device, self._type = binding, device, _ONNX_TYPES[dtype]
+        self._binding, self._device, self._type = binding, device, ONNX_TYPES[dtype]
         self._row = (shape.kv_heads, shape.head_dim)
         self._row_bytes = shape.kv_heads * shape.head_dim * np.dtype(STORAGE[dtype]).itemsize
         self._rows = {name: device.zeros((capacity, *self._row), dtype) for name in shape.cache_names}
@@ -183,28 +158,3 @@ class _Rows:
             self._binding.bind_input(f"past_{name}", *place, (past, *self._row), start)
             self._binding.bind_output(f"new_{name}", *place, (new, *self._row), start + length * self._row_bytes)
         return {"past_mask": self._unmasked[:past] if length else np.full(1, MASKED, np.float32)}
-
-
-def _check_inputs(session: Any, expected: Mapping[str, tuple[str, list[int]]], path: Path) -> None:
-    """Raises EngineError unless a graph has inputs of these types and fixed sizes, as the manifest says."""
-    inputs = {item.name: item for item in session.get_inputs()}
-    for name, (dtype, sizes) in expected.items():
-        found = inputs.get(name)
-        fixed = [size for size in found.shape if isinstance(size, int)] if found else []
-        if found is None or (found.type, fixed) != (_TYPE_NAMES[dtype], sizes):
-            raise EngineError(
-                f"{path} does not fit manifest.json, whose input {name} has the type {dtype} and the sizes {sizes}; "
-                "export the checkpoint again"
-            )
-
-
-def _bind_host_input(binding: Any, name: str, value: Array, dtype: str) -> None:
-    value = np.ascontiguousarray(value)
-    if dtype == "bfloat16" and value.dtype == np.uint16:
-        binding.bind_input(name, "cpu", 0, _ONNX_TYPES[dtype], value.shape, value.ctypes.data)
-    else:
-        binding.bind_cpu_input(name, value)
-
-
-def _bind_host_output(binding: Any, name: str, value: Array, dtype: str) -> None:
-    binding.bind_output(name, "cpu", 0, _ONNX_TYPES[dtype], value.shape, value.ctypes.data)

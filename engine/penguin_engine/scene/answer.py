@@ -19,7 +19,9 @@ class Answer:
     """An answer and its cost."""
 
     raw: str = ""  # text as the model wrote it, with box syntax
-    grounding: Grounding = field(default_factory=lambda: Grounding(""))  # clean text, objects and time ranges
+    token_ids: tuple[int, ...] = field(default=(), repr=False)  # its tokens, without the end token
+    # Clean text (of an answer that follows a JSON schema all of it), objects and time ranges
+    grounding: Grounding = field(default_factory=lambda: Grounding(""))
     scores: tuple[float, ...] = ()  # confidence of each object's box, 0 to 1; NaN if it could not be measured
     image_size: Size | None = None  # size in pixels of the image that boxes refer to: the last one in the prompt
     start_ns: int = 0  # stamp of the first frame in the prompt; times in the answer count from it. 0 for files
@@ -35,6 +37,8 @@ class Answer:
     candidates_judged: int = 0  # number of episodes that the model judged for their place in the prompt
     # Number of episodes that were found but not judged, to meet the deadline or because their picture is damaged
     candidates_left_out: int = 0
+    turns_used: int = 0  # number of earlier turns of the conversation in the prompt
+    turns_forgotten: int = 0  # number of those that were left out of it
     # Camera and last frame of the prompt, if the question asked for more than the newest frames
     newest: tuple[str, HeldFrame] | None = field(default=None, repr=False)
     # Wall time of "read" (decoding, labelling and patching frames), "recall" (finding and judging episodes), "encode",
@@ -64,6 +68,8 @@ class Answer:
             "time_ranges": [{"start_s": t.start_s, "end_s": t.end_s} for t in self.grounding.time_ranges],
             "malformed_boxes": self.grounding.malformed,
             "ended_by": self.ended_by,
+            "turns_used": self.turns_used,
+            "turns_forgotten": self.turns_forgotten,
             "frames": self.frames,
             "keyframes": self.keyframes,
             "tokens": {"visual": self.visual_tokens, "prompt": self.prompt_tokens, "generated": self.generated_tokens},

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.json_answers import grammar_of
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import HeldFrame
 from penguin_engine.scene.pace import Source
@@ -24,11 +26,17 @@ class CaptionConfig:
     on_keyframe: bool = True  # whether a new keyframe makes a caption due
     max_new_tokens: int = 128  # maximum length of a caption in tokens
     max_age_s: float = 5.0  # a frame that arrived longer ago than this gets no caption
+    response_schema: str = ""  # JSON schema that captions follow, or "objects"; empty for plain text
 
     @property
     def wanted(self) -> bool:
         """Whether there are captions at all."""
         return self.on_keyframe or self.period_s > 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a caption is generated."""
+        return Sampling(max_new_tokens=self.max_new_tokens, grammar=grammar_of(self.response_schema))
 
     def __post_init__(self) -> None:
         limits = (
@@ -40,6 +48,10 @@ class CaptionConfig:
         for name, value, valid, wanted in limits:
             if not valid:
                 raise PromptError(f"caption.{name} is {quoted(value)}, it must be {wanted}")
+        try:
+            grammar_of(self.response_schema)
+        except PromptError as err:
+            raise PromptError(f"caption.response_schema: {err}") from err
 
 
 class CameraState:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from penguin_engine.runtimes.base import KVCache, PromptSegment
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.box_confidence import box_scores
-from penguin_engine.scene.json_answers import GrammarState
+from penguin_engine.scene.grammar_state import GrammarState
 from penguin_engine.scene.paced_cache import PacedCache, append
 from penguin_models.errors import PromptError
 from penguin_models.grounding import parse
@@ -40,6 +40,10 @@ class Sampling:
         for name, value, valid, wanted in limits:
             if not valid:
                 raise PromptError(f"{name} is {quoted(value)}, it must be {wanted}")
+        if self.stop and self.grammar is not None:
+            raise PromptError(
+                "stop could end an answer that follows a JSON schema in its middle; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Sampler:
             logits = self._state.restricted(logits)
         token = self._choose(logits)
         if self._state is not None:
-            self._state.consume(token)
+            token = self._state.consume(token)
         above = logits - logits.max()
         return token, float(np.exp(above[token]) / np.exp(above).sum(dtype=np.float64))
 
@@ -167,7 +171,9 @@ def generate(
         hooks: Its `cancelled` is polled and `on_token` called between tokens.
     """
     hooks = hooks or AnswerHooks()
-    state = None if sampling.grammar is None else GrammarState(processor, len(logits), sampling.grammar)
+    state = None
+    if sampling.grammar is not None:
+        state = GrammarState(processor, len(logits), sampling.grammar, sampling.max_new_tokens)
     sampler, stream = Sampler(sampling, state), TextStream(processor.decode, sampling.stop)
 
     def emit(piece: str) -> Iterator[str]:
@@ -195,6 +201,8 @@ def generate(
             generation.ended_by = "cancelled"
         else:
             logits = cache.append([[token]])
+    if state is not None and state.is_cut and generation.ended_by == "end":
+        generation.ended_by = "length"
     yield from emit(stream.finish())
 
 
@@ -235,5 +243,8 @@ def prefill_and_generate(
     answer.seconds["decode"] = timer.lap()
     answer.raw, answer.ended_by = generation.text, generation.ended_by
     answer.grounding = parse(generation.text)
+    if sampling.grammar is not None:
+        answer.grounding = replace(answer.grounding, text=generation.text)  # which programs parse
+    answer.token_ids = tuple(generation.ids)
     answer.scores = box_scores(generation.text, answer.grounding.objects, generation.ends, generation.probabilities)
     answer.generated_tokens = len(generation.ids)

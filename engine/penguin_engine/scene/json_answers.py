@@ -1,23 +1,40 @@
-"""Answers that follow a JSON schema: at each step, only tokens that can continue a valid document are chosen."""
+"""Answers that follow a JSON schema: what a schema may be, and its form for `Sampling.grammar`."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from penguin_models.errors import PromptError
-from penguin_models.processor import Processor
+from penguin_models.grounding import SCALE
 from penguin_models.quoting import quoted, shortened
-from penguin_models.types import Float32Array
 
 MAX_SCHEMA_CHARS = 65_536
-_TOKENIZERS: WeakKeyDictionary[Processor, dict[int, Any]] = WeakKeyDictionary()
+OBJECTS = "objects"
+"""Name of the built-in schema, for objects with boxes."""
+_TOO_DEEP = "the JSON schema is nested too deeply; use at most 100 levels"
 _COMPACT: Any = {"whitespace_flexible": False}  # a model could otherwise write spaces for ever
+_COORDINATE = {"type": "integer", "minimum": 0, "maximum": SCALE}
+_OBJECT = {
+    "type": "object",
+    "properties": {
+        "label": {"type": "string", "pattern": r"^\w[\w '-]{0,47}$"},
+        "bbox_2d": {"type": "array", "items": _COORDINATE, "minItems": 4, "maxItems": 4},
+    },
+    "required": ["label", "bbox_2d"],
+    "additionalProperties": False,
+}
+_BUILT_IN = {
+    OBJECTS: {
+        "type": "object",
+        "properties": {"objects": {"type": "array", "items": _OBJECT}},
+        "required": ["objects"],
+        "additionalProperties": False,
+    }
+}
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:
@@ -27,70 +44,59 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
         PromptError: llguidance is not installed, or the schema is too long, malformed, or has what it does not support.
     """
     if importlib.util.find_spec("llguidance") is None:
-        raise PromptError("answers as JSON need llguidance: pip install 'penguin-vl[serve]'")
+        raise PromptError("answers as JSON need llguidance: pip install 'penguin-vl[json]'")
     from llguidance import LLMatcher
 
-    text = json.dumps(schema)
-    if len(text) > MAX_SCHEMA_CHARS:
-        raise PromptError(f"the JSON schema has {len(text)} characters, the limit is {MAX_SCHEMA_CHARS}; shorten it")
     try:
-        grammar: str = LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
+        text = json.dumps(schema)
+    except RecursionError as err:
+        raise PromptError(_TOO_DEEP) from err
+    _check_length(text)
+    try:
+        grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)
         fault: str = LLMatcher.validate_grammar(grammar)
     except ValueError as err:
         fault = str(err)
     if fault:
-        raise PromptError(f"the JSON schema {quoted(text)} cannot be followed: {shortened(fault)}")
+        reason = shortened(" ".join(fault.split()))
+        raise PromptError(f"the JSON schema {quoted(text)} cannot be followed: {reason}")
     return grammar
 
 
-class GrammarState:
-    """How far one answer has come in its grammar."""
+@lru_cache(maxsize=8)
+def grammar_of(text: str) -> str | None:
+    """Returns what `Sampling.grammar` takes of a JSON schema as text, or "objects"; None if it is empty.
 
-    def __init__(self, processor: Processor, vocab_size: int, grammar: str):
-        """Begins an answer.
-
-        Args:
-            processor: Its tokenizer and end tokens are those of the model.
-            vocab_size: Length of the logits, which may exceed the tokenizer's vocabulary.
-            grammar: From `json_grammar`.
-        """
-        import llguidance.numpy
-        from llguidance import LLMatcher
-
-        self._matcher = LLMatcher(_tokenizer(processor, vocab_size), grammar)
-        self._masks = llguidance.numpy
-        self._mask = llguidance.numpy.allocate_token_bitmask(1, vocab_size)
-        self._check()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the document is complete and nothing can follow."""
-        return bool(self._matcher.is_stopped())
-
-    def restricted(self, logits: Float32Array) -> Float32Array:
-        """Returns logits, float32 [vocab], with minus infinity for tokens that may not come next."""
-        self._masks.fill_next_token_bitmask(self._matcher, self._mask)
-        self._check()
-        allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[: len(logits)].astype(bool)
-        return np.where(allowed, logits, np.float32(-np.inf))
-
-    def consume(self, token: int) -> None:
-        """Takes over the token that was chosen."""
-        self._matcher.consume_token(token)
-        self._check()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise PromptError(f"the JSON schema cannot be followed: {shortened(self._matcher.get_error())}")
-
-
-def _tokenizer(processor: Processor, vocab_size: int) -> Any:
-    """Returns llguidance's view of a tokenizer, which takes a second to make for a large vocabulary."""
-    from llguidance import LLTokenizer
-
-    known = _TOKENIZERS.setdefault(processor, {})
-    if vocab_size not in known:
-        known[vocab_size] = LLTokenizer(
-            processor.tokenizer.to_str(), vocab_size, list(processor.end_token_ids), LLTokenizer.json_slices()
+    Raises:
+        PromptError: The text is no JSON object, or `json_grammar` refuses the schema.
+    """
+    if not text.strip():
+        return None
+    if text.strip() in _BUILT_IN:
+        return json_grammar(_BUILT_IN[text.strip()])
+    _check_length(text)
+    try:
+        schema = json.loads(text)
+    except RecursionError as err:
+        raise PromptError(_TOO_DEEP) from err
+    except json.JSONDecodeError as err:
+        raise PromptError(
+            f'the JSON schema {quoted(text)} is not JSON: {err}; write one as {{"type": "object", ...}}, or {OBJECTS}'
+        ) from err
+    if not isinstance(schema, dict):
+        raise PromptError(
+            f'the JSON schema {quoted(text)} must be an object as {{"type": "object", ...}}, or {OBJECTS}'
         )
-    return known[vocab_size]
+    return json_grammar(schema)
+
+
+def schema_of(grammar: str) -> dict[str, Any]:
+    """Returns the JSON schema of a grammar, for programs that have their own way to follow it."""
+    schema: dict[str, Any] = dict(json.loads(grammar)["grammars"][0]["json_schema"])
+    schema.pop("x-guidance", None)
+    return schema
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise PromptError(f"the JSON schema has {len(text)} characters, the limit is {MAX_SCHEMA_CHARS}; shorten it")

@@ -16,8 +16,9 @@ from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.generation import AnswerHooks, prefill_and_generate
 from penguin_engine.scene.pace import Pace
+from penguin_engine.scene.remote.brain import RemoteQuestion
 from penguin_engine.scene.requests import Request
-from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
+from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer, system_ids
 from penguin_models.errors import CancelledError, NoFramesError
 from penguin_models.processor import Processor
 from penguin_models.quoting import shortened
@@ -32,7 +33,7 @@ def newest_last(stamps_ns: Mapping[str, int]) -> list[str]:
 
 
 def ask_cameras(
-    runtime: Runtime,
+    runtime: Runtime | RemoteQuestion,
     processor: Processor,
     sessions: Mapping[str, SceneSession],
     request: Request,
@@ -43,7 +44,7 @@ def ask_cameras(
     """Answers a question about the memories of cameras: of one through its session, of several by a fresh prefill.
 
     Args:
-        runtime: The runtime of the sessions.
+        runtime: The runtime of the sessions, or the server that answers.
         processor: Processor of the same checkpoint.
         sessions: Session by camera name. Cameras without a frame are left out of the prompt.
         request: The question; its horizon counts from the newest frame of any camera.
@@ -55,7 +56,7 @@ def ask_cameras(
         NoFramesError: None of the cameras has a frame.
         ContextLengthError: The frames of all cameras exceed the model's context; nothing was run.
     """
-    if len(sessions) == 1:
+    if len(sessions) == 1 and not isinstance(runtime, RemoteQuestion):
         return next(iter(sessions.values())).ask(request, hooks, due_s)
     seen = {name: session for name, session in sessions.items() if session.memory.frames}
     if not seen:
@@ -82,7 +83,7 @@ def ask_cameras(
 
 
 def answer_shown(
-    runtime: Runtime,
+    runtime: Runtime | RemoteQuestion,
     processor: Processor,
     sessions: Mapping[str, SceneSession],
     shown: Sequence[Shown],
@@ -94,7 +95,7 @@ def answer_shown(
     """Prefills some frames into a cache of their own, generates, and fills in the answer.
 
     Args:
-        runtime: The runtime of the sessions.
+        runtime: The runtime of the sessions, or the server that answers.
         processor: Processor of the same checkpoint.
         sessions: Session by camera name; they encode the frames.
         shown: Frames in the order of the prompt, at least one, those of a camera together. If there are several
@@ -108,6 +109,9 @@ def answer_shown(
         ContextLengthError: The frames exceed the model's context; nothing was run.
     """
     answer.start_ns = min(item.frame.stamp_ns for item in shown)
+    if isinstance(runtime, RemoteQuestion):
+        runtime.answer_shown(shown, len(sessions) > 1, request, hooks, timer, answer)
+        return
     by_camera = {name: list(items) for name, items in groupby(shown, lambda item: item.candidate.camera)}
     content: list[dict[str, Any]] = []
     for name, items in by_camera.items():
@@ -116,7 +120,8 @@ def answer_shown(
             content.append({"type": "text", "text": f"Camera {name}:\n"})
         content.append({"type": "video", "num_frames": len(items), "timestamps": times})
     # Everything up to the last frame; the question after it is tokenised already.
-    texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
+    first, *texts = [*processor.prompt_segments([{"role": "user", "content": content}])[:-1], request.token_ids]
+    texts = [[*system_ids(processor, next(iter(sessions.values())).system), *first], *texts]
     length = sum(map(len, texts)) + answer.visual_tokens + request.sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, f"a question about {len(by_camera)} cameras with its answer")
     try:

@@ -58,6 +58,7 @@ def ask(
     size_rule: str = "strict",
     sampling: Sampling | None = None,
     hooks: AnswerHooks | None = None,
+    system: str = "",
 ) -> Answer:
     """Answers a question.
 
@@ -72,14 +73,16 @@ def ask(
         size_rule: "strict" or "reference", see token_allocation.py.
         sampling: How the answer is generated.
         hooks: Callbacks for streamed text and cancellation.
+        system: The system prompt; empty for none.
 
     Raises:
-        PromptError: The question is empty or contains reserved tokens.
+        PromptError: The question is empty, or it or the system prompt contains reserved tokens.
         BudgetError: The budget is too small for the frames.
         ContextLengthError: Prompt and answer exceed the context; raised before anything is encoded.
         MediaError: The clip cannot be read.
     """
-    [answer] = ask_each(runtime, processor, [question], images, clip, policy, max_tokens, size_rule, sampling, hooks)
+    options = max_tokens, size_rule, sampling, hooks, system
+    [answer] = ask_each(runtime, processor, [question], images, clip, policy, *options)
     return answer
 
 
@@ -94,6 +97,7 @@ def ask_each(
     size_rule: str = "strict",
     sampling: Sampling | None = None,
     hooks: AnswerHooks | None = None,
+    system: str = "",
 ) -> list[Answer]:
     """Answers several independent questions about the same images.
 
@@ -107,8 +111,9 @@ def ask_each(
         assert policy is not None, "a clip needs a policy"
         media.append(PolicedClip(clip, policy))
     parts = [{"type": "image" if isinstance(item, np.ndarray) else "video"} for item in media]
-    conversations = [
-        [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}] for question in questions
+    before: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+    conversations: list[list[Message]] = [
+        [*before, {"role": "user", "content": [*parts, {"type": "text", "text": question}]}] for question in questions
     ]
     return ask_conversations(runtime, processor, conversations, media, max_tokens, size_rule, sampling, hooks)
 
@@ -141,26 +146,14 @@ def ask_conversations(
         CancelledError: Cancelled before the prompt was complete.
         BudgetError, ContextLengthError, MediaError: As for `ask`.
     """
-    sampling, hooks = sampling or Sampling(), hooks or AnswerHooks()
-    seconds, timer = {}, LapTimer()
-    visuals = [_visual(item) for item in media]
-    seconds["read"] = timer.lap()
-
-    allocations = processor.allocate([visual for visual, _ in visuals], max_tokens, size_rule)
-    prompts = [processor.prompt_segments(_with_times(messages, visuals)) for messages in conversations]
-    answers = [_counted(prompt, [visual for visual, _ in visuals], allocations) for prompt in prompts]
+    sampling, hooks, timer = sampling or Sampling(), hooks or AnswerHooks(), LapTimer()
+    shown = ShownMedia(processor, media, timer, max_tokens, size_rule)
+    prompts = [processor.prompt_segments(shown.with_times(messages)) for messages in conversations]
+    answers = [shown.new_answer(sum(map(len, prompt))) for prompt in prompts]
     length = max(answer.prompt_tokens for answer in answers) + sampling.max_new_tokens
     check_fits(length, runtime.info.context_length, "the prompt with its answer")
-
-    visual_tokens: list[Any] = []
-    seconds["encode"] = 0.0
-    for batch in _batches(_patched(processor, media, visuals, allocations)):
-        seconds["read"] += timer.lap()
-        if hooks.cancelled():
-            raise CancelledError("cancelled while the images were encoded")
-        visual_tokens += runtime.encode(batch)
-        seconds["encode"] += timer.lap()
-    answers[0].seconds |= seconds
+    visual_tokens = shown.encode(runtime, timer, hooks)
+    answers[0].seconds |= shown.seconds
 
     cache = runtime.open_cache(length)
     try:
@@ -177,6 +170,55 @@ def ask_conversations(
     finally:
         cache.close()
     return answers
+
+
+class ShownMedia:
+    """Images and clips of a prompt, and how large each is shown.
+
+    Attributes:
+        seconds: What reading and encoding them took.
+    """
+
+    def __init__(
+        self, processor: Processor, media: Sequence[Media], timer: LapTimer, max_tokens: int | None, size_rule: str
+    ):
+        """Labels the clips and allocates the budget; arguments are those of `ask_conversations`."""
+        self._processor, self._media = processor, media
+        self._seen = [_visual(item) for item in media]
+        self._visuals = [visual for visual, _ in self._seen]
+        self.seconds = {"read": timer.lap(), "encode": 0.0}
+        self._allocations = processor.allocate(self._visuals, max_tokens, size_rule)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Number of visual tokens."""
+        return sum(a.total_tokens(v.kinds) for v, a in zip(self._visuals, self._allocations, strict=True))
+
+    def with_times(self, messages: Sequence[Message]) -> list[Message]:
+        """Returns messages whose video parts have the number and the times of their frames."""
+        return _with_times(messages, self._seen)
+
+    def new_answer(self, text_tokens: int) -> Answer:
+        """Returns an empty answer with the counts of its prompt."""
+        kinds = [kind for visual in self._visuals for kind in visual.kinds]
+        return Answer(
+            image_size=self._visuals[-1].source_size if self._visuals else None,
+            frames=len(kinds),
+            keyframes=kinds.count(FrameKind.KEY),
+            visual_tokens=self.visual_tokens,
+            prompt_tokens=self.visual_tokens + text_tokens,
+        )
+
+    def encode(self, runtime: Runtime, timer: LapTimer, hooks: AnswerHooks) -> list[Any]:
+        """Returns the visual tokens of every frame; raises CancelledError if it is cancelled between two batches."""
+        visual_tokens: list[Any] = []
+        for batch in _batches(_patched(self._processor, self._media, self._visuals, self._allocations)):
+            self.seconds["read"] += timer.lap()
+            if hooks.cancelled():
+                raise CancelledError("cancelled while the images were encoded")
+            visual_tokens += runtime.encode(batch)
+            self.seconds["encode"] += timer.lap()
+        return visual_tokens
 
 
 def label_clip(clip: Clip, policy: KeyframePolicy) -> LabelledClip:
@@ -236,26 +278,10 @@ def _shows(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in ("image", "video")
 
 
-def _counted(prompt: Sequence[Sequence[int]], visuals: Sequence[Visual], allocations: Sequence[Allocation]) -> Answer:
-    """Returns an empty answer with the counts of its prompt."""
-    kinds = [kind for visual in visuals for kind in visual.kinds]
-    visual_tokens = sum(a.total_tokens(v.kinds) for v, a in zip(visuals, allocations, strict=True))
-    return Answer(
-        image_size=visuals[-1].source_size if visuals else None,
-        frames=len(kinds),
-        keyframes=kinds.count(FrameKind.KEY),
-        visual_tokens=visual_tokens,
-        prompt_tokens=visual_tokens + sum(map(len, prompt)),
-    )
-
-
 def _patched(
-    processor: Processor,
-    media: Sequence[Media],
-    visuals: Sequence[tuple[Visual, Sequence[float]]],
-    allocations: Sequence[Allocation],
+    processor: Processor, media: Sequence[Media], visuals: Sequence[Visual], allocations: Sequence[Allocation]
 ) -> Iterator[PatchedImage]:
-    for item, (visual, _), allocation in zip(media, visuals, allocations, strict=True):
+    for item, visual, allocation in zip(media, visuals, allocations, strict=True):
         frames = [item] if isinstance(item, np.ndarray) else (frame.rgb for frame in at_first_size(item.clip))
         yield from processor.patch(frames, visual.kinds, allocation)
 

@@ -250,6 +250,12 @@ class Pace:
         self.reason = self._explain(cost, share, len(sources))
         return changed
 
+    def release(self) -> bool:
+        """Lets frames arrive at full size and at the sampling rate, until `adapt`; returns whether that changed."""
+        changed = self.arrival_tokens is not None or self.period_s > 0
+        self.arrival_tokens, self.period_s, self.reason, self._known = None, 0.0, "", [0]
+        return changed
+
     def _frame_share(self, captions: bool, watches: bool) -> float:
         """Returns the share of time for frames."""
         return self.config.load * (1 - (_CAPTION_SHARE if captions else 0) - (_WATCH_SHARE if watches else 0))

@@ -26,6 +26,7 @@ from penguin_engine.scene.multi_camera import answer_shown, ask_cameras, newest_
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.recall_candidates import around, find_candidates
 from penguin_engine.scene.recall_judge import Judge
+from penguin_engine.scene.remote.brain import RemoteQuestion
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
 from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
@@ -61,7 +62,7 @@ def reaches_beyond(request: Request, sessions: Mapping[str, SceneSession], has_e
 
 
 def ask_recall(
-    runtime: Runtime,
+    runtime: Runtime | RemoteQuestion,
     processor: Processor,
     sessions: Mapping[str, SceneSession],
     reader: EpisodeReader | None,
@@ -77,7 +78,7 @@ def ask_recall(
     `since_ns`/`until_ns`, or a `horizon_s` longer than the memory.
 
     Args:
-        runtime: The runtime of the sessions.
+        runtime: The runtime of the sessions, or the server that answers; it judges no episodes.
         processor: Processor of the same checkpoint.
         sessions: Session by camera name, at least one; episodes of other cameras are not looked at. A session may be
             empty: the question is then answered from episodes alone.
@@ -129,7 +130,7 @@ class _Recall:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Runtime | RemoteQuestion,
         processor: Processor,
         sessions: Mapping[str, SceneSession],
         request: Request,
@@ -203,7 +204,7 @@ class _Recall:
 
     def _judge(self, recalled: Sequence[_Recalled]) -> int:
         """Judges episodes, in turn as far as the time permits; returns how many."""
-        if not recalled:
+        if not recalled or isinstance(self._runtime, RemoteQuestion):
             return 0
         session = next(iter(self._sessions.values()))
         judge = Judge(self._processor, session, self._request.question, self._hooks)

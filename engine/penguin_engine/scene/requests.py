@@ -26,6 +26,17 @@ RESERVED_TOKENS = 2048
 """Tokens that every session keeps free in its KV cache for a question and its answer."""
 MAX_QUESTION_CHARS = 8 * RESERVED_TOKENS
 """Checked before tokenising: tokenising a megabyte takes seconds."""
+MAX_ID_CHARS = 256
+"""Longest name of a conversation."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer, earlier in a conversation."""
+
+    question: str  # plain text
+    answer: str  # text as the model wrote it
+    token_ids: Sequence[int]  # its tokens after the last frame or the turn before, up to the question that follows
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Request:
     """A question, checked and tokenised once; it travels unchanged from the server to the session."""
 
     question: str  # plain text
-    # Token ids of the prompt after its last frame: the question and the start of the assistant turn
+    # Token ids of the prompt after its last frame: earlier turns, the question and the start of the assistant turn
     token_ids: Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)  # how the answer is generated
     cameras: tuple[str, ...] = ()  # cameras to look at; empty for all
@@ -41,6 +52,8 @@ class Request:
     deadline_s: float = 0.0  # seconds within which the first token is due, from when the question was put; 0 for none
     since_ns: int | None = None  # stamp of the first moment to look at; None for no limit
     until_ns: int | None = None  # stamp of the last moment to look at, included; None for no limit
+    conversation_id: str = ""  # the conversation that the question continues; empty for a question by itself
+    turns: tuple[Turn, ...] = ()  # earlier turns of the conversation in the prompt
 
     @property
     def has_window(self) -> bool:
@@ -59,6 +72,7 @@ class Request:
         deadline_s: float = 0.0,
         since_ns: int | None = None,
         until_ns: int | None = None,
+        conversation_id: str = "",
     ) -> Request:
         """Checks a question, its limits before anything else, and tokenises it.
 
@@ -72,11 +86,12 @@ class Request:
             deadline_s: Seconds within which the first token is due; 0 for no deadline.
             since_ns: Stamp in nanoseconds of the first moment to look at; None for no limit.
             until_ns: Stamp in nanoseconds of the last moment to look at; None for no limit.
+            conversation_id: The conversation that the question continues; empty for a question by itself.
 
         Raises:
             PromptError: The question is empty, too long, not Unicode, or contains reserved tokens; there are too many
-                cameras; the horizon or the deadline is negative or not finite; or the window ends before it begins,
-                begins before time 0, or is combined with a horizon.
+                cameras; the name of the conversation is too long; the horizon or the deadline is negative or not
+                finite; or the window ends before it begins, begins before time 0, or is combined with a horizon.
             UnknownCameraError: A camera has no valid name.
             ContextLengthError: Question and answer need more tokens than a session keeps free for them.
         """
@@ -91,6 +106,10 @@ class Request:
             raise PromptError(
                 f"the question names {len(cameras)} cameras, the limit is {MAX_CAMERAS}; leave cameras empty for all"
             )
+        if len(conversation_id) > MAX_ID_CHARS:
+            raise PromptError(
+                f"conversation_id has {len(conversation_id)} characters, the limit is {MAX_ID_CHARS}; shorten it"
+            )
         if not 0 <= horizon_s < math.inf:
             raise PromptError(f"horizon_s is {horizon_s}, it must be 0 (everything in memory) or above, and finite")
         if not 0 <= deadline_s < math.inf:
@@ -103,7 +122,7 @@ class Request:
         content = [video, {"type": "text", "text": question}]
         token_ids = processor.prompt_segments([{"role": "user", "content": content}])[-1]
         check_fits(len(token_ids) + sampling.max_new_tokens, RESERVED_TOKENS, "the question with its answer")
-        return cls(question, token_ids, sampling, names, horizon_s, deadline_s, since_ns, until_ns)
+        return cls(question, token_ids, sampling, names, horizon_s, deadline_s, since_ns, until_ns, conversation_id)
 
 
 def check_window(since_ns: int | None, until_ns: int | None) -> None:

@@ -2,8 +2,9 @@
 
 The cache holds a prefix of the prompt: the beginning of a user turn and, in order of capture, "Time 12.3s:" with the
 visual tokens of each frame in memory. Frames that arrive are encoded and appended while no question waits
-(`prefill_pending`); a question then costs only its own tokens, which are truncated after the answer. A compaction of
-the memory invalidates the prefix from the first frame that changed, and nothing before it.
+(`prefill_pending`); a question then costs only its own tokens. It stays with its answer until something else is
+appended, so that the next turn of a conversation costs only what is new. A compaction of the memory invalidates the
+prefix from the first frame that changed, and nothing before it.
 
 Times are seconds since the first frame of the prefix. If that frame leaves the memory they all change, and the prefix
 is invalid anyway.
@@ -27,7 +28,9 @@ from penguin_engine.scene.memory import FrameMemory, HeldFrame, MemoryConfig
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.paced_cache import PacedCache, append, never
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
-from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError
+from penguin_engine.scene.suffix import Suffix
+from penguin_models.chat import render
+from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array, Frame, FrameKind, Size
@@ -41,15 +44,33 @@ def _of_checkpoint(config: MemoryConfig, processor: Processor) -> MemoryConfig:
     return replace(config, min_tokens=processor.images.min_tokens, patch_size=processor.images.patch_size)
 
 
-def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig) -> int:
-    """Returns the length in tokens of a KV cache that holds a full memory, a question and its answer.
+def system_ids(processor: Processor, system: str) -> list[int]:
+    """Returns the token ids of a system prompt, with which a prompt begins; none if it is empty.
 
     Raises:
+        PromptError: It contains a reserved token.
+    """
+    if not system.strip():
+        return []
+    try:
+        text = render([{"role": "system", "content": system}], add_generation_prompt=False)
+    except PromptError as err:
+        raise PromptError(f"the system prompt cannot be used: {err}") from err
+    return processor.encode_text(text)
+
+
+def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfig, system: str = "") -> int:
+    """Returns the length in tokens of a KV cache that holds a system prompt, a full memory, a question and its answer.
+
+    Raises:
+        PromptError: The system prompt contains a reserved token.
         ContextLengthError: The model's context is too short for it.
     """
     config, longest_time = _of_checkpoint(config, processor), len(processor.encode_text(LONGEST_TIME))
-    capacity = config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
-    check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens")
+    before = len(system_ids(processor, system))
+    capacity = before + config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
+    with_system = f" with a system prompt of {before} tokens" if before else ""
+    check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens{with_system}")
     return capacity
 
 
@@ -80,6 +101,7 @@ class SceneSession:
         memory: The frames.
         encoder: Encodes them.
         text_tokens: Most tokens of the text before a frame.
+        system: The system prompt; empty for none.
     """
 
     def __init__(
@@ -89,6 +111,7 @@ class SceneSession:
         policy: KeyframePolicy,
         config: MemoryConfig,
         pace: Pace | None = None,
+        system: str = "",
     ):
         """Opens a KV cache that holds a full memory, a question and its answer.
 
@@ -98,8 +121,10 @@ class SceneSession:
             policy: Labels the frames.
             config: Configuration of the memory; `min_tokens` and `patch_size` are those of the checkpoint.
             pace: Bounds single operations and decides what fits a deadline; None for neither.
+            system: The system prompt; empty for none.
 
         Raises:
+            PromptError: The system prompt contains a reserved token.
             ContextLengthError: The model's context is too short for this budget.
         """
         config = _of_checkpoint(config, processor)
@@ -107,9 +132,11 @@ class SceneSession:
         self._runtime, self._processor, self._pace = runtime, processor, pace
         self.text_tokens = len(processor.encode_text(LONGEST_TIME))
         self.encoder = FrameEncoder(runtime, processor, config.merge_size, self.text_tokens, pace)
-        self._capacity = session_capacity(runtime, processor, config)
+        self.system = system
+        self._capacity = session_capacity(runtime, processor, config, system)
         self._cache = self.open_cache(self._capacity)
         self._prefilled: list[_Prefilled] = []
+        self._suffix = Suffix()
         self._base_ns = 0  # stamp of the prefix's first frame
 
     @property
@@ -130,22 +157,34 @@ class SceneSession:
             ContextLengthError: The model's context is too short for it; nothing has changed.
         """
         config = replace(self.memory.config, token_budget=token_budget)
-        capacity = session_capacity(self._runtime, self._processor, config)
+        capacity = session_capacity(self._runtime, self._processor, config, self.system)
         self.memory.set_budget(token_budget)
         self._capacity = capacity
+        self._reopen_cache()
+
+    def set_system(self, system: str) -> None:
+        """Changes the system prompt; the frames, which are encoded already, are prefilled after it again.
+
+        Raises:
+            PromptError: It contains a reserved token; nothing has changed.
+            ContextLengthError: The model's context is too short for it; nothing has changed.
+        """
+        self._capacity = session_capacity(self._runtime, self._processor, self.memory.config, system)
+        self.system = system
         self._reopen_cache()
 
     def reset(self) -> None:
         """Clears memory and cache, after an error that may have left them inconsistent."""
         self.memory.clear()
-        self._prefilled.clear()
-        self._cache.truncate(0)
+        self._truncate(0)
 
     def prefill_pending(self, interrupted: Callable[[], bool] = never) -> bool:
         """Encodes and prefills the next few frames, while no question waits; returns whether more are pending.
 
         With a pace, `interrupted` is polled between operations; once it is true, the step ends unfinished.
         """
+        if self.up_to_date:
+            return False
         reusable = self._reusable_prefix_len()
         self._truncate(reusable)
         pending = self.memory.frames[reusable:]
@@ -183,14 +222,18 @@ class SceneSession:
         assert self.up_to_date
         if interrupted():
             raise CancelledError("interrupted before a judgement")
-        prefix = self._cache.length
+        self._truncate(len(self._prefilled))
         try:
             return append(self._cache, [token_ids], interrupted)
         except NonFiniteError:
             self._reopen_cache()
             raise
         finally:
-            self._cache.truncate(min(prefix, self._cache.length))
+            self._truncate(len(self._prefilled))
+
+    def cached(self, request: Request) -> int:
+        """Returns how many tokens of a conversation's turns the cache holds after the frames in memory."""
+        return self._suffix.shared(request.token_ids) if request.conversation_id and self.up_to_date else 0
 
     def ask(self, request: Request, hooks: AnswerHooks | None = None, due_s: float = math.inf) -> Answer:
         """Answers a question about what is in memory now; a horizon that excludes frames needs a prefill of its own.
@@ -209,7 +252,8 @@ class SceneSession:
         whole = len(frames) == len(self.memory.frames)
         kept = self._reusable_prefix_len() if whole else 0
         pending = [Candidate(frame, self.memory, required=frame is frames[-1]) for frame in frames[kept:]]
-        shown, predicted_s = choose(self._pace, pending, self.text_tokens, len(request.token_ids), due_s)
+        question_tokens = len(request.token_ids) - (self.cached(request) if whole else 0)
+        shown, predicted_s = choose(self._pace, pending, self.text_tokens, question_tokens, due_s)
         answer = new_answer(frames[:kept], shown)
         answer.frames_pending, answer.predicted_s = len(pending) - len(shown), predicted_s
         answer.start_ns = frames[0].stamp_ns if kept else shown[0].frame.stamp_ns
@@ -252,17 +296,25 @@ class SceneSession:
         """Replaces the cache by an empty one."""
         self._cache.close()
         self._prefilled.clear()
+        self._suffix.clear()
         self._cache = self.open_cache(self._capacity)
 
     def _ask_prefix(self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer) -> None:
-        """Completes the prefix, then prefills only the question; the cache ends as the prefix alone."""
+        """Completes the prefix, then prefills only what is new; question and answer stay in the cache."""
         more = True
         while more:
             more = self.prefill_pending(hooks.cancelled)
             if hooks.cancelled():
                 raise CancelledError("cancelled during the prefill")
         answer.seconds["encode"] = timer.lap()
-        self._generate([request.token_ids], request, hooks, timer, answer)
+        if not request.conversation_id:
+            self._suffix.clear()
+        prefix, ids = self._prefix_tokens, request.token_ids
+        try:
+            self._suffix.answer(answer, timer, self._cache, prefix, ids, self._processor, request.sampling, hooks)
+        except NonFiniteError:
+            self._reopen_cache()
+            raise
 
     def _ask_behind(
         self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, kept: int, shown: Sequence[Shown]
@@ -271,21 +323,14 @@ class SceneSession:
         visual_tokens = self.encoder.encode_shown(shown, hooks.cancelled)
         answer.seconds["encode"] = timer.lap()
         frames = [item.frame for item in shown]
-        segments = self._prefix_segments(frames, visual_tokens, kept, answer.start_ns)
-        self._generate([*segments, request.token_ids], request, hooks, timer, answer)
-
-    def _generate(
-        self, segments: Sequence[PromptSegment], request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer
-    ) -> None:
-        """Appends the end of the prompt to the prefix, generates, and truncates to the prefix again."""
-        prefix = self._cache.length
+        segments = [*self._prefix_segments(frames, visual_tokens, kept, answer.start_ns), request.token_ids]
         try:
             prefill_and_generate(answer, timer, self._cache, segments, self._processor, request.sampling, hooks)
         except NonFiniteError:
             self._reopen_cache()
             raise
         finally:
-            self._cache.truncate(min(prefix, self._cache.length))
+            self._truncate(len(self._prefilled))
 
     def _ask_fresh(
         self, request: Request, hooks: AnswerHooks, timer: LapTimer, answer: Answer, shown: Sequence[Shown]
@@ -312,10 +357,16 @@ class SceneSession:
             reusable += 1
         return reusable
 
-    def _truncate(self, reusable: int) -> None:
-        if reusable < len(self._prefilled):
-            del self._prefilled[reusable:]
-            self._cache.truncate(self._prefilled[-1].end if self._prefilled else 0)
+    @property
+    def _prefix_tokens(self) -> int:
+        """Length of the prefix in tokens."""
+        return self._prefilled[-1].end if self._prefilled else 0
+
+    def _truncate(self, frames: int) -> None:
+        """Truncates the cache to the first frames of the prefix."""
+        del self._prefilled[frames:]
+        self._suffix.clear()
+        self._cache.truncate(self._prefix_tokens)
 
     def _prefix_segments(
         self, frames: Sequence[HeldFrame], visual_tokens: Sequence[VisualTokens], preceding: int, base_ns: int
@@ -324,5 +375,6 @@ class SceneSession:
         segments: list[PromptSegment] = []
         for number, (frame, tokens) in enumerate(zip(frames, visual_tokens, strict=True), start=preceding):
             time_s = (frame.stamp_ns - base_ns) * 1e-9
-            segments += [self._processor.video_time_ids(time_s, first=number == 0), tokens]
+            before = self._processor.video_time_ids(time_s, first=number == 0)
+            segments += [[*system_ids(self._processor, self.system), *before] if number == 0 else before, tokens]
         return segments

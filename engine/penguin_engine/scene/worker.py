@@ -3,6 +3,7 @@
 It does one piece of work at a time, the most urgent first: take frames, answer the next question, judge a condition
 that is watched for, make a caption that is due, prefill a few pending frames. A question that arrives ends a caption
 before its next token; frames keep arriving while an answer is generated. A pace bounds what is done while nobody asks.
+If there is a server that answers (remote/), nothing is prefilled here unless it fails and there is a local model.
 
 All other threads only enqueue work and return at once. Knows nothing of ROS; a listener is called from the worker.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,8 +22,10 @@ from time import monotonic
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.caption_request import caption_request
+from penguin_engine.scene.conversations import Conversations, fits_scene
 from penguin_engine.scene.episode_backend import EpisodeReader
-from penguin_engine.scene.generation import AnswerHooks, Sampling
+from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.scene.listener import Listener
 from penguin_engine.scene.mailbox import LoadFrame
 from penguin_engine.scene.memory import HeldFrame
@@ -30,14 +33,24 @@ from penguin_engine.scene.multi_camera import ask_cameras, newest_last
 from penguin_engine.scene.object_position import ObjectPosition
 from penguin_engine.scene.pace import Pace
 from penguin_engine.scene.recall import ask_recall
+from penguin_engine.scene.remote.brain import RemoteBrain, RemoteQuestion
 from penguin_engine.scene.requests import Outcome, PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession
 from penguin_engine.scene.watches import Judgement, PendingWatch, Watches, WatchRequest
-from penguin_models.errors import CancelledError, EpisodeError, MediaError, NoFramesError, UnknownCameraError
+from penguin_models.errors import (
+    CancelledError,
+    EpisodeError,
+    MediaError,
+    NoFramesError,
+    NoLogprobsError,
+    PromptError,
+    RemoteServerError,
+    UnknownCameraError,
+)
 from penguin_models.processor import Processor
 from penguin_models.quoting import quoted, shortened
 from penguin_models.types import Frame, FrameKind
-from penguin_models.watch import holds_probability
+from penguin_models.watch import holds_probability, watch_question
 
 _CAPTION_LOOK_S = 1.0
 """With a pace, a caption looks at frames that are not prefilled yet while its first token is due within this time."""
@@ -64,6 +77,8 @@ class SceneWorker:
         pace: The pace of the sessions; None if nothing is bounded.
         episodes: What answers to questions beyond the memory are based on; None if there are none.
         watches: Conditions that are watched for. Its owner opens and closes it.
+        conversations: The earlier turns of questions.
+        remote: The server that answers; None if only the runtime does.
     """
 
     def __init__(
@@ -79,6 +94,7 @@ class SceneWorker:
         episodes: EpisodeReader | None = None,
         watches: Watches | None = None,
         locate: Callable[[Outcome], Sequence[ObjectPosition | None]] = lambda outcome: (),
+        remote: RemoteBrain | None = None,
     ):
         self.camera_states = {state.camera: state for state in camera_states}
         self.queue, self.caption = queue, caption
@@ -86,7 +102,8 @@ class SceneWorker:
         self.pace, self.episodes = pace, episodes
         self.watches = Watches() if watches is None else watches  # an empty one is false
         self._runtime, self._processor, self._listener, self._clock = runtime, processor, listener, clock
-        self._locate = locate
+        self._locate, self.remote = locate, remote
+        self.conversations = Conversations(processor)
         self._wake = threading.Condition()
         self._news = False  # work was enqueued since the worker last looked
         self._stopping = False
@@ -157,9 +174,12 @@ class SceneWorker:
             UnknownCameraError: A camera is not configured.
             NotActiveError: No watch is accepted.
             BusyError: There are too many watches.
+            NoLogprobsError: Only a server could judge, and it cannot.
         """
         for name in request.cameras:
             known_camera(name, self.camera_states)
+        if self.remote is not None:
+            self.remote.check_judge()
         watch = PendingWatch(request, on_judgement)
         self.watches.add(watch)
         self.wake()
@@ -208,7 +228,10 @@ class SceneWorker:
         if self.queue.closed:
             return False
         may_look = may_caption = may_watch = True
-        if self.pace is not None:
+        if (server := self._server) is not None:
+            may_look, may_caption = False, not server.rest_s
+            may_watch = may_caption if server.judges else self.pace is None or not self.pace.watch_rest_s()
+        elif self.pace is not None:
             may_look = not self._rest_s(self.pace)
             may_caption, may_watch = not self.pace.caption_rest_s(), not self.pace.watch_rest_s()
         caption_first, self._watched = self._watched, False  # watches that are always due must leave time for captions
@@ -219,25 +242,46 @@ class SceneWorker:
             or (may_look and self._prefill())
         )
 
+    @property
+    def _server(self) -> RemoteBrain | None:
+        """The server, while it is the one that answers."""
+        return self.remote if self.remote is not None and self.remote.in_charge else None
+
     def _rest_s(self, pace: Pace) -> float:
         """Returns the seconds until work on frames may go on, 0 for now."""
         return pace.rest_s(self.caption.wanted, len(self.watches) > 0)
 
     def idle_s(self) -> float | None:
         """Returns the seconds after which `step` may find work that it leaves for now; None if it leaves none."""
-        if self.pace is None or self.queue.closed:
+        if self.queue.closed:
             return None
+        rests: list[float] = []
+        if self.pace is not None:
+            states = self.camera_states.values()
+            rests += [self.pace.frame_due_s(state.camera) for state in states if state.mailbox.is_waiting]
+        if (server := self._server) is not None:
+            rests += self._rests_with(server)
+        elif self.pace is not None:
+            rests += self._rests_at(self.pace)
+        return min(rests, default=None)
+
+    def _rests_with(self, server: RemoteBrain) -> Iterator[float]:
+        for state in self.camera_states.values():
+            if state.caption_due(self.caption):
+                yield server.rest_s
+            if self._watches_due(state):
+                yield server.rest_s if server.judges or self.pace is None else self.pace.watch_rest_s()
+
+    def _rests_at(self, pace: Pace) -> Iterator[float]:
         states = self.camera_states.values()
-        rests = [self.pace.frame_due_s(state.camera) for state in states if state.mailbox.is_waiting]
         if not all(state.session.up_to_date for state in states):
-            rests.append(self._rest_s(self.pace))
+            yield self._rest_s(pace)
         if any(state.caption_due(self.caption) for state in states):
-            rests.append(self.pace.caption_rest_s())
+            yield pace.caption_rest_s()
         for state in states:
             if self._watches_due(state):
-                look_s = 0.0 if state.session.up_to_date else self._rest_s(self.pace)
-                rests.append(max(self.pace.watch_rest_s(), look_s))
-        return min(rests, default=None)
+                look_s = 0.0 if state.session.up_to_date else self._rest_s(pace)
+                yield max(pace.watch_rest_s(), look_s)
 
     def take_frames(self, all_waiting: bool = False) -> None:
         """Moves waiting frames into the memories: those that are due at the pace, or all."""
@@ -245,6 +289,7 @@ class SceneWorker:
             self._guarded("changing settings", self._frame_changes.popleft())
         if self._clear:
             self._clear = False
+            self.conversations.clear()
             for state in self.camera_states.values():
                 state.session.memory.clear()
                 state.failure = None
@@ -280,7 +325,11 @@ class SceneWorker:
         seen = [state.source for state in self.camera_states.values() if state.source_size is not None]
         memory = state.session.memory
         shared = self.caption.wanted, len(self.watches) > 0
-        if pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, *shared):
+        if self._server is not None:
+            changed = pace.release()
+        else:
+            changed = pace.adapt(seen, state.mailbox.period_s, memory.config.floor_tokens, *shared)
+        if changed:
             for other in self.camera_states.values():
                 other.session.memory.arrival_tokens = pace.arrival_tokens
             self._listener.on_pace(pace)
@@ -311,7 +360,8 @@ class SceneWorker:
         hooks = AnswerHooks(pending.on_text, lambda: pending.cancelled, self.take_frames)
         due_s = pending.submitted_s + request.deadline_s if request.deadline_s else math.inf
         left_s = due_s - self._clock()
-        answer = self._look(sessions, request, hooks, due_s)
+        fits = fits_scene(sessions, self.pace, due_s)
+        answer = self.conversations.answer(request, fits, lambda asked: self._look(sessions, asked, hooks, due_s))
         if self.pace is not None and answer.predicted_s > left_s:
             self.pace.missed, self.pace.needed_s = self.pace.missed + 1, answer.predicted_s
         if answer.newest is not None:
@@ -320,15 +370,35 @@ class SceneWorker:
         return Outcome(answer, *newest, pixels, queue_s)
 
     def _look(self, sessions: Mapping[str, SceneSession], request: Request, hooks: AnswerHooks, due_s: float) -> Answer:
+        """Answers through the server, or by the runtime if there is no server, or it fails and may be replaced."""
+        if (server := self._server) is not None:
+            try:
+                return self._look_with(server.question(due_s), None, sessions, request, hooks, due_s)
+            except RemoteServerError as err:
+                if not server.falls_back(err):
+                    raise
+        elif self.remote is not None:
+            self.remote.counts["fallbacks"] += 1
+        return self._look_with(self._runtime, self.pace, sessions, request, hooks, due_s)
+
+    def _look_with(
+        self,
+        runtime: Runtime | RemoteQuestion,
+        pace: Pace | None,
+        sessions: Mapping[str, SceneSession],
+        request: Request,
+        hooks: AnswerHooks,
+        due_s: float,
+    ) -> Answer:
         """Answers from memory and episodes; episodes that cannot be read are reported, and an error for a window."""
-        asked = self._runtime, self._processor, sessions
+        asked = runtime, self._processor, sessions
         try:
-            return ask_recall(*asked, self.episodes, request, hooks, self.pace, due_s)
+            return ask_recall(*asked, self.episodes, request, hooks, pace, due_s)
         except EpisodeError as err:
             if request.has_window:
                 raise
             self._listener.on_failure("looking for episodes", err)
-        return ask_cameras(*asked, request, hooks, self.pace, due_s)
+        return ask_cameras(*asked, request, hooks, pace, due_s)
 
     def _newest(self, cameras: Iterable[str]) -> tuple[str, HeldFrame]:
         held = {name: frame for name in cameras if (frame := self.camera_states[name].newest) is not None}
@@ -348,34 +418,50 @@ class SceneWorker:
 
     def _watch(self, may_look: bool) -> bool:
         """Judges the conditions that are due on one camera; `may_look` allows it to prefill frames for it."""
+        server = self._server
+        judge = server if server is not None and server.judges else None
         for state in sorted(self.camera_states.values(), key=lambda state: state.watched_s):
             due = self._watches_due(state)
-            if due and (may_look or state.session.up_to_date):
+            if due and (may_look or server is not None or state.session.up_to_date):
                 self._watched, state.watched_s = True, self._clock()
-                self._guarded("judging a condition", partial(self._judge, state, due), state)
+                work = partial(self._judge, state, due, judge)
+                self._guarded("judging a condition", work, state if judge is None else None)
                 return True
         return False
 
-    def _judge(self, state: CameraState, due: Sequence[PendingWatch]) -> None:
-        while not state.session.up_to_date:
+    def _judge(self, state: CameraState, due: Sequence[PendingWatch], server: RemoteBrain | None) -> None:
+        while server is None and not state.session.up_to_date:
             if self._is_wanted():
                 return
             self.prefill(state)
         frame, clears = state.newest, state.clears
         assert frame is not None
+        pace = self.pace if server is None else None
         for watch in due:
             start_s = self._clock()
             try:
-                logits = state.session.judge(watch.request.token_ids, self._is_wanted)
-                probability = holds_probability(self._processor, logits, self.watches.calibration)
+                probability = self._probability(state, watch, server)
                 self.watches.judged(watch, state.camera, frame, clears, probability)
             except CancelledError:
                 return  # the rest is judged after the question
+            except NoLogprobsError as err:
+                if self.remote is not None and self.remote.has_local:
+                    return  # which judges from now on
+                self.watches.end(watch, err)
             finally:
-                if self.pace is not None:
-                    self.pace.watched(self._clock() - start_s)
-            if self.pace is not None and self.pace.watch_rest_s():
+                if pace is not None:
+                    pace.watched(self._clock() - start_s)
+            if pace is not None and pace.watch_rest_s():
                 return
+
+    def _probability(self, state: CameraState, watch: PendingWatch, server: RemoteBrain | None) -> float:
+        """Returns the probability that a condition holds now, which is not calibrated if the server judges it."""
+        if server is not None:
+            hooks = AnswerHooks(cancelled=self._is_wanted, on_token=self.take_frames)
+            memory, question = state.session.memory, watch_question(watch.request.condition)
+            return server.judge(memory, question, hooks, self._clock() + _FRESH_S)
+        logits = state.session.judge(watch.request.token_ids, self._is_wanted)
+        return holds_probability(self._processor, logits, self.watches.calibration)
 
     def _is_wanted(self) -> bool:
         """Returns whether work that nobody waits for has to end."""
@@ -385,23 +471,35 @@ class SceneWorker:
         for state in sorted(self.camera_states.values(), key=lambda state: state.captioned_s):
             frame = state.caption_due(self.caption)
             if frame is not None:
-                self._guarded("making a caption", partial(self._describe, state, frame), state)
+                server = self._server
+                work = partial(self._describe, state, frame, server)
+                self._guarded("making a caption", work, state if server is None else None)
                 return True
         return False
 
-    def _describe(self, state: CameraState, frame: HeldFrame) -> None:
+    def _describe(self, state: CameraState, frame: HeldFrame, server: RemoteBrain | None) -> None:
         pixels = frame.pixels  # the frame may shrink meanwhile
-        sampling = Sampling(max_new_tokens=self.caption.max_new_tokens)
-        request = Request.prepare(self._processor, self.caption.prompt, sampling)
+        pace = self.pace if server is None else None
+        try:
+            if server is None:
+                request = caption_request(self._runtime, self._processor, self.caption, pace)
+            else:
+                request = Request.prepare(self._processor, self.caption.prompt, self.caption.sampling)
+        except PromptError as err:  # the session is as it was
+            state.captioned(frame)
+            self._listener.on_failure("making a caption", err)
+            return
         start_s, due_s = self._clock(), math.inf
-        if self.pace is not None:
-            tokens = self.pace.caption_tokens(self.caption.max_new_tokens, len(request.token_ids))
-            request = replace(request, sampling=Sampling(max_new_tokens=tokens))
+        if pace is not None:
             due_s = start_s + _CAPTION_LOOK_S
         hooks = AnswerHooks(cancelled=self._is_wanted, on_token=self.take_frames)
-        answer = state.session.ask(request, hooks, due_s)
-        if self.pace is not None:
-            self.pace.captioned(self._clock() - start_s)
+        if server is None:
+            answer = state.session.ask(request, hooks, due_s)
+        else:
+            question = server.question(start_s + self.caption.max_age_s)
+            answer = ask_cameras(question, self._processor, {state.camera: state.session}, request, hooks)
+        if pace is not None:
+            pace.captioned(self._clock() - start_s)
         if answer.ended_by == "cancelled":
             self.captions_preempted += 1
             return

@@ -18,6 +18,7 @@ from penguin_models.errors import (
     NotActiveError,
     PenguinError,
     PromptError,
+    RemoteServerError,
     UnknownCameraError,
 )
 
@@ -30,6 +31,7 @@ _STATUS: tuple[tuple[type[PenguinError], int, str, str | None], ...] = (
     (BusyError, 429, "rate_limit_error", None),
     (NoFramesError, 503, "server_error", "no_frames"),
     (NotActiveError, 503, "server_error", "not_active"),
+    (RemoteServerError, 502, "server_error", "remote_server"),  # of the node that answers
     (TimeLimitError, 504, "server_error", "timeout"),
     (CancelledError, 499, "server_error", "cancelled"),  # nobody receives it; it is counted
 )

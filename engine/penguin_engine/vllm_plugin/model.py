@@ -18,7 +18,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from penguin_engine.vllm_plugin.encoder import PenguinEncoder, Projector
 from penguin_engine.vllm_plugin.processing import VIDEO, DummyInputsBuilder, MultiModalProcessor, ProcessingInfo
 from penguin_models.chat import IMAGE
-from penguin_models.checkpoint import encoder_folder, read_config
+from penguin_models.checkpoint import index_checkpoint, read_config
 from penguin_models.encoder import FrameShape
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.processor import IMAGE_MERGE_SIZE, VIDEO_MERGE_SIZE
@@ -44,7 +44,9 @@ class PenguinVLForCausalLM(nn.Module, SupportsMultiModal):
         config = read_config(resolve_checkpoint(model.model, model.revision, weights=False))
         if config.raw.get("vision_encoder"):
             folder = resolve_checkpoint(model.model, model.revision)
-            if (second := encoder_folder(folder)) != folder:
+            stored = index_checkpoint(folder)
+            second = next(tensor.file.parent for name, tensor in stored.items() if name.startswith(ENCODER_PREFIX))
+            if second != folder:
                 self.secondary_weights = [DefaultModelLoader.Source(str(second), revision=None, prefix=_SECOND)]
         self.configure_mm_token_handling(config.vocab_size, [config.image_token_id])  # type: ignore[operator]
         with self._mark_tower_model(vllm_config, {"image", "video"}):  # type: ignore[operator]

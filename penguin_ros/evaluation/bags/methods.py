@@ -51,7 +51,8 @@ class Engine:
         node = self.settings.node(cameras)
         states = {}
         for camera in cameras:
-            session = SceneSession(self.runtime, self.processor, node.policy(), node.memory, pace)
+            options = node.policy(), node.memory, pace, node["system_prompt"]
+            session = SceneSession(self.runtime, self.processor, *options)
             mailbox = Mailbox(node["sample_rate_hz"], node.memory.jump_back_s)
             states[camera] = CameraState(camera, session, mailbox, clock)
         return states

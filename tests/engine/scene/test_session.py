@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_scene import INTERMEDIATE, KEY, SECOND, Alternating, Recording, frame
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import AnswerHooks, Sampling
@@ -15,51 +16,10 @@ from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import ContextLengthError, NoFramesError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.media import ClipFrame
-from penguin_models.types import Frame, FrameKind, Size
+from penguin_models.types import Frame, Size
 
-KEY, INTERMEDIATE = FrameKind
-SECOND = 10**9
 FEW = Sampling(max_new_tokens=6)
 TOLERANCE = 2e-4
-
-
-class Alternating:
-    """Labels every third frame as a keyframe."""
-
-    def __init__(self):
-        self.count = 0
-
-    def observe(self, frame):
-        self.count += 1
-        return KEY if self.count % 3 == 1 else INTERMEDIATE
-
-    def reset(self):
-        self.count = 0
-
-
-class Recording(TorchRuntime):
-    """Records the logits of every append and counts the tokens and images processed."""
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.logits, self.tokens, self.images = [], 0, 0
-
-    def encode(self, images):
-        self.images += len(images)
-        return super().encode(images)
-
-    def open_cache(self, max_length):
-        cache = super().open_cache(max_length)
-        append = cache.append
-
-        def recording_append(parts):
-            before = cache.length
-            self.logits.append(append(parts))
-            self.tokens += cache.length - before
-            return self.logits[-1]
-
-        cache.append = recording_append
-        return cache
 
 
 @pytest.fixture
@@ -69,10 +29,6 @@ def runtime(model):
 
 def make_session(runtime, processor, budget=1000):
     return SceneSession(runtime, processor, Alternating(), MemoryConfig(token_budget=budget))
-
-
-def frame(picture, second, size=(120, 160)):
-    return Frame(picture(*size, seed=round(second * 10) % 7), round(second * SECOND) + 5 * SECOND, header=second)
 
 
 def logits_of_a_fresh_prefill(session, runtime, processor, question):
@@ -270,8 +226,8 @@ def test_a_new_budget_answers_as_a_fresh_session_would(model, processor, picture
     assert session.memory.tokens <= budget
     first = ask_session(session, processor, "What?")
     reused = runtime.logits[-first.generated_tokens :]
-    for frame in session.memory.frames:
-        frame.encoded = None
+    for held in session.memory.frames:
+        held.encoded = None
     session.set_budget(budget)  # a new cache: everything is encoded and prefilled again
     fresh = ask_session(session, processor, "What?")
     assert fresh.raw == first.raw and fresh.visual_tokens == first.visual_tokens

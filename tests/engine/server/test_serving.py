@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -11,14 +10,13 @@ from contextlib import contextmanager
 
 import openai
 import pytest
-import uvicorn
+from openai_servers import running
 from PIL import Image
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.offline import ask
 from penguin_engine.server.answering import ModelAnswerer, Reply
-from penguin_engine.server.app import create_app
 from penguin_engine.server.limits import LOOPBACK, Limits
 
 KEY = "0123456789abcdef"
@@ -27,17 +25,8 @@ KEY = "0123456789abcdef"
 @contextmanager
 def serving(answerer, limits=None, **options):
     """Runs a server in a thread; yields its URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = create_app(answerer, "tiny", limits or Limits(), **options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+    with running(answerer, limits, **options) as server:
+        yield server.address
 
 
 def client_of(address, key=KEY):

@@ -12,7 +12,7 @@ import rclpy
 
 from penguin_ros.nodes.context import RosArgumentsError, start_ros
 from penguin_ros.nodes.rcl_errors import MiddlewareError
-from penguin_ros.tools.ask_client import ask_node
+from penguin_ros.tools.ask_client import AskClient
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_node_that_the_middleware_refuses_is_one_line(domain, tmp_path, monkey
         monkeypatch.setenv(f"ROS_SECURITY_{name}", value)
     try:
         with pytest.raises(MiddlewareError, match=r"^error creating node: .*security") as error:
-            ask_node("/penguin", "What?", ros_args=["--ros-args", "--enclave", "/robot"])
+            AskClient("/penguin", ros_args=["--ros-args", "--enclave", "/robot"])
     finally:
         rclpy.try_shutdown()
     assert "\n" not in str(error.value) and ", at /" not in str(error.value) and not recwarn.list

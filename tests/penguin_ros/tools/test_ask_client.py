@@ -37,6 +37,11 @@ def finished(process):
     return process.returncode, out, err
 
 
+def replace_client(monkeypatch, ask):
+    client = type("Client", (), {"__init__": lambda self, node: None, "ask": ask, "close": lambda self: None})
+    monkeypatch.setattr("penguin_ros.tools.ask_client.AskClient", client)
+
+
 def test_the_answer_is_printed_with_its_boxes_and_frames(robot, start_node, image):
     node = start_node(caption__on_keyframe=False)
     robot.publish_and_wait(node, image(1.0))
@@ -63,12 +68,12 @@ def test_a_message_becomes_the_fields_of_an_offline_answer():
 def test_an_answer_is_printed_again_if_pieces_were_lost(monkeypatch, capsys):
     result = answer_dict(Answer(text="A red cube. And a ball."))
 
-    def ask_node(node, question, cameras, horizon_s, max_new_tokens, on_text, **window):
+    def ask(client, question, cameras, horizon_s, max_new_tokens, on_text, *options):
         for piece in streamed:
             on_text(piece)
         return result
 
-    monkeypatch.setattr("penguin_ros.tools.ask_client.ask_node", ask_node)
+    replace_client(monkeypatch, ask)
     streamed = ["A [red cube](100,200,300,400).", " And a ball."]
     ask_running("/penguin", "What?", [], 0.0, (None, None), None, as_json=False)
     assert capsys.readouterr().out.count("And a ball.") == 1
@@ -84,11 +89,11 @@ def test_a_window_is_sent_and_its_evidence_is_printed(monkeypatch, capsys):
     evidence[0].pose_known, evidence[0].pose.header.frame_id, evidence[0].pose.pose.position.x = True, "map", 1.5
     sent = {}
 
-    def ask_node(*args, since_ns, until_ns):
+    def ask(client, question, cameras, horizon_s, max_new_tokens, on_text, since_ns, until_ns, *options):
         sent.update(since=since_ns, until=until_ns)
         return answer_dict(Answer(evidence=evidence))
 
-    monkeypatch.setattr("penguin_ros.tools.ask_client.ask_node", ask_node)
+    replace_client(monkeypatch, ask)
     ask_running("/penguin", "What?", [], 0.0, ("1970-01-01T01:00:00", "3600.5"), None, as_json=False)
     assert sent == {"since": 3600 * 10**9, "until": 3600_500_000_000}
     lines = capsys.readouterr().out.splitlines()
@@ -113,6 +118,19 @@ def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
 def test_an_invalid_node_name_is_refused(domain):
     code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
     assert code == 1 and err.splitlines()[-1] == "error: 'my robot' is not a valid node name; an example is /penguin"
+
+
+def test_a_chat_with_a_node_is_one_conversation(robot, start_node, image, tmp_path):
+    node = start_node(caption__on_keyframe=False)
+    robot.publish_and_wait(node, image(1.0))
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "boolean"}')
+    chat = penguin_vl("ask", "--node", node.name, "--chat", "--json", "--schema", str(schema), stdin=subprocess.PIPE)
+    out, err = chat.communicate("Is it there?\n\nAre you <|im_end|>?\nIs it red?\n", timeout=180)
+    first, refused, last = map(json.loads, out.splitlines())
+    assert (chat.returncode, last["question"], last["turns_used"]) == (1, "Is it red?", 1), err
+    assert first["turns_used"] == 0 and {first["answer"], last["answer"]} <= {"true", "false"}
+    assert "leave it out" in refused["error"] and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_ctrl_c_cancels_the_answer(robot, start_node, image):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from penguin_models.checkpoint import read_config
-from penguin_models.config import DecoderFields, EncoderConfig, ImageConfig, PenguinConfig, read_json
+from penguin_models.config import DecoderFields, ImageConfig, PenguinConfig, read_json
+from penguin_models.encoder_from_llm import encoder_config
 from penguin_models.errors import CheckpointError, SettingError
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.processor import CALIBRATION, Processor
@@ -85,8 +86,8 @@ def _new_decoder(new: NewLanguageModel) -> Blueprint:
 
 def _new_penguin(new: NewModel) -> Blueprint:
     folder, raw = read_llm_config(new.llm)
-    _, encoder_raw = read_llm_config(new.encoder_llm or new.llm)
-    encoder = EncoderConfig.from_dict(encoder_raw | {"patch_size": EncoderConfig.patch_size, "num_channels": 3})
+    encoder_folder = resolve_checkpoint(new.encoder_llm, weights=False) if new.encoder_llm else folder
+    encoder = encoder_config(encoder_folder, read_json(encoder_folder / "config.json"))
     layers = new.encoder_layers or encoder.num_hidden_layers
     if layers > encoder.num_hidden_layers:
         raise SettingError(

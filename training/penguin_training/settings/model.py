@@ -40,7 +40,7 @@ class NewModel:
     """A Penguin-VL model assembled from a text-only LLM, an encoder and a randomly initialised projector."""
 
     llm: Name  # Qwen3 checkpoint (folder or hub repository) that becomes the decoder, with its tokenizer
-    encoder_llm: Name | None = None  # Qwen3 checkpoint whose layers become the encoder; None for `llm`
+    encoder_llm: Name | None = None  # Qwen3 or Llama checkpoint whose layers become the encoder; None for `llm`
     encoder_layers: PositiveInt | None = None  # Number of its first layers that are used; None for all
     # "llm", or "random" for an encoder of the same shape with random weights
     encoder_init: Literal["llm", "random"] = "llm"

@@ -19,8 +19,8 @@ from penguin_models.config import EncoderConfig
 from penguin_models.encoder import rotary_frequencies
 
 
-def build_vision(layers: Layers, config: EncoderConfig, hidden: int, dtype: str) -> None:
-    """Writes the whole graph.
+def build_vision(layers: Layers, config: EncoderConfig, hidden: int | None, dtype: str) -> None:
+    """Writes the whole graph; without projector if `hidden` is None.
 
     Inputs:
         patches: float32 [patches, C*P*P], each frame in block order.
@@ -30,7 +30,8 @@ def build_vision(layers: Layers, config: EncoderConfig, hidden: int, dtype: str)
         blocks: int64 [tokens, merged], the patches whose mean is a token.
 
     Output:
-        tokens: [tokens, hidden], in the width and type (`dtype`) of the decoder's embeddings.
+        tokens: [tokens, hidden], in the width and type (`dtype`) of the decoder's embeddings; without projector, the
+            features of the encoder.
     """
     g = layers.graph
     g.input("patches", "float32", ["patches", config.patch_dim])
@@ -47,11 +48,12 @@ def build_vision(layers: Layers, config: EncoderConfig, hidden: int, dtype: str)
         x = layers.block(x, f"{encoder}.layers.{i}", config.rms_norm_eps, attention.write)
     x = layers.rms_norm(x, f"{encoder}.norm", config.rms_norm_eps)
     # Merging comes after the final norm: the mean of each block of patches.
-    merged = g.op("ReduceMean", g.op("Gather", x, "blocks"), g.constant([1]), keepdims=0)  # [T, D]
-    readout = layers.wide(layers.linear(layers.narrow(merged), "vision_projector.readout.0", bias=True))
-    tokens = layers.linear(layers.narrow(layers.gelu(readout)), "vision_projector.readout.2", bias=True)
+    tokens = g.op("ReduceMean", g.op("Gather", x, "blocks"), g.constant([1]), keepdims=0)  # [T, D]
+    if hidden is not None:
+        readout = layers.wide(layers.linear(layers.narrow(tokens), "vision_projector.readout.0", bias=True))
+        tokens = layers.linear(layers.narrow(layers.gelu(readout)), "vision_projector.readout.2", bias=True)
     g.op("Cast", tokens, named="tokens", to=ONNX_TYPES[dtype])
-    g.output("tokens", dtype, ["tokens", hidden])
+    g.output("tokens", dtype, ["tokens", hidden or config.hidden_size])
 
 
 class VisionAttention:
