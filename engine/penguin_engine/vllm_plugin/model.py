@@ -16,7 +16,8 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from penguin_engine.vllm_plugin.encoder import PenguinEncoder, Projector
-from penguin_engine.vllm_plugin.processing import VIDEO, DummyInputsBuilder, MultiModalProcessor, ProcessingInfo
+from penguin_engine.vllm_plugin.plans import VIDEO
+from penguin_engine.vllm_plugin.processing import DummyInputsBuilder, MultiModalProcessor, ProcessingInfo
 from penguin_models.chat import IMAGE
 from penguin_models.checkpoint import index_checkpoint, read_config
 from penguin_models.encoder import FrameShape

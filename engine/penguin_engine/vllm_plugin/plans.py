@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from penguin_engine.vllm_plugin import CHAT_TEMPLATE
 from penguin_models.chat import IMAGE, video_time
 from penguin_models.errors import MediaError, PromptError, SettingError
 from penguin_models.media import to_rgb
@@ -18,6 +19,8 @@ from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.token_allocation import SIZE_RULES, Allocation
 from penguin_models.types import Frame, FrameKind, Size, UInt8Array
 
+VIDEO = "<video>"
+"""The place of a video in a prompt; an image has `<image>`."""
 POLICIES = {"novelty": NoveltyPolicy, "reference": ReferencePolicy}
 
 
@@ -119,6 +122,19 @@ def frames_of(item: Any, modality: str) -> Sequence[UInt8Array]:
         expected = "[H, W, 3]" if modality == "image" else "[frames, H, W, 3]"
         raise MediaError(f"the {modality} is {pixels.dtype} {list(pixels.shape)}, it must be uint8 {expected}")
     return list(frames)
+
+
+def check_places(text: str, sent: Mapping[str, int]) -> None:
+    """Raises PromptError unless a prompt has a place for each image and video; `sent` are their numbers.
+
+    Without videos, `<video>` is a text like any other.
+    """
+    images, videos = text.count(IMAGE), text.count(VIDEO)
+    if images != sent.get("image", 0) or videos != sent.get("video", videos):
+        raise PromptError(
+            f"the prompt has {images} {IMAGE} and {videos} {VIDEO}, but {sent.get('image', 0)} images and "
+            f"{sent.get('video', 0)} videos were sent; each must be in it once: --chat-template {CHAT_TEMPLATE}"
+        )
 
 
 def _times(metadata: Mapping[str, Any], frames: int) -> tuple[float, ...]:

@@ -32,17 +32,15 @@ from vllm.multimodal.processing import (
 )
 from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo
 
-from penguin_engine.vllm_plugin import CHAT_TEMPLATE
-from penguin_engine.vllm_plugin.plans import Options, frames_of, plan_all
+from penguin_engine.vllm_plugin.plans import VIDEO, Options, check_places, frames_of, plan_all
 from penguin_models.chat import IMAGE
 from penguin_models.decoding import opened
-from penguin_models.errors import MediaError, PromptError
+from penguin_models.errors import MediaError
 from penguin_models.hub import resolve_checkpoint
 from penguin_models.image_files import FORMATS, orientation
 from penguin_models.media import MAX_FRAMES, to_rgb, turned
 from penguin_models.processor import VIDEO_MERGE_SIZE, Processor
 
-VIDEO = "<video>"
 _PLANS = "plans"  # key among the options of the processor
 
 
@@ -220,7 +218,7 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
         text = processor.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         shown: list[Any] = []
         waiting = {modality: [updates[0] for updates in items] for modality, items in mm_prompt_updates.items()}
-        _check_places(text, {modality: len(updates) for modality, updates in waiting.items()})
+        check_places(text, {modality: len(updates) for modality, updates in waiting.items()})
 
         def insert(place: re.Match[str]) -> str:
             update = waiting["image" if place[0] == IMAGE else "video"].pop(0)
@@ -237,15 +235,6 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
                 PlaceholderFeaturesInfo(update.modality, update.item_idx, start, tokens, is_image)
             )
         return ids, placeholders
-
-
-def _check_places(text: str, sent: Mapping[str, int]) -> None:
-    places = {"image": text.count(IMAGE), "video": text.count(VIDEO)}
-    if any(places[modality] != sent[modality] for modality in sent):
-        raise PromptError(
-            f"the prompt has {places['image']} {IMAGE} and {places['video']} {VIDEO}, but {sent.get('image', 0)} images"
-            f" and {sent.get('video', 0)} videos were sent; each must be in it once: --chat-template {CHAT_TEMPLATE}"
-        )
 
 
 def _ranges(ids: Sequence[int], shown: Sequence[Any], image_token_id: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penguin_engine.vllm_plugin.plans import Options, plan_all
+from penguin_engine.vllm_plugin.plans import Options, check_places, plan_all
 from penguin_models.errors import PenguinError
 from penguin_models.processor import Visual
 from penguin_models.types import FrameKind, Size
@@ -76,3 +76,22 @@ def test_the_same_image_at_another_size_or_with_other_keyframes_has_another_name
 def test_bad_input_is_refused(processor, options, items, sentence):
     with pytest.raises(PenguinError, match=re.escape(sentence)):
         plan_all(processor, items, Options.from_dict(options))
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "fits"),
+    [
+        ("<image> <video> <image>", {"image": 2, "video": 1}, True),
+        ("What does <video> mean? <image>", {"image": 1}, True),
+        ("<image>", {"image": 2}, False),
+        ("<image> <video>", {"video": 1}, False),
+        ("<video> <video>", {"image": 0, "video": 1}, False),
+        ("nothing", {"image": 1, "video": 0}, False),
+    ],
+)
+def test_a_prompt_has_a_place_for_each_image_and_video(text, sent, fits):
+    if fits:
+        check_places(text, sent)
+        return
+    with pytest.raises(PenguinError, match=r"were sent; each must be in it once: --chat-template .*\.jinja"):
+        check_places(text, sent)
