@@ -2,12 +2,11 @@
 
 import base64
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from socket import socket
-from urllib.request import urlopen
+from threading import Thread
 
 import numpy as np
 import openai
@@ -44,27 +43,26 @@ def data_uri(file, kind):
 
 
 @pytest.fixture(scope="module")
-def client(vllm_python, vllm_environment, tmp_path_factory):
+def client(vllm_python, vllm_environment):
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
     options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "16"]
     command = [vllm_python.parent / "vllm", "serve", SHIPPED, "--served-model-name", "penguin-tiny", *options]
     command += ["--trust-request-mm-kwargs", "--mm-processor-kwargs", '{"max_tokens": 144}']
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command, env=vllm_environment, stdout=out, stderr=out, cwd="/", start_new_session=True
-        )
+    server = subprocess.Popen(
+        command, env=vllm_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", text=True
+    )
     try:
-        while server.poll() is None:
-            try:
-                urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if "Application startup complete" in line:
                 break
-            except OSError:
-                time.sleep(0.5)  # nothing says when another program begins to listen
-        assert server.poll() is None, log.read_text()[-4000:]
+        else:
+            raise AssertionError("".join(lines[-40:]))
+        Thread(target=server.stdout.read, daemon=True).start()  # or the pipe would fill
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=600, max_retries=0)
     finally:
         server.terminate()
