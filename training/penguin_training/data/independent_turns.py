@@ -29,7 +29,7 @@ def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
     media_end = next((i for i, part in enumerate(opening) if part["type"] == "text"), len(opening))
     media, first_question = opening[:media_end], opening[media_end:]
     questions = [first_question, *(_parts(messages[i]["content"]) for i in asked[1:])]
-    if any(part["type"] != "text" for question in questions for part in question):
+    if len(questions) > 1 and any(part["type"] != "text" for question in questions for part in question):
         raise DataError("its turns cannot be independent: an image or video comes after the first question")
     return [
         [*before, {"role": "user", "content": [*media, *question]}, *messages[start + 1 : end]]
