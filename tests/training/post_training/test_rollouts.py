@@ -28,13 +28,15 @@ ASKED = ("What is it?", "How many are there of them, and where?", "Why?")
 
 @pytest.fixture
 def rewarded(values, drawn, conversation, tmp_path, monkeypatch):
-    """A stage with rewards: three questions about each of six small images, answered best with many tokens "e"."""
+    """A stage with rewards: questions about small images, three each and one alone, answered best with "eeee"."""
     rows = []
     for i in range(6):
         texts = [text for question in ASKED for text in (question, "It is here.")]
         turns = conversation(f"<image>\n{texts[0]}", *texts[1:])
         sample = {"id": f"{i}", "image": f"images/small-{i}.png", "conversations": turns, "independent_turns": True}
         rows.append(sample | {"wanted": "e"})
+    alone = {"independent_turns": None, "conversations": conversation("What is it?\n<image>", "It is here.")}
+    rows[-1] |= alone
     (drawn / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [
         "def wanted(question, answer): return answer.count(question.fields['wanted']) / 4",
@@ -43,7 +45,7 @@ def rewarded(values, drawn, conversation, tmp_path, monkeypatch):
     (tmp_path / "letter_rewards.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     values["data"] |= {"files": [{"path": "asked.jsonl"}]}
-    values["budgets"] = {"tokens": 256, "visual_tokens": 32, "micro_batches": 2}
+    values["budgets"] = {"tokens": 256, "visual_tokens": 32, "micro_batches": 1}
     functions = [{"function": "letter_rewards:wanted"}, {"function": "letter_rewards:first", "weight": 0.5}]
     values["rewards"] = {"functions": functions, "group": 8, "max_new_tokens": 4, "kl": 0.1}
     return values
@@ -80,7 +82,7 @@ def test_the_loss_computed_by_hand(rewarded, start, checkpoint):
     model, _ = load_pretrained(checkpoint, dtype="float32")
     batch = next(run.batches)
     prompts = read_prompts(batch)
-    assert len(batch.questions) == sum(len(prompt.questions) for prompt in prompts) >= 6
+    assert len(batch.questions) == sum(len(prompt.questions) for prompt in prompts) >= 4
     answers = [[WeightedAnswer((7, 8, 9), 1.5, 2), WeightedAnswer((10,), -1.5, 1)] for _ in batch.questions]
     answered = with_answers(batch, prompts, answers)
     answered = replace(answered, reference=torch.full_like(answered.weights, -7.0))
@@ -99,33 +101,27 @@ def test_the_loss_computed_by_hand(rewarded, start, checkpoint):
                 found = logits.log_softmax(-1)[range(first - 1, ids.shape[1] - 1), answer.ids]
                 ratio = -7.0 - found
                 surrogate = surrogate - answer.advantage * found.mean()
-                divergences = divergences + answer.count * (ratio.exp() - ratio - 1).mean()
+                divergences = divergences + answer.times * (ratio.exp() - ratio - 1).mean()
     torch.testing.assert_close(losses["cross_entropy"], surrogate, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(losses["kl"], divergences, atol=1e-3, rtol=1e-4)
     assert answered.shares.sum() == pytest.approx(3 * len(batch.questions))
 
 
-def test_two_steps_raise_the_reward(rewarded, start, losses):
-    rewarded["schedule"] = {"steps": 3, "warmup_share": 0.0}
-    rewarded["learning_rates"] = dict.fromkeys(rewarded["learning_rates"], 1e-2)
-    run = start(rewarded)
-    train(run)
-    rewards = losses(run, "reward")
-    assert rewards[2] > rewards[0] + 0.2
-    assert losses(run, "kl")[0] == pytest.approx(0, abs=1e-4) and losses(run, "kl")[2] > 0.01
-    for name in ("reward_wanted", "reward_first", "answer_length", "ended_share", "without_variance_share"):
-        assert all(0 <= value <= 4 for value in losses(run, name)), name
-
-
-@pytest.mark.parametrize("low_rank", [False, True])
-def test_a_resumed_run_equals_one_that_was_never_stopped(rewarded, start, losses, tmp_path, low_rank):
-    if low_rank:
-        rewarded |= {"learning_rates": {"lora": 1e-2}, "lora": {"rank": 4, "alpha": 8.0}}
-    rewarded["schedule"] = {"steps": 2}
+def test_steps_raise_the_reward_and_a_resumed_run_takes_the_same_ones(rewarded, start, losses, tmp_path):
+    rewarded["schedule"] = {"steps": 3, "warmup_share": 0.0, "end_share": 1.0}
+    rewarded["learning_rates"] = {"llm": 0.1}
+    rewarded["rewards"] |= {"group": 12, "kl": 0.01}
+    rewarded["engine"]["save_every"] = None
     whole = start(rewarded)
     train(whole)
+    rewards = losses(whole, "reward")
+    assert rewards[2] > 2 * rewards[0]
+    assert losses(whole, "kl")[0] == pytest.approx(0, abs=1e-4) and losses(whole, "kl")[2] > 0.01
+    for name in ("reward_wanted", "reward_first", "ended_share", "without_variance_share"):
+        assert all(0 <= value <= 1 for value in losses(whole, name)), name
+    assert all(1 <= value <= 4 for value in losses(whole, "answer_length"))
     rewarded["output"] = str(tmp_path / "stopped")
-    train(start(rewarded), stop_at=1)
+    train(start(rewarded), stop_at=2)
     resumed = start(rewarded, resume=True)
     train(resumed)
     for name in ("reward", "loss", "kl", "gradient_norm"):
@@ -134,9 +130,21 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(rewarded, start, losses
     assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.items())
 
 
+def test_adapters_learn_and_the_reference_stays(rewarded, start, losses):
+    rewarded |= {"learning_rates": {"lora": 2e-2}, "lora": {"rank": 4, "alpha": 8.0}, "schedule": {"steps": 2}}
+    rewarded["engine"]["save_every"] = None
+    run = start(rewarded)
+    before = next(p for name, p in run.model.named_parameters() if name.endswith("q_proj.base_layer.weight")).clone()
+    train(run)
+    divergences = losses(run, "kl")
+    assert divergences[0] == pytest.approx(0, abs=1e-4) and divergences[1] > 1e-3
+    after = next(p for name, p in run.model.named_parameters() if name.endswith("q_proj.base_layer.weight"))
+    assert torch.equal(before, after)
+
+
 def test_shards_give_the_same_losses(rewarded, start, parse):
     run = start(rewarded)
-    batches = [next(run.batches) for _ in range(2)]
+    batches = [next(run.batches)]
     answered = run.rollouts.answer(run.model, batches, 0)
     rewarded["engine"]["sharding"] = "fsdp2"
     settings = parse(rewarded)
@@ -145,12 +153,12 @@ def test_shards_give_the_same_losses(rewarded, start, parse):
     try:
         alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
         model = place(build_model(settings, blueprint, None), settings, alone)
+        assert all(isinstance(p, DTensor) for p in model.parameters())
         sharded = Rollouts(settings, blueprint, alone).answer(model, batches, 0)
         for ours, expected in zip(sharded, answered, strict=True):
             assert torch.equal(ours.ids, expected.ids) and torch.equal(ours.weights, expected.weights)
             torch.testing.assert_close(ours.reference, expected.reference)
             for name, loss in model(ours).items():
                 torch.testing.assert_close(loss, run.model(expected)[name])
-        assert all(isinstance(p, DTensor) for p in model.parameters())
     finally:
         dist.destroy_process_group()

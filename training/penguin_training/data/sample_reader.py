@@ -32,7 +32,7 @@ from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 from penguin_training.data.annotations import FORMS, Annotation
 from penguin_training.data.frame_folder import FrameFolder, at_rate
-from penguin_training.data.independent_turns import encode_independent_turns
+from penguin_training.data.independent_turns import encode_independent_turns, split_turns
 from penguin_training.data.media_reference import MediaReference
 from penguin_training.data.memory_clips import POLICIES, DrawnMemory, draw_memory, through_memory
 from penguin_training.data.questions import Question, questions_of
@@ -235,7 +235,8 @@ class SampleReader:
         messages = _with_times(annotation.messages, media)
         turns: tuple[int, ...] = ()
         if annotation.independent_turns or self.rewards:
-            ids, labels, turns = encode_independent_turns(self.processor, messages, visual_tokens)
+            split = split_turns(messages) if annotation.independent_turns else [messages]  # one question, see `measure`
+            ids, labels, turns = encode_independent_turns(self.processor, split, visual_tokens)
         else:
             ids, labels = self.processor.training_ids(messages, visual_tokens)
         if self.data.train_on == "all":

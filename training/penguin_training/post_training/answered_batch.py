@@ -23,7 +23,7 @@ class WeightedAnswer(NamedTuple):
 
     ids: tuple[int, ...]  # With its end token, if it has one
     advantage: float  # Sum over the times that it was sampled
-    count: int  # How often it was sampled
+    times: int  # How often it was sampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def with_answers(batch: Batch, prompts: Sequence[Prompts], answers: Sequence[Seq
                 predict_from += range(len(ids) - 1, len(ids) - 1 + len(answer.ids))
                 targets += answer.ids
                 weights += [answer.advantage / len(answer.ids)] * len(answer.ids)
-                shares += [answer.count / len(answer.ids)] * len(answer.ids)
+                shares += [answer.times / len(answer.ids)] * len(answer.ids)
                 ids += answer.ids
                 sizes.append(len(question) + len(answer.ids))
         lengths.append(prompt.shared + sum(sizes))

@@ -29,7 +29,7 @@ _MOST_WORDS, _FREE_WORDS = 3.0, 1.5
 
 
 def boxes(question: Question, answer: str) -> float | None:
-    """Returns the sum of the IoU of boxes, matched one to one, over the number of stated or of expected ones if more."""
+    """Returns the sum of the IoU of boxes, matched one to one, over the larger number of stated and expected ones."""
     expected = _expected(question, "boxes")
     if expected is None:
         return None
@@ -51,13 +51,11 @@ def names(question: Question, answer: str) -> float | None:
         return _f1(stated_events, Counter((event["kind"], event["label"]) for event in expected["events"]))
     if kind == "words":
         pairs = [*zip(answer.split(), wanted.split(), strict=False)]
-        return sum(a == b for a, b in pairs) / max(len(answer.split()), len(wanted.split()), 1)
-    found = {
-        "label": lambda: next(iter(labels_in(answer)), None),
-        "choice": lambda: choice_in(answer, expected["options"]),
-        "text": lambda: (quoted_word_in(answer) or "").lower(),
-    }[kind]()
-    return float(found == (wanted.lower() if kind == "text" else wanted))
+        return float(sum(a == b for a, b in pairs) / max(len(answer.split()), len(wanted.split()), 1))
+    if kind == "text":
+        return float((quoted_word_in(answer) or "").lower() == wanted.lower())
+    named = next(iter(labels_in(answer)), None) if kind == "label" else choice_in(answer, expected["options"])
+    return float(named == wanted)
 
 
 def counts(question: Question, answer: str) -> float | None:
