@@ -111,6 +111,7 @@ def world(tmp_path_factory, checkpoint, llm_folder, teacher_folder):
             sparse(put(f"runs/penguin-{size}/{stage}", penguin(llm), pictures), shapes)
         if size == "2b":
             sparse(put("tencent/Penguin-VL-2B", penguin(llm), pictures), shapes)
+    with_context(shutil.copytree(checkpoint, root / "models" / "penguin-tiny"), 8192)
     for size in ("tiny-cpu", "tiny-gpu"):
         run = root / "runs" / size
         shutil.copytree(teacher_folder, run / "teacher")
@@ -150,6 +151,7 @@ def test_every_shipped_stage_passes(name, world, drawn, indexed, monkeypatch):
     trained = settings.learning_rates.trained()
     assert set(report.trained) == set(trained) and not set(report.frozen) & set(trained)
     assert report.bytes["activations"] > 0
+    assert ("reference" in report.bytes) == ("sampling" in report.bytes) == (settings.rewards is not None)
     assert report.lines()[0].startswith(f"{settings.name}: ")
 
 

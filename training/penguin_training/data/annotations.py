@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _OTHER_FORMS = {
     *("rejected", "dialog", "dialogue", "conversation", "turns", "caption", "texts"),
 }
 """Fields in which other forms of training data hold what is learnt."""
+_READ_FIELDS = ("image", "images", "video", "videos", "conversations", "messages")
 FORMS = "`conversations` (from and value), `messages` (role and content) or `text`"
 """Fields that hold what is learnt."""
 
@@ -49,6 +50,7 @@ class Annotation:
     independent_turns: bool = False
     keys: tuple[str, ...] = ()  # Names of its fields that are not null
     dropped_turns: int = 0  # Questions left out, because they name times that the memory no longer holds
+    fields: Mapping[str, Any] = field(default_factory=dict)  # Its other fields, besides media and conversation
 
     @property
     def has_text(self) -> bool:
@@ -104,7 +106,8 @@ def _parse(raw: Any, root: Path, default_id: str, conversations: bool) -> Annota
     if raw.get("tools"):
         raise DataError("the sample has tools, which training does not support; leave it out")
     messages, shown = read_conversation(raw[form], form, root)
-    return Annotation(name, _in_order(shown, media), messages, None, bool(independent_turns), keys)
+    fields = {key: raw[key] for key in keys if key not in _READ_FIELDS}
+    return Annotation(name, _in_order(shown, media), messages, None, bool(independent_turns), keys, fields=fields)
 
 
 def parse_line(line: str | bytes) -> Any:

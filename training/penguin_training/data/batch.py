@@ -7,7 +7,7 @@ N patches; K positions that are learnt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from penguin_models.processor import IGNORE_INDEX, Processor
 from penguin_models.types import Float32Array, Int64Array, Size
 from penguin_training.data.annotations import Annotation
 from penguin_training.data.independent_turns import turn_positions
+from penguin_training.data.questions import Question
 from penguin_training.data.sample_reader import EncodedSample, MeasuredSample, SampleReader
 
 _FILLER = FrameShape(Size(2, 2), 2)
@@ -49,6 +50,11 @@ class Batch:
     unusable: tuple[tuple[str, str], ...] = ()  # (id, reason) of samples that were left out
     dropped_turns: int = 0  # Turns that samples leave out, see `Annotation.dropped_turns`
     position: tuple[int, ...] = ()  # Where the reader of a stream is after this batch; empty for indexed data
+    # Of a stage with rewards, see post_training/rollouts.py:
+    questions: tuple[Question, ...] = ()  # What each independent turn asks, in order
+    shares: Tensor | None = None  # float32 [K], what each token counts; those of one sampled answer sum to 1
+    reference: Tensor | None = None  # float32 [K], log-probabilities of the targets before training
+    sums: dict[str, float] = field(default_factory=dict)  # Sums over sampled answers, for metrics
 
     @property
     def frame_tokens(self) -> list[int]:
@@ -119,6 +125,7 @@ def collate(
         size=sum(len(sample.ids) or sum(image.tokens for image in sample.images) for sample in samples),
         unusable=tuple(unusable),
         dropped_turns=sum(sample.dropped_turns for sample in samples),
+        questions=tuple(question for sample in samples for question in sample.questions),
     )
 
 

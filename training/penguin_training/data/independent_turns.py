@@ -38,13 +38,13 @@ def split_turns(messages: Sequence[Message]) -> list[list[Message]]:
 
 
 def encode_independent_turns(
-    processor: Processor, messages: Sequence[Message], visual_tokens: Sequence[int]
+    processor: Processor, turns: Sequence[Sequence[Message]], visual_tokens: Sequence[int]
 ) -> tuple[Int64Array, Int64Array, tuple[int, ...]]:
-    """Encodes a conversation with independent turns, given the visual tokens of each frame.
+    """Encodes turns that are independent, as `split_turns` returns them, given the visual tokens of each frame.
 
     Returns ids [tokens], first what all turns share, then each turn; labels, like ids; and the tokens of each turn.
     """
-    encoded = [processor.training_ids(turn, visual_tokens) for turn in split_turns(messages)]
+    encoded = [processor.training_ids(turn, visual_tokens) for turn in turns]
     visual = np.flatnonzero(encoded[0][0] == processor.image_token_id)
     shared = int(visual[-1]) + 1 if len(visual) else 0
     ids, labels = (

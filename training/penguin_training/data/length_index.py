@@ -72,7 +72,7 @@ def index_path(file: AnnotationFile, reader: SampleReader) -> Path:
         "max_image_pixels": data.max_image_pixels,
         "visual_tokens": reader.max_visual_tokens,
         "tokens": reader.max_tokens,
-        "stage": [reader.multimodal, reader.reconstructs],
+        "stage": [reader.multimodal, reader.reconstructs, *([True] if reader.rewards else [])],
         "only": file.only,
         "conversations": file.conversations,
     }

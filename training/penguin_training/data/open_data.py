@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penguin_models.errors import DataError
+from penguin_models.errors import DataError, SettingError
 from penguin_training.data.annotations import AnnotationFile
 from penguin_training.data.indexed_data import IndexedData
 from penguin_training.data.length_index import load_index
@@ -37,15 +37,25 @@ def open_data(settings: StageSettings, blueprint: Blueprint) -> IndexedData | St
 
 def make_reader(settings: StageSettings, blueprint: Blueprint) -> SampleReader:
     """Returns the reader of the stage's samples."""
-    budgets = settings.budgets
+    budgets, rewards = settings.budgets, settings.rewards
+    longest = budgets.tokens
+    if context := blueprint.context_tokens:
+        answer = rewards.max_new_tokens if rewards else 0
+        if answer >= context:
+            raise SettingError(
+                f"rewards.max_new_tokens is {answer}, but the decoder's context is {context} tokens for a question and "
+                "its answer; lower it"
+            )
+        longest = min(longest, context - answer)
     return SampleReader(
         blueprint.processor,
         settings.data,
-        min(budgets.tokens, blueprint.context_tokens or budgets.tokens),
+        longest,
         budgets.visual_tokens,
         multimodal=settings.kind == "multimodal",
         reconstructs=settings.reconstruction is not None,
         seed=settings.engine.seed,
+        rewards=rewards is not None,
     )
 
 

@@ -32,9 +32,10 @@ from penguin_models.token_allocation import Allocation
 from penguin_models.types import Frame, FrameKind, Int64Array, PatchedImage, Size, UInt8Array
 from penguin_training.data.annotations import FORMS, Annotation
 from penguin_training.data.frame_folder import FrameFolder, at_rate
-from penguin_training.data.independent_turns import encode_independent_turns
+from penguin_training.data.independent_turns import encode_independent_turns, split_turns
 from penguin_training.data.media_reference import MediaReference
 from penguin_training.data.memory_clips import POLICIES, DrawnMemory, draw_memory, through_memory
+from penguin_training.data.questions import Question, questions_of
 from penguin_training.settings.data import DataSettings
 
 END_OF_TEXT = "<|endoftext|>"
@@ -75,6 +76,7 @@ class EncodedSample:
     # Tokens of each independent turn after the shared tokens; empty if turns see the earlier ones
     turns: tuple[int, ...] = ()
     dropped_turns: int = 0  # See `Annotation.dropped_turns`
+    questions: tuple[Question, ...] = ()  # One for each independent turn, if answers are to be sampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,7 @@ class SampleReader:
     multimodal: bool = True  # Whether the stage has an encoder
     reconstructs: bool = True  # Whether the stage can use media without a conversation
     seed: int = 0  # Of what is drawn at random
+    rewards: bool = False  # Whether answers are sampled: each question is then a turn by itself
 
     def through_memory(self, annotation: Annotation) -> Annotation:
         """Returns a sample with its clip as a robot's memory holds it, if the settings say so and it is not yet."""
@@ -109,6 +112,8 @@ class SampleReader:
                 f"it has none of {FORMS}, only {', '.join(annotation.keys)}, and the stage has no reconstruction; "
                 "convert it, or filter samples with `only`"
             )
+        if self.rewards:
+            questions_of(annotation)  # raises an error if there are none to sample answers to
         annotation = self.through_memory(annotation)
         frames = [(tokens, VIDEO_MERGE_SIZE) for tokens in self._held_tokens(annotation)]
         media = tuple(self._inspect(reference) for reference in annotation.media)
@@ -137,7 +142,8 @@ class SampleReader:
         ids, labels, turns = self._ids(annotation, measured.media, [image.tokens for image in images])
         if len(ids) != measured.tokens:
             raise DataError(f"it has {len(ids)} tokens, but had {measured.tokens} when it was measured; {_REMEASURE}")
-        return EncodedSample(ids, labels, tuple(images), turns, annotation.dropped_turns)
+        questions = questions_of(annotation) if self.rewards else ()
+        return EncodedSample(ids, labels, tuple(images), turns, annotation.dropped_turns, questions)
 
     def _images(self, annotation: Annotation, measured: MeasuredSample) -> list[PatchedImage]:
         allocations = self._allocate([info.visual for info in measured.media])
@@ -228,8 +234,9 @@ class SampleReader:
             return np.empty(0, np.int64), np.empty(0, np.int64), ()
         messages = _with_times(annotation.messages, media)
         turns: tuple[int, ...] = ()
-        if annotation.independent_turns:
-            ids, labels, turns = encode_independent_turns(self.processor, messages, visual_tokens)
+        if annotation.independent_turns or self.rewards:
+            split = split_turns(messages) if annotation.independent_turns else [messages]  # one question, see `measure`
+            ids, labels, turns = encode_independent_turns(self.processor, split, visual_tokens)
         else:
             ids, labels = self.processor.training_ids(messages, visual_tokens)
         if self.data.train_on == "all":

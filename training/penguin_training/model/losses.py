@@ -17,25 +17,34 @@ BETA = 0.001  # Where smooth L1 changes from a parabola to a line (released code
 _ROWS_PER_PASS = 4096
 
 
-def cross_entropy_sum(
+def log_probabilities(
     hidden: Tensor,  # [K, D], the decoder's last hidden states at positions whose next token is learnt
     targets: Tensor,  # int64 [K]
-    weights: Tensor,  # float32 [K]
     head: Callable[[Tensor], Tensor],  # [rows, D] -> logits [rows, vocabulary]
 ) -> Tensor:
-    """Returns the weighted sum of the cross-entropy over the learnt positions; 0 if there are none.
+    """Returns the log-probability of each learnt token: float32 [K].
 
     Logits are computed in passes, and recomputed for the gradient: with a large vocabulary they would otherwise be the
     largest tensor in memory.
     """
 
-    def rows_sum(states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return (weights * F.cross_entropy(head(states).float(), targets, reduction="none")).sum()
+    def of_rows(states: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(head(states).float(), targets, reduction="none")
 
     if len(targets) <= _ROWS_PER_PASS:
-        return rows_sum(hidden, targets, weights)
-    passes = zip(*(whole.split(_ROWS_PER_PASS) for whole in (hidden, targets, weights)), strict=True)  # type: ignore[no-untyped-call]
-    return torch.stack([checkpoint(rows_sum, *part, use_reentrant=False) for part in passes]).sum()
+        return of_rows(hidden, targets)
+    passes = zip(*(whole.split(_ROWS_PER_PASS) for whole in (hidden, targets)), strict=True)  # type: ignore[no-untyped-call]
+    return torch.cat([checkpoint(of_rows, *part, use_reentrant=False) for part in passes])
+
+
+def divergence(policy: Tensor, reference: Tensor) -> Tensor:
+    """Returns an estimate of the divergence KL(policy || reference) at each token of a sample of the policy: [K].
+
+    r - log r - 1 with r = reference / policy, given log-probabilities [K]: never negative, and unbiased (GRPO:
+    DeepSeekMath, arXiv 2402.03300, equation 4).
+    """
+    log_ratio = reference - policy
+    return log_ratio.exp() - log_ratio - 1
 
 
 def direction_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import Qwen3ForCausalLM
 from penguin_models.encoder import PenguinEncoder
 from penguin_models.projector import Projector
 from penguin_training.data.batch import Batch
-from penguin_training.model.losses import amplitude_loss, cross_entropy_sum, direction_loss, relation_loss
+from penguin_training.model.losses import amplitude_loss, direction_loss, divergence, log_probabilities, relation_loss
 from penguin_training.model.packed_attention import PACKED, packed_arguments
 
 RECONSTRUCTION = ("direction", "amplitude", "relation", "reading")
@@ -59,11 +59,15 @@ class StageModel(nn.Module):
         encoder_layers = [] if self.vision_encoder is None else list(self.vision_encoder.encoder.layers)
         return encoder_layers + list(self.language_model.model.layers)
 
-    def forward(self, batch: Batch, teacher_features: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, teacher_features: Tensor | None = None, as_reference: bool = False
+    ) -> dict[str, Tensor]:
         """Returns the losses of a micro-batch: `cross_entropy`, the weighted sum over the learnt positions.
 
         With an adapter, which needs the teacher's features [V, teacher's width] of real frames, also `direction`,
-        `amplitude`, `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames.
+        `amplitude`, `relation` and maybe `reading`, each a mean, 0 if the batch has no real frames. If the batch has a
+        reference, also `kl`, the divergence from it, summed like the cross-entropy. A reference model itself returns
+        only `log_probabilities` [K] of the learnt tokens.
         """
         embeddings = self.language_model.get_input_embeddings()(batch.ids)
         losses: dict[str, Tensor] = {}
@@ -83,7 +87,12 @@ class StageModel(nn.Module):
             **packed_arguments(batch.lengths, batch.turns, embeddings.device),
         ).last_hidden_state[0]
         head = self.language_model.lm_head
-        cross_entropy = cross_entropy_sum(hidden[batch.predict_from], batch.targets, batch.weights, head)
+        learnt = log_probabilities(hidden[batch.predict_from], batch.targets, head)
+        if as_reference:
+            return {"log_probabilities": learnt}
+        cross_entropy = -(batch.weights * learnt).sum()
+        if batch.reference is not None and batch.shares is not None:
+            losses["kl"] = (batch.shares * divergence(learnt, batch.reference)).sum()
         if not len(batch.targets):
             cross_entropy = cross_entropy + 0 * head(hidden[:1]).sum()
         return {"cross_entropy": cross_entropy, **losses}

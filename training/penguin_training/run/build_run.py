@@ -20,6 +20,7 @@ from penguin_training.data.streamed_data import StreamedData
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import build_model
 from penguin_training.model.teachers import Teacher, load_teacher
+from penguin_training.post_training.rollouts import Rollouts
 from penguin_training.run.checks import check_settings
 from penguin_training.run.optimizers import Optimizers
 from penguin_training.run.parallel import make_accelerator, place
@@ -39,6 +40,7 @@ class Run:
     model: nn.Module  # `StageModel`, placed
     optimizers: Optimizers
     teacher: Teacher | None  # On its device, or None
+    rollouts: Rollouts | None  # Samples answers, in a stage with rewards
     data: IndexedData | StreamedData
     batches: Iterator[Batch]  # Micro-batches of this process from `progress` on
     progress: Progress
@@ -95,6 +97,7 @@ def build_run(settings: StageSettings, resume: bool, console: Console) -> Run:
         model=model,
         optimizers=optimizers,
         teacher=teacher,
+        rollouts=Rollouts(settings, blueprint, accelerator) if settings.rewards else None,
         data=data,
         batches=data.batches(progress.step, progress.stream, rank, world),
         progress=progress,

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from penguin_models.errors import SettingError
+from penguin_training.post_training.rewards import load_rewards
 from penguin_training.settings.stage import StageSettings
 
 
@@ -20,7 +21,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_settings(settings: StageSettings) -> None:
-    """Raises SettingError if the output cannot be written or is a checkpoint to read, or a tracker is not installed."""
+    """Raises SettingError if something that a stage names cannot be used.
+
+    Its output cannot be written or is a checkpoint to read, a tracker is not installed, or there is no such reward.
+    """
     output = Path(settings.output)
     check_folder(output)
     new, reconstruction = settings.model.new_model, settings.reconstruction
@@ -35,6 +39,8 @@ def check_settings(settings: StageSettings) -> None:
     for name, path in inputs.items():
         if path and Path(path).resolve() == output.resolve():
             raise SettingError(f"output {output} is {name}; write to another folder")
+    if settings.rewards:
+        load_rewards(settings.rewards.functions)
     for tracker in settings.engine.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise SettingError(f"engine.trackers names {tracker}, which is not installed: pip install {tracker}")

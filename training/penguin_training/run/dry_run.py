@@ -22,6 +22,7 @@ from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model
 from penguin_training.model.stage_model import StageModel, part_of
 from penguin_training.model.teachers import Teacher, load_teacher
+from penguin_training.post_training.rollouts import longest_batch
 from penguin_training.run.checks import check_settings
 from penguin_training.run.optimizers import uses_muon
 from penguin_training.settings.stage import StageSettings
@@ -58,7 +59,7 @@ class DryRunReport:
         epoch = "a stream" if self.micro_batches_per_epoch is None else f"{self.micro_batches_per_epoch} per epoch"
         fill = "" if self.filled is None else f", {self.filled:.1%} of the budget filled"
         memory = [f"{name} {_format_bytes(size)}" for name, size in self.bytes.items()]
-        shared = "; processes share all but the activations and the teacher" if self.sharded else " in each process"
+        shared = "; processes share all but activations, teacher and sampling" if self.sharded else " in each process"
         return [
             f"{self.name}: {self.steps} steps; micro-batches: {epoch}{fill}; {self.unusable} samples unusable",
             f"trained: {', '.join(trained)}",
@@ -82,6 +83,8 @@ def dry_run(settings: StageSettings) -> DryRunReport:
     if not batch.samples:
         name, reason = batch.unusable[0]
         raise DataError(f"no sample of the first micro-batch can be read; for example {name}: {reason}")
+    if settings.rewards:
+        batch = longest_batch(batch, settings)
     trained, frozen, memory = _measure(settings, blueprint, teacher, batch)
     return DryRunReport(
         name=settings.name,
@@ -118,11 +121,15 @@ def _measure(
         if parameter.requires_grad and uses_muon(name, parameter, settings.optimizer):
             muon += parameter.numel()
     trained, taught = counts[True].total(), sum(p.numel() for p in teacher.parameters()) if teacher else 0
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     memory = {
-        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weights": weights,
         "gradients": _GRADIENT_BYTES * trained,
         "optimiser": _ADAM_BYTES * (trained - muon) + _MUON_BYTES * muon,
         "teacher": _COMPUTE_BYTES[settings.engine.precision] * taught,
+        "reference": weights if settings.rewards and settings.rewards.kl else 0,
+        "sampling": _COMPUTE_BYTES[settings.engine.precision] * parameters if settings.rewards else 0,
         "activations": _activation_bytes(model, settings, width, batch),
     }
     return dict(counts[True]), dict(counts[False]), {name: size for name, size in memory.items() if size}

@@ -17,6 +17,7 @@ from penguin_models.errors import TrainingError, WriteError
 from penguin_training.data.batch import Batch
 from penguin_training.data.open_data import check_unusable
 from penguin_training.model.stage_model import RECONSTRUCTION
+from penguin_training.post_training.rollouts import reward_metrics
 from penguin_training.run.build_run import Run
 from penguin_training.run.checkpoint import gather_weights, write_checkpoint
 from penguin_training.run.optimizers import rate_share
@@ -24,6 +25,7 @@ from penguin_training.run.parallel import clip_gradients
 from penguin_training.run.saved_state import begin_state, end_state, save_trainer
 
 _Value = TypeVar("_Value", Tensor, float)
+_SAMPLED = "sampled: "  # Begins the names of sums over sampled answers
 
 
 def train(run: Run, stop_at: int | None = None) -> None:
@@ -99,13 +101,16 @@ def _mean(steps: Sequence[dict[str, float]], seconds: float) -> dict[str, float]
         means[f"{name}_per_s"] = means.pop(name) * len(steps) / seconds
     for name in ("read", "unusable", "dropped_turns", "label_tokens", "label_weight", "with_frames"):
         means[name] *= len(steps)
-    return means
+    sums = {name.removeprefix(_SAMPLED): means.pop(name) for name in [*means] if name.startswith(_SAMPLED)}
+    return means | (reward_metrics(sums) if sums else {})
 
 
 def _training_step(run: Run) -> dict[str, float]:
     """Takes one optimiser step; returns its metrics over all processes."""
     settings, accelerator = run.settings, run.accelerator
     batches = [next(run.batches) for _ in range(settings.budgets.micro_batches // accelerator.num_processes)]
+    if run.rollouts is not None:
+        batches = run.rollouts.answer(run.model, batches, run.progress.step)
     counts = _count(run, batches)
     share = rate_share(run.progress.step, run.steps, settings.schedule)
     decay_epochs = settings.reconstruction.decay_epochs if settings.reconstruction else 0.0
@@ -118,7 +123,7 @@ def _training_step(run: Run) -> dict[str, float]:
             # Replicas and shards average gradients over processes, but the objective is a sum over processes.
             accelerator.backward(accelerator.num_processes * _objective(run, losses, counts, weight))
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value.detach() * (name == "cross_entropy" or batch.real_frames)
+            sums[name] = sums.get(name, 0) + value.detach() * (name not in RECONSTRUCTION or batch.real_frames)
     norm = clip_gradients(run.model, settings.optimizer.clip)
     run.optimizers.step(share)
     return _metrics(run, sums, counts, weight) | {"gradient_norm": norm, "rate_share": share}
@@ -136,13 +141,14 @@ def _count(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
     """Counts what a step holds over all processes; stops the run if too much of the data cannot be used."""
     own = {
         "label_tokens": sum(len(batch.targets) for batch in batches),
-        "label_weight": sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
+        "label_weight": sum(float(_counted(batch).sum(dtype=torch.float64)) for batch in batches),
         "tokens": sum(batch.size for batch in batches),
         "patches": sum(len(batch.patches) for batch in batches),
         "read": sum(batch.samples + len(batch.unusable) for batch in batches),
         "unusable": sum(len(batch.unusable) for batch in batches),
         "dropped_turns": sum(batch.dropped_turns for batch in batches),
         "with_frames": sum(batch.real_frames for batch in batches),
+        **{f"{_SAMPLED}{name}": sum(batch.sums[name] for batch in batches) for name in batches[0].sums},
     }
     totals = torch.tensor([*own.values()], dtype=torch.float64, device=run.accelerator.device)
     counts = dict(zip(own, run.accelerator.reduce(totals).tolist(), strict=True))
@@ -155,13 +161,21 @@ def _count(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
     return counts
 
 
+def _counted(batch: Batch) -> Tensor:
+    """Returns what each learnt token counts: its weight, or its share in one of the sampled answers."""
+    return batch.weights if batch.shares is None else batch.shares
+
+
 def _objective(run: Run, losses: Mapping[str, _Value], counts: Mapping[str, float], weight: float) -> _Value:
     """Returns what losses of a micro-batch, or their sums over a step, contribute to the loss of the step.
 
     cross-entropy / label_weight + weight * (direction + amplitude + relation) / label_tokens, with the counts of the
     whole step (released code, where all tokens weigh 1); or the mean of the reconstruction over the micro-batches.
+    With rewards, (cross-entropy weighted by advantages + rewards.kl * divergence) / answers.
     """
     total = losses["cross_entropy"] / (counts["label_weight"] or 1.0)
+    if "kl" in losses and run.settings.rewards:
+        total = total + run.settings.rewards.kl * losses["kl"] / (counts["label_weight"] or 1.0)
     settings = run.settings.reconstruction
     if settings is not None:
         by_label = settings.divided_by == "label_tokens"
@@ -177,6 +191,8 @@ def _metrics(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, float], 
     totals: dict[str, float] = dict(zip(sums, reduced, strict=True))
     metrics = {"loss": _objective(run, totals, counts, weight)}
     metrics["cross_entropy"] = totals["cross_entropy"] / (counts["label_weight"] or 1.0)
+    if "kl" in totals:
+        metrics["kl"] = totals["kl"] / (counts["label_weight"] or 1.0)
     if run.settings.reconstruction is not None:
         found = [name for name in RECONSTRUCTION if name in totals]
         metrics |= {name: totals[name] / max(1.0, counts["with_frames"]) for name in found}

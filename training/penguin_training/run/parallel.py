@@ -57,6 +57,18 @@ def place(model: StageModel, settings: StageSettings, accelerator: Accelerator) 
             layer.compile(dynamic=True)
     if settings.engine.sharding == "none":
         return accelerator.prepare(model)  # type: ignore[no-any-return]
+    return _shard(model, settings, accelerator)
+
+
+def place_frozen(model: StageModel, settings: StageSettings, accelerator: Accelerator) -> nn.Module:
+    """Puts a model that is not trained on its device, sharded like the one that is."""
+    model.requires_grad_(False).eval()
+    if settings.engine.sharding == "none":
+        return accelerator.prepare_model(model, evaluation_mode=True)  # type: ignore[no-any-return]
+    return _shard(model, settings, accelerator)
+
+
+def _shard(model: StageModel, settings: StageSettings, accelerator: Accelerator) -> nn.Module:
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)

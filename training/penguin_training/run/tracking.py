@@ -93,6 +93,8 @@ def _print_unless_reported(event: threading.ExceptHookArgs) -> None:
 def _summary(metrics: Mapping[str, float]) -> str:
     words = [f"loss {metrics['loss']:.4f}"]
     words += [f"{name} {metrics[name]:.3f}" for name in ("direction", "amplitude", "relation") if name in metrics]
+    if "reward" in metrics:
+        words.append(f"reward {metrics['reward']:.3f} · {metrics['without_variance_share']:.0%} of groups alike")
     words += [f"{metrics['tokens_per_s']:.0f} tokens/s", f"rate {metrics['rate_share']:.2f}"]
     if metrics["unusable"]:
         words.append(f"{metrics['unusable']:.0f} unusable")

@@ -22,6 +22,7 @@ from penguin_training.settings.field_types import (
     PositiveInt,
 )
 from penguin_training.settings.model import ModelSettings, Reconstruction
+from penguin_training.settings.rewards import Rewards
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -128,11 +129,13 @@ class StageSettings:
     optimizer: Optimizer = Field(default_factory=Optimizer)
     reconstruction: Reconstruction | None = None  # The losses against a teacher; null for none
     lora: Lora | None = None  # Low-rank training of the decoder; null for none
+    rewards: Rewards | None = None  # Learning from rewards of sampled answers; null for learning annotated answers
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
     def __post_init__(self) -> None:
         self._check_kind()
         self._check_parts()
+        self._check_rewards()
         if self.optimizer.kind == "muon" and self.engine.sharding == "fsdp2":
             raise ValueError("optimizer.kind muon needs whole matrices, which engine.sharding fsdp2 splits; change one")
         unlabelled = [file.name for file in self.data.files if not file.conversations]
@@ -173,3 +176,20 @@ class StageSettings:
             raise ValueError("lora trains matrices next to a frozen decoder; learning_rates.llm must be null")
         if self.reconstruction and rates.encoder is None:
             raise ValueError("reconstruction trains the encoder; learning_rates.encoder must not be null")
+
+    def _check_rewards(self) -> None:
+        if self.rewards is None:
+            return
+        if self.kind == "text" or self.model.start is None:
+            raise ValueError("rewards need a multimodal stage that begins with a model that can answer: model.start")
+        unused = {
+            "reconstruction": self.reconstruction is not None,
+            "data.answer_balance": self.data.answer_balance > 0,
+            "data.train_on all": self.data.train_on == "all",
+        }
+        if found := [name for name, used in unused.items() if used]:
+            raise ValueError(f"{found[0]} is about annotated answers, but rewards are about sampled ones; remove one")
+        if self.data.memory:
+            raise ValueError(
+                "data.memory changes what a clip shows, but rewards check answers about all of it; remove one"
+            )
