@@ -27,7 +27,7 @@ def caption_request(runtime: Runtime, processor: Processor, config: CaptionConfi
     sampling = config.sampling
     request = Request.prepare(processor, config.prompt, sampling)
     shortest = 0
-    if sampling.grammar is not None and runtime.info.vocab_size:  # otherwise only a server has the vocabulary
+    if sampling.grammar is not None and runtime.info.vocab_size:  # without a vocabulary, a server follows it
         shortest = shortest_answer(processor, runtime.info.vocab_size, sampling.grammar, sampling.max_new_tokens)
     if pace is None:
         return request

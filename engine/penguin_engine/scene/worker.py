@@ -481,10 +481,7 @@ class SceneWorker:
         pixels = frame.pixels  # the frame may shrink meanwhile
         pace = self.pace if server is None else None
         try:
-            if server is None:
-                request = caption_request(self._runtime, self._processor, self.caption, pace)
-            else:
-                request = Request.prepare(self._processor, self.caption.prompt, self.caption.sampling)
+            request = caption_request(self._runtime, self._processor, self.caption, pace)
         except PromptError as err:  # the session is as it was
             state.captioned(frame)
             self._listener.on_failure("making a caption", err)

@@ -14,6 +14,7 @@ from PIL import Image
 from scripted_runtime import ScriptedRuntime
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
+from penguin_engine.scene.caption_request import caption_request
 from penguin_engine.scene.episode import Episode
 from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.generation import Sampling
@@ -105,16 +106,18 @@ def ask(worker, on_text=lambda piece, tokens: None, question="What?", **options)
 
 
 def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
-    replies = ("a cup", "stop"), ('{"at":[[1,2,3,4]]}', "stop"), ("[]", "stop"), ('{"n":', "length")
+    box = '{"n": "[cup](100,200,300,400)"}'
+    replies = ("a cup", "stop"), (box, "stop"), ("[]", "stop"), ('{"n":', "length")
     with Misbehaving(*([chunk(*reply)] for reply in replies)) as server:
-        worker = make(server.url, local=False, caption=CaptionConfig(response_schema="objects"))
+        captions = CaptionConfig(response_schema="objects")
+        worker = make(server.url, local=False, caption=captions)
+        assert caption_request(worker._runtime, worker.used, captions, None).sampling == captions.sampling
         worker.remote.system_prompt = "You are a robot."
         show(worker, picture, 1)
         assert ask(worker, question="What?", conversation_id="c").answer.turns_used == 0
         sampling = Sampling(8, grammar=grammar_of('{"type": "object"}'))
         answer = ask(worker, question="How many?", conversation_id="c", sampling=sampling).answer
-        assert (answer.raw, answer.turns_used, answer.turns_forgotten) == (replies[1][0], 1, 0)
-        assert answer.grounding.text == answer.raw
+        assert (answer.grounding.text, answer.turns_used, answer.turns_forgotten) == (box, 1, 0)
         assert worker.step() and len(worker.listener.captions) == 1 and not worker.listener.failures
         with pytest.raises(PromptError, match="sent an answer that is not whole JSON: raise max_new_tokens"):
             ask(worker, sampling=sampling)

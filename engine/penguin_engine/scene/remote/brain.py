@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -282,18 +282,18 @@ class RemoteQuestion:
         options = {"messages": messages} | sampling_options(request.sampling)
         self.brain.complete(options, hooks, self.due_s, completion)
         answer.seconds["decode" if completion.began else "prefill"] = timer.lap()
-        completion.write_to(answer)
-        if request.sampling.grammar is not None and answer.ended_by != "cancelled":
+        follows_schema = request.sampling.grammar is not None
+        completion.write_to(answer, follows_schema)
+        if follows_schema and answer.ended_by != "cancelled":
             self._check_document(answer)
 
     def _check_document(self, answer: Answer) -> None:
-        """Makes the JSON the text of an answer; raises PromptError if it is none, because it always has to parse."""
+        """Raises PromptError if an answer is not whole JSON."""
         try:
             json.loads(answer.raw)
         except ValueError as err:
             remedy = "raise max_new_tokens" if answer.ended_by == "length" else "it does not follow JSON schemas"
             raise PromptError(f"{self.brain.server.name} sent an answer that is not whole JSON: {remedy}") from err
-        answer.grounding = replace(answer.grounding, text=answer.raw)
 
 
 def _take(piece: Any, asked: _Asked) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penguin_engine.scene.answer import Answer
@@ -52,9 +52,11 @@ class Completion:
                 self.ended_by = "length" if choice.finish_reason == "length" else "end"
         return text
 
-    def write_to(self, answer: Answer) -> None:
-        """Fills in what an answer says and how many tokens it has."""
+    def write_to(self, answer: Answer, is_json: bool) -> None:
+        """Fills in what an answer says, which may be JSON, and how many tokens it has."""
         answer.raw, answer.ended_by, answer.grounding = self.text, self.ended_by, parse(self.text)
+        if is_json:
+            answer.grounding = replace(answer.grounding, text=self.text)  # which programs parse
         answer.scores = self._scores_of(answer.grounding.objects)
         answer.generated_tokens, answer.prompt_tokens = self.tokens, self.prompt_tokens
         answer.visual_tokens = self.image_tokens or answer.visual_tokens
