@@ -46,6 +46,14 @@ MAY_IMPORT_ROS = re.compile(r"penguin_ros/((nodes|tools|console)/.*|convert|brid
 MAY_IMPORT_TENSORRT = re.compile(r"penguin_engine/runtimes/tensorrt/(flavour|cuda_device)\.py$")
 
 
+MAY_RUN_MODELS = {
+    "curation": ("penguin_engine.runtimes.encoder.",),
+    "post_training": ("penguin_engine.runtimes.torch_groups.",),
+    "recaptioning": ("penguin_engine.runtimes.base.", "penguin_engine.scene."),
+}
+"""What parts of the training package import of the engine, besides its memory: those that run a model."""
+
+
 def imports(path):
     """Yields the full name of every module that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -85,9 +93,8 @@ def test_engine_layers_import_one_way(path):
         assert "bench" not in used
     if path.is_relative_to(PACKAGES["penguin_training"]):
         engine = {name for name in imports(path) if name.startswith("penguin_engine")}
-        # Otherwise training runs no model of the engine.
-        samples = "penguin_engine.runtimes.torch_groups." if "post_training" in path.parts else "nothing else"
-        assert all(name.startswith(("penguin_engine.scene.memory.", samples)) for name in engine)
+        runs_models = next((names for part, names in MAY_RUN_MODELS.items() if part in path.parts), ())
+        assert all(name.startswith(("penguin_engine.scene.memory.", *runs_models)) for name in engine)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
