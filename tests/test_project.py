@@ -158,7 +158,9 @@ def unsafe_calls(source):
 
 
 def test_no_call_runs_code_that_a_file_holds():
-    assert {path: found for path in SOURCES if (found := list(unsafe_calls(path.read_text())))} == {}
+    """Except for a stage file's reward functions, which are Python modules of who trains."""
+    found = {path.name: calls for path in SOURCES if (calls := list(unsafe_calls(path.read_text())))}
+    assert found == {"rewards.py": ["importlib.import_module"]}
 
 
 @pytest.mark.parametrize(
