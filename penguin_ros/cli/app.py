@@ -10,6 +10,7 @@ from penguin_ros.cli import (
     bench_node,
     build,
     console,
+    curate,
     demo,
     doctor,
     embed,
@@ -50,6 +51,7 @@ app.command("build")(build.build)
 app.command("parity")(parity.parity)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
+app.command("curate")(curate.curate)
 app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")
