@@ -36,7 +36,7 @@ class Workers:
     def connected(self) -> Iterator[None]:
         """Starts Ray on this machine, or connects to the cluster; raises SettingError if none answers."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns of its own actors
         import ray
         import ray.data
 
