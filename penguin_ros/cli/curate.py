@@ -74,7 +74,7 @@ def curate(
 
     filters = Filters(min_side, max_aspect, min_sharpness, min_motion)
     settings = CurationSettings(keep, model, filters, max_distance, _levels(clusters), seed)
-    run = CurationRun(out.absolute(), settings, find_shards(inputs, root))
+    run = CurationRun(out.absolute(), settings, find_shards(inputs, root, out))
     with Phases() as progress:
         summary = run_steps(
             run, OpenModel(model, device, dtype, max_tokens), Workers(address, processes, gpus), progress.show

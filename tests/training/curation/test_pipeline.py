@@ -1,13 +1,14 @@
 import dataclasses
 import json
 import tarfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from curation_samples import COLOURS, InThisProcess, MeanColour, encoded, picture, write_tar
 from PIL import Image
 
-from penguin_models.errors import DataError, SettingError
+from penguin_models.errors import DataError, SettingError, TrainingError
 from penguin_training.curation.pipeline import curate
 from penguin_training.curation.results import CurationRun
 from penguin_training.curation.settings import CurationSettings, Filters
@@ -139,22 +140,25 @@ def test_a_table_keeps_its_columns(tmp_path):
 def test_pictures_that_the_encoder_refuses_are_named_and_the_others_go_on(tmp_path):
     class Refusing(MeanColour):
         def __call__(self, images):
-            if any(np.abs(rgb[:, :, 0].astype(int) - 255).max() == 0 for rgb in images):
+            if any((rgb[:, :, 0] == 255).all() for rgb in images):
                 raise DataError("this picture is too red")
-            return super().__call__(images)
+            vectors = super().__call__(images)
+            vectors[[(rgb[:, :, 2] == 255).all() for rgb in images]] = np.nan
+            return vectors
 
     (tmp_path / "in").mkdir()
     for number in range(6):
         rgb = picture(number)
-        if number == 3:
-            rgb[:, :, 0] = 255
+        if number in (3, 5):
+            rgb[:, :, number - 3] = 255
         Image.fromarray(rgb).save(tmp_path / "in" / f"{number}.png")
-    run = run_of([tmp_path / "in"], tmp_path / "out", dataclasses.replace(SETTINGS, keep=4, clusters=()))
+    run = run_of([tmp_path / "in"], tmp_path / "out", dataclasses.replace(SETTINGS, keep=3, clusters=()))
     summary = curate(run, Refusing, InThisProcess(), no_progress)
-    assert summary.dropped == {"not embedded": 1, "not selected": 1} and summary.kept == 4
-    assert summary.unreadable == [("3.png", "this picture is too red")]
+    assert summary.dropped == {"not embedded": 2, "not selected": 1} and summary.kept == 3
+    (first, second) = summary.unreadable
+    assert first == ("3.png", "this picture is too red") and second[0] == "5.png" and "not finite" in second[1]
     lines = (tmp_path / "out/selected/samples.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and not any("3.png" in line for line in lines)
+    assert len(lines) == 3 and not any("3.png" in line for line in lines)
 
 
 def test_nothing_is_left_to_select_from(tmp_path):
@@ -173,20 +177,29 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     Image.fromarray(picture(1)).save(tmp_path / "in" / "2.png")
     with pytest.raises(SettingError, match="a file was added, removed or changed"):
         run_of([tmp_path / "in"], tmp_path / "out").start()
+    with pytest.raises(DataError, match="lies in the input"):
+        find_shards([tmp_path], out=tmp_path / "out")
     with pytest.raises(SettingError, match="holds no curation"):
         run_of([tmp_path / "in"], tmp_path / "in").start()
 
 
-def fails(number):
-    raise DataError(f"shard {number} is lost")
+class Connected(Workers):
+    """Workers in a Ray session that is open."""
+
+    def connected(self):
+        return nullcontext()
 
 
 def test_shards_are_distributed_by_ray_data(tmp_path):
-    """One Ray session: a run in two processes gives what this process gives, and an error of a worker is a sentence."""
+    """A run in two processes gives what this process gives, and an error of a worker is a sentence."""
     pytest.importorskip("ray", reason="curation is an extra: pip install '.[curate]'")
-    archives = write_archives(tmp_path / "in")
-    run = run_of([archives], tmp_path / "out")
-    summary = curate(run, MeanColour, Workers(processes=2), no_progress)
-    check_result(run, summary)
-    with pytest.raises(SettingError, match="no Ray cluster answers at 127"), Workers("127.0.0.1:1").connected():
-        pass
+
+    def fails(number):
+        raise DataError(f"shard {number} is lost")
+
+    run = run_of([write_archives(tmp_path / "in")], tmp_path / "out")
+    workers = Connected(processes=2)
+    with Workers(processes=2).connected():
+        check_result(run, curate(run, MeanColour, workers, no_progress))
+        with pytest.raises(TrainingError, match="shard 7 is lost"):
+            list(workers.run([7], lambda: fails))

@@ -95,7 +95,11 @@ def _embed(
             _embed([sample], embedder, vectors, problems)
         return
     for number, views in samples:
-        vectors[number] = _unit(np.mean([_unit(next(found)) for _ in views.images], axis=0))
+        vector = _unit(np.mean([_unit(next(found)) for _ in views.images], axis=0))
+        if np.isfinite(vector).all() and vector.any():
+            vectors[number] = vector
+        else:
+            problems[number] = "its features are zero or not finite; use another --dtype"
 
 
 def _unit(vector: Float32Array) -> Float32Array:

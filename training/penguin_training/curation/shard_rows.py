@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,8 +145,14 @@ def _sample_row(raw: Any, root: Path, place: str) -> Row | DataError:
     return Row(sample_id(raw, place), lambda folder: parse_annotation(raw, root, place, False).media, raw)
 
 
+@lru_cache(maxsize=1)
+def _listed(folder: str, count: int) -> list[Path]:
+    """Lists a folder once in a process, and again if its number of files differs."""
+    return image_files(Path(folder))
+
+
 def _image_rows(shard: Shard) -> Iterator[Row | DataError]:
-    for file in image_files(Path(shard.path))[shard.first : shard.first + SAMPLES_PER_SHARD]:
+    for file in _listed(shard.path, shard.size)[shard.first : shard.first + SAMPLES_PER_SHARD]:
         yield Row(file.name, partial(_file_media, file), file)
 
 

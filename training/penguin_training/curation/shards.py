@@ -41,16 +41,20 @@ class Shard:
     root: str
 
 
-def find_shards(inputs: Sequence[Path], root: Path | None = None) -> list[Shard]:
+def find_shards(inputs: Sequence[Path], root: Path | None = None, out: Path | None = None) -> list[Shard]:
     """Returns the shards of files and folders, in the order in which samples are numbered.
 
     Args:
         inputs: Files and folders.
         root: Folder that paths in tables and annotation files are relative to; that of each file if None.
+        out: Output folder, which must not lie in the input.
 
     Raises:
         DataError: An input is missing, empty, given twice, damaged as a whole, or of another kind.
     """
+    for path in inputs:
+        if out is not None and path.resolve() in (out.resolve(), *out.resolve().parents):
+            raise DataError(f"the output folder {out} lies in the input {path}; choose a folder outside of it")
     shards = [shard for path in inputs for shard in _shards_of(path.absolute(), root)]
     if len({(shard.path, shard.first) for shard in shards}) < len(shards):
         raise DataError("a file is among the inputs twice; give it once")

@@ -37,17 +37,19 @@ class Workers:
         """Starts Ray on this machine, or connects to the cluster; raises SettingError if none answers."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns of its own actors
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 are too few on a busy machine
         import ray
         import ray.data
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == "local":
             options |= {"num_cpus": self.processes, "object_store_memory": _OBJECT_STORE_BYTES}
-            options |= {"include_dashboard": False}
+            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}  # not open to the network
         try:
             ray.init(address=self.address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as err:
-            raise SettingError(f"no Ray cluster answers at {self.address}: {' '.join(str(err).split())[:200]}") from err
+        except Exception as err:  # Ray raises plain exceptions, too
+            what = "Ray does not start here" if self.address == "local" else f"no Ray cluster answers at {self.address}"
+            raise SettingError(f"{what}: {' '.join(str(err).split())[:200]}") from err
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
