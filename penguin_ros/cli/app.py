@@ -11,6 +11,7 @@ from penguin_ros.cli import (
     bench_serve,
     build,
     console,
+    curate,
     demo,
     doctor,
     embed,
@@ -52,6 +53,7 @@ app.command("build")(build.build)
 app.command("parity")(parity.parity)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
+app.command("curate")(curate.curate)
 app.add_typer(tabletop.app, name="tabletop")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(episodes.app, name="episodes")

@@ -13,6 +13,7 @@ from penguin_ros.stopping import quiet_ctrl_c
 _PYPI_NAMES = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
     "ml_dtypes": "ml-dtypes",
     "ruamel": "ruamel.yaml",
     "yaml": "pyyaml",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +16,6 @@ from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
 from penguin_models.errors import DataError, MediaError
 from penguin_models.image_files import FORMATS
 from penguin_models.media import ClipFrame, orientation, to_rgb, turned
-from penguin_models.types import UInt8Array
 
 _URL = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
 _FILE = re.compile(r"file://(?:localhost)?(/[^?#]*).*", re.IGNORECASE | re.DOTALL)
@@ -50,7 +49,7 @@ def read_reference(value: Any, key: str, root: Path, is_clip: bool) -> MediaRefe
     if value[:5].lower() == "data:":
         if is_clip:
             raise DataError(f"{key} is a clip in a data: URI; write it to a file and give its path")
-        return MediaReference(Path("data: URI"), is_clip, (ClipFrame(0.0, _decode(value, key)),))
+        return _decode_uri(value, key)
     scheme = _URL.match(value)
     path = root / value
     if scheme is not None:
@@ -72,7 +71,19 @@ def checked_unicode(text: str, what: str) -> str:
     return text
 
 
-def _decode(uri: str, key: str) -> UInt8Array:
+def decode_image(content: bytes, what: str) -> MediaReference:
+    """Decodes the content of an image file; raises DataError, which begins with `what`, if it is no image."""
+    try:
+        with opened(content, what, FORMATS, MAX_IMAGE_PIXELS) as image:
+            rgb = turned(to_rgb(image), orientation(image, what))
+    except UnidentifiedImageError as err:
+        raise DataError(f"{what} cannot be decoded: its bytes are no image") from err
+    except MediaError as err:
+        raise DataError(str(err)) from err
+    return MediaReference(Path(what), False, (ClipFrame(0.0, rgb),))
+
+
+def _decode_uri(uri: str, key: str) -> MediaReference:
     header = _DATA.match(uri)
     try:
         if header is None:
@@ -80,11 +91,4 @@ def _decode(uri: str, key: str) -> UInt8Array:
         content = base64.b64decode(uri[header.end() :], validate=True)
     except ValueError as err:
         raise DataError(f"{key} is a data: URI that cannot be decoded: {err}") from err
-    what = f"{key} is a data: URI that"
-    try:
-        with opened(content, what, FORMATS, MAX_IMAGE_PIXELS) as image:
-            return turned(to_rgb(image), orientation(image, what))
-    except UnidentifiedImageError as err:
-        raise DataError(f"{what} cannot be decoded: its bytes are no image") from err
-    except MediaError as err:
-        raise DataError(str(err)) from err
+    return replace(decode_image(content, f"{key} is a data: URI that"), path=Path("data: URI"))
