@@ -151,7 +151,10 @@ def unsafe_calls(source):
 
 
 def test_no_call_runs_code_that_a_file_holds():
-    assert {path: found for path in SOURCES if (found := list(unsafe_calls(path.read_text())))} == {}
+    found = {path: list(unsafe_calls(path.read_text())) for path in SOURCES}
+    # Whoever writes a stage file names the functions of installed modules that judge answers.
+    rewards = found.pop(PACKAGES["penguin_training"] / "post_training" / "rewards.py")
+    assert rewards == ["importlib.import_module"] and not any(found.values())
 
 
 @pytest.mark.parametrize(

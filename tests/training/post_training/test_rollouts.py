@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from penguin_training.post_training.answered_batch import WeightedAnswer, read_p
 from penguin_training.post_training.rollouts import Rollouts
 from penguin_training.run.loop import train
 from penguin_training.run.parallel import place
+from penguin_training.run.saved_state import find_states
 
 ASKED = ("What is it?", "How many are there of them, and where?", "Why?")
 
@@ -112,7 +114,7 @@ def test_steps_raise_the_reward_and_a_resumed_run_takes_the_same_ones(rewarded, 
     rewarded["schedule"] = {"steps": 3, "warmup_share": 0.0, "end_share": 1.0}
     rewarded["learning_rates"] = {"llm": 0.1}
     rewarded["rewards"] |= {"group": 12, "kl": 0.01}
-    rewarded["engine"]["save_every"] = None
+    rewarded["engine"]["save_every"] = 2
     whole = start(rewarded)
     train(whole)
     rewards = losses(whole, "reward")
@@ -123,7 +125,9 @@ def test_steps_raise_the_reward_and_a_resumed_run_takes_the_same_ones(rewarded, 
     assert losses(whole, "reward_wanted")[2] > losses(whole, "reward_wanted")[0]
     assert all(1 <= value <= 4 for value in losses(whole, "answer_length"))
     rewarded["output"] = str(tmp_path / "stopped")
-    train(start(rewarded), stop_at=2)
+    state = find_states(whole.output)[0]
+    shutil.copytree(state, tmp_path / "stopped" / "checkpoints" / state.name)
+    shutil.copy(whole.output / "metrics.jsonl", tmp_path / "stopped")
     resumed = start(rewarded, resume=True)
     train(resumed)
     for name in ("reward", "loss", "kl", "gradient_norm"):
