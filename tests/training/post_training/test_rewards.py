@@ -96,7 +96,7 @@ def test_a_function_that_cannot_be_loaded_is_refused(own_rewards, function, mess
     [
         ("rewards", {"group": 1}, "rewards.group is 1"),
         ("rewards", {"functions": []}, "rewards.functions"),
-        ("rewards", {"functions": [{"function": "exact"}]}, "rewards.functions.0.function is 'exact'"),
+        ("rewards", {"functions": [{"function": "exact"}]}, "function 'exact' must be module:function"),
         ("rewards", {"functions": [{"function": "a:b"}, {"function": "c:b"}]}, "two functions are named b"),
         ("rewards", {"kl": -0.1}, "rewards.kl is -0.1"),
         ("rewards", {"max_new_tokens": 99999}, "max_new_tokens is 99999, but the decoder's context is"),

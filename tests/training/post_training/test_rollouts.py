@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,12 +17,14 @@ from penguin_engine.runtimes import torch_groups
 from penguin_engine.runtimes.torch import TorchRuntime, TorchVisualTokens
 from penguin_engine.runtimes.torch_groups import sample_groups
 from penguin_models.checkpoint import load_pretrained
+from penguin_models.errors import TrainingError
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.model.build_model import build_model
 from penguin_training.post_training.answered_batch import WeightedAnswer, read_prompts, with_answers
 from penguin_training.post_training.rollouts import Rollouts
 from penguin_training.run.loop import train
 from penguin_training.run.parallel import place
+from penguin_training.run.saved_state import find_states
 
 ASKED = ("What is it?", "How many are there of them, and where?", "Why?")
 
@@ -111,17 +114,20 @@ def test_steps_raise_the_reward_and_a_resumed_run_takes_the_same_ones(rewarded, 
     rewarded["schedule"] = {"steps": 3, "warmup_share": 0.0, "end_share": 1.0}
     rewarded["learning_rates"] = {"llm": 0.1}
     rewarded["rewards"] |= {"group": 12, "kl": 0.01}
-    rewarded["engine"]["save_every"] = None
+    rewarded["engine"]["save_every"] = 2
     whole = start(rewarded)
     train(whole)
     rewards = losses(whole, "reward")
     assert rewards[2] > 2 * rewards[0]
     assert losses(whole, "kl")[0] == pytest.approx(0, abs=1e-4) and losses(whole, "kl")[2] > 0.01
-    for name in ("reward_wanted", "reward_first", "ended_share", "without_variance_share"):
+    for name in ("reward_first", "ended_share", "without_variance_share", "unjudged_share"):
         assert all(0 <= value <= 1 for value in losses(whole, name)), name
+    assert losses(whole, "reward_wanted")[2] > losses(whole, "reward_wanted")[0]
     assert all(1 <= value <= 4 for value in losses(whole, "answer_length"))
     rewarded["output"] = str(tmp_path / "stopped")
-    train(start(rewarded), stop_at=2)
+    state = find_states(whole.output)[0]
+    shutil.copytree(state, tmp_path / "stopped" / "checkpoints" / state.name)
+    shutil.copy(whole.output / "metrics.jsonl", tmp_path / "stopped")
     resumed = start(rewarded, resume=True)
     train(resumed)
     for name in ("reward", "loss", "kl", "gradient_norm"):
@@ -140,6 +146,12 @@ def test_adapters_learn_and_the_reference_stays(rewarded, start, losses):
     assert divergences[0] == pytest.approx(0, abs=1e-4) and divergences[1] > 1e-3
     after = next(p for name, p in run.model.named_parameters() if name.endswith("q_proj.base_layer.weight"))
     assert torch.equal(before, after)
+
+
+def test_questions_that_no_reward_applies_to_stop_the_run(rewarded, start):
+    rewarded["rewards"]["functions"] = [{"function": "penguin_training.post_training.tabletop_rewards:boxes"}]
+    with pytest.raises(TrainingError, match=r"none .* applies to any of \d+ questions, .* which has the fields id, "):
+        train(start(rewarded))
 
 
 def test_shards_give_the_same_losses(rewarded, start, parse):

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from penguin_engine.runtimes.torch_groups import sample_groups
+from penguin_models.errors import TrainingError
 from penguin_models.vlm import PenguinVL
 from penguin_training.data.batch import Batch
 from penguin_training.data.questions import Question
@@ -28,7 +29,7 @@ from penguin_training.run.checkpoint import assemble, gather_weights
 from penguin_training.run.parallel import place_frozen
 from penguin_training.settings.stage import StageSettings
 
-_SUMS = ("answers", "groups", "reward", "length", "ended", "without_variance")
+_SUMS = ("answers", "groups", "reward", "length", "ended", "without_variance", "unjudged")
 
 
 class Rollouts:
@@ -47,7 +48,7 @@ class Rollouts:
     def answer(self, model: nn.Module, batches: Sequence[Batch], step: int) -> list[Batch]:
         """Returns the micro-batches of a step with sampled answers in place of the annotated ones.
 
-        Every process must call this. Raises TrainingError if a reward function fails.
+        Every process must call this. Raises TrainingError if a reward function fails, or none applies to any question.
         """
         device, world = self._accelerator.device, self._accelerator.num_processes
         dtype = torch.float32 if self._settings.engine.precision == "float32" else torch.bfloat16
@@ -58,6 +59,12 @@ class Rollouts:
             seed = np.random.SeedSequence([self._settings.engine.seed, step, place]).generate_state(1)
             random = torch.Generator(device).manual_seed(int(seed[0]))
             answered.append(self._with_reference(self._sample(policy, batch, random)))
+        if (groups := sum(batch.sums["groups"] for batch in answered)) == sum(b.sums["unjudged"] for b in answered) > 0:
+            example = next(question for batch in answered for question in batch.questions)
+            raise TrainingError(
+                f"none of rewards.functions applies to any of {groups:.0f} questions, for example question "
+                f"{example.turn} of {example.id}, which has the fields {', '.join(example.fields)}; name one that does"
+            )
         return answered
 
     def _sample(self, policy: PenguinVL, batch: Batch, random: torch.Generator) -> Batch:
@@ -79,7 +86,8 @@ class Rollouts:
     ) -> list[WeightedAnswer]:
         """Rewards the answers to a question; equal answers become one, which leaves every sum as it is."""
         decode, ends = self._blueprint.processor.decode, self._blueprint.processor.end_token_ids
-        rewards = [self._reward(question, decode(ids), sums) for ids in group]
+        judged = [self._reward(question, decode(ids), sums) for ids in group]
+        rewards = [reward or 0.0 for reward in judged]
         advantages = group_advantages(rewards)
         sums["answers"] += len(group)
         sums["groups"] += 1
@@ -87,18 +95,19 @@ class Rollouts:
         sums["length"] += sum(map(len, group))
         sums["ended"] += sum(ids[-1] in ends for ids in group)
         sums["without_variance"] += not any(advantages)
+        sums["unjudged"] += all(reward is None for reward in judged)
         counts = Counter(map(tuple, group))
         totals: dict[tuple[int, ...], float] = dict.fromkeys(counts, 0.0)
         for ids, advantage in zip(group, advantages, strict=True):
             totals[tuple(ids)] += advantage
         return [WeightedAnswer(ids, totals[ids], count) for ids, count in counts.items()]
 
-    def _reward(self, question: Question, answer: str, sums: dict[str, float]) -> float:
-        total = 0.0
+    def _reward(self, question: Question, answer: str, sums: dict[str, float]) -> float | None:
+        total = None
         for reward in self._rewards:
             value = reward.of(question, answer)
             if value is not None:
-                total += reward.settings.weight * value
+                total = (total or 0.0) + reward.settings.weight * value
                 sums[f"sum {reward.settings.name}"] += value
                 sums[f"of {reward.settings.name}"] += 1
         return total
@@ -122,6 +131,7 @@ def reward_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "answer_length": sums["length"] / answers,
         "ended_share": sums["ended"] / answers,
         "without_variance_share": sums["without_variance"] / groups,
+        "unjudged_share": sums["unjudged"] / groups,
     }
 
 

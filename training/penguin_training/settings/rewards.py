@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from penguin_training.settings.field_types import CONFIG, NonNegativeFloat, PositiveFloat, PositiveInt
+from penguin_training.settings.field_types import CONFIG, Name, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, config=CONFIG)
 class RewardFunction:
     """A function that judges answers; see post_training/rewards.py."""
 
-    # `module:function`; the module must be importable
-    function: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+    function: Name  # `module:function`; the module must be importable
     weight: PositiveFloat = 1.0  # Factor of its values in the reward of an answer
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.function):
+            raise ValueError(f"function {self.function!r} must be module:function, for example own_rewards:exact")
 
     @property
     def name(self) -> str:
