@@ -53,7 +53,13 @@ def test_clusters_are_the_same_for_the_same_seed_and_never_more_than_samples():
 
 @pytest.mark.parametrize(
     ("samples", "wanted", "levels"),
-    [(20_000, (), [400, 40, 4]), (300, (), [6]), (3, (), [1]), (10, (500, 20, 5), [10, 10, 5])],
+    [
+        (20_000, (), [400, 40, 4]),
+        (10**8, (), [50_000, 5000, 500]),
+        (300, (), [6]),
+        (3, (), [1]),
+        (10, (500, 20, 5), [10, 10, 5]),
+    ],
 )
 def test_levels(samples, wanted, levels):
     assert CurationSettings(1, "e", Filters(), clusters=wanted).levels(samples) == levels

@@ -3,6 +3,7 @@ import json
 import tarfile
 from contextlib import nullcontext
 
+import curation_samples
 import numpy as np
 import pytest
 from curation_samples import COLOURS, InThisProcess, MeanColour, encoded, picture, write_tar
@@ -192,7 +193,8 @@ class Connected(Workers):
 
 def test_shards_are_distributed_by_ray_data(tmp_path):
     """A run in two processes gives what this process gives, and an error of a worker is a sentence."""
-    pytest.importorskip("ray", reason="curation is an extra: pip install '.[curate]'")
+    ray = pytest.importorskip("ray", reason="curation is an extra: pip install '.[curate]'")
+    ray.cloudpickle.register_pickle_by_value(curation_samples)  # workers cannot import it
 
     def fails(number):
         raise DataError(f"shard {number} is lost")

@@ -59,10 +59,11 @@ def cluster(vectors: Float32Array, levels: Sequence[int], seed: int) -> Hierarch
             max_points_per_centroid=POINTS_PER_CLUSTER,
         )
         means.train(np.ascontiguousarray(points))
+        found: Float32Array = np.asarray(means.centroids, np.float32)
         if centroids:
-            parents.append(_nearest(means.centroids, points))
-        centroids.append(means.centroids)
-        points = means.centroids
+            parents.append(_nearest(found, points))
+        centroids.append(found)
+        points = found
     return Hierarchy(centroids[0], parents)
 
 

@@ -54,9 +54,10 @@ class CurationSettings:
     def levels(self, samples: int) -> list[int]:
         """Returns the number of clusters of each level for this number of samples, the finest first.
 
-        If none are set, three levels: a cluster for 50 samples, and a tenth of that at each further level.
+        If none are set, three levels: a cluster for 50 samples (at most 50,000), and a tenth at each further level.
         """
-        wanted = self.clusters or tuple(samples // (50 * 10**level) for level in range(3))
+        finest = min(samples // 50, 50_000)
+        wanted = self.clusters or tuple(finest // 10**level for level in range(3))
         return [min(number, samples) for number in wanted if number > 0] or [1]
 
     def to_dict(self) -> dict[str, Any]:
