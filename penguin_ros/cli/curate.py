@@ -111,7 +111,7 @@ class OpenModel:
         from penguin_engine.export.manifest import MANIFEST
         from penguin_engine.runtimes.encoder import open_encoder
         from penguin_models.config import ENCODER_MODEL_TYPE, MODEL_TYPE, read_json
-        from penguin_models.encoder_from_llm import LLM_MODEL_TYPE
+        from penguin_models.encoder_from_llm import LLM_MODEL_TYPES
         from penguin_models.hub import resolve_checkpoint
         from penguin_training.curation.embedding import TransformersEmbedder
 
@@ -119,7 +119,7 @@ class OpenModel:
         if any((folder / name).is_file() for name in (ENCODER_MANIFEST, MANIFEST)):
             return _PenguinEmbedder(open_encoder(folder, self.device, self.dtype), self.max_tokens)
         folder = resolve_checkpoint(self.model)
-        if read_json(folder / "config.json").get("model_type") in (ENCODER_MODEL_TYPE, MODEL_TYPE, LLM_MODEL_TYPE):
+        if read_json(folder / "config.json").get("model_type") in (ENCODER_MODEL_TYPE, MODEL_TYPE, *LLM_MODEL_TYPES):
             return _PenguinEmbedder(open_encoder(folder, self.device, self.dtype), self.max_tokens)
         return TransformersEmbedder(str(folder), self.device, self.dtype)
 
