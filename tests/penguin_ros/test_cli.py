@@ -63,7 +63,7 @@ def test_executable_answers_about_an_image(asking, tabletop, tmp_path):
     assert schema(answer) == {
         **dict.fromkeys(("answer", "raw", "ended_by"), "str"),
         **dict.fromkeys(("objects", "time_ranges", "notes"), "list"),
-        **dict.fromkeys(("malformed_boxes", "frames", "keyframes"), "int"),
+        **dict.fromkeys(("malformed_boxes", "frames", "keyframes", "turns_used", "turns_forgotten"), "int"),
         "tokens": dict.fromkeys(("visual", "prompt", "generated"), "int"),
         "seconds": dict.fromkeys(("read", "encode", "prefill", "decode"), "float"),
     }

@@ -42,7 +42,7 @@ def test_service_and_action_have_the_same_fields():
 
 def test_error_codes_are_distinct_and_zero_means_none():
     codes = {name: getattr(msg.Answer, name) for name in dir(msg.Answer) if name.startswith("ERROR_")}
-    assert len(set(codes.values())) == len(codes) == 9
+    assert len(set(codes.values())) == len(codes) == 10
     assert codes["ERROR_NONE"] == msg.Answer().error_code == 0
 
 
