@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, print_json, print_note, stdout
+from penguin_ros.cli.output import DeviceOption, EncoderDtypeOption, JsonOption, print_json, print_note, stdout
 from penguin_ros.cli.phases import Phases
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def curate(
     ] = 256,
     gpus: Annotated[float, typer.Option(help="GPUs of each process that runs the encoder.", min=0)] = 0.0,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
+    dtype: EncoderDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select a balanced set of samples, without damaged, poor and repeated ones.

@@ -12,7 +12,7 @@ from penguin_models.errors import BudgetError, MediaError
 from penguin_models.types import Size
 from penguin_ros.cli.output import (
     DeviceOption,
-    DtypeOption,
+    EncoderDtypeOption,
     JsonOption,
     RevisionOption,
     print_json,
@@ -53,7 +53,7 @@ def embed(
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also write each token, not only their mean.")] = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
+    dtype: EncoderDtypeOption = None,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -58,6 +58,8 @@ def export(
     if revision is not None:
         model = str(resolve_checkpoint(model, revision))
     if encoder:
+        if vision_dtype is not None or sample:
+            raise typer.BadParameter("--vision-dtype and --sample are for whole models", param_hint="--encoder")
         _export_encoder(model, out, profile, dtype, as_json)
         return
     samples = [load_image(path) for path in sample or []] or drawn_samples(_DRAWN_SAMPLES)

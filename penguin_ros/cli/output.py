@@ -31,6 +31,10 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights. [default: as stored]")
 ]
+EncoderDtypeOption = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option("--dtype", help="Type of the weights. [default: float32 on a CPU, else as stored]"),
+]
 RuntimeOption = Annotated[
     Literal["torch", "onnx", "tensorrt"],
     typer.Option(help="Runtime of the model; onnx and tensorrt take a folder made by `penguin-vl export`."),

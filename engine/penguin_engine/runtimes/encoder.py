@@ -47,7 +47,8 @@ def open_encoder(
     Args:
         path_or_repo: Exported encoder, or anything that `penguin_models.load_encoder` reads.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA if there is a GPU.
-        dtype: Type of the weights; as stored if None. An exported encoder must have it.
+        dtype: Type of the weights; if None, float32 on a CPU, where it is fastest, else as stored. An exported encoder
+            must have it.
         revision: Branch, tag or commit on the model hub.
 
     Raises:
@@ -56,6 +57,8 @@ def open_encoder(
     """
     folder = Path(path_or_repo).expanduser()
     if (folder / ENCODER_MANIFEST).is_file():
+        if revision is not None:
+            raise EngineError(f"{folder} is an exported encoder, which has no revision {revision!r}; omit the revision")
         return _open_onnx(folder, device, dtype)
     if (folder / MANIFEST).is_file():
         raise EngineError(
@@ -93,10 +96,13 @@ def _float32(features: list[np.ndarray]) -> list[Float32Array]:
 def _open_torch(path_or_repo: str | Path, device: str, dtype: str | None, revision: str | None) -> OpenEncoder:
     import torch
 
+    from penguin_models.checkpoint import usable_device
     from penguin_models.image_encoder import load_encoder
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None and usable_device(device).type == "cpu":
+        dtype = "float32"
     loaded = load_encoder(path_or_repo, dtype, device, revision)
 
     def run(images: Sequence[PatchedImage]) -> list[Float32Array]:

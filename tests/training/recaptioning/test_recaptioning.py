@@ -90,9 +90,11 @@ def test_an_interrupted_run_goes_on_where_it_was(files, tmp_path):
     counts = recaption(files, out, again)
     assert (counts.earlier, counts.written) == (2, 2) and out.read_text() == (tmp_path / "whole.jsonl").read_text()
     assert sum(prompt == DETECTION for _, prompt in again.asked) == 1
-    out.write_text('{"id": "other"}\n')
-    with pytest.raises(DataError, match="not the output of an earlier run"):
-        recaption(files, out, again)
+    for foreign in ('{"id": "other"}\n', '[{"id": "other", "image": "a.png"}]', "notes"):
+        out.write_text(foreign)
+        with pytest.raises(DataError, match="not the output of an earlier run"):
+            recaption(files, out, again)
+        assert out.read_text() == foreign
 
 
 def test_a_prompt_that_is_refused_or_contradictory_costs_one_sample(files, tmp_path):

@@ -35,6 +35,8 @@ class TransformersEmbedder:
         from transformers import AutoImageProcessor, AutoModel
 
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if dtype is None and self._device == "cpu":
+            dtype = "float32"  # the fastest there
         try:
             self._processor = AutoImageProcessor.from_pretrained(path_or_repo, trust_remote_code=False)
             self._model = (

@@ -25,6 +25,8 @@ from penguin_training.recaptioning.clip import recaption_clip
 from penguin_training.recaptioning.picture import Recaptioned, recaption_picture
 
 _ALL_FRAMES = 10**9
+_BEGINNING = b'{"of": "'
+"""How each line of an output begins."""
 _OF_THE_SAMPLE = (MediaError, DataError, PromptError, BudgetError, ContextLengthError)
 """Errors after which the next sample may well succeed."""
 
@@ -128,7 +130,7 @@ def _recaptioned(
 
 def _annotation(name: str, media: dict[str, str], sample: dict[str, Any], parts: int) -> dict[str, Any]:
     content = {key: value for key, value in sample.items() if key != "name"}
-    return {"id": f"{name}/{sample['name']}", "of": name, "parts": parts, **media, **content}
+    return {"of": name, "parts": parts, "id": f"{name}/{sample['name']}", **media, **content}
 
 
 def _write(file: Any, lines: Sequence[dict[str, Any]]) -> None:
@@ -144,7 +146,7 @@ def _finished(path: Path) -> set[str]:
     parts = position = complete = 0
     with path.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and line.startswith(_BEGINNING[: len(line)]):
                 break  # a killed run was writing it
             position += len(line)
             try:

@@ -21,7 +21,7 @@ _NO_KEY = "none"  # the client insists on one
 
 
 class OpenAIServer:
-    """One model of a server. Everything runs in the event loop of whoever calls it.
+    """One model of a server. Everything runs in the caller's event loop.
 
     Attributes:
         name: The server, as the beginning of a sentence.
