@@ -1,1 +1,1 @@
-"""The lifecycle node `penguin`: vlm_node.py wires subscriptions, worker, questions, outputs and diagnostics."""
+"""The lifecycle node `penguin`: vlm_node.py is the node, configured.py what it has while it is configured."""

@@ -121,11 +121,10 @@ class EpisodeRecorder:
             self.store.add(replace(episode, pose=pose), rgb)
 
     def close(self) -> None:
-        """Writes what waits, and closes the store."""
+        """Passes on what waits for a pose; the store is closed by its owner."""
         self.settle(0.0)
         if self._poses is not None:
             self._poses.close()
-        self.store.close()
 
     def values(self) -> dict[str, Any]:
         """Returns the state of the store by name, for diagnostics."""

@@ -19,8 +19,9 @@ from penguin_models.errors import CheckpointError, PenguinError
 from penguin_models.processor import Processor
 from penguin_ros.nodes.context import ExecutorThread, start_ros
 from penguin_ros.nodes.lasting_executor import LastingExecutor
+from penguin_ros.nodes.loaded import OpenModel
 from penguin_ros.nodes.parameters import files_without_effect
-from penguin_ros.nodes.vlm_node import OpenModel, VlmNode
+from penguin_ros.nodes.vlm_node import VlmNode
 from penguin_ros.settings import NodeSettings
 from penguin_ros.stopping import end_process, stop_on_signals
 

@@ -17,7 +17,6 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from penguin_engine.scene.watches import Judgement, PendingWatch, Watches, WatchRequest
 from penguin_engine.scene.worker import SceneWorker
 from penguin_models.errors import CancelledError
-from penguin_models.processor import Processor
 from penguin_ros.convert import alert_message
 from penguin_ros.nodes.ask_server import explain, finished
 from penguin_ros.nodes.goals import Goals
@@ -37,7 +36,7 @@ class WatchServer:
         self,
         node: LifecycleNode,
         watches: Watches,
-        configured: Callable[[], tuple[SceneWorker, Processor]],
+        worker: Callable[[], SceneWorker],
         camera_name: Callable[[str], str],
     ):
         """Creates the action server and the publisher.
@@ -45,11 +44,11 @@ class WatchServer:
         Args:
             node: The node.
             watches: The node's watches; refuse goals unless it is active.
-            configured: Returns the worker and the processor of an active node.
+            worker: Returns the worker of an active node.
             camera_name: Returns the full name of an image topic, or raises UnknownCameraError.
         """
         self.waiting = 0
-        self._node, self._watches, self._configured, self._camera_name = node, watches, configured, camera_name
+        self._node, self._watches, self._worker, self._camera_name = node, watches, worker, camera_name
         self._alerts = node.create_lifecycle_publisher(Alert, "~/alerts", _ALERTS_QOS)
         group = ReentrantCallbackGroup()  # other callbacks must run while a coroutine waits
         self._goals = Goals(node, Watch, "~/watch", self._on_goal, self._cancel, group)
@@ -84,10 +83,10 @@ class WatchServer:
 
     def _begin(self, goal: ServerGoalHandle) -> PendingWatch:
         self._watches.check()
-        worker, processor = self._configured()
+        worker = self._worker()
         wanted: Watch.Goal = goal.request
         request = WatchRequest.prepare(
-            processor,
+            worker.processor,
             wanted.condition,
             wanted.cameras or list(worker.camera_states),
             self._camera_name,

@@ -181,7 +181,7 @@ def test_a_slow_machine_sees_small_frames_seldom_and_says_so(processor):
 def test_sizes_grow_again_when_the_machine_has_time_again(processor):
     costs = {name: value * 50 for name, value in BASE.items()}
     run = simulate(processor, costs, size=(336, 448), seconds=20.0)
-    small, runtime = run.pace.arrival_tokens, run.worker._runtime
+    small, runtime = run.pace.arrival_tokens, run.worker.runtime
     runtime.fixed_s, runtime.patch_s, runtime.token_s = BASE.values()
     clock, state = run.pace.clock, run.worker.camera_states["a"]
     for _ in range(200):

@@ -14,7 +14,7 @@ from PIL import Image
 from scripted_runtime import ScriptedRuntime
 
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
-from penguin_engine.scene.caption_request import caption_request
+from penguin_engine.scene.captioning import caption_request
 from penguin_engine.scene.episode import Episode
 from penguin_engine.scene.episodes import open_episodes
 from penguin_engine.scene.generation import Sampling
@@ -82,7 +82,7 @@ def make(processor):
         worker = SceneWorker(runtime, used, states, caption, RequestQueue(4), Listener(), remote=remote)
         worker.queue.open()
         worker.watches.open()
-        worker.used, worker.listener = used, worker._listener
+        worker.used = used
         workers.append(worker)
         return worker
 
@@ -111,7 +111,7 @@ def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
     with Misbehaving(*([chunk(*reply)] for reply in replies)) as server:
         captions = CaptionConfig(response_schema="objects")
         worker = make(server.url, local=False, caption=captions)
-        assert caption_request(worker._runtime, worker.used, captions, None).sampling == captions.sampling
+        assert caption_request(worker.runtime, worker.used, captions, None).sampling == captions.sampling
         worker.remote.system_prompt = "You are a robot."
         show(worker, picture, 1)
         assert ask(worker, question="What?", conversation_id="c").answer.turns_used == 0

@@ -122,7 +122,7 @@ def scene(processor):
 
     yield make
     for worker in workers:
-        assert not worker._listener.failures
+        assert not worker.listener.failures
         worker.queue.close("the test is over")
         worker.stop()
 
@@ -184,7 +184,7 @@ def test_cameras_are_judged_on_their_own(scene):
 def test_a_question_comes_first_and_captions_are_not_starved(scene):
     made = scene(caption=CaptionConfig(on_keyframe=True, max_new_tokens=2))
     watches = [made.watch(f"thing {number} is there", threshold=0.9, period_s=1e-3) for number in range(2)]
-    asked = made.worker.submit(Request.prepare(made.worker._processor, "What?"))
+    asked = made.worker.submit(Request.prepare(made.worker.processor, "What?"))
     made.see(1, steps=1)
     assert asked.outcome.done() and not watches[0].judgements
     for second in range(2, 6):
@@ -192,7 +192,7 @@ def test_a_question_comes_first_and_captions_are_not_starved(scene):
     assert len(made.listener.captions) == 4 and len(watches[1].judgements) == 4
     interrupting = []
     watches[0].on_judgement = lambda _: interrupting.append(
-        made.worker.submit(Request.prepare(made.worker._processor, "And now?"))
+        made.worker.submit(Request.prepare(made.worker.processor, "And now?"))
     )
     made.see(6, steps=1)
     assert len(interrupting) == 1 and len(watches[1].judgements) == 4  # the second waits for the question

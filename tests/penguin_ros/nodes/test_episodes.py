@@ -165,6 +165,7 @@ def test_poses_that_arrive_late_are_kept_and_missing_ones_are_said(tmp_path):
     for stamp_s in range(3, 30):  # nobody settles: a bounded number waits
         recorder.keyframe(keyframe(stamp_s))
     recorder.close()
+    store.close()
     stored = {episode.stamp_ns: episode.pose for episode in read_episodes(tmp_path / "episodes.db").range()}
     assert stored == {stamp_s * S: poses.known.get(stamp_s * S) for stamp_s in range(1, 30)}
     assert recorder.without_pose == 28 and "have no pose" not in log.lines and poses.closed
@@ -211,6 +212,7 @@ def test_a_damaged_file_is_said_in_diagnostics(tmp_path):
     assert (status.name, status.level, status.hardware_id) == ("penguin: episodes", b"\1", str(path))
     assert "was damaged" in status.message and "episodes.db.broken" in status.message
     recorder.close()
+    recorder.store.close()
     assert read_episodes(path).summary().episodes == 1
 
 
