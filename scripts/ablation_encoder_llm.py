@@ -58,6 +58,8 @@ def train(out: Path, llama: Path, decoder: Path, init: str, layers: int, steps: 
         "learning_rates.patch_embedding": 1e-3,
         "learning_rates.projector": 1e-3,
         "data.memory": "null",
+        "budgets.tokens": 1024,
+        "budgets.visual_tokens": 512,
         "budgets.micro_batches": 1,
         "schedule.steps": steps,
         "engine.seed": seed,
