@@ -34,7 +34,7 @@ def summarise(replies: Replies, run: RecallRun) -> dict[str, Any]:
         "tasks": _scores(replies, lambda reply: reply.task, tasks),
         "visual_tokens": _costs(replies, lambda reply: reply.visual_tokens, fmean),
         "first_token_s": {method: first_token_s[method] for method in METHODS if method in first_token_s},
-        "first_token_ratio": {"episodes / memory": _quotient(first_token_s, "episodes", "memory")},
+        "first_token_ratio": {"episodes / memory": _ratios(replies, "episodes", "memory")},
         "settings": {
             "seed": run.seed,
             "lengths_s": list(run.lengths_s),
@@ -100,5 +100,11 @@ def _costs(
     return {method: round(average(values), 4) for method, values in costs.items()}
 
 
-def _quotient(values: Mapping[str, float], above: str, below: str) -> float | None:
-    return round(values[above] / values[below], 3) if above in values and values.get(below) else None
+def _ratios(replies: Replies, above: str, below: str) -> dict[str, float]:
+    """Returns how much longer the first token of one method takes than another's: median over recordings of a length."""
+    found: dict[str, list[float]] = {}
+    for answers in replies:
+        first_s = {reply.method: reply.first_token_s for reply in answers if reply.alone}
+        if above in first_s and first_s.get(below):
+            found.setdefault(answers[0].recording.rpartition("-")[0], []).append(first_s[above] / first_s[below])
+    return {length: round(median(values), 3) for length, values in found.items()}

@@ -154,6 +154,23 @@ for number in range(1_000_000):
         store.flush(20)
         print(number, flush=True)
 """
+UNFLUSHED = """
+import sys, time
+from penguin_engine.scene.episode import Episode
+from penguin_engine.scene.episodes import open_episodes
+store, number = open_episodes(sys.argv[1]), 0
+while True:
+    store.add(Episode("/front", 1_700_000_000_000_000_000 + number, caption=f"number {number}", jpeg=b"x" * 5000))
+    number += 1
+    time.sleep(0.02)
+"""
+
+
+def held(location):
+    try:
+        return read_episodes(location).summary().episodes
+    except EpisodeError:  # nothing has been written
+        return 0
 
 
 def refused(location):
@@ -181,6 +198,16 @@ def test_a_killed_writer_loses_nothing_that_was_flushed_and_lets_go(location):
     assert status.written == 1 and not status.problem
     found = [int(e.caption.split()[1]) for e in read_episodes(location).range() if e.caption != "afterwards"]
     assert found == list(range(len(found))) and len(found) > last
+    check_file(location)
+
+
+def test_a_killed_writer_has_stored_what_it_never_flushed(location):
+    """The thread commits while episodes keep coming: nothing waits for a quiet moment or a call."""
+    with subprocess.Popen([sys.executable, "-c", UNFLUSHED, location]) as writer:
+        eventually(lambda: held(location) >= 100)
+        writer.kill()
+    found = [int(e.caption.split()[1]) for e in read_episodes(location).range()]
+    assert found == list(range(len(found)))
     check_file(location)
 
 

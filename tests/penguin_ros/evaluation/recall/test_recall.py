@@ -141,7 +141,16 @@ def test_the_summary_compares_methods_in_each_band(truthful):
     assert difference["value"] == memory["value"] and difference["recordings"] == 2
     assert summary["when_r0.5"]["last-4"]["15s"]["value"] == 0 and summary["tasks"]["memory"]["when"]["answers"] > 0
     assert summary["visual_tokens"]["last-4"] == 144 and {*summary["first_token_s"]} == {*METHODS}
-    assert summary["first_token_ratio"]["episodes / memory"] > 0
+
+
+def test_the_first_token_of_a_long_recording_is_compared_with_that_of_the_same_recording(truthful):
+    def at(length, number, seconds):
+        found = [reply for reply in truthful[0] if reply.alone and reply.method in seconds]
+        return [replace(r, recording=f"{length}s-{number}", first_token_s=seconds[r.method]) for r in found]
+
+    replies = [at(60, 0, {"memory": 0.1, "episodes": 0.1}), at(60, 1, {"memory": 0.1, "episodes": 0.2})]
+    replies += [at(7200, 0, {"memory": 0.2, "episodes": 0.8}), at(300, 0, {"memory": 0.1})]
+    assert summarise(replies, RUN)["first_token_ratio"] == {"episodes / memory": {"60s": 1.5, "7200s": 4.0}}
 
 
 def test_recordings_depend_on_the_seed_and_not_on_other_lengths(scripted, processor):
