@@ -39,7 +39,7 @@ evaluate: $(deps_stamp) ## set up, then score penguin-tiny on two bags, and writ
 	@$(bin)/penguin-vl evaluate example
 
 test: $(ros_stamp) $(rtx_stamp) lint ## set up, then linters, type checks and the whole test suite
-	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto $(TESTS)
+	@$(with_ros) OMP_NUM_THREADS=1 python -m pytest -n auto -rs $(TESTS)
 
 lint: $(deps_stamp) ## ruff and mypy
 	@$(bin)/ruff check .

@@ -101,7 +101,7 @@ def _costs(
 
 
 def _ratios(replies: Replies, above: str, below: str) -> dict[str, float]:
-    """Returns how much longer the first token of one method takes than another's: median over recordings of a length."""
+    """Returns what the first token of one method costs in units of another's: median over recordings of a length."""
     found: dict[str, list[float]] = {}
     for answers in replies:
         first_s = {reply.method: reply.first_token_s for reply in answers if reply.alone}
