@@ -109,10 +109,10 @@ def example(
     as_json: JsonOption = False,
 ) -> None:
     """Score the shipped model on the shipped bags, together with both baselines."""
+    require_shipped(model, EXAMPLE)
     from penguin_ros.evaluation.bags.run import RunOptions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
-    require_shipped(model, EXAMPLE)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
     # A report that is shown to others should not contain the location of the clone.
     name = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, print_json, stdout
+from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, existing_model, print_json, stdout
 from penguin_ros.shipped import MODEL
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def recall(
     model: Annotated[
         str,
         typer.Option(
-            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.", show_default=False
+            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.",
+            show_default=False,
+            callback=existing_model,
         ),
     ] = str(MODEL),
     seed: Annotated[int, typer.Option(help="Seed of the recordings within the test split.", min=0)] = 0,

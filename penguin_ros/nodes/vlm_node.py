@@ -34,6 +34,7 @@ from penguin_engine.scene.requests import PendingRequest, Request, RequestQueue
 from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_engine.scene.watches import Watches
 from penguin_engine.scene.worker import SceneWorker, known_camera
+from penguin_models.config import ImageConfig
 from penguin_models.errors import EpisodeError, NotActiveError, PenguinError
 from penguin_models.processor import Processor
 from penguin_models.watch import Calibration
@@ -127,7 +128,7 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
                 opened.callback(remote.close)
             pace = Pace(settings.pace) if settings["pace"] and settings.local_model else None
             if pace is not None:
-                measure(runtime, processor, pace, settings.memory)
+                measure(runtime, processor, pace, settings.memory(processor.images))
             caption_request(runtime, processor, settings.caption, None)  # prepares the vocabulary for a schema
             opened.pop_all()
         return runtime, processor, pace, store, remote
@@ -238,17 +239,18 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
         for warning in (fault, *remote_warnings(settings, self._remote)):
             if warning is not None:
                 self.get_logger().warning(warning)
-        self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
+        memory = f"{settings.token_budget(self._processor.images)} visual tokens"
+        self.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}; {memory}")
 
     def _open_sessions(self, settings: NodeSettings, pace: Pace | None) -> list[CameraState]:
         assert self._runtime is not None and self._processor is not None
-        states = []
+        states, memory = [], settings.memory(self._processor.images)
         with ExitStack() as opened:
             for name in camera_names(self, settings):
-                options = settings.policy(), settings.memory, pace, settings["system_prompt"]
+                options = settings.policy(), memory, pace, settings["system_prompt"]
                 session = SceneSession(self._runtime, self._processor, *options)
                 opened.callback(session.close)
-                mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
+                mailbox = Mailbox(settings["sample_rate_hz"], memory.jump_back_s)
                 states.append(CameraState(name, session, mailbox))
             opened.pop_all()
         return states
@@ -384,13 +386,14 @@ class VlmNode(parameters.SettingsNode, LoadingLifecycleNode[Loaded]):
     def _apply_parameters(self) -> None:
         """Applies changes that were accepted."""
         before, self._settings = self._settings, parameters.read(self)
-        if self._worker is not None:
-            self._worker.change(partial(_apply, self._worker, before, self._settings))
+        if self._worker is not None and self._processor is not None:
+            self._worker.change(partial(_apply, self._worker, self._processor.images, before, self._settings))
             self._worker.change_frames(partial(_apply_to_frames, self._worker, before, self._settings))
 
     def _check_against_model(self, settings: NodeSettings) -> None:
         assert self._runtime is not None and self._processor is not None
-        session_capacity(self._runtime, self._processor, settings.memory, settings["system_prompt"])
+        memory = settings.memory(self._processor.images)
+        session_capacity(self._runtime, self._processor, memory, settings["system_prompt"])
         Request.prepare(self._processor, settings.caption.prompt, settings.caption.sampling)
 
     # Diagnostics
@@ -430,13 +433,13 @@ def _discard(loaded: Loaded) -> None:
         store.close()
 
 
-def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> None:
+def _apply(worker: SceneWorker, images: ImageConfig, before: NodeSettings, after: NodeSettings) -> None:
     """Takes over live settings; runs in the worker's thread."""
     worker.caption, worker.queue.limit = after.caption, after["queue_size"]
     changes = before.changes_to(after)
     for state in worker.camera_states.values():
         if "token_budget" in changes:
-            state.session.set_budget(after.memory.token_budget)
+            state.session.set_budget(after.memory(images).token_budget)
         if "system_prompt" in changes:
             state.session.set_system(after["system_prompt"])
     if worker.remote is not None:

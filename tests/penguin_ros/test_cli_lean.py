@@ -59,6 +59,33 @@ def test_only_bags_need_rosbags(checkpoint):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("ask", "-q", "What?", "--image", "I"),
+        ("episodes", "build", "B", "--out", "E"),
+        ("evaluate", "bags", "B", "--questions", "Q"),
+        ("evaluate", "watch"),
+        ("export", "--out", "O"),
+        ("embed", "I", "--out", "F.npz"),
+        ("curate", "S", "--keep", "2", "--out", "O"),
+        ("bench", "model"),
+        ("bench", "engine"),
+    ],
+    ids=" ".join,
+)
+def test_a_missing_model_is_reported_before_the_imports_that_take_seconds(command, tmp_path):
+    error = execute(HEAVY, *command, "--model", tmp_path / "none").error
+    assert error == f"{tmp_path / 'none'} is not a checkpoint folder; give one, or owner/name on the model hub"
+
+
+def test_a_folder_without_a_model_is_reported_before_the_imports_that_take_seconds(tmp_path):
+    error = execute(HEAVY, "ask", "-q", "What?", "--image", "I", "--model", tmp_path).error
+    assert (
+        error == f"{tmp_path / 'config.json'} is missing; a checkpoint folder needs it, an exported one manifest.json"
+    )
+
+
+@pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
         ("typer", "typer", ("doctor",)),

@@ -49,11 +49,12 @@ class Engine:
     ) -> dict[str, CameraState]:
         """Returns memory, session and mailbox of each camera, as the node creates them."""
         node = self.settings.node(cameras)
+        memory = node.memory(self.processor.images)
         states = {}
         for camera in cameras:
-            options = node.policy(), node.memory, pace, node["system_prompt"]
+            options = node.policy(), memory, pace, node["system_prompt"]
             session = SceneSession(self.runtime, self.processor, *options)
-            mailbox = Mailbox(node["sample_rate_hz"], node.memory.jump_back_s)
+            mailbox = Mailbox(node["sample_rate_hz"], memory.jump_back_s)
             states[camera] = CameraState(camera, session, mailbox, clock)
         return states
 
@@ -200,7 +201,7 @@ def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame],
         asked.question.question,
         clip=clip,
         policy=ReferencePolicy(),
-        max_tokens=engine.settings.node()["token_budget"],
+        max_tokens=engine.settings.node().token_budget(engine.processor.images),
         size_rule=rule,
         sampling=asked.sampling,
     )
