@@ -233,15 +233,14 @@ def tabletop(
     as_json: JsonOption = False,
 ) -> None:
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
+    weights, shape = parse_weights(mixture), parse_size(size)  # refuses them before imports that take seconds
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.tabletop.positions import PositionErrors
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
-    run = TabletopRun(
-        seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
-    )
+    run = TabletopRun(seed, scenes, Mixture(**weights), size=shape, policy=policy, max_tokens=max_tokens)
     opened, processor = open_runtime(runtime, model, device, dtype)
     output = nullcontext() if answers is None else atomic_write(answers)
     with output as file, ProgressBar(show=not as_json) as bar:

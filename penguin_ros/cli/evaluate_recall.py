@@ -48,6 +48,7 @@ def recall(
     as_json: JsonOption = False,
 ) -> None:
     """Ask what happened in long recordings of the simulated table-top, and score the answers by the evidence's age."""
+    lengths_s = _lengths_s(lengths)  # refuses them before imports that take seconds
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.recall.methods import Model
@@ -55,7 +56,7 @@ def recall(
     from penguin_ros.evaluation.recall.summary import summarise
     from penguin_ros.evaluation.tabletop.keyframe_clips import check_plot
 
-    run = RecallRun(seed, _lengths_s(lengths), recordings, token_budget=budget)
+    run = RecallRun(seed, lengths_s, recordings, token_budget=budget)
     if plot is not None:
         check_plot(plot)
     if runtime == "torch" and dtype is None and _is_cpu(device):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import Result
 
+from penguin_ros.shipped import MODEL
+
 CLIP = Path(__file__).resolve().parents[1] / "data" / "clip.mp4"
 HEAVY = ("torch", "transformers", "onnx", "ml_dtypes", "safetensors")
 LEAN = """
@@ -78,6 +80,11 @@ def test_a_missing_model_is_reported_before_the_imports_that_take_seconds(comman
     assert error == f"{tmp_path / 'none'} is not a checkpoint folder; give one, or owner/name on the model hub"
 
 
+def test_the_questions_file_is_read_before_the_imports_that_take_seconds():
+    error = execute(("torch",), "evaluate", "bags", "B", "--questions", "none.jsonl", "--model", MODEL).error
+    assert error == "questions none.jsonl cannot be read: No such file or directory"
+
+
 def test_a_folder_without_a_model_is_reported_before_the_imports_that_take_seconds(tmp_path):
     error = execute(HEAVY, "ask", "-q", "What?", "--image", "I", "--model", tmp_path).error
     assert (
@@ -89,8 +96,8 @@ def test_a_folder_without_a_model_is_reported_before_the_imports_that_take_secon
     ("package", "remedy", "command"),
     [
         ("typer", "typer", ("doctor",)),
-        ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--model", "M", "--param", "a=1")),
-        ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),
+        ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--param", "a=1", "--model", MODEL)),
+        ("ml_dtypes", "ml-dtypes", ("export", "--model", MODEL, "--out", "O")),
         ("jinja2", "jinja2", ("evaluate", "report", "R")),
     ],
 )

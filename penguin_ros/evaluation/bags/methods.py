@@ -25,7 +25,6 @@ from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import MediaError, NoFramesError
 from penguin_models.media import Clip, ClipFrame
 from penguin_models.processor import Processor
-from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
 from penguin_ros.bags import sample_stamps
 from penguin_ros.evaluation.bags.jobs import Asked
@@ -195,6 +194,10 @@ class _RecordedClip:
 
 
 def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:
+    from penguin_models.reference_policy import (
+        ReferencePolicy,
+    )  # needs torch: seconds, before bags and questions are read
+
     answer = ask(
         engine.runtime,
         engine.processor,
