@@ -21,8 +21,9 @@ from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.pace import PaceConfig
 from penguin_engine.scene.remote.opening import check_url
 from penguin_engine.scene.requests import MAX_CAMERAS
+from penguin_models.config import ImageConfig
 from penguin_models.decoding import MAX_IMAGE_PIXELS
-from penguin_models.errors import SettingError
+from penguin_models.errors import BudgetError, SettingError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.novelty_policy import NoveltyConfig, NoveltyPolicy
 from penguin_models.quoting import quoted, shortened
@@ -75,6 +76,8 @@ _MAX_CHARS = 4096
 """Maximum length of a string: the longest path of Linux."""
 _CAPTION, _NOVELTY, _MEMORY, _SAMPLING = CaptionConfig(), NoveltyConfig(), MemoryConfig(), Sampling()
 _PACE = PaceConfig()
+_TOKEN_BUDGET = 4096
+"""Largest budget that is chosen for a checkpoint; released ones were trained with four times as many tokens."""
 
 SETTINGS = (
     Setting("model", "", "Checkpoint folder, exported folder, or owner/name on the model hub; with runtime openai, the "
@@ -103,8 +106,8 @@ SETTINGS = (
             live=False),
     Setting("target_frame", "", "Frame of the positions, which needs TF (tf2_ros); empty for that of the camera.",
             live=False),
-    Setting("token_budget", 4096, "Maximum number of visual tokens in memory, split evenly between the cameras.",
-            24, 1_000_000),
+    Setting("token_budget", 0, "Maximum number of visual tokens in memory, split evenly between the cameras; 0 for the "
+            f"checkpoint's (max_tokens of preprocessor_config.json), at most {_TOKEN_BUDGET}.", 0, 1_000_000),
     Setting("sample_rate_hz", 2.0, "Frames per second taken from each camera, by their stamps; 0 for all.",
             0.0, 1000.0),
     Setting("mono16_scaling", "percentiles", "16-bit grey images: percentiles stretches the range that an image uses, "
@@ -172,7 +175,6 @@ class NodeSettings:
     """The values of all parameters, checked against each other."""
 
     values: Mapping[str, Any]
-    memory: MemoryConfig
     novelty: NoveltyConfig
     caption: CaptionConfig
     sampling: Sampling
@@ -199,18 +201,17 @@ class NodeSettings:
         _check_depth(values)
         if values["base_url"]:
             check_url(values["base_url"])
-        share = values["token_budget"] // len(topics)
-        memory = MemoryConfig(token_budget=share, **_group(values, "memory."))
         novelty = _group(values, "keyframe.")
         del novelty["policy"]
-        return cls(
+        settings = cls(
             values,
-            memory,
             NoveltyConfig(**novelty),
             CaptionConfig(**_group(values, "caption.")),
             Sampling(**_group(values, "answer.")),
             PaceConfig(**_group(values, "pace.")),
         )
+        settings.memory(ImageConfig())  # refuses a budget that is too small
+        return settings
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -247,6 +248,23 @@ class NodeSettings:
     def quota(self) -> Quota:
         """What the episodes take at most."""
         return Quota(round(self["episodes.max_mb"] * 1e6), self["episodes.max_days"] * 86_400)
+
+    def token_budget(self, images: ImageConfig) -> int:
+        """Returns the number of visual tokens for all cameras together, with a checkpoint of this configuration."""
+        return self["token_budget"] or min(images.max_tokens, _TOKEN_BUDGET)
+
+    def memory(self, images: ImageConfig) -> MemoryConfig:
+        """Returns the configuration of each camera's memory, with a checkpoint of this configuration.
+
+        Raises:
+            SettingError: The budget is too small for the number of cameras.
+        """
+        budget, cameras = self.token_budget(images), len(self["image_topics"])
+        try:
+            return MemoryConfig(token_budget=budget // cameras, **_group(self.values, "memory."))
+        except BudgetError as err:
+            shared = "1 camera" if cameras == 1 else f"{cameras} cameras"
+            raise SettingError(f"token_budget is {budget} for {shared}: {err}") from err
 
     def policy(self) -> KeyframePolicy:
         """Returns a new keyframe policy."""

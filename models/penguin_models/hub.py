@@ -29,8 +29,8 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
     """Returns the folder of a checkpoint; downloads a repository of the model hub unless it is in the local cache.
 
     If the hub cannot be reached, the cache must hold the requested revision, or the default branch if none is
-    requested; no other one is used in its place. Without `weights`, only the small files are downloaded. Logs a warning
-    if the default branch is taken while other branches or tags are in the cache.
+    requested; no other one is used in its place. Without `weights`, only the small files are downloaded. With
+    them, logs a warning if the default branch is taken while other branches or tags are in the cache.
 
     Raises:
         CheckpointError: There is no such folder, repository or revision; a folder was combined with a revision; or the
@@ -50,7 +50,7 @@ def resolve_checkpoint(path_or_repo: str | Path, revision: str | None = None, *,
             f"{folder} holds no {WEIGHTS} files: {name} has none, or was not downloaded completely. With a connection, "
             f"download it: {_download_command(name, revision)}"
         )
-    others = _cached_revisions(name, constants.DEFAULT_REVISION) if revision is None else {}
+    others = _cached_revisions(name, constants.DEFAULT_REVISION) if revision is None and weights else {}
     if others := {ref: commit for ref, commit in others.items() if commit not in (ref, folder.name)}:
         _log.warning(
             "%s: taking its default branch (commit %s); the cache also holds %s, chosen with --revision",

@@ -25,6 +25,7 @@ from penguin_ros.cli.output import (
     JsonOption,
     RevisionOption,
     RuntimeOption,
+    existing_model,
     print_json,
     print_note,
     stdout,
@@ -41,7 +42,9 @@ def ask(
     context: typer.Context,
     words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question.")] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question, as an option.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.", callback=existing_model)
+    ] = None,
     revision: RevisionOption = None,
     node: Annotated[str | None, typer.Option(help="Running node to ask instead of a model, such as /penguin.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Image topic the question is about; all if omitted.")] = None,

@@ -16,6 +16,7 @@ from penguin_ros.cli.output import (
     JsonOption,
     ModelOption,
     RuntimeOption,
+    existing_model,
     print_json,
     stdout,
     working,
@@ -28,7 +29,10 @@ app.command("engine")(bench_engine.engine)
 
 @app.command()
 def model(
-    model: Annotated[str | None, typer.Option("--model", help="Checkpoint; default: the one in the package.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Checkpoint; default: the one in the package.", callback=existing_model),
+    ] = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -37,6 +37,10 @@ def engine(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runtimes and precisions: loading time, memory, rates, first token, energy, share of machine limits."""
+    from penguin_engine.runtimes.loading import check_model
+
+    if model != RANDOM_2B:
+        check_model(model)
     from penguin_engine.bench import variants
     from penguin_engine.bench.worker_process import WorkerSettings
     from penguin_models.atomic_write import writing

@@ -42,7 +42,11 @@ def node(
 ) -> None:
     """Measure queue, first token, load, sampled rate and memory of the node with one camera and questions."""
     require_ros()
+    from penguin_engine.runtimes.loading import check_model
     from penguin_ros.tools.node_bench import Camera, measure
+
+    if model != RANDOM_2B:
+        check_model(model)
 
     sides = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
     if sides is None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penguin_ros.cli.output import DeviceOption, EncoderDtypeOption, JsonOption, print_json, print_note, stdout
+from penguin_ros.cli.output import (
+    DeviceOption,
+    EncoderDtypeOption,
+    JsonOption,
+    existing_model,
+    print_json,
+    print_note,
+    stdout,
+)
 from penguin_ros.cli.phases import Phases
 
 if TYPE_CHECKING:
@@ -27,7 +35,8 @@ def curate(
         str,
         typer.Option(
             help="Encoder: what `penguin-vl embed` takes, or a CLIP, SigLIP or other model of images that "
-            "transformers reads."
+            "transformers reads.",
+            callback=existing_model,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")],

@@ -15,6 +15,7 @@ from penguin_ros.cli.output import (
     EncoderDtypeOption,
     JsonOption,
     RevisionOption,
+    existing_model,
     print_json,
     print_note,
     stdout,
@@ -36,7 +37,8 @@ def embed(
         str,
         typer.Option(
             help="Encoder, Penguin-VL or LLM checkpoint, or owner/name on the hub; or a folder made by "
-            "`penguin-vl export --encoder`."
+            "`penguin-vl export --encoder`.",
+            callback=existing_model,
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write, .npz or .parquet.")],

@@ -17,6 +17,7 @@ from penguin_ros.cli.output import (
     JsonOption,
     RevisionOption,
     RuntimeOption,
+    existing_model,
     print_json,
     print_note,
     stdout,
@@ -39,7 +40,8 @@ def build(
     fps: Annotated[float, typer.Option(help="Images per second among which keyframes are chosen.", min=0.001)] = 2.0,
     fixed_frame: Annotated[str, typer.Option(help="Frame of the camera's pose, from /tf and /tf_static.")] = "map",
     model: Annotated[
-        str | None, typer.Option(help="Model that captions keyframes; without, recorded captions.")
+        str | None,
+        typer.Option(help="Model that captions keyframes; without, recorded captions.", callback=existing_model),
     ] = None,
     revision: RevisionOption = None,
     runtime: RuntimeOption = "torch",

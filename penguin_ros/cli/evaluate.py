@@ -109,10 +109,10 @@ def example(
     as_json: JsonOption = False,
 ) -> None:
     """Score the shipped model on the shipped bags, together with both baselines."""
+    require_shipped(model, EXAMPLE)
     from penguin_ros.evaluation.bags.run import RunOptions
     from penguin_ros.evaluation.records import ModelSpec, RunSettings
 
-    require_shipped(model, EXAMPLE)
     bags = sorted(path.parent for path in EXAMPLE.glob("*/metadata.yaml"))
     # A report that is shown to others should not contain the location of the clone.
     name = model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else model
@@ -233,15 +233,14 @@ def tabletop(
     as_json: JsonOption = False,
 ) -> None:
     """Ask about scenes of the simulated table-top, from seeds that are never trained on, and score the answers."""
+    weights, shape = parse_weights(mixture), parse_size(size)  # refuses them before imports that take seconds
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.tabletop.positions import PositionErrors
     from penguin_ros.evaluation.tabletop.scenes import TabletopRun, evaluate_tabletop
     from penguin_tabletop.dataset import Mixture
 
-    run = TabletopRun(
-        seed, scenes, Mixture(**parse_weights(mixture)), size=parse_size(size), policy=policy, max_tokens=max_tokens
-    )
+    run = TabletopRun(seed, scenes, Mixture(**weights), size=shape, policy=policy, max_tokens=max_tokens)
     opened, processor = open_runtime(runtime, model, device, dtype)
     output = nullcontext() if answers is None else atomic_write(answers)
     with output as file, ProgressBar(show=not as_json) as bar:

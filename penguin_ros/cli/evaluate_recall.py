@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, print_json, stdout
+from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, existing_model, print_json, stdout
 from penguin_ros.shipped import MODEL
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def recall(
     model: Annotated[
         str,
         typer.Option(
-            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.", show_default=False
+            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.",
+            show_default=False,
+            callback=existing_model,
         ),
     ] = str(MODEL),
     seed: Annotated[int, typer.Option(help="Seed of the recordings within the test split.", min=0)] = 0,
@@ -46,6 +48,7 @@ def recall(
     as_json: JsonOption = False,
 ) -> None:
     """Ask what happened in long recordings of the simulated table-top, and score the answers by the evidence's age."""
+    lengths_s = _lengths_s(lengths)  # refuses them before imports that take seconds
     from penguin_engine.runtimes.loading import open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_ros.evaluation.recall.methods import Model
@@ -53,7 +56,7 @@ def recall(
     from penguin_ros.evaluation.recall.summary import summarise
     from penguin_ros.evaluation.tabletop.keyframe_clips import check_plot
 
-    run = RecallRun(seed, _lengths_s(lengths), recordings, token_budget=budget)
+    run = RecallRun(seed, lengths_s, recordings, token_budget=budget)
     if plot is not None:
         check_plot(plot)
     if runtime == "torch" and dtype is None and _is_cpu(device):

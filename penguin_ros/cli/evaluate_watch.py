@@ -9,7 +9,15 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, RuntimeOption, print_json, stdout
+from penguin_ros.cli.output import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    RuntimeOption,
+    existing_model,
+    print_json,
+    stdout,
+)
 from penguin_ros.cli.tabletop import SizeOption, parse_size
 from penguin_ros.shipped import MODEL
 
@@ -18,7 +26,9 @@ def watch(
     model: Annotated[
         str,
         typer.Option(
-            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.", show_default=False
+            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.",
+            show_default=False,
+            callback=existing_model,
         ),
     ] = str(MODEL),
     fit: Annotated[

@@ -15,11 +15,34 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  #
 stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+def existing_model(context: typer.Context, model: str | None) -> str | None:
+    """Checks an option that names a model before the command begins its work; the callback of such options.
+
+    Raises:
+        CheckpointError: There is no such model.
+    """
+    if model is not None:
+        from penguin_engine.runtimes.loading import check_model
+
+        check_model(model, context.params.get("revision"))
+    return model
+
+
 ModelOption = Annotated[
-    str, typer.Option("--model", help="Checkpoint folder, exported folder, or owner/name on the model hub.")
+    str,
+    typer.Option(
+        "--model", help="Checkpoint folder, exported folder, or owner/name on the model hub.", callback=existing_model
+    ),
 ]
 RevisionOption = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub. [default: main]")
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Branch, tag or commit of a model on the hub. [default: main]",
+        is_eager=True,  # `existing_model` needs it
+    ),
 ]
 DeviceOption = Annotated[
     str,

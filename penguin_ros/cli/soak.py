@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penguin_ros.cli.output import JsonOption, RuntimeOption, print_json, stdout
+from penguin_ros.cli.output import JsonOption, RuntimeOption, existing_model, print_json, stdout
 from penguin_ros.cli.ros import require_ros
 from penguin_ros.cli.subprocesses import node_arguments, running
 from penguin_ros.shipped import MODEL
@@ -20,7 +20,9 @@ _FAULT_TOPICS = "/soak/bad_raw", "/soak/bad/compressed"
 
 def soak(
     minutes: Annotated[float, typer.Option(help="Duration of the load.", min=0.05)] = 20.0,
-    model: Annotated[str, typer.Option(help="Checkpoint or exported folder, or owner/name on the hub.")] = str(MODEL),
+    model: Annotated[
+        str, typer.Option(help="Checkpoint or exported folder, or owner/name on the hub.", callback=existing_model)
+    ] = str(MODEL),
     runtime: RuntimeOption = "torch",
     every: Annotated[float, typer.Option(help="Seconds between two samples.", min=1.0)] = 60.0,
     faults: Annotated[

@@ -68,7 +68,7 @@ class Camera:
             offer: Takes name, stamp in nanoseconds, and a function that converts the image.
         """
         self.name = node.resolve_topic_name(topic)
-        self.stamps, self.opened_s = Stamps(settings.memory.jump_back_s), monotonic()
+        self.stamps, self.opened_s = Stamps(settings["memory.jump_back_s"]), monotonic()
         self.arrived_s: float | None = None
         self._arrivals: deque[float] = deque(maxlen=1024)
         self._first_s: float | None = None

@@ -100,7 +100,8 @@ class Configured:
             if warning is not None:
                 node.get_logger().warning(warning)
         info = loaded.runtime.info
-        node.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}")
+        memory = f"{settings.token_budget(loaded.processor.images)} visual tokens"
+        node.get_logger().info(f"{settings['model']} on {info.name}, {info.device}, {info.dtype}; {memory}")
 
     def close(self) -> None:
         """Ends the worker and frees everything; the queue must be closed."""
@@ -145,7 +146,7 @@ class Configured:
     def check(self, settings: NodeSettings) -> None:
         """Raises PenguinError if settings do not fit the model."""
         runtime, processor = self._loaded.runtime, self._loaded.processor
-        session_capacity(runtime, processor, settings.memory, settings["system_prompt"])
+        session_capacity(runtime, processor, settings.memory(processor.images), settings["system_prompt"])
         Request.prepare(processor, settings.caption.prompt, settings.caption.sampling)
 
     def apply(self, settings: NodeSettings) -> None:
@@ -168,13 +169,13 @@ class Configured:
         yield from self._locator.statuses(name)
 
     def _open_sessions(self, names: Sequence[str]) -> list[CameraState]:
-        settings, states = self.settings, []
+        settings, states, memory = self.settings, [], self.settings.memory(self._loaded.processor.images)
         with ExitStack() as opened:
             for name in names:
-                options = settings.policy(), settings.memory, self._loaded.pace, settings["system_prompt"]
+                options = settings.policy(), memory, self._loaded.pace, settings["system_prompt"]
                 session = SceneSession(self._loaded.runtime, self._loaded.processor, *options)
                 opened.callback(session.close)
-                mailbox = Mailbox(settings["sample_rate_hz"], settings.memory.jump_back_s)
+                mailbox = Mailbox(settings["sample_rate_hz"], memory.jump_back_s)
                 states.append(CameraState(name, session, mailbox))
             opened.pop_all()
         return states
@@ -191,7 +192,7 @@ def _apply(worker: SceneWorker, before: NodeSettings, after: NodeSettings) -> No
     changes = before.changes_to(after)
     for state in worker.camera_states.values():
         if "token_budget" in changes:
-            state.session.set_budget(after.memory.token_budget)
+            state.session.set_budget(after.memory(worker.processor.images).token_budget)
         if "system_prompt" in changes:
             state.session.set_system(after["system_prompt"])
     if worker.remote is not None:

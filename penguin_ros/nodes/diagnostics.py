@@ -74,6 +74,7 @@ def node_status(
     fault = bridge_fault()
     health.warn_if(fault is not None, str(fault), DiagnosticStatus.OK)  # images are converted all the same
     health.warn_if(outputs.errors > 0, f"{outputs.errors} unexpected errors, the last: {outputs.last_error}")
+    budgets = [state.session.memory.config.token_budget for state in worker.camera_states.values()]
     values = {
         "model": settings["model"],
         "runtime": info.name,
@@ -81,7 +82,7 @@ def node_status(
         "precision": info.dtype,
         "image conversion": "built in" if bridge() is None else "cv_bridge",
         "context length [tokens]": info.context_length,
-        "token budget [tokens]": settings["token_budget"],
+        "token budget [tokens]": sum(budgets),
         "questions waiting": len(worker.queue),
         "question running": worker.queue.running,
         "questions refused": worker.queue.refused,

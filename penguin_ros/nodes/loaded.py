@@ -60,7 +60,7 @@ def load(settings: NodeSettings, open_model: OpenModel) -> Loaded:
             opened.callback(remote.close)
         pace = Pace(settings.pace) if settings["pace"] and settings.local_model else None
         if pace is not None:
-            measure(runtime, processor, pace, settings.memory)
+            measure(runtime, processor, pace, settings.memory(processor.images))
         caption_request(runtime, processor, settings.caption, None)  # prepares the vocabulary for a schema
         kept = opened.pop_all()
     return Loaded(runtime, processor, remote, store, pace, kept)

@@ -16,7 +16,7 @@ import pytest
 
 from penguin_ros.cli import evaluate
 from penguin_ros.evaluation.question_file import read_questions
-from penguin_ros.shipped import EXAMPLE
+from penguin_ros.shipped import EXAMPLE, MODEL
 
 BAGS = [EXAMPLE / "tabletop-0", EXAMPLE / "tabletop-1"]
 
@@ -68,6 +68,11 @@ def test_the_example_bags_end_to_end(bags_of, cli, tmp_path):
     assert again["summary"] == done["summary"]  # nothing was asked again: even the latencies are equal
     result = cli("report", tmp_path / "out")
     assert result.code == 0 and re.search(r"right answers +0\.\d{3} \(", result.out) and "report.html" in result.out
+
+
+def test_the_shipped_model_gets_its_own_token_budget(bags_of, tmp_path):
+    done = bags_of(BAGS[:1], short(tmp_path, 0), "--model", MODEL, "--json").json
+    assert json.loads(Path(done["results"]).read_text())["settings"]["parameters"]["token_budget"] == 1024
 
 
 def test_the_example_command_of_make_evaluate(cli, checkpoint, tmp_path, monkeypatch):
@@ -227,7 +232,7 @@ def test_invalid_options_are_usage_errors(bags_of, options, message):
     ("options", "message"),
     [
         (["--param", "sample_rate_hz=-1"], "sample_rate_hz is -1.0, it must be from 0.0 to 1000.0"),
-        (["--param", "token_budget=3"], "token_budget is 3, it must be from 24"),
+        (["--param", "token_budget=3"], "token_budget is 3 for 1 camera: a token budget of 3 cannot hold"),
         (["--param", "keyframe.threshold"], "'keyframe.threshold' is not NAME=VALUE"),
         (["--param", "keyframe.threshold=many"], "keyframe.threshold is 'many', it must be a number"),
         (["--param", "keyframe.policy=best"], "keyframe.policy is 'best', it must be one of novelty, reference"),

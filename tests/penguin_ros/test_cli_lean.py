@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import Result
 
+from penguin_ros.shipped import MODEL
+
 CLIP = Path(__file__).resolve().parents[1] / "data" / "clip.mp4"
 HEAVY = ("torch", "transformers", "onnx", "ml_dtypes", "safetensors")
 LEAN = """
@@ -59,11 +61,43 @@ def test_only_bags_need_rosbags(checkpoint):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("ask", "-q", "What?", "--image", "I"),
+        ("episodes", "build", "B", "--out", "E"),
+        ("evaluate", "bags", "B", "--questions", "Q"),
+        ("evaluate", "watch"),
+        ("export", "--out", "O"),
+        ("embed", "I", "--out", "F.npz"),
+        ("curate", "S", "--keep", "2", "--out", "O"),
+        ("bench", "model"),
+        ("bench", "engine"),
+    ],
+    ids=" ".join,
+)
+def test_a_missing_model_is_reported_before_the_imports_that_take_seconds(command, tmp_path):
+    error = execute(HEAVY, *command, "--model", tmp_path / "none").error
+    assert error == f"{tmp_path / 'none'} is not a checkpoint folder; give one, or owner/name on the model hub"
+
+
+def test_bags_and_questions_are_read_before_the_imports_that_take_seconds():
+    code = "import penguin_ros.evaluation.bags.run, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_folder_without_a_model_is_reported_before_the_imports_that_take_seconds(tmp_path):
+    error = execute(HEAVY, "ask", "-q", "What?", "--image", "I", "--model", tmp_path).error
+    assert (
+        error == f"{tmp_path / 'config.json'} is missing; a checkpoint folder needs it, an exported one manifest.json"
+    )
+
+
+@pytest.mark.parametrize(
     ("package", "remedy", "command"),
     [
         ("typer", "typer", ("doctor",)),
-        ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--model", "M", "--param", "a=1")),
-        ("ml_dtypes", "ml-dtypes", ("export", "--model", "M", "--out", "O")),
+        ("ruamel", "ruamel.yaml", ("evaluate", "bags", "B", "--questions", "Q", "--param", "a=1", "--model", MODEL)),
+        ("ml_dtypes", "ml-dtypes", ("export", "--model", MODEL, "--out", "O")),
         ("jinja2", "jinja2", ("evaluate", "report", "R")),
     ],
 )

@@ -10,18 +10,20 @@ import yaml
 from fuzzing import FUZZ
 from hypothesis import strategies as st
 
+from penguin_models.config import ImageConfig
 from penguin_models.errors import PenguinError
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.reference_policy import ReferencePolicy
 from penguin_ros.settings import SETTINGS, NodeSettings, unknown_parameter
 
 ROOT = Path(__file__).parents[2]
+RELEASED = ImageConfig()
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 
 def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
     settings = NodeSettings.from_values(DEFAULTS)
-    assert settings.memory.token_budget == settings["token_budget"] == 4096
+    assert settings.memory(RELEASED).token_budget == 4096
     assert settings.decoding == ("percentiles", 50_000_000)
     assert settings.caption.on_keyframe and settings.novelty.threshold == settings["keyframe.threshold"]
     assert isinstance(settings.policy(), NoveltyPolicy)
@@ -30,7 +32,14 @@ def test_the_defaults_are_valid_and_reach_the_settings_they_are_for():
 
 def test_cameras_share_the_budget_evenly():
     values = {**DEFAULTS, "image_topics": ["a", "b", "c"], "token_budget": 1000}
-    assert NodeSettings.from_values(values).memory.token_budget == 333
+    assert NodeSettings.from_values(values).memory(RELEASED).token_budget == 333
+
+
+@pytest.mark.parametrize(("value", "max_tokens", "budget"), [(0, 1024, 1024), (0, 16384, 4096), (8192, 1024, 8192)])
+def test_the_default_budget_is_the_checkpoints_with_a_limit(value, max_tokens, budget):
+    settings = NodeSettings.from_values({**DEFAULTS, "token_budget": value, "image_topics": ["a", "b"]})
+    images = ImageConfig(max_tokens=max_tokens)
+    assert (settings.token_budget(images), settings.memory(images).token_budget) == (budget, budget // 2)
 
 
 def test_cameras_with_depth_are_those_that_name_a_depth_topic():
@@ -44,7 +53,8 @@ def test_cameras_with_depth_are_those_that_name_a_depth_topic():
     ("name", "value", "message"),
     [
         ("runtime", "magic", "one of torch"),
-        ("token_budget", 1, "from 24 to"),
+        ("token_budget", -1, "from 0 to"),
+        ("token_budget", 23, "token_budget is 23 for 1 camera: a token budget of 23 cannot hold one frame of 24"),
         ("image_topics", [], "at least one"),
         ("image_topics", ["a", "a"], "each once"),
         ("image_topics", [f"b{i}" for i in range(300)], "image_topics has 300 elements, the limit is 64"),

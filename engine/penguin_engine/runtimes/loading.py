@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
+from penguin_engine.export.encoder_manifest import ENCODER_MANIFEST
 from penguin_engine.export.manifest import MANIFEST
 from penguin_engine.runtimes.base import Runtime
-from penguin_models.errors import EngineError
+from penguin_models.errors import CheckpointError, EngineError
+from penguin_models.hub import resolve_checkpoint
 from penguin_models.processor import Processor
 
 RUNTIMES = ("torch", "onnx", "tensorrt")
+
+
+@cache
+def check_model(path: str | Path, revision: str | None = None) -> None:
+    """Checks that a checkpoint, an encoder or an exported folder exists, without imports that take seconds.
+
+    Raises:
+        CheckpointError: There is no such folder, repository or revision, or the folder holds something else.
+    """
+    folder = resolve_checkpoint(path, revision, weights=False)
+    if not any((folder / name).is_file() for name in ("config.json", MANIFEST, ENCODER_MANIFEST)):
+        raise CheckpointError(
+            f"{folder / 'config.json'} is missing; a checkpoint folder needs it, an exported one {MANIFEST}"
+        )
 
 
 def open_runtime(
@@ -63,6 +80,7 @@ def _open_torch(
     path: str | Path, device: str, precision: str | None, threads: int | None, revision: str | None
 ) -> tuple[Runtime, Processor]:
     _check_installed("torch", "torch", "transformers", "safetensors")
+    check_model(path, revision)
     import torch
 
     from penguin_engine.runtimes.torch import TorchRuntime

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from penguin_engine.runtimes.base import KVCache, PromptSegment, Runtime, VisualTokens, check_fits, segment_length
+from penguin_engine.runtimes.base import KVCache, PromptSegment, Runtime, VisualTokens, segment_length
 from penguin_engine.scene.answer import Answer, LapTimer
 from penguin_engine.scene.evidence import Candidate, Shown, choose
 from penguin_engine.scene.frame_encoder import FrameEncoder
@@ -30,7 +30,7 @@ from penguin_engine.scene.paced_cache import PacedCache, append, never
 from penguin_engine.scene.requests import RESERVED_TOKENS, Request
 from penguin_engine.scene.suffix import Suffix
 from penguin_models.chat import render
-from penguin_models.errors import CancelledError, NoFramesError, NonFiniteError, PromptError
+from penguin_models.errors import CancelledError, ContextLengthError, NoFramesError, NonFiniteError, PromptError
 from penguin_models.keyframe_policy import KeyframePolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Float32Array, Frame, FrameKind, Size
@@ -69,8 +69,17 @@ def session_capacity(runtime: Runtime, processor: Processor, config: MemoryConfi
     config, longest_time = _of_checkpoint(config, processor), len(processor.encode_text(LONGEST_TIME))
     before = len(system_ids(processor, system))
     capacity = before + config.token_budget + config.max_frames * longest_time + RESERVED_TOKENS
-    with_system = f" with a system prompt of {before} tokens" if before else ""
-    check_fits(capacity, runtime.info.context_length, f"a memory of {config.token_budget} visual tokens{with_system}")
+    if capacity > (context := runtime.info.context_length):
+        with_system = f" with a system prompt of {before} tokens" if before else ""
+        frames, rest = divmod(context - before - RESERVED_TOKENS, config.floor_tokens + longest_time)
+        largest = frames * config.floor_tokens + min(rest, config.floor_tokens - 1)
+        remedy = f"lower the token budget (parameter token_budget) to at most {largest} per camera"
+        if largest < config.floor_tokens:
+            remedy = "shorten the system prompt" if before else "use a model with a longer context"
+        raise ContextLengthError(
+            f"a memory of {config.token_budget} visual tokens{with_system} needs a context of {capacity} tokens, and "
+            f"the model has {context}; {remedy}"
+        )
     return capacity
 
 

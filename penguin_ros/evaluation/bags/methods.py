@@ -25,7 +25,6 @@ from penguin_engine.scene.session import SceneSession
 from penguin_models.errors import MediaError, NoFramesError
 from penguin_models.media import Clip, ClipFrame
 from penguin_models.processor import Processor
-from penguin_models.reference_policy import ReferencePolicy
 from penguin_models.types import Frame
 from penguin_ros.bags import sample_stamps
 from penguin_ros.evaluation.bags.jobs import Asked
@@ -49,11 +48,12 @@ class Engine:
     ) -> dict[str, CameraState]:
         """Returns memory, session and mailbox of each camera, as the node creates them."""
         node = self.settings.node(cameras)
+        memory = node.memory(self.processor.images)
         states = {}
         for camera in cameras:
-            options = node.policy(), node.memory, pace, node["system_prompt"]
+            options = node.policy(), memory, pace, node["system_prompt"]
             session = SceneSession(self.runtime, self.processor, *options)
-            mailbox = Mailbox(node["sample_rate_hz"], node.memory.jump_back_s)
+            mailbox = Mailbox(node["sample_rate_hz"], memory.jump_back_s)
             states[camera] = CameraState(camera, session, mailbox, clock)
         return states
 
@@ -194,13 +194,17 @@ class _RecordedClip:
 
 
 def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:
+    from penguin_models.reference_policy import (
+        ReferencePolicy,
+    )  # needs torch: seconds, before bags and questions are read
+
     answer = ask(
         engine.runtime,
         engine.processor,
         asked.question.question,
         clip=clip,
         policy=ReferencePolicy(),
-        max_tokens=engine.settings.node()["token_budget"],
+        max_tokens=engine.settings.node().token_budget(engine.processor.images),
         size_rule=rule,
         sampling=asked.sampling,
     )

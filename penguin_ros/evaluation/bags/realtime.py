@@ -93,7 +93,7 @@ class _SimulatedWorker(SceneWorker):
             engine.runtime, engine.processor, states.values(), node.caption, queue, self, clock.now_s, pace
         )
         if pace is not None:
-            measure(engine.runtime, engine.processor, pace, node.memory)
+            measure(engine.runtime, engine.processor, pace, node.memory(engine.processor.images))
         clock.jump_to(start_ns)
         self._job, self._engine, self._time = job, engine, clock
         self._log = MemoryLog(METHOD, job.recording, states)

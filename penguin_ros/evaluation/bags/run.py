@@ -71,7 +71,8 @@ def run_bags(
     if options.out.exists() and not options.out.is_dir():
         raise EvaluationError(f"results need a folder, but {options.out} is a file; choose another --out")
     jobs, unreadable, problems = make_plan(bags, questions, model, settings)
-    info = _describe_model(model)
+    info, settings = _describe_model(model, settings)
+    jobs = [replace(job, settings=settings) for job in jobs]
     work, earlier = _resume(jobs, unreadable, run_key(info, settings), options)
     on_start(sum(len(job.wanted()) for job, _ in work), sum(len(job.done) for job, _ in work))
     failed = unreadable | _run(work, options, on_answers)
@@ -100,10 +101,14 @@ def run_bags(
     return results
 
 
-def _describe_model(model: ModelSpec) -> ModelInfo:
+def _describe_model(model: ModelSpec, settings: RunSettings) -> tuple[ModelInfo, RunSettings]:
+    """Loads the model and returns what it is, and the settings with the token budget that it gets."""
     file_hash = checkpoint_hash(resolve_checkpoint(model.path))
-    runtime = load_model(model)[0].info
-    return ModelInfo(spec=model, hash=file_hash, runtime=runtime.name, dtype=runtime.dtype, device=runtime.device)
+    runtime, processor = load_model(model)
+    info = runtime.info
+    described = ModelInfo(spec=model, hash=file_hash, runtime=info.name, dtype=info.dtype, device=info.device)
+    parameters = {**settings.parameters, "token_budget": settings.node().token_budget(processor.images)}
+    return described, settings.model_copy(update={"parameters": parameters})
 
 
 def _resume(

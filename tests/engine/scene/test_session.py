@@ -1,5 +1,9 @@
 """Answers from a reused prefix equal those of a fresh prefill, for every history of the memory."""
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +16,7 @@ from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.memory import MemoryConfig
 from penguin_engine.scene.offline import ask
 from penguin_engine.scene.requests import Request
-from penguin_engine.scene.session import SceneSession
+from penguin_engine.scene.session import SceneSession, session_capacity
 from penguin_models.errors import ContextLengthError, NoFramesError, NonFiniteError
 from penguin_models.images import patch_image
 from penguin_models.media import ClipFrame
@@ -210,9 +214,24 @@ def test_a_question_before_the_first_frame_is_refused(runtime, processor):
         ask_session(session, processor, "What?")
 
 
-def test_a_budget_beyond_the_context_is_refused(runtime, processor):
-    with pytest.raises(ContextLengthError, match="a memory of 40000 visual tokens needs"):
+def test_a_budget_beyond_the_context_is_refused_with_the_largest_that_fits(runtime, processor):
+    reason = r"a memory of 40000 visual tokens needs a context of \d+ .* has 40960; .*token_budget\) to at most (\d+) "
+    with pytest.raises(ContextLengthError, match=reason) as refused:
         make_session(runtime, processor, budget=40_000)
+    found = re.search(reason, str(refused.value))
+    assert found
+    largest = int(found[1])
+    config = MemoryConfig(token_budget=largest)
+    assert session_capacity(runtime, processor, config) <= runtime.info.context_length
+    with pytest.raises(ContextLengthError):
+        session_capacity(runtime, processor, replace(config, token_budget=largest + 1))
+
+
+def test_a_context_too_short_for_any_memory_is_refused_with_another_remedy(runtime, processor):
+    short = SimpleNamespace(info=replace(runtime.info, context_length=2000))
+    for system, remedy in (("", "use a model with a longer context"), ("Be brief.", "shorten the system prompt")):
+        with pytest.raises(ContextLengthError, match=remedy):
+            session_capacity(short, processor, MemoryConfig(), system)
 
 
 @pytest.mark.parametrize("budget", [200, 90, 400])

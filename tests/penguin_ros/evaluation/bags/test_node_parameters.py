@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from penguin_models.config import ImageConfig
 from penguin_models.errors import EvaluationError, PenguinError
 from penguin_ros.evaluation.bags.node_parameters import RELEVANT, node_settings, parse_parameter, read_parameters
 
@@ -12,15 +13,16 @@ CONFIG = Path(__file__).resolve().parents[4] / "launch" / "config"
 
 def test_missing_parameters_have_the_nodes_defaults():
     node = node_settings({}, ["/a", "/b"])
-    assert (node["token_budget"], node["sample_rate_hz"]) == (4096, 2.0)
-    assert node.memory.token_budget == 2048  # shared by two cameras
+    assert (node.token_budget(ImageConfig()), node["sample_rate_hz"]) == (4096, 2.0)
+    assert node.memory(ImageConfig()).token_budget == 2048  # shared by two cameras
     assert type(node.policy()).__name__ == "NoveltyPolicy"
 
 
 def test_parameters_change_the_nodes_settings():
     values = {"token_budget": 300, "keyframe.policy": "reference", "memory.min_tokens": 20, "answer.seed": 5}
     node = node_settings(values, ["/a"])
-    assert (node.memory.token_budget, node.memory.min_tokens, node.sampling.seed) == (300, 20, 5)
+    memory = node.memory(ImageConfig())
+    assert (memory.token_budget, memory.min_tokens, node.sampling.seed) == (300, 20, 5)
     assert type(node.policy()).__name__ == "ReferencePolicy"
 
 
@@ -48,7 +50,7 @@ def test_an_invalid_parameter_is_an_error(words, message):
 
 
 def test_a_token_budget_too_small_for_the_cameras_is_an_error():
-    with pytest.raises(PenguinError, match="a token budget of 20 cannot hold one frame"):
+    with pytest.raises(PenguinError, match="token_budget is 40 for 2 cameras: a token budget of 20 cannot hold one"):
         node_settings({"token_budget": 40}, ["/a", "/b"])
 
 
