@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.json_answers import json_grammar
+from penguin_engine.server.logprobs import MAX_TOP, TokenLog
 from penguin_models.errors import PromptError
 from penguin_models.quoting import quoted, shortened
 
@@ -23,8 +24,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -154,6 +153,8 @@ class ChatRequest(BaseModel):
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -189,6 +190,18 @@ class ChatRequest(BaseModel):
             stop,
             self.response_format.grammar() if self.response_format is not None else None,
         )
+
+    def token_log(self) -> TokenLog | None:
+        """Returns an empty log for the tokens of the answer; None if no log probabilities are wanted.
+
+        Raises:
+            BadRequestError: There is `top_logprobs` without `logprobs`.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequestError(
+                f"top_logprobs is {self.top_logprobs} without logprobs; set logprobs to true", "top_logprobs"
+            )
+        return TokenLog(self.top_logprobs or 0) if self.logprobs else None
 
 
 def parse_chat(body: bytes) -> ChatRequest:

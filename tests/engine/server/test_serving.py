@@ -1,7 +1,5 @@
 """The server with the official client, over HTTP, with the small checkpoint and with scripted answers."""
 
-import base64
-import io
 import json
 import threading
 import urllib.error
@@ -10,16 +8,14 @@ from contextlib import contextmanager
 
 import openai
 import pytest
+from openai_requests import KEY, chat, client_of, data_uri, image_part, schema_of
 from openai_servers import running
-from PIL import Image
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.offline import ask
 from penguin_engine.server.answering import ModelAnswerer, Reply
 from penguin_engine.server.limits import LOOPBACK, Limits
-
-KEY = "0123456789abcdef"
 
 
 @contextmanager
@@ -29,10 +25,6 @@ def serving(answerer, limits=None, **options):
         yield server.address
 
 
-def client_of(address, key=KEY):
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
-
-
 class Scripted:
     """Answers with the number of the question, once it is let go."""
 
@@ -40,7 +32,7 @@ class Scripted:
         self.go, self.cancelled, self.closed = threading.Event(), threading.Event(), False
         self.asked = []
 
-    def answer(self, conversation, sampling, hooks):
+    def answer(self, conversation, sampling, hooks, log=None):
         self.asked.append((conversation, sampling))
         hooks.on_text("one ", 1)
         while not self.go.wait(0.01):
@@ -57,26 +49,6 @@ class Scripted:
 @pytest.fixture
 def scripted():
     return Scripted()
-
-
-def chat(client, content="What?", **options):
-    return client.chat.completions.create(
-        **{"model": "tiny", "messages": [{"role": "user", "content": content}], **options}
-    )
-
-
-def image_part(url):
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def schema_of(schema):
-    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-
-
-def data_uri(rgb, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}", file.getvalue()
 
 
 def test_the_official_client_gets_the_answers_of_the_model(model, processor, picture):
