@@ -27,8 +27,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -101,7 +107,13 @@ class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Field(min_length=1, max_length=_MAX_PARTS)]
     name: str | None = None
+    # What an answer has besides its text, so that a client can send it back as it came.
+    grounding: dict[str, Any] | None = None
     refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
 
 
 class StreamOptions(_Strict):
@@ -161,6 +173,8 @@ class ChatRequest(BaseModel):
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
 
     @field_validator("messages")
     @classmethod
@@ -234,7 +248,9 @@ def _first_error(error: ValidationError) -> BadRequestError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return BadRequestError(f"the body is not JSON: {shortened(message)}", None, "invalid_json")
-    value = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
+    if first["type"] == "extra_forbidden":
+        message = f"there is no field {shortened(str(first['loc'][-1]))}; leave it out"
+    value = "" if first["type"] in ("missing", "extra_forbidden") else f" (it is {quoted(first['input'])})"
     return BadRequestError(f"{where or 'the body'}: {shortened(message)}{value}", where or None, "invalid_value")
 
 
@@ -250,7 +266,7 @@ def _path(location: Sequence[int | str]) -> str:
             path += f"[{step}]"
         elif step.isidentifier() and step != "str" and not isinstance(before, int):
             path += f".{step}" if path else step
-        elif isinstance(before, int) and step in ("role", "content", "name", "refusal"):
+        elif isinstance(before, int) and step in ChatMessage.model_fields:
             path += f".{step}"
         before = step
     return path
