@@ -98,6 +98,7 @@ class FilePart(_Strict):
     file: File
 
 
+_NoItems = Annotated[list[Any], Field(max_length=0)] | None
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
 
 
@@ -110,10 +111,10 @@ class ChatMessage(_Strict):
     # What an answer has besides its text, so that a client can send it back as it came.
     grounding: dict[str, Any] | None = None
     refusal: None = None
-    annotations: None = None
+    annotations: _NoItems = None
     audio: None = None
     function_call: None = None
-    tool_calls: None = None
+    tool_calls: _NoItems = None
 
 
 class StreamOptions(_Strict):
