@@ -93,7 +93,7 @@ SETTINGS = (
     Setting("fallback_model", "", "Model of the local runtime, as for model.", live=False),
     Setting("device", "auto", "Device of the weights: cpu, cuda, cuda:1; auto is cuda if there is one. The onnx "
             "runtime also takes tensorrt and tensorrt-rtx.", live=False),
-    Setting("precision", "auto", "Type of the weights; auto is as stored.",
+    Setting("precision", "auto", "Type of the weights; auto is as stored, or float32 on a CPU that would emulate it.",
             choices=("auto", "float32", "float16", "bfloat16", "int8", "int4", "fp8"), live=False),
     Setting("threads", 0, "Threads per operator on a CPU; 0 for all cores.", 0, 1024, live=False),
     Setting("image_topics", ["image_raw"], "Image topics, raw or compressed: the type is what is published.",

@@ -30,6 +30,9 @@ _ROLES = ("system", "user", "assistant")
 def render(conversation: Sequence[Message], add_generation_prompt: bool = True, think: bool = False) -> str:
     """Returns the prompt text of a conversation, with one `<image>` per frame.
 
+    As in the released template, earlier answers have no empty thought, although the released labels train with one. The
+    node's conversations keep it in the KV cache, see conversations.py.
+
     Args:
         conversation: See the module's docstring. No system message is added.
         add_generation_prompt: Append the beginning of an answer.

@@ -38,6 +38,11 @@ LM_HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CPU_FLAGS = {
+    torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"},
+    torch.float16: {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""Instructions that multiply numbers of a type, as Linux names them on x86-64 and ARM."""
 
 
 def load_pretrained(
@@ -50,7 +55,8 @@ def load_pretrained(
 
     Args:
         path_or_repo: A folder, or `owner/name` on the model hub (downloaded once, then taken from the local cache).
-        dtype: Type of the weights: "float32", "float16", "bfloat16" or a torch type; as stored if None.
+        dtype: Type of the weights: "float32", "float16", "bfloat16" or a torch type; "auto" for `fast_dtype`; as stored
+            if None.
         device: Device of the weights, for example "cpu" or "cuda:0".
         revision: Branch, tag or commit on the model hub; its default branch if None.
 
@@ -63,7 +69,9 @@ def load_pretrained(
     """
     target = usable_device(device)
     model, stored, processor = open_checkpoint(path_or_repo, revision)
-    weights_dtype = stored_dtype(stored) if dtype is None else resolve_dtype(dtype)
+    weights_dtype = stored_dtype(stored) if dtype in (None, "auto") else resolve_dtype(dtype)
+    if dtype == "auto":
+        weights_dtype = fast_dtype(weights_dtype, target)
     with oom_as_error(
         f"{path_or_repo} as {str(weights_dtype).removeprefix('torch.')}",
         "Load it in 16 bits (--dtype bfloat16), or on the CPU (--device cpu), or free memory there.",
@@ -109,6 +117,24 @@ def open_checkpoint(
 def stored_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
     """Returns the type in which a checkpoint holds its weights."""
     return STORED_DTYPES.get(stored[EMBEDDINGS].dtype, torch.float32)
+
+
+def fast_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Returns the type in which weights of a type should run: float32 on a CPU that has no instructions for theirs.
+
+    Such CPUs emulate 16-bit types, several times as slowly; float32 needs twice the memory.
+    """
+    emulated = device.type == "cpu" and stored in _CPU_FLAGS and not _CPU_FLAGS[stored] & _cpu_flags()
+    return torch.float32 if emulated else stored
+
+
+def _cpu_flags() -> set[str]:
+    """Returns the names of what this CPU can do; none on other systems than Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
 
 
 def save_pretrained(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from penguin_ros.cli.output import DtypeOption, JsonOption, ModelOption, RevisionOption, print_json, stdout
+from penguin_ros.cli.output import JsonOption, ModelOption, RevisionOption, print_json, stdout
 from penguin_ros.cli.phases import Phases
 from penguin_ros.stopping import stopping_like_ctrl_c
 
@@ -37,7 +37,10 @@ def export(
             "CPU provider, and for ONNX Runtime alone."
         ),
     ] = "portable",
-    dtype: DtypeOption = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Type of the weights. [default: as stored; float32 for an encoder]"),
+    ] = None,
     vision_dtype: VisionDtypeOption = None,
     sample: Annotated[
         list[Path] | None, typer.Option(help="Image for the check of a float16 export's ranges, can be repeated.")

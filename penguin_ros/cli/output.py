@@ -52,7 +52,8 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the weights. [default: as stored]")
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option(help="Type of the weights. [default: as stored, or float32 on a CPU that would emulate it]"),
 ]
 EncoderDtypeOption = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,

@@ -52,7 +52,7 @@ class PenguinVL(lmms):  # type: ignore[misc]  # lmms-eval has no types
             pretrained: Checkpoint folder, or owner/name on the model hub.
             runtime: Name of the runtime.
             device: "cpu", "cuda" or "cuda:1"; "auto" uses CUDA if available; see `open_runtime`.
-            dtype: Type of the weights; None for the type stored in the checkpoint.
+            dtype: Type of the weights; None for what `open_runtime` chooses.
             max_tokens: Budget of visual tokens; None for the checkpoint's.
             allocation: Rule for frame sizes, "strict" or "reference".
             fps: Sampled frames per second of video.

@@ -35,7 +35,7 @@ class ModelSpec(BaseModel, extra="forbid", frozen=True):
 
     path: str  # checkpoint folder, or owner/name on the model hub
     runtime: str = "torch"
-    dtype: str | None = None  # type of the weights; None for the type stored in the checkpoint
+    dtype: str | None = None  # type of the weights; None for what `open_runtime` chooses
     device: str = "cpu"  # for example "cpu" or "cuda:0"; "auto" uses CUDA if available
     threads: int = 0  # CPU threads per process; 0 for the library's default
 

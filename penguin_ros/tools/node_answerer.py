@@ -11,6 +11,7 @@ from penguin_vl.msg import Answer
 from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.json_answers import schema_of
 from penguin_engine.server.answering import Reply
+from penguin_engine.server.logprobs import TokenLog
 from penguin_engine.server.media_parts import Conversation
 from penguin_models.errors import (
     BusyError,
@@ -51,7 +52,9 @@ class NodeAnswerer:
         self._client = NodeClient("penguin_serve", node_name)
         self._client.start()
 
-    def answer(self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks) -> Reply:
+    def answer(
+        self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks, log: TokenLog | None = None
+    ) -> Reply:
         """Answers a conversation of one user message.
 
         Raises:
@@ -63,6 +66,8 @@ class NodeAnswerer:
         goal = AskStream.Goal(question=_question(conversation), max_new_tokens=sampling.max_new_tokens)
         if sampling.temperature or sampling.stop:
             raise PromptError("a node has its own settings: leave out temperature and stop, or send an image")
+        if log is not None:
+            raise PromptError("a node does not report log probabilities: leave out logprobs, or send an image")
         if sampling.grammar is not None:
             goal.response_schema = json.dumps(schema_of(sampling.grammar))
 

@@ -46,8 +46,8 @@ def open_runtime(
             for tensorrt also contains built plans.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA if the runtime finds it; the onnx runtime also accepts
             "tensorrt" and "tensorrt-rtx".
-        precision: For torch, the type of the weights, or None for the stored type; for the others, the precision that
-            the folder must have, or None for any.
+        precision: For torch, the type of the weights; if None, the stored type, or float32 on a CPU that has no
+            instructions for it. For the others, the precision that the folder must have, or None for any.
         threads: Threads per operator on a CPU; None for all cores.
         revision: Branch, tag or commit of a model on the hub; None for the default branch.
 
@@ -90,7 +90,7 @@ def _open_torch(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    model, processor = load_pretrained(path, precision, device, revision=revision)
+    model, processor = load_pretrained(path, precision or "auto", device, revision=revision)
     return TorchRuntime(model), processor
 
 

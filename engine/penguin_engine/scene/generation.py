@@ -56,6 +56,8 @@ class AnswerHooks:
     cancelled: Callable[[], bool] = lambda: False
     # Called after each token, and between chunks of a prefill; frames may be observed from it
     on_token: Callable[[], None] = lambda: None
+    # Called with each token of the answer and the model's logits that it was chosen from, float32 [vocab]
+    on_choice: Callable[[int, Float32Array], None] = lambda token, logits: None
 
 
 class Sampler:
@@ -168,7 +170,7 @@ def generate(
         processor: Decodes tokens.
         sampling: How tokens are chosen and when to stop.
         generation: Updated as the answer grows.
-        hooks: Its `cancelled` is polled and `on_token` called between tokens.
+        hooks: Its `cancelled` is polled, `on_choice` and `on_token` are called between tokens.
     """
     hooks = hooks or AnswerHooks()
     state = None
@@ -187,6 +189,7 @@ def generate(
             generation.ended_by = "end"
             break
         generation.ids.append(token)
+        hooks.on_choice(token, logits)
         hooks.on_token()
         generation.probabilities.append(probability)
         yield from emit(stream.push(token))

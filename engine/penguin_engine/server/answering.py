@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.offline import ask_conversations
+from penguin_engine.server.logprobs import TokenLog
 from penguin_engine.server.media_parts import Conversation, read_media
 from penguin_models.errors import PromptError
 from penguin_models.media import FPS, MAX_FRAMES
@@ -32,8 +34,16 @@ class Reply:
 class Answerer(Protocol):
     """Answers conversations one at a time, in the thread that calls it."""
 
-    def answer(self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks) -> Reply:
+    def answer(
+        self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks, log: TokenLog | None = None
+    ) -> Reply:
         """Answers the last turn of a conversation.
+
+        Args:
+            conversation: The turns.
+            sampling: How the answer is generated.
+            hooks: Callbacks for streamed text and cancellation.
+            log: Gets the log probabilities of each token before its text is streamed; None if nobody wants them.
 
         Raises:
             PenguinError: The conversation cannot be answered, and why.
@@ -58,8 +68,12 @@ class ModelAnswerer:
         """
         self._runtime, self._processor, self._max_pixels = runtime, processor, max_pixels
 
-    def answer(self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks) -> Reply:
+    def answer(
+        self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks, log: TokenLog | None = None
+    ) -> Reply:
         """Answers the last turn of a conversation."""
+        if log is not None:
+            hooks = replace(hooks, on_choice=partial(log.record, self._processor))
         media = read_media(conversation.files, FPS, MAX_FRAMES, self._max_pixels)
         [answer] = ask_conversations(
             self._runtime, self._processor, [conversation.messages], media, sampling=sampling, hooks=hooks
@@ -87,16 +101,18 @@ class RoutingAnswerer:
     def __init__(self, robot: Answerer, model: Answerer | None):
         self._robot, self._model = robot, model
 
-    def answer(self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks) -> Reply:
+    def answer(
+        self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks, log: TokenLog | None = None
+    ) -> Reply:
         """Answers the last turn of a conversation."""
         if not conversation.files:
-            return self._robot.answer(conversation, sampling, hooks)
+            return self._robot.answer(conversation, sampling, hooks, log)
         if self._model is None:
             raise PromptError(
                 "this server answers from what a robot sees and has no model for images; leave them out, or start it "
                 "with --model"
             )
-        return self._model.answer(conversation, sampling, hooks)
+        return self._model.answer(conversation, sampling, hooks, log)
 
     def close(self) -> None:
         """Frees both."""

@@ -28,6 +28,7 @@ from penguin_engine.server.completions import DONE, Completion, event
 from penguin_engine.server.errors import error_response, response_of
 from penguin_engine.server.jobs import Job, Worker
 from penguin_engine.server.limits import Guard, Limits
+from penguin_engine.server.logprobs import TokenLog
 from penguin_engine.server.media_parts import Conversation, to_conversation
 from penguin_engine.server.metrics import Metrics
 from penguin_engine.server.uploads import Uploads
@@ -97,7 +98,7 @@ class _Server:
         clean_up = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
             body = await self._body(request)
-            wanted, conversation, sampling = await asyncio.to_thread(self._parsed, body, folder)
+            wanted, conversation, sampling, log = await asyncio.to_thread(self._parsed, body, folder)
             del body  # may be large, and the answer may take a while
         except BaseException as err:
             clean_up()
@@ -106,21 +107,21 @@ class _Server:
             return self.finished(response_of(err))
 
         def work(hooks: AnswerHooks) -> Reply:
-            reply = self._answerer.answer(conversation, sampling, hooks)
+            reply = self._answerer.answer(conversation, sampling, hooks, log)
             self._metrics.answered(reply, time.monotonic() - start_s)
             return reply
 
-        job = self._worker.submit(work, self._limits.time_limit_s, clean_up)
+        job = self._worker.submit(work, self._limits.time_limit_s, clean_up, log)
         completion = Completion(self._model)
         usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         answering = _stream(job, completion, usage) if wanted.stream else _whole(job, completion)
         return self.finished(await _while_connected(request, job, answering))
 
-    def _parsed(self, body: bytes, folder: Path) -> tuple[ChatRequest, Conversation, Sampling]:
+    def _parsed(self, body: bytes, folder: Path) -> tuple[ChatRequest, Conversation, Sampling, TokenLog | None]:
         wanted = parse_chat(body)
         self._check_model(wanted.model)
         conversation = to_conversation(wanted.messages, folder, self._uploads.link)
-        return wanted, conversation, wanted.sampling(secrets.randbits(63))
+        return wanted, conversation, wanted.sampling(secrets.randbits(63)), wanted.token_log()
 
     async def upload(self, request: Request) -> Response:
         """Keeps an image or a video."""
@@ -191,9 +192,10 @@ class _Server:
 
 
 async def _whole(job: Job, completion: Completion) -> Response:
+    entries: list[dict[str, Any]] = []
     while not isinstance(item := await job.next(), Reply):
-        pass
-    return JSONResponse(completion.whole(item))
+        entries += item.logprobs
+    return JSONResponse(completion.whole(item, None if job.log is None else entries))
 
 
 async def _stream(job: Job, completion: Completion, usage: bool) -> Response:
@@ -205,7 +207,7 @@ async def _stream(job: Job, completion: Completion, usage: bool) -> Response:
         yield completion.event({"role": "assistant", "content": ""})
         try:
             while not isinstance(item, Reply):
-                yield completion.event({"content": item})
+                yield completion.event({"content": item.text}, None, None if job.log is None else item.logprobs)
                 item = await job.next()
             yield completion.event({}, item)
             if usage:

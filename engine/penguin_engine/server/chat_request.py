@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.json_answers import json_grammar
+from penguin_engine.server.logprobs import MAX_TOP, TokenLog
 from penguin_models.errors import PromptError
 from penguin_models.quoting import quoted, shortened
 
@@ -23,13 +24,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -93,6 +98,7 @@ class FilePart(_Strict):
     file: File
 
 
+_NoItems = Annotated[list[Any], Field(max_length=0)] | None
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
 
 
@@ -102,7 +108,13 @@ class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Field(min_length=1, max_length=_MAX_PARTS)]
     name: str | None = None
+    # What an answer has besides its text, so that a client can send it back as it came.
+    grounding: dict[str, Any] | None = None
     refusal: None = None
+    annotations: _NoItems = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: _NoItems = None
 
 
 class StreamOptions(_Strict):
@@ -154,12 +166,16 @@ class ChatRequest(BaseModel):
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
 
     @field_validator("messages")
     @classmethod
@@ -189,6 +205,18 @@ class ChatRequest(BaseModel):
             stop,
             self.response_format.grammar() if self.response_format is not None else None,
         )
+
+    def token_log(self) -> TokenLog | None:
+        """Returns an empty log for the tokens of the answer; None if no log probabilities are wanted.
+
+        Raises:
+            BadRequestError: There is `top_logprobs` without `logprobs`.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequestError(
+                f"top_logprobs is {self.top_logprobs} without logprobs; set logprobs to true", "top_logprobs"
+            )
+        return TokenLog(self.top_logprobs or 0) if self.logprobs else None
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -221,7 +249,9 @@ def _first_error(error: ValidationError) -> BadRequestError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return BadRequestError(f"the body is not JSON: {shortened(message)}", None, "invalid_json")
-    value = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
+    if first["type"] == "extra_forbidden":
+        message = f"there is no field {shortened(str(first['loc'][-1]))}; leave it out"
+    value = "" if first["type"] in ("missing", "extra_forbidden") else f" (it is {quoted(first['input'])})"
     return BadRequestError(f"{where or 'the body'}: {shortened(message)}{value}", where or None, "invalid_value")
 
 
@@ -237,7 +267,7 @@ def _path(location: Sequence[int | str]) -> str:
             path += f"[{step}]"
         elif step.isidentifier() and step != "str" and not isinstance(before, int):
             path += f".{step}" if path else step
-        elif isinstance(before, int) and step in ("role", "content", "name", "refusal"):
+        elif isinstance(before, int) and step in ChatMessage.model_fields:
             path += f".{step}"
         before = step
     return path

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penguin_engine.server.answering import Reply
 
 DONE = "data: [DONE]\n\n"
+Logprobs = Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,19 @@ class Completion:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
-        """Returns a complete answer."""
+    def whole(self, reply: Reply, logprobs: Logprobs) -> dict[str, Any]:
+        """Returns a complete answer, with the entries of its tokens (see logprobs.py), None if they are not wanted."""
         message = {"role": "assistant", "content": reply.text, "refusal": None, "grounding": _grounding(reply)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(reply)}
+        choice = {"index": 0, "message": message, "logprobs": _logprobs(logprobs), "finish_reason": _reason(reply)}
         return self._object("chat.completion", [choice], _usage(reply))
 
-    def event(self, delta: Mapping[str, Any], reply: Reply | None = None) -> str:
+    def event(self, delta: Mapping[str, Any], reply: Reply | None = None, logprobs: Logprobs = None) -> str:
         """Returns a piece of an answer as an event; the last one has the reply."""
         delta = dict(delta) if reply is None else {**delta, "grounding": _grounding(reply)}
         choice = {
             "index": 0,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": _logprobs(logprobs),
             "finish_reason": None if reply is None else _reason(reply),
         }
         return event(self._object("chat.completion.chunk", [choice], None))
@@ -61,6 +62,10 @@ def event(value: Mapping[str, Any]) -> str:
 
 def _reason(reply: Reply) -> str:
     return "length" if reply.ended_by == "length" else "stop"
+
+
+def _logprobs(entries: Logprobs) -> dict[str, Any] | None:
+    return None if entries is None else {"content": entries, "refusal": None}
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
+from typing import Any
 
 from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.server.answering import Reply
+from penguin_engine.server.logprobs import TokenLog
 from penguin_models.errors import CancelledError, PenguinError
 
 Work = Callable[[AnswerHooks], Reply]
@@ -21,12 +23,21 @@ class TimeLimitError(PenguinError):
     """A request took too long."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer."""
+
+    text: str
+    logprobs: Sequence[dict[str, Any]]  # entries of its tokens, if the job has a log
+
+
 @dataclass(eq=False)
 class Job:
     """A request that waits or is answered. Created and awaited in the event loop."""
 
     time_limit_s: float
-    _pieces: asyncio.Queue[str | Reply | Exception] = field(default_factory=asyncio.Queue)
+    log: TokenLog | None = None  # filled by the work; None if no log probabilities are wanted
+    _pieces: asyncio.Queue[Piece | Reply | Exception] = field(default_factory=asyncio.Queue)
     _cancelled: Event = field(default_factory=Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _start_s: float = field(default_factory=time.monotonic)
@@ -35,7 +46,7 @@ class Job:
         """Ends the work between two tokens; the result is dropped."""
         self._cancelled.set()
 
-    async def next(self) -> str | Reply:
+    async def next(self) -> Piece | Reply:
         """Returns the next piece of the answer, or the reply, which is the last.
 
         Raises:
@@ -48,13 +59,15 @@ class Job:
 
     def run(self, work: Work, clean_up: Callable[[], None]) -> None:
         """Does the work unless it is cancelled, and cleans up; in the worker's thread."""
-        hooks = AnswerHooks(on_text=lambda piece, tokens: self._send(piece), cancelled=self._over)
+        hooks = AnswerHooks(on_text=lambda piece, tokens: self._send_piece(piece), cancelled=self._over)
         try:
             if self._over():
                 raise CancelledError("cancelled before the answer began")
             reply = work(hooks)
             if reply.ended_by == "cancelled":
                 raise CancelledError("cancelled during the answer")
+            if self.log is not None and reply.ended_by != "stop" and (rest := self.log.take_rest()):
+                self._send(Piece("", rest))  # tokens without text; those of a stop string are not part of the answer
             self._send(reply)
         except CancelledError as err:
             late = TimeLimitError(
@@ -70,7 +83,10 @@ class Job:
     def _over(self) -> bool:
         return self._cancelled.is_set() or time.monotonic() - self._start_s > self.time_limit_s
 
-    def _send(self, item: str | Reply | Exception) -> None:
+    def _send_piece(self, text: str) -> None:
+        self._send(Piece(text, () if self.log is None else self.log.take(text)))
+
+    def _send(self, item: Piece | Reply | Exception) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, item)
 
@@ -82,9 +98,9 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, "answers")
         self._jobs: set[Job] = set()
 
-    def submit(self, work: Work, time_limit_s: float, clean_up: Callable[[], None]) -> Job:
+    def submit(self, work: Work, time_limit_s: float, clean_up: Callable[[], None], log: TokenLog | None = None) -> Job:
         """Puts work into the queue, to be cleaned up after in any case; to be called in the event loop."""
-        job = Job(time_limit_s)
+        job = Job(time_limit_s, log)
         self._jobs.add(job)
         future = self._executor.submit(job.run, work, clean_up)
         loop = asyncio.get_running_loop()

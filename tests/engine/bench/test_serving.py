@@ -16,7 +16,7 @@ from penguin_models.errors import RemoteServerError
 
 
 class Slow:
-    def answer(self, conversation, sampling, hooks):
+    def answer(self, conversation, sampling, hooks, log=None):
         threading.Event().wait(0.03)
         hooks.on_text("a cup", 2)
         return Reply("a cup", "end", 5, 3, 2, 0.1, [], [])

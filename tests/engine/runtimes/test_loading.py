@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,14 +18,33 @@ from penguin_engine.export.manifest import MANIFEST, Manifest, hash_file, write_
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.runtimes.onnx_session import Device, open_session
 from penguin_engine.runtimes.torch import TorchRuntime
+from penguin_models import checkpoint as checkpoint_module
 from penguin_models.errors import EngineError
 from penguin_models.types import PatchedImage, Size
+
+SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"  # stored in bfloat16
 
 
 def test_torch_opens_a_checkpoint(checkpoint):
     runtime, processor = open_runtime("torch", checkpoint, precision="bfloat16")
     assert isinstance(runtime, TorchRuntime) and runtime.info.dtype == "bfloat16"
     assert processor.image_token_id == 1503
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "dtype"),
+    [
+        ({"avx512_bf16"}, None, "bfloat16"),
+        ({"bf16"}, None, "bfloat16"),
+        ({"avx512f", "avx512_fp16"}, None, "float32"),
+        (set(), None, "float32"),
+        (set(), "bfloat16", "bfloat16"),
+    ],
+)
+def test_torch_runs_16_bits_only_where_the_cpu_does_not_emulate_them(monkeypatch, flags, precision, dtype):
+    monkeypatch.setattr(checkpoint_module, "_cpu_flags", lambda: flags)
+    runtime, _ = open_runtime("torch", SHIPPED, "cpu", precision)
+    assert runtime.info.dtype == dtype
 
 
 def test_onnx_opens_an_exported_folder(exported):

@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from openai_servers import Misbehaving, chunk, free_port, running
 from PIL import Image
 from scripted_runtime import ScriptedRuntime
 
+from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.scene.camera_state import CameraState, CaptionConfig
 from penguin_engine.scene.captioning import caption_request
 from penguin_engine.scene.episode import Episode
 from penguin_engine.scene.episodes import open_episodes
-from penguin_engine.scene.generation import Sampling
+from penguin_engine.scene.generation import AnswerHooks, Sampling
 from penguin_engine.scene.json_answers import grammar_of
 from penguin_engine.scene.mailbox import Mailbox
 from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.offline import ask_conversations
 from penguin_engine.scene.remote import brain as brain_module
 from penguin_engine.scene.remote.breaker import CircuitBreaker
 from penguin_engine.scene.remote.no_model import NoModel, processor_without_tokens
@@ -39,11 +42,14 @@ from penguin_models.errors import (
     RemoteServerError,
     SettingError,
 )
+from penguin_models.judge import yes_probability
+from penguin_models.media import load_image
 from penguin_models.novelty_policy import NoveltyPolicy
 from penguin_models.processor import Processor
 from penguin_models.types import Frame, Size
 
 SECOND = 10**9
+SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
 NO_CAPTIONS = CaptionConfig(on_keyframe=False)
 
 
@@ -131,15 +137,15 @@ def test_earlier_turns_the_system_prompt_and_a_schema_are_sent(make, picture):
 
 
 class Recorded:
-    """An answerer that remembers what it was asked, with the images."""
+    """An answerer that remembers what it was asked, and the images."""
 
     def __init__(self, answerer):
-        self._answerer, self.asked, self.sizes = answerer, [], []
+        self._answerer, self.asked, self.images = answerer, [], []
 
-    def answer(self, conversation, sampling, hooks):
+    def answer(self, conversation, sampling, hooks, log=None):
         self.asked.append((conversation.messages, sampling))
-        self.sizes.append([Image.open(file.path).size for file in conversation.files])
-        return self._answerer.answer(conversation, sampling, hooks)
+        self.images.append([load_image(file.path, 10**6) for file in conversation.files])
+        return self._answerer.answer(conversation, sampling, hooks, log)
 
     def close(self):
         self._answerer.close()
@@ -178,9 +184,9 @@ def test_a_server_with_the_same_model_gives_the_same_answers(make, processor, pi
             messages, sampling = answerer.asked[-1]
             held = [f.size for state in remote.camera_states.values() for f in state.session.memory.frames]
             assert texts(messages) == expected_texts and sampling.max_new_tokens == 256
-            assert [Size(height, width) for width, height in answerer.sizes[-1]] == held
+            assert [Size(*rgb.shape[:2]) for rgb in answerer.images[-1]] == held
             assert not remote.step()  # nothing is encoded here
-        assert remote.remote.counts == {"answered": 1} and remote.remote.has_logprobs is False
+        assert remote.remote.counts == {"answered": 1} and remote.remote.has_logprobs
 
 
 @pytest.mark.parametrize(
@@ -298,16 +304,42 @@ def test_captions_come_from_the_server_and_rest_after_a_failure(make, picture):
         assert len(worker.camera_states["a"].session.memory.frames) == 2
 
 
-def test_conditions_are_judged_by_probabilities_of_tokens(make, picture):
-    top = [{"token": token, "logprob": np.log(p), "bytes": None} for token, p in (("yes", 0.3), ("No", 0.1))]
-    logprobs = {"content": [{"token": "yes", "logprob": -1.0, "bytes": None, "top_logprobs": top}], "refusal": None}
-    with Misbehaving([chunk("yes", "length", logprobs)]) as server:
-        worker = make(server.url, local=False)
+def test_our_server_judges_conditions_as_the_model_does(make, picture):
+    """By the probabilities of yes and no, of which the node gets those of the 20 likeliest tokens."""
+    runtime, processor = open_runtime("torch", SHIPPED, "cpu", "float32")
+    answerer = Recorded(ModelAnswerer(runtime, processor, 10**6))
+    with running(answerer) as server:
+        worker = make(f"{server.address}/v1", local=False, model="tiny")
+        judged, conditions = [], ("there is a red cube", "two mugs are on the table")
+        for condition in conditions:
+            request = WatchRequest.prepare(worker.used, condition, ["a"], str, threshold=1.0)
+            worker.watch(request, judged.append)
+        show(worker, picture, 1, 3)
+        while len(judged) < len(conditions):
+            assert worker.step()
+        assert worker.remote.has_logprobs and not worker.listener.failures
+        for (messages, sampling), images, judgement in zip(answerer.asked, answerer.images, judged, strict=True):
+            logits, one = [], Sampling(max_new_tokens=1)
+            hooks = AnswerHooks(on_choice=lambda token, found, logits=logits: logits.append(found))
+            ask_conversations(runtime, processor, [messages], images, sampling=one, hooks=hooks)
+            assert judgement.condition in texts(messages)[-1] and len(images) == 2 and sampling.max_new_tokens == 1
+            assert judgement.probability == pytest.approx(yes_probability(processor, logits[0]), abs=1e-3)
+
+
+def test_what_cannot_judge_says_why(make, picture, processor):
+    model = ModelAnswerer(ScriptedRuntime(processor, text="maybe"), processor, 10**6)
+    with running(model) as server:
+        worker = make(f"{server.address}/v1", local=False, model="tiny")
+        worker.watch(WatchRequest.prepare(worker.used, "a cup", ["a"], str), lambda judgement: None)
         show(worker, picture, 1)
-        watch = worker.watch(WatchRequest.prepare(worker.used, "a cup", ["a"], str), lambda judgement: None)
-        assert worker.step() and watch.result.result(0).probability == pytest.approx(0.75)
-        body = server.bodies[0]
-        assert (body["max_tokens"], body["top_logprobs"], body["logprobs"]) == (1, 20, True)
+        assert worker.step()
+        assert "neither yes nor no is among the 20 likeliest tokens" in str(worker.listener.failures[0])
+    with Misbehaving([chunk("", "stop")]) as server:
+        worker = make(server.url, local=False)
+        worker.watch(WatchRequest.prepare(worker.used, "a cup", ["a"], str), lambda judgement: None)
+        show(worker, picture, 1)
+        assert worker.step() and worker.remote.has_logprobs is None
+        assert "ended its judgement before the first word" in str(worker.listener.failures[0])
     with Misbehaving((400, {}, "logprobs are not supported"), models=["m"]) as server:
         for local in (False, True):
             server.steps[:] = [(400, {}, "logprobs are not supported")]
@@ -319,7 +351,7 @@ def test_conditions_are_judged_by_probabilities_of_tokens(make, picture):
             if local:
                 assert not watch.result.done() and worker.step() and watch.result.result(0).holds
                 continue
-            with pytest.raises(NoLogprobsError, match=r"not supported.*serve the model with vLLM, or set fallback"):
+            with pytest.raises(NoLogprobsError, match=r"not supported.*with penguin-vl serve or vLLM, or set fallback"):
                 watch.result.result(0)
             with pytest.raises(NoLogprobsError, match="watching needs"):
                 worker.watch(request, lambda judgement: None)

@@ -1,25 +1,24 @@
 """The server with the official client, over HTTP, with the small checkpoint and with scripted answers."""
 
-import base64
-import io
 import json
 import threading
+import typing
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
 import openai
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai_requests import KEY, chat, client_of, data_uri, image_part, schema_of
 from openai_servers import running
-from PIL import Image
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.offline import ask
 from penguin_engine.server.answering import ModelAnswerer, Reply
+from penguin_engine.server.chat_request import BadRequestError, parse_chat
 from penguin_engine.server.limits import LOOPBACK, Limits
-
-KEY = "0123456789abcdef"
 
 
 @contextmanager
@@ -29,10 +28,6 @@ def serving(answerer, limits=None, **options):
         yield server.address
 
 
-def client_of(address, key=KEY):
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
-
-
 class Scripted:
     """Answers with the number of the question, once it is let go."""
 
@@ -40,7 +35,7 @@ class Scripted:
         self.go, self.cancelled, self.closed = threading.Event(), threading.Event(), False
         self.asked = []
 
-    def answer(self, conversation, sampling, hooks):
+    def answer(self, conversation, sampling, hooks, log=None):
         self.asked.append((conversation, sampling))
         hooks.on_text("one ", 1)
         while not self.go.wait(0.01):
@@ -57,26 +52,6 @@ class Scripted:
 @pytest.fixture
 def scripted():
     return Scripted()
-
-
-def chat(client, content="What?", **options):
-    return client.chat.completions.create(
-        **{"model": "tiny", "messages": [{"role": "user", "content": content}], **options}
-    )
-
-
-def image_part(url):
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def schema_of(schema):
-    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-
-
-def data_uri(rgb, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}", file.getvalue()
 
 
 def test_the_official_client_gets_the_answers_of_the_model(model, processor, picture):
@@ -110,6 +85,8 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
             {"role": "developer", "content": "Be brief."}, {"role": "user", "content": shown},
             {"role": "assistant", "content": "A cup."}, {"role": "user", "content": "And now?"},
         ]  # fmt: skip
+        sent_back = [turns[1], whole.choices[0].message.model_dump() | {"tool_calls": []}, turns[3]]
+        assert chat(client, messages=sent_back, **few).usage.prompt_tokens > usage.prompt_tokens
         later = chat(client, messages=turns, seed=7, temperature=1.0, stop="x", **few)
         assert later.usage.prompt_tokens > usage.prompt_tokens
         schema = {
@@ -131,6 +108,9 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         ({"temperature": 3}, 400, "temperature: .*less than or equal to 2"),
         ({"max_tokens": 0}, 400, "max_tokens: .*greater than or equal to 1"),
         ({"extra_body": {"top_q": 1}}, 400, "there is no parameter top_q"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools is .* not supported"),
+        ({"messages": [{"role": "user", "content": "A", "weight": 1}]}, 400, "there is no field weight; leave it out"),
+        ({"messages": [{"role": "user", "content": "A", "tool_calls": [1]}]}, 400, r"0\].tool_calls: .*at most 0"),
         ({"messages": []}, 400, "messages: .*at least 1 item"),
         ({"messages": [{"role": "assistant", "content": "A"}]}, 400, "must be the user's"),
         ({"content": " "}, 400, "the last message is empty"),
@@ -147,6 +127,14 @@ def test_bad_requests_are_refused_with_the_reason(refusing, options, status, mes
     with pytest.raises(openai.APIStatusError, match=message) as caught:
         chat(refusing, **options)
     assert caught.value.status_code == status and caught.value.body["type"] == "invalid_request_error"
+
+
+def test_parameters_without_a_value_are_accepted():
+    """Some clients send all of those that they know."""
+    known = typing.get_type_hints(CompletionCreateParamsBase)
+    assert len(known) > 30
+    values = dict.fromkeys(known) | {"model": "tiny", "messages": [{"role": "user", "content": "A"}]}
+    assert parse_chat(json.dumps(values).encode()).sampling(5).seed == 5
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +220,6 @@ def test_keys_hosts_sizes_and_types_are_checked_before_a_body_is_read(scripted):
 
 
 def test_uploads_leave_when_there_is_no_room(tmp_path):
-    from penguin_engine.server.chat_request import BadRequestError
     from penguin_engine.server.uploads import Uploads
 
     uploads = Uploads(tmp_path, 100, 3600)

@@ -1,6 +1,7 @@
 """A real node whose questions our own server answers over HTTP, with a local runtime in reserve."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +10,14 @@ pytest.importorskip("openai", reason="needs the client of the OpenAI API: pip in
 
 from node_calls import NO_CAPTIONS, ask, statuses
 from openai_servers import running
-from penguin_vl.action import AskStream
+from penguin_vl.action import AskStream, Watch
 from penguin_vl.msg import Answer
 from scripted_runtime import BOX_ANSWER
 
-from penguin_engine.server.answering import Reply
+from penguin_engine.runtimes.loading import open_runtime
+from penguin_engine.server.answering import ModelAnswerer, Reply
 
+SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
 KEY = "0123456789abcdef"
 TEXT = "A red cube. During the period 0.50 - 1.00 seconds."
 LONG = {"deadline_s": 30.0}
@@ -27,7 +30,7 @@ class Scripted:
     def __init__(self):
         self.cancelled = threading.Event()
 
-    def answer(self, conversation, sampling, hooks):
+    def answer(self, conversation, sampling, hooks, log=None):
         if conversation.messages[-1]["content"][-1]["text"] == "Slowly?":
             hooks.on_text("A ", 1)
             while not hooks.cancelled():
@@ -104,3 +107,25 @@ def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_
         assert ask(robot, node, **LONG).text == TEXT
         assert server_values(robot, node, answered="2")[0].message == "OK"
     assert KEY not in node.log and "Traceback" not in node.log
+
+
+def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_node, image):
+    judged = []
+
+    def feedback(message):
+        judged.append(message.feedback)
+        robot.notify()
+
+    with running(ModelAnswerer(*open_runtime("torch", SHIPPED, "cpu"), 10**6)) as server:
+        node = start_node(runtime="openai", base_url=f"{server.address}/v1", model="tiny", **NO_CAPTIONS)
+        robot.publish_and_wait(node, image(1.0))  # it is active
+        client = robot.action_client(Watch, f"{node.name}/watch")
+        goal = Watch.Goal(condition="there is a red cube", threshold=1.0)
+        handle = robot.response(client.send_goal_async, goal, feedback)
+        assert handle.accepted
+        robot.publish_and_wait(node, image(2.0, value=90))
+        robot.wait(lambda: judged and judged[-1].alert.header.stamp.sec == 2)
+        assert all(0.0 < each.alert.probability < 1.0 for each in judged)
+        assert server_values(robot, node, probabilities_of_tokens="yes")[0].message == "OK"
+        robot.response(handle.cancel_goal_async)
+        assert robot.response(handle.get_result_async).result.judged == len(judged)

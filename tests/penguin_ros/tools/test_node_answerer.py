@@ -44,6 +44,7 @@ def test_requests_without_an_image_are_about_what_the_robot_sees(robot, start_no
                 "one message",
             ),
             ({"temperature": 1.0}, "settings of its own|its own settings"),
+            ({"logprobs": True}, "does not report log probabilities: leave out logprobs"),
             ({"content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}, "has no model for images"),
         ):
             with pytest.raises(openai.BadRequestError, match=message):

@@ -235,7 +235,8 @@ class RemoteBrain:
         Raises:
             NoLogprobsError: The server does not send probabilities.
             CancelledError: The hooks say so.
-            RemoteServerError, PromptError, ContextLengthError: As for `complete`.
+            RemoteServerError: As for `complete`; or the model says neither yes nor no.
+            PromptError, ContextLengthError: As for `complete`.
         """
         shown, _ = choose(None, [Candidate(frame, memory) for frame in memory.frames], 0, 0, math.inf)
         content = [*frames_content(shown, shown[0].frame.stamp_ns, named=False), text_part(question)]
@@ -244,6 +245,11 @@ class RemoteBrain:
         self.complete(options, hooks, due_s, completion)
         if completion.ended_by == "cancelled":
             raise CancelledError("cancelled while the server judged")
+        if not completion.top and not completion.text:
+            raise RemoteServerError(
+                f"{self.server.name} ended its judgement before the first word: serve a model that was trained to "
+                "judge conditions"
+            )
         if not completion.top:
             self.has_logprobs = False
             raise NoLogprobsError(self._no_logprobs("its answers have none"))
@@ -252,7 +258,7 @@ class RemoteBrain:
     def _no_logprobs(self, said: str) -> str:
         return (
             f"{self.server.name} gives no probabilities of tokens, which watching needs ({said}): serve the model with "
-            "vLLM, or set fallback to a local runtime"
+            "penguin-vl serve or vLLM, or set fallback to a local runtime"
         )
 
 
