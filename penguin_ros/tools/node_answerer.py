@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
@@ -25,6 +24,7 @@ from penguin_models.errors import (
 )
 from penguin_models.grounding import parse
 from penguin_ros.tools.node_client import NodeClient, answer_dict
+from penguin_ros.tools.node_turns import NodeTurns
 
 _ERRORS: dict[int, type[PenguinError]] = {
     Answer.ERROR_BAD_REQUEST: PromptError,
@@ -49,25 +49,33 @@ class NodeAnswerer:
             NoAnswerError: `node_name` is not a valid name of a node.
         """
         self._name = node_name
+        self._turns = NodeTurns()
         self._client = NodeClient("penguin_serve", node_name)
         self._client.start()
 
     def answer(
         self, conversation: Conversation, sampling: Sampling, hooks: AnswerHooks, log: TokenLog | None = None
     ) -> Reply:
-        """Answers a conversation of one user message.
+        """Answers a question, after the earlier turns of its conversation if the node gave the latest answer in it.
 
         Raises:
-            PromptError: It has other turns, or settings that only a model in the server's process has.
+            PromptError: The node does not know the earlier turns, or cannot apply the settings.
             NotActiveError: There is no such node, or it is not active.
             PenguinError: The node answered with an error.
         """
-        client, pieces = self._client, []
-        goal = AskStream.Goal(question=_question(conversation), max_new_tokens=sampling.max_new_tokens)
-        if sampling.temperature or sampling.stop:
-            raise PromptError("a node has its own settings: leave out temperature and stop, or send an image")
+        if sampling.temperature or sampling.top_p != 1.0 or sampling.stop:
+            raise PromptError("a node has its own settings: leave out temperature, top_p and stop, or send an image")
         if log is not None:
             raise PromptError("a node does not report log probabilities: leave out logprobs, or send an image")
+        with self._turns.continued(conversation.messages) as (question, name, answers):
+            goal = AskStream.Goal(question=question, max_new_tokens=sampling.max_new_tokens, conversation_id=name)
+            reply, streamed = self._ask(goal, sampling, hooks)
+            answers += [streamed, reply.text]
+        return reply
+
+    def _ask(self, goal: AskStream.Goal, sampling: Sampling, hooks: AnswerHooks) -> tuple[Reply, str]:
+        """Returns the answer, and its text as it was streamed."""
+        client, pieces = self._client, list[str]()
         if sampling.grammar is not None:
             goal.response_schema = json.dumps(schema_of(sampling.grammar))
 
@@ -91,21 +99,16 @@ class NodeAnswerer:
             raise
         if answer.error_code != Answer.ERROR_NONE:
             raise _ERRORS.get(answer.error_code, PenguinError)(f"node {self._name}: {answer.error_msg}")
-        return _reply(answer, "".join(pieces), sampling)
+        if sampling.grammar is None:
+            said = parse("".join(pieces)).text.strip()
+            if len(said) < len(answer.text) and answer.text.startswith(said):  # the last feedback may not arrive
+                on_text(answer.text[len(said) :])
+        streamed = "".join(pieces)
+        return _reply(answer, streamed, sampling), streamed
 
     def close(self) -> None:
         """Shuts ROS down."""
         self._client.close()
-
-
-def _question(conversation: Conversation) -> str:
-    if len(conversation.messages) > 1:
-        raise PromptError(
-            "a question about what the robot sees is one message of the user: leave out earlier turns and system "
-            "prompts, or send an image"
-        )
-    content: Any = conversation.messages[0]["content"]
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def _reply(answer: Answer, streamed: str, sampling: Sampling) -> Reply:

@@ -37,6 +37,7 @@ from penguin_models.quoting import shortened
 
 _PROMETHEUS = "text/plain; version=0.0.4"
 _UPLOADED_BODIES = 8  # size of all uploads together, in largest bodies
+_PURPOSES = "vision", "user_data"  # of uploads
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +63,7 @@ def create_app(
     app.add_api_route("/v1/files", server.files, methods=["GET"])
     app.add_api_route("/v1/files/{number}", server.file, methods=["GET"])
     app.add_api_route("/v1/files/{number}", server.delete_file, methods=["DELETE"])
-    app.add_api_route("/health", server.health, methods=["GET"])
+    app.add_api_route("/health", server.health, methods=["GET", "HEAD"])
     app.add_api_route("/metrics", server.metrics, methods=["GET"])
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _not_found)
@@ -126,7 +127,9 @@ class _Server:
     async def upload(self, request: Request) -> Response:
         """Keeps an image or a video."""
         async with request.form(max_files=1, max_fields=4, max_part_size=1000) as form:
-            file = form.get("file")
+            file, purpose = form.get("file"), form.get("purpose", _PURPOSES[0])
+            if purpose not in _PURPOSES:
+                raise BadRequestError(f"purpose must be {' or '.join(_PURPOSES)}", "purpose")
             if not isinstance(file, UploadFile):
                 raise BadRequestError("send the file as `file` of a form (multipart/form-data)", "file")
             name = file.filename or "file"
@@ -170,9 +173,7 @@ class _Server:
         if kind.partition(";")[0].strip().lower() != "application/json":
             raise BadRequestError(f"the body is of type {shortened(kind) or 'none'}; send application/json")
         try:
-            return await asyncio.wait_for(request.body(), self._limits.time_limit_s)
-        except asyncio.TimeoutError as err:
-            raise BadRequestError(f"the body was not complete after {self._limits.time_limit_s:g} s") from err
+            return await request.body()
         except ClientDisconnect as err:
             raise CancelledError("the client went away") from err
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from penguin_engine.scene.generation import Sampling
 from penguin_engine.scene.json_answers import json_grammar
@@ -89,6 +89,12 @@ class File(_Strict):
     file_id: str | None = None
     file_data: str | None = None
     filename: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_file(self) -> File:
+        if (self.file_id is None) is (self.file_data is None):
+            raise ValueError("give either file_id or file_data")
+        return self
 
 
 class FilePart(_Strict):
@@ -198,7 +204,7 @@ class ChatRequest(BaseModel):
         """
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
-            self.max_completion_tokens or self.max_tokens or Sampling.max_new_tokens,
+            min(filter(None, (self.max_completion_tokens, self.max_tokens)), default=Sampling.max_new_tokens),
             self.temperature or 0.0,
             self.top_p or 1.0,
             random_seed if self.seed is None else self.seed % 2**63,

@@ -1,11 +1,12 @@
 """What a request must satisfy before its body is read: host, key, size, and room in the queue. ASGI middleware.
 
 A page in a browser could send requests to a server on the same machine: the host's name must be a known one (against
-DNS rebinding), and a body must be JSON or a form with the key, for which a browser asks first.
+DNS rebinding), and what comes from a page (with the header Origin) is refused, because this server has no pages.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -24,6 +25,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OPEN_PATHS = ("/health",)
+_BODY_PAUSE_S = 15.0
+"""Longest time between two pieces of a body; one that waits longer must not keep its place in the queue."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Limits:
     upload_age_s: float = 3600.0
 
 
-class BodyTooLargeError(Exception):
-    """A body exceeds its limit while it is read."""
+class BodyRefusedError(Exception):
+    """A body exceeds a limit while it is read."""
 
 
 @dataclass(eq=False)
@@ -83,32 +86,46 @@ class Guard:
             self.in_flight -= 1
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets the application handle a request; a body that turns out to be too large is refused in its place."""
-        read, refused = 0, False
+        """Lets the application handle a request; a body that is too large or does not come is refused in its place."""
+        read, complete, refused = 0, False, False
 
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal read, refused
-            message = await receive()
+        async def refuse(response: Response) -> None:
+            nonlocal refused
+            refused = True
+            await response(scope, receive, send)
+            raise BodyRefusedError
+
+        async def checked() -> MutableMapping[str, Any]:
+            nonlocal read, complete
+            try:
+                message = await asyncio.wait_for(receive(), None if complete else _BODY_PAUSE_S)
+            except asyncio.TimeoutError:
+                await refuse(_too_slow())
+                raise
             read += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if read > self.limits.max_body_bytes:
-                refused = True
-                await self._too_large()(scope, receive, send)
-                raise BodyTooLargeError
+                await refuse(self._too_large())
             return message
 
         async def unless_refused(message: MutableMapping[str, Any]) -> None:
             if not refused:
                 await send(message)
 
-        with suppress(BodyTooLargeError):
-            await self.app(scope, counted, unless_refused)
+        with suppress(BodyRefusedError):
+            await self.app(scope, checked, unless_refused)
 
-    def _refusal(self, path: str, headers: Headers) -> Any:
+    def _refusal(self, path: str, headers: Headers) -> Response | None:
         host = headers.get("host", "")
         name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
         if self.hosts and name.lower() not in self.hosts:
             return error_response(
                 421, f"this server is not called {name[:100]!r}, but {' or '.join(self.hosts)}", "invalid_request_error"
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return error_response(
+                403, f"requests of web pages are refused; this one is of {origin[:100]!r}", "invalid_request_error"
             )
         if self.api_key is not None and path not in _OPEN_PATHS:
             given = headers.get("authorization", "").removeprefix("Bearer ")
@@ -125,9 +142,14 @@ class Guard:
             return self._too_large()
         return None
 
-    def _too_large(self) -> Any:
+    def _too_large(self) -> Response:
         return error_response(
             413,
             f"the body has more than {self.limits.max_body_bytes} bytes, the limit; send smaller images or videos",
             "invalid_request_error",
         )
+
+
+def _too_slow() -> Response:
+    message = f"no byte of the body came for {_BODY_PAUSE_S:g} s; send the request again"
+    return error_response(408, message, "invalid_request_error")

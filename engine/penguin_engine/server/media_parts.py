@@ -98,7 +98,8 @@ def _file_of(part: Any, path: Path, where: str, link_upload: Callable[[str, Path
     if isinstance(part, FilePart):
         if part.file.file_id is not None:
             return MediaFile(path, link_upload(part.file.file_id, path), f"file {part.file.file_id}")
-        where, uri, wanted = f"{where}.file.file_data", part.file.file_data or "", None
+        assert part.file.file_data is not None
+        where, uri, wanted = f"{where}.file.file_data", part.file.file_data, None
     elif isinstance(part, ImagePart):
         where, uri, wanted = f"{where}.image_url.url", part.image_url.url, "image"
     else:

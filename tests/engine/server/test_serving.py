@@ -1,9 +1,11 @@
 """The server with the official client, over HTTP, with the small checkpoint and with scripted answers."""
 
 import json
+import socket
 import threading
 import typing
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 
@@ -70,6 +72,7 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         assert (usage.prompt_tokens, usage.completion_tokens) == (expected.prompt_tokens, expected.generated_tokens)
         assert usage.prompt_tokens_details.image_tokens == expected.visual_tokens
 
+        assert chat(client, shown, max_tokens=6, max_completion_tokens=2).usage.completion_tokens == 2
         *pieces, last, counted = chat(client, shown, stream=True, stream_options={"include_usage": True}, **few)
         assert "".join(piece.choices[0].delta.content for piece in pieces) == expected.raw
         assert last.choices[0].finish_reason == "length" and counted.usage == usage
@@ -80,6 +83,8 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         assert [file.id for file in client.files.list()] == [upload.id] and client.files.delete(upload.id).deleted
         with pytest.raises(openai.NotFoundError, match="upload it again"):
             chat(client, sent)
+        with pytest.raises(openai.BadRequestError, match="purpose must be vision or user_data"):
+            client.files.create(file=("a.png", content), purpose="fine-tune")
 
         turns = [
             {"role": "developer", "content": "Be brief."}, {"role": "user", "content": shown},
@@ -120,6 +125,8 @@ def test_the_official_client_gets_the_answers_of_the_model(model, processor, pic
         ({"content": [image_part("data:image/png;base64,?")]}, 400, "not valid base64"),
         ({"response_format": {"type": "json_schema"}}, 400, "has no json_schema"),
         ({"response_format": schema_of({"type": "x"})}, 400, "cannot be followed"),
+        ({"content": [{"type": "file", "file": {}}]}, 400, "give either file_id or file_data"),
+        ({"content": [{"type": "file", "file": {"file_id": "a", "file_data": "b"}}]}, 400, "either file_id or"),
         ({"content": [{"type": "file", "file": {"file_id": "../x"}}]}, 404, r"there is no file \.\./x"),
     ],
 )  # fmt: skip
@@ -215,8 +222,23 @@ def test_keys_hosts_sizes_and_types_are_checked_before_a_body_is_read(scripted):
         assert status("/health", None, Authorization="") == 200
         assert status(Host="evil.example") == 421 and status(Host="localhost:1") == 400
         assert status(body=bytes(101)) == 413 and status(body=iter([bytes(60)] * 2), Transfer_Encoding="chunked") == 413
+        for origin in ("http://evil.example", "null", "https://localhost"):  # of pages in a browser, forms included
+            assert status(Origin=origin) == status("/v1/files", Origin=origin) == 403
         assert status(Content_Type="text/plain") == 400 and status("/v1/other") == status("/v1/models", b"") - 1 == 404
     assert not scripted.asked
+
+
+def test_a_body_that_does_not_come_leaves_its_place_in_the_queue(scripted, monkeypatch):
+    monkeypatch.setattr("penguin_engine.server.limits._BODY_PAUSE_S", 0.2)
+    with serving(scripted, Limits(queue_size=0)) as address:
+        where = urllib.parse.urlsplit(address)
+        with socket.create_connection((where.hostname, where.port)) as silent:
+            silent.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n")
+            silent.sendall(b"Content-Type: application/json\r\n\r\n{")
+            silent.settimeout(20)
+            assert silent.recv(4096).startswith(b"HTTP/1.1 408")
+        scripted.go.set()
+        assert chat(client_of(address)).choices[0].message.content
 
 
 def test_uploads_leave_when_there_is_no_room(tmp_path):
