@@ -45,8 +45,9 @@ def test_ask_about_a_video_without_torch(exported):
     assert answer["frames"] == 3 and answer["tokens"]["generated"] == 2
 
 
-def test_only_videos_need_pyav(checkpoint, reference):
-    question = ("ask", "--model", checkpoint, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
+def test_only_videos_need_pyav(exported, reference):
+    model = ("--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--policy", "novelty")
+    question = ("ask", *model, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
     image = ("--image", reference / "media" / "tabletop.png")
     assert execute(["av"], *question, *image, "--json").json["tokens"]["generated"] == 2
     error = execute(["av"], *question, "--video", CLIP).error

@@ -115,9 +115,9 @@ def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
         assert code == 1 and err.startswith("error: ") and message in err and err.count("\n") == 1, err
 
 
-def test_an_invalid_node_name_is_refused(domain):
-    code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
-    assert code == 1 and err.splitlines()[-1] == "error: 'my robot' is not a valid node name; an example is /penguin"
+def test_an_invalid_node_name_is_refused(domain, cli):
+    error = cli("ask", "--node", "my robot", "What?").error
+    assert error == "'my robot' is not a valid node name; an example is /penguin"
 
 
 def test_a_chat_with_a_node_is_one_conversation(robot, start_node, image, tmp_path):
@@ -143,12 +143,12 @@ def test_ctrl_c_cancels_the_answer(robot, start_node, image):
     assert code == 1 and "cancelled" in err
 
 
-def test_bad_usage_exits_with_code_2():
+def test_bad_usage_exits_with_code_2(cli):
     for args, message in (
         ([], "give one question"),
         (["What?", "-q", "What?"], "give one question"),
         (["What?"], "--model"),
         (["What?", "--node", "/penguin", "--image", "x.png"], "Invalid value for --node"),
     ):
-        code, _, err = finished(penguin_vl("ask", *args))
-        assert code == 2 and message in err, err
+        result = cli("ask", *args)
+        assert result.code == 2 and message in result.err, result.err
