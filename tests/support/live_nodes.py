@@ -85,12 +85,13 @@ class NodeProcess:
 class Robot:
     """Publishes to nodes, calls their services and actions, and collects the messages they publish.
 
-    An executor in a thread of its own runs all callbacks.
+    An executor in a thread of its own runs all callbacks. Commands that run in the test process initialise rclpy's
+    default context; the robot then needs another one.
     """
 
     patience_s = PATIENCE_S
 
-    def __init__(self):
+    def __init__(self, context=None):
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from penguin_vl.msg import MemoryState
@@ -100,9 +101,10 @@ class Robot:
 
         self._memory_state = MemoryState
         self._latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(f"robot_{uuid.uuid4().hex[:8]}")
-        self._executor = SingleThreadedExecutor()
+        self._context = context
+        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node(f"robot_{uuid.uuid4().hex[:8]}", context=context)
+        self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
         self._publishers, self._clients, self._action_clients = {}, {}, []
@@ -121,7 +123,7 @@ class Robot:
         for client in self._action_clients:  # destroy_node() leaves them
             client.destroy()
         self.node.destroy_node()
-        rclpy.shutdown()
+        rclpy.shutdown(context=self._context)
 
     def _spin(self):
         while self._spinning:
