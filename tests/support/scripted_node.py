@@ -61,6 +61,8 @@ def become_node(request):
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in paths if path and path not in sys.path]
     for file, flags, numbers in ((os.devnull, os.O_RDONLY, (0,)), (request["log"], os.O_WRONLY | os.O_CREAT, (1, 2))):
         opened = os.open(file, flags)
         for number in numbers:
