@@ -49,6 +49,17 @@ def processor(loaded):
     return loaded[1]
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Runs torch on one thread: more do not speed up so small a model, and on busy cores they wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def exported(checkpoint, tmp_path_factory):
     """Returns a function that exports the small checkpoint, once per set of options, and returns the folder."""

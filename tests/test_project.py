@@ -1,6 +1,7 @@
 """Rules of the project: import directions, documented commands, the relocation of the ROS wheels."""
 
 import ast
+import functools
 import importlib.util
 import re
 import shlex
@@ -54,14 +55,17 @@ MAY_RUN_MODELS = {
 """What parts of the training package import of the engine, besides its memory: those that run a model."""
 
 
+@functools.cache
 def imports(path):
-    """Yields the full name of every module that a file imports, also inside functions."""
+    """Returns the full name of every module that a file imports, also inside functions."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
@@ -71,30 +75,30 @@ def test_python_files_that_documents_name_exist(document):
     assert [n for n in names if not (ROOT / n).exists() and not any(s.endswith(f"/{n}") for s in sources)] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
-    names = {name.split(".")[0] for name in imports(path)}
-    assert names & set(PACKAGES) <= MAY_IMPORT[package]
-    if not MAY_IMPORT_ROS.search(path.as_posix()):
-        assert not names & ROS, "only penguin_ros/{nodes,tools,console} and penguin_ros/{convert,bridge}.py import ROS"
-    if not MAY_IMPORT_TENSORRT.search(path.as_posix()):
-        assert not names & {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package):
+    for path in PACKAGES[package].rglob("*.py"):
+        names = {name.split(".")[0] for name in imports(path)}
+        assert names & set(PACKAGES) <= MAY_IMPORT[package], path
+        if not MAY_IMPORT_ROS.search(path.as_posix()):
+            assert not names & ROS, f"{path}: only {MAY_IMPORT_ROS.pattern} import ROS"
+        if not MAY_IMPORT_TENSORRT.search(path.as_posix()):
+            assert not names & {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}, path
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_engine_layers_import_one_way(path):
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("penguin_engine.")}
-    if path.is_relative_to(PACKAGES["penguin_engine"]):
-        layer = path.relative_to(PACKAGES["penguin_engine"]).parts[0]
-        if layer in ENGINE_LAYERS:
-            assert used <= set(ENGINE_LAYERS[: ENGINE_LAYERS.index(layer) + 1])
-    if not MAY_IMPORT_BENCH.search(path.as_posix()):
-        assert "bench" not in used
-    if path.is_relative_to(PACKAGES["penguin_training"]):
-        engine = {name for name in imports(path) if name.startswith("penguin_engine")}
-        runs_models = next((names for part, names in MAY_RUN_MODELS.items() if part in path.parts), ())
-        assert all(name.startswith(("penguin_engine.scene.memory.", *runs_models)) for name in engine)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_engine_layers_import_one_way(package):
+    for path in PACKAGES[package].rglob("*.py"):
+        engine = {name for name in imports(path) if name.split(".")[0] == "penguin_engine"}
+        used = {name.split(".")[1] for name in engine if "." in name}
+        layer = path.relative_to(PACKAGES[package]).parts[0]
+        if package == "penguin_engine" and layer in ENGINE_LAYERS:
+            assert used <= set(ENGINE_LAYERS[: ENGINE_LAYERS.index(layer) + 1]), path
+        if not MAY_IMPORT_BENCH.search(path.as_posix()):
+            assert "bench" not in used, path
+        if package == "penguin_training":
+            runs_models = next((names for part, names in MAY_RUN_MODELS.items() if part in path.parts), ())
+            assert all(name.startswith(("penguin_engine.scene.memory.", *runs_models)) for name in engine), path
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

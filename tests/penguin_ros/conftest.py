@@ -146,17 +146,6 @@ def bags(tmp_path):
     return BagMaker(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Runs torch on one thread: more do not speed up so small a model, and on busy cores they wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def cli(monkeypatch, capsys, one_thread):
     """Returns a function that runs the entry point in this process; an unhandled exception fails the test."""

@@ -16,20 +16,10 @@ import av
 import numpy as np
 import pytest
 from ament_index_python.packages import get_package_prefix
-from command_line import Result, schema
+from command_line import execute, schema
 from PIL import Image
 
 CLIP = Path(__file__).resolve().parents[1] / "data" / "clip.mp4"
-
-
-def execute(*args, folder, **environment):
-    """Runs the real executable, away from the repository."""
-    command = [sys.executable, "-m", "penguin_ros.cli.main", *map(str, args)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """The command line without some packages: on a robot without torch, or without an extra."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from command_line import Result
+from command_line import execute
 
 from penguin_ros.shipped import MODEL
 
@@ -22,41 +19,39 @@ main()
 """
 
 
-def execute(missing, *args, **environment):
-    command = [sys.executable, "-c", LEAN, ",".join(missing), *map(str, args)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return Result(done.returncode, done.stdout, done.stderr)
+def execute_without(missing, *args):
+    return execute(",".join(missing), *args, code=("-c", LEAN))
 
 
 def test_bench_session_runs_without_torch(exported):
     asked = ("bench", "session", "--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--tokens", 391)
-    result = execute(HEAVY, *asked, "--json").json
+    result = execute_without(HEAVY, *asked, "--json").json
     (row,) = result["sessions"]
     assert result["machine"]["torch"] is None and row["fresh_over_reused"] > 0
     assert row["offline_s"] is row["offline_over_reused"] is None
-    line = execute(HEAVY, *asked)
+    line = execute_without(HEAVY, *asked)
     assert line.code == 0 and "no torch" in line.out and "offline" not in line.out
 
 
 def test_ask_about_a_video_without_torch(exported):
     model = ("--model", exported(profile="onnxruntime"), "--runtime", "onnx", "--max-new-tokens", 2)
     asked = ("ask", *model, "-q", "What?", "--video", CLIP, "--max-frames", 3)
-    assert "needs torch: pip install torch, or take --policy novelty" in execute(HEAVY, *asked).error
-    answer = execute(HEAVY, *asked, "--policy", "novelty", "--json").json
+    assert "needs torch: pip install torch, or take --policy novelty" in execute_without(HEAVY, *asked).error
+    answer = execute_without(HEAVY, *asked, "--policy", "novelty", "--json").json
     assert answer["frames"] == 3 and answer["tokens"]["generated"] == 2
 
 
-def test_only_videos_need_pyav(checkpoint, reference):
-    question = ("ask", "--model", checkpoint, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
+def test_only_videos_need_pyav(exported, reference):
+    model = ("--model", exported(profile="onnxruntime"), "--runtime", "onnx")
+    question = ("ask", *model, "-q", "What?", "--max-tokens", 64, "--max-new-tokens", 2)
     image = ("--image", reference / "media" / "tabletop.png")
-    assert execute(["av"], *question, *image, "--json").json["tokens"]["generated"] == 2
-    error = execute(["av"], *question, "--video", CLIP).error
+    assert execute_without(["av"], *question, *image, "--json").json["tokens"]["generated"] == 2
+    error = execute_without(["av"], *question, "--video", CLIP, "--policy", "novelty").error
     assert error == "reading videos needs PyAV, which is not installed: pip install av"
 
 
 def test_only_bags_need_rosbags(checkpoint):
-    error = execute(["rosbags"], "ask", "--model", checkpoint, "-q", "What?", "--bag", "B").error
+    error = execute_without(["rosbags"], "ask", "--model", checkpoint, "-q", "What?", "--bag", "B").error
     assert error == "this command needs the Python package rosbags, which is not installed: pip install rosbags"
 
 
@@ -102,7 +97,7 @@ def test_a_folder_without_a_model_is_reported_before_the_imports_that_take_secon
     ],
 )
 def test_a_missing_package_is_named(package, remedy, command):
-    error = execute((package,), *command).error
+    error = execute_without((package,), *command).error
     assert error == f"this command needs the Python package {package}, which is not installed: pip install {remedy}"
 
 
@@ -114,5 +109,5 @@ def test_a_missing_package_is_named(package, remedy, command):
     ],
 )
 def test_code_left_out_of_a_workspace_is_named(package, command):
-    error = execute((package,), *command).error
+    error = execute_without((package,), *command).error
     assert error.endswith(f"{package}, which is not installed: build the workspace with -DPENGUIN_VL_TRAINING=ON")

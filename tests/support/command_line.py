@@ -1,6 +1,9 @@
-"""The result of a command, for the tests of the command line."""
+"""Commands in processes of their own, and the result of a command, for the tests of the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 
@@ -31,6 +34,20 @@ class Result:
         (line,) = self.messages
         assert line.startswith("error: ")
         return line.removeprefix("error: ")
+
+
+def execute(*args, code=("-m", "penguin_ros.cli.main"), folder=None, **environment):
+    """Runs the command, or other code of Python with its arguments, in a process; returns the result."""
+    done = subprocess.run(
+        [sys.executable, *code, *map(str, args)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def schema(value):

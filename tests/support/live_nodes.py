@@ -16,7 +16,7 @@ import sys
 import threading
 import uuid
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -46,19 +46,63 @@ def shower(process, *numbers, pause_s=POLL_S):
     return process.returncode
 
 
+class ForkedProcess:
+    """A process that scripted_node.py forked; has the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, pid, exit_file):
+        self.pid, self.returncode, self._exit_file = pid, None, exit_file
+
+    def poll(self):
+        if self.returncode is None and self._exit_file.exists():
+            self.returncode = int(self._exit_file.read_text())
+        return self.returncode
+
+    def wait(self, timeout):
+        deadline = monotonic() + timeout
+        while self.poll() is None:
+            if monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            sleep(0.005)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+class NodeServer:
+    """Starts nodes; see scripted_node.py."""
+
+    def __init__(self):
+        command = [sys.executable, str(SUPPORT / "scripted_node.py")]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, script, args, log):
+        request = {"script": script, "args": args, "log": str(log), "folder": str(Path.cwd())}
+        log.touch()
+        self._process.stdin.write(json.dumps(request | {"environment": dict(os.environ)}) + "\n")
+        self._process.stdin.flush()
+        return ForkedProcess(int(self._process.stdout.readline()), Path(f"{log}.exit"))
+
+    def close(self):
+        self._process.communicate()
+
+
 class NodeProcess:
     """A node with a scripted runtime in a process of its own."""
 
-    def __init__(self, log, namespace, script, parameters, args=()):
+    def __init__(self, server, log, namespace, script, parameters, args=()):
         self.name = f"{namespace}/penguin"
         self.memory = None  # MemoryState messages received by `Robot.publish_and_wait`
         self._log = log
         args = ["-r", f"__ns:={namespace}", *args]
         for key, value in parameters.items():
             args += ["-p", f"{key}:={json.dumps(value)}"]
-        command = [sys.executable, str(SUPPORT / "scripted_node.py"), json.dumps(script), "--ros-args", *args]
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        self.process = server.start(script, args, log)
 
     @property
     def log(self):
@@ -85,12 +129,13 @@ class NodeProcess:
 class Robot:
     """Publishes to nodes, calls their services and actions, and collects the messages they publish.
 
-    An executor in a thread of its own runs all callbacks.
+    An executor in a thread of its own runs all callbacks. Commands that run in the test process initialise rclpy's
+    default context; the robot then needs another one.
     """
 
     patience_s = PATIENCE_S
 
-    def __init__(self):
+    def __init__(self, context=None):
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from penguin_vl.msg import MemoryState
@@ -100,9 +145,10 @@ class Robot:
 
         self._memory_state = MemoryState
         self._latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(f"robot_{uuid.uuid4().hex[:8]}")
-        self._executor = SingleThreadedExecutor()
+        self._context = context
+        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node(f"robot_{uuid.uuid4().hex[:8]}", context=context)
+        self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
         self._publishers, self._clients, self._action_clients = {}, {}, []
@@ -121,7 +167,7 @@ class Robot:
         for client in self._action_clients:  # destroy_node() leaves them
             client.destroy()
         self.node.destroy_node()
-        rclpy.shutdown()
+        rclpy.shutdown(context=self._context)
 
     def _spin(self):
         while self._spinning:
@@ -224,8 +270,15 @@ def robot(domain):
     robot.close()
 
 
+@pytest.fixture(scope="session")
+def node_server(domain):
+    server = NodeServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def start_node(robot, tmp_path):
+def start_node(robot, node_server, tmp_path):
     """Returns a function that starts a node with a scripted runtime.
 
     By default the node activates itself, subscribes to `image` and keeps every frame, whatever else the machine does.
@@ -243,9 +296,8 @@ def start_node(robot, tmp_path):
             "pace": False,
         }
         parameters = {key.replace("__", "."): value for key, value in parameters.items()}
-        node = NodeProcess(
-            tmp_path / f"node_{len(nodes)}.log", namespace, script or {}, {**defaults, **parameters}, args
-        )
+        log = tmp_path / f"node_{len(nodes)}.log"
+        node = NodeProcess(node_server, log, namespace, script or {}, {**defaults, **parameters}, args)
         node.topic = f"{namespace}/image"
         nodes.append(node)
         return node
@@ -288,8 +340,9 @@ def shared_node(robot, idle_node):
 
 
 @pytest.fixture(scope="session")
-def idle_node(domain, tmp_path_factory):
+def idle_node(node_server, tmp_path_factory):
     """Returns the process of `shared_node`, which may still be loading its model."""
-    node = NodeProcess(tmp_path_factory.mktemp("shared") / "log", "/shared", {}, {"model": "x", "autostart": True})
+    log = tmp_path_factory.mktemp("shared") / "log"
+    node = NodeProcess(node_server, log, "/shared", {}, {"model": "x", "autostart": True})
     yield node
     assert node.stop() == 0, node.log

@@ -225,9 +225,5 @@ def losses():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Runs every test of training on one thread."""

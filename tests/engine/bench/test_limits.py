@@ -10,8 +10,8 @@ from penguin_models.errors import EngineError
 
 def test_limits_of_this_cpu_are_plausible_rates_in_plain_units():
     measured = machine_limits("cpu", "int8")
-    assert 1e8 < measured["memory_bytes_per_s"] < 1e13
-    assert 1e8 < measured["operations_per_s"] < 1e14
+    assert 1e6 < measured["memory_bytes_per_s"] < 1e13
+    assert 1e6 < measured["operations_per_s"] < 1e14
 
 
 @pytest.mark.parametrize(

@@ -293,15 +293,14 @@ from penguin_engine.bench.event_clips import drawn_samples
 from penguin_engine.export.checkpoint_to_onnx import ExportOptions, export
 from penguin_models.checkpoint import load_pretrained, open_checkpoint
 
-folder, dtype = Path(sys.argv[1]), sys.argv[2]
+folder = Path(sys.argv[1])
 open_checkpoint(folder)  # loads libraries and tokenizer before the measurement
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with tempfile.TemporaryDirectory() as out:
-    export(folder, Path(out) / "out", ExportOptions("portable", dtype, samples=drawn_samples(1)))
-print(json.dumps({
-    "grew": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024,
-    "size": (folder / "model.safetensors").stat().st_size,
-}))
+start, grew = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
+for dtype in ("bfloat16", "float16"):  # the one that needs less is measured first: this is the maximum so far
+    with tempfile.TemporaryDirectory() as out:
+        export(folder, Path(out) / "out", ExportOptions("portable", dtype, samples=drawn_samples(1)))
+    grew[dtype] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024
+print(json.dumps(grew))
 """
 
 
@@ -319,7 +318,7 @@ def large_checkpoint(checkpoint, tmp_path_factory):
     decoder = {name: raw[name] for name in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta")} | {
         "hidden_size": 1024,
         "intermediate_size": 4096,
-        "num_hidden_layers": 8,
+        "num_hidden_layers": 4,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "head_dim": 128,
@@ -337,12 +336,9 @@ def large_checkpoint(checkpoint, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.5), ("float16", 1.3)])
-def test_export_streams_the_weights(large_checkpoint, dtype, most):
+def test_export_streams_the_weights(large_checkpoint):
     """Only float16 runs the model, for its calibration, block by block."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, large_checkpoint, dtype], capture_output=True, text=True, check=True
-    )
-    result = json.loads(done.stdout)
-    assert result["size"] > 200e6
-    assert result["grew"] < most * result["size"], result
+    done = subprocess.run([sys.executable, "-c", MEMORY, large_checkpoint], capture_output=True, text=True, check=True)
+    grew, size = json.loads(done.stdout), (large_checkpoint / "model.safetensors").stat().st_size
+    assert size > 130e6
+    assert grew["bfloat16"] < 0.5 * size and grew["float16"] < 1.3 * size, (grew, size)

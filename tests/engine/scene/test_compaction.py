@@ -26,11 +26,11 @@ class Motion:
         pass
 
 
-def watch(seconds, moving_s, every_s, budget=1024):
+def watch(seconds, moving_s, every_s, budget=1024, period_s=PERIOD_S):
     """Returns the memory of a camera of 36 visual tokens, which shrink to 16, after some seconds."""
     memory = FrameMemory(MemoryConfig(budget, min_tokens=8), Motion(moving_s, every_s))
-    for number in range(int(seconds / PERIOD_S)):
-        memory.add(Frame(BLANK, round(number * PERIOD_S * SECOND)))
+    for number in range(int(seconds / period_s)):
+        memory.add(Frame(BLANK, round(number * period_s * SECOND)))
     return memory
 
 
@@ -49,7 +49,7 @@ def test_every_motion_of_a_minute_is_held_with_its_beginning_and_its_end(seconds
 
 
 def test_the_density_of_keyframes_falls_with_age_but_hours_ago_is_not_forgotten():
-    memory = watch(7200, moving_s=2.5, every_s=5)
+    memory = watch(7200, moving_s=5, every_s=10, period_s=1.0)
     ages_s = 7200 - stamps_s(memory)
     counts = [np.count_nonzero((ages_s >= low) & (ages_s < high)) for low, high in ((0, 30), (30, 600), (600, 7200))]
     assert counts[0] / 30 > counts[1] / 570 > counts[2] / 6600 > 0

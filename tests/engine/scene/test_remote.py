@@ -193,7 +193,7 @@ def test_a_server_with_the_same_model_gives_the_same_answers(make, processor, pi
     ("steps", "error", "message", "counts"),
     [
         ([(429, {"retry-after": "0.3"}, "busy"), 503], None, "", {"answered": 1, "retries": 2}),
-        ([(429, {"retry-after": "30"}, "busy")], RemoteServerError, "is busy .busy.; tried 1 times", {"busy": 1}),
+        ([(429, {"retry-after": "90"}, "busy")], RemoteServerError, "is busy .busy.; tried 1 times", {"busy": 1}),
         ([[chunk("fi"), "cut"]], BrokenAnswerError, "in the middle of an answer .*; ask again", {"broken": 1}),
         ([[chunk("fi")]], BrokenAnswerError, "ended an answer before it was complete", {"broken": 1}),
         ([[chunk("fi"), '{"error": {"message": "boom"}}']], BrokenAnswerError, "an error .boom", {"broken": 1}),
@@ -201,8 +201,8 @@ def test_a_server_with_the_same_model_gives_the_same_answers(make, processor, pi
         ([[chunk("fi"), "{"]], BrokenAnswerError, "broke off in the middle", {"broken": 1}),
         ([["cut"]], None, "", {"answered": 1, "retries": 1}),
         ([[chunk("fi"), "hang"]], BrokenAnswerError, "sent nothing for 0 s in the middle of an answer", {"late": 1}),
-        ([["hang"]], RemoteServerError, "sent no token within 0.[2-9] s", {"late": 1}),
-        ([[chunk(""), "hang"]], RemoteServerError, "sent no token within 0.[2-9] s", {"late": 1}),
+        ([["hang"]], RemoteServerError, r"sent no token within \d+\.\d s", {"late": 1}),
+        ([[chunk(""), "hang"]], RemoteServerError, r"sent no token within \d+\.\d s", {"late": 1}),
         ([(400, {"code": "context_length_exceeded"}, "long")], ContextLengthError, "refuses .*: long", {"refused": 1}),
         ([(400, {}, "no")], PromptError, "refuses the request: no", {"refused": 1}),
         ([(400, {}, "logprobs: no")], None, "", {"answered": 1}),
@@ -218,7 +218,7 @@ def test_failures_are_retried_in_time_or_reported(make, picture, monkeypatch, st
     with Misbehaving(*steps) as server:
         worker = make(server.url, local=False)
         show(worker, picture, 1)
-        deadline_s = 0.2 if "late" in counts else 9.0
+        deadline_s = 0.2 if "no token" in message else 60.0
         if error is None:
             assert ask(worker, deadline_s=deadline_s).answer.raw == "fine"
         else:
@@ -271,13 +271,13 @@ def test_a_cancelled_question_closes_its_request_while_frames_arrive(make, pictu
 
 
 def test_the_local_model_answers_while_the_circuit_is_open(make, picture):
-    with Misbehaving(*[(503, {"retry-after": "30"}, "down")] * 3) as server:
+    with Misbehaving(*[(503, {"retry-after": "90"}, "down")] * 3) as server:
         worker = make(server.url, text="local")
         show(worker, picture, 1)
         now = [100.0]
         worker.remote.breaker.clock = lambda: now[0]
         for asked in range(1, 5):
-            assert ask(worker, deadline_s=1.0).answer.raw == "local"
+            assert ask(worker, deadline_s=60.0).answer.raw == "local"
             assert worker.remote.in_charge == (asked < 3) and len(server.bodies) == min(asked, 3)
         assert worker.remote.counts == {"failed": 3, "fallbacks": 4}
         assert worker.camera_states["a"].session.up_to_date  # what was asked for is prefilled
@@ -299,8 +299,9 @@ def test_captions_come_from_the_server_and_rest_after_a_failure(make, picture):
         assert worker.listener.captions[0].answer.raw == "a cup"
         assert server.bodies[0]["messages"][0]["content"][-1]["text"] == captions.prompt
         show(worker, picture, 50)
+        worker.remote.breaker.clock = lambda: 100.0
         assert worker.step() and not worker.step()  # nothing is tried again at once
-        assert 0 < worker.idle_s() <= 1 and [str(err) for err in worker.listener.failures]
+        assert worker.idle_s() == 1 and [str(err) for err in worker.listener.failures]
         assert len(worker.camera_states["a"].session.memory.frames) == 2
 
 

@@ -132,16 +132,21 @@ def scripted(processor):
     return make
 
 
+def write_frames(folder):
+    """Writes one frame of each camera to a results folder, and returns the folder."""
+    (folder / "frames").mkdir()
+    for name, colour in (("front", "tan"), ("rear", "gray")):
+        Image.new("RGB", (320, 240), colour).save(folder / "frames" / f"{name}.jpg")
+    return folder
+
+
 @pytest.fixture
 def result_folder(tmp_path):
     """Returns a results folder that contains one frame of each camera."""
-    (tmp_path / "frames").mkdir()
-    for name, colour in (("front", "tan"), ("rear", "gray")):
-        Image.new("RGB", (320, 240), colour).save(tmp_path / "frames" / f"{name}.jpg")
-    return tmp_path
+    return write_frames(tmp_path)
 
 
-@pytest.fixture
-def two_methods(result_folder):
+@pytest.fixture(scope="session")
+def two_methods(tmp_path_factory):
     """Returns the HTML report of a run with two methods and different verdicts."""
-    return render([make({"memory": "rrwr", "last-4": "wrwr"})], [result_folder])
+    return render([make({"memory": "rrwr", "last-4": "wrwr"})], [write_frames(tmp_path_factory.mktemp("results"))])

@@ -42,7 +42,7 @@ def replace_client(monkeypatch, ask):
     monkeypatch.setattr("penguin_ros.tools.ask_client.AskClient", client)
 
 
-def test_the_answer_is_printed_with_its_boxes_and_frames(robot, start_node, image):
+def test_the_answer_is_printed_with_its_boxes_and_frames(robot, start_node, image, cli):
     node = start_node(caption__on_keyframe=False)
     robot.publish_and_wait(node, image(1.0))
     code, out, err = finished(penguin_vl("ask", "--node", node.name, "What is there?"))
@@ -52,9 +52,8 @@ def test_the_answer_is_printed_with_its_boxes_and_frames(robot, start_node, imag
     assert "red cube: (8, 11) to (25, 22) px" in out
     assert f"{node.topic}: 1 frames, 6 visual tokens" in out
 
-    code, out, err = finished(penguin_vl("ask", "--node", node.name, "-q", "What?", "--json", "--max-new-tokens", "3"))
-    answer = json.loads(out)
-    assert (code, answer["tokens"]["generated"], answer["frame_id"], answer["stamp"]) == (0, 3, "optical", 1.0)
+    answer = cli("ask", "--node", node.name, "-q", "What?", "--json", "--max-new-tokens", "3").json
+    assert (answer["tokens"]["generated"], answer["frame_id"], answer["stamp"]) == (3, "optical", 1.0)
 
 
 def test_a_message_becomes_the_fields_of_an_offline_answer():
@@ -105,19 +104,18 @@ def test_a_window_is_sent_and_its_evidence_is_printed(monkeypatch, capsys):
             ask_running("/penguin", "What?", [], 0.0, (None, text), None, as_json=False)
 
 
-def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot):
+def test_errors_of_the_node_are_reported_in_one_line(shared_node, robot, cli):
     for args, message in (
         (["What?"], "has been seen yet"),
         (["What?", "--camera", "/x"], "camera '/x' is not configured"),
         (["\udcff"], "cannot be sent: 'utf-8' codec can't encode"),
     ):
-        code, _, err = finished(penguin_vl("ask", "--node", "/shared/penguin", *args))
-        assert code == 1 and err.startswith("error: ") and message in err and err.count("\n") == 1, err
+        assert message in cli("ask", "--node", "/shared/penguin", *args).error
 
 
-def test_an_invalid_node_name_is_refused(domain):
-    code, _, err = finished(penguin_vl("ask", "--node", "my robot", "What?"))
-    assert code == 1 and err.splitlines()[-1] == "error: 'my robot' is not a valid node name; an example is /penguin"
+def test_an_invalid_node_name_is_refused(domain, cli):
+    error = cli("ask", "--node", "my robot", "What?").error
+    assert error == "'my robot' is not a valid node name; an example is /penguin"
 
 
 def test_a_chat_with_a_node_is_one_conversation(robot, start_node, image, tmp_path):
@@ -143,12 +141,12 @@ def test_ctrl_c_cancels_the_answer(robot, start_node, image):
     assert code == 1 and "cancelled" in err
 
 
-def test_bad_usage_exits_with_code_2():
+def test_bad_usage_exits_with_code_2(cli):
     for args, message in (
         ([], "give one question"),
         (["What?", "-q", "What?"], "give one question"),
         (["What?"], "--model"),
         (["What?", "--node", "/penguin", "--image", "x.png"], "Invalid value for --node"),
     ):
-        code, _, err = finished(penguin_vl("ask", *args))
-        assert code == 2 and message in err, err
+        result = cli("ask", *args)
+        assert result.code == 2 and message in result.err, result.err

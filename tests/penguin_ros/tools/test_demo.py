@@ -1,11 +1,9 @@
 """The demo, the soak and the benchmark of the node as a user runs them: whole graphs in processes of their own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from command_line import execute
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
@@ -16,15 +14,10 @@ from penguin_engine.export.manifest import MANIFEST
 from penguin_ros.tools.demo_client import DemoFailedError, check_diagnostics
 
 
-def penguin_vl(*args, **env):
-    command = [sys.executable, "-m", "penguin_ros.cli.main", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **env})
-
-
 def test_the_demo_shows_right_answers_and_boxes_on_the_recording(domain, tmp_path):
-    result = penguin_vl("demo", "--out", tmp_path / "pictures", "--json")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+    result = execute("demo", "--out", tmp_path / "pictures", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
     # Lost sensor data is not resent, so a busy machine may lose some of the 100 images.
     assert 80 <= report["frames_in"] <= 100 and report["keyframes"] >= 1
     assert 0 < report["tokens_held"] <= report["token_budget"] == 512
@@ -42,15 +35,15 @@ def test_the_demo_shows_right_answers_and_boxes_on_the_recording(domain, tmp_pat
 
 
 def test_the_demo_names_a_missing_checkpoint(domain, tmp_path):
-    result = penguin_vl("demo", "--model", tmp_path / "nowhere")
-    assert result.returncode == 1 and "nowhere does not exist" in result.stderr and "--model" in result.stderr
+    result = execute("demo", "--model", tmp_path / "nowhere")
+    assert result.code == 1 and "nowhere does not exist" in result.err and "--model" in result.err
 
 
 def test_the_demo_fails_if_the_node_fails(domain, tmp_path):
     (tmp_path / MANIFEST).touch()  # the node refuses it before it imports PyTorch, which takes seconds
-    result = penguin_vl("demo", "--model", tmp_path, "--out", tmp_path / "pictures")
-    assert result.returncode == 1 and "error: the demo's node failed with exit code 1; see above" in result.stderr
-    assert f"{tmp_path} is an exported folder" in result.stderr and not (tmp_path / "pictures").exists()
+    result = execute("demo", "--model", tmp_path, "--out", tmp_path / "pictures")
+    assert result.code == 1 and "error: the demo's node failed with exit code 1; see above" in result.err
+    assert f"{tmp_path} is an exported folder" in result.err and not (tmp_path / "pictures").exists()
 
 
 @pytest.mark.parametrize(("name", "key"), [("penguin", "errors"), ("penguin: /eye", "failed to convert")])
@@ -66,9 +59,9 @@ def test_the_demo_fails_if_diagnostics_report_errors(name, key):
 
 
 def test_the_soak_measures_a_node_that_stays_alive(domain):
-    result = penguin_vl("bench", "soak", "--faults", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+    result = execute("bench", "soak", "--faults", "--minutes", "0.05", "--every", "3", "--json", ROS_DOMAIN_ID="101")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
     assert report["faults"] >= 1
     assert report["node_exit_code"] == 0 and report["answers"] == sum(s["answers"] for s in report["samples"]) > 0
     assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
@@ -76,13 +69,13 @@ def test_the_soak_measures_a_node_that_stays_alive(domain):
 
 def test_the_node_is_measured_with_a_camera_and_questions(domain, checkpoint):
     options = ("--model", checkpoint, "--minutes", "0.05", "--every", "1.5", "--size", "160x120", "--compressed")
-    result = penguin_vl("bench", "node", *options, "--json", ROS_DOMAIN_ID="100")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+    result = execute("bench", "node", *options, "--json", ROS_DOMAIN_ID="100")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
     for name in ("first_token_s", "queue_s"):
         assert 0 <= report[name]["p50"] <= report[name]["p95"] <= report[name]["max"] < 60
     assert report["sampled_hz"] > 0 and report["rss_mib"] > 50 and 0 <= report["load"] <= 1
     assert len(report["answers"]) >= 1 and report["node_exit_code"] == 0
     missing = ("--model", "/nowhere", "--runtime", "onnx")
-    failed = penguin_vl("bench", "node", *missing, "--minutes", "0.05", ROS_DOMAIN_ID="100")
-    assert failed.returncode == 1 and "the node's process" in failed.stderr and "/nowhere" in failed.stderr
+    failed = execute("bench", "node", *missing, "--minutes", "0.05", ROS_DOMAIN_ID="100")
+    assert failed.code == 1 and "the node's process" in failed.err and "/nowhere" in failed.err

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from penguin_training.data.streamed_data import Position, StreamedData
 from penguin_training.model.blueprint import make_blueprint
 from penguin_training.run.dry_run import dry_run
 from penguin_training.run.loop import train
+from penguin_training.run.saved_state import find_states
 
 
 @pytest.fixture
@@ -67,12 +69,16 @@ def test_a_stopped_run_resumes_with_the_next_micro_batch(streamed, start, losses
     streamed["data"]["workers"] = workers
     streamed["schedule"] = {"steps": 5}
     streamed["budgets"]["micro_batches"] = 1
+    streamed["engine"] |= {"save_every": 3}
     streamed["output"] = str(tmp_path / "whole")
     whole = start(streamed)
     train(whole)
+    state = find_states(whole.output)[0]
+    shutil.copytree(state, tmp_path / "stopped" / "checkpoints" / state.name)
+    shutil.copy(whole.output / "metrics.jsonl", tmp_path / "stopped")
     streamed["output"] = str(tmp_path / "stopped")
-    train(start(streamed), stop_at=3)
     resumed = start(streamed, resume=True)
+    assert resumed.progress.step == 3
     train(resumed)
     assert losses(resumed) == losses(whole) and losses(whole, "epoch") == [0, 0.2, 0.4, 0.6, 0.8]
     streamed["data"]["workers"] = 3

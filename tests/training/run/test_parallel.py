@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,18 +21,16 @@ from penguin_training.run.loop import train
 from penguin_training.run.parallel import make_accelerator, place
 from penguin_training.run.saved_state import find_states
 
+SCRIPT = Path(__file__).parents[2] / "support" / "train_stages.py"
 
-def torchrun(values, folder, *arguments):
+
+def torchrun(script, *arguments):
     """Runs two processes on the CPU, through the real command."""
-    stage = folder / "stage.yaml"
-    stage.write_text(json.dumps(values))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "penguin_ros.cli.main", "train"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", script, *arguments]
     # With a fault handler, a process that aborts prints the stacks of its threads.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(
-        [*command, str(stage), *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
 
 
@@ -47,27 +46,28 @@ def stage(values, reconstruction, tmp_path):
     return values
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_two_processes_equal_one(stage, sharding, start, losses, tmp_path):
-    """Shards also resume what a single process began."""
+def test_two_processes_equal_one(stage, start, losses, tmp_path):
+    """Replicas train a whole stage; shards resume what a single process began."""
     single = start(stage)
     train(single)
-    output = tmp_path / sharding
-    stage["output"] = str(output)
-    stage["engine"] |= {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
-    if sharding == "fsdp2":
-        begun = find_states(single.output)[0]
-        shutil.copytree(begun, output / "checkpoints" / begun.name)
-        shutil.copy(single.output / "metrics.jsonl", output)
-        torchrun(stage, tmp_path, "--resume")
-    else:
-        torchrun(stage, tmp_path)
-    ours = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-    torch.testing.assert_close(ours, losses(single), rtol=1e-4, atol=0)
-    stored, expected = (load_file(folder / "model.safetensors") for folder in (output, single.output))
-    assert stored.keys() == expected.keys()
-    for name, tensor in stored.items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=name)
+    outputs, stages = {}, {}
+    for sharding in ("none", "fsdp2"):
+        outputs[sharding], stages[sharding] = tmp_path / sharding, tmp_path / f"{sharding}.yaml"
+        engine = {"sharding": sharding, "gradient_checkpointing": sharding == "fsdp2"}
+        changed = stage | {"output": str(outputs[sharding]), "engine": stage["engine"] | engine}
+        stages[sharding].write_text(json.dumps(changed))
+    begun = find_states(single.output)[0]
+    shutil.copytree(begun, outputs["fsdp2"] / "checkpoints" / begun.name)
+    shutil.copy(single.output / "metrics.jsonl", outputs["fsdp2"])
+    torchrun(SCRIPT, stages["none"], stages["fsdp2"])
+    expected = load_file(single.output / "model.safetensors")
+    for output in outputs.values():
+        ours = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+        torch.testing.assert_close(ours, losses(single), rtol=1e-4, atol=0, msg=output.name)
+        stored = load_file(output / "model.safetensors")
+        assert stored.keys() == expected.keys()
+        for name, tensor in stored.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4, msg=f"{output.name}: {name}")
 
 
 def test_no_device_holds_a_whole_model_before_sharding(values, parse, monkeypatch):

@@ -2,13 +2,47 @@
 
 import pytest
 import torch
+import torch._inductor.config
 from safetensors.torch import load_file
 
+from penguin_models.encoder import EncoderLayer
 from penguin_training.run.loop import train
 
 
-def test_bfloat16_and_compiled_layers_train_as_float32(values, reconstruction, start, losses, tmp_path):
+@pytest.fixture
+def quickly_compiled(monkeypatch):
+    """Code is generated for the encoder's layers only; those of the decoder are traced and differentiated alike.
+
+    To compile the C++ code of a layer takes as long as to train it a hundred times.
+    """
+    compile_layer = torch.nn.Module.compile
+
+    def compile_(layer, dynamic):
+        compile_layer(layer, dynamic=dynamic, backend="inductor" if isinstance(layer, EncoderLayer) else "aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # more are processes that import torch first
+
+
+@pytest.fixture
+def shallow(edit_checkpoint):
+    """The small checkpoint with a single layer of the encoder and of the decoder: each one is traced by itself."""
+
+    def drop(tensors):
+        for name in [name for name in tensors if ".layers.1." in name or ".layers.2." in name]:
+            del tensors[name]
+
+    def count(config):
+        config["num_hidden_layers"] = config["vision_encoder_config"]["num_hidden_layers"] = 1
+
+    return edit_checkpoint(drop, count)
+
+
+def test_bfloat16_and_compiled_layers_train_as_float32(
+    values, reconstruction, start, losses, shallow, tmp_path, quickly_compiled
+):
     reconstruction(values, reading=1.0)
+    values["model"] = {"start": str(shallow)}
     values["optimizer"] = {"kind": "muon"}
     values["schedule"] = {"steps": 2}
     runs = {}

@@ -44,9 +44,17 @@ def rewrite(folder, name, change):
     (folder / MANIFEST).write_text(json.dumps(raw))
 
 
-def test_build_writes_plans_and_their_manifest(rtx, folder):
-    phases = []
+@pytest.fixture(scope="module")
+def built(rtx, exported, tmp_path_factory):
+    """An export with plans for two GPUs, their manifest, and the progress of the build."""
+    folder, phases = tmp_path_factory.mktemp("built") / "model", []
+    shutil.copytree(exported(profile="portable", dtype="float16"), folder)
     plan = build(folder, rtx, targets=["8.9", "12.0"], limits=LIMITS, progress=lambda *phase: phases.append(phase))
+    return folder, plan, phases
+
+
+def test_build_writes_plans_and_their_manifest(rtx, built):
+    folder, plan, phases = built
     assert {path.name for path in (folder / PLAN_FOLDER).iterdir()} == {"vision.plan", "decoder.plan", "plan.json"}
     assert PlanManifest.read(folder) == plan and plan.precision == "fp16"
     raw = json.loads((folder / PLAN_FOLDER / "plan.json").read_text())
@@ -110,8 +118,8 @@ def test_attention_is_one_kernel_per_block(rtx, shipped, graph, profiles_of, ind
     assert layers / 5 < 145 and len(kernels) / 5 < 16
 
 
-def test_cancelled_build_leaves_earlier_plans(rtx, folder):
-    before = build(folder, rtx, targets=["8.9"], limits=LIMITS)
+def test_cancelled_build_leaves_earlier_plans(rtx, built, tmp_path):
+    folder, before = shutil.copytree(built[0], tmp_path / "model"), built[1]
     cancelled = threading.Event()
 
     def progress(phase, done, steps):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 pytest.importorskip("pybullet", reason="needs the extra sim")
 
+from penguin_engine.scene.generation import Sampling
 from penguin_models.grounding import Box, GroundedObject, TimeRange
-from penguin_ros.cli.main import main
 from penguin_ros.evaluation.metrics.statistics import Ratio
+from penguin_ros.evaluation.tabletop import scenes
 from penguin_ros.evaluation.tabletop.scenes import summarise
 from penguin_ros.evaluation.tabletop.scores import Scored, score_answer
 from penguin_tabletop.clips.events import Event
@@ -116,15 +116,16 @@ def test_intervals_are_over_scenes():
 
 
 @pytest.fixture
-def run(checkpoint, monkeypatch, capsys):
-    """Runs the command on two scenes and returns exit code, standard output and standard error."""
+def run(cli, checkpoint, monkeypatch):
+    """Runs the command on two scenes and returns exit code, standard output and standard error.
+
+    Answers have at most 16 tokens: the small random checkpoint never ends one.
+    """
+    monkeypatch.setattr(scenes, "Sampling", lambda max_new_tokens: Sampling(min(16, max_new_tokens)))
 
     def command(*options):
-        arguments = ["penguin-vl", "evaluate", "tabletop", "--model", str(checkpoint), "--scenes", "2", *options]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as raised:
-            main()
-        return raised.value.code, *capsys.readouterr()
+        result = cli("evaluate", "tabletop", "--model", checkpoint, "--scenes", "2", *options)
+        return result.code, result.out, result.err
 
     return command
 
