@@ -1,9 +1,13 @@
 """Measures curation on pictures of the simulated table-top with known duplicates, known damage and a known skew.
 
-    python scripts/curation_benchmark.py render DIR --jobs 2   # can be continued
-    python scripts/curation_benchmark.py pack DIR              # 20,000 samples in 40 archives
-    penguin-vl curate DIR/archives --model models/penguin-tiny --out OUT --keep 3000 --clusters 600,60,12
+    python scripts/curation_benchmark.py render DIR --jobs 2
+    python scripts/curation_benchmark.py pack DIR
+    penguin-vl curate DIR/archives --model models/penguin-tiny --out OUT --keep 2000 --clusters 400,40 \\
+        --max-tokens 64 --dtype float32 --device cpu --processes 3
     python scripts/curation_benchmark.py score DIR OUT
+
+`render` continues where it was stopped, `pack` writes 20,000 samples in 40 archives, and `score` fails (exit code 1) if
+fewer copies are found, or found wrongly, or the entropy over kinds rises less than the goals below say.
 
 Every picture shows objects of one kind; kind number r of 12 is chosen with a probability proportional to 1/r^1.6. A
 duplicate is a copy that was scaled, cropped by up to 2 %, made brighter or darker, and compressed again.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -38,8 +43,10 @@ from penguin_training.curation.summary import entropy_bits
 KINDS = ("cube", "ball", "bottle", "bowl", "mug", "duck", "teddy", "rabbit", "brick", "ring", "cone", "tray")
 WEIGHTS = 1 / np.arange(1, len(KINDS) + 1) ** 1.6
 SIZE = Size(168, 168)
-SAMPLES = 20_000
+PICTURES, SAMPLES = 14_270, 20_000
 PER_ARCHIVE = 500
+RECALL_GOAL, PRECISION_GOAL = 0.99, 0.99  # of duplicates
+ENTROPY_GOAL_BITS = 0.4  # Rise of the entropy over kinds
 
 
 def kind_of(number: int) -> str:
@@ -134,8 +141,8 @@ def pack(folder: Path, total: int) -> None:
     print(len(found), "samples, of which copies:", len(found) - len({truth["group"] for truth, _ in found}))
 
 
-def score(folder: Path, out: Path) -> None:
-    """Prints recall and precision of the duplicates, and the entropy over kinds before and after."""
+def score(folder: Path, out: Path) -> list[str]:
+    """Prints recall and precision of the duplicates, and the entropy over kinds; returns which goals are missed."""
     truths = [json.loads(line) for line in (folder / "truth.jsonl").open()]
     found = {}
     for file in sorted((out / "dropped").glob("*.jsonl")):
@@ -148,11 +155,20 @@ def score(folder: Path, out: Path) -> None:
     right = sum(truths[row]["group"] == truths[of]["group"] for row, of in enumerate(duplicate_of) if of >= 0)
     ordinary = [truth for truth in truths if truth["kind"] in KINDS]
     copies = len(ordinary) - len({truth["group"] for truth in ordinary})
-    print(f"duplicates: {copies} known, recall {right / copies:.4f}, precision {right / (duplicate_of >= 0).sum():.4f}")
+    recall, precision = right / copies, right / max(1, int((duplicate_of >= 0).sum()))
+    print(f"duplicates: {copies} known, recall {recall:.4f}, precision {precision:.4f}")
+    entropies = []
     for label, names in (("before", lambda reason: True), ("after", lambda reason: reason is None)):
         counts = Counter(truth["kind"] for truth in ordinary if names(found.get(truth["name"])))
-        bits = entropy_bits(list(counts.values()))
-        print(f"kinds {label}: {bits:.3f} of {np.log2(len(KINDS)):.3f} bits, {dict(counts)}")
+        entropies.append(entropy_bits(list(counts.values())))
+        print(f"kinds {label}: {entropies[-1]:.3f} of {np.log2(len(KINDS)):.3f} bits, {dict(counts)}")
+    before, after = entropies
+    reached = {
+        "recall of duplicates": (recall, RECALL_GOAL),
+        "precision of duplicates": (precision, PRECISION_GOAL),
+        "rise of the entropy over kinds in bits": (after - before, ENTROPY_GOAL_BITS),
+    }
+    return [f"{what} is {value:.4f}, below {goal}" for what, (value, goal) in reached.items() if value < goal]
 
 
 def main() -> None:
@@ -160,7 +176,7 @@ def main() -> None:
     parser.add_argument("step", choices=("render", "pack", "score"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, nargs="?", help="output of penguin-vl curate, for score")
-    parser.add_argument("--pictures", type=int, default=14_000)
+    parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
@@ -168,8 +184,10 @@ def main() -> None:
         render(options.folder, options.pictures, options.jobs)
     elif options.step == "pack":
         pack(options.folder, options.samples)
-    else:
-        score(options.folder, options.out)
+    elif options.out is None:
+        parser.error("score needs OUT, the output of penguin-vl curate")
+    elif missed := score(options.folder, options.out):
+        sys.exit("missed: " + "; ".join(missed))
 
 
 if __name__ == "__main__":

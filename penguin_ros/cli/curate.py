@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penguin_models.errors import SettingError
 from penguin_ros.cli.output import (
     DeviceOption,
     EncoderDtypeOption,
@@ -82,7 +83,10 @@ def curate(
     from penguin_training.curation.workers import Workers
 
     filters = Filters(min_side, max_aspect, min_sharpness, min_motion)
-    settings = CurationSettings(keep, model, filters, max_distance, _levels(clusters), seed)
+    try:
+        settings = CurationSettings(keep, model, filters, max_distance, _levels(clusters), seed)
+    except SettingError as err:  # the other values are in their limits
+        raise typer.BadParameter(str(err), param_hint="--clusters") from err
     run = CurationRun(out.absolute(), settings, find_shards(inputs, root, out))
     with Phases() as progress:
         summary = run_steps(

@@ -6,10 +6,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
-from penguin_models.errors import SettingError
 from penguin_models.media import FPS
 from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, RuntimeOption, print_json, stdout, working
 from penguin_ros.cli.phases import Phases
@@ -63,10 +63,20 @@ def _open(
     from penguin_training.recaptioning.captioner import ModelCaptioner, ServerCaptioner
 
     if base_url is not None:
-        if not base_url.startswith(("http://", "https://")):
-            raise SettingError(f"--base-url is {base_url}, it must begin with http:// or https://")
+        if not _is_address(base_url):
+            raise typer.BadParameter(
+                f"{base_url!r} is not the address of a server, such as http://gpu:8000/v1", param_hint="--base-url"
+            )
         return ServerCaptioner(base_url, model, os.environ.get(_KEY_VARIABLE), max_new_tokens, in_flight)
     from penguin_engine.runtimes.loading import open_runtime
 
     with working(f"loading {model}"):
         return ModelCaptioner(*open_runtime(runtime, model, device, dtype), max_new_tokens)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # the port is no number, or too large
+        return False

@@ -31,8 +31,11 @@ def test_curate_selects_names_and_refuses(cli, checkpoint, pictures, tmp_path, m
     assert len(lines) == 4 and all(json.loads(line)["image"].startswith(str(pictures)) for line in lines)
     error = cli("curate", pictures, *options, "--keep", "5").error
     assert "keep is 4 there, and 5 here; choose a new folder" in error
-    result = cli("curate", pictures, *options, "--keep", "4", "--clusters", "10,x")
-    assert result.code == 2 and "--clusters" in result.err
+    for clusters in ("10,x", "2,4", "0", "4,4", "-1"):
+        result = cli("curate", pictures, *options, "--keep", "4", f"--clusters={clusters}")
+        assert result.code == 2 and "--clusters" in result.err
+    result = cli("curate", pictures, "--model", tmp_path / "nope", "--out", tmp_path / "new", "--keep", "4")
+    assert result.code == 1 and "nope" in result.error and not (tmp_path / "new").exists()
 
 
 def write_clip(folder):

@@ -162,6 +162,29 @@ def test_pictures_that_the_encoder_refuses_are_named_and_the_others_go_on(tmp_pa
     assert len(lines) == 3 and not any("3.png" in line for line in lines)
 
 
+def test_an_encoder_that_cannot_be_used_is_found_before_anything_is_written(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "in" / "1.png")
+
+    def missing():
+        raise DataError("nope is no encoder")
+
+    class Blind:
+        def __call__(self, images):
+            raise DataError("it embeds no images")
+
+    steps = []
+    for open_embedder, message in ((missing, "nope is no encoder"), (Blind, "embeds no images")):
+        run = run_of([tmp_path / "in"], tmp_path / "out")
+        with pytest.raises(DataError, match=message):
+            curate(run, open_embedder, InThisProcess(), lambda step, done, total: steps.append(step))
+    assert not steps and not (tmp_path / "out").exists()
+    other = dataclasses.replace(SETTINGS, encoder="another", keep=1)
+    assert (
+        curate(run_of([tmp_path / "in"], tmp_path / "out", other), MeanColour, InThisProcess(), no_progress).kept == 1
+    )
+
+
 def test_nothing_is_left_to_select_from(tmp_path):
     Image.fromarray(picture(0, side=40)).save(tmp_path / "1.png")
     run = run_of([tmp_path], tmp_path / "out")

@@ -17,7 +17,7 @@ from penguin_models.errors import DataError
 from penguin_models.types import Float32Array, Int64Array
 from penguin_training.curation.clustering import POINTS_PER_CLUSTER, balanced_quotas, cluster
 from penguin_training.curation.duplicates import find_duplicates
-from penguin_training.curation.embedding import OpenEmbedder, embed_shard
+from penguin_training.curation.embedding import Embedder, OpenEmbedder, embed_shard
 from penguin_training.curation.farthest_points import farthest_points
 from penguin_training.curation.inspection import inspect_shard
 from penguin_training.curation.report import write_report
@@ -29,18 +29,23 @@ from penguin_training.curation.workers import Work, Workers
 Progress = Callable[[str, int, int], None]
 """Receives the name of a step, the number of its parts that are done, and their total."""
 _SAMPLES_PER_CHOICE = 100_000
+_CHECKED_SIDE = 224  # Pixels of the picture that an encoder is checked with
 
 
 def curate(run: CurationRun, open_embedder: OpenEmbedder, workers: Workers, on_progress: Progress) -> Summary:
     """Runs the steps that are not done yet, and returns what came of all.
 
     Raises:
-        PenguinError: A step fails; what is done is not lost.
+        PenguinError: The encoder cannot be used, in which case nothing is written; or a step fails, and what is done is
+            not lost.
     """
-    run.start()
+    run.check_folder()
     every = range(len(run.shards))
     with workers.connected():
         steps = _Steps(run, workers, on_progress)
+        if any(not run.path("embedded", number).is_file() for number in every):
+            _check_encoder(open_embedder, workers)
+        run.start()
         steps.over_shards("inspected", every, partial(_inspect, run), ".parquet")
         if int(run.first[-1]) == 0:
             raise DataError("the input holds no samples")
@@ -58,6 +63,21 @@ def curate(run: CurationRun, open_embedder: OpenEmbedder, workers: Workers, on_p
     summary = summarise(run, sizes)
     write_report(run, summary)
     return summary
+
+
+def _check_encoder(open_embedder: OpenEmbedder, workers: Workers) -> None:
+    """Opens the encoder where it will run, and embeds a picture; raises PenguinError if it cannot."""
+
+    def open_work() -> Work:
+        embedder = open_embedder()
+        return lambda number: _embed_grey(embedder)
+
+    for _ in workers.run([0], open_work, uses_encoder=True):
+        pass
+
+
+def _embed_grey(embedder: Embedder) -> None:
+    embedder([np.full((_CHECKED_SIDE, _CHECKED_SIDE, 3), 128, np.uint8)])
 
 
 @dataclass(frozen=True)

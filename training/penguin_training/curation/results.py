@@ -56,18 +56,28 @@ class CurationRun:
     settings: CurationSettings
     shards: Sequence[Shard]
 
-    def start(self) -> None:
-        """Creates the output folder, or raises SettingError if it holds a run with other settings or inputs."""
-        file = self.folder / "settings.json"
-        wanted = json.dumps(self.settings.to_dict() | {"shards": [asdict(shard) for shard in self.shards]}, indent=1)
-        if not file.is_file():
+    def check_folder(self) -> None:
+        """Raises SettingError if the output folder holds something else, or a run with other settings or inputs."""
+        if not self._settings_file.is_file():
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise SettingError(f"{self.folder} is not empty and holds no curation; choose a new folder")
-            with atomic_write(file) as settings_file:
-                settings_file.write(wanted)
-        elif (found := file.read_text()) != wanted:
+        elif (found := self._settings_file.read_text()) != (wanted := self._settings_text()):
             changed = _difference(json.loads(found), json.loads(wanted))
             raise SettingError(f"{self.folder} holds a curation with another {changed}; choose a new folder")
+
+    def start(self) -> None:
+        """Creates the output folder; raises SettingError as `check_folder` does."""
+        self.check_folder()
+        if not self._settings_file.is_file():
+            with atomic_write(self._settings_file) as file:
+                file.write(self._settings_text())
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    def _settings_text(self) -> str:
+        return json.dumps(self.settings.to_dict() | {"shards": [asdict(shard) for shard in self.shards]}, indent=1)
 
     def path(self, step: str, number: int, ending: str = ".npy") -> Path:
         """Returns the file of a part of a step."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from penguin_models.grounding import Box, GroundedObject
+from penguin_training.recaptioning.counting import Mention, Noun, last_part, mentions, words_of
 
-_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_NUMBERS = {word: number for number, word in enumerate(_WORDS)} | {"a": 1, "an": 1, "zero": 0}
-_COUNTED = re.compile(rf"\b({'|'.join(_NUMBERS)}|\d{{1,3}})\s+((?:[a-z]+\s+){{0,3}}[a-z]+)", re.IGNORECASE)
 _SAME_BOX = 0.9
 """Boxes of one label that overlap more than this (intersection over union) are one object."""
 
@@ -28,17 +25,21 @@ def contradictions(caption: str, objects: Sequence[GroundedObject]) -> list[str]
     """Returns what the caption says otherwise than the boxes, in sentences; empty if they agree.
 
     A label is compared by its last word, so that "a red cube" and "two cubes" concern boxes of "red cube" and "blue
-    cube". Indefinite articles say nothing about a number. Objects that the caption counts without boxes are not judged.
+    cube". Where a caption can be read in two ways ("two cubes", "other cubes"), it agrees. Indefinite articles say
+    nothing about a number. Objects that the caption counts without boxes are not judged.
     """
-    boxes = Counter(_noun(item.label) for item in objects)
+    labels = _labels(objects)
+    nouns = {noun: Noun.of(noun) for noun in labels}
+    words = {last_part(word) for word in words_of(caption)}
+    every = mentions(caption, nouns)
     found = []
-    for noun, number in sorted(boxes.items()):
-        stated = _stated(caption, noun)
-        if not re.search(rf"\b{re.escape(noun)}(?:s|es)?\b", caption, re.IGNORECASE):
+    for noun, of_boxes in sorted(labels.items()):
+        said = [mention for mention in every if mention.noun == noun]
+        if words.isdisjoint(nouns[noun].singular | nouns[noun].plural):
             found.append(f"the caption does not name the {noun} of a box")
-        elif stated and number not in stated and number != sum(stated):
-            listed = " and ".join(map(str, stated))
-            found.append(f"the caption counts {listed} of the kind {noun}, there are {number} boxes")
+        elif wrong := _wrong_counts(said, of_boxes):
+            listed = " and ".join(map(str, wrong))
+            found.append(f"the caption counts {listed} of the kind {noun}, there are {len(of_boxes)} boxes")
     return found
 
 
@@ -51,23 +52,42 @@ def overlap(one: Box, other: Box) -> float:
     return common / (both - common) if both > common else float(one == other)
 
 
-def _noun(label: str) -> str:
-    words = label.lower().split()
-    return _singular(words[-1]) if words else ""
+def _labels(objects: Sequence[GroundedObject]) -> dict[str, list[frozenset[str]]]:
+    """Returns by noun, the last word of the label, the words of each label; "cube" and "cubes" are one noun."""
+    labels: dict[str, list[frozenset[str]]] = defaultdict(list)
+    for item in objects:
+        words = [word for word in words_of(item.label) if word[0].isalnum()]
+        if words:
+            own = last_part(words[-1])
+            noun = next((other for other in labels if own in Noun.of(other).plural | Noun.of(other).singular), own)
+            labels[noun].append(frozenset(words))
+    return labels
 
 
-def _singular(word: str) -> str:
-    if re.search(r"(?:s|x|z|ch|sh)es$", word):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+def _wrong_counts(said: Sequence[Mention], boxes: Sequence[frozenset[str]]) -> list[int]:
+    """Returns the numbers that a caption states of a noun if they cannot be those of its boxes."""
+    stated = [mention for mention in said if mention.count]
+    none = [mention for mention in said if mention.count == 0 and not mention.adding]
+    denied = [mention for mention in none if any(mention.modifiers <= label for label in boxes)]
+    if denied:
+        return [0, *(mention.count or 0 for mention in stated)]
+    counts = [mention.count or 0 for mention in stated]
+    most = max(counts, default=len(boxes))
+    together = sum(mention.count or 0 for mention in stated if not mention.definite)
+    others = [mention for mention in said if mention.count is None and _adds(mention, stated)]
+    room = len(boxes) if any(mention.plural for mention in others) else len(others)
+    agrees = most <= len(boxes) and any(base <= len(boxes) <= base + room for base in (most, together))
+    return [] if agrees else counts
 
 
-def _stated(caption: str, noun: str) -> list[int]:
-    """Returns the numbers, without articles, that stand before a noun with at most three words between."""
-    numbers = []
-    for match in _COUNTED.finditer(caption):
-        word = match[1].lower()
-        nouns = [_singular(name) for name in match[2].lower().split()]
-        if word not in ("a", "an") and noun in nouns:
-            numbers.append(_NUMBERS[word] if word in _NUMBERS else int(word))
-    return numbers
+def _adds(mention: Mention, stated: Sequence[Mention]) -> bool:
+    """Returns whether a phrase without a number may be about objects that the stated numbers do not count.
+
+    "Three cubes" is the whole number, if nothing else stands in its sentence; "three red cubes" is a part.
+    """
+    if mention.adding:
+        return True
+    if mention.definite and any(mention.modifiers <= other.modifiers for other in stated):
+        return False
+    whole = [other.sentence for other in stated if (other.count or 0) > 1 and not other.modifiers and not other.adding]
+    return not whole or mention.sentence in whole

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,13 @@ def recaption(
         progress: Called with the number of samples done and their total.
 
     Raises:
-        DataError: A file cannot be read, or `out` holds something else.
+        DataError: A file cannot be read, two samples have the same id, or `out` holds something else.
         PenguinError: The captioner cannot answer; what was written stays, and the same call goes on from there.
         WriteError: `out` cannot be written.
     """
     opened = [AnnotationFile(file, conversations=False) for file in files]
     rows = [(file, row) for file in opened for row in range(len(file))]
+    _check_ids(rows)
     done = _finished(out) | _finished(left_out_path(out))
     counts = Counts()
     with writing(out):
@@ -86,6 +88,26 @@ def recaption(
                     _write(kept, [_annotation(name, media, sample, len(made.samples)) for sample in made.samples])
                 progress(number, len(rows))
     return counts
+
+
+def _check_ids(rows: Sequence[tuple[AnnotationFile, int]]) -> None:
+    """Raises DataError if two samples have the same id, by which a run knows what is done."""
+    seen: dict[str, tuple[AnnotationFile, int]] = {}
+    for file, row in rows:
+        name = file.name(row)
+        if name in seen:
+            places = f"{_place(*seen[name])} and {_place(file, row)}"
+            raise DataError(f"two samples have the id {name!r}: {places}; ids must differ, change one")
+        seen[name] = file, row
+
+
+def _place(file: AnnotationFile, row: int) -> str:
+    """Returns the line of a sample, or its number in a list; blank lines are no samples."""
+    if file.path.suffix == ".json":
+        return f"{file.path}, sample {row + 1}"
+    with file.path.open("rb") as lines:
+        numbers = (number for number, line in enumerate(lines, 1) if line.strip())
+        return f"{file.path}, line {next(islice(numbers, row, None))}"
 
 
 def _made(
