@@ -2,8 +2,8 @@
 
     python scripts/ablation_memory.py models/penguin-tiny --seeds 0,1,2 --recordings 12
 
-Each variant differs from the first one in one setting. Values are shares of right answers, with 95 % intervals over the
-seeds (Student's t).
+Each variant differs from the first one in one setting. Values are shares of right answers, and their differences from
+the first variant with the same seed, with 95 % intervals over the seeds (Student's t).
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from penguin_engine.runtimes.loading import open_runtime
@@ -51,12 +51,19 @@ def from_variant(settings: dict, seen: SeenRecording, asked: Sequence[AskedQuest
         session.close()
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float], sign: str = "") -> str:
     mean = statistics.mean(values)
     if len(values) not in T_95:
-        return f"{mean:.2f}"
+        return f"{mean:{sign}.2f}"
     half = T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.2f} ± {half:.2f}"
+    return f"{mean:{sign}.2f} ± {half:.2f}"
+
+
+def print_table(head: str, bands: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    print(f"| {head} | " + " | ".join(bands) + " |\n|" + " --- |" * (len(bands) + 1))
+    for name, cells in rows.items():
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    print()
 
 
 def main() -> None:
@@ -81,9 +88,15 @@ def main() -> None:
                 shares[name][band].append(statistics.mean(right))
         print(json.dumps({"seed": seed, "shares": {name: dict(shares[name]) for name in methods}}), file=sys.stderr)
     bands = list(shares[DEFAULT])
-    print("| variant | " + " | ".join(bands) + " |\n|" + " --- |" * (len(bands) + 1))
-    for name in methods:
-        print(f"| {name} | " + " | ".join(interval(shares[name][band]) for band in bands) + " |")
+    print_table("variant", bands, {name: [interval(shares[name][band]) for band in bands] for name in methods})
+    minus = {
+        name: [
+            interval([a - b for a, b in zip(shares[name][band], shares[DEFAULT][band], strict=True)], "+")
+            for band in bands
+        ]
+        for name in [*methods][1:]
+    }
+    print_table("minus as shipped, same seed", bands, minus)
 
 
 if __name__ == "__main__":

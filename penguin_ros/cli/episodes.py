@@ -78,6 +78,8 @@ def search(
     """Find episodes by words; the most relevant come first, equally relevant ones by time, newest first."""
     from penguin_engine.scene.episodes import read_episodes
 
+    if not any(map(str.isalnum, text)):
+        raise typer.BadParameter("no word to search for; `penguin-vl episodes list` shows the newest episodes")
     episodes = read_episodes(file).search(text, make_filter(camera, since, until, label, near), limit)
     if as_json:
         print_json({"episodes": [episode.to_dict() for episode in episodes]})
@@ -175,6 +177,8 @@ def prune(
 
     if max_mb is None and max_days is None:
         raise typer.BadParameter("give --max-mb, --max-days or both")
+    if max_days is not None and not max_days > 0:
+        raise typer.BadParameter(f"{max_days:g} days hold no episodes; it must be above 0", param_hint="--max-days")
     quota = Quota(
         2**62 if max_mb is None else round(max_mb * 1e6), float("inf") if max_days is None else max_days * 86_400
     )
@@ -211,6 +215,12 @@ def make_filter(
     from penguin_engine.scene.episode import EpisodeFilter
 
     since_ns, until_ns = parse_time(since, "--since"), parse_time(until, "--until")
+    if since_ns is not None and until_ns is not None and until_ns < since_ns:
+        raise typer.BadParameter(
+            f"{until} is before {since}, the value of --since; exchange them", param_hint="--until"
+        )
+    if not all(any(map(str.isalnum, label)) for label in labels or ()):
+        raise typer.BadParameter("a label without letters; leave it out for any object", param_hint="--object")
     return EpisodeFilter(tuple(cameras or ()), since_ns, until_ns, tuple(labels or ()), _parse_place(near))
 
 

@@ -13,7 +13,15 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import DeviceOption, JsonOption, RuntimeOption, existing_model, print_json, stdout
+from penguin_ros.cli.output import (
+    DeviceOption,
+    JsonOption,
+    RuntimeOption,
+    bad_usage,
+    existing_model,
+    print_json,
+    stdout,
+)
 from penguin_ros.shipped import MODEL
 
 if TYPE_CHECKING:
@@ -56,9 +64,11 @@ def recall(
     from penguin_ros.evaluation.recall.summary import summarise
     from penguin_ros.evaluation.tabletop.keyframe_clips import check_plot
 
-    run = RecallRun(seed, lengths_s, recordings, token_budget=budget)
+    with bad_usage():
+        run = RecallRun(seed, lengths_s, recordings, token_budget=budget)
     if plot is not None:
-        check_plot(plot)
+        with bad_usage("--plot"):
+            check_plot(plot)
     if runtime == "torch" and dtype is None and _is_cpu(device):
         dtype = "float32"
     opened, processor = open_runtime(runtime, model, device, dtype)

@@ -80,3 +80,14 @@ def working(what: str) -> Iterator[None]:
     """Shows a spinner with this text while the block runs, if standard error is a terminal."""
     with stderr.status(what, spinner="line"):  # in ASCII
         yield
+
+
+@contextmanager
+def bad_usage(option: str | None = None) -> Iterator[None]:
+    """Makes an error of the block one of the command line, with the exit code 2 and the option's name."""
+    from penguin_models.errors import PenguinError
+
+    try:
+        yield
+    except PenguinError as err:
+        raise typer.BadParameter(str(err), param_hint=option) from err

@@ -96,7 +96,19 @@ def test_prune_deletes_the_oldest(cli, file):
     value = cli("episodes", "prune", file, "--max-days", 0.9, "--json").json
     assert (value["deleted"], value["episodes"]) == (2, 1)
     assert cli("episodes", "prune", file).code == 2
-    assert "must be above 0" in cli("episodes", "prune", file, "--max-days", 0).error
+    for days in (0, -1, "nan"):
+        result = cli("episodes", "prune", file, "--max-days", days)
+        assert result.code == 2 and "must be above 0" in result.err and "--max-days" in result.err
+
+
+def test_conditions_that_nothing_can_meet_are_refused(cli, file):
+    for words, said in (
+        (("list", file, "--since", "2026-01-02", "--until", "2026-01-01"), "exchange them"),
+        (("search", file, "cup", "--object", "!!"), "a label without letters"),
+        (("search", file, "  "), "no word to search for"),
+    ):
+        result = cli("episodes", *words)
+        assert result.code == 2 and said in " ".join(result.err.split())
     with open_episodes(file):
         assert "is already written by process" in cli("episodes", "prune", file, "--max-mb", 4).error
 

@@ -188,12 +188,12 @@ def test_the_command_prints_scores_and_writes_plot_and_answers(recall, tmp_path)
     [
         (["--lengths", "60,abc"], 2, "'60,abc' is not a list of seconds such as 60,300"),
         (["--lengths", ""], 2, "is not a list of seconds"),
-        (["--lengths", "60,5"], 1, "a recording of 5 seconds must have from 10 to 14400"),
-        (["--lengths", "nan"], 1, "a recording of nan seconds must have from 10"),
-        (["--lengths", "60,60"], 1, "each only once"),
-        (["--recordings", "20000"], 1, "20000 recordings of a length; it must be 1 to 10000"),
+        (["--lengths", "60,5"], 2, "a recording of 5 seconds must have from 10 to 14400"),
+        (["--lengths", "nan"], 2, "a recording of nan seconds must have from 10"),
+        (["--lengths", "60,60"], 2, "each only once"),
+        (["--recordings", "20000"], 2, "20000 recordings of a length; it must be 1 to 10000"),
         (["--lengths", "10", "--budget", "143"], 1, "143 visual tokens cannot hold the last 4 frames of 36 each"),
-        (["--plot", "plot.xyz"], 1, "name it .png or .svg"),
+        (["--plot", "plot.xyz"], 2, "name it .png or .svg"),
         (["--seed", "-1"], 2, "--seed"),
     ],
 )
