@@ -204,8 +204,10 @@ def test_a_killed_writer_loses_nothing_that_was_flushed_and_lets_go(location):
 def test_a_killed_writer_has_stored_what_it_never_flushed(location):
     """The thread commits while episodes keep coming: nothing waits for a quiet moment or a call."""
     with subprocess.Popen([sys.executable, "-c", UNFLUSHED, location]) as writer:
-        eventually(lambda: held(location) >= 100)
-        writer.kill()
+        try:
+            eventually(lambda: held(location) >= 100)
+        finally:
+            writer.kill()
     found = [int(e.caption.split()[1]) for e in read_episodes(location).range()]
     assert found == list(range(len(found)))
     check_file(location)
