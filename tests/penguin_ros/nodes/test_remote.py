@@ -7,9 +7,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("openai", reason="needs the client of the OpenAI API: pip install 'penguin-vl[remote]'")
 
-from node_calls import NO_CAPTIONS, ask, statuses
+from node_calls import NO_CAPTIONS, ask, result, server_values, stream
 from openai_servers import running
-from penguin_vl.action import AskStream
 from penguin_vl.msg import Answer
 from scripted_runtime import BOX_ANSWER
 
@@ -41,19 +40,6 @@ class Scripted:
         pass
 
 
-def server_values(robot, node, **wanted):
-    """Waits until the status of the server has some values, and returns it with all of them."""
-
-    def found():
-        for status in statuses(robot, f"{node.name}: server")[:1]:
-            values = {item.key: item.value for item in status.values}
-            if all(values[key.replace("_", " ")] == value for key, value in wanted.items()):
-                return status, values
-        return None
-
-    return robot.wait(found)
-
-
 def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_node, image, tmp_path):
     (tmp_path / "key").write_text(KEY)
     scripted = Scripted()
@@ -75,24 +61,14 @@ def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_
         [found] = answer.objects
         assert (found.label, found.score) == ("red cube", 0.5) and answer.header.stamp.sec == 2
 
-        pieces = []
-
-        def feedback(message):
-            pieces.append(message.feedback.text)
-            robot.notify()
-
-        client = robot.action_client(AskStream, f"{node.name}/ask_stream")
-        handle = robot.response(client.send_goal_async, AskStream.Goal(question="Slowly?", **LONG), feedback)
-        robot.wait(lambda: pieces)
+        handle = stream(robot, node, "Slowly?", **LONG)
         robot.response(handle.cancel_goal_async)
-        assert robot.response(handle.get_result_async).result.answer.error_code == Answer.ERROR_CANCELLED
+        assert result(robot, handle).answer.error_code == Answer.ERROR_CANCELLED
         assert scripted.cancelled.wait(20)
 
-        pieces.clear()
-        handle = robot.response(client.send_goal_async, AskStream.Goal(question="Slowly?", **LONG), feedback)
-        robot.wait(lambda: pieces)
+        handle = stream(robot, node, "Slowly?", **LONG)
         server.kill()
-        answer = robot.response(handle.get_result_async).result.answer
+        answer = result(robot, handle).answer
         assert answer.error_code == Answer.ERROR_SERVER and answer.error_msg.endswith("; ask again")
         assert "in the middle of an answer" in answer.error_msg
 
