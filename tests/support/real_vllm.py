@@ -34,6 +34,7 @@ def vllm_environment():
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("models", "engine", "."))
     others = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    settings |= {"TORCHDYNAMO_DISABLE": "1"}  # `--enforce-eager` leaves a few functions to a C++ compiler
     return others | settings | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": paths}
 
 
