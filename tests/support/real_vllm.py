@@ -35,6 +35,7 @@ def vllm_environment():
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("models", "engine", "."))
     others = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     settings |= {"TORCHDYNAMO_DISABLE": "1"}  # `--enforce-eager` leaves a few functions to a C++ compiler
+    settings |= {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}  # clients reuse connections for 5 s: as long as the default
     return others | settings | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": paths}
 
 
