@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 DATA = Path(__file__).parent / "data"
-pytest_plugins = ["live_nodes", "postgres_server"]
+pytest_plugins = ["live_nodes", "postgres_server", "real_vllm"]
 
 hypothesis.settings.register_profile("project", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)

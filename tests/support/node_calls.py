@@ -2,6 +2,7 @@
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from penguin_vl.action import AskStream, Watch
 from penguin_vl.srv import Ask
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -12,6 +13,38 @@ NO_CAPTIONS = {"caption__on_keyframe": False}
 
 def ask(robot, node, question="What?", **fields):
     return robot.call(Ask, f"{node.name}/ask", Ask.Request(question=question, **fields)).answer
+
+
+def stream(robot, node, question="What?", **fields):
+    """Sends a question to `~/ask_stream`; returns the goal's handle, which collects feedback, when text arrives."""
+    handle = _start(robot, node, AskStream, "ask_stream", question=question, **fields)
+    robot.wait(lambda: handle.feedback)
+    return handle
+
+
+def start_watch(robot, node, condition="the door is open", **fields):
+    """Sends a goal to `~/watch`; returns its handle, which collects feedback."""
+    return _start(robot, node, Watch, "watch", condition=condition, **fields)
+
+
+def _start(robot, node, kind, name, **fields):
+    feedback, clients = [], node.__dict__.setdefault("action_clients", {})
+
+    def on_feedback(message):
+        feedback.append(message.feedback)
+        robot.notify()
+
+    if kind not in clients:
+        clients[kind] = robot.action_client(kind, f"{node.name}/{name}")
+    handle = robot.response(clients[kind].send_goal_async, kind.Goal(**fields), on_feedback)
+    assert handle.accepted
+    handle.feedback = feedback
+    return handle
+
+
+def result(robot, handle):
+    """Waits for the result of a goal."""
+    return robot.response(handle.get_result_async).result
 
 
 def statuses(robot, name):
@@ -30,6 +63,19 @@ def camera_status(robot, node, images=1):
         return None
 
     return robot.wait(values)
+
+
+def server_values(robot, node, **wanted):
+    """Waits until the status of a node's server has some values, and returns it with all of them."""
+
+    def found():
+        for status in statuses(robot, f"{node.name}: server")[:1]:
+            values = {item.key: item.value for item in status.values}
+            if all(values[key.replace("_", " ")] == value for key, value in wanted.items()):
+                return status, values
+        return None
+
+    return robot.wait(found)
 
 
 def change_state(robot, node, transition):

@@ -1,17 +1,15 @@
 """`vllm serve` with the model that ships, and the official client of the OpenAI API."""
 
 import base64
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from socket import socket
-from threading import Thread
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
+from real_vllm import SHIPPED
 
 from penguin_engine.runtimes.torch import TorchRuntime
 from penguin_engine.scene.generation import Sampling
@@ -21,9 +19,7 @@ from penguin_models.media import VideoFile, load_image
 from penguin_models.novelty_policy import NoveltyPolicy
 
 pytestmark = [pytest.mark.timeout(1500)]
-ROOT = Path(__file__).parents[3]
-SHIPPED = ROOT / "models" / "penguin-tiny"
-VIDEO = ROOT / "tests" / "data" / "clip.mp4"
+VIDEO = Path(__file__).parents[2] / "data" / "clip.mp4"
 QUESTIONS = [
     "Describe this image.",
     "What is on the table?",
@@ -43,30 +39,9 @@ def data_uri(file, kind):
 
 
 @pytest.fixture(scope="module")
-def client(vllm_python, vllm_environment):
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "16"]
-    command = [vllm_python.parent / "vllm", "serve", SHIPPED, "--served-model-name", "penguin-tiny", *options]
-    command += ["--trust-request-mm-kwargs", "--mm-processor-kwargs", '{"max_tokens": 144}']
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(
-        command, env=vllm_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", text=True
-    )
-    try:
-        lines = []
-        for line in server.stdout:
-            lines.append(line)
-            if "Application startup complete" in line:
-                break
-        else:
-            raise AssertionError("".join(lines[-40:]))
-        Thread(target=server.stdout.read, daemon=True).start()  # or the pipe would fill
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=600, max_retries=0)
-    finally:
-        server.terminate()
-        server.wait()
+def client(vllm_serving):
+    with vllm_serving() as server:
+        yield openai.OpenAI(base_url=server.url, api_key="none", timeout=600, max_retries=0)
 
 
 def answer(client, question, images=(), video=None, **options):

@@ -8,9 +8,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("openai", reason="needs the client of the OpenAI API: pip install 'penguin-vl[remote]'")
 
-from node_calls import NO_CAPTIONS, ask, statuses
+from node_calls import NO_CAPTIONS, ask, result, server_values, start_watch, stream
 from openai_servers import running
-from penguin_vl.action import AskStream, Watch
 from penguin_vl.msg import Answer
 from scripted_runtime import BOX_ANSWER
 
@@ -44,19 +43,6 @@ class Scripted:
         pass
 
 
-def server_values(robot, node, **wanted):
-    """Waits until the status of the server has some values, and returns it with all of them."""
-
-    def found():
-        for status in statuses(robot, f"{node.name}: server")[:1]:
-            values = {item.key: item.value for item in status.values}
-            if all(values[key.replace("_", " ")] == value for key, value in wanted.items()):
-                return status, values
-        return None
-
-    return robot.wait(found)
-
-
 def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_node, image, tmp_path):
     (tmp_path / "key").write_text(KEY)
     scripted = Scripted()
@@ -78,24 +64,14 @@ def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_
         [found] = answer.objects
         assert (found.label, found.score) == ("red cube", 0.5) and answer.header.stamp.sec == 2
 
-        pieces = []
-
-        def feedback(message):
-            pieces.append(message.feedback.text)
-            robot.notify()
-
-        client = robot.action_client(AskStream, f"{node.name}/ask_stream")
-        handle = robot.response(client.send_goal_async, AskStream.Goal(question="Slowly?", **LONG), feedback)
-        robot.wait(lambda: pieces)
+        handle = stream(robot, node, "Slowly?", **LONG)
         robot.response(handle.cancel_goal_async)
-        assert robot.response(handle.get_result_async).result.answer.error_code == Answer.ERROR_CANCELLED
+        assert result(robot, handle).answer.error_code == Answer.ERROR_CANCELLED
         assert scripted.cancelled.wait(20)
 
-        pieces.clear()
-        handle = robot.response(client.send_goal_async, AskStream.Goal(question="Slowly?", **LONG), feedback)
-        robot.wait(lambda: pieces)
+        handle = stream(robot, node, "Slowly?", **LONG)
         server.kill()
-        answer = robot.response(handle.get_result_async).result.answer
+        answer = result(robot, handle).answer
         assert answer.error_code == Answer.ERROR_SERVER and answer.error_msg.endswith("; ask again")
         assert "in the middle of an answer" in answer.error_msg
 
@@ -110,12 +86,38 @@ def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_
 
 
 def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_node, image):
-    judged = []
+    with running(ModelAnswerer(*open_runtime("torch", SHIPPED, "cpu"), 10**6)) as server:
+        node = start_node(runtime="openai", base_url=f"{server.address}/v1", model="tiny", **NO_CAPTIONS)
+        robot.publish_and_wait(node, image(1.0))  # it is active
+        watch = start_watch(robot, node, "there is a red cube", threshold=1.0)
+        robot.publish_and_wait(node, image(2.0, value=90))
+        answer = ask(robot, node, **LONG)
+        assert (answer.error_code, answer.text, answer.frames_used, answer.prompt_tokens) == (0, TEXT, 2, 20)
+        [found] = answer.objects
+        assert (found.label, found.score) == ("red cube", 0.5) and answer.header.stamp.sec == 2
 
-    def feedback(message):
-        judged.append(message.feedback)
-        robot.notify()
+        handle = stream(robot, node, "Slowly?", **LONG)
+        robot.response(handle.cancel_goal_async)
+        assert result(robot, handle).answer.error_code == Answer.ERROR_CANCELLED
+        assert scripted.cancelled.wait(20)
 
+        handle = stream(robot, node, "Slowly?", **LONG)
+        server.kill()
+        answer = result(robot, handle).answer
+        assert answer.error_code == Answer.ERROR_SERVER and answer.error_msg.endswith("; ask again")
+        assert "in the middle of an answer" in answer.error_msg
+
+        assert ask(robot, node, deadline_s=1.0).text == "local"
+        status, values = server_values(robot, node, unreachable="1")
+        assert "cannot be reached" in status.message and values["questions left to the fallback"] == "1"
+        assert (values["answered"], values["cancelled"], values["ended in the middle"]) == ("1", "1", "1")
+    with running(Scripted(), port=server.port, api_key=KEY):
+        assert ask(robot, node, **LONG).text == TEXT
+        assert server_values(robot, node, answered="2")[0].message == "OK"
+    assert KEY not in node.log and "Traceback" not in node.log
+
+
+def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_node, image):
     with running(ModelAnswerer(*open_runtime("torch", SHIPPED, "cpu"), 10**6)) as server:
         node = start_node(runtime="openai", base_url=f"{server.address}/v1", model="tiny", **NO_CAPTIONS)
         robot.publish_and_wait(node, image(1.0))  # it is active
@@ -124,8 +126,8 @@ def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_
         handle = robot.response(client.send_goal_async, goal, feedback)
         assert handle.accepted
         robot.publish_and_wait(node, image(2.0, value=90))
-        robot.wait(lambda: judged and judged[-1].alert.header.stamp.sec == 2)
-        assert all(0.0 < each.alert.probability < 1.0 for each in judged)
+        robot.wait(lambda: watch.feedback and watch.feedback[-1].alert.header.stamp.sec == 2)
+        assert all(0.0 < each.alert.probability < 1.0 for each in watch.feedback)
         assert server_values(robot, node, probabilities_of_tokens="yes")[0].message == "OK"
-        robot.response(handle.cancel_goal_async)
-        assert robot.response(handle.get_result_async).result.judged == len(judged)
+        robot.response(watch.cancel_goal_async)
+        assert result(robot, watch).judged == len(watch.feedback)

@@ -8,29 +8,12 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
-from node_calls import NO_CAPTIONS, ask, change_state, statuses
-from penguin_vl.action import Watch
+from node_calls import NO_CAPTIONS, ask, change_state, start_watch, statuses
 from penguin_vl.msg import Alert, Answer
 from PIL import Image as Picture
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 
 LATCHED = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-
-
-def start_goal(robot, node, condition="the door is open", **fields):
-    """Sends a goal; returns its handle, which collects feedback."""
-    feedback = []
-
-    def on_feedback(message):
-        feedback.append(message.feedback)
-        robot.notify()
-
-    if not hasattr(node, "watch_client"):
-        node.watch_client = robot.action_client(Watch, f"{node.name}/watch")
-    handle = robot.response(node.watch_client.send_goal_async, Watch.Goal(condition=condition, **fields), on_feedback)
-    assert handle.accepted
-    handle.feedback = feedback
-    return handle
 
 
 def test_a_condition_that_has_held_ends_its_watch_and_all_others_go_on_until_they_are_ended(robot, start_node, image):
@@ -42,8 +25,8 @@ def test_a_condition_that_has_held_ends_its_watch_and_all_others_go_on_until_the
     """
     node = start_node({"text": "yes"}, **NO_CAPTIONS)
     robot.wait(lambda: ask(robot, node).error_code != Answer.ERROR_NOT_LOADED)
-    held = start_goal(robot, node, hold_s=2.0, cameras=[node.topic])
-    strict = start_goal(robot, node, "the light is on", threshold=0.9)
+    held = start_watch(robot, node, hold_s=2.0, cameras=[node.topic])
+    strict = start_watch(robot, node, "the light is on", threshold=0.9)
     robot.publish(node.topic, image(1.0, size=(56, 84)))
     robot.wait(lambda: held.feedback and strict.feedback)
     first = held.feedback[0]
@@ -68,14 +51,14 @@ def test_a_condition_that_has_held_ends_its_watch_and_all_others_go_on_until_the
     assert cancelled.result.judged == 3 and cancelled.result.alert.header.stamp.sec == 3
     assert "cancelled before the condition had held" in cancelled.result.error_msg
 
-    third = start_goal(robot, node, hold_s=3600.0)
+    third = start_watch(robot, node, hold_s=3600.0)
     values = robot.wait(lambda: (v := node_values(robot, node)).get("watches") == "1" and v)
     assert values["watch calibration"] == "none" and "judgements are not calibrated" in node.log
     assert change_state(robot, node, Transition.TRANSITION_DEACTIVATE)
     ended = robot.response(third.get_result_async)
     assert (ended.status, ended.result.error_code) == (GoalStatus.STATUS_ABORTED, Answer.ERROR_CANCELLED)
     assert "the node is inactive; activate it" in ended.result.error_msg
-    refused = robot.response(start_goal(robot, node).get_result_async).result
+    refused = robot.response(start_watch(robot, node).get_result_async).result
     assert (refused.error_code, refused.alert.condition) == (Answer.ERROR_NOT_LOADED, "the door is open")
 
 
@@ -92,11 +75,11 @@ def test_bad_goals_and_more_than_the_limit_are_refused_with_their_reason(robot, 
         ({"cameras": ["/nowhere"]}, Answer.ERROR_UNKNOWN_CAMERA, "camera '/nowhere' is not configured"),
         ({"cameras": ["a b"]}, Answer.ERROR_UNKNOWN_CAMERA, "is not a valid topic name"),
     ):
-        ended = robot.response(start_goal(robot, shared_node, **fields).get_result_async)
+        ended = robot.response(start_watch(robot, shared_node, **fields).get_result_async)
         assert (ended.status, ended.result.error_code) == (GoalStatus.STATUS_ABORTED, code)
         assert message in ended.result.error_msg and len(ended.result.error_msg) < 400
-    handles = [start_goal(robot, shared_node) for _ in range(16)]
-    refused = robot.response(start_goal(robot, shared_node).get_result_async).result
+    handles = [start_watch(robot, shared_node) for _ in range(16)]
+    refused = robot.response(start_watch(robot, shared_node).get_result_async).result
     assert refused.error_code == Answer.ERROR_BUSY and "the limit is 16; cancel one" in refused.error_msg
     for handle in handles:
         robot.response(handle.cancel_goal_async)
