@@ -1,7 +1,6 @@
 """A real node whose questions our own server answers over HTTP, with a local runtime in reserve."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,8 @@ from scripted_runtime import BOX_ANSWER
 
 from penguin_engine.runtimes.loading import open_runtime
 from penguin_engine.server.answering import ModelAnswerer, Reply
+from penguin_ros.shipped import MODEL
 
-SHIPPED = Path(__file__).parents[3] / "models" / "penguin-tiny"
 KEY = "0123456789abcdef"
 TEXT = "A red cube. During the period 0.50 - 1.00 seconds."
 LONG = {"deadline_s": 30.0}
@@ -86,45 +85,10 @@ def test_the_server_answers_and_the_local_runtime_while_it_is_gone(robot, start_
 
 
 def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_node, image):
-    with running(ModelAnswerer(*open_runtime("torch", SHIPPED, "cpu"), 10**6)) as server:
+    with running(ModelAnswerer(*open_runtime("torch", MODEL, "cpu"), 10**6)) as server:
         node = start_node(runtime="openai", base_url=f"{server.address}/v1", model="tiny", **NO_CAPTIONS)
         robot.publish_and_wait(node, image(1.0))  # it is active
         watch = start_watch(robot, node, "there is a red cube", threshold=1.0)
-        robot.publish_and_wait(node, image(2.0, value=90))
-        answer = ask(robot, node, **LONG)
-        assert (answer.error_code, answer.text, answer.frames_used, answer.prompt_tokens) == (0, TEXT, 2, 20)
-        [found] = answer.objects
-        assert (found.label, found.score) == ("red cube", 0.5) and answer.header.stamp.sec == 2
-
-        handle = stream(robot, node, "Slowly?", **LONG)
-        robot.response(handle.cancel_goal_async)
-        assert result(robot, handle).answer.error_code == Answer.ERROR_CANCELLED
-        assert scripted.cancelled.wait(20)
-
-        handle = stream(robot, node, "Slowly?", **LONG)
-        server.kill()
-        answer = result(robot, handle).answer
-        assert answer.error_code == Answer.ERROR_SERVER and answer.error_msg.endswith("; ask again")
-        assert "in the middle of an answer" in answer.error_msg
-
-        assert ask(robot, node, deadline_s=1.0).text == "local"
-        status, values = server_values(robot, node, unreachable="1")
-        assert "cannot be reached" in status.message and values["questions left to the fallback"] == "1"
-        assert (values["answered"], values["cancelled"], values["ended in the middle"]) == ("1", "1", "1")
-    with running(Scripted(), port=server.port, api_key=KEY):
-        assert ask(robot, node, **LONG).text == TEXT
-        assert server_values(robot, node, answered="2")[0].message == "OK"
-    assert KEY not in node.log and "Traceback" not in node.log
-
-
-def test_the_server_judges_what_a_node_without_a_model_watches_for(robot, start_node, image):
-    with running(ModelAnswerer(*open_runtime("torch", SHIPPED, "cpu"), 10**6)) as server:
-        node = start_node(runtime="openai", base_url=f"{server.address}/v1", model="tiny", **NO_CAPTIONS)
-        robot.publish_and_wait(node, image(1.0))  # it is active
-        client = robot.action_client(Watch, f"{node.name}/watch")
-        goal = Watch.Goal(condition="there is a red cube", threshold=1.0)
-        handle = robot.response(client.send_goal_async, goal, feedback)
-        assert handle.accepted
         robot.publish_and_wait(node, image(2.0, value=90))
         robot.wait(lambda: watch.feedback and watch.feedback[-1].alert.header.stamp.sec == 2)
         assert all(0.0 < each.alert.probability < 1.0 for each in watch.feedback)
