@@ -25,7 +25,6 @@ from penguin_ros.cli.output import (
     JsonOption,
     RevisionOption,
     RuntimeOption,
-    existing_model,
     print_json,
     print_note,
     stdout,
@@ -42,9 +41,7 @@ def ask(
     context: typer.Context,
     words: Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question.")] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question, as an option.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.", callback=existing_model)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or owner/name on the model hub.")] = None,
     revision: RevisionOption = None,
     node: Annotated[str | None, typer.Option(help="Running node to ask instead of a model, such as /penguin.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Image topic the question is about; all if omitted.")] = None,
@@ -96,10 +93,12 @@ def ask(
         window = since, until
         ask_running(node, text, camera or [], horizon, window, max_new_tokens, as_json, schema_text, chat)
         return
-    from penguin_engine.runtimes.loading import open_runtime
-    from penguin_engine.scene.generation import Sampling
+    from penguin_engine.runtimes.loading import check_model, open_runtime
 
     assert model is not None
+    check_model(model, revision)
+    from penguin_engine.scene.generation import Sampling
+
     if save is not None:
         from penguin_ros.overlay import check_writable
 

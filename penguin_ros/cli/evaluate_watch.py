@@ -9,15 +9,7 @@ import typer
 from rich.table import Table
 
 from penguin_ros.cli.evaluate_output import ProgressBar
-from penguin_ros.cli.output import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    RuntimeOption,
-    existing_model,
-    print_json,
-    stdout,
-)
+from penguin_ros.cli.output import DeviceOption, DtypeOption, JsonOption, RuntimeOption, print_json, stdout
 from penguin_ros.cli.tabletop import SizeOption, parse_size
 from penguin_ros.shipped import MODEL
 
@@ -26,9 +18,7 @@ def watch(
     model: Annotated[
         str,
         typer.Option(
-            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.",
-            show_default=False,
-            callback=existing_model,
+            help="Checkpoint or exported folder, or owner/name on the hub; default: penguin-tiny.", show_default=False
         ),
     ] = str(MODEL),
     fit: Annotated[
@@ -47,18 +37,20 @@ def watch(
 
     Scores are those of the test split, with the calibration in the model's folder (watch_calibration.json).
     """
-    from penguin_engine.runtimes.loading import open_runtime
+    from penguin_engine.runtimes.loading import check_model, open_runtime
     from penguin_models.atomic_write import atomic_write
     from penguin_models.errors import WriteError
     from penguin_models.processor import CALIBRATION
+
+    if fit and not Path(model).is_dir():
+        raise WriteError(f"{model} is not a folder, so {CALIBRATION} cannot be written to it; download the model first")
+    shape = parse_size(size)
+    check_model(model)
     from penguin_models.watch import Calibration
     from penguin_ros.evaluation.tabletop.watch_scores import fit as fit_calibration
     from penguin_ros.evaluation.tabletop.watch_scores import judge_scenes, summary
     from penguin_tabletop.seeds import Split
 
-    if fit and not Path(model).is_dir():
-        raise WriteError(f"{model} is not a folder, so {CALIBRATION} cannot be written to it; download the model first")
-    shape = parse_size(size)
     opened, processor = open_runtime(runtime, model, device, dtype)
     calibration = Calibration() if fit else Calibration.of(processor)  # a damaged file can be replaced
     with ProgressBar(show=not as_json) as bar:

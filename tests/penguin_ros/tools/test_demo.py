@@ -67,7 +67,7 @@ def test_the_soak_measures_a_node_that_stays_alive(domain):
     assert all(s["resident_mib"] > 50 and s["threads"] > 2 and s["files"] > 2 for s in report["samples"])
 
 
-def test_the_node_is_measured_with_a_camera_and_questions(domain, checkpoint):
+def test_the_node_is_measured_with_a_camera_and_questions(domain, checkpoint, tmp_path):
     options = ("--model", checkpoint, "--minutes", "0.05", "--every", "1.5", "--size", "160x120", "--compressed")
     result = execute("bench", "node", *options, "--json", ROS_DOMAIN_ID="100")
     assert result.code == 0, result.err
@@ -76,6 +76,7 @@ def test_the_node_is_measured_with_a_camera_and_questions(domain, checkpoint):
         assert 0 <= report[name]["p50"] <= report[name]["p95"] <= report[name]["max"] < 60
     assert report["sampled_hz"] > 0 and report["rss_mib"] > 50 and 0 <= report["load"] <= 1
     assert len(report["answers"]) >= 1 and report["node_exit_code"] == 0
-    missing = ("--model", "/nowhere", "--runtime", "onnx")
-    failed = execute("bench", "node", *missing, "--minutes", "0.05", ROS_DOMAIN_ID="100")
-    assert failed.code == 1 and "the node's process" in failed.err and "/nowhere" in failed.err
+    (tmp_path / MANIFEST).touch()
+    damaged = ("--model", tmp_path, "--runtime", "onnx")
+    failed = execute("bench", "node", *damaged, "--minutes", "0.05", ROS_DOMAIN_ID="100")
+    assert failed.code == 1 and "the node's process" in failed.err and str(tmp_path) in failed.err
