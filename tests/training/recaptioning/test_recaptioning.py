@@ -105,7 +105,7 @@ def test_a_prompt_that_is_refused_or_contradictory_costs_one_sample(files, tmp_p
 
 
 def test_two_samples_with_the_same_id_are_refused_before_anything_is_asked(files, tmp_path):
-    """Lines are those of an editor: blank ones count. Samples without an id are told apart by their files."""
+    """Lines are those of an editor: blank ones count. Samples without an id are distinguished by their files."""
     out, captioner = tmp_path / "out.jsonl", Scripted()
     lines = files[0].read_text().splitlines()
     files[0].write_text("\n".join([lines[0], "", *lines[1:], lines[0]]) + "\n")
