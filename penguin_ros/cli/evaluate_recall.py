@@ -51,7 +51,7 @@ def recall(
     device: DeviceOption = "auto",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Type of the weights; default: as stored, but float32 on a CPU, where it is faster."),
+        typer.Option(help="Type of the weights; default: as stored, but float32 on CPUs, for the same scores on all."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

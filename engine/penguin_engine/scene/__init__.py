@@ -1,4 +1,5 @@
-"""Frames in, answers out: mailbox.py -> worker.py -> session.py (memory.py, KV cache) -> generation.py -> answer.py.
+"""Frames in, answers out: mailbox.py -> scene.py -> session.py (memory.py, KV cache) -> generation.py -> answer.py.
 
-Questions wait in requests.py. Files and clips without a scene are answered by offline.py.
+worker.py does the most urgent piece of work: answering.py, watching.py, captioning.py. Questions wait in requests.py.
+Files and clips without a scene are answered by offline.py.
 """

@@ -194,9 +194,8 @@ class _RecordedClip:
 
 
 def _ask_offline(engine: Engine, asked: Asked, clip: Clip | Sequence[ClipFrame], start_ns: int, rule: str) -> Answer:
-    from penguin_models.reference_policy import (
-        ReferencePolicy,
-    )  # needs torch: seconds, before bags and questions are read
+    # It needs torch, whose import takes seconds: bags and questions are read first.
+    from penguin_models.reference_policy import ReferencePolicy
 
     answer = ask(
         engine.runtime,
