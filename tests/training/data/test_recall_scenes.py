@@ -55,7 +55,7 @@ def question_and_answers(sample):
 
 def test_a_recording_is_shown_as_the_memory_holds_it(scenes, reader):
     sizes, times, judged = Counter(), 0, Counter()
-    for number in range(3):
+    for number in range(5):
         sample = scenes.read(number, "recall")
         frames = sample.media[0].frames
         measured = reader.measure(sample)

@@ -109,11 +109,18 @@ def which_first(past: Past, random: Random) -> Iterator[RecallQuestion]:
 
 
 def how_often(past: Past, random: Random) -> Iterator[RecallQuestion]:
-    """Asks how often an object was moved that appeared, and was moved last, within a minute."""
-    for label in dict.fromkeys(event.label for event in past.events if event.kind in ("appears", "moved")):
+    """Asks how often an object was moved that appeared, and was moved last, within a minute.
+
+    At most as many of these objects were never moved as were moved: else "0" would be right most of the time.
+    """
+    labels = dict.fromkeys(event.label for event in past.events if event.kind in ("appears", "moved"))
+    counted: dict[bool, list[tuple[str, list[Event]]]] = {True: [], False: []}
+    for label in labels:
         own = [event for event in past.events if event.label == label and event.kind in ("appears", "moved")]
-        if own[-1].end_s - own[0].start_s > _TOGETHER_S:
-            continue
+        if own[-1].end_s - own[0].start_s <= _TOGETHER_S:
+            counted[any(event.kind == "moved" for event in own)].append((label, own))
+    still = [counted[False][index] for index in random.permutation(len(counted[False]))[: len(counted[True])]]
+    for label, own in (*counted[True], *still):
         number = sum(event.kind == "moved" for event in own)
         expected = ExpectedReply("number", number=number)
         sentence = f"The {label} was moved {number} times." if number != 1 else f"The {label} was moved 1 time."

@@ -38,24 +38,24 @@ def test_something_happens_at_every_age_and_little_is_rendered(seconds):
 
 
 def test_questions_are_about_what_is_gone_and_a_guess_hardly_answers_them():
-    answers, tasks = Counter(), Counter()
-    for number in range(16):
-        _, past, questions = recorded(number, 60)
-        present = {thing.label for thing in past._recording.scene(60.0).things}
+    answers = {}
+    for number in range(24):
+        _, past, questions = recorded(number, 300)
+        present = {thing.label for thing in past._recording.scene(300.0).things}
         for question in questions:
             turn, expected = question.turn, question.turn.expected
-            tasks.update([turn.task])
-            assert 0 <= question.evidence_s[1] <= 60
+            assert 0 <= question.evidence_s[1] <= 300
             if turn.task == "was_there":
-                answers.update([expected.answer])
                 assert not any(label in turn.question for label in present)
-            elif turn.task in ("which_first", "last_seen"):
-                answers.update([(turn.task, expected.options.index(expected.answer))])
-    assert set(tasks) == {"was_there", "when", "which_first", "how_often", "what_left", "colour_left", "last_seen"}
-    yes = answers["yes"] / (answers["yes"] + answers["no"])
-    first = answers["which_first", 0] / (answers["which_first", 0] + answers["which_first", 1])
-    assert 0.3 < yes < 0.7 and 0.3 < first < 0.7
-    assert all(answers["last_seen", side] for side in range(3))
+            answer = {
+                "which_first": lambda: expected.options.index(expected.answer),
+                "how_often": lambda: expected.number,
+                "when": lambda: turn.answer,
+            }.get(turn.task, lambda: expected.answer)()
+            answers.setdefault(turn.task, Counter()).update([answer])
+    assert set(answers) == {"was_there", "when", "which_first", "how_often", "what_left", "colour_left", "last_seen"}
+    for task, counts in answers.items():
+        assert max(counts.values()) < (0.7 if len(counts) == 2 else 0.52) * counts.total(), task
 
 
 def test_questions_are_balanced_over_tasks_and_times_count_from_any_start():
