@@ -1,8 +1,9 @@
 """A question about more than the memory holds: the model looks again at episodes that help to answer it.
 
 Episodes are found by the words of the question and spread over its time (recall_candidates.py). The model judges them
-at the smallest size (recall_judge.py), and looks at the best in the prompt at full size, in order of time, before the
-newest frames of the memory that lie in the window. A window within what the memory holds needs no episodes.
+at the smallest size (recall_judge.py), and looks at the best (recall_ranking.py) in the prompt at full size, in order
+of time, before the newest frames of the memory that lie in the window. A window within what the memory holds needs no
+episodes.
 
 To meet a deadline, fewer episodes are judged, then fewer are shown.
 """
@@ -11,9 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from PIL import UnidentifiedImageError
 
 from penguin_engine.runtimes.base import Runtime
 from penguin_engine.scene.answer import Answer, LapTimer
@@ -24,25 +22,20 @@ from penguin_engine.scene.generation import AnswerHooks
 from penguin_engine.scene.memory import FrameMemory, HeldFrame
 from penguin_engine.scene.multi_camera import answer_shown, ask_cameras, newest_last
 from penguin_engine.scene.pace import Pace
-from penguin_engine.scene.recall_candidates import around, find_candidates
+from penguin_engine.scene.recall_candidates import Candidates, find_candidates
 from penguin_engine.scene.recall_judge import Judge
+from penguin_engine.scene.recall_ranking import Recalled, load, ranked
 from penguin_engine.scene.remote.brain import RemoteQuestion
 from penguin_engine.scene.requests import Request
 from penguin_engine.scene.session import LONGEST_TIME, SceneSession, new_answer
-from penguin_models.decoding import MAX_IMAGE_PIXELS, opened
-from penguin_models.errors import EpisodeError, MediaError, NoFramesError
-from penguin_models.media import to_rgb
+from penguin_models.errors import EpisodeError, NoFramesError
 from penguin_models.processor import Processor
 from penguin_models.quoting import shortened
-from penguin_models.token_allocation import grid_size
-from penguin_models.types import FrameKind, Size
 
 MAX_JUDGED = 32
 """Most episodes that the model judges for a question."""
 MAX_SHOWN = 8
 """Most episodes in a prompt."""
-_NEIGHBOURS = 2
-"""Number of episodes shown right after the last one that helps, and right before the first."""
 MAX_RECENT = 4
 """Most frames of the memory after them, but the newest one of each camera in any case."""
 _HELD_SHARE = 0.25
@@ -110,19 +103,10 @@ def ask_recall(
         recall.check_memory()
     elif not all(_holds(session.memory, where.since_ns) for session in sessions.values()):
         found = find_candidates(reader, request.question, where, MAX_JUDGED)
-        if request.has_window or any(map(recall.was_left_out, found)):
+        if request.has_window or any(map(recall.was_left_out, found.episodes)):
             return recall.answer(reader, found)
         return ask_cameras(runtime, processor, sessions, request, hooks, pace, due_s)
     return recall.answer_from_memory()
-
-
-@dataclass(eq=False)
-class _Recalled:
-    """An episode with its picture, and the probability that it helps to answer."""
-
-    episode: Episode
-    frame: HeldFrame
-    probability: float = math.nan
 
 
 class _Recall:
@@ -167,42 +151,24 @@ class _Recall:
         """Answers from all frames in memory that lie in the window."""
         return self._show([item for name in self._sessions for item in self._held(name)], {})
 
-    def answer(self, reader: EpisodeReader, found: Sequence[Episode]) -> Answer:
+    def answer(self, reader: EpisodeReader, found: Candidates) -> Answer:
         """Answers from episodes, and from the newest frames in memory that lie in the window."""
-        recalled = [item for episode in found if (item := _recalled(episode, self._memory)) is not None]
+        recalled = [item for episode in found.episodes if (item := load(episode, self._memory)) is not None]
         judged = self._judge(recalled)
-        ranked = [*self._sightings(reader, recalled[:judged]), *recalled[judged:]]
+        best_first = ranked(reader, self._where, self._memory, recalled, judged, found.sightings)
         recent = self._recent()  # after judging, because frames have arrived meanwhile
         shown = {(item.camera, item.frame.stamp_ns) for item in recent}
-        others = [item for item in ranked if (item.episode.camera, item.episode.stamp_ns) not in shown]
+        others = [item for item in best_first if (item.episode.camera, item.episode.stamp_ns) not in shown]
         best = self._resized(others[:MAX_SHOWN], self._budget - sum(item.frame.tokens for item in recent))
         candidates = [
             Candidate(item.frame, self._memory, item.episode.camera, required=not recent and not rank, rank=rank)
             for rank, item in enumerate(best)
         ]
         answer = self._show([*candidates, *recent], {item.frame: item for item in best})
-        answer.candidates_judged, answer.candidates_left_out = judged, len(found) - judged
+        answer.candidates_judged, answer.candidates_left_out = judged, len(found.episodes) - judged
         return answer
 
-    def _sightings(self, reader: EpisodeReader, judged: Sequence[_Recalled]) -> list[_Recalled]:
-        """Returns judged episodes in the order in which they should be shown, the best first.
-
-        The last one that probably helps comes first, with what was seen right after it, then the first one, with what
-        was seen right before it: how something came or left is not in the pictures that show it best.
-        """
-        order = sorted(judged, key=lambda item: -item.probability)
-        helping = sorted((item for item in judged if item.probability >= 0.5), key=lambda item: item.episode.stamp_ns)
-        if not helping:
-            return order
-        last, first = helping[-1], helping[0]
-        after = around(reader, self._where, last.episode, _NEIGHBOURS)[1]
-        before = around(reader, self._where, first.episode, _NEIGHBOURS)[0]
-        by_id = {item.episode.id: item for item in judged}
-        neighbours = [by_id.get(item.id) or _recalled(item, self._memory) for item in (*after, *before)]
-        shown = [last, *neighbours[: len(after)], first, *neighbours[len(after) :], *order]
-        return list(dict.fromkeys(item for item in shown if item is not None))
-
-    def _judge(self, recalled: Sequence[_Recalled]) -> int:
+    def _judge(self, recalled: Sequence[Recalled]) -> int:
         """Judges episodes, in turn as far as the time permits; returns how many."""
         if not recalled or isinstance(self._runtime, RemoteQuestion):
             return 0
@@ -216,7 +182,7 @@ class _Recall:
             item.probability = probability
         return len(probabilities)
 
-    def _time_to_judge(self, pace: Pace, judge: Judge, recalled: Sequence[_Recalled]) -> tuple[int, float]:
+    def _time_to_judge(self, pace: Pace, judge: Judge, recalled: Sequence[Recalled]) -> tuple[int, float]:
         """Returns how many episodes to judge, and when that has to end so that the best can be shown in time."""
         first = recalled[0]
         question_s, picture_s = judge.cost_s(pace, first.frame)
@@ -230,7 +196,7 @@ class _Recall:
             return len(recalled), end_s
         return (int(fitting) if fitting > shown else 0), end_s  # to judge those that are shown anyway helps little
 
-    def _show(self, candidates: Sequence[Candidate], recalled: Mapping[HeldFrame, _Recalled]) -> Answer:
+    def _show(self, candidates: Sequence[Candidate], recalled: Mapping[HeldFrame, Recalled]) -> Answer:
         """Answers from some frames, of which those of `recalled` are pictures of episodes."""
         if not candidates:
             raise NoFramesError(f"there is no frame and no episode of {_names(self._sessions)} {_period(self._where)}")
@@ -277,7 +243,7 @@ class _Recall:
                 tokens += item.frame.tokens
         return recent
 
-    def _resized(self, recalled: Sequence[_Recalled], room_tokens: int) -> Sequence[_Recalled]:
+    def _resized(self, recalled: Sequence[Recalled], room_tokens: int) -> Sequence[Recalled]:
         """Returns as many episodes as fit into the budget, at least one, at the largest size at which these fit."""
         memory = self._memory
         smallest = [min(map(memory.tokens_of, memory.ladder(item.frame.size))) for item in recalled]
@@ -286,19 +252,6 @@ class _Recall:
             item.frame.size = memory.shrunk(item.frame.size, room_tokens // len(recalled))
             item.frame.tokens = memory.tokens_of(item.frame.size)
         return recalled
-
-
-def _recalled(episode: Episode, memory: FrameMemory) -> _Recalled | None:
-    """Returns an episode with its picture as the memory would hold it at full size; None if the picture is damaged."""
-    try:
-        with opened(episode.jpeg, "the picture of an episode", ("JPEG",), MAX_IMAGE_PIXELS) as image:
-            rgb = to_rgb(image)
-    except (MediaError, UnidentifiedImageError):
-        return None
-    source_size = Size(*rgb.shape[:2])
-    size = grid_size(source_size, memory.config.factor)
-    frame = HeldFrame(0, episode.stamp_ns, FrameKind.KEY, source_size, size, memory.tokens_of(size), rgb, None)
-    return _Recalled(episode, frame)
 
 
 def _since_ns(request: Request, sessions: Mapping[str, SceneSession]) -> int | None:

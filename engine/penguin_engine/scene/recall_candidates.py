@@ -1,19 +1,19 @@
 """Which episodes could help to answer a question: found by its words, then spread over its time. Knows no model.
 
-Of many episodes with the same words, those are looked at first that were seen last and first, then others in between:
-a question about the past is mostly about how something came or went.
+Of many episodes that contain what the question names, those are looked at first that were seen last and first, then
+others in between: a question about the past is mostly about how something came or went.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 
 from penguin_engine.scene.episode import Episode, EpisodeFilter
 from penguin_engine.scene.episode_backend import EpisodeReader
-from penguin_engine.scene.episode_words import search_words, words
+from penguin_engine.scene.recall_terms import sightings
 
 _MATCHES = 256
 """Most episodes with words of the question among which candidates are chosen."""
@@ -21,8 +21,16 @@ _SPREAD_EVERY = 4
 """Every fourth episode is one of those spread over time: captions may miss what is asked for."""
 
 
-def find_candidates(reader: EpisodeReader, question: str, where: EpisodeFilter, limit: int) -> list[Episode]:
-    """Returns episodes with pictures in the order in which they should be looked at, each once.
+@dataclass(frozen=True)
+class Candidates:
+    """Episodes that could help to answer a question."""
+
+    episodes: list[Episode]  # in the order in which they should be looked at, each once
+    sightings: list[list[Episode]]  # those that contain what the question names; see recall_terms.py
+
+
+def find_candidates(reader: EpisodeReader, question: str, where: EpisodeFilter, limit: int) -> Candidates:
+    """Finds episodes with pictures.
 
     Args:
         reader: Finds episodes.
@@ -33,16 +41,17 @@ def find_candidates(reader: EpisodeReader, question: str, where: EpisodeFilter, 
     Raises:
         EpisodeError: The episodes cannot be read.
     """
-    by_words = iter(_ends_first(_with_most_words(reader.search(question, where, _MATCHES), question)))
-    by_time = spread(reader, where)
-    found: dict[int, Episode] = {}
-    while len(found) < limit:
-        turn = by_time if len(found) % _SPREAD_EVERY == _SPREAD_EVERY - 1 else by_words
+    found = [episode for episode in reader.search(question, where, _MATCHES) if episode.jpeg]
+    groups = sightings(question, found)
+    by_words, by_time = _in_turn([_ends_first(group) for group in groups]), spread(reader, where)
+    chosen: dict[int, Episode] = {}
+    while len(chosen) < limit:
+        turn = by_time if len(chosen) % _SPREAD_EVERY == _SPREAD_EVERY - 1 else by_words
         episode = next(turn, None) or next(by_time, None) or next(by_words, None)
         if episode is None:
             break
-        found.setdefault(episode.id, episode)
-    return list(found.values())
+        chosen.setdefault(episode.id, episode)
+    return Candidates(list(chosen.values()), groups)
 
 
 def spread(reader: EpisodeReader, where: EpisodeFilter) -> Iterator[Episode]:
@@ -82,18 +91,9 @@ def around(
     return [item for item in before if item.jpeg], [item for item in after if item.jpeg]
 
 
-def _with_most_words(episodes: Sequence[Episode], question: str) -> list[Episode]:
-    """Returns the episodes with pictures whose texts share the most words with a question, in order of time."""
-    wanted = set(search_words(question))
-    counts = [len(wanted & _words_of(episode)) for episode in episodes]
-    most = max(counts, default=0)
-    best = [item for item, count in zip(episodes, counts, strict=True) if item.jpeg and count == most]
-    others = [item for item, count in zip(episodes, counts, strict=True) if item.jpeg and count < most]
-    return sorted(best, key=lambda episode: episode.stamp_ns) or others
-
-
-def _words_of(episode: Episode) -> set[str]:
-    return set(words(" ".join([episode.caption, *(item.label for item in episode.objects)])))
+def _in_turn(groups: Sequence[Sequence[Episode]]) -> Iterator[Episode]:
+    """Yields the first episode of each group, then the second, and so on."""
+    return (episode for episodes in zip_longest(*groups) for episode in episodes if episode is not None)
 
 
 def _ends_first(episodes: Sequence[Episode]) -> list[Episode]:
