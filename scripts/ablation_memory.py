@@ -1,6 +1,6 @@
 """The ablation of the memory in docs/ablation.md: what its settings are worth, by the age of the evidence.
 
-    python scripts/ablation_memory.py models/penguin-tiny --seeds 0,1,2 --recordings 12
+    python scripts/ablation_memory.py models/penguin-tiny --seeds 0,1,2 --recordings 8
 
 Each variant differs from the first one in one setting. Values are shares of right answers, and their differences from
 the first variant with the same seed, with 95 % intervals over the seeds (Student's t).
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--recordings", type=int, default=12)
+    parser.add_argument("--recordings", type=int, default=8)
     parser.add_argument("--lengths", default="60,300")
     args = parser.parse_args()
     runtime, processor = open_runtime("torch", args.model, "auto", "float32")

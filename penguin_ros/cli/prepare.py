@@ -44,7 +44,8 @@ def lengths(
 ) -> None:
     """Measure the samples of a stage's annotation files and write indexes next to them.
 
-    If there is an index already, only the samples that could not be used are measured again.
+    If there is an index already, only the samples that could not be used are measured again. A stage that streams its
+    data has no index.
     """
     from rich.progress import Progress
 
@@ -55,6 +56,9 @@ def lengths(
     from penguin_training.settings.stage_file import load_settings
 
     settings = load_settings(stage, overrides or ())
+    if settings.data.streamed:
+        print_result({"indexes": []}, f"{stage} streams its data, which needs no index", as_json)
+        return
     reader = make_reader(settings, make_blueprint(settings))
     made: list[dict[str, Any]] = []
     lines: list[str] = []

@@ -170,6 +170,13 @@ def test_preparing_fails_if_no_sample_can_be_used(cli, stage, data):
     assert code == 1 and "left out broken" in out and "no sample can be used: " in err
 
 
+def test_a_stream_has_no_lengths_to_prepare(cli, stage):
+    stream = ("--set", "data.streamed=true", "--set", "schedule={steps: 3}")
+    code, out, _ = cli("prepare", "lengths", stage, *stream)
+    assert code == 0 and "streams its data, which needs no index" in out
+    assert json.loads(cli("prepare", "lengths", stage, *stream, "--json")[1]) == {"indexes": []}
+
+
 def test_an_image_that_is_back_is_used(cli, stage, tmp_path):
     def unusable(*options):
         code, out, _ = cli("prepare", "lengths", stage, "--json", *options)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penguin_engine.scene.answer import Answer
+from penguin_engine.scene.memory import MemoryConfig
+from penguin_engine.scene.session import session_capacity
 from penguin_models.errors import EvaluationError
 from penguin_models.grounding import TimeRange, format_time_range, parse
 from penguin_models.types import Frame, Size
@@ -16,14 +18,13 @@ from penguin_ros.evaluation.recall.compared import ALL_METHODS
 from penguin_ros.evaluation.recall.methods import CAMERA, START_NS, Method, Model, SeenRecording, seconds_since_start
 from penguin_ros.evaluation.recall.questions import AskedQuestion, choose_questions
 from penguin_ros.evaluation.tabletop.scores import score_answer
-from penguin_tabletop.clips.timeline import MAX_RECORDING_S, TabletopRecording
+from penguin_tabletop.clips.timeline import MAX_RECORDING_S, MIN_RECORDING_S, TabletopRecording
 from penguin_tabletop.render.picture import SceneRenderer
 from penguin_tabletop.seeds import Split, seeded_random
 
 LENGTHS_S = (60.0, 300.0, 1800.0, 7200.0)
 SIZE = Size(168, 168)
 FPS = 2.0
-_SHORTEST_S = 10.0
 _MAX_RECORDINGS = 10_000
 _FAMILY = 1 << 20  # seeds below are those of other commands
 
@@ -40,9 +41,9 @@ class RecallRun:
 
     def __post_init__(self) -> None:
         for length_s in self.lengths_s:
-            if not _SHORTEST_S <= length_s <= MAX_RECORDING_S:
+            if not MIN_RECORDING_S <= length_s <= MAX_RECORDING_S:
                 raise EvaluationError(
-                    f"a recording of {length_s:g} seconds must have from {_SHORTEST_S:g} to {MAX_RECORDING_S:g}"
+                    f"a recording of {length_s:g} seconds must have from {MIN_RECORDING_S:g} to {MAX_RECORDING_S:g}"
                 )
         if not self.lengths_s or len(set(self.lengths_s)) < len(self.lengths_s):
             raise EvaluationError("name at least one length of recordings, and each only once")
@@ -80,14 +81,17 @@ def evaluate_recall(
     """Asks about every recording and returns the replies of each; `on_replies` gets them after each recording.
 
     Raises:
-        PenguinError: The budget is too small for a method, or the prompt is too long for the model.
+        PenguinError: The budget is too small for a method or too large for the model, or there is nothing to ask.
     """
     model.frames_at_full_size(SIZE)
+    session_capacity(model.runtime, model.processor, MemoryConfig(model.token_budget))
     renderer, everything = SceneRenderer(SIZE), []
     for length_s in run.lengths_s:
         for number in range(run.recordings):
             everything.append(_ask_about(model, run, length_s, number, renderer, methods))
             on_replies(everything[-1])
+    if not any(everything):
+        raise EvaluationError("nothing happened in the recordings; choose longer ones, or more of them")
     return everything
 
 

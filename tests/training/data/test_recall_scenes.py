@@ -115,6 +115,12 @@ def test_recordings_need_a_memory():
         DataSettings(files=[DataFile(tabletop=SCENES)], streamed=True)
 
 
+@pytest.mark.parametrize("seconds", [[5, 60], [900, 10], [10, 90_000]])
+def test_impossible_lengths_of_recordings_are_refused(seconds):
+    with pytest.raises(ValueError, match=r"must be \[shortest, longest\] from 10 to 14400"):
+        TabletopScenes(scenes=9, seconds=seconds)
+
+
 def test_keyframes_are_those_in_which_something_moves_or_has_come_to_rest():
     policy = EventPolicy([Event("moved", 2.2, 3.4, 0, "red cube")])
     kinds = [policy.observe(Frame(np.zeros((1, 1, 3), np.uint8), second * 10**9)) for second in range(7)]

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from penguin_models.errors import TabletopError
+from penguin_models.errors import DataError, TabletopError
 from penguin_tabletop.dataset import Mixture, TabletopSettings
 from penguin_tabletop.files import WriterSettings, write
 from penguin_training.data.annotations import AnnotationFile
@@ -12,6 +12,7 @@ from penguin_training.data.open_data import make_reader
 from penguin_training.data.streamed_data import Position, StreamedData
 from penguin_training.data.tabletop_source import SceneSource
 from penguin_training.model.blueprint import make_blueprint
+from penguin_training.run.dry_run import dry_run
 from penguin_training.run.loop import train
 from penguin_training.settings.data import TabletopScenes
 
@@ -52,6 +53,18 @@ def test_rendered_samples_equal_written_ones(rendered, parse, tmp_path):
         assert read.ids.tolist() == expected.ids.tolist() and len(read.images) == len(expected.images)
         for image, other in zip(read.images, expected.images, strict=True):
             assert (image.patches == other.patches).all()
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [({"side": [10, 20]}, "image size 0x0"), ({"token_budget": [10, 12]}, "cannot hold one frame")],
+)
+def test_a_dry_run_refuses_what_the_first_step_would(rendered, parse, memory, message):
+    ranges = {"token_budget": [500, 500], "rate_hz": [1, 1], "policies": ["novelty"], "arrivals": ["full_size"]}
+    rendered["data"] |= {"memory": ranges | memory, "block": 9}
+    rendered["data"]["files"][0]["tabletop"]["mixture"] = {"image": 1, "recall": 2}
+    with pytest.raises(DataError, match=rf"\d of 9 samples cannot be used, .*{message}"):
+        dry_run(parse(rendered))
 
 
 def test_an_epoch_shows_each_scene_once(rendered, parse):

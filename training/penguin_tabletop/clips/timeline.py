@@ -15,7 +15,7 @@ from penguin_models.errors import TabletopError
 from penguin_models.types import Size
 from penguin_tabletop.clips.director import Director
 from penguin_tabletop.clips.events import Event, Step
-from penguin_tabletop.render.picture import SceneRenderer
+from penguin_tabletop.render.picture import SceneRenderer, check_size
 from penguin_tabletop.scene.planning import plan_clip_scene
 from penguin_tabletop.scene.scene import Scene
 from penguin_tabletop.seeds import Random, seeded_random
@@ -25,7 +25,7 @@ _LENGTH_S = (6.0, 16.0)
 _BEFORE_S, _PAUSE_S, _LIVE_PAUSE_S = (1.0, 3.0), (1.0, 3.5), (3.0, 8.0)
 _AFTER_S = 1.0  # time without events at the end, so that the last frame shows how everything ended
 _CALM_PROBABILITY = 0.15
-MAX_RECORDING_S = 4 * 3600.0
+MIN_RECORDING_S, MAX_RECORDING_S = 10.0, 4 * 3600.0
 SPELL_AGES_S = (300.0, 1800.0, 7200.0)
 _ALL_BUSY_S = 90.0  # a recording up to this length is busy all the time
 _SPELL_S = (25.0, 40.0)
@@ -108,11 +108,14 @@ class TabletopRecording(PlannedTimeline):
     """
 
     def __init__(self, seed: int, size: Size, seconds: float, fps: float = 2.0):
-        """Plans a recording without rendering anything; raises TabletopError if `fps` or `seconds` is out of range."""
+        """Plans a recording without rendering anything; raises TabletopError if an argument is out of range."""
+        check_size(size)
         if not 1 <= fps <= 120:
             raise TabletopError(f"fps {fps} must be from 1 to 120")
-        if not 10 <= seconds <= MAX_RECORDING_S:
-            raise TabletopError(f"a recording of {seconds} seconds must have from 10 to {MAX_RECORDING_S}")
+        if not MIN_RECORDING_S <= seconds <= MAX_RECORDING_S:
+            raise TabletopError(
+                f"a recording of {seconds:g} seconds must have from {MIN_RECORDING_S:g} to {MAX_RECORDING_S:g}"
+            )
         random = seeded_random(seed, "recording")
         drift, start = _LightDrift(random), plan_clip_scene(random, size)
         busy = _busy_spells(random, seconds)

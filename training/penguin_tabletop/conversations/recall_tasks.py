@@ -1,7 +1,8 @@
 """Questions about what happened in a recording and can no longer be seen, each with the time of its evidence.
 
-The last image does not answer them, and a guess hardly does: objects asked about are gone, yes and no are equally
-likely, and choices come in random order. Times in questions and answers count from the start of the recording.
+The last image does not answer them, and a guess hardly does: objects whose presence, colour or place is asked for are
+gone, yes and no are equally likely, and choices come in random order. Times in questions and answers count from the
+start of the recording.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from penguin_models.errors import DataError
 from penguin_training.data.batch import Batch
 from penguin_training.data.indexed_data import IndexedData
-from penguin_training.data.open_data import open_data
+from penguin_training.data.open_data import check_unusable, open_data
 from penguin_training.model.blueprint import Blueprint, make_blueprint
 from penguin_training.model.build_model import check_weights, empty_model
 from penguin_training.model.stage_model import StageModel, part_of
@@ -83,6 +83,9 @@ def dry_run(settings: StageSettings) -> DryRunReport:
     if not batch.samples:
         name, reason = batch.unusable[0]
         raise DataError(f"no sample of the first micro-batch can be read; for example {name}: {reason}")
+    if batch.unusable:  # as the first step would
+        read = batch.samples + len(batch.unusable)
+        check_unusable(len(batch.unusable), read, settings.data.max_bad_share, batch.unusable[0])
     if settings.rewards:
         batch = longest_batch(batch, settings)
     trained, frozen, memory = _measure(settings, blueprint, teacher, batch)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from penguin_tabletop.clips.timeline import MAX_RECORDING_S, MIN_RECORDING_S
 from penguin_training.settings.field_types import (
     CONFIG,
     Fraction,
@@ -36,6 +37,13 @@ class TabletopScenes:
     conditions: NonNegativeInt = 0
     # Shortest and longest recording of the family "recall", in seconds; drawn with equal probability per octave
     seconds: Annotated[list[PositiveFloat], _RANGE] = Field(default_factory=lambda: [10.0, 90.0])
+
+    def __post_init__(self) -> None:
+        shortest, longest = self.seconds
+        if not MIN_RECORDING_S <= shortest <= longest <= MAX_RECORDING_S:
+            raise ValueError(
+                f"seconds {self.seconds} must be [shortest, longest] from {MIN_RECORDING_S:g} to {MAX_RECORDING_S:g}"
+            )
 
     @property
     def has_recordings(self) -> bool:

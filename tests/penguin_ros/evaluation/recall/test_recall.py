@@ -13,6 +13,7 @@ pytest.importorskip("pybullet", reason="needs the extra sim")
 
 from penguin_engine.scene.answer import Answer
 from penguin_engine.scene.generation import Sampling
+from penguin_models.errors import EvaluationError
 from penguin_models.grounding import TimeRange, format_time_range
 from penguin_ros.evaluation.recall import episodes, methods, run
 from penguin_ros.evaluation.recall.compared import ALL_METHODS, GUESSES, METHODS, SHOWN
@@ -165,6 +166,12 @@ def test_recordings_depend_on_the_seed_and_not_on_other_lengths(scripted, proces
     assert replies(12) == first[1:] and replies(10) == first[:1] != replies(10, seed=1) and first[0]
 
 
+def test_recordings_without_questions_have_no_score(scripted, processor, monkeypatch):
+    monkeypatch.setattr(run, "choose_questions", lambda *args: [])
+    with pytest.raises(EvaluationError, match="nothing happened in the recordings"):
+        evaluate_recall(Model(scripted(), processor, BUDGET), RecallRun(lengths_s=(10,), recordings=1))
+
+
 @pytest.fixture
 def recall(cli, checkpoint, monkeypatch):
     """Runs the command on the small checkpoint, with short answers."""
@@ -188,11 +195,13 @@ def test_the_command_prints_scores_and_writes_plot_and_answers(recall, tmp_path)
     [
         (["--lengths", "60,abc"], 2, "'60,abc' is not a list of seconds such as 60,300"),
         (["--lengths", ""], 2, "is not a list of seconds"),
+        (["--lengths", "60,"], 2, "'60,' is not a list of seconds"),
         (["--lengths", "60,5"], 2, "a recording of 5 seconds must have from 10 to 14400"),
         (["--lengths", "nan"], 2, "a recording of nan seconds must have from 10"),
         (["--lengths", "60,60"], 2, "each only once"),
         (["--recordings", "20000"], 2, "20000 recordings of a length; it must be 1 to 10000"),
         (["--lengths", "10", "--budget", "143"], 1, "143 visual tokens cannot hold the last 4 frames of 36 each"),
+        (["--lengths", "10", "--budget", "100000"], 1, "100000 visual tokens needs a context of"),
         (["--plot", "plot.xyz"], 2, "name it .png or .svg"),
         (["--seed", "-1"], 2, "--seed"),
     ],

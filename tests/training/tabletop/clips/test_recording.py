@@ -68,7 +68,10 @@ def test_questions_are_balanced_over_tasks_and_times_count_from_any_start():
     assert counted_from(some[0].turn, 0.0).question == some[0].turn.question
 
 
-@pytest.mark.parametrize(("seconds", "fps"), [(5, 2.0), (20_000, 2.0), (60, 0.5), (float("nan"), 2.0)])
-def test_impossible_recordings_are_refused(seconds, fps):
+@pytest.mark.parametrize(
+    ("side", "seconds", "fps"),
+    [(168, 5, 2.0), (168, 20_000, 2.0), (168, 60, 0.5), (168, float("nan"), 2.0), (0, 60, 2.0)],
+)
+def test_impossible_recordings_are_refused(side, seconds, fps):
     with pytest.raises(TabletopError, match="must"):
-        TabletopRecording(2, SIZE, seconds, fps)
+        TabletopRecording(2, Size(side, side), seconds, fps)
