@@ -106,6 +106,8 @@ def show(
     if episode is None:
         raise EpisodeError(f"{reader.name} has no episode {number}; `penguin-vl episodes list` shows what it holds")
     if out is not None:
+        if out.exists() and Path(file).exists() and out.samefile(file):
+            raise EpisodeError(f"{out} holds the episodes; choose another file for --out")
         if not episode.jpeg:
             raise EpisodeError(f"episode {number} was stored without a picture; leave out --out")
         with atomic_write(out, "wb") as picture:
@@ -179,9 +181,8 @@ def prune(
         raise typer.BadParameter("give --max-mb, --max-days or both")
     if max_days is not None and not max_days > 0:
         raise typer.BadParameter(f"{max_days:g} days hold no episodes; it must be above 0", param_hint="--max-days")
-    quota = Quota(
-        2**62 if max_mb is None else round(max_mb * 1e6), float("inf") if max_days is None else max_days * 86_400
-    )
+    max_bytes = 2**62 if max_mb is None else round(min(max_mb * 1e6, 2**62))
+    quota = Quota(max_bytes, float("inf") if max_days is None else max_days * 86_400)
     deleted = prune_episodes(file, quota)
     summary = read_episodes(file).summary()
     if as_json:
@@ -258,6 +259,8 @@ def _parse_place(text: str | None) -> Place | None:
         return None
     try:
         frame_id, x, y, z, radius = text.rsplit(",", 4)
+        if not frame_id:
+            raise ValueError("no frame")
         return Place(frame_id, (float(x), float(y), float(z)), float(radius))
     except (ValueError, SettingError) as err:
         message = f"{text!r} is not a place such as map,1.5,2,0,3 (frame, x, y, z, radius in metres)"

@@ -55,6 +55,7 @@ def build(
     """
     from penguin_engine.scene.episode import Quota
     from penguin_engine.scene.episodes import open_episodes, read_episodes
+    from penguin_models.errors import EpisodeError
     from penguin_ros.episode_bag import BagEpisodes
 
     if model is None and (revision, runtime, device, dtype) != (None, "torch", "auto", None):
@@ -66,6 +67,8 @@ def build(
     captions = 0
     with ExitStack() as stack:
         store = stack.enter_context(open_episodes(out, Quota(2**62, float("inf"))))
+        if store.status.failing:  # before a model is loaded
+            raise EpisodeError(store.status.problem)
         caption = None if model is None else _open_model(runtime, model, device, dtype, revision)
         progress = stack.enter_context(Phases())
         for episode, rgb in episodes:
@@ -78,7 +81,9 @@ def build(
         progress.show("images", episodes.total, episodes.total)
         _flush(store)
         status = store.status
-    notes = [*episodes.notes, *([f"{status.lost} episodes are lost: {status.problem}"] if status.lost else [])]
+    notes = list(episodes.notes)
+    if status.problem:  # such as damage, after which a new file was begun
+        notes.append(f"{status.lost} episodes are lost: {status.problem}" if status.lost else status.problem)
     for note in notes:
         print_note(note)
     if as_json:

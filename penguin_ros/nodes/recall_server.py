@@ -93,9 +93,11 @@ class RecallServer:
         return where, request.limit or DEFAULT_EPISODES
 
     def _place(self, request: Recall.Request) -> Place | None:
+        point = request.place
         if request.radius_m == 0:
+            if request.place_frame_id or (point.x, point.y, point.z) != (0.0, 0.0, 0.0):
+                raise SettingError("a place is given, and radius_m is 0, which is any place; set it above 0")
             return None
         if not request.radius_m > 0:
             raise SettingError(f"radius_m is {request.radius_m}, it must be above 0, or 0 for any place")
-        point = request.place
         return Place(request.place_frame_id or self._fixed_frame(), (point.x, point.y, point.z), request.radius_m)

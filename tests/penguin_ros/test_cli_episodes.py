@@ -1,6 +1,8 @@
 """Commands on episode files, without ROS."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from PIL import Image
@@ -61,7 +63,8 @@ def test_search_narrows_by_its_options(cli, file, options, found):
 
 
 @pytest.mark.parametrize(
-    "option", [("--since", "noon"), ("--until", "nan"), ("--near", "map,0,0,3"), ("--near", "m,0,0,0,-1")]
+    "option",
+    [("--since", "noon"), ("--until", "nan"), *(("--near", text) for text in ("map,0,0,3", "m,0,0,0,-1", ",0,0,0,1"))],
 )
 def test_wrong_options_are_named(cli, file, option):
     result = cli("episodes", "list", file, *option)
@@ -77,6 +80,9 @@ def test_show_prints_facts_and_writes_the_picture(cli, file, tmp_path):
     assert cli("episodes", "show", file, 3, "--out", tmp_path / "3.jpg").error.startswith(
         "episode 3 was stored without"
     )
+    before = file.read_bytes()
+    assert "holds the episodes; choose another" in cli("episodes", "show", file, 1, "--out", file).error
+    assert file.read_bytes() == before
     assert "has no episode 9; `penguin-vl episodes list`" in cli("episodes", "show", file, 9).error
 
 
@@ -92,7 +98,8 @@ def test_export_writes_json_lines_and_pictures(cli, file, tmp_path):
 
 
 def test_prune_deletes_the_oldest(cli, file):
-    assert cli("episodes", "prune", file, "--max-mb", 4, "--json").json["deleted"] == 0
+    for megabytes in (4, "inf"):
+        assert cli("episodes", "prune", file, "--max-mb", megabytes, "--json").json["deleted"] == 0
     value = cli("episodes", "prune", file, "--max-days", 0.9, "--json").json
     assert (value["deleted"], value["episodes"]) == (2, 1)
     assert cli("episodes", "prune", file).code == 2
@@ -123,6 +130,15 @@ def test_a_missing_or_damaged_file_is_one_sentence(cli, tmp_path, monkeypatch, c
         (tmp_path / "e.db").write_bytes(content)
     assert error in cli("episodes", command[0], "e.db", *command[1:]).error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_another_program_locks_is_one_sentence(cli, file, monkeypatch):
+    monkeypatch.setattr("penguin_engine.scene.episode_schema._BUSY_S", 0.05)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        for command in (("list", file), ("prune", file, "--max-mb", 4)):
+            assert "database is locked; close the other program" in cli("episodes", *command).error
 
 
 def test_every_command_takes_the_url_of_a_database(cli, postgres, request, tmp_path, picture):

@@ -202,6 +202,16 @@ def test_a_store_that_cannot_be_written_is_one_sentence(cli, bags, tmp_path, mon
     with open_episodes(tmp_path / "e.db"):
         error = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "e.db").error
     assert "is already written by process" in error
+    monkeypatch.undo()
+    error = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path).error
+    assert "is a folder or a device; name a file" in error
+    error = cli("episodes", "build", tmp_path / "bag", "--out", "postgresql:///e?host=/nonexistent").error
+    assert "cannot be written to postgresql:///e: " in error and "check the URL" in error
+    data = bytearray((tmp_path / "e.db").read_bytes())
+    data[8192:16_384] = bytes(8192)  # opens, and proves to be damaged when it is written
+    (tmp_path / "e.db").write_bytes(data)
+    said = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "e.db").err
+    assert "e.db was damaged" in said and "it is now e.db.broken" in said
     (tmp_path / "notes.txt").write_text("not a database, and not to be renamed")
     error = cli("episodes", "build", tmp_path / "bag", "--out", tmp_path / "notes.txt").error
     assert "cannot be read as an episode file" in error and (tmp_path / "notes.txt").read_text().startswith("not a da")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from penguin_models.grounding import GroundedObject
 MAX_SIDE = 448
 """Longer side of an episode's picture in pixels."""
 _MIN_BYTES = 4_000_000
+_FIRST_NS = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,9 @@ class Quota:
             raise SettingError(f"a quota of {self.max_bytes} bytes is too small for episodes: at least {_MIN_BYTES}")
         if not self.max_age_s > 0:
             raise SettingError(f"a quota of {self.max_age_s} s holds no episodes; it must be above 0")
+
+    def oldest_ns(self, newest_ns: int | None) -> int:
+        """Returns the oldest stamp to keep, relative to the newest one that is stored unless that is in the future."""
+        if newest_ns is None or math.isinf(self.max_age_s):
+            return _FIRST_NS
+        return max(_FIRST_NS, min(newest_ns, time.time_ns()) - round(self.max_age_s * 1e9))

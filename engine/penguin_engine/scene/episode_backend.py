@@ -62,6 +62,10 @@ class EpisodeWriter(Protocol):
     def largest_bytes(self) -> int:
         """Largest size of an episode."""
 
+    @property
+    def oldest_ns(self) -> int:
+        """Stamps before it are too old for the quota, as it was known when the last episodes were written."""
+
     def open(self) -> None:
         """Opens the store unless it is open; creates or migrates it.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from penguin_engine.scene.episode_schema import (
     check_schema,
     connect,
     migrate,
+    reason,
     transaction,
 )
 from penguin_engine.scene.episode_search import find
@@ -45,7 +45,7 @@ class EpisodeFile:
     """Writes the file (an EpisodeWriter); one object at a time, in one thread at a time.
 
     Raises (when created):
-        EpisodeError: Another process writes the file, it is not a database, or SQLite has no full-text search.
+        EpisodeError: Another process writes the file, it is something else, or SQLite has no full-text search.
         WriteError: The folder or the lock cannot be created.
     """
 
@@ -54,6 +54,7 @@ class EpisodeFile:
         self.name = str(path)
         self.path = path.resolve()
         self.quota = quota
+        self.oldest_ns = quota.oldest_ns(None)
         self._database: sqlite3.Connection | None = None
         self._inode = 0
         self._lock = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)  # any thread may close it
@@ -68,7 +69,9 @@ class EpisodeFile:
                 ) from err
 
     def _check_own(self) -> None:
-        """Refuses a file of another kind; an episode file that is damaged is known by its lock."""
+        """Refuses what is not a file, or of another kind; an episode file that is damaged is known by its lock."""
+        if self.path.exists() and not self.path.is_file():
+            raise EpisodeError(f"{self.name} is a folder or a device; name a file for the episodes")
         if not self.path.is_file() or Path(self._lock.lock_file).exists():
             return
         with self.path.open("rb") as file:
@@ -108,6 +111,7 @@ class EpisodeFile:
             self._set_log_size(database)
             migrate(database, self.path)
             self._inode = self.path.stat().st_ino
+            self.oldest_ns = self._oldest_ns(database)
         except BaseException:
             database.close()
             raise
@@ -138,6 +142,8 @@ class EpisodeFile:
                 with suppress(sqlite3.Error):
                     self._prune(wanted + self.limit_bytes // 8)
             raise
+        assert self._database is not None
+        self.oldest_ns = self._oldest_ns(self._database)
 
     def _insert(self, episodes: Sequence[Episode]) -> None:
         assert self._database is not None
@@ -174,7 +180,7 @@ class EpisodeFile:
             deleted = self._prune()
             self._shrink()
         except sqlite3.Error as err:
-            raise EpisodeError(f"{self.name} cannot be pruned: {sentence(err)}") from err
+            raise EpisodeError(f"{self.name} cannot be pruned: {reason(err)}") from err
         return deleted
 
     def _prune(self, wanted_bytes: int = 0) -> int:
@@ -193,18 +199,16 @@ class EpisodeFile:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _drop_old(self) -> int:
-        """Deletes what is too old, relative to the newest stamp unless that is in the future."""
+        """Deletes what is too old."""
         assert self._database is not None
-        deleted = 0
-        (newest,) = self._database.execute("SELECT max(stamp_ns) FROM episodes").fetchone()
-        if newest is not None:
-            oldest = min(newest, time.time_ns()) - round(min(self.quota.max_age_s, 1e9) * 1e9)
-            (count,) = self._database.execute("SELECT count(*) FROM episodes WHERE stamp_ns < ?", (oldest,)).fetchone()
-            if count > _DELETED_AT_ONCE:
-                deleted = self._delete_many("stamp_ns < ?", oldest)
-            elif count:
-                deleted = self._delete("stamp_ns < ?", oldest)
-        return deleted
+        oldest = self._oldest_ns(self._database)
+        (count,) = self._database.execute("SELECT count(*) FROM episodes WHERE stamp_ns < ?", (oldest,)).fetchone()
+        if count > _DELETED_AT_ONCE:
+            return self._delete_many("stamp_ns < ?", oldest)
+        return self._delete("stamp_ns < ?", oldest) if count else 0
+
+    def _oldest_ns(self, database: sqlite3.Connection) -> int:
+        return self.quota.oldest_ns(database.execute("SELECT max(stamp_ns) FROM episodes").fetchone()[0])
 
     def _make_room(self, wanted_bytes: int) -> int:
         """Deletes the episodes that arrived first until some more bytes fit."""
@@ -268,8 +272,8 @@ class EpisodeFile:
     def _reason(self, error: Exception) -> str:
         with suppress(OSError):
             if shutil.disk_usage(self.path.parent).free < _FULL_BYTES:  # SQLite may report it as an I/O error
-                return "the disk is full"
-        return sentence(error)
+                return "the disk is full; free space there, or choose another file"
+        return reason(error)
 
     def _set_aside(self) -> Path:
         """Renames the file, in place of one that was set aside before; returns its new path."""

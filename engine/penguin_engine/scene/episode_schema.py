@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from penguin_engine.scene.episode_backend import sentence
 from penguin_engine.scene.episode_rows import LABEL_SEPARATOR
 from penguin_models.errors import EpisodeError
 
@@ -58,6 +59,14 @@ def check_schema(database: sqlite3.Connection, path: Path) -> int:
             "update penguin_vl, or choose another file"
         )
     return int(version)
+
+
+def reason(error: Exception) -> str:
+    """Returns what an error says, and what to do about it."""
+    said = sentence(error)
+    if type(error) is sqlite3.DatabaseError:  # not a database, or malformed; subclasses are other problems
+        return f"{said}; choose another file, or restore a copy of it"
+    return f"{said}; close the other program that uses it, or try again later" if "locked" in said else said
 
 
 def check_full_text() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from penguin_engine.scene.episode import Episode, EpisodeFilter, Place
 from penguin_engine.scene.episode_backend import Summary
 from penguin_engine.scene.episode_rows import COLUMNS, from_row
-from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect
+from penguin_engine.scene.episode_schema import check_full_text, check_schema, connect, reason
 from penguin_engine.scene.episode_words import RANKED, search_words, stages, storable, words
 from penguin_models.errors import EpisodeError
 
@@ -81,6 +81,7 @@ class EpisodeFileReader:
         if not self.path.is_file():
             raise EpisodeError(f"there is no episode file {self.path}")
         try:
+            self.path.open("rb").close()  # says why a file cannot be opened, which SQLite does not
             with closing(connect(self.path, read_only=True)) as database:
                 if check_schema(database, self.path) == 0:
                     raise EpisodeError(f"{self.path} is empty: no episode has been written to it")
@@ -88,7 +89,7 @@ class EpisodeFileReader:
         except (sqlite3.Error, OSError, ValueError, TypeError) as err:
             if isinstance(err, EpisodeError):
                 raise
-            raise EpisodeError(f"{self.path} cannot be read as an episode file: {err}") from err
+            raise EpisodeError(f"{self.path} cannot be read as an episode file: {reason(err)}") from err
 
 
 def _ranked(

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from penguin_engine.scene.episode import MAX_SIDE, Episode, EpisodeFilter, Quota
@@ -27,7 +28,7 @@ from penguin_engine.scene.episode_backend import EpisodeReader, EpisodeWriter, S
 from penguin_engine.scene.episode_file import EpisodeFile
 from penguin_engine.scene.episode_search import EpisodeFileReader
 from penguin_models.decoding import MAX_IMAGE_PIXELS, check_size
-from penguin_models.errors import EpisodeError
+from penguin_models.errors import EpisodeError, MediaError
 from penguin_models.images import resize
 from penguin_models.quoting import shortened
 from penguin_models.types import Size, UInt8Array
@@ -234,7 +235,7 @@ class EpisodeStore:
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
         start_s, size = time.monotonic(), 0
-        largest = self._writer.largest_bytes
+        largest, oldest_ns = self._writer.largest_bytes, self._writer.oldest_ns
         while len(self._taken) < _BATCH and time.monotonic() - start_s < _BATCH_S and size < largest // 2:
             with self._changed:
                 if not self._pending:
@@ -243,7 +244,7 @@ class EpisodeStore:
                 self._pending_bytes -= len(episode.jpeg) if rgb is None else rgb.nbytes
                 self._taken.append(episode)  # counts as waiting
             try:
-                self._taken[-1] = episode = _checked(episode, rgb, largest)
+                self._taken[-1] = episode = _checked(episode, rgb, largest, oldest_ns)
                 size += size_bytes(episode)
             except Exception as err:  # noqa: BLE001 - this thread must not end
                 with self._changed:
@@ -281,10 +282,15 @@ class EpisodeStore:
             self._status = replace(self._status, **changes)
 
 
-def _checked(episode: Episode, rgb: UInt8Array | None, largest: int) -> Episode:
+def _checked(episode: Episode, rgb: UInt8Array | None, largest: int, oldest_ns: int) -> Episode:
     """Returns an episode with its picture. Raises any error if it cannot be stored."""
     if not -(2**63) <= episode.stamp_ns < 2**63:
         raise EpisodeError(f"its stamp {episode.stamp_ns} ns is not a 64-bit number")
+    if episode.stamp_ns < oldest_ns:  # it would be deleted as soon as something else is written
+        raise EpisodeError(
+            f"its stamp {episode.stamp_ns / 1e9:.3f} s is before {oldest_ns / 1e9:.3f} s, the oldest that the quota "
+            "allows; raise the age that it allows, or give another clock, such as a simulation's, a file of its own"
+        )
     for name in (episode.camera, episode.pose.frame_id if episode.pose else ""):
         if len(name) > _NAME_CHARS:
             raise EpisodeError(f"the name of its camera or frame has {len(name)} characters, at most {_NAME_CHARS}")
@@ -299,8 +305,10 @@ def small_jpeg(rgb: UInt8Array) -> bytes:
     """Returns a picture, uint8 [H, W, 3], as JPEG with at most `MAX_SIDE` pixels on the longer side.
 
     Raises:
-        MediaError: The picture is too large.
+        MediaError: The picture is too large, or no such array.
     """
+    if rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
+        raise MediaError(f"its picture is {rgb.dtype} {list(rgb.shape)}, it must be uint8 [height, width, 3]")
     height, width = rgb.shape[:2]
     check_size("its picture", width, height, MAX_IMAGE_PIXELS)
     scale = min(1.0, MAX_SIDE / max(height, width))

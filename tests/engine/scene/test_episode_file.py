@@ -84,6 +84,8 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     for _ in range(2):
         with pytest.raises(EpisodeError, match=r"notes\.md is not a database, .* choose another file"):
             open_episodes(path)
+    with pytest.raises(EpisodeError, match="is a folder or a device"):
+        open_episodes(tmp_path)
     assert path.read_text() == "What I did today." and list(tmp_path.iterdir()) == [path]
 
 

@@ -220,12 +220,40 @@ def test_old_episodes_leave_and_a_stamp_in_the_future_removes_none(location):
     assert captions(location) == ["future", "5", "4", "3", "2"]
 
 
+def test_a_clock_that_jumps_back_beyond_the_age_of_the_quota_is_said(location):
+    """Such as that of a simulation, in the file of a robot: what it sees would be deleted at the next write."""
+    with open_episodes(location, Quota(max_age_s=100)) as store:
+        assert store.add(episode("first")) and store.flush(20)
+        assert store.add(replace(episode("restarted"), stamp_ns=5 * S)) and store.flush(20)
+        assert store.add(episode("a little back", -90)) and store.flush(20)
+        assert (store.status.written, store.status.lost) == (2, 1)
+        assert "its stamp 5.000 s is before 1699999900.000 s, the oldest that" in store.status.problem
+    assert stored_lost(location, replace(episode("again"), stamp_ns=6 * S), Quota(max_age_s=100)) == 1
+    assert captions(location) == ["first", "a little back"]
+
+
+def test_without_an_age_no_episode_is_too_old(location):
+    unlimited = Quota(2**62, float("inf"))
+    stored(location, episode("now"), replace(episode("simulated"), stamp_ns=0), quota=unlimited)
+    stored(location, replace(episode("first"), stamp_ns=-(2**63)), quota=unlimited)
+    assert [found.caption for found in read_episodes(location).range()] == ["first", "simulated", "now"]
+
+
+def stored_lost(location, item, quota):
+    """Returns the number of lost episodes of a store that is opened for one."""
+    with open_episodes(location, quota) as store:
+        assert store.add(item) and store.flush(20)
+        return store.status.lost
+
+
 def test_what_cannot_be_stored_is_lost_alone(location):
     with open_episodes(location, Quota(4_000_000)) as store:
         for bad in (replace(episode(), stamp_ns=2**63), episode(jpeg=bytes(500_000)), episode(camera="c" * 501)):
             assert store.add(bad) and store.add(episode()) and store.flush(20)
-        assert store.add(episode(), np.zeros((2, 0, 3), np.uint8)) and store.flush(20)
-        assert (store.status.written, store.status.lost) == (3, 4) and "cannot be stored" in store.status.problem
+        for shape, kind in (((2, 0, 3), "uint8"), ((2, 3), "uint8"), ((2, 3, 4), "uint8"), ((2, 3, 3), "uint16")):
+            assert store.add(episode(), np.zeros(shape, kind)) and store.flush(20)
+        assert (store.status.written, store.status.lost) == (3, 7)
+        assert store.status.problem.endswith("its picture is uint16 [2, 3, 3], it must be uint8 [height, width, 3]")
     for wrong in (lambda: Quota(1000), lambda: Quota(max_age_s=0), lambda: Place("map", (0, 0, float("nan")), 1)):
         with pytest.raises(SettingError):
             wrong()

@@ -106,6 +106,8 @@ BAD_SEARCHES = (
     ({"radius_m": -1.0}, 2, "radius_m is -1.0, it must be above 0"),
     ({"radius_m": NAN}, 2, "radius_m is nan"),
     ({"radius_m": 1.0, "place": Point(x=NAN)}, 2, "must be finite"),
+    ({"place": Point(x=1.0)}, 2, "a place is given, and radius_m is 0"),
+    ({"place_frame_id": "odom"}, 2, "a place is given, and radius_m is 0"),
     ({"limit": 101}, 2, "limit is 101, it must be at most 100"),
     ({"limit": 2**32 - 1}, 2, "limit is 4294967295"),
     ({"cameras": ["/nowhere"]}, 3, "camera '/nowhere' is not configured; the cameras are: /shared/image_raw"),

@@ -147,7 +147,10 @@ class Database:
             message = message.replace(secret, "***")
         # SQLAlchemy adds a line with a link, libpq one per address that it tried.
         lines = [line for line in message.splitlines() if line.strip() and "Background on this error" not in line]
-        return sentence(SQLAlchemyError(lines[0] if lines else type(original).__name__))
+        said = sentence(SQLAlchemyError(lines[0] if lines else type(original).__name__))
+        if isinstance(original, psycopg.OperationalError) and original.sqlstate is None:  # there is no connection
+            said += "; check the URL, the password, and whether the server runs"
+        return said
 
 
 def _configure(connection: psycopg.Connection, _: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -28,10 +27,8 @@ _OWNER = text(
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "
     f"AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = {_LOCK_KEY}"
 )
-_DROP_OLD = text(
-    "DELETE FROM penguin_vl.episodes WHERE robot = :robot AND stamp_ns < "
-    "(SELECT least(max(stamp_ns), :now) - :age FROM penguin_vl.episodes WHERE robot = :robot)"
-)
+_NEWEST = text("SELECT max(stamp_ns) FROM penguin_vl.episodes WHERE robot = :robot")
+_DROP_OLD = text("DELETE FROM penguin_vl.episodes WHERE robot = :robot AND stamp_ns < :oldest")
 _MAKE_ROOM = text(
     "DELETE FROM penguin_vl.episodes WHERE id IN (SELECT id FROM (SELECT id, sum(size) OVER (ORDER BY id) - size AS "
     f"before FROM (SELECT id, {_SIZE} AS size FROM penguin_vl.episodes WHERE robot = :robot) sizes) sums "
@@ -51,6 +48,7 @@ class EpisodeDatabase:
         self.name = self.database.name
         self.quota = quota
         self._robot = {"robot": self.database.robot}
+        self.oldest_ns = quota.oldest_ns(None)
         self._connection: Connection | None = None
         self._most_bytes = 0  # what was stored when it was last counted, and all that was written since
 
@@ -74,6 +72,7 @@ class EpisodeDatabase:
             self.database.migrate(connection)
             with connection.begin():
                 self._most_bytes = self._count_bytes(connection)
+                self.oldest_ns = self._oldest_ns(connection)
         except BaseException:
             connection.close()
             raise
@@ -96,6 +95,7 @@ class EpisodeDatabase:
         with self._connection.begin():
             self._prune(self._connection, wanted)
             self._connection.execute(_upsert(), self._rows(self._connection, episodes))
+            self.oldest_ns = self._oldest_ns(self._connection)
         self._most_bytes += wanted
 
     def _rows(self, connection: Connection, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
@@ -123,13 +123,15 @@ class EpisodeDatabase:
         """Connects, and deletes the robot's oldest episodes that exceed the quota; returns their number.
 
         Raises:
-            EpisodeError: The URL names no robot, another process writes for it, or the database is out of reach.
+            EpisodeError: The URL names no robot that has episodes, another process writes for it, or the database is
+                out of reach.
         """
         try:
-            if not self.database.robot_is_given:
-                with self.database.connect() as connection:
-                    robots = ", ".join(self.database.robots(connection)) or "no robot"
-                raise EpisodeError(f"{self.name} holds episodes of {robots}; say whose to prune: URL?robot=NAME")
+            with self.database.connect() as connection:
+                robots = self.database.robots(connection)
+            if not (self.database.robot_is_given and self.database.robot in robots):
+                names = ", ".join(robots) or "no robot"
+                raise EpisodeError(f"{self.name} holds episodes of {names}; say whose to prune: URL?robot=NAME")
             self.open()
             assert self._connection is not None
             with self._connection.begin():
@@ -138,8 +140,7 @@ class EpisodeDatabase:
             raise EpisodeError(f"{self.name} cannot be pruned: {self.database.reason(err)}") from err
 
     def _prune(self, connection: Connection, wanted_bytes: int = 0) -> int:
-        age = round(min(self.quota.max_age_s, 1e9) * 1e9)
-        deleted = connection.execute(_DROP_OLD, self._robot | {"now": time.time_ns(), "age": age}).rowcount
+        deleted = connection.execute(_DROP_OLD, self._robot | {"oldest": self._oldest_ns(connection)}).rowcount
         room = self.quota.max_bytes - wanted_bytes
         if self._most_bytes > room:
             self._most_bytes = self._count_bytes(connection)
@@ -148,6 +149,9 @@ class EpisodeDatabase:
                 deleted += connection.execute(_MAKE_ROOM, self._robot | {"surplus": surplus}).rowcount
                 self._most_bytes = self._count_bytes(connection)
         return deleted
+
+    def _oldest_ns(self, connection: Connection) -> int:
+        return self.quota.oldest_ns(connection.scalar(_NEWEST, self._robot))
 
     def _count_bytes(self, connection: Connection) -> int:
         query = text(f"SELECT coalesce(sum({_SIZE}), 0)::bigint FROM penguin_vl.episodes WHERE robot = :robot")
