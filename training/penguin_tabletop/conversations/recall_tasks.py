@@ -17,17 +17,19 @@ from penguin_tabletop.clips.events import Event
 from penguin_tabletop.clips.timeline import PlannedTimeline
 from penguin_tabletop.conversations import captions_and_boxes, picture_tasks
 from penguin_tabletop.conversations.captions_and_boxes import place_in_picture
-from penguin_tabletop.conversations.language import an, ask, every_label, kind_of, pick
+from penguin_tabletop.conversations.language import an, ask, kind_of, pick
 from penguin_tabletop.conversations.phrases import EVENT_QUESTIONS
 from penguin_tabletop.conversations.picture_tasks import PictureTask, brief_or_sentence
 from penguin_tabletop.conversations.turns import ExpectedReply, Turn
 from penguin_tabletop.scene.catalogue import COLOURS
+from penguin_tabletop.scene.random_parts import random_thing
 from penguin_tabletop.seeds import Random
 from penguin_tabletop.truth import SceneTruth, planned_truth
 
 _BEFORE_S = 1.5
 """An object that leaves was in view for at least this long before."""
 _TOGETHER_S = 60.0
+_ABSENT = 100
 _SIDES = ("left", "middle", "right")
 NOW_TASKS: dict[PictureTask, float] = {
     picture_tasks.exists: 2.0,
@@ -56,30 +58,38 @@ class Past:
         self._recording, self._size = recording, size
         first, last = recording.scene(0.0), recording.scene(time_s)
         self._present = {thing.label for thing in last.things}
-        used = {thing.label for thing in first.things} | {event.label for event in recording.events}
-        self.unused_labels = [label for label in every_label() if label not in used and not label.startswith(_SIZED)]
+        self._used = {thing.label for thing in first.things} | {event.label for event in recording.events}
         self.gone = [event for event in self.events if _takes_away(event) and event.label not in self._present]
 
     def view(self, time_s: float) -> SceneTruth:
         """Returns what can be seen at a time, without rendering."""
         return planned_truth(self._recording.scene(time_s), self._size)
 
+    def is_present(self, label: str) -> bool:
+        """Returns whether an object is there in the end."""
+        return label in self._present
 
-_SIZED = ("large ", "small ")
+    def absent_labels(self, random: Random) -> list[str]:
+        """Returns labels that never were there, of objects that recordings choose for such a table and take away."""
+        table = self._recording.scene(0.0).surroundings.table
+        return [random_thing(random, table, 0, self._used).label for _ in range(_ABSENT)]
+
+
 _Task = Callable[[Past, Random], Iterator[RecallQuestion]]
 
 
 def was_there(past: Past, random: Random) -> Iterator[RecallQuestion]:
     """Asks whether an object was there: one that has left, or as often one that never was there."""
+    absent = past.absent_labels(random)
     for event in past.gone:
         there = bool(random.random() < 0.5)
-        label = event.label if there else _absent_like(event.label, past.unused_labels, random)
+        label = event.label if there else _absent_like(event.label, absent, random)
         yield RecallQuestion(_was_there(label, there, random), _last_seen(event))
 
 
 def was_never_there(past: Past, random: Random) -> Turn:
     """Asks about an object that never was there."""
-    return _was_there(pick(random, past.unused_labels), False, random)
+    return _was_there(past.absent_labels(random)[0], False, random)
 
 
 def _was_there(label: str, there: bool, random: Random) -> Turn:
@@ -99,14 +109,20 @@ def when(past: Past, random: Random) -> Iterator[RecallQuestion]:
 
 
 def which_first(past: Past, random: Random) -> Iterator[RecallQuestion]:
-    """Asks which of two objects appeared first; both appeared one after the other."""
+    """Asks which of two objects appeared first; both appeared within a minute, one right after the other.
+
+    In the end both are there or none: else the one that is not mostly came first.
+    """
     appeared = [event for event in past.events if event.kind == "appears"]
     for first, second in pairwise(appeared):
+        if second.end_s - first.start_s > _TOGETHER_S or past.is_present(first.label) != past.is_present(second.label):
+            continue
         a, b = (first.label, second.label) if random.random() < 0.5 else (second.label, first.label)
         expected = ExpectedReply("choice", answer=first.label, options=(a, b))
         question = ask(random, "which_first", a=a, b=b)
         sentence = f"The {first.label} came first."
-        yield RecallQuestion(brief_or_sentence("which_first", random, question, sentence, expected), _span(second))
+        turn = brief_or_sentence("which_first", random, question, sentence, expected)
+        yield RecallQuestion(turn, (first.start_s, second.end_s))
 
 
 def how_often(past: Past, random: Random) -> Iterator[RecallQuestion]:
@@ -212,7 +228,7 @@ def _last_seen(event: Event) -> tuple[float, float]:
     return event.start_s - _BEFORE_S, event.end_s
 
 
-def _absent_like(label: str, unused: Sequence[str], random: Random) -> str:
-    """Returns a label that never was there; every second time of the same kind."""
-    same = [other for other in unused if kind_of(other) == kind_of(label)]
-    return pick(random, same if same and random.random() < 0.5 else unused)
+def _absent_like(label: str, absent: Sequence[str], random: Random) -> str:
+    """Returns a label that never was there; every second time of the same kind, if there is one."""
+    same = [other for other in absent if kind_of(other) == kind_of(label)]
+    return pick(random, same if same and random.random() < 0.5 else absent)
