@@ -16,10 +16,20 @@ from penguin_engine.scene.episode_words import RANKED, search_words, stages, sto
 from penguin_models.errors import EpisodeError
 
 _PAGE = 256
+_COMMON = RANKED
+"""Of a place with more episodes than this, it would take longer to look them all up than to test the newest ones."""
 _INT64 = 2**63 - 1
 _SELECT = (
     f"SELECT e.id, p.jpeg, {', '.join(f'e.{name}' for name in COLUMNS)} FROM episodes e "
     "LEFT JOIN pictures p ON p.id = e.id"
+)
+
+_IS_NEAR = " AND ".join(
+    [
+        "e.pose_frame = ?",
+        *(f"e.{axis} BETWEEN ? AND ?" for axis in "xyz"),
+        f"{' + '.join(f'(e.{axis} - ?) * (e.{axis} - ?)' for axis in 'xyz')} <= ?",
+    ]
 )
 
 
@@ -37,7 +47,8 @@ class EpisodeFileReader:
         with self._opened() as database:
             sought = search_words(text)
             # With the plus sign, SQLite checks ids before it looks at `episodes`, and does not search for each of them.
-            conditions, values = _conditions(where, "+words.rowid" if sought else "e.id")
+            number = "+words.rowid" if sought else "e.id"
+            conditions, values = _conditions(where, number, is_common=_is_common(database, where.near))
             if sought:
                 ids = _ranked(database, sought, conditions + _rowids(database, where), values, limit)
             elif text.strip():  # only signs, which no caption contains as words
@@ -120,8 +131,15 @@ def _phrase(word: str) -> str:
     return f'"{word}"'  # quoted, it has no meaning to FTS5
 
 
-def _conditions(where: EpisodeFilter, number: str = "e.id") -> tuple[list[str], list[Any]]:
-    """Returns SQL conditions on `episodes e`, and their values; `number` is the expression of its id."""
+def _conditions(where: EpisodeFilter, number: str = "e.id", is_common: bool = True) -> tuple[list[str], list[Any]]:
+    """Returns SQL conditions on `episodes e`, and their values.
+
+    Args:
+        where: What they say.
+        number: Expression of the id.
+        is_common: Whether many episodes are near the place. Then one after another is tested until there are enough;
+            else those near it are looked up first.
+    """
     conditions: list[str] = []
     values: list[Any] = []
     if where.cameras:
@@ -135,11 +153,18 @@ def _conditions(where: EpisodeFilter, number: str = "e.id") -> tuple[list[str], 
         conditions.append(f"{number} IN (SELECT rowid FROM words WHERE words MATCH ?)")
         values.append(f'labels : "{" ".join(words(label))}"')
     if where.near is not None:
-        bounds = " AND ".join(f"{axis} BETWEEN ? AND ?" for axis in "xyz")
-        distance = "(x - ?) * (x - ?) + (y - ?) * (y - ?) + (z - ?) * (z - ?) <= ?"
-        conditions.append(f"{number} IN (SELECT id FROM episodes WHERE pose_frame = ? AND {bounds} AND {distance})")
+        condition = f"{number} IN (SELECT e.id FROM episodes e WHERE {_IS_NEAR})"
+        conditions.append(_IS_NEAR.replace("e.pose_frame", "+e.pose_frame") if is_common else condition)
         values += _near(where.near)
     return conditions, values
+
+
+def _is_common(database: sqlite3.Connection, near: Place | None) -> bool:
+    """Returns whether many episodes are near a place."""
+    if near is None:
+        return False
+    query = f"SELECT count(*) FROM (SELECT 1 FROM episodes e WHERE {_IS_NEAR} LIMIT {_COMMON + 1})"
+    return bool(database.execute(query, _near(near)).fetchone()[0] > _COMMON)
 
 
 def _near(place: Place) -> list[Any]:

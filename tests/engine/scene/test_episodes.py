@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from stored_episodes import NOW, S, captions, episode, eventually, stored
 
+from penguin_engine.scene import episode_search
 from penguin_engine.scene.episode import EpisodeFilter, Place, Pose, Quota
 from penguin_engine.scene.episodes import open_episodes, read_episodes
 from penguin_models.errors import EpisodeError, SettingError
@@ -112,6 +113,14 @@ def seen(request):
 )
 def test_search_by_text_time_camera_object_and_place(seen, text, conditions, found):
     assert captions(seen, text, **conditions)[:3] == found
+
+
+@pytest.mark.parametrize("text", ["", "red"])
+def test_a_place_with_many_episodes_is_searched_in_another_way_that_finds_the_same(seen, text, monkeypatch):
+    places = [Place(frame, (0, 0, 0), radius_m) for frame in ("map", "odom") for radius_m in (0.0, 4.9, 5.0)]
+    few = [captions(seen, text, near=place) for place in places]
+    monkeypatch.setattr(episode_search, "_COMMON", 0)
+    assert [captions(seen, text, near=place) for place in places] == few and any(few)
 
 
 def test_results_are_in_order_of_relevance_then_newest_first(seen):
