@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-RANKED = 4_000
+RANKED = 2_500
 """Maximum number of matches that are ranked; the newest are."""
 _MAX_WORDS = 32
 # Words of questions that say nothing about a picture.
