@@ -66,7 +66,8 @@ class EpisodeFileReader:
 
     def range(self, where: EpisodeFilter = EpisodeFilter()) -> Iterator[Episode]:  # noqa: B008
         """Yields all episodes that meet the conditions in order of time."""
-        conditions, values = _conditions(where)
+        with self._opened() as database:
+            conditions, values = _conditions(where, is_common=_is_common(database, where.near))
         after = _all([*conditions, "(e.stamp_ns, e.id) > (?, ?)"])
         query = f"{_SELECT} WHERE {after} ORDER BY e.stamp_ns, e.id LIMIT ?"
         last = (-_INT64 - 1, 0)
@@ -131,7 +132,7 @@ def _phrase(word: str) -> str:
     return f'"{word}"'  # quoted, it has no meaning to FTS5
 
 
-def _conditions(where: EpisodeFilter, number: str = "e.id", is_common: bool = True) -> tuple[list[str], list[Any]]:
+def _conditions(where: EpisodeFilter, number: str = "e.id", is_common: bool = False) -> tuple[list[str], list[Any]]:
     """Returns SQL conditions on `episodes e`, and their values.
 
     Args:
@@ -154,7 +155,8 @@ def _conditions(where: EpisodeFilter, number: str = "e.id", is_common: bool = Tr
         values.append(f'labels : "{" ".join(words(label))}"')
     if where.near is not None:
         condition = f"{number} IN (SELECT e.id FROM episodes e WHERE {_IS_NEAR})"
-        conditions.append(_IS_NEAR.replace("e.pose_frame", "+e.pose_frame") if is_common else condition)
+        # With the plus sign, SQLite does not look up the place in its index after all.
+        conditions.append(f"+{_IS_NEAR}" if is_common else condition)
         values += _near(where.near)
     return conditions, values
 

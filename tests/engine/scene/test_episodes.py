@@ -119,8 +119,10 @@ def test_search_by_text_time_camera_object_and_place(seen, text, conditions, fou
 def test_a_place_with_many_episodes_is_searched_in_another_way_that_finds_the_same(seen, text, monkeypatch):
     places = [Place(frame, (0, 0, 0), radius_m) for frame in ("map", "odom") for radius_m in (0.0, 4.9, 5.0)]
     few = [captions(seen, text, near=place) for place in places]
+    in_time = [list(read_episodes(seen).range(EpisodeFilter(near=place))) for place in places]
     monkeypatch.setattr(episode_search, "_COMMON", 0)
     assert [captions(seen, text, near=place) for place in places] == few and any(few)
+    assert [list(read_episodes(seen).range(EpisodeFilter(near=place))) for place in places] == in_time
 
 
 def test_results_are_in_order_of_relevance_then_newest_first(seen):
